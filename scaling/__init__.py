@@ -1,0 +1,1 @@
+"""One run: everything that turns a spec into a loss."""

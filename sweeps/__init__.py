@@ -1,0 +1,1 @@
+"""Many runs: what to run, where, in which order, and what became of it."""
