@@ -1,0 +1,50 @@
+"""The table of families: one file each, imported when asked for.
+
+Adding a family is one file under this folder and one line here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import UserError
+
+if TYPE_CHECKING:
+    from scaling.families.base import Family
+
+FAMILIES: Mapping[str, str] = {
+    "ar": "scaling.families.ar:Autoregressive",
+    "masked": "scaling.families.masked:Masked",
+    "uniform": "scaling.families.uniform:Uniform",
+}
+
+__all__ = ["FAMILIES", "family_class", "get_family"]
+
+
+def family_class(name: str) -> type[Family]:
+    """The class of family `name`; UserError lists the known names."""
+    if name not in FAMILIES:
+        near = get_close_matches(name, FAMILIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown family {name!r}{hint} (known: {', '.join(FAMILIES)})")
+    module, _, attribute = FAMILIES[name].partition(":")
+    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
+    """Build family `name` over `vocab_size` ids, the mask id included where the family has one.
+
+    Raises UserError for an unknown family, an option the family does not have, or a value it refuses.
+    """
+    cls = family_class(name)
+    known = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
+    for option in options:
+        if option not in known:
+            near = get_close_matches(option, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(known) or 'none'})")
+    return cls(vocab_size, **options)

@@ -1,0 +1,85 @@
+"""ar: next-token prediction, the exact likelihood every other family is compared with.
+
+The network sees the sequence shifted right by one behind a start id, under causal attention; position i
+predicts token i from the tokens before it. Every one of the L tokens is scored, the first from the
+start id alone, so the loss covers the same events as a diffusion bound on the same sequence.
+
+B batch, L length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scaling.errors import UserError
+from scaling.families.base import Denoiser, Family, draw, suppress
+
+Start = Literal["mask", "none"] | int
+
+
+class Autoregressive(Family):
+    """Exact negative log-likelihood; the start id is the mask id, which is never predicted.
+
+    `start`: "mask" (default), a token id, or "none". "none" reproduces the published runs
+    (arXiv 2602.15014, s-sahoo/scaling-dllms): inputs x[0:L-1], targets x[1:L], L - 1 scored tokens.
+    """
+
+    name: ClassVar[str] = "ar"
+    causal: ClassVar[bool] = True
+    bound = "exact"
+    objectives: ClassVar[tuple[str, ...]] = ("nll",)
+
+    def __init__(
+        self, vocab_size: int, *, mask_id: int | None = None, objective: str = "nll", start: Start = "mask"
+    ) -> None:
+        mask_id = vocab_size - 1 if mask_id is None else mask_id
+        super().__init__(vocab_size, mask_id=mask_id, objective=objective, schedule_eps=0.0)
+        if start not in ("mask", "none") and not (isinstance(start, int) and 0 <= start < vocab_size):
+            raise UserError(f"family 'ar': start is {start!r}, it must be 'mask', 'none' or an id below {vocab_size}")
+        self.start = start
+
+    def shift(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Network inputs and targets, each (B, L), or (B, L - 1) where start is "none"."""
+        if self.start == "none":
+            return x0[:, :-1], x0[:, 1:]
+        start_id = self.mask_id if self.start == "mask" else self.start
+        first = torch.full_like(x0[:, :1], start_id)
+        return torch.cat([first, x0[:, :-1]], dim=1), x0
+
+    def targets(self, x0: Tensor) -> Tensor:
+        return self.shift(x0)[1]
+
+    def corrupt(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """The shifted sequence; nothing is drawn and t is not used."""
+        return self.shift(x0)[0]
+
+    def training_times(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.zeros(count, dtype=torch.float64, device=generator.device)
+
+    def token_bound(self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        """-log p(x_i | x_<i), (B, L) nats, (B, L - 1) where start is "none"."""
+        if x0.shape[1] > logits.shape[1]:
+            x0 = self.targets(x0)
+        logits = suppress(logits, self.mask_id)
+        return F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none").view(x0.shape)
+
+    def sample(
+        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
+    ) -> Tensor:
+        """Left to right, one model call per token; `steps` must equal the length."""
+        batch, length = shape
+        if steps != length:
+            raise UserError(f"family 'ar' samples one token a step: steps is {steps}, it must be {length}")
+        if self.start == "none":
+            raise UserError("family 'ar' with start 'none' has no first token to sample from")
+        t = torch.zeros(batch, device=generator.device)
+        x0 = torch.zeros(shape, dtype=torch.long, device=generator.device)
+        for i in range(length):
+            inputs = self.shift(x0)[0][:, : i + 1]
+            logits = suppress(model(inputs, self.conditioning(t))[:, -1].double(), self.mask_id)
+            x0[:, i] = draw(logits.softmax(-1), generator)
+        return x0

@@ -1,0 +1,168 @@
+"""uniform (Duo, arXiv 2506.10892): tokens are redrawn uniformly; the network tells which to trust.
+
+Forward: x_t keeps x_0 with probability alpha_t, else is uniform over all V ids (x_0 included).
+With xbar = V alpha onehot(x_0) + 1 - alpha and xbar_theta the same with the predicted distribution,
+ratios r_j = xbar_j / xbar_z and rhat_j = xbar_theta_j / xbar_theta_z, z = x_t, the Rao-Blackwellised
+continuous-time bound (Duo eq. 17) is, per token,
+
+    -alpha' / (V alpha) * sum_j [ rhat_j - r_j + r_j log(r_j / rhat_j) ]        (every term >= 0)
+
+r_j takes three values only (x_0, z, every other id), so the sum needs S = sum_j log xbar_theta_j and
+no second V-wide array. The paper's expression is this one rearranged.
+
+B batch, L length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scaling.errors import UserError
+from scaling.families.base import Denoiser, Family, draw, sampling_times, suppress
+
+LARGEST_SIGMA = 6.907755278982137
+"""-log 1e-3: the largest noise level the network is told, as in the published schedule's end."""
+
+
+class Uniform(Family):
+    """Uniform-state diffusion, trained on its bound. The network is told -log alpha_t.
+
+    No mask id by default. With `mask_id` the id stays in the vocabulary and noise may land on it, but
+    it is never predicted: the published runs' arrangement (V = 32001 with id 32000).
+    """
+
+    name: ClassVar[str] = "uniform"
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        mask_id: int | None = None,
+        mask_column: bool = False,
+        objective: str = "nelbo",
+        schedule_eps: float = 0.0,
+    ) -> None:
+        if mask_column and mask_id is None:
+            mask_id = vocab_size - 1
+        super().__init__(vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps)
+
+    @classmethod
+    def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
+        return num_token_ids + bool(options.get("mask_column"))
+
+    @property
+    def predicted_ids(self) -> int:
+        return self.vocab_size  # noise may land on a mask id, so its column stays
+
+    def conditioning(self, t: Tensor) -> Tensor:
+        return -torch.log(self.schedule(t)[0]).clamp(max=LARGEST_SIGMA)
+
+    def corrupt(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        u_BL = torch.rand(x0.shape, generator=generator, device=x0.device)
+        noise_BL = torch.randint(self.vocab_size, x0.shape, generator=generator, device=x0.device)
+        return self.replace_where(x0, u_BL, noise_BL, t)
+
+    def replace_where(self, x0: Tensor, u_BL: Tensor, noise_BL: Tensor, t: Tensor) -> Tensor:
+        """x_t from given uniforms and replacement ids (B, L): replaced where u < 1 - alpha_t."""
+        return torch.where(u_BL < self.noise_share(t)[:, None], noise_BL, x0)
+
+    def token_bound(self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        alpha_B, dalpha_B = self.schedule(t)
+        return self.bound_at(logits, x0, xt, alpha_B, self.noise_share(t), dalpha_B)
+
+    def bound_at(
+        self, logits: Tensor, x0: Tensor, xt: Tensor, alpha_B: Tensor, noise_B: Tensor, dalpha_B: Tensor
+    ) -> Tensor:
+        """The integrand at given alpha, 1 - alpha and alpha' (each (B,)); (B, L) nats."""
+        vocab, dtype = self.vocab_size, logits.dtype
+        # scalars of a row in float64: they span many orders of magnitude at both ends of the schedule
+        alpha_B, noise_B, dalpha_B = (a.double() for a in (alpha_B, noise_B, dalpha_B))
+        gain = (vocab * alpha_B / noise_B).to(dtype)[:, None]  # xbar_x0 / xbar_other - 1
+        log_peak = torch.log1p(gain)
+        scale = (-dalpha_B / (vocab * alpha_B)).to(dtype)[:, None]
+
+        logits = suppress(logits, self.mask_id)
+        total_BL, at_z_BL, at_x_BL = _LogMixture.apply(logits, gain.expand(x0.shape), xt, x0)
+        # sum_j (rhat_j - r_j) is written with expm1, so that nothing of order V cancels as alpha -> 0
+        behind_BL = log_peak - at_z_BL
+        stayed_BL = torch.exp(-log_peak) * (
+            (vocab + gain) * torch.expm1(behind_BL) - (vocab - 1) * behind_BL - (total_BL - at_z_BL)
+        )
+        moved_BL = (
+            (vocab + gain) * torch.expm1(-at_z_BL)
+            + (vocab - 2) * at_z_BL
+            - (total_BL - at_x_BL - at_z_BL)
+            + (1 + gain) * (log_peak - at_x_BL + at_z_BL)
+        )
+        return scale * torch.where(xt == x0, stayed_BL, moved_BL)
+
+    def posterior(self, probs: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """q(x_s | x_t, x_theta) for s < t, (B, L, V), each row summing to 1 (Duo eq. 5)."""
+        alpha_t, alpha_s = self.schedule(t)[0], self.schedule(s)[0]
+        return self.posterior_at(probs, xt, alpha_t, alpha_s)
+
+    def posterior_at(self, probs: Tensor, xt: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+        """The posterior at given alpha_t < alpha_s, each (B,)."""
+        vocab = self.vocab_size
+        a_t, a_s = (a.to(probs.dtype)[:, None, None] for a in (alpha_t, alpha_s))
+        kept = a_t / a_s  # alpha_{t|s}
+        z_BLV = F.one_hot(xt, vocab).to(probs.dtype)
+        prob_z_BL1 = probs.gather(-1, xt[..., None])
+        top_BLV = (
+            vocab * a_t * probs * z_BLV
+            + (kept - a_t) * z_BLV
+            + (a_s - a_t) * probs
+            + (1 - kept) * (1 - a_s) / vocab
+        )
+        return top_BLV / (vocab * a_t * prob_z_BL1 + 1 - a_t)
+
+    def sample(
+        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
+    ) -> Tensor:
+        """Ancestral sampling from uniform noise, times 1 to 0 in `steps` even steps, one call each.
+
+        `greedy_tail=True` takes the network's most likely token in the last step instead of drawing:
+        fewer stray tokens, lower entropy (Duo, section 4.2).
+        """
+        greedy_tail = bool(options.pop("greedy_tail", False))
+        if options:
+            raise UserError(f"family 'uniform' samples with greedy_tail only, not {', '.join(options)}")
+        xt = torch.randint(self.vocab_size, shape, generator=generator, device=generator.device)
+        times = sampling_times(steps).to(generator.device)
+        for i, (t_now, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+            t, s = t_now.expand(shape[0]), t_next.expand(shape[0])
+            probs = suppress(model(xt, self.conditioning(t)).double(), self.mask_id).softmax(-1)
+            if greedy_tail and i == steps - 1:
+                return probs.argmax(-1)
+            xt = draw(self.posterior(probs, xt, t, s), generator)
+        return xt
+
+
+class _LogMixture(torch.autograd.Function):
+    """theta_j = log(1 + gain p_j) of p = softmax(logits): its sum over j and its value at two ids.
+
+    The gradient is written out because autograd would keep five V-wide arrays where one will do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, gain: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+        probs = logits.softmax(-1)
+        ids = torch.stack([first, second], dim=-1)
+        theta = (gain[..., None] * probs).log1p_()
+        picked = torch.log1p(gain[..., None] * probs.gather(-1, ids))
+        ctx.save_for_backward(probs, gain, ids)
+        return theta.sum(-1), picked[..., 0], picked[..., 1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        probs, gain, ids = ctx.saved_tensors
+        per_id = gain[..., None] / (1 + gain[..., None] * probs)  # d theta_j / d p_j
+        picked = torch.stack(grads[1:], dim=-1) * per_id.gather(-1, ids)
+        per_id *= grads[0][..., None]
+        per_id.scatter_add_(-1, ids, picked)
+        mean = (per_id * probs).sum(-1, keepdim=True)
+        return per_id.sub_(mean).mul_(probs), None, None, None

@@ -1,0 +1,95 @@
+"""Named model sizes: the ladder of the published study and one for a laptop.
+
+A size name is a label: nothing parses a number out of it. Counts come from `scaling.flops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from scaling.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """An architecture of the shared transformer.
+
+    Raises UserError where the transformer could not be built: a head dimension that is odd
+    (rotary embeddings rotate pairs) or hidden units that the heads do not share evenly.
+    """
+
+    name: str
+    hidden: int
+    num_layers: int
+    num_heads: int
+    cond_dim: int = 128
+    """Width of the conditioning vector that drives adaLN; 128 in the published study."""
+    time_features: int = 256
+    """Sinusoidal features of the noise level before the conditioning MLP; 256 in the study."""
+
+    def __post_init__(self) -> None:
+        for field in ("hidden", "num_layers", "num_heads", "cond_dim", "time_features"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"size {self.name!r}: {field} is {value!r}, it must be a positive integer")
+        if self.hidden % self.num_heads or (self.hidden // self.num_heads) % 2:
+            raise UserError(
+                f"size {self.name!r}: hidden {self.hidden} over {self.num_heads} heads must give an even head dimension"
+            )
+        if self.time_features % 2:
+            raise UserError(f"size {self.name!r}: time_features is {self.time_features}, it must be even")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.num_heads
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _published() -> dict[str, Size]:
+    """28 sizes of arXiv 2602.15014 (configs/model of s-sahoo/scaling-dllms), by growing parameter count."""
+    rows = [
+        ("6M", 256, 6, 4), ("19M", 384, 8, 6), ("34M", 512, 8, 8), ("48M", 576, 9, 9), ("66M", 640, 10, 10),
+        ("85M", 640, 13, 10), ("75M", 640, 16, 8), ("113M", 768, 12, 12), ("142M", 768, 15, 12),
+        ("170M", 768, 18, 12), ("180M", 896, 14, 14), ("206M", 896, 16, 14), ("231M", 896, 18, 14),
+        ("268M", 1024, 16, 16), ("302M", 1024, 18, 16), ("336M", 1024, 20, 16), ("472M", 1280, 18, 10),
+        ("551M", 1280, 21, 10), ("571M", 1408, 18, 11), ("629M", 1280, 24, 10), ("666M", 1408, 21, 11),
+        ("761M", 1408, 24, 11), ("831M", 1536, 22, 12), ("944M", 1536, 25, 12), ("1233M", 1792, 24, 14),
+        ("1476M", 2048, 22, 16), ("1678M", 2048, 25, 16), ("2121M", 2176, 28, 17),
+    ]  # fmt: skip
+    return {n: Size(name=n, hidden=d, num_layers=b, num_heads=h) for n, d, b, h in rows}
+
+
+def _desk() -> dict[str, Size]:
+    """Sizes that a laptop trains in seconds to minutes on bytes.
+
+    Depth grows with width as in the published ladder's lower half; the conditioning is narrow because
+    at 128 it would hold more parameters than the blocks it conditions.
+    """
+    rows = [
+        ("d8", 8, 1, 1), ("d12", 12, 1, 1), ("d16", 16, 1, 1), ("d16x2", 16, 2, 1), ("d24", 24, 2, 1),
+        ("d32", 32, 2, 2), ("d40", 40, 2, 2), ("d48", 48, 3, 2), ("d64", 64, 3, 2), ("d80", 80, 4, 2),
+        ("d96", 96, 4, 3), ("d128", 128, 5, 4), ("d160", 160, 6, 5), ("d192", 192, 7, 6),
+    ]  # fmt: skip
+    return {
+        n: Size(name=n, hidden=d, num_layers=b, num_heads=h, cond_dim=8, time_features=32) for n, d, b, h in rows
+    }
+
+
+LADDERS: Mapping[str, Mapping[str, Size]] = {"sahoo2026": _published(), "desk": _desk()}
+
+
+def find_size(ladder: str, name: str) -> Size:
+    """The size called `name` on `ladder`; UserError names the nearest known one."""
+    if ladder not in LADDERS:
+        raise UserError(f"unknown ladder {ladder!r}; known: {', '.join(LADDERS)}")
+    sizes = LADDERS[ladder]
+    if name not in sizes:
+        near = get_close_matches(name, sizes, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown size {name!r} on ladder {ladder!r}{hint} Known: {', '.join(sizes)}")
+    return sizes[name]

@@ -1,0 +1,161 @@
+"""The transformer all families share: adaLN conditioning, rotary positions, full or causal attention.
+
+Architecture of arXiv 2602.15014 (DiT): pre-LayerNorm without bias, GELU-tanh MLP of four times the
+width, every residual branch scaled, shifted and gated by the noise level, untied output head.
+Zero-initialised gates make every block the identity and every logit 0 at the start.
+
+B batch, L length, H heads, K head dimension, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scaling.ladder import Size
+
+LAYER_NORM_EPS = 1e-5
+ROPE_BASE = 10000.0
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm; modulation comes from outside."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        hidden = size.hidden
+        self.num_heads = size.num_heads
+        self.norm_attention = nn.Parameter(torch.empty(hidden))
+        self.qkv = nn.Linear(hidden, 3 * hidden, bias=False)
+        self.out = nn.Linear(hidden, hidden, bias=False)
+        self.norm_mlp = nn.Parameter(torch.empty(hidden))
+        self.up = nn.Linear(hidden, 4 * hidden)
+        self.down = nn.Linear(4 * hidden, hidden)
+
+    def forward(self, x: Tensor, modulation: tuple[Tensor, ...], rotary: Tensor, causal: bool) -> Tensor:
+        """x (B, L, D); modulation: shift, scale + 1 and gate for attention, then for the MLP, each (B, 1, D)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
+        attended = self.attention(_modulated_norm(x, self.norm_attention, shift_a, scale_a), rotary, causal)
+        x = torch.addcmul(x, gate_a, attended)
+        inner = F.gelu(self.up(_modulated_norm(x, self.norm_mlp, shift_m, scale_m)), approximate="tanh")
+        return torch.addcmul(x, gate_m, self.down(inner))
+
+    def attention(self, x: Tensor, rotary: Tensor, causal: bool) -> Tensor:
+        batch, length, hidden = x.shape
+        heads = self.num_heads
+        qkv = self.qkv(x).view(batch, length, 3 * heads, hidden // heads)
+        q_k = _Rotate.apply(qkv[:, :, : 2 * heads], rotary).transpose(1, 2)
+        value = qkv[:, :, 2 * heads :].transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q_k[:, :heads], q_k[:, heads:], value, is_causal=causal)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
+
+
+class Transformer(nn.Module):
+    """Ids and a noise level in, logits out.
+
+    `trunk` gives the features the head reads, so that a loss may call the head only where it needs it.
+    """
+
+    def __init__(self, size: Size, vocab_size: int, *, causal: bool = False) -> None:
+        super().__init__()
+        self.size, self.vocab_size, self.causal = size, vocab_size, causal
+        hidden, cond = size.hidden, size.cond_dim
+        self.embedding = nn.Parameter(torch.empty(vocab_size, hidden))
+        self.time_in = nn.Linear(size.time_features, cond)
+        self.time_out = nn.Linear(cond, cond)
+        # Every adaLN projection in one matrix: six rows of D per block, then shift and scale of the end.
+        self.modulation = nn.Linear(cond, (6 * size.num_layers + 2) * hidden)
+        self.blocks = nn.ModuleList(Block(size) for _ in range(size.num_layers))
+        self.norm_final = nn.Parameter(torch.empty(hidden))
+        self.head = nn.Linear(hidden, vocab_size)
+        self._rotary: Tensor | None = None
+
+    def forward(self, ids: Tensor, noise: Tensor) -> Tensor:
+        """ids (B, L) and conditioning (B,) -> logits (B, L, V)."""
+        return self.head(self.trunk(ids, noise))  # type: ignore[no-any-return]
+
+    def trunk(self, ids: Tensor, noise: Tensor) -> Tensor:
+        """Features (B, L, D) after the last normalisation."""
+        x = F.embedding(ids, self.embedding)
+        rotary = self._rotary_table(ids.shape[1], x)
+        features = _sinusoids(noise, self.size.time_features).to(x.dtype)
+        condition = F.silu(self.time_out(F.silu(self.time_in(features))))
+        parts = self.modulation(condition)[:, None].chunk(6 * self.size.num_layers + 2, dim=-1)
+        for i, block in enumerate(self.blocks):
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts[6 * i : 6 * i + 6]
+            x = block(x, (shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m), rotary, self.causal)
+        return _modulated_norm(x, self.norm_final, parts[-2], 1 + parts[-1])
+
+    def predict(self, features: Tensor, num_ids: int) -> Tensor:
+        """Logits (..., num_ids) of the first `num_ids` ids."""
+        return F.linear(features, self.head.weight[:num_ids], self.head.bias[:num_ids])
+
+    def _rotary_table(self, length: int, like: Tensor) -> Tensor:
+        """(2, L, 1, K): cosines and sines of the rotary angles, each half repeated."""
+        table = self._rotary
+        if table is None or table.shape[1] < length or table.dtype != like.dtype or table.device != like.device:
+            half = self.size.head_dim // 2
+            frequencies = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
+            angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies).repeat(1, 2)
+            table = torch.stack([angles.cos(), angles.sin()])[:, :, None].to(like)
+            self._rotary = table
+        return table[:, :length]
+
+
+def _modulated_norm(x: Tensor, gain: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, F.layer_norm(x, gain.shape, gain, eps=LAYER_NORM_EPS), scale)
+
+
+def _sinusoids(noise: Tensor, num_features: int) -> Tensor:
+    """(B,) -> (B, num_features) in float64: cosines, then sines, of noise times falling frequencies."""
+    half = num_features // 2
+    exponents = torch.arange(half, dtype=torch.float64, device=noise.device) / half
+    angles = noise.double()[:, None] * torch.exp(-math.log(10000.0) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class _Rotate(torch.autograd.Function):
+    """Rotary embedding by halves: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin). Backward turns back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rotary: Tensor) -> Tensor:
+        ctx.save_for_backward(rotary)
+        return _rotate(x, rotary[0], rotary[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (rotary,) = ctx.saved_tensors
+        return _rotate(grads[0], rotary[0], -rotary[1]), None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., half:], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., :half])
+    return out
+
+
+def build_model(size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator) -> Transformer:
+    """A Transformer with fresh weights drawn from `generator` (a CPU generator) in a fixed order.
+
+    Initial values as in the published code: embeddings and linear maps uniform within 1/sqrt(fan-in),
+    norm gains 1, modulation and head 0.
+    """
+    model = Transformer(size, vocab_size, causal=causal)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            owner = name.rpartition(".")[0]
+            if owner in ("modulation", "head"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            else:
+                fan_in = model.get_submodule(owner).in_features if owner else size.hidden
+                bound = 1 / math.sqrt(fan_in)
+                parameter.uniform_(-bound, bound, generator=generator)
+    return model
