@@ -133,7 +133,8 @@ def training_flops(
     causal: bool = False,
 ) -> float:
     """FLOPs of training on `sequences` sequences: three forward passes each."""
-    return TRAINING_PASSES * sequences * forward_flops(size, vocab_size, context_length, convention, causal=causal)
+    forward = forward_flops(size, vocab_size, context_length, convention, causal=causal)
+    return TRAINING_PASSES * sequences * forward
 
 
 def sequences_for(
@@ -146,5 +147,5 @@ def sequences_for(
     causal: bool = False,
 ) -> int:
     """The most whole sequences that `budget` training FLOPs pay for."""
-    per_sequence = TRAINING_PASSES * forward_flops(size, vocab_size, context_length, convention, causal=causal)
-    return int(budget // per_sequence)
+    forward = forward_flops(size, vocab_size, context_length, convention, causal=causal)
+    return int(budget // (TRAINING_PASSES * forward))

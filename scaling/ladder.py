@@ -37,7 +37,8 @@ class Size:
                 raise UserError(f"size {self.name!r}: {field} is {value!r}, it must be a positive integer")
         if self.hidden % self.num_heads or (self.hidden // self.num_heads) % 2:
             raise UserError(
-                f"size {self.name!r}: hidden {self.hidden} over {self.num_heads} heads must give an even head dimension"
+                f"size {self.name!r}: hidden {self.hidden} must split over {self.num_heads} heads "
+                "into an even head dimension"
             )
         if self.time_features % 2:
             raise UserError(f"size {self.name!r}: time_features is {self.time_features}, it must be even")
@@ -75,9 +76,8 @@ def _desk() -> dict[str, Size]:
         ("d32", 32, 2, 2), ("d40", 40, 2, 2), ("d48", 48, 3, 2), ("d64", 64, 3, 2), ("d80", 80, 4, 2),
         ("d96", 96, 4, 3), ("d128", 128, 5, 4), ("d160", 160, 6, 5), ("d192", 192, 7, 6),
     ]  # fmt: skip
-    return {
-        n: Size(name=n, hidden=d, num_layers=b, num_heads=h, cond_dim=8, time_features=32) for n, d, b, h in rows
-    }
+    narrow = {"cond_dim": 8, "time_features": 32}
+    return {n: Size(name=n, hidden=d, num_layers=b, num_heads=h, **narrow) for n, d, b, h in rows}
 
 
 LADDERS: Mapping[str, Mapping[str, Size]] = {"sahoo2026": _published(), "desk": _desk()}

@@ -32,7 +32,7 @@ def family_class(name: str) -> type[Family]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown family {name!r}{hint} (known: {', '.join(FAMILIES)})")
     module, _, attribute = FAMILIES[name].partition(":")
-    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    return getattr(import_module(module), attribute)
 
 
 def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
@@ -46,5 +46,5 @@ def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
         if option not in known:
             near = get_close_matches(option, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(known) or 'none'})")
+            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(known)})")
     return cls(vocab_size, **options)

@@ -32,6 +32,7 @@ class Autoregressive(Family):
     causal: ClassVar[bool] = True
     bound = "exact"
     objectives: ClassVar[tuple[str, ...]] = ("nll",)
+    mask_id: int
 
     def __init__(
         self, vocab_size: int, *, mask_id: int | None = None, objective: str = "nll", start: Start = "mask"
@@ -39,15 +40,16 @@ class Autoregressive(Family):
         mask_id = vocab_size - 1 if mask_id is None else mask_id
         super().__init__(vocab_size, mask_id=mask_id, objective=objective, schedule_eps=0.0)
         if start not in ("mask", "none") and not (isinstance(start, int) and 0 <= start < vocab_size):
-            raise UserError(f"family 'ar': start is {start!r}, it must be 'mask', 'none' or an id below {vocab_size}")
+            raise UserError(
+                f"family 'ar': start is {start!r}, it must be mask, none or an id below {vocab_size}"
+            )
         self.start = start
 
     def shift(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Network inputs and targets, each (B, L), or (B, L - 1) where start is "none"."""
         if self.start == "none":
             return x0[:, :-1], x0[:, 1:]
-        start_id = self.mask_id if self.start == "mask" else self.start
-        first = torch.full_like(x0[:, :1], start_id)
+        first = torch.full_like(x0[:, :1], self.mask_id if isinstance(self.start, str) else self.start)
         return torch.cat([first, x0[:, :-1]], dim=1), x0
 
     def targets(self, x0: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -89,7 +90,7 @@ class Masked(Family):
         xt = torch.full(shape, self.mask_id, device=generator.device)
         probs: Tensor | None = None
         times = sampling_times(steps).to(generator.device)
-        for t_now, t_next in zip(times[:-1], times[1:], strict=True):
+        for t_now, t_next in pairwise(times):
             t, s = t_now.expand(shape[0]), t_next.expand(shape[0])
             if probs is None:
                 logits = suppress(model(xt, self.conditioning(t)).double(), self.mask_id)

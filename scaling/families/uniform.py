@@ -15,6 +15,7 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -133,7 +134,7 @@ class Uniform(Family):
             raise UserError(f"family 'uniform' samples with greedy_tail only, not {', '.join(options)}")
         xt = torch.randint(self.vocab_size, shape, generator=generator, device=generator.device)
         times = sampling_times(steps).to(generator.device)
-        for i, (t_now, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for i, (t_now, t_next) in enumerate(pairwise(times)):
             t, s = t_now.expand(shape[0]), t_next.expand(shape[0])
             probs = suppress(model(xt, self.conditioning(t)).double(), self.mask_id).softmax(-1)
             if greedy_tail and i == steps - 1:

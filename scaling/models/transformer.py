@@ -37,7 +37,7 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * hidden, hidden)
 
     def forward(self, x: Tensor, modulation: tuple[Tensor, ...], rotary: Tensor, causal: bool) -> Tensor:
-        """x (B, L, D); modulation: shift, scale + 1 and gate for attention, then for the MLP, each (B, 1, D)."""
+        """x (B, L, D); modulation: shift, 1 + scale, gate of attention, then of the MLP, each (B, 1, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
         attended = self.attention(_modulated_norm(x, self.norm_attention, shift_a, scale_a), rotary, causal)
         x = torch.addcmul(x, gate_a, attended)
@@ -76,7 +76,7 @@ class Transformer(nn.Module):
 
     def forward(self, ids: Tensor, noise: Tensor) -> Tensor:
         """ids (B, L) and conditioning (B,) -> logits (B, L, V)."""
-        return self.head(self.trunk(ids, noise))  # type: ignore[no-any-return]
+        return self.predict(self.trunk(ids, noise), self.vocab_size)
 
     def trunk(self, ids: Tensor, noise: Tensor) -> Tensor:
         """Features (B, L, D) after the last normalisation."""
@@ -97,7 +97,11 @@ class Transformer(nn.Module):
     def _rotary_table(self, length: int, like: Tensor) -> Tensor:
         """(2, L, 1, K): cosines and sines of the rotary angles, each half repeated."""
         table = self._rotary
-        if table is None or table.shape[1] < length or table.dtype != like.dtype or table.device != like.device:
+        if (
+            table is None
+            or table.shape[1] < length
+            or (table.dtype, table.device) != (like.dtype, like.device)
+        ):
             half = self.size.head_dim // 2
             frequencies = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
             angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies).repeat(1, 2)
@@ -155,7 +159,7 @@ def build_model(size: Size, vocab_size: int, *, causal: bool, generator: torch.G
             elif "norm" in name:
                 parameter.fill_(1.0)
             else:
-                fan_in = model.get_submodule(owner).in_features if owner else size.hidden
-                bound = 1 / math.sqrt(fan_in)
+                linear = model.get_submodule(owner) if owner else None
+                bound = 1 / math.sqrt(linear.in_features if isinstance(linear, nn.Linear) else size.hidden)
                 parameter.uniform_(-bound, bound, generator=generator)
     return model

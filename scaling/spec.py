@@ -1,0 +1,188 @@
+"""RunSpec: everything that determines the outcome of one run, and its key.
+
+Equal key, same run. What only changes how fast a run goes (micro-batch, threads, device, compilation)
+is not in the spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from scaling import flops
+from scaling.errors import UserError
+from scaling.families import family_class, get_family
+from scaling.ladder import Size
+
+if TYPE_CHECKING:
+    from scaling.families.base import Family
+
+RESULT_REVISION = 1
+"""Raised when a change of the code changes losses, so that older results count as other runs."""
+
+Schedule = Literal["cosine", "constant", "wsd"]
+Precision = Literal["float32", "bfloat16"]
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UserError(sentence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """The text a run learns from; `fingerprint` identifies its content, `corpus` says where it came from."""
+
+    corpus: str
+    tokenizer: str
+    fingerprint: str
+    num_token_ids: int
+    context_length: int
+
+    def __post_init__(self) -> None:
+        _require(self.context_length >= 2, f"context_length is {self.context_length}, it must be at least 2")
+        _require(self.num_token_ids >= 2, f"num_token_ids is {self.num_token_ids}, it must be at least 2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSpec:
+    """AdamW and the course of its learning rate."""
+
+    learning_rate: float
+    schedule: Schedule = "cosine"
+    warmup_steps: int = 0
+    final_lr_fraction: float = 0.1
+    """Learning rate at the end, as a share of the peak (cosine and wsd)."""
+    decay_fraction: float = 0.2
+    """Share of the steps in which wsd (warm-up, stable, decay) decays, linearly."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """Applied to every parameter, as in the published study."""
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, it must be positive")
+        _require(
+            self.schedule in get_args(Schedule),
+            f"schedule is {self.schedule!r}, it must be one of {', '.join(get_args(Schedule))}",
+        )
+        _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}, it must not be negative")
+        for name in ("final_lr_fraction", "decay_fraction"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"{name} is {value}, it must lie in [0, 1]")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        _require(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            f"betas is {self.betas}, it must be two numbers in [0, 1)",
+        )
+        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}, it must not be negative")
+        _require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"clip_norm is {self.clip_norm}, it must be positive or null",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSpec:
+    """How the bound is estimated: the same text, noise levels and noise for every run of a sweep."""
+
+    sequences: int = 256
+    noise_levels: int = 8
+    """Stratified noise levels per sequence; a family with an exact likelihood needs one pass only."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.sequences >= 2, f"evaluation.sequences is {self.sequences}, it must be at least 2")
+        _require(
+            self.noise_levels >= 1, f"evaluation.noise_levels is {self.noise_levels}, it must be positive"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """One run: a family, a size, a budget, and everything else its loss depends on."""
+
+    family: str
+    family_options: Mapping[str, Any] = field(default_factory=dict)
+    size: Size
+    budget: float
+    """Training FLOPs the run was planned for, in `flop_convention`."""
+    flop_convention: flops.Convention = "exact"
+    sequences: int
+    """Training sequences in all; the last step takes what is left, so the budget is met to one sequence."""
+    batch_size: int
+    """Sequences per optimizer step."""
+    data: DataSpec
+    optimizer: OptimizerSpec
+    evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
+    precision: Precision = "float32"
+    seed: int = 0
+    revision: int = RESULT_REVISION
+
+    def __post_init__(self) -> None:
+        _require(self.budget > 0, f"budget is {self.budget}, it must be positive")
+        _require(
+            self.flop_convention in flops.CONVENTIONS,
+            f"flop_convention is {self.flop_convention!r}, it must be one of {', '.join(flops.CONVENTIONS)}",
+        )
+        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}, it must be at least 1")
+        _require(
+            self.sequences >= self.batch_size,
+            f"budget {self.budget:.3g} FLOPs pays for {self.sequences} sequences of size {self.size.name!r}, "
+            f"less than one step of {self.batch_size}",
+        )
+        _require(
+            self.precision in get_args(Precision),
+            f"precision is {self.precision!r}, it must be one of {', '.join(get_args(Precision))}",
+        )
+        self.build_family()  # refuses unknown families and options by name
+
+    def build_family(self) -> Family:
+        return get_family(self.family, vocab_size=self.vocab_size, **self.family_options)
+
+    @property
+    def vocab_size(self) -> int:
+        return family_class(self.family).vocab_size_for(self.data.num_token_ids, **self.family_options)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.sequences // self.batch_size)
+
+    @property
+    def tokens(self) -> int:
+        """All input tokens of training, repeats included."""
+        return self.sequences * self.data.context_length
+
+    def training_flops(self, convention: flops.Convention | None = None) -> float:
+        """FLOPs actually spent, in `convention` (default: the one the budget means)."""
+        return flops.training_flops(
+            self.size,
+            self.vocab_size,
+            self.data.context_length,
+            self.sequences,
+            convention or self.flop_convention,
+            causal=family_class(self.family).causal,
+        )
+
+    @property
+    def key(self) -> str:
+        """16 hex digits of the SHA-256 over the spec's canonical JSON."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("size", "data", "optimizer", "evaluation"):
+            out[name] = asdict(out[name])
+        out["optimizer"]["betas"] = list(self.optimizer.betas)
+        out["family_options"] = dict(self.family_options)
+        return out
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        parts = {"size": Size, "data": DataSpec, "optimizer": OptimizerSpec, "evaluation": EvaluationSpec}
+        return cls(**{name: parts[name](**v) if name in parts else v for name, v in values.items()})
