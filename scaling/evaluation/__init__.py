@@ -1,0 +1,5 @@
+"""What a trained network is worth: likelihood bounds on held-out text."""
+
+from scaling.evaluation.bound import Bound, estimate_bound
+
+__all__ = ["Bound", "estimate_bound"]

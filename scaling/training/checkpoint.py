@@ -1,0 +1,83 @@
+"""Checkpoints: tensors and plain data, written whole or not at all, checked when read.
+
+A file is a `torch.save` payload followed by its SHA-256 (torch does not notice a flipped bit by
+itself). It is written to a temporary name, synced and renamed; the last two are kept, so that a
+damaged one costs the steps since the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DIGEST_BYTES = 32
+KEPT = 2
+
+
+class DamagedCheckpointError(Exception):
+    """The file is not the checkpoint that was written."""
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` as the checkpoint of `step`; OSError (a full disk, say) leaves the earlier ones whole."""
+    payload = io.BytesIO()
+    torch.save({"step": step, **state}, payload)
+    content = payload.getbuffer()
+    path = folder / f"checkpoint-{step:010d}.pt"
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.write(hashlib.sha256(content).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in _checkpoints(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; DamagedCheckpointError where its content is not what was written."""
+    content = path.read_bytes()
+    payload, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if len(content) <= DIGEST_BYTES or hashlib.sha256(payload).digest() != digest:
+        raise DamagedCheckpointError(f"{path} is damaged: its content does not match its checksum")
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
+    return state
+
+
+def newest_checkpoint(folders: Iterable[Path], key: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """The furthest intact checkpoint of run `key`, and a sentence per damaged one passed over."""
+    damaged: list[str] = []
+    candidates = sorted((p for folder in folders for p in _checkpoints(folder)), key=_by_name, reverse=True)
+    for path in candidates:
+        try:
+            state = load_checkpoint(path)
+        except DamagedCheckpointError as error:
+            damaged.append(str(error))
+            continue
+        if state.get("key") == key:
+            return state, damaged
+    return None, damaged
+
+
+def _by_name(path: Path) -> str:
+    return path.name
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Newest first; names carry zero-padded steps."""
+    return sorted(folder.glob("checkpoint-*.pt"), key=_by_name, reverse=True)

@@ -1,0 +1,332 @@
+"""The training loop: one spec in, one loss out.
+
+Straight code, top to bottom of `train`. Every draw of a step depends on (seed, purpose, step), and the
+global batch is corrupted before it is cut into micro-batches, so a run gives the same losses however
+often it was interrupted and however its batches were cut (bit for bit on the same device type when
+the cuts are the same).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scaling.evaluation import estimate_bound
+from scaling.families.base import Family
+from scaling.models import Transformer, build_model
+from scaling.randomness import generator_for
+from scaling.spec import RunSpec
+from scaling.training.checkpoint import newest_checkpoint, save_checkpoint
+from scaling.training.loss import loss_sum
+from scaling.training.machine import matmul_peak
+from scaling.training.optimizer import FlatAdamW, learning_rate_at
+
+CURVE_POINTS = 200
+"""Points of the loss curve that a run logs."""
+WATCH_STEPS = 50
+EXPLODED = 3.0
+"""A loss averaged over about WATCH_STEPS steps that exceeds this multiple of its first value has exploded."""
+
+Log = Callable[[dict[str, Any]], None]
+
+
+class TrainingData(Protocol):
+    """What training needs of a dataset."""
+
+    bytes_per_token: float
+
+    def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray: ...
+
+    def heldout(self, count: int, context_length: int) -> np.ndarray: ...
+
+
+class RunStatus(StrEnum):
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    PREEMPTED = "preempted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a run ended. Losses are nats per token; a run that did not finish has no bound."""
+
+    key: str
+    status: RunStatus
+    sentence: str
+    steps_done: int
+    bound: float | None = None
+    bound_se: float | None = None
+    bits_per_byte: float | None = None
+    train_s: float = 0.0
+    """Seconds in the training loop over all attempts, data and checkpoints included."""
+    evaluation_s: float = 0.0
+    tokens_per_s: float = 0.0
+    flops_per_s: float = 0.0
+    """Exact matrix-product FLOPs of training per second."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "status": str(self.status)}
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What a checkpoint carries beside the weights: all the loop's own memory."""
+
+    step: int = 0
+    average: float = 0.0
+    """Running mean of the loss, over about WATCH_STEPS steps."""
+    first_average: float = math.inf
+    interval_loss: float = 0.0
+    interval_steps: int = 0
+    train_s: float = 0.0
+
+    def watch(self, loss: float) -> None:
+        weight = 1 / min(self.step + 1, WATCH_STEPS)
+        self.average += weight * (loss - self.average)
+        if self.step + 1 == WATCH_STEPS:
+            self.first_average = self.average
+        self.interval_loss += loss
+        self.interval_steps += 1
+
+    @property
+    def exploded(self) -> bool:
+        return self.average > EXPLODED * self.first_average
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """The parts of a run that the loop's helpers share."""
+
+    spec: RunSpec
+    family: Family
+    model: Transformer
+    optimizer: FlatAdamW
+    data: TrainingData
+    device: torch.device
+    micro_batch_size: int
+    progress: _Progress = field(default_factory=_Progress)
+
+    def autocast(self) -> torch.autocast:
+        enabled = self.spec.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+
+def train(
+    spec: RunSpec,
+    data: TrainingData,
+    folder: Path,
+    *,
+    log: Log,
+    should_stop: Callable[[], str | None] = lambda: None,
+    resume_from: Iterable[Path] = (),
+    device: str = "cpu",
+    micro_batch_size: int | None = None,
+    checkpoint_every_s: float = 15.0,
+    compile_trunk: bool = False,
+) -> Result:
+    """Train `spec` on `data`, evaluate its bound, and return how it ended.
+
+    folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
+    furthest intact checkpoint in any of them (and in `folder`) is continued.
+    log: receives records of kind "resumed", "damaged", "train", "checkpoint" and "bound".
+    should_stop: asked after every step; a reason makes the run write a checkpoint and end as preempted.
+
+    Raises UserError where the data is too small for the spec, OSError where a checkpoint cannot be
+    written (the earlier ones stay whole).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _prepare(spec, data, device, micro_batch_size, compile_trunk)
+    progress = _resume(run, [*resume_from, folder], log)
+    every = max(1, spec.steps // CURVE_POINTS)
+    peak = matmul_peak(device, spec.precision, torch.get_num_threads())
+    flops_per_step = spec.training_flops("exact") / spec.sequences * spec.batch_size
+    started = last_saved = last_logged = time.perf_counter()
+    earlier_s = progress.train_s
+
+    while progress.step < spec.steps:
+        loss, norm = _gradient(run)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return _diverged(run, f"the loss or its gradient is not finite at step {progress.step + 1}")
+        rate = learning_rate_at(progress.step, spec.steps, spec.optimizer)
+        run.optimizer.step(rate, norm)
+        progress.watch(loss)
+        progress.step += 1
+        now = time.perf_counter()
+        progress.train_s = earlier_s + now - started
+        if progress.exploded:
+            return _diverged(
+                run, f"the loss has exploded at step {progress.step}: {progress.average:.4g} nats"
+            )
+
+        if progress.step % every == 0 or progress.step == spec.steps:
+            speed = progress.interval_steps / (now - last_logged)
+            log(_curve_point(run, rate, norm, speed, flops_per_step, peak))
+            progress.interval_loss, progress.interval_steps, last_logged = 0.0, 0, now
+        reason = should_stop() if progress.step < spec.steps else None
+        if reason or now - last_saved > checkpoint_every_s:
+            _save(run, folder, log)
+            last_saved = time.perf_counter()
+        if reason:
+            sentence = f"stopped at step {progress.step} of {spec.steps}: {reason}"
+            return _result(run, RunStatus.PREEMPTED, sentence)
+
+    if progress.step and last_saved != started:
+        _save(run, folder, log)  # a kill during evaluation costs the evaluation alone
+    return _evaluate(run, log)
+
+
+def _prepare(
+    spec: RunSpec, data: TrainingData, device: str, micro_batch_size: int | None, compile_trunk: bool
+) -> _Run:
+    family = spec.build_family()
+    model = build_model(
+        spec.size,
+        spec.vocab_size,
+        causal=family.causal,
+        generator=generator_for(spec.seed, "initial weights"),
+    ).to(device)
+    optimizer = FlatAdamW(model, spec.optimizer)
+    if compile_trunk:
+        model.trunk = torch.compile(model.trunk)  # type: ignore[method-assign]
+    return _Run(
+        spec=spec,
+        family=family,
+        model=model,
+        optimizer=optimizer,
+        data=data,
+        device=torch.device(device),
+        micro_batch_size=micro_batch_size or spec.batch_size,
+    )
+
+
+def _resume(run: _Run, folders: list[Path], log: Log) -> _Progress:
+    state, damaged = newest_checkpoint(folders, run.spec.key)
+    for sentence in damaged:
+        log({"kind": "damaged", "sentence": sentence})
+    if state is not None:
+        run.optimizer.restore(state)
+        run.progress = _Progress(**state["progress"])
+    log({"kind": "resumed", "step": run.progress.step})
+    return run.progress
+
+
+def _save(run: _Run, folder: Path, log: Log) -> None:
+    state = {"key": run.spec.key, "progress": asdict(run.progress), **run.optimizer.state()}
+    save_checkpoint(folder, run.progress.step, state)
+    log({"kind": "checkpoint", "step": run.progress.step})
+
+
+def _batch(run: _Run) -> tuple[Tensor, Tensor, Tensor]:
+    """x0, x_t (B, L) and t (B,) of the current step's global batch."""
+    spec, step = run.spec, run.progress.step
+    first = step * spec.batch_size
+    count = min(spec.batch_size, spec.sequences - first)
+    ids = run.data.train_batch(first, count, spec.data.context_length, spec.seed)
+    x0 = torch.from_numpy(ids).to(run.device)
+    generator = generator_for(spec.seed, "noise", step, run.device.type)
+    t = run.family.training_times(count, generator)
+    return x0, run.family.corrupt(x0, t, generator), t
+
+
+def _micro_batches(run: _Run) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    x0, xt, t = _batch(run)
+    for start in range(0, len(x0), run.micro_batch_size):
+        part = slice(start, start + run.micro_batch_size)
+        yield x0[part], xt[part], t[part]
+
+
+def _gradient(run: _Run) -> tuple[float, float]:
+    """Mean loss per token of the step's global batch and the norm of its gradient, which the optimizer holds."""
+    spec, family = run.spec, run.family
+    count = min(spec.batch_size, spec.sequences - run.progress.step * spec.batch_size)
+    total = 0.0
+    for i, (x0, xt, t) in enumerate(_micro_batches(run)):
+        with run.autocast():
+            features = run.model.trunk(xt, family.conditioning(t))
+            loss, positions = loss_sum(run.model, family, features, x0, xt, t, family.token_loss)
+        mean = loss * (len(x0) / (count * positions))
+        run.optimizer.add_gradient(mean, first=i == 0)
+        total += float(mean.detach())
+    return total, run.optimizer.gradient_norm()
+
+
+def _curve_point(
+    run: _Run, rate: float, norm: float, steps_per_s: float, flops_per_step: float, peak: float
+) -> dict[str, Any]:
+    spec, progress = run.spec, run.progress
+    done = min(progress.step * spec.batch_size, spec.sequences)
+    return {
+        "kind": "train",
+        "step": progress.step,
+        "loss": progress.interval_loss / progress.interval_steps,
+        "learning_rate": rate,
+        "grad_norm": norm,
+        "tokens": done * spec.data.context_length,
+        "flops": spec.training_flops() * done / spec.sequences,
+        "tokens_per_s": steps_per_s * spec.batch_size * spec.data.context_length,
+        "flops_per_s": steps_per_s * flops_per_step,
+        "peak_share": steps_per_s * flops_per_step / peak,
+        "elapsed_s": progress.train_s,
+    }
+
+
+def _diverged(run: _Run, sentence: str) -> Result:
+    return _result(run, RunStatus.DIVERGED, f"diverged: {sentence}")
+
+
+def _result(run: _Run, status: RunStatus, sentence: str) -> Result:
+    spec, progress = run.spec, run.progress
+    share = min(1.0, progress.step * spec.batch_size / spec.sequences)
+    seconds = max(progress.train_s, 1e-9)
+    return Result(
+        key=spec.key,
+        status=status,
+        sentence=sentence,
+        steps_done=progress.step,
+        train_s=progress.train_s,
+        tokens_per_s=share * spec.tokens / seconds,
+        flops_per_s=share * spec.training_flops("exact") / seconds,
+    )
+
+
+def _evaluate(run: _Run, log: Log) -> Result:
+    spec = run.spec
+    started = time.perf_counter()
+    ids = torch.from_numpy(run.data.heldout(spec.evaluation.sequences, spec.data.context_length)).to(
+        run.device
+    )
+    autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
+    bound = estimate_bound(run.model, run.family, ids, spec.evaluation, autocast=autocast)
+    evaluation_s = time.perf_counter() - started
+    if not math.isfinite(bound.value):
+        return _diverged(run, "the bound on held-out text is not finite")
+    bits = bound.bits_per_byte(run.data.bytes_per_token)
+    log(
+        {
+            "kind": "bound",
+            "step": run.progress.step,
+            "bound": bound.value,
+            "bound_se": bound.se,
+            "bits_per_byte": bits,
+            "evaluation_s": evaluation_s,
+        }
+    )
+    sentence = f"bound {bound.value:.4f} +- {bound.se:.4f} nats per token ({family_bound(run.family)})"
+    finished = _result(run, RunStatus.FINISHED, sentence)
+    return replace(
+        finished, bound=bound.value, bound_se=bound.se, bits_per_byte=bits, evaluation_s=evaluation_s
+    )
+
+
+def family_bound(family: Family) -> str:
+    """What the family's loss is, in words."""
+    return "exact likelihood" if family.bound == "exact" else "upper bound"
