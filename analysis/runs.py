@@ -93,6 +93,7 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
                 f"{path} has no loss curves (column {missing[0]} is missing): "
                 "a run table holds one row per run, so give the MLflow store the runs were recorded in"
             )
+        frame = frame[list(CURVE_COLUMNS)]
         return _only(_only(frame, "sweep", sweep, str(path)), "family", family, str(path))
     runs = load_runs(store, sweep, family)
     with _open(kind, place) as source:
@@ -173,7 +174,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         frame = (
             pd.read_parquet(path)
             if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype=texts, float_precision="round_trip")
+            else pd.read_csv(path, dtype=texts)
         )
     except (ValueError, OSError) as error:  # pandas' and arrow's "this is no such file" are both ValueErrors
         raise UserError(
