@@ -1,0 +1,353 @@
+"""A config becomes a list of planned runs: tokens, steps, FLOPs, memory, expected time, and what is done.
+
+The plan decides nothing about where or when a run happens. A spec's key identifies it: a config changed
+under the same name plans new keys, and the runs of the old ones are left alone.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from scaling.errors import UserError
+from scaling.families import FAMILIES, family_class
+from scaling.flops import TRAINING_PASSES, forward_flops, param_count, sequences_for
+from scaling.ladder import Size
+from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
+from sweeps import timing
+from sweeps.config import SweepConfig
+from sweeps.sizes import size_params, sizes_per_budget
+
+FEW_STEPS = 200
+"""Below this a run says more about warm-up and batch size than about its size."""
+FEW_BUDGETS, FEW_SIZES = 3, 4
+"""A frontier needs three budgets to show a power law, a parabola four sizes to have one to spare."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFacts:
+    """What a plan needs to know of the data; `fingerprint` is "" while the data is not prepared."""
+
+    corpus: str
+    tokenizer: str
+    fingerprint: str
+    num_token_ids: int
+    train_tokens: int | None = None
+    """None: endless, or not known yet."""
+    heldout_tokens: int | None = None
+
+    @property
+    def prepared(self) -> bool:
+        return bool(self.fingerprint)
+
+    @classmethod
+    def of(cls, dataset: Any) -> DataFacts:
+        """The facts of a prepared dataset."""
+        return cls(
+            corpus=dataset.corpus,
+            tokenizer=dataset.tokenizer,
+            fingerprint=dataset.fingerprint,
+            num_token_ids=dataset.num_token_ids,
+            train_tokens=dataset.num_tokens("train"),
+            heldout_tokens=dataset.num_tokens("heldout"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One run of the grid. Not slotted, because key and label are worked out once and kept."""
+
+    spec: RunSpec
+    params: int
+    """Non-embedding parameters, the N of the law."""
+    state: str = "new"
+    """What the ledger says: finished, running, resume, diverged, failed, ..., or new."""
+    memory_bytes: float
+    expected_s: float
+    measured: bool
+    """Whether expected_s rests on runs done on this host, rather than on a roofline guess alone."""
+
+    @cached_property
+    def key(self) -> str:
+        return self.spec.key
+
+    @cached_property
+    def label(self) -> str:
+        return label(self.spec)
+
+    @property
+    def to_do(self) -> bool:
+        return self.state not in SETTLED
+
+
+SETTLED = frozenset({"finished", "diverged"})
+"""States that a sweep leaves as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    config: SweepConfig
+    families: tuple[str, ...]
+    data: DataFacts
+    runs: tuple[PlannedRun, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def specs(self) -> tuple[RunSpec, ...]:
+        return tuple(run.spec for run in self.runs)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(run.key for run in self.runs)
+
+    @property
+    def to_do(self) -> tuple[PlannedRun, ...]:
+        return tuple(run for run in self.runs if run.to_do)
+
+    def of_family(self, family: str) -> tuple[PlannedRun, ...]:
+        return tuple(run for run in self.runs if run.spec.family == family)
+
+
+def label(spec: RunSpec) -> str:
+    """How messages call a run: family, size and budget, and the seed where it is not the usual one."""
+    return f"{spec.family} {spec.size.name} at {spec.budget:.3g} FLOPs (seed {spec.seed})"
+
+
+def choose_families(config: SweepConfig, asked: Sequence[str] = ()) -> tuple[str, ...]:
+    """The families to plan: those asked for, else all of the config.
+
+    A family that the product knows but the config does not list runs with its own defaults. UserError
+    lists the known ones otherwise.
+    """
+    names = tuple(dict.fromkeys(asked)) or tuple(choice.name for choice in config.families)
+    for name in names:
+        if name not in FAMILIES:
+            try:
+                family_class(name)  # says which are known, and the nearest
+            except UserError as error:
+                raise UserError(f"{error}" if asked else f"{config.source}: {error}") from None
+    return names
+
+
+def plan_specs(
+    config: SweepConfig, data: DataFacts, families: Sequence[str]
+) -> tuple[tuple[RunSpec, ...], list[str]]:
+    """Every run's spec, by family, budget, size and seed, with sentences about windows off the ladder.
+
+    Raises UserError naming the run whose budget does not pay for one optimizer step, and for a context longer
+    than the data.
+    """
+    _check_context(config, data)
+    specs: list[RunSpec] = []
+    notes: list[str] = []
+    for family in families:
+        by_budget, off = sizes_per_budget(config, family, data.num_token_ids)
+        notes += off
+        specs += [
+            _spec(config, data, family, size, budget, seed)
+            for budget, sizes in by_budget.items()
+            for size in sizes
+            for seed in config.seeds
+        ]
+    return tuple(specs), notes
+
+
+def _check_context(config: SweepConfig, data: DataFacts) -> None:
+    for split, tokens in (("training", data.train_tokens), ("held-out", data.heldout_tokens)):
+        if tokens is not None and tokens < config.context_length:
+            raise UserError(
+                f"{config.source}: context_length is {config.context_length} and the {split} text of "
+                f"{data.corpus!r} has {tokens} tokens; it must fit at least once"
+            )
+
+
+def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget: float, seed: int) -> RunSpec:
+    cls, options, override = family_class(family), config.family(family).options, config.override(family)
+    vocab_size = cls.vocab_size_for(data.num_token_ids, **options)
+    convention, length = config.flop_convention, config.context_length
+    sequences = sequences_for(budget, size, vocab_size, length, convention, causal=cls.causal)
+    batch_size = (override.batch or config.batch)(budget, length)
+    if sequences < batch_size:
+        per_sequence = TRAINING_PASSES * forward_flops(
+            size, vocab_size, length, convention, causal=cls.causal
+        )
+        raise UserError(
+            f"{config.source}: run {family} {size.name} at {budget:.3g} FLOPs: the budget is too small for "
+            f"one optimizer step of {batch_size} sequences, which costs {batch_size * per_sequence:.3g} FLOPs"
+        )
+    rate = override.learning_rate or config.learning_rate
+    chosen = config.optimizer
+    optimizer = OptimizerSpec(
+        learning_rate=float(f"{rate(size_params(size, data.num_token_ids)):.6g}"),
+        schedule=chosen.schedule,
+        warmup_steps=chosen.warmup(-(-sequences // batch_size)),
+        final_lr_fraction=chosen.final_lr_fraction,
+        decay_fraction=chosen.decay_fraction,
+        betas=chosen.betas,
+        eps=chosen.eps,
+        weight_decay=chosen.weight_decay,
+        clip_norm=chosen.clip_norm,
+    )
+    try:
+        return RunSpec(
+            family=family,
+            family_options=options,
+            size=size,
+            budget=budget,
+            flop_convention=convention,
+            sequences=sequences,
+            batch_size=batch_size,
+            data=DataSpec(
+                corpus=data.corpus,
+                tokenizer=data.tokenizer,
+                fingerprint=data.fingerprint,
+                num_token_ids=data.num_token_ids,
+                context_length=length,
+            ),
+            optimizer=optimizer,
+            evaluation=EvaluationSpec(**config.evaluation.model_dump()),
+            precision=config.precision,
+            seed=seed,
+        )
+    except UserError as error:
+        raise UserError(f"{config.source}: {error}") from None
+
+
+def make_plan(
+    config: SweepConfig,
+    data: DataFacts,
+    families: Sequence[str],
+    *,
+    states: Mapping[str, str] | None = None,
+    history: Iterable[Mapping[str, Any]] = (),
+) -> Plan:
+    """The whole plan. `states`: key -> what the ledger says of it; `history`: its finished runs.
+
+    `history` rows (key, status, host, wall_s, of any sweep) correct the expected times; see
+    `sweeps.timing`. Raises what `plan_specs` raises.
+    """
+    specs, notes = plan_specs(config, data, families)
+    states = states or {}
+    needs = config.resources
+    by_key = {spec.key: spec for spec in specs}
+    seconds = timing.guesses_s(list(by_key.values()), cpus=needs.cpus, gpus=needs.gpus)
+    guesses = dict(zip(by_key, seconds, strict=True))
+    done = _finished_here(history, by_key, guesses)
+    runs = []
+    for key, spec in by_key.items():
+        params = size_params(spec.size, data.num_token_ids)
+        expected = guesses[key]
+        if done:
+            expected = timing.corrected_s(expected, spec.family, params, done)
+        runs.append(
+            PlannedRun(
+                spec=spec,
+                params=params,
+                state=states.get(key, "new"),
+                memory_bytes=memory_bytes(spec),
+                expected_s=expected,
+                measured=bool(done),
+            )
+        )
+    warnings = (*_warnings(config, data, runs), *notes)
+    return Plan(config=config, families=tuple(families), data=data, runs=tuple(runs), warnings=warnings)
+
+
+def _finished_here(
+    history: Iterable[Mapping[str, Any]], specs: Mapping[str, RunSpec], guesses: Mapping[str, float]
+) -> list[timing.Finished]:
+    host, done = socket.gethostname(), []
+    for row in history:
+        key, wall_s = str(row.get("key")), row.get("wall_s")
+        if row.get("status") == "finished" and row.get("host") == host and key in specs and wall_s:
+            spec = specs[key]
+            params = float(size_params(spec.size, spec.data.num_token_ids))
+            done.append(
+                timing.Finished(family=spec.family, params=params, guess_s=guesses[key], wall_s=float(wall_s))
+            )
+    return done
+
+
+PROCESS_BYTES = 350e6
+"""A worker before its model: interpreter, torch, memory-mapped data (measured on CPU)."""
+BLOCK_VALUES = 17
+"""Values a block keeps per token and hidden unit for its backward pass: the 34 bytes at two bytes a value of
+arXiv 2205.05198, section 4.1, without dropout masks and without attention scores, which are recomputed."""
+
+
+def memory_bytes(spec: RunSpec) -> float:
+    """Estimated memory of a run whose batches are not cut up: process, weights and activations.
+
+    Weights come with their gradient and two moments; the logits of a token with two copies.
+    """
+    size = spec.size
+    weights = 4 * 4 * param_count(size, spec.vocab_size)
+    width = 4 if spec.precision == "float32" else 2
+    per_token = width * BLOCK_VALUES * size.num_layers * size.hidden + 12 * spec.vocab_size
+    return PROCESS_BYTES + weights + spec.batch_size * spec.data.context_length * per_token
+
+
+# --- warnings
+
+
+def _some(runs: Sequence[PlannedRun], limit: int = 3) -> str:
+    names = [f"{run.spec.family} {run.spec.size.name} at {run.spec.budget:.3g}" for run in runs[:limit]]
+    more = f" and {len(runs) - limit} more" if len(runs) > limit else ""
+    return ", ".join(names) + more
+
+
+def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) -> list[str]:
+    out = []
+    few = [run for run in runs if run.spec.steps < FEW_STEPS]
+    if few:
+        out.append(
+            f"{_count(few)} fewer than {FEW_STEPS} optimizer steps: {_some(few)}; a smaller batch gives more"
+        )
+    if data.train_tokens is not None:
+        long = [run for run in runs if run.spec.tokens > data.train_tokens]
+        if long:
+            most = max(run.spec.tokens for run in long) / data.train_tokens
+            out.append(
+                f"{_count(long)} more tokens than the corpus has ({data.train_tokens:,}), "
+                f"up to {most:.1f} epochs: {_some(long)}"
+            )
+    if data.heldout_tokens is not None:
+        windows = data.heldout_tokens // config.context_length
+        if windows < config.evaluation.sequences:
+            out.append(
+                f"evaluation asks for {config.evaluation.sequences} held-out sequences "
+                f"and the data has {windows}; the bound will use those"
+            )
+    out += _rate_warnings(config, runs)
+    thin = [
+        b
+        for b in config.grid.budgets
+        if 0 < len({r.spec.size for r in runs if r.spec.budget == b}) < FEW_SIZES
+    ]
+    if thin:
+        which = ", ".join(f"{b:.3g}" for b in sorted(thin))
+        out.append(f"fewer than {FEW_SIZES} sizes at {which} FLOPs; a parabola needs more")
+    if len(config.grid.budgets) < FEW_BUDGETS:
+        out.append(f"only {len(config.grid.budgets)} budgets; a frontier needs at least {FEW_BUDGETS}")
+    return out
+
+
+def _rate_warnings(config: SweepConfig, runs: Sequence[PlannedRun]) -> list[str]:
+    clipped = []
+    for run in runs:
+        rule = config.override(run.spec.family).learning_rate or config.learning_rate
+        if not rule.smallest <= rule.unclipped(run.params) <= rule.largest:
+            clipped.append(run)
+    if not clipped:
+        return []
+    return [
+        f"the learning-rate rule leaves its range (and is held at its end) for {len(clipped)} of {len(runs)} "
+        f"runs: {_some(clipped)}"
+    ]
+
+
+def _count(runs: Sequence[PlannedRun]) -> str:
+    return "1 run has" if len(runs) == 1 else f"{len(runs)} runs have"
