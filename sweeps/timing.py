@@ -107,18 +107,6 @@ def guesses_s(specs: Sequence[RunSpec], *, cpus: float, gpus: float) -> list[flo
     return [roofline_s(spec, speeds[shape] * MATMUL_SHARE) for spec, shape in zip(specs, shapes, strict=True)]
 
 
-def guesses_s(specs: Sequence[RunSpec], *, cpus: float, gpus: float) -> list[float]:
-    """Guessed seconds of each run: training, the final evaluation and the start of its process."""
-    if gpus > 0:
-        rate = gpus * gpu_flops_per_s()[0] * GPU_MATMUL_SHARE
-        return [roofline_s(spec, rate) for spec in specs]
-    shapes = [_shape(spec) for spec in specs]
-    speeds = matmul_flops_per_s(frozenset(shapes), max(1, int(cpus)))
-    return [
-        roofline_s(spec, speeds[shape] * MATMUL_SHARE) for spec, shape in zip(specs, shapes, strict=True)
-    ]
-
-
 def roofline_s(spec: RunSpec, flops_per_s: float) -> float:
     """Seconds of a run whose matrix products run at `flops_per_s`."""
     outside, per_block = OPERATIONS
