@@ -1,1 +1,42 @@
-"""Laws over many runs."""
+"""Laws over many runs: fit them, compare families, read run tables and published results.
+
+    law = analysis.fit_law(analysis.load_runs("runs.csv"))      # columns params, tokens, loss
+    law.exponents, law.optimal(1e20), law.summary(), law.plot()
+
+Importing this package loads neither numpy nor pandas: every name is fetched on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis import published
+    from analysis.comparison import compare
+    from analysis.estimate import Estimate
+    from analysis.laws import fit_law
+    from analysis.runs import load_runs
+
+__all__ = ["Estimate", "compare", "fit_law", "load_runs", "published"]
+
+_HOMES = {
+    "Estimate": "analysis.estimate",
+    "compare": "analysis.comparison",
+    "fit_law": "analysis.laws",
+    "load_runs": "analysis.runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "published":
+        return import_module("analysis.published")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,91 @@
+"""A number with its interval: everything a law says is one of these."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Estimate(float):
+    """A float that carries an interval: `low` and `high` at confidence `level`.
+
+    Without resamples there is no interval and both ends are None. An end may be infinite (or 0 for a
+    positive quantity) where the data leave it open; nothing here is ever NaN: ValueError.
+    Arithmetic gives a plain float, because an interval does not survive it.
+    """
+
+    __slots__ = ("high", "level", "low")
+    low: float | None
+    high: float | None
+    level: float
+
+    def __new__(
+        cls, value: float, low: float | None = None, high: float | None = None, level: float = 0.95
+    ) -> Estimate:
+        if (low is None) != (high is None):
+            raise ValueError(f"an interval has two ends or none: low={low}, high={high}")
+        for name, number in (("value", value), ("low", low), ("high", high)):
+            if number is not None and math.isnan(number):
+                raise ValueError(f"an estimate is never NaN: {name} is")
+        self = super().__new__(cls, value)
+        self.low = None if low is None else float(low)
+        self.high = None if high is None else float(high)
+        self.level = float(level)
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (float(self), self.low, self.high, self.level)
+
+    def __repr__(self) -> str:
+        if self.low is None or self.high is None:
+            return shortest(self)
+        digits = _digits(float(self), self.low, self.high)
+        return f"{shortest(self, digits)} [{shortest(self.low, digits)}, {shortest(self.high, digits)}]"
+
+    __str__ = __repr__
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain JSON: an open end is None."""
+        ends = [end if end is not None and math.isfinite(end) else None for end in (self.low, self.high)]
+        return {"value": float(self), "low": ends[0], "high": ends[1], "level": self.level}
+
+
+def shortest(number: float, digits: int = 4) -> str:
+    """`number` with that many significant digits, in plain or e-notation, whichever reads better."""
+    number = float(number)
+    if number == 0 or not math.isfinite(number) or 1e-3 <= abs(number) < 1e5:
+        decimals = (
+            digits - 1 - (math.floor(math.log10(abs(number))) if number and math.isfinite(number) else 0)
+        )
+        return f"{number:.{max(decimals, 0)}f}"
+    return f"{number:.{digits - 1}e}"
+
+
+def _digits(value: float, low: float, high: float) -> int:
+    """Significant digits of the value such that the interval's width shows two."""
+    width = high - low
+    if not math.isfinite(width) or width <= 0 or value == 0:
+        return 4
+    return min(max(math.floor(math.log10(abs(value) / width)) + 3, 3), 6)
+
+
+def spread(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval along the first axis: (low, high). Infinite draws are allowed, NaN is not."""
+    import numpy as np
+
+    tail = (1 - level) / 2
+    # "lower"/"higher" never average two draws, so an infinite draw cannot turn into inf - inf
+    ordered = np.sort(draws, axis=0)
+    last = len(ordered) - 1
+    return ordered[math.floor(tail * last)], ordered[math.ceil((1 - tail) * last)]
+
+
+def estimate(value: float, draws: np.ndarray | None, level: float) -> Estimate:
+    """The estimate whose interval is the percentile interval of `draws` ((R,), None or empty: no interval)."""
+    if draws is None or len(draws) == 0:
+        return Estimate(float(value), level=level)
+    low, high = spread(draws, level)
+    return Estimate(float(value), float(low), float(high), level)

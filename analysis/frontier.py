@@ -1,0 +1,170 @@
+"""The compute-optimal frontier of a surface law, and what a token costs.
+
+Training compute is C = k N^q D. With k = 6, q = 1 that is the usual 6ND; where a table's FLOPs count more
+(attention scores, the output layer) k and q are fitted to it, so that the optimum respects the real cost.
+Minimising E + A N^-alpha + B D^-beta under that constraint (Hoffmann et al. 2022, eq. 4, is q = 1) gives
+
+    N* = (alpha A / (q beta B))^(1/s) (C/k)^(beta/s),  D* = (C/k) N*^-q,  s = alpha + q beta
+    L* = E + K C^-(alpha beta / s)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.errors import UserError
+from analysis.estimate import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SAME_AS_6ND = 1e-6
+"""Relative difference below which a FLOPs column is taken for 6ND; published tables have ten digits or fewer."""
+WARN_ABOVE = 0.05
+REFUSE_ABOVE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Training FLOPs = k N^q D, and how well that describes the table's FLOPs."""
+
+    k: float = 6.0
+    q: float = 1.0
+    largest_error: float = 0.0
+    """Largest relative difference between the table's FLOPs and k N^q D."""
+
+    @property
+    def is_6nd(self) -> bool:
+        return self.k == 6.0 and self.q == 1.0
+
+    def flops(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        return self.k * params**self.q * tokens
+
+    def tokens(self, params: np.ndarray, flops: np.ndarray) -> np.ndarray:
+        return flops / (self.k * params**self.q)
+
+    def __str__(self) -> str:
+        return "6 N D" if self.is_6nd else f"{self.k:.4g} N^{self.q:.4f} D"
+
+
+def fit_cost(params: np.ndarray, tokens: np.ndarray, flops: np.ndarray) -> Cost:
+    """Least squares of log(flops/tokens) on log(params); exactly 6ND where the FLOPs are 6ND.
+
+    UserError where no power of the size describes the cost of a token within 50%: then the columns do not
+    belong together.
+    """
+    log_cost = np.log(flops) - np.log(tokens)
+    log_params = np.log(params)
+    if np.max(np.abs(np.expm1(log_cost - log_params - np.log(6.0)))) <= SAME_AS_6ND:
+        return Cost()
+    centred = log_params - log_params.mean()
+    spread = np.sum(centred**2)
+    q = float(np.sum(centred * log_cost) / spread) if spread > 0 else 1.0
+    log_k = float(np.mean(log_cost) - q * log_params.mean())
+    worst = float(np.max(np.abs(np.expm1(log_cost - log_k - q * log_params))))
+    if worst > REFUSE_ABOVE or q <= 0:
+        raise UserError(
+            f"flops: no cost k N^q D describes the table (best {np.exp(log_k):.3g} N^{q:.2f} D, off by {worst:.0%}); "
+            "give flops, params and tokens of one convention, or drop the column flops to use 6 params tokens"
+        )
+    return Cost(k=float(np.exp(log_k)), q=q, largest_error=worst)
+
+
+def surface_loss(theta: np.ndarray, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """E + A N^-alpha + B D^-beta for theta (..., 5) and params, tokens (m,): (..., m) nats per token."""
+    E, A, B, alpha, beta = (theta[..., i, None] for i in range(5))
+    return E + A * params**-alpha + B * tokens**-beta
+
+
+def optimal_size(theta: np.ndarray, flops: np.ndarray, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+    """Compute-optimal (params, tokens), each (..., m), for theta (..., 5) and flops (m,)."""
+    _, A, B, alpha, beta = (theta[..., i, None] for i in range(5))
+    total = alpha + cost.q * beta
+    log_params = (np.log(alpha * A) - np.log(cost.q * beta * B) + beta * np.log(flops / cost.k)) / total
+    log_tokens = np.log(flops / cost.k) - cost.q * log_params
+    return np.exp(log_params), np.exp(log_tokens)
+
+
+def frontier_exponents(theta: np.ndarray, cost: Cost) -> dict[str, np.ndarray]:
+    """Exponents in C of N*, D*, D*/N* and of L* - E, for theta (..., 5)."""
+    alpha, beta = theta[..., 3], theta[..., 4]
+    total = alpha + cost.q * beta
+    return {
+        "params": beta / total,
+        "tokens": alpha / total,
+        "tokens_per_param": (alpha - beta) / total,
+        "reducible_loss": -alpha * beta / total,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Frontier loss against compute, L*(C) = E + K C^-c, with its resamples; E is 0 for a pure power law."""
+
+    E: np.ndarray
+    """(1 + R,): the estimate first, then the resamples; so are log_K and c."""
+    log_K: np.ndarray
+    c: np.ndarray
+    flops_range: tuple[float, float]
+    """Smallest and largest budget with data."""
+
+    def loss(self, flops: np.ndarray) -> np.ndarray:
+        """(1 + R, m) for flops (m,)."""
+        return self.E[:, None] + np.exp(self.log_K[:, None] - self.c[:, None] * np.log(flops))
+
+    def flops_at(self, loss: np.ndarray) -> np.ndarray:
+        """Compute that reaches loss (1 + R, m); infinite where the loss lies at or below E."""
+        above = loss - self.E[:, None]
+        log_above = np.log(np.where(above > 0, above, 1.0))
+        return np.where(above > 0, np.exp((self.log_K[:, None] - log_above) / self.c[:, None]), np.inf)
+
+    def loss_range(self) -> tuple[float, float]:
+        """Lowest and highest frontier loss over the budgets with data."""
+        ends = self.loss(np.array(self.flops_range))[0]
+        return float(ends.min()), float(ends.max())
+
+
+def surface_curve(thetas: np.ndarray, cost: Cost, flops_range: tuple[float, float]) -> Curve:
+    """The frontier of a surface law: thetas (1 + R, 5), the estimate first."""
+    c = -frontier_exponents(thetas, cost)["reducible_loss"]
+    reference = np.array([np.sqrt(flops_range[0] * flops_range[1])])
+    params, tokens = optimal_size(thetas, reference, cost)
+    above = thetas[:, 1] * params[:, 0] ** -thetas[:, 3] + thetas[:, 2] * tokens[:, 0] ** -thetas[:, 4]
+    return Curve(E=thetas[:, 0], log_K=np.log(above) + c * np.log(reference[0]), c=c, flops_range=flops_range)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimum:
+    """The compute-optimal run at one budget, each number with its interval."""
+
+    flops: float
+    params: Estimate
+    tokens: Estimate
+    loss: Estimate
+    tokens_per_param: Estimate
+
+    def __str__(self) -> str:
+        return (
+            f"at {self.flops:.3g} FLOPs: params {self.params}, tokens {self.tokens}, "
+            f"tokens per parameter {self.tokens_per_param}, loss {self.loss}"
+        )
+
+
+def as_flops(flops: object) -> np.ndarray:
+    """Budgets as a flat float array; UserError unless all are positive and finite."""
+    values = np.atleast_1d(np.asarray(flops, dtype=np.float64)).ravel()
+    if not values.size or not np.all(np.isfinite(values) & (values > 0)):
+        raise UserError(f"flops = {flops}: a budget is a positive number of FLOPs")
+    return values
+
+
+def number_column(values: list[float | None]) -> pd.Series:
+    """A table column: float64, or nullable Float64 where a number is missing (missing is never NaN)."""
+    import pandas as pd
+
+    if any(value is None for value in values):
+        return pd.Series([pd.NA if value is None else float(value) for value in values], dtype="Float64")
+    return pd.Series(values, dtype="float64")

@@ -1,0 +1,62 @@
+"""Resamples as integer weights: how often each run is drawn. The data themselves are never copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import UserError
+
+CHUNK_ELEMENTS = 61_440
+"""Runs times resamples handled at once: 256 resamples of 240 runs, arrays of 480 kB that stay in cache."""
+
+
+def resample_weights(
+    num_runs: int, draws: int, seed: int, groups: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Yield chunks (r, num_runs) of how often each run occurs in each resample, `draws` rows in all.
+
+    With groups (num_runs,), numbered 0, 1, ..., whole groups are drawn (as many as there are), because runs of
+    one group err together. The same seed gives the same weights to the bit.
+    """
+    generator = np.random.default_rng(seed)
+    units = num_runs if groups is None else int(groups.max()) + 1
+    chunk = max(1, CHUNK_ELEMENTS // num_runs)
+    for first in range(0, draws, chunk):
+        rows = min(chunk, draws - first)
+        drawn = generator.integers(0, units, size=(rows, units))
+        drawn += units * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
+        yield counts if groups is None else counts[:, groups]
+
+
+def group_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """Number the distinct values of a column 0, 1, ...; UserError unless it exists and has at least 3 of them."""
+    if column not in rows.columns:
+        raise UserError(
+            f"cluster = {column!r} is no column of the run table; choose one of {', '.join(rows.columns)}"
+        )
+    if rows[column].isna().any():
+        raise UserError(
+            f"cluster = {column!r}: {int(rows[column].isna().sum())} runs have no value in that column"
+        )
+    _, numbers = np.unique(rows[column].astype(str).to_numpy(), return_inverse=True)
+    if numbers.max() < 2:
+        raise UserError(
+            f"cluster = {column!r} has {numbers.max() + 1} distinct values; resampling needs at least 3"
+        )
+    return np.asarray(numbers)
+
+
+def check_options(bootstrap: int, seed: int, level: float) -> None:
+    """UserError for options that no method can use."""
+    if isinstance(bootstrap, bool) or not isinstance(bootstrap, int) or bootstrap < 0:
+        raise UserError(
+            f"bootstrap = {bootstrap!r}: the number of resamples is a whole number, 0 for no intervals"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UserError(f"seed = {seed!r}: a seed is a whole number, 0 or more")
+    if not 0 < level < 1:
+        raise UserError(f"level = {level!r}: a confidence level lies between 0 and 1, e.g. 0.95")
