@@ -46,11 +46,9 @@ class Block(nn.Module):
 
     def attention(self, x: Tensor, rotary: Tensor, causal: bool) -> Tensor:
         batch, length, hidden = x.shape
-        heads = self.num_heads
-        qkv = self.qkv(x).view(batch, length, 3 * heads, hidden // heads)
-        q_k = _Rotate.apply(qkv[:, :, : 2 * heads], rotary).transpose(1, 2)
-        value = qkv[:, :, 2 * heads :].transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(q_k[:, :heads], q_k[:, heads:], value, is_causal=causal)
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, hidden // self.num_heads)
+        query, key, value = _RotatedHeads.apply(qkv, rotary)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 
@@ -95,19 +93,16 @@ class Transformer(nn.Module):
         return F.linear(features, self.head.weight[:num_ids], self.head.bias[:num_ids])
 
     def _rotary_table(self, length: int, like: Tensor) -> Tensor:
-        """(2, L, 1, K): cosines and sines of the rotary angles, each half repeated."""
+        """(L, 1, 1, K/2) complex: e to the i times position times falling frequencies."""
         table = self._rotary
-        if (
-            table is None
-            or table.shape[1] < length
-            or (table.dtype, table.device) != (like.dtype, like.device)
-        ):
+        kind = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+        if table is None or len(table) < length or (table.dtype, table.device) != (kind, like.device):
             half = self.size.head_dim // 2
             frequencies = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
-            angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies).repeat(1, 2)
-            table = torch.stack([angles.cos(), angles.sin()])[:, :, None].to(like)
+            angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
+            table = torch.polar(torch.ones_like(angles), angles)[:, None, None].to(like.device, kind)
             self._rotary = table
-        return table[:, :length]
+        return table[:length]
 
 
 def _modulated_norm(x: Tensor, gain: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -122,26 +117,41 @@ def _sinusoids(noise: Tensor, num_features: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class _Rotate(torch.autograd.Function):
-    """Rotary embedding by halves: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin). Backward turns back."""
+class _RotatedHeads(torch.autograd.Function):
+    """(B, L, 3, H, K) -> queries, keys and values (B, H, L, K), the first two rotated by their positions.
+
+    Rotary embedding on neighbouring pairs of dimensions, as one complex product: on a CPU a third of
+    the time of rotating halves. The published network pairs dimension j with j + K/2; its query and key
+    weights fit here after `interleave_heads`. One function, so that the gradient is written straight
+    into one buffer of the input's shape.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rotary: Tensor) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(rotary)
-        return _rotate(x, rotary[0], rotary[1])
+        query, key = _rotate(qkv[:, :, :2], rotary).transpose(1, 3).unbind(2)
+        return query, key, qkv[:, :, 2].transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (rotary,) = ctx.saved_tensors
-        return _rotate(grads[0], rotary[0], -rotary[1]), None
+        query, key, value = (g.transpose(1, 2) for g in grads)
+        out = query.new_empty((*query.shape[:2], 3, *query.shape[2:]))
+        torch.stack([query, key, value], dim=2, out=out)
+        out[:, :, :2] = _rotate(out[:, :, :2], rotary.conj())
+        return out, None
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    out = x * cos
-    out[..., :half].addcmul_(x[..., half:], sin[..., half:], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[..., :half])
-    return out
+def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """x (B, L, ..., K) times rotary (L, 1, 1, K/2), each neighbouring pair a complex number."""
+    pairs = torch.view_as_complex(x.to(rotary.real.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
+
+
+def interleave_heads(rows: Tensor, num_heads: int) -> Tensor:
+    """Reorder the rows (D, ...) of a query or key matrix from halves to neighbouring pairs, per head."""
+    heads = rows.unflatten(0, (num_heads, 2, -1))
+    return heads.transpose(1, 2).reshape(rows.shape)
 
 
 def build_model(size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator) -> Transformer:
