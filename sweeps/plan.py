@@ -152,7 +152,7 @@ def plan_specs(
             for size in sizes
             for seed in config.seeds
         ]
-    return tuple(specs), notes
+    return tuple(specs), list(dict.fromkeys(notes))
 
 
 def _check_context(config: SweepConfig, data: DataFacts) -> None:
@@ -238,7 +238,7 @@ def make_plan(
     done = _finished_here(history, by_key, guesses)
     runs = []
     for key, spec in by_key.items():
-        params = size_params(spec.size, data.num_token_ids)
+        params = param_count(spec.size, spec.vocab_size, "non_embedding")
         expected = guesses[key]
         if done:
             expected = timing.corrected_s(expected, spec.family, params, done)
@@ -264,7 +264,7 @@ def _finished_here(
         key, wall_s = str(row.get("key")), row.get("wall_s")
         if row.get("status") == "finished" and row.get("host") == host and key in specs and wall_s:
             spec = specs[key]
-            params = float(size_params(spec.size, spec.data.num_token_ids))
+            params = float(param_count(spec.size, spec.vocab_size, "non_embedding"))
             done.append(
                 timing.Finished(family=spec.family, params=params, guess_s=guesses[key], wall_s=float(wall_s))
             )
@@ -339,7 +339,8 @@ def _rate_warnings(config: SweepConfig, runs: Sequence[PlannedRun]) -> list[str]
     clipped = []
     for run in runs:
         rule = config.override(run.spec.family).learning_rate or config.learning_rate
-        if not rule.smallest <= rule.unclipped(run.params) <= rule.largest:
+        rate = rule.unclipped(size_params(run.spec.size, run.spec.data.num_token_ids))
+        if not rule.smallest <= rate <= rule.largest:
             clipped.append(run)
     if not clipped:
         return []

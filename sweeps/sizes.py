@@ -16,9 +16,9 @@ SHORTFALL = 1.5
 
 
 def size_params(size: Size, num_token_ids: int) -> int:
-    """N of the law: non-embedding parameters, counted over `num_token_ids` plus a mask id.
+    """Non-embedding parameters over `num_token_ids` ids and a mask id, by which sizes and rates are chosen.
 
-    Every family but those without a mask has exactly this many; counting all alike keeps one grid for all.
+    A family without a mask has a hair fewer; counting all alike gives all families one grid.
     """
     return param_count(size, num_token_ids + 1, "non_embedding")
 
@@ -30,7 +30,10 @@ def known_sizes(config: SweepConfig) -> dict[str, Size]:
         for given in config.sizes:
             if given.name in sizes:
                 raise UserError(f"{config.source}: sizes: {given.name!r} is there twice; names must differ")
-            sizes[given.name] = Size(**given.model_dump())
+            try:
+                sizes[given.name] = Size(**given.model_dump())
+            except UserError as error:
+                raise UserError(f"{config.source}: {error}") from None
         return sizes
     if config.size_rule is not None:
         return {size.name: size for size in rule_sizes(config.size_rule)}
@@ -80,7 +83,8 @@ def sizes_per_budget(
     for budget in sorted(config.grid.budgets):
         if chosen.window is not None:
             sizes, note = window_sizes(chosen.window, budget, list(known.values()), num_token_ids)
-            notes += [f"{family} at {budget:.3g} FLOPs: {note}"] if note else []
+            whose = f"{family} at" if chosen is override else "at"
+            notes += [f"{whose} {budget:.3g} FLOPs {note}"] if note else []
         else:
             names = chosen.sizes[budget] if isinstance(chosen.sizes, dict) else chosen.sizes or ()
             sizes = [_lookup(config, known, name) for name in names]

@@ -1,0 +1,415 @@
+"""Plans: budgets met to one sequence, the published study's step counts, warnings, meaningful keys."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaling.errors import UserError
+from scaling.flops import forward_flops
+from scaling.spec import RunSpec
+from sweeps import timing
+from sweeps.config_file import SHIPPED, load_config, parse_config, shipped_names
+from sweeps.plan import DataFacts, PlannedRun, choose_families, make_plan, plan_specs
+from sweeps.sizes import known_sizes, rule_sizes, size_params, window_sizes
+from sweeps.tables import console, plan_view
+
+BYTES = DataFacts(
+    corpus="stdlib",
+    tokenizer="bytes",
+    fingerprint="0123456789abcdef",
+    num_token_ids=256,
+    train_tokens=30_000_000,
+    heldout_tokens=1_000_000,
+)
+CONFIG = """
+name: try
+families: [ar, masked: {objective: low_variance}, uniform]
+grid:
+  budgets: [1e9, 3e9, 1e10]
+  sizes: [d8, d12, d16, d16x2]
+context_length: 32
+learning_rate: {base: 3e-3, at_params: 1e4, exponent: -0.5}
+batch: {base_tokens: 128, at_flops: 1e9, exponent: 0.3}
+"""
+
+
+measure_matmul = timing.matmul_flops_per_s
+
+
+@pytest.fixture(autouse=True)
+def quick_machine(monkeypatch):
+    """A machine that does 10 GFLOP/s at every shape: no measuring in tests."""
+    speeds = lambda shapes, threads: dict.fromkeys(shapes, 1e10)  # noqa: E731
+    monkeypatch.setattr(timing, "matmul_flops_per_s", speeds)
+    monkeypatch.setattr(timing, "gpu_name", lambda: "")
+
+
+def config_of(text: str = CONFIG):
+    return parse_config(text, source="try.yaml")
+
+
+def facts_for(config) -> DataFacts:
+    """Data facts that stand in for the config's corpus."""
+    ids = config.data.num_token_ids or {"bytes": 256, "bpe:4096": 4096}[config.data.tokenizer]
+    return replace(BYTES, corpus=config.data.corpus, tokenizer=config.data.tokenizer, num_token_ids=ids)
+
+
+def plan_of(text: str = CONFIG, data: DataFacts = BYTES, families=("uniform",), **more):
+    return make_plan(config_of(text), data, families, **more)
+
+
+# --- every shipped config
+
+
+@pytest.mark.parametrize("name", ["desk", "evening", "smoke", "gpu", "cluster", "sahoo2026"])
+def test_every_shipped_config_plans(name):
+    assert name in shipped_names()
+    config = load_config(SHIPPED / f"{name}.yaml")
+    plan = make_plan(config, facts_for(config), choose_families(config))
+    assert len(plan.runs) == len(plan.keys)
+    for family in plan.families:
+        budgets = {run.spec.budget for run in plan.of_family(family)}
+        assert len(budgets) >= 3
+        for budget in budgets:
+            sizes = [r.spec.size.name for r in plan.of_family(family) if r.spec.budget == budget]
+            assert len(set(sizes)) == len(sizes) >= 4
+    for run in plan.runs:
+        short_by = run.spec.budget - run.spec.training_flops()
+        assert 0 <= short_by < run.spec.training_flops() / run.spec.sequences
+        assert run.spec == RunSpec.from_dict(run.spec.to_dict())
+        assert run.expected_s > 0
+        assert run.memory_bytes > 0
+
+
+def test_desk_spans_thirty_in_compute_with_six_sizes():
+    for name in ("desk", "evening"):
+        config = load_config(SHIPPED / f"{name}.yaml")
+        assert len(config.grid.budgets) >= 4
+        assert max(config.grid.budgets) / min(config.grid.budgets) >= 30
+        assert 20 <= len(make_plan(config, facts_for(config), ("ar",)).runs) <= 24
+
+
+# Full steps of 256 sequences at 6e18 and 1e20: arXiv 2602.15014's code, flops_to_max_steps on its 28 files.
+PUBLISHED_STEPS = {
+    "6M": (147333, 2455556),
+    "19M": (71938, 1198971),
+    "34M": (45802, 763371),
+    "48M": (35073, 584557),
+    "66M": (27334, 455579),
+    "85M": (22554, 375909),
+    "75M": (19203, 320062),
+    "113M": (17383, 289731),
+    "142M": (14559, 242656),
+    "170M": (12524, 208741),
+    "180M": (11642, 194039),
+    "206M": (10414, 173581),
+    "231M": (9421, 157026),
+    "268M": (8134, 135581),
+    "302M": (7345, 122422),
+    "336M": (6695, 111584),
+    "472M": (4826, 80440),
+    "551M": (4199, 69985),
+    "571M": (4027, 67117),
+    "629M": (3716, 61936),
+    "666M": (3499, 58321),
+    "761M": (3093, 51563),
+    "831M": (2836, 47271),
+    "944M": (2517, 41966),
+    "1233M": (1940, 32345),
+    "1476M": (1625, 27089),
+    "1678M": (1439, 23999),
+    "2121M": (1147, 19133),
+}
+
+
+@pytest.mark.parametrize("family", ["ar", "masked", "uniform"])
+def test_published_study_has_the_published_number_of_steps(family):
+    config = load_config(SHIPPED / "sahoo2026.yaml")
+    grid = config.grid.model_copy(update={"budgets": (6e18, 1e20), "sizes": tuple(PUBLISHED_STEPS)})
+    config = config.model_copy(update={"grid": grid, "overrides": {}})
+    specs, _ = plan_specs(config, facts_for(config), (family,))
+    assert len(specs) == 56
+    for spec in specs:
+        assert spec.batch_size == 256
+        expected = PUBLISHED_STEPS[spec.size.name][spec.budget == 1e20]
+        # The published FLOP counts are rounded to 3e-5; the count of full steps is cut off to a whole number.
+        assert abs(spec.sequences // 256 - expected) <= 1 + 3.1e-5 * expected, spec.size.name
+    smallest = specs[0]
+    assert (smallest.size.name, smallest.sequences // 256) == ("6M", 147333)
+
+
+def test_published_optimizer():
+    config = load_config(SHIPPED / "sahoo2026.yaml")
+    plan = make_plan(config, facts_for(config), ("uniform",))
+    for run in plan.runs:
+        assert run.spec.optimizer.learning_rate == 2e-4
+        assert run.spec.optimizer.warmup_steps == max(run.spec.steps // 100, 100)
+
+
+# --- specs
+
+
+@settings(max_examples=30, deadline=None)
+@given(budget=st.floats(2e8, 1e13), family=st.sampled_from(["ar", "masked", "uniform"]))
+def test_budget_is_met_to_within_one_sequence(budget, family):
+    text = CONFIG.replace("[1e9, 3e9, 1e10]", f"[{budget!r}]").replace("base_tokens: 128", "base_tokens: 32")
+    for run in plan_of(text, families=(family,)).runs:
+        spec = run.spec
+        per_sequence = 3 * forward_flops(
+            spec.size, spec.vocab_size, 32, "exact", causal=spec.build_family().causal
+        )
+        assert 0 <= budget - spec.training_flops() <= per_sequence * (1 + 1e-9)
+
+
+def test_keys_do_not_depend_on_what_does_not_change_a_run():
+    keys = plan_of().keys
+    assert plan_of(CONFIG.replace("name: try", "name: other")).keys == keys
+    assert plan_of(CONFIG + "resources: {cpus: 2}\n").keys == keys
+    assert plan_of(CONFIG.replace("budgets: [1e9, 3e9, 1e10]", "budgets: [1e10, 3e9, 1e9]")).keys == keys
+    more = plan_of(CONFIG.replace("1e10]", "1e10, 3e10]")).keys
+    assert more > keys
+    assert not plan_of(CONFIG.replace("base: 3e-3", "base: 2e-3")).keys & keys
+    assert not plan_of(data=replace(BYTES, fingerprint="f" * 16)).keys & keys
+
+
+def test_seeds_multiply_the_grid():
+    plan = plan_of(CONFIG + "seeds: [1, 2, 3]\n")
+    assert len(plan.runs) == 3 * len(plan_of().runs) == len(plan.keys)
+
+
+def test_overrides_change_one_family_only():
+    text = (
+        CONFIG
+        + "overrides: {ar: {sizes: [d8, d12], learning_rate: {base: 1e-3}, batch: {base_tokens: 64}}}\n"
+    )
+    plan = plan_of(text, families=("ar", "uniform"))
+    assert {run.spec.size.name for run in plan.of_family("ar")} == {"d8", "d12"}
+    assert {run.spec.optimizer.learning_rate for run in plan.of_family("ar")} == {1e-3}
+    assert {run.spec.batch_size for run in plan.of_family("ar")} == {2}
+    assert plan.of_family("uniform") == plan_of().runs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "1e9, 3e9",
+            "1e3, 3e9",
+            "run uniform d8 at 1e+03 FLOPs: the budget is too small for one optimizer step",
+        ),
+        ("d8, d12", "d8, d13", "unknown size 'd13'; did you mean 'd"),
+        (
+            "context_length: 32",
+            "context_length: 32\nladder: dsk",
+            "unknown ladder 'dsk'; did you mean 'desk'?",
+        ),
+        ("uniform]", "unifrm]", "unknown family 'unifrm'; did you mean 'uniform'?"),
+        ("low_variance", "low_var", "family 'masked' has no objective 'low_var'"),
+        ("objective:", "objctive:", "family 'masked' has no option 'objctive'; did you mean 'objective'?"),
+        (
+            "context_length: 32",
+            "context_length: 2000000",
+            "context_length is 2000000 and the held-out text of",
+        ),
+    ],
+)
+def test_wrong_configs_end_in_a_sentence(old, new, says):
+    config = config_of(CONFIG.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        make_plan(config, BYTES, choose_families(config)[::-1])
+    assert str(caught.value).startswith("try.yaml: ")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_family_on_the_command_line_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"unknown family 'foo' \(known: ar, masked, uniform"):
+        choose_families(config_of(), ["foo"])
+
+
+def test_known_family_that_the_config_does_not_list_runs_with_its_defaults():
+    config = config_of(CONFIG.replace("families: [ar, ", "families: ["))
+    assert choose_families(config, ["ar"]) == ("ar",)
+    assert len(make_plan(config, BYTES, ("ar",)).runs) == 12
+
+
+# --- warnings
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "data", "says"),
+    [
+        ("base_tokens: 128", "base_tokens: 4096", BYTES, "fewer than 200 optimizer steps"),
+        ("", "", replace(BYTES, train_tokens=10_000), "more tokens than the corpus has (10,000), up to"),
+        ("", "", replace(BYTES, heldout_tokens=3200), "512 held-out sequences and the data has 100"),
+        ("base: 3e-3", "base: 1", BYTES, "the learning-rate rule leaves its range"),
+        ("d8, d12, d16, d16x2", "d8, d12", BYTES, "fewer than 4 sizes at 1e+09, 3e+09, 1e+10 FLOPs"),
+        ("1e9, 3e9, 1e10", "1e9, 3e9", BYTES, "only 2 budgets"),
+        (
+            "sizes: [d8, d12, d16, d16x2]",
+            "window: {params: 1e4, at_flops: 1e9, span: 8}",
+            BYTES,
+            "at 1e+09 FLOPs the window starts at 1.25e+03 params, the ladder at 4.06e+03",
+        ),
+    ],
+)
+def test_warnings(old, new, data, says):
+    plan = plan_of(CONFIG.replace(old, new, 1) if old else CONFIG, data)
+    assert [sentence for sentence in plan.warnings if says in sentence]
+
+
+def test_a_good_plan_has_no_warnings():
+    text = CONFIG.replace("base_tokens: 128", "base_tokens: 64").replace(
+        "[1e9, 3e9, 1e10]", "[3e9, 1e10, 3e10]"
+    )
+    assert plan_of(text).warnings == ()
+
+
+def test_endless_data_is_never_too_short():
+    plan = plan_of(data=replace(BYTES, train_tokens=None, heldout_tokens=None))
+    assert not [sentence for sentence in plan.warnings if "corpus" in sentence or "held-out" in sentence]
+
+
+# --- sizes
+
+
+def test_window_takes_different_sizes_around_its_centre():
+    config = config_of(
+        CONFIG.replace(
+            "sizes: [d8, d12, d16, d16x2]", "window: {params: 3e4, at_flops: 1e9, span: 4, count: 6}"
+        )
+    )
+    known = list(known_sizes(config).values())
+    sizes, note = window_sizes(config.grid.window, 1e9, known, 256)
+    params = [size_params(size, 256) for size in sizes]
+    assert len(sizes) == 6
+    assert params == sorted(set(params))
+    assert params[0] < 3e4 / 2
+    assert params[-1] > 3e4 * 2
+    assert note == ""
+
+
+@settings(max_examples=50, deadline=None)
+@given(centre=st.floats(1e3, 1e8), span=st.floats(1.5, 30), count=st.integers(2, 20))
+def test_window_always_gives_different_sizes(centre, span, count):
+    config = config_of(
+        CONFIG.replace(
+            "sizes: [d8, d12, d16, d16x2]",
+            f"window: {{params: {centre}, at_flops: 1e9, span: {span}, count: {count}}}",
+        )
+    )
+    known = list(known_sizes(config).values())
+    sizes, note = window_sizes(config.grid.window, 1e9, known, 256)
+    assert len({size.name for size in sizes}) == min(count, len(known))
+    assert note or count <= len(known)
+
+
+def test_size_rule_builds_even_heads():
+    text = CONFIG.replace("d8, d12, d16, d16x2", "h24x1, h96x3") + (
+        "size_rule: {hidden: [24, 96], hidden_per_layer: 32, head_dim: 32, cond_dim: 8, time_features: 32}\n"
+    )
+    small, large = rule_sizes(config_of(text).size_rule)
+    assert (small.num_layers, small.num_heads) == (1, 1)
+    assert (large.num_layers, large.num_heads, large.head_dim) == (3, 3, 32)
+    assert {run.spec.size for run in plan_of(text).runs} == {small, large}
+
+
+def test_sizes_written_out():
+    text = CONFIG.replace("d8, d12, d16, d16x2", "mine") + (
+        "sizes: [{name: mine, hidden: 16, num_layers: 1, num_heads: 2, cond_dim: 8, time_features: 16}]\n"
+    )
+    assert {run.spec.size.name for run in plan_of(text).runs} == {"mine"}
+    with pytest.raises(UserError, match=r"^try.yaml: size 'mine': hidden 16 .* 3 heads"):
+        plan_of(text.replace("num_heads: 2", "num_heads: 3"))
+
+
+# --- states and times
+
+
+def test_states_come_from_the_ledger():
+    keys = [run.key for run in plan_of().runs]
+    plan = plan_of(states={keys[0]: "finished", keys[1]: "preempted", keys[2]: "diverged"})
+    assert [run.state for run in plan.runs[:4]] == ["finished", "preempted", "diverged", "new"]
+    assert len(plan.to_do) == len(plan.runs) - 2
+
+
+def test_expected_times_learn_from_finished_runs():
+    first = plan_of()
+    assert not any(run.measured for run in first.runs)
+    host = socket.gethostname()
+    row = {
+        "key": first.runs[0].key,
+        "status": "finished",
+        "host": host,
+        "wall_s": 2 * first.runs[0].expected_s,
+    }
+    second = plan_of(history=[row])
+    for before, after in zip(first.runs, second.runs, strict=True):
+        assert after.measured
+        assert after.expected_s == pytest.approx(2 * before.expected_s)
+    for other in ({"host": "elsewhere"}, {"status": "failed"}, {"wall_s": None}, {"key": "unknown"}):
+        assert plan_of(history=[{**row, **other}]).runs == first.runs
+
+
+def test_nearer_runs_count_more():
+    done = [
+        timing.Finished(family="ar", params=1e4, guess_s=1, wall_s=1),
+        timing.Finished(family="ar", params=1e6, guess_s=1, wall_s=4),
+    ]
+    times = [timing.corrected_s(1, "ar", params, done) for params in (1e4, 1e5, 1e6)]
+    assert times == sorted(times)
+    assert times[0] == pytest.approx(1, rel=0.01)
+    assert times[1] == pytest.approx(2, rel=0.01)
+    assert times[2] == pytest.approx(4, rel=0.01)
+
+
+def test_the_machine_is_measured():
+    speeds = measure_matmul(frozenset({(64, 16), (256, 64)}), 1, 0.002)
+    assert set(speeds) == {(64, 16), (256, 64)}
+    assert all(1e7 < speed < 1e14 for speed in speeds.values())
+
+
+def test_time_grows_with_work():
+    runs = plan_of().runs
+    by_budget = [
+        [r.expected_s for r in runs if r.spec.size.name == "d8" and r.spec.budget == b] for b in (1e9, 1e10)
+    ]
+    assert by_budget[0] < by_budget[1]
+
+
+def test_gpu_plans_name_the_gpu_they_assume(monkeypatch):
+    assert timing.gpu_flops_per_s() == (312e12, "A100, assumed")
+    monkeypatch.setattr(timing, "gpu_name", lambda: "NVIDIA H200")
+    assert timing.gpu_flops_per_s() == (990e12, "H200")
+
+
+# --- pictures
+
+
+def render(plan) -> str:
+    out = console()
+    with out.capture() as captured:
+        out.print(plan_view(plan, slots=2))
+    return captured.get()
+
+
+def test_plan_is_shown_with_totals_states_and_picture():
+    keys = [run.key for run in plan_of().runs]
+    text = render(plan_of(states={keys[0]: "finished", keys[1]: "preempted"}))
+    assert "sweep try; data stdlib, bytes (256 ids, 30.0M training tokens)" in text
+    assert "12 runs, 1 done, 11 to do" in text
+    assert "2 at a time (a guess from a quick measurement of this machine)" in text
+    for mark in "●◑○":
+        assert text.count(mark) == {"●": 1, "◑": 1, "○": 10}[mark] + 1  # and the legend
+    assert "1.0e9   3.0e9   1.0e10" in " ".join(text.split()).replace(" ", "   ")
+
+
+def test_runs_name_themselves():
+    run: PlannedRun = plan_of().runs[0]
+    assert run.label == "uniform d8 at 1e+09 FLOPs (seed 1)"
+    assert len(run.key) == 16
