@@ -1,0 +1,156 @@
+"""The file under the ledger: its tables, its connections and its transactions.
+
+A change of the tables raises SCHEMA_VERSION and brings a migration.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scaling.errors import UserError
+
+BUSY_S = 30.0
+
+SCHEMA_VERSION = 1
+
+SCHEMA = (
+    """CREATE TABLE runs (
+        key TEXT PRIMARY KEY,
+        family TEXT NOT NULL,
+        spec TEXT NOT NULL,
+        columns TEXT NOT NULL,
+        predicted_s REAL NOT NULL,
+        needs TEXT NOT NULL,
+        state TEXT NOT NULL,
+        attempt INTEGER NOT NULL DEFAULT 0,
+        owner TEXT,
+        failures INTEGER NOT NULL DEFAULT 0,
+        signature TEXT,
+        not_before REAL NOT NULL DEFAULT 0,
+        cancel_asked INTEGER NOT NULL DEFAULT 0,
+        sentence TEXT,
+        traceback TEXT,
+        result TEXT,
+        started REAL,
+        ended REAL,
+        changed REAL NOT NULL,
+        host TEXT,
+        device TEXT
+    )""",
+    """CREATE TABLE attempts (
+        key TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        owner TEXT NOT NULL,
+        started REAL NOT NULL,
+        ended REAL,
+        state TEXT NOT NULL,
+        sentence TEXT,
+        traceback TEXT,
+        signature TEXT,
+        host TEXT,
+        device TEXT,
+        accepted INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (key, attempt)
+    )""",
+    """CREATE TABLE drivers (
+        id TEXT PRIMARY KEY,
+        host TEXT NOT NULL,
+        machine TEXT NOT NULL,
+        pid INTEGER NOT NULL,
+        process_started REAL NOT NULL,
+        beat INTEGER NOT NULL,
+        beat_at REAL NOT NULL,
+        started REAL NOT NULL,
+        ended REAL
+    )""",
+    "CREATE TABLE leases (name TEXT PRIMARY KEY, owner TEXT NOT NULL)",
+    # What the recorder has carried to a tracking store: the id of the run there, the state it was last told,
+    # the highest step sent, and how far each attempt's journal was read (bytes).
+    """CREATE TABLE shipped (
+        store TEXT NOT NULL,
+        key TEXT NOT NULL,
+        run_id TEXT,
+        state TEXT,
+        step INTEGER NOT NULL DEFAULT 0,
+        positions TEXT NOT NULL DEFAULT '{}',
+        PRIMARY KEY (store, key)
+    )""",
+)
+
+
+class LedgerFullError(UserError):
+    """The disk that holds the ledger has no room for another line."""
+
+
+class LedgerFile:
+    """`path` as an SQLite database with the ledger's tables, one connection per thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, or create it. UserError for a newer schema or a file that is no ledger."""
+        self.path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._create()
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+        self._local = threading.local()
+
+    def connection(self) -> sqlite3.Connection:
+        """The calling thread's own connection."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = PERSIST")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction. LedgerFullError where the disk is full; nothing of it is kept then."""
+        connection = self.connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            if "full" in str(error) or "disk I/O" in str(error):
+                raise LedgerFullError(f"cannot write the ledger {self.path}: {error}") from error
+            raise
+
+    def _create(self) -> None:
+        try:
+            version = self.connection().execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                with self.write() as db:
+                    if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                        for statement in SCHEMA:
+                            db.execute(statement)
+                        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                version = SCHEMA_VERSION
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise UserError(f"{self.path} is not a ledger, or cannot be written: {error}") from error
+        if version > SCHEMA_VERSION:
+            self.close()
+            raise UserError(
+                f"ledger {self.path} has schema version {version}, this version of the program knows "
+                f"{SCHEMA_VERSION}; update the program, or use another sweep name"
+            )

@@ -1,0 +1,119 @@
+"""What the ledger, the scheduler and the pools say to each other: states, needs, entries, claims, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaling.spec import RunSpec
+
+
+class State(StrEnum):
+    PLANNED = "planned"
+    WAITING = "waiting"
+    """For the moment after which it may be tried again."""
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNSCHEDULABLE = "unschedulable"
+
+
+CLAIMABLE = frozenset({State.PLANNED, State.WAITING, State.PREEMPTED})
+SETTLED = frozenset(set(State) - CLAIMABLE - {State.RUNNING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a run takes from a node while it runs."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpus:g} CPU"]
+        parts += [f"{self.gpus:g} GPU"] if self.gpus else []
+        parts += [f"{self.memory_bytes / 1e9:.1f} GB of memory"] if self.memory_bytes else []
+        return " + ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A run as the scheduler wants it: spec, data, what it needs of a node, and how long it may take."""
+
+    key: str
+    family: str
+    spec: Mapping[str, Any]
+    dataset: str
+    """Folder for `scaling.data.open_dataset`."""
+    predicted_s: float
+    needs: Needs = field(default_factory=Needs)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Run-table columns known before the run."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Passed on to `scaling.training.train`; nothing here may change the outcome."""
+
+    @classmethod
+    def of(cls, spec: RunSpec, *, dataset: str | Path, predicted_s: float, **rest: Any) -> Entry:
+        return cls(
+            key=spec.key,
+            family=spec.family,
+            spec=spec.to_dict(),
+            dataset=str(dataset),
+            predicted_s=float(predicted_s),
+            **rest,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to run `key` as attempt `attempt`, and to say how it ended while no later attempt exists."""
+
+    key: str
+    attempt: int
+    failures: int = 0
+    """Failed attempts since the run was planned or reopened."""
+    last_signature: str | None = None
+    """What the previous failure looked like."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """The little of a run that scheduling needs."""
+
+    state: State
+    owner: str | None
+    not_before: float
+    alive: bool
+    """Whether a driver that lives, or may live, holds it."""
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """All the ledger knows of a run. Times are seconds since 1970."""
+
+    key: str
+    family: str
+    spec: Mapping[str, Any]
+    columns: Mapping[str, Any]
+    predicted_s: float
+    needs: Needs
+    state: State
+    attempt: int
+    owner: str | None
+    sentence: str
+    traceback: str | None
+    result: Mapping[str, Any]
+    started: float | None
+    ended: float | None
+    changed: float
+    host: str | None
+    device: str | None
