@@ -10,7 +10,7 @@ Minimising E + A N^-alpha + B D^-beta under that constraint (Hoffmann et al. 202
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,6 +114,14 @@ class Curve:
     def loss(self, flops: np.ndarray) -> np.ndarray:
         """(1 + R, m) for flops (m,)."""
         return self.E[:, None] + np.exp(self.log_K[:, None] - self.c[:, None] * np.log(flops))
+
+    def loss_each(self, flops: np.ndarray) -> np.ndarray:
+        """(1 + R,) for flops (1 + R,): every resample at its own budget."""
+        return np.asarray(self.E + np.exp(self.log_K - self.c * np.log(flops)))
+
+    def first(self, size: int) -> Curve:
+        """The same curve with its first `size` rows: the estimate and size - 1 resamples."""
+        return replace(self, E=self.E[:size], log_K=self.log_K[:size], c=self.c[:size])
 
     def flops_at(self, loss: np.ndarray) -> np.ndarray:
         """Compute that reaches loss (1 + R, m); infinite where the loss lies at or below E."""

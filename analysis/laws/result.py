@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+MOST_BUDGETS = 20
+FEW_BUDGETS = 5
+
+
 class FitStatus(enum.StrEnum):
     """How a fit ended; the sentence beside it on the result says more."""
 
@@ -44,7 +48,12 @@ class Law(ABC):
     sentence: str
     warnings: tuple[str, ...]
     sha256: str
-    flops_range: tuple[float, float]
+    budget_flops: tuple[float, ...]
+    """The budgets of the runs, ascending; a few values over their range where there are too many to name."""
+
+    @property
+    def flops_range(self) -> tuple[float, float]:
+        return self.budget_flops[0], self.budget_flops[-1]
 
     @property
     def level(self) -> float:
@@ -179,6 +188,13 @@ def interval_columns(name: str, values: np.ndarray, level: float) -> dict[str, A
     return {name: values[0], f"{name}_low": low, f"{name}_high": high}
 
 
+def _named_budgets(table: RunTable) -> tuple[float, ...]:
+    budgets = [flops for flops, _ in table.budgets()]
+    if len(budgets) <= MOST_BUDGETS:
+        return tuple(budgets)
+    return tuple(np.geomspace(*table.flops_range, FEW_BUDGETS).tolist())
+
+
 def common_fields(table: RunTable, options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `Law` that do not depend on how the fit went."""
     return {
@@ -188,5 +204,5 @@ def common_fields(table: RunTable, options: Mapping[str, Any]) -> dict[str, Any]
         "cost": table.cost,
         "options": dict(options),
         "sha256": table.sha256,
-        "flops_range": table.flops_range,
+        "budget_flops": _named_budgets(table),
     }

@@ -71,13 +71,13 @@ def _nonnegative(gram: np.ndarray, right: np.ndarray) -> np.ndarray:
     lowest = np.zeros(len(right))
     for count in (1, 2, 3):
         for chosen in combinations(range(3), count):
-            index = np.ix_(np.arange(len(right)), chosen, chosen)
+            active = list(chosen)
             ridge = 1e-13 * np.einsum("rii->r", gram)[:, None, None] * np.eye(count)
-            c = np.linalg.solve(gram[index] + ridge, right[:, chosen, None])[..., 0]
-            value = -np.einsum("ri,ri->r", c, right[:, chosen])
+            c = np.linalg.solve(gram[:, active][:, :, active] + ridge, right[:, active, None])[..., 0]
+            value = -np.einsum("ri,ri->r", c, right[:, active])
             better = (c >= 0).all(axis=1) & (value < lowest)
             lowest = np.where(better, value, lowest)
             full = np.zeros_like(right)
-            full[:, chosen] = c
+            full[:, active] = c
             best = np.where(better[:, None], full, best)
     return best

@@ -72,7 +72,10 @@ class SurfaceLaw(Law):
         return self._parameters()["beta"]
 
     def _parameters(self) -> dict[str, Estimate]:
-        return {name: self.derive(lambda theta, i=i: theta[:, i]) for i, name in enumerate(SYMBOLS)}
+        return {
+            name: estimate(values[0], values[1:], self.level)
+            for name, values in zip(SYMBOLS, self.thetas.T, strict=True)
+        }
 
     def derive(self, number: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         """The estimate and interval of any number computed from parameters: thetas (m, 5) -> (m,)."""

@@ -19,6 +19,7 @@ ONE_VALUE_PER_FIT = (
     "family",
     "flop_convention",
     "bound",
+    "objective",
     "corpus",
     "tokenizer",
     "data_fingerprint",
@@ -88,7 +89,7 @@ class RunTable:
                 groups[-1].append(i)
             else:
                 groups.append([i])
-        return [(float(np.exp(np.mean(np.log(values[g])))), np.array(sorted(g))) for g in groups]
+        return [(_middle(values[g]), np.array(sorted(g))) for g in groups]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -107,6 +108,11 @@ class RunTable:
                     "or the two columns count differently"
                 )
         return tuple(found)
+
+
+def _middle(values: np.ndarray) -> float:
+    """Geometric mean, and exactly the value itself where all are equal."""
+    return float(values[0]) if np.all(values == values[0]) else float(np.exp(np.mean(np.log(values))))
 
 
 def prepare(runs: pd.DataFrame) -> RunTable:

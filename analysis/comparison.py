@@ -1,0 +1,301 @@
+"""Families against each other: how much more compute one needs than another to reach the same loss.
+
+The multiplier at one of a family's budgets C is C / C_ref, where the reference's frontier reaches at C_ref the
+loss the family's frontier has at C. It depends on where it is taken and on the law's form, so every row says both.
+
+The default method is "isoflop" (power law of L* without offset, as published for diffusion language models): with
+about 20 runs per family it needs two well-determined numbers per family, where the surface's floor E is hardly
+determined and yet decides how far the reference must be moved to meet a higher loss.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import UserError
+from analysis.estimate import shortest, spread
+from analysis.frontier import Curve
+from analysis.laws import fit_law
+from analysis.laws.result import Law
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+SEARCH_BEYOND = 1e3
+"""Crossovers are looked for up to this factor below and above the budgets with data."""
+SEARCH_POINTS = 241
+BISECTIONS = 50
+SAME = 1.01
+"""Budgets this close (factor) count as inside the data."""
+SHARED_BY_FAMILIES = ("flop_convention", "corpus", "tokenizer", "data_fingerprint", "context_length")
+MULTIPLIER_COLUMNS = (
+    "family",
+    "reference",
+    "at_flops",
+    "at_loss",
+    "reference_flops",
+    "multiplier",
+    "low",
+    "high",
+    "extrapolated",
+    "law",
+)
+CROSSOVER_COLUMNS = ("family", "reference", "flops", "low", "high", "loss", "share", "extrapolated")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Comparison:
+    """Compute multipliers and crossovers of families against a reference, from one law per family."""
+
+    reference: str
+    method: str
+    laws: Mapping[str, Law]
+    multipliers: pd.DataFrame
+    """family, reference, at_flops (the family's budget), at_loss (its frontier loss there, nats per token),
+    reference_flops (compute of the reference at that loss), multiplier, low, high, extrapolated (whether the
+    reference is read outside its budgets), law."""
+    crossovers: pd.DataFrame
+    """family, reference, flops, low, high, loss, share (of the resamples that cross at all), extrapolated.
+    One row per crossing of the estimated frontiers; an interval end of 0 or infinity is open."""
+    warnings: tuple[str, ...]
+
+    def summary(self) -> pd.DataFrame:
+        """One row per family: exponents of its frontier, and its multiplier at its smallest and largest budget."""
+        rows = []
+        for name, law in self.laws.items():
+            exponents = law.exponents
+            row: dict[str, Any] = {"family": name, "runs": len(law.runs), "law": self.method}
+            row |= {f"{key}_exponent": str(exponents[key]) for key in ("params", "tokens")}
+            loss = "loss" if "loss" in exponents else "reducible_loss"
+            row[f"{loss}_exponent"] = str(exponents[loss])
+            own = self.multipliers[self.multipliers["family"] == name]
+            for where, at in (("smallest", 0), ("largest", -1)):
+                row[f"multiplier_at_{where}"] = (
+                    _multiplier_text(own.iloc[at]) if len(own) else "1 (reference)"
+                )
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def plot(self) -> go.Figure:
+        """Multipliers over the budgets, as a Plotly figure."""
+        from analysis import figures
+
+        return figures.compare(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"compute over {self.reference} at equal loss, from the {self.method} law of each family",
+            "",
+        ]
+        for row in self.multipliers.to_dict(orient="records"):
+            lines.append(f"  {row['family']:<12} {_multiplier_text(row)}")
+        for row in self.crossovers.to_dict(orient="records"):
+            ends = "" if row["low"] is None else f" [{shortest(row['low'], 3)}, {shortest(row['high'], 3)}]"
+            where = ", extrapolated" if row["extrapolated"] else ""
+            lines.append(f"  {row['family']} meets {self.reference} at {row['flops']:.3g}{ends} FLOPs{where}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types at full precision; open interval ends are None."""
+        tables = {}
+        for name in ("multipliers", "crossovers"):
+            table = getattr(self, name).astype(object)
+            table = table.where(table.notna() & (table != np.inf), None)
+            tables[name] = table.to_dict(orient="records")
+        return {
+            "reference": self.reference,
+            "method": self.method,
+            **tables,
+            "warnings": list(self.warnings),
+            "laws": {name: law.to_dict() for name, law in self.laws.items()},
+        }
+
+
+def _multiplier_text(row: Any) -> str:
+    ends = "" if row["low"] is None else f" [{shortest(row['low'], 3)}, {shortest(row['high'], 3)}]"
+    where = ", extrapolated" if row["extrapolated"] else ""
+    return (
+        f"{shortest(row['multiplier'], 3)}x{ends} at loss {row['at_loss']:.3f} "
+        f"(its budget {row['at_flops']:.3g} FLOPs{where})"
+    )
+
+
+def compare(
+    runs: pd.DataFrame, reference: str = "ar", *, method: str = "isoflop", seed: int = 0, **options: Any
+) -> Comparison:
+    """Compute multipliers of every family over `reference` at equal loss, and where their frontiers cross.
+
+    runs has the columns of `fit_law` and family; method and options are those of `fit_law`. Each family is
+    resampled on its own (seeds derived from `seed` and its name), and every resample of the family meets one of the
+    reference, so the intervals carry the noise of both. UserError names a family without runs or a law that fails.
+    """
+    if not isinstance(runs, pd.DataFrame) or "family" not in runs.columns:
+        raise UserError("runs: compare needs a pandas DataFrame with a column family")
+    names = [str(name) for name in runs["family"].dropna().unique()]
+    if reference not in names:
+        raise UserError(
+            f"reference = {reference!r} has no runs; the families are {', '.join(names) or 'none'}"
+        )
+    if len(names) < 2:
+        raise UserError(f"runs: only the family {reference} has runs; compare needs at least two families")
+    _one_measure(runs)
+    ordered = [reference, *(name for name in names if name != reference)]
+    laws = {}
+    for name in ordered:
+        own_seed = zlib.crc32(f"{seed}/{name}".encode())
+        try:
+            laws[name] = fit_law(runs[runs["family"] == name], method, seed=own_seed, **options)
+        except UserError as problem:
+            raise UserError(f"family {name}: {problem}") from problem
+    base = laws[reference]
+    multipliers = pd.DataFrame(
+        [row for name in ordered[1:] for row in _multipliers(name, laws[name], reference, base)],
+        columns=list(MULTIPLIER_COLUMNS),
+    )
+    crossovers = pd.DataFrame(
+        [row for name in ordered[1:] for row in _crossovers(name, laws[name], reference, base)],
+        columns=list(CROSSOVER_COLUMNS),
+    )
+    return Comparison(
+        reference=reference,
+        method=method,
+        laws=laws,
+        multipliers=multipliers,
+        crossovers=crossovers,
+        warnings=tuple(_warnings(runs, laws, multipliers)),
+    )
+
+
+def _one_measure(runs: pd.DataFrame) -> None:
+    for name in SHARED_BY_FAMILIES:
+        if name in runs.columns:
+            found = sorted(map(str, runs[name].dropna().unique()))
+            if len(found) > 1:
+                raise UserError(
+                    f"{name}: the families' runs hold {len(found)} kinds ({', '.join(found)}), so their losses or FLOPs "
+                    f"do not compare; select one, or drop the column {name}"
+                )
+
+
+def _paired(curve: Curve, other: Curve) -> tuple[Curve, Curve]:
+    """Both curves with as many resamples as the shorter has, so that resample i of one meets i of the other."""
+    size = min(len(curve.E), len(other.E))
+    return curve.first(size), other.first(size)
+
+
+def _ends(draws: np.ndarray, level: float) -> tuple[float | None, float | None]:
+    if not len(draws):
+        return None, None
+    low, high = spread(draws, level)
+    return float(low), float(high)
+
+
+def _multipliers(name: str, law: Law, reference: str, base: Law) -> list[dict[str, Any]]:
+    """One row per budget of the family where the reference's frontier reaches the same loss."""
+    curve, other = _paired(law.curve, base.curve)
+    flops = np.array(law.budget_flops)
+    loss = curve.loss(flops)
+    reached = other.flops_at(loss)
+    smallest, largest = other.flops_range
+    rows = []
+    for i, at in enumerate(flops.tolist()):
+        if not np.isfinite(reached[0, i]):
+            continue
+        low, high = _ends(at / reached[1:, i], law.level)
+        rows.append(
+            {
+                "family": name,
+                "reference": reference,
+                "at_flops": at,
+                "at_loss": float(loss[0, i]),
+                "reference_flops": float(reached[0, i]),
+                "multiplier": float(at / reached[0, i]),
+                "low": low,
+                "high": high,
+                "extrapolated": not smallest / SAME <= reached[0, i] <= largest * SAME,
+                "law": law.method,
+            }
+        )
+    return rows
+
+
+def _crossovers(name: str, law: Law, reference: str, base: Law) -> list[dict[str, Any]]:
+    """Where the two frontiers meet, within SEARCH_BEYOND of the budgets with data."""
+    curve, other = _paired(law.curve, base.curve)
+    (own_low, own_high), (low_flops, high_flops) = curve.flops_range, other.flops_range
+    first, last = min(own_low, low_flops) / SEARCH_BEYOND, max(own_high, high_flops) * SEARCH_BEYOND
+    grid = np.geomspace(first, last, SEARCH_POINTS)
+    gap = curve.loss(grid) - other.loss(grid)
+    rows = []
+    for piece in np.flatnonzero(np.sign(gap[0, :-1]) * np.sign(gap[0, 1:]) < 0).tolist():
+        at = _root(curve, other, grid, gap, piece)
+        found = np.isfinite(at[1:]) & (at[1:] > 0)
+        low, high = _ends(at[1:], law.level)
+        rows.append(
+            {
+                "family": name,
+                "reference": reference,
+                "flops": float(at[0]),
+                "low": low,
+                "high": high,
+                "loss": float(curve.loss(at[:1])[0, 0]),
+                "share": float(found.mean()) if len(found) else None,
+                "extrapolated": not max(own_low, low_flops) / SAME
+                <= at[0]
+                <= min(own_high, high_flops) * SAME,
+            }
+        )
+    return rows
+
+
+def _root(curve: Curve, other: Curve, grid: np.ndarray, gap: np.ndarray, piece: int) -> np.ndarray:
+    """Crossing of the estimate in that piece of the grid, and of each resample the one nearest to it, (1 + R,).
+
+    A resample without a crossing of this direction has it at 0 (the later order holds throughout) or at infinity.
+    """
+    before = np.sign(gap[0, piece])
+    crosses = (np.sign(gap[:, :-1]) == before) & (np.sign(gap[:, 1:]) == -before)
+    distance = np.where(crosses, np.abs(np.arange(crosses.shape[1]) - piece), crosses.shape[1])
+    nearest = np.argmin(distance, axis=1)
+    low, high = np.log(grid[nearest]), np.log(grid[nearest + 1])
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        still = np.sign(curve.loss_each(np.exp(middle)) - other.loss_each(np.exp(middle))) == before
+        low, high = np.where(still, middle, low), np.where(still, high, middle)
+    absent = np.where(np.sign(gap[:, piece]) == before, np.inf, 0.0)
+    return np.where(crosses.any(axis=1), np.exp((low + high) / 2), absent)
+
+
+def _warnings(runs: pd.DataFrame, laws: Mapping[str, Law], multipliers: pd.DataFrame) -> list[str]:
+    found = [f"{name}: {warning}" for name, law in laws.items() for warning in law.warnings]
+    reference = next(iter(laws))
+    for name, law in list(laws.items())[1:]:
+        rows = multipliers[multipliers["family"] == name]
+        missing = len(law.budget_flops) - len(rows)
+        if missing:
+            found.append(
+                f"{name}: no multiplier at {missing} of its budgets, where its frontier loss lies at or below the "
+                f"floor E of {reference}"
+            )
+        outside = int(rows["extrapolated"].sum())
+        if outside:
+            found.append(
+                f"{name}: {outside} of {len(rows)} multipliers read the law of {reference} outside its budgets "
+                "(extrapolated)"
+            )
+    if "bound" in runs.columns and runs["bound"].dropna().nunique() > 1:
+        bounds = [n for n in laws if (runs.loc[runs["family"] == n, "bound"] == "upper").any()]
+        found.append(
+            f"the loss of {', '.join(bounds)} is an upper bound on its likelihood, not the likelihood itself: its "
+            "multipliers are upper bounds in that sense"
+        )
+    return found

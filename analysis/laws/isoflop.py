@@ -1,0 +1,338 @@
+"""Approach 2: at each budget a parabola of loss in log params, then power laws through the minima.
+
+Hoffmann et al. 2022 (arXiv 2203.15556, section 3.2); the form used by Sahoo et al. 2026 (arXiv 2602.15014): an
+unweighted parabola of the raw loss in log N, and N*, D*, L* as powers of compute without an offset. A parabola is
+biased where the sizes are wide or off centre (arXiv 2603.22339): exponents survive that, coefficients do not.
+
+A budget is refused, and says why, when its minimum is not between its smallest and largest size, when the parabola
+does not curve upwards, or with fewer than 3 sizes. Resamples go through the same guard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import UserError
+from analysis.estimate import Estimate, estimate
+from analysis.frontier import Curve, number_column
+from analysis.laws.bootstrap import check_options
+from analysis.laws.parabola import (
+    BudgetFit,
+    BudgetStatus,
+    design_matrix,
+    read_budget,
+    solve_parabolas,
+    too_few,
+)
+from analysis.laws.powerlaw import PowerLaw, fit_power_laws
+from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
+from analysis.laws.table import SAME_BUDGET, RunTable, prepare
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+RESAMPLINGS = ("parametric", "residuals", "rows")
+BARELY_BRACKETED = 0.95
+GRID_POINTS = 101
+SCATTER = 3.0
+"""Mean squared distance of the minima from a power law, over what their noise explains, that is worth a warning."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class IsoflopLaw(Law):
+    """N*, D* and L* as powers of compute, through the minima of one parabola per budget."""
+
+    method: ClassVar[str] = "isoflop"
+    budgets: tuple[BudgetFit, ...]
+    power_laws: dict[str, PowerLaw]
+    """Of params, tokens and loss."""
+    residual_sd: float | None
+    """Standard deviation of losses about the parabolas, pooled, nats; None if no budget has a fourth run."""
+
+    def _parameters(self) -> dict[str, Estimate]:
+        found = {}
+        for name, law in self.power_laws.items():
+            coefficient = np.exp(law.log_coefficient)
+            found[f"coefficient of {name}"] = estimate(coefficient[0], coefficient[1:], self.level)
+        return found
+
+    @property
+    def exponents(self) -> dict[str, Estimate]:
+        """Of N*, D*, D*/N* and L* as powers of compute (L* itself: there is no offset E)."""
+        laws = {name: law.exponent for name, law in self.power_laws.items()}
+        laws["tokens_per_param"] = laws["tokens"] - laws["params"]
+        return {name: estimate(v[0], v[1:], self.level) for name, v in laws.items()}
+
+    @property
+    def curve(self) -> Curve:
+        law = self.power_laws["loss"]
+        return Curve(
+            E=np.zeros_like(law.exponent),
+            log_K=law.log_coefficient,
+            c=-law.exponent,
+            flops_range=self.flops_range,
+        )
+
+    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: law.at(flops) for name, law in self.power_laws.items()}
+
+    @property
+    def minima(self) -> pd.DataFrame:
+        """One row per budget: flops, status, reason, params, tokens, loss (each with _low, _high), curvature
+        (nats per (log params)^2), share_bracketed (of the resamples), num_runs. A refused budget has missing
+        values (pandas.NA) in place of a minimum."""
+        rows = [_minimum(fit, self.level) for fit in self.budgets]
+        text = {name: [row[name] for row in rows] for name in ("flops", "status", "reason")}
+        names = [name for name in rows[0] if name not in (*text, "num_runs")]
+        columns = {name: number_column([row[name] for row in rows]) for name in names}
+        return pd.DataFrame(text | columns | {"num_runs": [fit.num_runs for fit in self.budgets]})
+
+    def curves(self, flops: float) -> pd.DataFrame:
+        """The fitted parabola of one budget over its sizes: params, loss, loss_low, loss_high (no rows where there
+        are too few sizes for one). UserError names the budgets there are."""
+        fit = next((b for b in self.budgets if abs(np.log(flops / b.flops)) <= np.log1p(SAME_BUDGET)), None)
+        if fit is None:
+            known = ", ".join(f"{b.flops:.3g}" for b in self.budgets)
+            raise UserError(f"flops = {flops:.3g} is no budget of this law; its budgets are {known}")
+        grid = np.linspace(fit.sizes[0], fit.sizes[-1], GRID_POINTS)
+        if not len(fit.coefficients):
+            return pd.DataFrame(
+                {name: [] for name in ("params", "loss", "loss_low", "loss_high")}, dtype=float
+            )
+        values = fit.coefficients @ design_matrix(grid, fit.centre).T
+        return pd.DataFrame({"params": np.exp(grid)} | interval_columns("loss", values, self.level))
+
+    def plot(self) -> go.Figure:
+        """The parabolas with their runs and minima, as a Plotly figure."""
+        from analysis import figures
+
+        return figures.isoflop(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        minima = self.minima.astype(object)
+        return super().to_dict() | {
+            "minima": minima.where(minima.notna(), None).to_dict(orient="records"),
+            "residual_sd": self.residual_sd,
+        }
+
+
+def fit_isoflop(
+    runs: pd.DataFrame,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    resample: str = "parametric",
+) -> IsoflopLaw:
+    """Fit parabolas and power laws to runs with columns params, tokens, loss (budget or flops group the runs).
+
+    Runs of one typed `budget` belong together; without that column, runs whose FLOPs agree within 5%.
+    resample: "parametric" adds noise of the spread of all runs about their parabolas (or loss_se where larger), with
+    the uncertainty of that spread itself, as a t interval has it; "residuals" draws from the observed
+    deviations; "rows" draws runs within each budget. UserError where fewer than 2 budgets have a usable minimum.
+    """
+    check_options(bootstrap, seed, level)
+    if resample not in RESAMPLINGS:
+        raise UserError(f"resample = {resample!r}; choose one of {', '.join(RESAMPLINGS)}")
+    table = prepare(runs)
+    if table.one_budget:
+        raise UserError(
+            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); "
+            "power laws need at least 2 budgets"
+        )
+    budgets, residual_sd = _fit_budgets(table, bootstrap, np.random.default_rng(seed), resample)
+    usable = [fit for fit in budgets if fit.status is BudgetStatus.BRACKETED]
+    if len(usable) < 2:
+        raise UserError(_refusal(budgets))
+    power_laws, dropped = _power_laws(usable)
+    options = {"bootstrap": bootstrap, "seed": seed, "level": level, "resample": resample}
+    return IsoflopLaw(
+        **common_fields(table, options),
+        status=FitStatus.CONVERGED,
+        sentence=f"{len(usable)} of {len(budgets)} budgets have their minimum inside their sizes"
+        + (f"; runs lie {residual_sd:.2g} nats about the parabolas" if residual_sd is not None else ""),
+        warnings=tuple([*table.warnings, *_warnings(budgets, usable, power_laws, dropped)]),
+        budgets=tuple(budgets),
+        power_laws=power_laws,
+        residual_sd=residual_sd,
+    )
+
+
+def _fit_budgets(
+    table: RunTable, bootstrap: int, generator: np.random.Generator, resample: str
+) -> tuple[list[BudgetFit], float | None]:
+    """The parabola of every budget with its resamples, and the pooled spread about them."""
+    log_params = np.log(table.params)
+    log_cost = np.log(table.flops) - np.log(table.tokens)
+    groups = table.budgets()
+    fitted = table.loss.copy()
+    enlarge = np.ones(len(table))
+    squares, freedom = 0.0, 0
+    for _, members in groups:
+        x = log_params[members]
+        if len(np.unique(x)) >= 3:
+            one = solve_parabolas(x, table.loss[None, members], np.ones((1, len(x))), float(x.mean()))
+            fitted[members] = design_matrix(x, float(x.mean())) @ one[0]
+            squares += float(np.sum((table.loss[members] - fitted[members]) ** 2))
+            freedom += len(x) - 3
+            enlarge[members] = np.sqrt(len(x) / max(len(x) - 3, 1))
+    residual_sd = float(np.sqrt(squares / freedom)) if freedom else None
+    deviations = (table.loss - fitted) * enlarge
+    draw = {"parametric": _parametric, "residuals": _residuals, "rows": _rows}[resample]
+    losses, weights = draw(table, deviations, residual_sd, freedom, bootstrap, generator)
+    fits = []
+    for flops, members in groups:
+        x = log_params[members]
+        if len(np.unique(x)) < 3:
+            fits.append(too_few(flops, members, x))
+            continue
+        centre = float(x.mean())
+        coefficients = solve_parabolas(x, losses[:, members], weights[:, members], centre)
+        fits.append(read_budget(flops, members, x, log_cost[members], coefficients, centre))
+    return fits, residual_sd
+
+
+def _parametric(
+    table: RunTable,
+    deviations: np.ndarray,
+    residual_sd: float | None,
+    freedom: int,
+    bootstrap: int,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and weights (1 + R, n): the table, then the table with normal noise added."""
+    sd = np.zeros((bootstrap, 1))
+    if residual_sd is not None:
+        # the spread is itself estimated from few runs: dividing by its chi makes percentiles t intervals
+        sd = residual_sd * np.sqrt(freedom / generator.chisquare(freedom, size=(bootstrap, 1)))
+    known = np.zeros(len(table)) if table.loss_se is None else table.loss_se
+    if residual_sd is None and not known.any():
+        bootstrap, sd = 0, sd[:0]
+    noise = generator.standard_normal((bootstrap, len(table))) * np.maximum(sd, known)
+    losses = np.concatenate([table.loss[None], table.loss + noise])
+    return losses, np.ones_like(losses)
+
+
+def _residuals(
+    table: RunTable,
+    deviations: np.ndarray,
+    residual_sd: float | None,
+    freedom: int,
+    bootstrap: int,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_parametric`, with the noise drawn from the deviations of all runs (enlarged for the fitted terms)."""
+    if residual_sd is None:
+        bootstrap = 0
+    noise = deviations[generator.integers(0, len(table), size=(bootstrap, len(table)))]
+    losses = np.concatenate([table.loss[None], table.loss + noise])
+    return losses, np.ones_like(losses)
+
+
+def _rows(
+    table: RunTable,
+    deviations: np.ndarray,
+    residual_sd: float | None,
+    freedom: int,
+    bootstrap: int,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same losses with weights that say how often each run is drawn, budget by budget."""
+    weights = np.ones((1 + bootstrap, len(table)))
+    for _, members in table.budgets():
+        size = len(members)
+        drawn = generator.integers(0, size, size=(bootstrap, size)) + size * np.arange(bootstrap)[:, None]
+        weights[1:, members] = np.bincount(drawn.ravel(), minlength=bootstrap * size).reshape(bootstrap, size)
+    return np.broadcast_to(table.loss, weights.shape), weights
+
+
+def _power_laws(usable: list[BudgetFit]) -> tuple[dict[str, PowerLaw], int]:
+    """Power laws through the bracketed minima, and how many resamples have fewer than two of them."""
+    log_flops = np.log([fit.flops for fit in usable])
+    inside = np.stack([fit.inside for fit in usable], axis=1)
+    columns = {
+        "params": [fit.log_params for fit in usable],
+        "tokens": [fit.log_tokens for fit in usable],
+        "loss": [np.log(np.where(fit.inside & (fit.loss > 0), fit.loss, 1.0)) for fit in usable],
+    }
+    laws = {}
+    for name, values in columns.items():
+        laws[name], enough = fit_power_laws(log_flops, np.stack(values, axis=1), inside)
+    return laws, int(np.sum(~enough))
+
+
+def _minimum(fit: BudgetFit, level: float) -> dict[str, Any]:
+    """One row of `IsoflopLaw.minima`."""
+    row: dict[str, Any] = {"flops": fit.flops, "status": str(fit.status), "reason": fit.reason}
+    found = fit.status is BudgetStatus.BRACKETED
+    for name, values in (
+        ("params", fit.log_params),
+        ("tokens", fit.log_tokens),
+        ("tokens_per_param", fit.log_tokens - fit.log_params),
+        ("loss", fit.loss),
+    ):
+        shown = values if name == "loss" else np.exp(values)
+        ends = fit.ends(shown, level) if found else None
+        row[name] = float(shown[0]) if found else None
+        row[f"{name}_low"], row[f"{name}_high"] = ends or (None, None)
+    row["curvature"] = fit.curvature if len(fit.coefficients) else None
+    row["share_bracketed"] = float(fit.inside[1:].mean()) if len(fit.inside) > 1 else None
+    row["num_runs"] = fit.num_runs
+    return row
+
+
+def _refusal(budgets: list[BudgetFit]) -> str:
+    reasons = [fit.reason for fit in budgets if fit.reason]
+    more = f"; and {len(reasons) - 5} budgets more" if len(reasons) > 5 else ""
+    return (
+        f"isoflop: {len(budgets) - len(reasons)} of {len(budgets)} budgets have a usable minimum and power laws need "
+        f"2: {'; '.join(reasons[:5])}{more}"
+    )
+
+
+def _warnings(
+    budgets: list[BudgetFit], usable: list[BudgetFit], laws: dict[str, PowerLaw], dropped: int
+) -> list[str]:
+    found = [fit.reason for fit in budgets if fit.reason]
+    for fit in usable:
+        if len(fit.inside) > 1 and fit.inside[1:].mean() < BARELY_BRACKETED:
+            found.append(
+                f"the minimum at {fit.flops:.1e} FLOPs is barely bracketed: {1 - fit.inside[1:].mean():.0%} of the "
+                "resamples put it outside the sizes"
+            )
+    if len(usable) == 2:
+        found.append("two usable budgets: the power laws pass through both minima, nothing checks their form")
+    num_resamples = len(usable[0].inside) - 1
+    if not num_resamples:
+        found.append(
+            "no intervals: no resamples, or no budget with a fourth run and no loss_se to tell the noise"
+        )
+    if dropped > 0.01 * max(num_resamples, 1):
+        found.append(
+            f"{dropped} of {num_resamples} resamples have fewer than two usable minima and are not counted"
+        )
+    if num_resamples and len(usable) > 2:
+        found += _scatter(usable, laws)
+    return found
+
+
+def _scatter(usable: list[BudgetFit], laws: dict[str, PowerLaw]) -> list[str]:
+    """Warns where the minima lie farther from their power law than their own intervals allow."""
+    flops = np.array([fit.flops for fit in usable])
+    found = []
+    for name, values in (("params", "log_params"), ("loss", "loss")):
+        fitted = laws[name].at(flops)[0]
+        at = np.array([getattr(fit, values)[0] for fit in usable])
+        off = at - (np.log(fitted) if name == "params" else fitted)
+        sd = np.array([np.std(getattr(fit, values)[1:][fit.convex[1:]]) for fit in usable])
+        if np.all(sd > 0) and np.mean((off / sd) ** 2) > SCATTER * (len(usable) - 2) / len(usable):
+            worst = int(np.argmax(np.abs(off / sd)))
+            found.append(
+                f"the minima lie farther from the power law of {name} than their noise explains (most at "
+                f"{flops[worst]:.1e} FLOPs): its interval is too narrow"
+            )
+    return found
