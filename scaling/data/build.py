@@ -1,0 +1,244 @@
+"""`prepare`: a corpus and a tokenizer become a folder of shards, once; the next call opens it at once."""
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from scaling.data.corpora import HELDOUT_SHARE, Corpus, digest_of, heldout_limit, parse_corpus
+from scaling.data.dataset import Dataset, open_dataset
+from scaling.data.shards import FORMAT, SPLITS, SplitWriter, Workshop, dtype_for, read_meta, write_meta
+from scaling.data.synthetic import parse_source
+from scaling.data.tokenizers import Tokenizer, check_tokenizer, make_tokenizer, tokenizer_stamp
+from scaling.errors import UserError
+
+_TOKENIZER_TRAINING_BYTES = 1 << 26  # BPE merges hardly change beyond some ten megabytes of text
+_BATCH_BYTES = 1 << 20
+_BATCH_DOCUMENTS = 1024
+_REPORT_S = 0.1
+SPLIT_RULE = f"held out: documents whose sha256 starts below {HELDOUT_SHARE:g} of its range"
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def prepare(corpus: str, tokenizer: str, cache: Path | str, *, report: Report | None = None) -> Dataset:
+    """Tokens of a corpus in `cache`, built on the first call and opened on later ones.
+
+    The folder is named after corpus, tokenizer and a cheap stamp of the source (names, sizes and times of its
+    files), so changed files are tokenized anew beside the old folder. Safe against a second builder, who
+    waits, and against being killed, which leaves a temporary that the next builder removes.
+
+    `report` gets a record some ten times a second while building: `stage` ("waiting" for another builder,
+    "tokenizer", "tokens"), `done_bytes`, `total_bytes` (about; None if unknown), `documents`.
+
+    Raises UserError, leaving nothing behind, for an unknown, missing or empty corpus, a file that is not
+    text, an unknown tokenizer, a missing optional package, a full disk, or a corpus that changes while it is
+    read.
+    """
+    cache = Path(cache)
+    if corpus.startswith("synthetic:"):
+        return _prepare_synthetic(corpus, tokenizer, cache)
+    check_tokenizer(tokenizer)
+    source = parse_corpus(corpus)
+    progress = _Progress(report)
+    key = [FORMAT, corpus, source.stamp(), tokenizer, tokenizer_stamp(tokenizer), SPLIT_RULE]
+    return _built_once(
+        cache,
+        _folder_name(corpus, tokenizer, key),
+        lambda folder: _build(folder, source, tokenizer, progress),
+        progress,
+    )
+
+
+def _built_once(cache: Path, name: str, build: Callable[[Path], None], progress: "_Progress") -> Dataset:
+    if _ready(cache / name):
+        return open_dataset(cache / name)
+    shop = Workshop(cache, name)
+    with shop.locked(on_wait=lambda: progress.tell("waiting", 0, None, 0)):
+        if not _ready(shop.target):
+            with shop.folder() as folder:
+                build(folder)
+    return open_dataset(shop.target)
+
+
+def _ready(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        read_meta(folder)
+    except UserError:  # damaged from outside: built again
+        return False
+    return True
+
+
+def _folder_name(corpus: str, tokenizer: str, key: list[object]) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", f"{corpus}-{tokenizer}".lower()).strip("-")[:60]
+    return f"{words}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
+
+
+def _prepare_synthetic(corpus: str, tokenizer: str, cache: Path) -> Dataset:
+    if tokenizer not in ("bytes", "ids"):
+        raise UserError(
+            f"tokenizer {tokenizer!r}: corpus {corpus!r} makes token ids, not text; leave it at 'bytes'"
+        )
+    source = parse_source(corpus)
+    key = [FORMAT, source.name]
+
+    def build(folder: Path) -> None:
+        identity = {"source": source.name, "format": FORMAT}
+        meta = {
+            "format": FORMAT,
+            "corpus": source.name,
+            "tokenizer": "ids",
+            "fingerprint": _sha256(identity),
+            "num_token_ids": source.num_token_ids,
+            "dtype": None,
+            "splits": {},
+            "entropy_rate": source.entropy_rate,
+            "entropy_rate_se": source.entropy_rate_se,
+        }
+        write_meta(folder, meta)
+
+    return _built_once(cache, _folder_name(source.name, "ids", key), build, _Progress(None))
+
+
+def _sha256(plain: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _build(folder: Path, source: Corpus, tokenizer_name: str, progress: "_Progress") -> None:
+    stamp = source.stamp()
+    limit = _limit_that_splits(source)
+    text = progress.over(_training_text(source, limit), "tokenizer", _training_bytes(source))
+    tokenizer = make_tokenizer(tokenizer_name, text)
+    writers = _write(folder, source, tokenizer, limit, progress)
+    tokenizer.save(folder)
+    if source.stamp() != stamp:
+        raise UserError(
+            f"corpus {source.name!r} changed while it was being read; run again when it is at rest"
+        )
+    splits = {split: writer.summary() for split, writer in writers.items()}
+    dtype = dtype_for(tokenizer.num_token_ids).str
+    identity = {
+        "tokens": {split: facts["sha256"] for split, facts in splits.items()},
+        "dtype": dtype,
+        "tokenizer": tokenizer.identity,
+        "num_token_ids": tokenizer.num_token_ids,
+        "split": SPLIT_RULE,
+    }
+    meta = {
+        "format": FORMAT,
+        "corpus": source.name,
+        "tokenizer": tokenizer.name,
+        "tokenizer_identity": tokenizer.identity,
+        "fingerprint": _sha256(identity),
+        "num_token_ids": tokenizer.num_token_ids,
+        "end_of_document": tokenizer.end,
+        "dtype": dtype,
+        "split_rule": SPLIT_RULE,
+        "bytes_per_token": splits["heldout"]["bytes"] / splits["heldout"]["tokens"],
+        "splits": splits,
+    }
+    write_meta(folder, meta)
+
+
+def _limit_that_splits(source: Corpus) -> int:
+    """The digest below which a document is held out: the usual share, or what holds out one of a tiny corpus.
+
+    Reads only until both splits have a document, which on most corpora is after a few dozen.
+    """
+    usual = heldout_limit()
+    digests: set[int] = set()
+    for _, text in source.documents():
+        digests.add(digest_of(text))
+        if min(digests) < usual <= max(digests):
+            return usual
+    if not digests:
+        raise UserError(f"corpus {source.name!r} is empty: it has no document with text in it")
+    if len(digests) == 1:
+        raise UserError(
+            f"corpus {source.name!r} has one document only (or copies of it); at least two are needed, one of"
+            " them held out"
+        )
+    return min(digests) + 1
+
+
+def _training_bytes(source: Corpus) -> int:
+    total = source.total_bytes()
+    return _TOKENIZER_TRAINING_BYTES if total is None else min(total, _TOKENIZER_TRAINING_BYTES)
+
+
+def _training_text(source: Corpus, limit: int) -> Iterator[bytes]:
+    """Documents for a tokenizer to learn from: training ones, spread over the corpus, of bounded size."""
+    total = source.total_bytes()
+    kept_share = 1.0 if total is None else min(1.0, _TOKENIZER_TRAINING_BYTES / max(1, total))
+    seen = 0
+    for _, text in source.documents():
+        digest = digest_of(text)
+        if digest < limit or (digest & 0xFFFFFFFF) >= kept_share * 2**32:
+            continue
+        yield text
+        seen += len(text)
+        if seen >= _TOKENIZER_TRAINING_BYTES:
+            return
+
+
+def _write(
+    folder: Path, source: Corpus, tokenizer: Tokenizer, limit: int, progress: "_Progress"
+) -> dict[str, SplitWriter]:
+    dtype = dtype_for(tokenizer.num_token_ids)
+    writers = {split: SplitWriter(folder, split, dtype) for split in SPLITS}
+    with contextlib.ExitStack() as stack:
+        for writer in writers.values():
+            stack.callback(writer.close)
+        for texts in _batches(progress.over(_texts(source), "tokens", source.total_bytes())):
+            for text, tokens in zip(texts, tokenizer.encode(texts), strict=True):
+                split = "heldout" if digest_of(text) < limit else "train"
+                writers[split].add(tokens, len(text) + 1)
+    return writers
+
+
+def _texts(source: Corpus) -> Iterator[bytes]:
+    for _, text in source.documents():
+        yield text
+
+
+def _batches(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_BYTES or len(batch) == _BATCH_DOCUMENTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Progress:
+    """Calls `report` with records, a few times a second and at each stage's end."""
+
+    def __init__(self, report: Report | None) -> None:
+        self._report = report
+        self._next = 0.0
+
+    def tell(self, stage: str, done: int, total: int | None, documents: int) -> None:
+        if self._report is not None:
+            self._report({"stage": stage, "done_bytes": done, "total_bytes": total, "documents": documents})
+
+    def over(self, texts: Iterator[bytes], stage: str, total: int | None) -> Iterator[bytes]:
+        """`texts`, told as they pass."""
+        done = documents = 0
+        for text in texts:
+            yield text
+            done += len(text)
+            documents += 1
+            if time.monotonic() >= self._next:
+                self._next = time.monotonic() + _REPORT_S
+                self.tell(stage, done, total, documents)
+        self.tell(stage, done, total, documents)

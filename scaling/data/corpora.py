@@ -1,0 +1,224 @@
+"""Corpora: where documents come from. Every corpus streams; none is ever held in memory.
+
+A document is UTF-8 bytes. Which documents are held out depends on their content alone (`digest_of`), so
+the split does not change with file names, order, or the number of files, and exact copies never straddle it.
+"""
+
+import hashlib
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from scaling.data.names import find_files, nearest
+from scaling.errors import UserError
+
+HELDOUT_SHARE = 1 / 20
+PIECE_BYTES = (
+    1 << 14
+)  # a text file's unit of splitting: small enough that a 1 MB file gets some 3 held-out pieces
+
+Document = tuple[str, bytes]  # id for messages and tests, UTF-8 text
+
+
+class Corpus(Protocol):
+    """A named stream of documents."""
+
+    name: str  # as the user wrote it
+
+    def stamp(self) -> list[object]:
+        """Plain data that changes when the corpus changes, cheap to get: no document is read."""
+
+    def total_bytes(self) -> int | None:
+        """About how much `documents` will yield, for a progress bar; None if unknown."""
+
+    def documents(self) -> Iterator[Document]:
+        """Documents in an order that depends on the corpus alone; empty ones left out."""
+
+
+def digest_of(text: bytes) -> int:
+    """The first 64 bits of a document's SHA-256: what every choice about the document is made from."""
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+def heldout_limit(share: float = HELDOUT_SHARE) -> int:
+    """Documents whose digest lies below this number are held out."""
+    return int(share * 2**64)
+
+
+def file_stamps(files: tuple[Path, ...]) -> list[object]:
+    """Path, size and modification time of each file."""
+    stamps: list[object] = []
+    for file in files:
+        try:
+            status = file.stat()
+        except FileNotFoundError:  # gone since it was found
+            stamps.append([os.path.abspath(file), None, None])
+            continue
+        stamps.append([os.path.abspath(file), status.st_size, status.st_mtime_ns])
+    return stamps
+
+
+# Written by the build of the interpreter, so different on every machine.
+_MACHINE_MADE = ("_sysconfigdata",)
+_SKIPPED_FOLDERS = ("__pycache__", "site-packages", "dist-packages", "config-")
+
+
+class StdlibCorpus:
+    """Source text of the running Python's standard library: every *.py below `sysconfig`'s stdlib folder.
+
+    In: library, its test suite where installed, idlelib. Out: installed packages, caches, what the
+    interpreter's build wrote (`config-*`, `_sysconfigdata*`), and files that are not UTF-8 text (the test
+    suite has a few on purpose). One file is one document. About 31 MB with CPython 3.11, 14 MB without tests.
+    """
+
+    def __init__(self, name: str = "stdlib", root: Path | None = None) -> None:
+        self.name = name
+        self.root = str(root or sysconfig.get_path("stdlib"))
+
+    def _files(self) -> list[os.DirEntry[str]]:
+        found: list[os.DirEntry[str]] = []
+        folders = [self.root]
+        while folders:
+            for entry in os.scandir(folders.pop()):
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.startswith(_SKIPPED_FOLDERS):
+                        folders.append(entry.path)
+                elif (
+                    entry.name.endswith(".py")
+                    and not entry.name.startswith(_MACHINE_MADE)
+                    and entry.is_file()
+                ):
+                    found.append(entry)
+        if not found:
+            raise UserError(f"corpus 'stdlib': no Python source under {self.root}; use text:GLOB instead")
+        return sorted(found, key=lambda entry: entry.path)
+
+    def stamp(self) -> list[object]:
+        files = self._files()
+        stats = [(entry.path, entry.stat()) for entry in files]
+        return [sys.version, [[path, status.st_size, status.st_mtime_ns] for path, status in stats]]
+
+    def total_bytes(self) -> int:
+        return sum(entry.stat().st_size for entry in self._files())
+
+    def documents(self) -> Iterator[Document]:
+        for entry in self._files():
+            text = Path(entry.path).read_bytes()
+            if text and text_problem(text) is None:
+                yield os.path.relpath(entry.path, self.root).replace(os.sep, "/"), text
+
+
+def text_problem(text: bytes) -> str | None:
+    """Why bytes are not text, or None if they are: a NUL byte, or not UTF-8."""
+    if b"\0" in text:
+        return f"a NUL byte at position {text.index(0)}"
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        return f"byte 0x{text[problem.start]:02x} at position {problem.start} is not UTF-8"
+    return None
+
+
+class TextCorpus:
+    """`text:GLOB`: UTF-8 files, each cut into documents of at most 16 KiB, at line ends where it has any.
+
+    The pieces let even one long file be split into train and held-out. Raises UserError for a file that is
+    not text, naming it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.files = find_files("text", name.removeprefix("text:"))
+
+    def stamp(self) -> list[object]:
+        return file_stamps(self.files)
+
+    def total_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+    def documents(self) -> Iterator[Document]:
+        for file in self.files:
+            start = 0
+            for piece in self._pieces(file):
+                problem = text_problem(piece)
+                if problem:
+                    raise UserError(
+                        f"corpus '{self.name}': {file} is not text ({problem}, counted from byte {start});"
+                        " give UTF-8 text files"
+                    )
+                yield f"{file}:{start}", piece
+                start += len(piece)
+
+    def _pieces(self, file: Path) -> Iterator[bytes]:
+        rest = b""
+        try:
+            with open(file, "rb") as stream:
+                while block := stream.read(PIECE_BYTES - len(rest)):
+                    rest += block
+                    if len(rest) == PIECE_BYTES:
+                        cut = _cut(rest)
+                        yield rest[:cut]
+                        rest = rest[cut:]
+        except OSError as problem:
+            raise UserError(f"corpus '{self.name}': cannot read {file}: {problem.strerror}") from problem
+        if rest:
+            yield rest
+
+
+def _cut(piece: bytes) -> int:
+    """Where to end a full piece: after its last newline, else before a character that it would break."""
+    newline = piece.rfind(b"\n") + 1
+    if newline:
+        return newline
+    for back in range(1, 4):
+        byte = piece[-back]
+        if byte >= 0xC0:  # the first byte of a character of 2, 3 or 4 bytes
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(piece) - back if back < length else len(piece)
+        if byte < 0x80:
+            break
+    return len(piece)
+
+
+def _records(kind: str) -> Callable[[str], Corpus]:
+    def load(name: str) -> Corpus:
+        from scaling.data import records
+
+        corpus: Corpus = getattr(records, kind)(name)
+        return corpus
+
+    return load
+
+
+SCHEMES: dict[str, Callable[[str], Corpus]] = {
+    "text": TextCorpus,
+    "jsonl": _records("JsonlCorpus"),
+    "parquet": _records("ParquetCorpus"),
+    "hf": _records("HubCorpus"),
+}
+KNOWN = (
+    "stdlib",
+    "text:GLOB",
+    "jsonl:GLOB[#field]",
+    "parquet:GLOB[#column]",
+    "hf:NAME[@config][#column]",
+    "synthetic:markov?...",
+    "synthetic:hmm?...",
+)
+
+
+def parse_corpus(name: str) -> Corpus:
+    """The corpus of a name such as `stdlib` or `jsonl:data/*.jsonl#text`.
+
+    Raises UserError for an unknown kind, a pattern that matches nothing, or bad options.
+    """
+    if name == "stdlib":
+        return StdlibCorpus()
+    scheme, colon, _ = name.partition(":")
+    if colon and scheme in SCHEMES:
+        return SCHEMES[scheme](name)
+    hint = nearest(scheme, ["stdlib", *SCHEMES, "synthetic"])
+    raise UserError(f"unknown corpus {name!r}{hint}; known: {', '.join(KNOWN)}")

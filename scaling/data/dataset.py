@@ -1,0 +1,237 @@
+"""`Dataset`: windows of token ids, by number. What training and evaluation read."""
+
+import bisect
+import functools
+import itertools
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.data.permutation import permute
+from scaling.data.shards import SPLITS, read_meta, shard_name
+from scaling.data.synthetic import Source, parse_source
+from scaling.data.tokenizers import Tokenizer, open_tokenizer
+from scaling.errors import UserError
+
+_OPEN_SHARDS = 256  # a mapping keeps a file descriptor
+_ORDER_BLOCK = 4096  # window numbers permuted at a time: one by one costs more than a small batch's reading
+
+
+class Dataset(ABC):
+    """A prepared corpus. Cheap to open, read by many processes at once, pickled as the name of its folder.
+
+    Windows are `context_length` tokens each. Which window is number n of the training order depends on
+    (seed, n) alone.
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder = folder
+        self.meta = meta
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_dataset, (self.folder,)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.corpus!r}, {self.tokenizer!r}, fingerprint={self.fingerprint[:16]!r})"
+
+    @property
+    def corpus(self) -> str:
+        """The corpus as it was named; synthetic ones with all their options."""
+        return str(self.meta["corpus"])
+
+    @property
+    def tokenizer(self) -> str:
+        """The tokenizer as it was named; "ids" for synthetic sources."""
+        return str(self.meta["tokenizer"])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over tokens, tokenizer and split rule; not over names or times of files."""
+        return str(self.meta["fingerprint"])
+
+    @property
+    def num_token_ids(self) -> int:
+        """Ids run from 0 to this, exclusive. A mask id, where a family needs one, comes on top."""
+        return int(self.meta["num_token_ids"])
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes per token of the held-out text; None where there is no text.
+
+        A document's end counts as one byte. Bits per byte = nats per token / ln 2 / this.
+        """
+        return self.meta.get("bytes_per_token")
+
+    @property
+    def entropy_rate(self) -> float | None:
+        """Nats per token of a synthetic source in the limit of long contexts; None for text."""
+        return self.meta.get("entropy_rate")
+
+    @property
+    def source(self) -> Source | None:
+        """The synthetic source, with its exact probabilities; None for text."""
+        return None
+
+    def entropy_per_token(self, context_length: int) -> float | None:
+        """Nats per token of a whole window of a synthetic source: the lowest loss on windows of that length.
+
+        H(X_1..X_L) / L, above `entropy_rate` because a window's first tokens have little to go by. None for
+        text.
+        """
+        return None if self.source is None else self.source.entropy_per_token(context_length)
+
+    @abstractmethod
+    def num_tokens(self, split: str) -> int | None:
+        """Tokens of "train" or "heldout"; None if endless."""
+
+    @abstractmethod
+    def num_windows(self, split: str, context_length: int) -> int | None:
+        """Windows of a split; None if endless. Raises UserError if the split is shorter than one window."""
+
+    @abstractmethod
+    def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray:
+        """Training windows first_sequence, ..., first_sequence + count - 1: (count, context_length) int64.
+
+        Each epoch passes once over every window of the training tokens in an order drawn from (seed, epoch).
+        Raises UserError if the corpus is shorter than one window.
+        """
+
+    @abstractmethod
+    def heldout(self, count: int, context_length: int) -> np.ndarray:
+        """Held-out windows, always the same for equal arguments: (count or fewer, context_length) int64.
+
+        Spread evenly over the held-out text; all its windows if it has fewer than `count`.
+        Raises UserError if the held-out text is shorter than one window.
+        """
+
+    @abstractmethod
+    def decode(self, ids: np.ndarray) -> str:
+        """Ids as text for people to read."""
+
+
+def open_dataset(folder: Path | str) -> Dataset:
+    """The dataset of a folder made by `prepare`: reads meta.json, maps shards when they are first used.
+
+    Raises UserError if the folder is not such a folder, or a shard is missing or has the wrong size.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
+    return ShardDataset(folder, meta) if meta["splits"] else SyntheticDataset(folder, meta)
+
+
+def _check(context_length: int, count: int) -> None:
+    if context_length < 1:
+        raise UserError(f"context_length={context_length} should be at least 1")
+    if count < 1:
+        raise UserError(f"count={count} should be at least 1")
+
+
+@functools.lru_cache(maxsize=8)
+def _order(num_windows: int, seed: int, epoch: int, block: int) -> list[int]:
+    """Entries block * _ORDER_BLOCK, ... of an epoch's order of windows."""
+    first = block * _ORDER_BLOCK
+    index = np.arange(first, min(first + _ORDER_BLOCK, num_windows))
+    return permute(index, num_windows, "windows", seed, epoch).tolist()
+
+
+class ShardDataset(Dataset):
+    """Tokens in memory-mapped shards."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        super().__init__(folder, meta)
+        self._starts = {
+            split: list(itertools.accumulate(meta["splits"][split]["shards"], initial=0)) for split in SPLITS
+        }
+        self._map = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open_map)
+
+    def _open_map(self, split: str, shard: int) -> np.ndarray:
+        mapped = np.memmap(self.folder / shard_name(split, shard), dtype=self.meta["dtype"], mode="r")
+        return mapped.view(np.ndarray)  # still a mapping; slicing a memmap object costs ten times as much
+
+    @functools.cached_property
+    def _text(self) -> Tokenizer:
+        return open_tokenizer(self.tokenizer, self.folder)
+
+    def num_tokens(self, split: str) -> int:
+        if split not in SPLITS:
+            raise UserError(f"split={split!r} should be one of {', '.join(SPLITS)}")
+        return self._starts[split][-1]
+
+    def num_windows(self, split: str, context_length: int) -> int:
+        _check(context_length, 1)
+        windows = self.num_tokens(split) // context_length
+        if not windows:
+            name = {"train": "training", "heldout": "held-out"}[split]
+            raise UserError(
+                f"context_length={context_length} is longer than the {name} text of corpus {self.corpus!r}"
+                f" ({self.num_tokens(split)} tokens); choose a shorter context or a larger corpus"
+            )
+        return windows
+
+    def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray:
+        _check(context_length, count)
+        num_windows = self.num_windows("train", context_length)
+        windows: list[int] = []
+        while len(windows) < count:
+            epoch, index = divmod(int(first_sequence) + len(windows), num_windows)
+            block, skipped = divmod(index, _ORDER_BLOCK)
+            order = _order(num_windows, int(seed), epoch, block)
+            windows += order[skipped : skipped + count - len(windows)]
+        return self._windows("train", windows, context_length)
+
+    def heldout(self, count: int, context_length: int) -> np.ndarray:
+        _check(context_length, count)
+        num_windows = self.num_windows("heldout", context_length)
+        kept = min(count, num_windows)
+        spread = [(2 * index + 1) * num_windows // (2 * kept) for index in range(kept)]
+        return self._windows("heldout", spread, context_length)
+
+    def _windows(self, split: str, windows: list[int], context_length: int) -> np.ndarray:
+        ids = np.empty((len(windows), context_length), dtype=np.int64)
+        starts = self._starts[split]
+        for row, window in zip(ids, windows, strict=True):
+            position, filled = window * context_length, 0
+            while filled < context_length:  # a window may lie across two shards
+                shard = bisect.bisect_right(starts, position) - 1
+                offset = position - starts[shard]
+                part = self._map(split, shard)[offset : offset + context_length - filled]
+                row[filled : filled + len(part)] = part
+                filled += len(part)
+                position += len(part)
+        return ids
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self._text.decode(ids)
+
+
+class SyntheticDataset(Dataset):
+    """Windows drawn from a source of known entropy: endless, each made when asked for."""
+
+    @functools.cached_property
+    def _source(self) -> Source:
+        return parse_source(self.corpus)
+
+    @property
+    def source(self) -> Source:
+        return self._source
+
+    def num_tokens(self, split: str) -> None:
+        if split not in SPLITS:
+            raise UserError(f"split={split!r} should be one of {', '.join(SPLITS)}")
+
+    def num_windows(self, split: str, context_length: int) -> None:
+        _check(context_length, 1)
+        self.num_tokens(split)
+
+    def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray:
+        _check(context_length, count)
+        return self.source.windows(("train", int(seed)), int(first_sequence), count, context_length)
+
+    def heldout(self, count: int, context_length: int) -> np.ndarray:
+        _check(context_length, count)
+        return self.source.windows(("heldout",), 0, count, context_length)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return " ".join(str(token) for token in np.asarray(ids).ravel().tolist())

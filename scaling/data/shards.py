@@ -1,0 +1,300 @@
+"""Shards: the tokens of a corpus in files of bounded size, written once and memory-mapped ever after.
+
+A prepared folder holds meta.json, `train-00000.bin`..., `heldout-00000.bin`... (plain little-endian uint8,
+uint16 or uint32) and the tokenizer if it has a file. It appears by one rename, complete and synced, or not at
+all.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from scaling.errors import UserError
+
+FORMAT = 1
+SPLITS = ("train", "heldout")
+META = "meta.json"
+SHARD_BYTES = 1 << 28
+_WORKSHOP = "building"  # folder of the cache in which folders grow until they are renamed
+_ABANDONED_S = 86_400.0
+
+
+def dtype_for(num_token_ids: int) -> np.dtype[Any]:
+    """The smallest unsigned type that holds ids below `num_token_ids`."""
+    kind = "<u1" if num_token_ids <= 1 << 8 else "<u2" if num_token_ids <= 1 << 16 else "<u4"
+    return np.dtype(kind)
+
+
+class SplitWriter:
+    """Appends the tokens of one split to shards of at most `shard_bytes`, hashing them as they pass."""
+
+    def __init__(
+        self, folder: Path, split: str, dtype: np.dtype[Any], shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self._folder, self._split, self._dtype = folder, split, dtype
+        self._capacity = max(1, shard_bytes // dtype.itemsize)
+        self._file: IO[bytes] | None = None
+        self._hash = hashlib.sha256()
+        self.shards: list[int] = []  # tokens of each
+        self.documents = 0
+        self.text_bytes = 0  # UTF-8 bytes of the documents, one more each for their ends
+
+    def add(self, tokens: np.ndarray, text_bytes: int) -> None:
+        """Append one document's tokens."""
+        self.documents += 1
+        self.text_bytes += text_bytes
+        data = np.ascontiguousarray(tokens, dtype=self._dtype)
+        self._hash.update(data.data)
+        while len(data):
+            if self._file is None or self.shards[-1] == self._capacity:
+                self._next_file()
+            assert self._file is not None, "a shard is open once _next_file returned"
+            part = data[: self._capacity - self.shards[-1]]
+            self._file.write(part.data)
+            self.shards[-1] += len(part)
+            data = data[len(part) :]
+
+    def _next_file(self) -> None:
+        self.close()
+        path = self._folder / shard_name(self._split, len(self.shards))
+        self._file = open(path, "xb", buffering=1 << 20)  # noqa: SIM115 (close does)
+        self.shards.append(0)
+
+    def close(self) -> None:
+        """Bring the open shard to the disk."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with file:
+                sync(file)
+
+    def summary(self) -> dict[str, Any]:
+        """What meta.json says about the split."""
+        return {
+            "tokens": sum(self.shards),
+            "documents": self.documents,
+            "bytes": self.text_bytes,
+            "sha256": self._hash.hexdigest(),
+            "shards": self.shards,
+        }
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of a shard."""
+    return f"{split}-{number:05d}.bin"
+
+
+def sync(file: IO[Any]) -> None:
+    """Flush a file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Write meta.json, synced."""
+    with open(folder / META, "x", encoding="utf-8") as file:
+        json.dump(meta, file, indent=1)
+        sync(file)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """meta.json of a prepared folder, after checking that every shard has the size it says.
+
+    Raises UserError if the folder is not a prepared one or a shard is missing or cut short.
+    """
+    try:
+        with open(folder / META, encoding="utf-8") as file:
+            meta: dict[str, Any] = json.load(file)
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{folder} is not a prepared data folder ({META}: {problem})") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise UserError(f"{folder} was not prepared by this version; prepare the corpus again")
+    itemsize = np.dtype(meta["dtype"]).itemsize if meta["dtype"] else 0
+    for split, facts in meta["splits"].items():
+        for number, tokens in enumerate(facts["shards"]):
+            file_path = folder / shard_name(split, number)
+            size = file_path.stat().st_size if file_path.exists() else None
+            if size != tokens * itemsize:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise UserError(
+                    f"prepared data is damaged: {file_path} {found}, {tokens * itemsize} expected"
+                )
+    return meta
+
+
+class Workshop:
+    """Where one folder of a cache is built: a lock makes a second builder wait, temporaries vanish."""
+
+    def __init__(self, cache: Path, name: str) -> None:
+        assert "." not in name, "what comes before the first dot of a temporary is the name it is built for"
+        self.cache, self.name = cache, name
+        self.target = cache / name
+        self._workshop = cache / _WORKSHOP
+        self._alone = False  # whether a lock proves that nobody else builds this name
+
+    @contextlib.contextmanager
+    def locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold the name's lock; the kernel frees it when its holder dies, however it dies.
+
+        `on_wait` is called once if another builder holds it. Where a file system has no locks two builders
+        may work side by side: publishing lets one win. Folders made on the way that stay empty are removed.
+        """
+        made = [folder for folder in (self._workshop, self.cache, *self.cache.parents) if not folder.exists()]
+        with _told(self.cache):
+            lock = self._take_lock(on_wait)
+        with lock:
+            try:
+                yield
+            finally:
+                # Unlinked while held: whoever waits for it sees that the name has moved on, and starts over.
+                self._lock_path(self.name).unlink(missing_ok=True)
+                with contextlib.suppress(
+                    OSError
+                ):  # not empty: something was published, or others are building
+                    for folder in made or [self._workshop]:
+                        folder.rmdir()
+
+    def _take_lock(self, on_wait: Callable[[], None]) -> IO[str]:
+        path = self._lock_path(self.name)
+        while True:
+            self._workshop.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = open(path, "a")  # noqa: SIM115 (returned open)
+            except FileNotFoundError:  # the last builder tidied up in between
+                continue
+            taken = _flock(lock, wait=False)
+            if taken is False:
+                on_wait()
+                taken = _flock(lock, wait=True)
+            self._alone = taken is True
+            if _is_at(lock, path):
+                return lock
+            lock.close()
+
+    def _lock_path(self, name: str) -> Path:
+        return self._workshop / f"{name}.lock"
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A fresh folder to build in, published on success and removed on any failure.
+
+        Raises UserError if the disk is full or the cache cannot be written.
+        """
+        self._sweep()
+        temporary = (
+            self._workshop / f"{self.name}.{socket.gethostname()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        )
+        with _told(self.cache):
+            try:
+                temporary.mkdir()
+                yield temporary
+                self._publish(temporary)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _publish(self, temporary: Path) -> None:
+        sync_folder(temporary)
+        aside = temporary.with_name(temporary.name + ".damaged")
+        while True:
+            try:
+                os.rename(temporary, self.target)
+                break
+            except OSError as problem:
+                if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            try:
+                read_meta(self.target)  # another builder was first: its folder is as good as ours
+                break
+            except UserError:
+                os.rename(self.target, aside)
+                shutil.rmtree(aside, ignore_errors=True)
+        sync_folder(self.cache)
+
+    def _sweep(self) -> None:
+        """Remove what killed builders left: on this host if their lock is free, elsewhere after a day."""
+        for leftover in self._workshop.iterdir():
+            name, _, maker = leftover.name.partition(".")
+            if maker == "lock":
+                continue
+            here = maker.startswith(socket.gethostname() + ".")
+            free = here and (self._alone if name == self.name else self._lock_is_free(name))
+            if free or time.time() - _newest(leftover) > _ABANDONED_S:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _lock_is_free(self, name: str) -> bool:
+        try:
+            with open(self._lock_path(name), "r+") as lock:
+                return _flock(lock, wait=False) is True
+        except FileNotFoundError:
+            return True
+
+
+def _flock(lock: IO[str], *, wait: bool) -> bool | None:
+    """Take a file's lock. True: taken; False: another holds it; None: the file system has no locks."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        return False if problem.errno == errno.EWOULDBLOCK else None
+    return True
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _newest(folder: Path) -> float:
+    """Time of the last write in a folder; now if it vanishes meanwhile."""
+    try:
+        return max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
+    except OSError:
+        return time.time()
+
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+_REFUSED = {
+    errno.EEXIST: "a file is in the way",
+    errno.EACCES: "no permission",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "not a folder",
+}
+
+
+@contextlib.contextmanager
+def _told(cache: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into one sentence."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in _FULL:
+            raise UserError(
+                f"{_FULL[problem.errno]} while writing tokens to {cache}; nothing was kept: free some space"
+                " or name a folder elsewhere"
+            ) from problem
+        if problem.errno in _REFUSED:
+            why = _REFUSED[problem.errno]
+            raise UserError(f"cannot write tokens to {cache}: {why} ({problem.filename})") from problem
+        raise
