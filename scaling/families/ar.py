@@ -38,7 +38,7 @@ class Autoregressive(Family):
         self, vocab_size: int, *, mask_id: int | None = None, objective: str = "nll", start: Start = "mask"
     ) -> None:
         mask_id = vocab_size - 1 if mask_id is None else mask_id
-        super().__init__(vocab_size, mask_id=mask_id, objective=objective, schedule_eps=0.0)
+        super().__init__(vocab_size, mask_id=mask_id, objective=objective)
         if start not in ("mask", "none") and not (isinstance(start, int) and 0 <= start < vocab_size):
             raise UserError(
                 f"family 'ar': start is {start!r}, it must be mask, none or an id below {vocab_size}"

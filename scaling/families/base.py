@@ -7,9 +7,10 @@ generator that is passed in, so a run repeats exactly.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +19,11 @@ from scaling.errors import UserError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(ids (B, L), conditioning (B,)) -> logits (B, L, V)."""
+
+Schedule = Literal["log_linear", "cosine"]
+
+EARLIEST = 1e-3
+"""Smallest noise time that is trained on, as in the published code: below it next to nothing is corrupted."""
 
 SUPPRESSED = -1e6
 """Added to a logit that must never win; finite, so that its gradient is 0 and not nan."""
@@ -37,7 +43,15 @@ class Family(ABC):
     """What the reported loss is: the exact negative log-likelihood or an upper bound on it."""
     objectives: ClassVar[tuple[str, ...]] = ("nelbo",)
 
-    def __init__(self, vocab_size: int, *, mask_id: int | None, objective: str, schedule_eps: float) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        mask_id: int | None,
+        objective: str,
+        schedule_eps: float = 0.0,
+        schedule: Schedule = "log_linear",
+    ) -> None:
         if vocab_size < 2:
             raise UserError(f"family {self.name!r}: vocab_size is {vocab_size}, it must be at least 2")
         if mask_id is not None and not 0 <= mask_id < vocab_size:
@@ -48,10 +62,16 @@ class Family(ABC):
             )
         if not 0 <= schedule_eps < 1:
             raise UserError(f"family {self.name!r}: schedule_eps is {schedule_eps}, it must lie in [0, 1)")
+        if schedule not in get_args(Schedule):
+            raise UserError(
+                f"family {self.name!r}: schedule is {schedule!r}, it must be one of "
+                + ", ".join(get_args(Schedule))
+            )
         self.vocab_size = vocab_size
         self.mask_id = mask_id
         self.objective = objective
         self.schedule_eps = schedule_eps
+        self.schedule_name = schedule
 
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
@@ -62,24 +82,28 @@ class Family(ABC):
     # -- the noise process ----------------------------------------------------------------------
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-linear schedule alpha(t) = 1 - (1 - eps) t and its derivative, each of t's shape.
+        """Signal level alpha(t) and its derivative, each of t's shape.
 
-        eps is 0 unless `schedule_eps` says otherwise: then alpha reaches 0 and the bound is whole.
-        The published code uses eps = 1e-3 (MDLM, Duo), which leaves a thousandth of it out.
+        With u = (1 - eps) t: log-linear alpha = 1 - u, cosine alpha = 1 - sin(pi u / 2), the published
+        code's two schedules (the code leaves 1 - eps out of the cosine's derivative). The bound does not
+        depend on which is chosen, its variance does. eps is 0 unless `schedule_eps` says otherwise: then
+        alpha reaches 0 and the bound is whole. The published runs use eps = 1e-3 (MDLM, Duo), which
+        leaves a thousandth of it out.
         """
         slope = 1 - self.schedule_eps
+        if self.schedule_name == "cosine":
+            angle = math.pi / 2 * slope * t
+            return 2 * torch.sin((math.pi / 2 - angle) / 2) ** 2, -math.pi / 2 * slope * torch.cos(angle)
         return 1 - slope * t, torch.full_like(t, -slope)
 
     def noise_share(self, t: Tensor) -> Tensor:
         """1 - alpha(t), without the cancellation of subtracting from 1 when t is small."""
-        return (1 - self.schedule_eps) * t
+        share = (1 - self.schedule_eps) * t
+        return torch.sin(math.pi / 2 * share) if self.schedule_name == "cosine" else share
 
     def training_times(self, count: int, generator: torch.Generator) -> Tensor:
-        """Noise times (count,) of one global batch in [1e-3, 1], one per equal slice of it.
-
-        Stratified as in the published code: u_i = (r_i + i) / count with r_i uniform.
-        """
-        return 1e-3 + (1 - 1e-3) * stratified(count, generator)
+        """Noise times (count,) of one global batch in [EARLIEST, 1], one per equal slice of it."""
+        return noise_times(stratified(count, generator))
 
     def conditioning(self, t: Tensor) -> Tensor:
         """What the network is told about the noise level, (B,); zeros where it is told nothing."""
@@ -124,8 +148,17 @@ class Family(ABC):
 
 def stratified(count: int, generator: torch.Generator) -> Tensor:
     """(count,) uniforms in [0, 1), one in each of `count` equal slices, in order."""
-    offsets = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
-    return (offsets + torch.arange(count, device=generator.device)) / count
+    return one_per_slice(torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device))
+
+
+def one_per_slice(offsets: Tensor) -> Tensor:
+    """(i + offset_i) / n for n offsets in [0, 1): the published code's stratified times."""
+    return (offsets + torch.arange(len(offsets), device=offsets.device)) / len(offsets)
+
+
+def noise_times(uniforms: Tensor, earliest: float = EARLIEST) -> Tensor:
+    """Uniforms in [0, 1) as noise times in [earliest, 1)."""
+    return earliest + (1 - earliest) * uniforms
 
 
 def suppress(logits: Tensor, token_id: int | None) -> Tensor:

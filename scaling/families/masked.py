@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.families.base import Denoiser, Family, draw, sampling_times, suppress
+from scaling.families.base import Denoiser, Family, Schedule, draw, sampling_times, suppress
 
 
 class Masked(Family):
@@ -34,9 +34,12 @@ class Masked(Family):
         mask_id: int | None = None,
         objective: str = "low_variance",
         schedule_eps: float = 0.0,
+        schedule: Schedule = "log_linear",
     ) -> None:
         mask_id = vocab_size - 1 if mask_id is None else mask_id
-        super().__init__(vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps)
+        super().__init__(
+            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
+        )
 
     def corrupt(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         u_BL = torch.rand(x0.shape, generator=generator, device=x0.device)

@@ -23,10 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling.errors import UserError
-from scaling.families.base import Denoiser, Family, draw, sampling_times, suppress
+from scaling.families.base import Denoiser, Family, Schedule, draw, sampling_times, suppress
 
 LARGEST_SIGMA = 6.907755278982137
 """-log 1e-3: the largest noise level the network is told, as in the published schedule's end."""
+
+SMALLEST_SHARE = 1e-30
+"""Signal and noise are at least this: the bound is finite at t = 0 and t = 1, and no float32 overflows."""
 
 
 class Uniform(Family):
@@ -46,10 +49,13 @@ class Uniform(Family):
         mask_column: bool = False,
         objective: str = "nelbo",
         schedule_eps: float = 0.0,
+        schedule: Schedule = "log_linear",
     ) -> None:
         if mask_column and mask_id is None:
             mask_id = vocab_size - 1
-        super().__init__(vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps)
+        super().__init__(
+            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
+        )
 
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
@@ -60,7 +66,7 @@ class Uniform(Family):
         return self.vocab_size  # noise may land on a mask id, so its column stays
 
     def conditioning(self, t: Tensor) -> Tensor:
-        return -torch.log(self.schedule(t)[0]).clamp(max=LARGEST_SIGMA)
+        return (-torch.log(self.schedule(t)[0])).clamp(max=LARGEST_SIGMA)
 
     def corrupt(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         u_BL = torch.rand(x0.shape, generator=generator, device=x0.device)
@@ -81,10 +87,10 @@ class Uniform(Family):
         """The integrand at given alpha, 1 - alpha and alpha' (each (B,)); (B, L) nats."""
         vocab, dtype = self.vocab_size, logits.dtype
         # scalars of a row in float64: they span many orders of magnitude at both ends of the schedule
-        alpha_B, noise_B, dalpha_B = (a.double() for a in (alpha_B, noise_B, dalpha_B))
+        alpha_B, noise_B = (a.double().clamp(min=SMALLEST_SHARE) for a in (alpha_B, noise_B))
         gain = (vocab * alpha_B / noise_B).to(dtype)[:, None]  # xbar_x0 / xbar_other - 1
         log_peak = torch.log1p(gain)
-        scale = (-dalpha_B / (vocab * alpha_B)).to(dtype)[:, None]
+        scale = (-dalpha_B.double() / (vocab * alpha_B)).to(dtype)[:, None]
 
         logits = suppress(logits, self.mask_id)
         total_BL, at_z_BL, at_x_BL = _LogMixture.apply(logits, gain.expand(x0.shape), xt, x0)
