@@ -207,6 +207,16 @@ class EvaluationConfig(_Section):
     seed: int = 0
 
 
+class TrainingConfig(_Section):
+    """How a run goes about its work; nothing here changes its outcome, so nothing is part of its key."""
+
+    micro_batch_size: Count | None = None
+    """Sequences that go through the network at once; None: the whole batch."""
+    compile: bool = False
+    """Compile the network (torch.compile): pays on GPUs and on runs of many minutes."""
+    checkpoint_every_s: Positive = 15.0
+
+
 class Resources(_Section):
     """What one run needs of the cluster."""
 
@@ -252,6 +262,7 @@ class SweepConfig(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     seeds: Annotated[tuple[int, ...], BeforeValidator(_listed), Field(min_length=1)] = (1,)
     precision: Literal["float32", "bfloat16"] = "float32"
+    training: TrainingConfig = TrainingConfig()
     resources: Resources = Resources()
     source: str = Field(default="", exclude=True)
 

@@ -30,6 +30,7 @@ from sweeps.config import (
     SizeConfig,
     SizeRule,
     SweepConfig,
+    TrainingConfig,
     Window,
 )
 
@@ -174,6 +175,7 @@ _SECTIONS: dict[tuple[type[BaseModel], str], type[BaseModel]] = {
     (SweepConfig, "batch"): BatchRule,
     (SweepConfig, "overrides"): FamilyOverride,
     (SweepConfig, "evaluation"): EvaluationConfig,
+    (SweepConfig, "training"): TrainingConfig,
     (SweepConfig, "resources"): Resources,
     (Grid, "window"): Window,
     (FamilyOverride, "window"): Window,

@@ -247,7 +247,7 @@ def make_plan(
                 spec=spec,
                 params=params,
                 state=states.get(key, "new"),
-                memory_bytes=memory_bytes(spec),
+                memory_bytes=memory_bytes(spec, config.training.micro_batch_size),
                 expected_s=expected,
                 measured=bool(done),
             )
@@ -278,8 +278,8 @@ BLOCK_VALUES = 17
 arXiv 2205.05198, section 4.1, without dropout masks and without attention scores, which are recomputed."""
 
 
-def memory_bytes(spec: RunSpec) -> float:
-    """Estimated memory of a run whose batches are not cut up: process, weights and activations.
+def memory_bytes(spec: RunSpec, micro_batch_size: int | None = None) -> float:
+    """Estimated memory of a run: process, weights, and activations of a micro-batch (None: of a batch).
 
     Weights come with their gradient and two moments; the logits of a token with two copies.
     """
@@ -287,7 +287,8 @@ def memory_bytes(spec: RunSpec) -> float:
     weights = 4 * 4 * param_count(size, spec.vocab_size)
     width = 4 if spec.precision == "float32" else 2
     per_token = width * BLOCK_VALUES * size.num_layers * size.hidden + 12 * spec.vocab_size
-    return PROCESS_BYTES + weights + spec.batch_size * spec.data.context_length * per_token
+    sequences = min(spec.batch_size, micro_batch_size or spec.batch_size)
+    return PROCESS_BYTES + weights + sequences * spec.data.context_length * per_token
 
 
 # --- warnings

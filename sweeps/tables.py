@@ -82,7 +82,8 @@ def state_text(state: str) -> Text:
     return Text(word, style=style)
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """An empty table in the house style."""
     return Table(
         title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
     )
@@ -125,7 +126,7 @@ def _heading(plan: Plan) -> Text:
 
 def plan_table(runs: Sequence[PlannedRun], title: str) -> Table:
     """One row per run, by budget and size. FLOPs are the exact count, whatever the budgets mean."""
-    table = _table(title)
+    table = new_table(title)
     names = "budget size params tokens tokens/param steps batch rate FLOPs memory time"
     for name in names.split():
         table.add_column(name, justify="left" if name == "size" else "right", no_wrap=True)
@@ -231,7 +232,7 @@ def _legend(states: Iterable[Sequence[str]]) -> str:
 
 def frame_table(frame: Any, title: str = "") -> Table:
     """A DataFrame as a table; floats to four significant digits."""
-    table = _table(title)
+    table = new_table(title)
     named = frame.index.name is not None or frame.index.dtype.kind not in "iu"
     if named:
         table.add_column(str(frame.index.name or ""))

@@ -78,19 +78,19 @@ def matmul_flops_per_s(shapes: frozenset[Shape], threads: int, seconds: float = 
 
 
 @cache
-def gpu_name() -> str:
-    """The first GPU of this machine as nvidia-smi calls it, "" where there is none."""
+def gpu_names() -> tuple[str, ...]:
+    """This machine's GPUs as nvidia-smi calls them."""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
         out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return ""
-    return out.stdout.splitlines()[0].strip() if out.stdout.strip() else ""
+        return ()
+    return tuple(line.strip() for line in out.stdout.splitlines() if line.strip())
 
 
 def gpu_flops_per_s() -> tuple[float, str]:
     """Peak of this machine's GPU, or of the one assumed where the driver has none, and its name."""
-    here = gpu_name()
+    here = " ".join(gpu_names()[:1])
     for model, peak in GPU_FLOPS_PER_S.items():
         if model in here:
             return peak, model

@@ -46,7 +46,7 @@ def quick_machine(monkeypatch):
     """A machine that does 10 GFLOP/s at every shape: no measuring in tests."""
     speeds = lambda shapes, threads: dict.fromkeys(shapes, 1e10)  # noqa: E731
     monkeypatch.setattr(timing, "matmul_flops_per_s", speeds)
-    monkeypatch.setattr(timing, "gpu_name", lambda: "")
+    monkeypatch.setattr(timing, "gpu_names", lambda: ())
 
 
 def config_of(text: str = CONFIG):
@@ -384,7 +384,7 @@ def test_time_grows_with_work():
 
 def test_gpu_plans_name_the_gpu_they_assume(monkeypatch):
     assert timing.gpu_flops_per_s() == (312e12, "A100, assumed")
-    monkeypatch.setattr(timing, "gpu_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(timing, "gpu_names", lambda: ("NVIDIA H200",))
     assert timing.gpu_flops_per_s() == (990e12, "H200")
 
 

@@ -1,0 +1,259 @@
+"""The `scaling` command: plan, sweep, status, cancel, fit, compare, export.
+
+Only this module prints and only it decides exit codes: 0 done, 1 some runs did not finish, 2 wrong input
+(one sentence on standard error), 130 stopped by Ctrl-C. A bug shows its traceback. Imports of anything heavy
+stand where they are used, so that `scaling --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sweeps.prepare import Request
+    from sweeps.results import RunTable
+
+app = typer.Typer(
+    name="scaling",
+    help="Scaling laws of diffusion language models: sweep, fit, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Sweep = Annotated[
+    str | None, typer.Option(help="A sweep that ships with the package.", metavar="NAME", show_default="desk")
+]
+Config = Annotated[
+    Path | None, typer.Option(help="A sweep of your own, instead of --sweep.", metavar="FILE.yaml")
+]
+Family = Annotated[
+    list[str] | None, typer.Option(help="Only this family; may be given several times.", metavar="NAME")
+]
+Out = Annotated[Path, typer.Option(help="Folder for data, runs and results.", metavar="FOLDER")]
+Tracking = Annotated[
+    str | None,
+    typer.Option(
+        help="Where runs are recorded: sqlite:///, http://, postgresql://.",
+        metavar="URI",
+        show_default="MLFLOW_TRACKING_URI, else OUT/mlflow.db",
+    ),
+]
+Table = Annotated[
+    str | None,
+    typer.Option(
+        help="Take runs from here: sqlite:///, http://, postgresql://, .parquet, .csv.",
+        metavar="URI",
+        show_default="the sweep's own ledger",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine"),
+]
+Bootstrap = Annotated[int, typer.Option(help="Resamples behind the intervals.", min=0)]
+Keys = Annotated[
+    list[str] | None, typer.Argument(help="Keys of runs, or how they begin.", show_default="all")
+]
+Reference = Annotated[str, typer.Option(help="The family the others are measured by.", metavar="NAME")]
+RUNS = Path("runs")
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    from scaling.errors import UserError
+
+    try:
+        app()
+    except ValueError as error:
+        if not isinstance(error, UserError) and not _from_analysis(error):
+            raise
+        print(f"scaling: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _from_analysis(error: ValueError) -> bool:
+    from analysis.errors import UserError
+
+    return isinstance(error, UserError)
+
+
+@app.command()
+def plan(
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    out: Out = RUNS,
+) -> None:
+    """Show what a sweep would do: sizes, tokens, steps, memory, time, and what is done already."""
+    from sweeps import prepare
+    from sweeps.tables import console, plan_view
+
+    asked = prepare.request(sweep, config, family or (), out)
+    terminal = console()
+    facts = prepare.facts_for_plan(asked, terminal)
+    planned = prepare.plan(asked, facts)
+    terminal.print(plan_view(planned, slots=prepare.local_slots(asked.config)))
+    if not facts.prepared:
+        terminal.print("the data is not prepared yet, so what is done already is not known")
+
+
+@app.command("sweep")
+def sweep_command(
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Tracking = None,
+    address: Address = None,
+    out: Out = RUNS,
+    bootstrap: Bootstrap = 1000,
+) -> None:
+    """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
+    from sweeps.drive import drive
+
+    sys.exit(drive(sweep, config, family or (), out=out, store=store, address=address, bootstrap=bootstrap))
+
+
+@app.command()
+def status(
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    out: Out = RUNS,
+) -> None:
+    """Show what became of a sweep's runs so far."""
+    from sweeps.config_file import find_config
+    from sweeps.status import show_status
+
+    name = find_config(sweep, config).name
+    show_status(out / name, name, family or ())
+
+
+@app.command()
+def cancel(
+    run: Keys = None,
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    out: Out = RUNS,
+) -> None:
+    """Cancel runs that are not finished; a running one stops at its next step and keeps its checkpoint."""
+    from sweeps.config_file import find_config
+    from sweeps.status import cancel_runs
+
+    name = find_config(sweep, config).name
+    print(cancel_runs(out / name, name, family or (), run or ()))
+
+
+@app.command()
+def fit(
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Table = None,
+    out: Out = RUNS,
+    bootstrap: Bootstrap = 1000,
+) -> None:
+    """Fit a law to the finished runs and write law.json and figures."""
+    from sweeps import results
+    from sweeps.tables import console
+
+    table, name = _runs(family, sweep, config, store, out)
+    terminal = console()
+    # A table without a family column is one law; its results stand beside the families'.
+    for one in table.families or (None,):
+        fits = results.fit(table, one, bootstrap=bootstrap)
+        results.show_fits(fits, table, terminal)
+        folder = out / name / one if one else out / name
+        results.show_files(results.write_law(fits, table, folder, sweep=name), terminal)
+
+
+@app.command()
+def compare(
+    family: Family = None,
+    reference: Reference = "ar",
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Table = None,
+    out: Out = RUNS,
+    bootstrap: Bootstrap = 1000,
+) -> None:
+    """Compute that each family needs, over a reference family's, to reach the same loss."""
+    from sweeps import results
+    from sweeps.tables import console
+
+    families = [*family, reference] if family else None
+    table, name = _runs(families, sweep, config, store, out)
+    terminal = console()
+    comparison = results.compare(table, reference, bootstrap=bootstrap)
+    results.show_comparison(comparison, terminal)
+    results.show_files(results.write_comparison(comparison, out / name), terminal)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to write the run table: FILE.parquet or FILE.csv.")],
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Table = None,
+    out: Out = RUNS,
+) -> None:
+    """Write the run table, one row per run, whatever their state."""
+    from sweeps import results
+
+    results.check_table_path(file)
+    table, _ = _runs(family, sweep, config, store, out, all_runs=True)
+    results.save_table(table.frame, file)
+    print(f"{len(table.frame)} runs written to {file}")
+
+
+def _runs(
+    families: list[str] | None,
+    sweep: str | None,
+    config: Path | None,
+    store: str | None,
+    out: Path,
+    *,
+    all_runs: bool = False,
+) -> tuple[RunTable, str]:
+    """The runs to work on and the name of the folder for results.
+
+    From --store: all it has, of --sweep where that is given. Else from the sweep's ledger: the runs of the
+    config as it stands (all_runs: and the older ones).
+    """
+    from sweeps import prepare, results
+    from sweeps.config_file import find_config
+
+    if store is not None:
+        name = find_config(sweep, config).name if sweep or config else None
+        in_file = Path(store).suffix in (".parquet", ".csv") and "://" not in store
+        table = results.store_table(store, name, families or ())
+        return table, name or (Path(store).stem if in_file else "all")
+    asked = prepare.request(sweep, config, families or (), out)
+    name = asked.config.name
+    keys = None if all_runs else _planned_keys(asked)
+    return results.ledger_table(asked.folder, name, keys, families or ()), name
+
+
+def _planned_keys(asked: Request) -> frozenset[str]:
+    from scaling.families import FAMILIES
+    from sweeps import prepare
+    from sweeps.plan import plan_specs
+    from sweeps.tables import console
+
+    if not asked.ledger_folder.exists():
+        return frozenset()
+    facts = prepare.facts_for_plan(asked, console(stderr=True))
+    # Every family, because one that the config does not list may have been swept with its own defaults.
+    specs, _ = plan_specs(asked.config, facts, tuple(FAMILIES))
+    return frozenset(spec.key for spec in specs)
+
+
+if __name__ == "__main__":
+    main()
