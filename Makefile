@@ -1,0 +1,85 @@
+# From a fresh clone to a fitted scaling law. `make` alone lists what there is.
+# Every target first makes the environment it needs (.venv, scripts/setup.sh), once; after that this takes no time.
+
+FAMILY  ?= uniform
+SWEEP   ?= desk
+OUT     ?= runs
+# Left empty, these are not passed on and the program's own defaults hold.
+ADDRESS ?=
+STORE   ?=
+METHOD  ?=
+REFERENCE ?=
+ARGS    ?=
+WORKERS ?= 2
+
+BIN := .venv/bin
+# A name is one of sweeps/configs; anything with a .yaml ending is taken as a path.
+CONFIG = $(if $(filter %.yaml %.yml,$(SWEEP)),$(SWEEP),sweeps/configs/$(SWEEP).yaml)
+
+# Some containers forbid Python to keep its compiled files; every start then takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+# Tests run several processes on few cores: one thread each, or they wait for each other.
+ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep plan fit compare dashboard notebook test test-all bench lint format clean run-ready dev-ready notebook-ready
+
+help: ## list these targets
+	@echo "usage: make TARGET [NAME=value ...]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  FAMILY=ar|masked|uniform ($(FAMILY))   SWEEP=desk|evening|smoke|... or a .yaml file ($(SWEEP))"
+	@echo "  ADDRESS=Ray cluster (none: this machine)   STORE=where the runs are read from   OUT=folder ($(OUT))"
+	@echo "  ARGS='...' goes to the scaling command as it is; .venv/bin/scaling --help lists everything"
+
+setup: run-ready ## create .venv with the run-time packages (the others do it themselves)
+
+plan: run-ready ## show the runs of a sweep, their cost and what is already done
+	$(BIN)/scaling plan --config $(CONFIG) --family $(FAMILY) --out $(OUT) $(ARGS)
+
+sweep: run-ready ## train FAMILY's runs, fit the law, draw the figures; again: carries on
+	$(BIN)/scaling sweep --config $(CONFIG) --family $(FAMILY) --out $(OUT) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+
+fit: run-ready ## fit FAMILY's law again from the runs that are there
+	$(BIN)/scaling fit --config $(CONFIG) --family $(FAMILY) --out $(OUT) $(if $(STORE),--store $(STORE)) $(if $(METHOD),--method $(METHOD)) $(ARGS)
+
+compare: run-ready ## what each family needs over a reference to reach the same loss
+	$(BIN)/scaling compare --config $(CONFIG) --out $(OUT) $(if $(STORE),--store $(STORE)) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+
+dashboard: ## says how to look at runs (a page of its own comes in a later version)
+	@echo "There is no dashboard in this version; figures lie under $(OUT)/SWEEP/FAMILY as .png and .html."
+
+notebook: notebook-ready ## run fit_laws.ipynb in a fresh kernel and save it as a page
+	$(BIN)/python scripts/notebook.py analysis/notebooks/fit_laws.ipynb build/notebooks
+
+test: dev-ready ## the quick tests
+	$(PYTEST) -m "not slow and not gpu and not chaos" $(ARGS)
+
+test-all: dev-ready ## every test, with those that take minutes, kill processes or need a GPU
+	$(PYTEST) $(ARGS)
+
+bench: run-ready ## measure speed: every script of benchmarks/ in turn, one at a time
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "bench: $$script"; $(BIN)/python $$script $(ARGS); done
+
+lint: dev-ready ## formatter (checking only), linter and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: dev-ready ## let the formatter rewrite the files
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove caches and build outputs; never runs/, nor .venv
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name .venv -prune -o -path ./$(OUT) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "clean: results under $(OUT)/ and the environment .venv are still there; remove them by hand"
+
+run-ready:
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh run
+notebook-ready:
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh notebook
+dev-ready:
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh dev
