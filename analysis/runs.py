@@ -171,11 +171,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     texts = {column.name: "str" for column in RUN_COLUMNS if column.dtype == "str"}
     try:
         # without dtype=, a key such as 1234e56789012345 would be read as a number
-        frame = (
-            pd.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype=texts)
-        )
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=texts)
     except (ValueError, OSError) as error:  # pandas' and arrow's "this is no such file" are both ValueErrors
         raise UserError(
             f"{path} cannot be read as a {path.suffix[1:]} table: {str(error).splitlines()[0]}"
