@@ -68,13 +68,14 @@ def _published() -> dict[str, Size]:
 def _desk() -> dict[str, Size]:
     """Sizes that a laptop trains in seconds to minutes on bytes.
 
-    Depth grows with width as in the published ladder's lower half; the conditioning is narrow because
-    at 128 it would hold more parameters than the blocks it conditions.
+    Named width x depth; depth grows with width as in the published ladder. The conditioning is narrow:
+    at the published 128 it would hold more parameters than the blocks it conditions.
     """
     rows = [
-        ("d8", 8, 1, 1), ("d12", 12, 1, 1), ("d16", 16, 1, 1), ("d16x2", 16, 2, 1), ("d24", 24, 2, 1),
-        ("d32", 32, 2, 2), ("d40", 40, 2, 2), ("d48", 48, 3, 2), ("d64", 64, 3, 2), ("d80", 80, 4, 2),
-        ("d96", 96, 4, 3), ("d128", 128, 5, 4), ("d160", 160, 6, 5), ("d192", 192, 7, 6),
+        ("4x1", 4, 1, 1), ("6x1", 6, 1, 1), ("8x1", 8, 1, 1), ("12x1", 12, 1, 1), ("16x1", 16, 1, 1),
+        ("16x2", 16, 2, 1), ("20x2", 20, 2, 1), ("24x2", 24, 2, 1), ("32x2", 32, 2, 1), ("40x2", 40, 2, 1),
+        ("48x3", 48, 3, 2), ("64x3", 64, 3, 2), ("80x4", 80, 4, 2), ("96x4", 96, 4, 3), ("128x5", 128, 5, 4),
+        ("160x6", 160, 6, 5), ("192x7", 192, 7, 6),
     ]  # fmt: skip
     narrow = {"cond_dim": 8, "time_features": 32}
     return {n: Size(name=n, hidden=d, num_layers=b, num_heads=h, **narrow) for n, d, b, h in rows}
@@ -86,10 +87,10 @@ LADDERS: Mapping[str, Mapping[str, Size]] = {"sahoo2026": _published(), "desk": 
 def find_size(ladder: str, name: str) -> Size:
     """The size called `name` on `ladder`; UserError names the nearest known one."""
     if ladder not in LADDERS:
-        raise UserError(f"unknown ladder {ladder!r}; known: {', '.join(LADDERS)}")
+        raise UserError(f"unknown ladder {ladder!r} (known: {', '.join(LADDERS)})")
     sizes = LADDERS[ladder]
     if name not in sizes:
         near = get_close_matches(name, sizes, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown size {name!r} on ladder {ladder!r}{hint} Known: {', '.join(sizes)}")
+        raise UserError(f"unknown size {name!r} on ladder {ladder!r}{hint} (known: {', '.join(sizes)})")
     return sizes[name]

@@ -42,7 +42,8 @@ Log = Callable[[dict[str, Any]], None]
 class TrainingData(Protocol):
     """What training needs of a dataset."""
 
-    bytes_per_token: float
+    @property
+    def bytes_per_token(self) -> float | None: ...
 
     def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray: ...
 
@@ -245,7 +246,7 @@ def _micro_batches(run: _Run) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _gradient(run: _Run) -> tuple[float, float]:
-    """Mean loss per token of the step's global batch and the norm of its gradient, which the optimizer holds."""
+    """Mean loss per token of the step's global batch and the norm of its gradient (in the optimizer)."""
     spec, family = run.spec, run.family
     count = min(spec.batch_size, spec.sequences - run.progress.step * spec.batch_size)
     total = 0.0
@@ -309,7 +310,8 @@ def _evaluate(run: _Run, log: Log) -> Result:
     evaluation_s = time.perf_counter() - started
     if not math.isfinite(bound.value):
         return _diverged(run, "the bound on held-out text is not finite")
-    bits = bound.bits_per_byte(run.data.bytes_per_token)
+    bytes_per_token = run.data.bytes_per_token
+    bits = None if bytes_per_token is None else bound.bits_per_byte(bytes_per_token)
     log(
         {
             "kind": "bound",

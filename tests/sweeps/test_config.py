@@ -14,7 +14,7 @@ name: try
 families: [ar, masked: {objective: low_variance}]
 grid:
   budgets: [1e9, 3e9]
-  sizes: [d8, d16]
+  sizes: [8x1, 16x1]
 context_length: 32
 learning_rate: {base: 3e-3, at_params: 1e4, exponent: -0.5}
 batch: {base_tokens: 256, at_flops: 1e9, exponent: 0.5}
@@ -49,8 +49,8 @@ def test_every_spelling_of_a_number(text, value):
 
 
 def test_words_that_look_like_numbers_stay_words():
-    config = parse(GOOD.replace("sizes: [d8, d16]", "sizes: [6M, 19M, 1e, d8]"))
-    assert config.grid.sizes == ("6M", "19M", "1e", "d8")
+    config = parse(GOOD.replace("sizes: [8x1, 16x1]", "sizes: [6M, 19M, 1e, 8x1]"))
+    assert config.grid.sizes == ("6M", "19M", "1e", "8x1")
 
 
 def test_families_carry_options():
@@ -61,8 +61,8 @@ def test_families_carry_options():
 
 
 def test_sizes_by_budget():
-    config = parse(GOOD.replace("sizes: [d8, d16]", "sizes: {1e9: [d8], 3e9: [d16]}"))
-    assert config.grid.sizes == {1e9: ("d8",), 3e9: ("d16",)}
+    config = parse(GOOD.replace("sizes: [8x1, 16x1]", "sizes: {1e9: [8x1], 3e9: [16x1]}"))
+    assert config.grid.sizes == {1e9: ("8x1",), 3e9: ("16x1",)}
 
 
 def test_config_cannot_be_changed():
@@ -94,16 +94,16 @@ def test_config_cannot_be_changed():
         ("[1e9, 3e9]", "[1e9, .inf]", "grid.budgets[1] is inf: input should be a finite number"),
         ("[1e9, 3e9]", "[1e9, 1e9]", "grid: budgets [1000000000.0, 1000000000.0] name one twice"),
         ("[1e9, 3e9]", "[]", "grid.budgets is []"),
-        ("sizes: [d8, d16]", "sizes: []", "grid: sizes is an empty list"),
-        ("sizes: [d8, d16]", "sizes: {1e9: [d8]}", "3e+09 is in one of the two only"),
-        ("sizes: [d8, d16]\n", "\n", "grid: neither sizes nor window is given"),
+        ("sizes: [8x1, 16x1]", "sizes: []", "grid: sizes is an empty list"),
+        ("sizes: [8x1, 16x1]", "sizes: {1e9: [8x1]}", "3e+09 is in one of the two only"),
+        ("sizes: [8x1, 16x1]\n", "\n", "grid: neither sizes nor window is given"),
         (
-            "sizes: [d8, d16]",
-            "sizes: [d8]\n  window: {params: 1, at_flops: 1}",
+            "sizes: [8x1, 16x1]",
+            "sizes: [8x1]\n  window: {params: 1, at_flops: 1}",
             "sizes and window are both given",
         ),
         (
-            "sizes: [d8, d16]",
+            "sizes: [8x1, 16x1]",
             "window: {params: 1, at_flops: 1, spn: 2}",
             "unknown key 'spn' under 'grid.window'",
         ),
@@ -126,7 +126,7 @@ def test_config_cannot_be_changed():
             "unknown key 'base' under 'overrides.ar.batch'; did you mean 'base_tokens'?",
         ),
         ("context_length: 32", "context_length: 32\nname: again", "key 'name' is given twice"),
-        ("sizes: [d8, d16]", "sizes: [d8, d16", "not valid YAML at line"),
+        ("sizes: [8x1, 16x1]", "sizes: [8x1, 16x1", "not valid YAML at line"),
         (GOOD, "", "it holds nothing"),
         (GOOD, "[1, 2]", "it holds a list"),
     ],
