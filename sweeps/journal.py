@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 JOURNAL = "journal.jsonl"
+TAIL_BYTES = 16384
 _ATTEMPT = re.compile(r"attempt-(\d{3,})")
 
 Record = dict[str, Any]
@@ -143,6 +144,16 @@ def _parse(line: bytes) -> Record | None:
 def read(path: Path) -> list[Record]:
     """All whole records of one journal."""
     return Follower(path).read()
+
+
+def last(path: Path) -> Record | None:
+    """The last whole record of a journal, without reading all of it."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return None
+    records = Follower(path, max(0, size - TAIL_BYTES)).read()
+    return records[-1] if records else None
 
 
 def resumed_at(records: list[Record]) -> int:

@@ -1,0 +1,274 @@
+"""The recorder: carries journals to the tracking store, in batches, with their original times.
+
+A thread of the driver follows the journals of the sweep's runs. How far it got is kept in the ledger, for
+each store: after a kill, or an hour without a server, it goes on from there, and what it may have sent
+twice is stored once, because name, step, time and value are the same. Of two drivers one records.
+
+A step is sent once. What a later attempt does again is not sent again: on the same kind of device it is
+the same to the last bit. The journals keep both, see `sweeps.journal.merged`.
+
+Nothing here can stop or delay a run: no error leaves the thread, which tries again more and more slowly.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from analysis.run_columns import TRAIN_LOSS, to_mlflow
+from sweeps import journal
+from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
+from sweeps.ledger import Ledger, Run, State
+from sweeps.rows import run_row
+from sweeps.tracking import GoneError, MlflowStore, Point, Store, check_tracking, tracking_uri
+
+__all__ = ["Recorder", "check_tracking", "ship", "tracking_uri"]
+
+EVERY_S = 2.0
+SLOWEST_S = 60.0
+GRACE_S = 20.0
+ROLE = "recorder"
+RECORDS_PER_BATCH = 100
+
+METRICS = ("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "peak_share")
+"""Of a training record, beside the loss; sent as train_..., for the run table has columns of these names."""
+
+_STATUS = {
+    State.RUNNING: "RUNNING",
+    State.FINISHED: "FINISHED",
+    State.DIVERGED: "FAILED",
+    State.FAILED: "FAILED",
+    State.CANCELLED: "KILLED",
+}
+"""MLflow's word for a state; any other is one in which the run will go on: SCHEDULED."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """How far a run has been carried to one store."""
+
+    run_id: str | None = None
+    mark: str | None = None
+    """State and attempt the store was last told."""
+    step: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
+    """Attempt -> bytes of its journal that are there."""
+
+
+def mark_of(run: Run) -> str:
+    return f"{run.state}:{run.attempt}"
+
+
+class Recorder:
+    """Records one sweep in one store. `start` and `close` it, or call `pass_once` yourself."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sweep: str,
+        store: Store | str,
+        *,
+        every_s: float = EVERY_S,
+    ) -> None:
+        """store: a tracking URI, or what stands in for one in tests."""
+        self.ledger, self.sweep, self.every_s = ledger, sweep, every_s
+        self._store = MlflowStore(store, sweep) if isinstance(store, str) else store
+        self._identity: str | None = None
+        self._closing = threading.Event()
+        self._deadline = math.inf
+        self._thread: threading.Thread | None = None
+        self.trouble: str | None = None
+        """Why the last pass failed; None if it did not."""
+
+    # -- the thread -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self._thread.start()
+
+    def close(self, grace_s: float = GRACE_S) -> int:
+        """Let it catch up for at most `grace_s`, then stop it. Returns how many runs still wait."""
+        self._deadline = time.monotonic() + grace_s
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(grace_s + 1.0)
+        return self.waiting()
+
+    def _work(self) -> None:
+        pause = self.every_s
+        while True:
+            closing = self._closing.wait(pause)
+            try:
+                if self.ledger.hold(ROLE):
+                    self.pass_once()
+                self.trouble, pause = None, self.every_s
+            except Exception as error:  # whatever MLflow, its server or the disk came up with
+                self.trouble = f"{type(error).__name__}: {error}".splitlines()[0]
+                logger.debug("recording failed, will be tried again", exc_info=True)
+                self._identity = None
+                pause = min(pause * 2, SLOWEST_S)
+            if not closing:
+                continue
+            pause = min(pause, 1.0)
+            if time.monotonic() > self._deadline or (self.trouble is None and not self.waiting()):
+                break
+        try:
+            self.ledger.release(ROLE)
+        except Exception:
+            logger.debug("the recorder's role was not given back", exc_info=True)
+
+    # -- the work -------------------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        """Runs of which the store does not know the latest."""
+        return len(self._pending_keys())
+
+    def pass_once(self) -> None:
+        """Carry over all there is. Raises whatever the store raises; what went over is remembered."""
+        if self._identity is None:
+            self._identity = self._store.open()
+        for run in self.ledger.runs(self._pending_keys()):
+            try:
+                self._ship(run)
+            except GoneError:  # somebody deleted it there; tell the whole story again
+                self._note(run.key, Shipped())
+                self._ship(run)
+
+    def _pending_keys(self) -> list[str]:
+        rows = self.ledger.connection().execute(
+            "SELECT r.key FROM runs r LEFT JOIN shipped s ON s.key = r.key AND s.store = ? "
+            "WHERE r.attempt > 0 AND (s.state IS NULL OR s.state != r.state || ':' || r.attempt "
+            "OR r.state = 'running')",
+            (self._identity,),
+        )
+        return [row["key"] for row in rows]
+
+    def _ship(self, run: Run) -> None:
+        shipped = self._shipped(run.key)
+        folder = run_folder(self.ledger.folder.parent, run.family, run.key)
+        journals = {str(n): path / JOURNAL for n, path in attempt_folders(folder).items()}
+        params, tags, metrics = to_mlflow(run_row(run, self.sweep))
+        if shipped.run_id is None:
+            run_id = self._store.find(run.key) or self._store.create(
+                run.key, _name(run), _start(run, journals.values()), tags
+            )
+            self._store.describe(run_id, params, {})
+            shipped = replace(shipped, run_id=run_id)
+            self._note(run.key, shipped)
+        for attempt, path in journals.items():
+            shipped = self._follow(run.key, shipped, attempt, path)
+        if shipped.mark != mark_of(run):
+            self._tell_state(run, shipped, tags, metrics, list(journals.values()))
+
+    def _follow(self, key: str, shipped: Shipped, attempt: str, path: Path) -> Shipped:
+        """Send what is new in one journal, noting after every batch how far it got."""
+        follower = Follower(path, shipped.positions.get(attempt, 0))
+        while records := follower.read(RECORDS_PER_BATCH):
+            new = [r for r in records if r["kind"] == "train" and r["step"] > shipped.step]
+            assert shipped.run_id is not None, "a run is created before its journal is sent"
+            self._store.log(shipped.run_id, [point for record in new for point in _points(record)])
+            shipped = replace(
+                shipped,
+                step=max([shipped.step, *(int(r["step"]) for r in new)]),
+                positions={**shipped.positions, attempt: follower.position},
+            )
+            self._note(key, shipped)
+        return shipped
+
+    def _tell_state(
+        self,
+        run: Run,
+        shipped: Shipped,
+        tags: dict[str, str],
+        metrics: dict[str, float],
+        journals: list[Path],
+    ) -> None:
+        assert shipped.run_id is not None, "a run is created before its state is told"
+        last = journal.last(journals[-1]) if journals else None
+        ended = float(last["at"]) if last else run.ended or self.ledger.now()
+        step = int(run.result.get("steps_done", shipped.step))
+        points = [Point(name=n, value=v, at=ended, step=step) for n, v in metrics.items() if math.isfinite(v)]
+        self._store.log(shipped.run_id, points)
+        extra = {"scaling.attempt": str(run.attempt), "scaling.sentence": run.sentence[:5000]}
+        if run.state == State.DIVERGED:
+            extra["scaling.last_good_step"] = str(step)
+        self._store.describe(shipped.run_id, {}, {**tags, **extra})
+        status = _STATUS.get(run.state, "SCHEDULED")
+        self._store.set_status(shipped.run_id, status, None if status in ("RUNNING", "SCHEDULED") else ended)
+        self._note(run.key, replace(shipped, mark=mark_of(run)))
+
+    # -- how far it got -------------------------------------------------------------------------
+
+    def _shipped(self, key: str) -> Shipped:
+        row = (
+            self.ledger.connection()
+            .execute("SELECT * FROM shipped WHERE store = ? AND key = ?", (self._identity, key))
+            .fetchone()
+        )
+        if row is None:
+            return Shipped()
+        return Shipped(
+            run_id=row["run_id"], mark=row["state"], step=row["step"], positions=json.loads(row["positions"])
+        )
+
+    def _note(self, key: str, shipped: Shipped) -> None:
+        values = (shipped.run_id, shipped.mark, shipped.step, json.dumps(shipped.positions))
+        with self.ledger.write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO shipped VALUES (?, ?, ?, ?, ?, ?)", (self._identity, key, *values)
+            )
+
+
+def ship(sweep: str, out: Path, uri: str | None = None, *, timeout_s: float = 60.0) -> int:
+    """Carry to the store what is not there yet, without running anything; how many runs still wait.
+
+    UserError where the store does not answer.
+    """
+    uri = uri or tracking_uri(out)
+    check_tracking(uri)
+    with Ledger(out / sweep / "ledger") as ledger, ledger.driving():
+        recorder = Recorder(ledger, sweep, uri, every_s=0.1)
+        recorder.start()
+        return recorder.close(timeout_s)
+
+
+def run_ids(ledger: Ledger) -> dict[str, str]:
+    """Key -> id of the run in the store recorded to last."""
+    rows = ledger.connection().execute("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
+    return {row["key"]: row["run_id"] for row in rows}
+
+
+def _points(record: Record) -> list[Point]:
+    named = [(TRAIN_LOSS, record.get("loss"))]
+    named += [(f"train_{name}", record.get(name)) for name in METRICS]
+    values = [(name, float(value)) for name, value in named if value is not None]
+    return [
+        # infinity would come back as the largest float; that a run diverged is told by its status
+        Point(name=name, value=value, at=record["at"], step=int(record["step"]))
+        for name, value in values
+        if math.isfinite(value)
+    ]
+
+
+def _name(run: Run) -> str:
+    columns = run.columns
+    budget = columns.get("budget")
+    return " ".join(
+        [run.family, str(columns.get("size", run.key))] + ([f"{budget:.1e}"] if budget is not None else [])
+    )
+
+
+def _start(run: Run, journals: Iterable[Path]) -> float:
+    """When the first attempt began, by its journal; by the ledger where there is none."""
+    for path in journals:
+        if records := Follower(path).read(1):
+            return float(records[0]["at"])
+    return run.started or time.time()

@@ -1,0 +1,268 @@
+"""The tracking store: MLflow behind a handful of calls, and a check of it that starts nothing.
+
+MLflow takes a second to import, so everything here imports it late, in the thread that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from scaling.errors import UserError
+
+CONNECT_S = 4.0
+MAX_METRICS = 1000
+"""Metrics of one call; what a server accepts at most."""
+KEY_TAG = "scaling.key"
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A dead server must cost one short wait, not the four minutes of seven retries.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+def tracking_uri(out: Path) -> str:
+    """MLFLOW_TRACKING_URI, or an SQLite file in the folder of results."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.absolute() / 'mlflow.db'}"
+
+
+def without_password(uri: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+
+
+# -- check --------------------------------------------------------------------------------------
+
+
+def check_tracking(uri: str) -> None:
+    """UserError, within a few seconds, where `uri` cannot be recorded to; creates and imports nothing."""
+    shown = without_password(uri)
+    if uri.startswith(("http://", "https://")):
+        _check_server(uri, shown)
+    elif uri.startswith("sqlite:///"):
+        _check_sqlite(Path(uri.removeprefix("sqlite:///")), shown)
+    elif re.match(r"(postgresql|mysql|mssql)(\+\w+)?://", uri):
+        _check_database(uri, shown)
+    elif not uri.startswith("databricks"):
+        raise UserError(
+            f"tracking store {shown!r} is not one of sqlite:///FILE, http(s)://HOST:PORT, postgresql://..."
+        )
+
+
+def _check_server(uri: str, shown: str) -> None:
+    try:
+        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=CONNECT_S):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return  # it answers; whether the login is right is seen when recording
+        raise UserError(f"tracking server {shown} answers with an error: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"tracking server {shown} does not answer ({reason}); start it, "
+            "or set MLFLOW_TRACKING_URI to another store"
+        ) from error
+
+
+def _check_sqlite(path: Path, shown: str) -> None:
+    if path.is_dir():
+        raise UserError(f"tracking store {shown} is a folder; it must be a file")
+    if not path.exists() or path.stat().st_size == 0:
+        parent = next(p for p in path.absolute().parents if p.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"tracking store {shown} cannot be created: {parent} cannot be written")
+        return
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=CONNECT_S)
+        try:
+            rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return  # an empty database; MLflow makes its tables
+        raise UserError(f"tracking store {shown} cannot be read: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"tracking store {shown} is no database: {error}") from error
+    _check_revision([str(row[0]) for row in rows], shown)
+
+
+def _check_database(uri: str, shown: str) -> None:
+    import sqlalchemy
+
+    option = "timeout" if uri.startswith("mssql") else "connect_timeout"
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args={option: int(CONNECT_S)})
+        with engine.connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+                return
+            rows = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).fetchall()
+        engine.dispose()
+    except ModuleNotFoundError as error:
+        raise UserError(f"tracking store {shown} needs the package {error.name}: pip install it") from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise UserError(f"tracking store {shown} does not answer: {str(error).splitlines()[0]}") from error
+    _check_revision([str(row[0]) for row in rows], shown)
+
+
+def _check_revision(found: Sequence[str], shown: str) -> None:
+    """UserError unless the schema's revision is one that the installed MLflow knows."""
+    known = known_revisions()
+    unknown = [revision for revision in found if revision not in known]
+    if known and unknown:
+        raise UserError(
+            f"tracking store {shown} has schema {unknown[0]}, which the installed MLflow does not know: "
+            "it was made by a newer one; update MLflow or use another store"
+        )
+
+
+def known_revisions() -> frozenset[str]:
+    """Schema revisions of the installed MLflow, read off its migration files' names."""
+    spec = importlib.util.find_spec("mlflow")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    versions = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
+    return frozenset(path.name.partition("_")[0] for path in versions.glob("*_*.py"))
+
+
+# -- use ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One value of one metric; `at` is seconds since 1970."""
+
+    name: str
+    value: float
+    at: float
+    step: int
+
+
+class GoneError(Exception):
+    """The run is not in the store any more."""
+
+
+class Store(Protocol):
+    """What the recorder needs of a tracking store. Any call may raise anything; it is then tried again."""
+
+    def open(self) -> str:
+        """Connect, and return an identity: another one means another, or a fresh, store."""
+
+    def find(self, key: str) -> str | None:
+        """The id of the run with that key, if there is one."""
+
+    def create(self, key: str, name: str, started: float, tags: Mapping[str, str]) -> str: ...
+
+    def describe(self, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None: ...
+
+    def log(self, run_id: str, points: Sequence[Point]) -> None: ...
+
+    def set_status(self, run_id: str, status: str, ended: float | None) -> None: ...
+
+
+class MlflowStore:
+    """One experiment, named after the sweep, in the store at `uri`."""
+
+    def __init__(self, uri: str, sweep: str) -> None:
+        self.uri, self.sweep = uri, sweep
+        self._client: Any = None
+        self._experiment = ""
+
+    def open(self) -> str:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        from mlflow import MlflowClient
+
+        with _alone(self.uri):  # two processes that create the tables at once both fail
+            self._client = MlflowClient(tracking_uri=self.uri)
+            found = self._client.get_experiment_by_name(self.sweep)
+            if found is None:
+                found = self._client.get_experiment(self._client.create_experiment(self.sweep))
+            elif found.lifecycle_stage == "deleted":
+                self._client.restore_experiment(found.experiment_id)
+        self._experiment = found.experiment_id
+        return f"{found.experiment_id}@{found.creation_time}"
+
+    def find(self, key: str) -> str | None:
+        found = self._client.search_runs(
+            [self._experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1, order_by=["start_time ASC"]
+        )
+        return str(found[0].info.run_id) if found else None
+
+    def create(self, key: str, name: str, started: float, tags: Mapping[str, str]) -> str:
+        run = self._client.create_run(
+            self._experiment, start_time=_ms(started), tags={**tags, KEY_TAG: key}, run_name=name
+        )
+        return str(run.info.run_id)
+
+    def describe(self, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        with _missing_run_told():
+            self._client.log_batch(
+                run_id,
+                params=[Param(k, v) for k, v in params.items()],
+                tags=[RunTag(k, v) for k, v in tags.items()],
+            )
+
+    def log(self, run_id: str, points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
+
+        with _missing_run_told():
+            for start in range(0, len(points), MAX_METRICS):
+                batch = points[start : start + MAX_METRICS]
+                self._client.log_batch(
+                    run_id, metrics=[Metric(p.name, p.value, _ms(p.at), p.step) for p in batch]
+                )
+
+    def set_status(self, run_id: str, status: str, ended: float | None) -> None:
+        with _missing_run_told():
+            if ended is None:
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status=status, end_time=_ms(ended))
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+@contextmanager
+def _missing_run_told() -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "deleted' state" in str(error):
+            raise GoneError(str(error)) from error
+        raise
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Hold the lock file beside an SQLite store; other stores look after themselves."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    import fcntl
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
