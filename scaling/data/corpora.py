@@ -52,13 +52,14 @@ def file_stamps(files: tuple[Path, ...]) -> list[object]:
     """Path, size and modification time of each file."""
     stamps: list[object] = []
     for file in files:
-        try:
-            status = file.stat()
-        except FileNotFoundError:  # gone since it was found
-            stamps.append([os.path.abspath(file), None, None])
-            continue
-        stamps.append([os.path.abspath(file), status.st_size, status.st_mtime_ns])
+        status = file.stat() if file.exists() else None  # it may have gone since it was found
+        stamps.append([os.path.abspath(file), status and status.st_size, status and status.st_mtime_ns])
     return stamps
+
+
+def file_bytes(files: tuple[Path, ...]) -> int:
+    """Bytes of those files that exist."""
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 # Written by the build of the interpreter, so different on every machine.
@@ -137,7 +138,7 @@ class TextCorpus:
         return file_stamps(self.files)
 
     def total_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.files)
+        return file_bytes(self.files)
 
     def documents(self) -> Iterator[Document]:
         for file in self.files:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from scaling.data.corpora import Document, file_stamps
+from scaling.data.corpora import Document, file_bytes, file_stamps
 from scaling.data.names import find_files, nearest, parse_options, split_suffix
 from scaling.errors import UserError
 
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE = 64  # a web page is some kilobytes, a book a megabyte
 
 
 class _FileRecords:
@@ -30,7 +30,7 @@ class _FileRecords:
 
     def total_bytes(self) -> int | None:
         """Bytes of all files: an upper guess of the text's, which markup and compression blur."""
-        return sum(file.stat().st_size for file in self.files)
+        return file_bytes(self.files)
 
     def fail(self, where: str, why: str) -> UserError:
         return UserError(f"corpus '{self.name}': {where}: {why}")
@@ -102,7 +102,7 @@ def _open_stream(file: Path) -> IO[bytes]:
 
 
 class ParquetCorpus(_FileRecords):
-    """`parquet:GLOB[#column]` (column `text` unless told), read a few hundred rows at a time.
+    """`parquet:GLOB[#column]` (column `text` unless told), read a few dozen rows at a time.
 
     Null and empty texts are passed over. Raises UserError for a file that is not Parquet, a missing column,
     or one that holds no text.
