@@ -4,17 +4,17 @@
 FAMILY  ?= uniform
 SWEEP   ?= desk
 OUT     ?= runs
-# Left empty, these are not passed on and the program's own defaults hold.
+# Left empty, these are not passed on: the sweep then runs on this machine and fits read its own ledger.
 ADDRESS ?=
 STORE   ?=
-METHOD  ?=
-REFERENCE ?=
 ARGS    ?=
 WORKERS ?= 2
 
 BIN := .venv/bin
-# A name is one of sweeps/configs; anything with a .yaml ending is taken as a path.
-CONFIG = $(if $(filter %.yaml %.yml,$(SWEEP)),$(SWEEP),sweeps/configs/$(SWEEP).yaml)
+SCALING := $(BIN)/scaling
+FAMILIES = $(foreach family,$(FAMILY),--family $(family))
+# A name is one that ships with the package; what ends in .yaml is a file.
+WHICH = $(if $(filter %.yaml %.yml,$(SWEEP)),--config,--sweep) $(SWEEP) --out $(OUT)
 
 # Some containers forbid Python to keep its compiled files; every start then takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,20 +36,21 @@ help: ## list these targets
 
 setup: run-ready ## create .venv with the run-time packages (the others do it themselves)
 
-plan: run-ready ## show the runs of a sweep, their cost and what is already done
-	$(BIN)/scaling plan --config $(CONFIG) --family $(FAMILY) --out $(OUT) $(ARGS)
+plan: run-ready ## show FAMILY's runs, their cost and what is already done
+	$(SCALING) plan $(WHICH) $(FAMILIES) $(ARGS)
 
 sweep: run-ready ## train FAMILY's runs, fit the law, draw the figures; again: carries on
-	$(BIN)/scaling sweep --config $(CONFIG) --family $(FAMILY) --out $(OUT) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+	$(SCALING) sweep $(WHICH) $(FAMILIES) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
 fit: run-ready ## fit FAMILY's law again from the runs that are there
-	$(BIN)/scaling fit --config $(CONFIG) --family $(FAMILY) --out $(OUT) $(if $(STORE),--store $(STORE)) $(if $(METHOD),--method $(METHOD)) $(ARGS)
+	$(SCALING) fit $(WHICH) $(FAMILIES) $(if $(STORE),--store $(STORE)) $(ARGS)
 
-compare: run-ready ## what each family needs over a reference to reach the same loss
-	$(BIN)/scaling compare --config $(CONFIG) --out $(OUT) $(if $(STORE),--store $(STORE)) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+# All families that were swept, unless some are named: the default of FAMILY does not count here.
+compare: run-ready ## compute that each swept family needs over ar to reach the same loss
+	$(SCALING) compare $(WHICH) $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES)) $(if $(STORE),--store $(STORE)) $(ARGS)
 
-dashboard: ## says how to look at runs (a page of its own comes in a later version)
-	@echo "There is no dashboard in this version; figures lie under $(OUT)/SWEEP/FAMILY as .png and .html."
+dashboard: ## where to look at runs until a page of its own comes with a later version
+	@echo "A page of its own comes with a later version; until then open the .html figures under $(OUT)/$(SWEEP)/."
 
 notebook: notebook-ready ## run fit_laws.ipynb in a fresh kernel and save it as a page
 	$(BIN)/python scripts/notebook.py analysis/notebooks/fit_laws.ipynb build/notebooks
