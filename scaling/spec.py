@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -30,6 +31,15 @@ Precision = Literal["float32", "bfloat16"]
 def _require(holds: bool, sentence: str) -> None:
     if not holds:
         raise UserError(sentence)
+
+
+def _as_floats(spec: Any, *names: str) -> None:
+    """Fields as floats, so that 1 and 1.0 give the same key. Refuses nan, inf and what is no number."""
+    for name in names:
+        value = getattr(spec, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        _require(is_number and math.isfinite(value), f"{name} is {value!r}, it must be a finite number")
+        object.__setattr__(spec, name, float(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +75,9 @@ class OptimizerSpec:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
+        _as_floats(self, "learning_rate", "final_lr_fraction", "decay_fraction", "eps", "weight_decay")
+        if self.clip_norm is not None:
+            _as_floats(self, "clip_norm")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, it must be positive")
         _require(
             self.schedule in get_args(Schedule),
@@ -74,7 +87,7 @@ class OptimizerSpec:
         for name in ("final_lr_fraction", "decay_fraction"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"{name} is {value}, it must lie in [0, 1]")
-        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
         _require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             f"betas is {self.betas}, it must be two numbers in [0, 1)",
@@ -124,6 +137,7 @@ class RunSpec:
     revision: int = RESULT_REVISION
 
     def __post_init__(self) -> None:
+        _as_floats(self, "budget")
         _require(self.budget > 0, f"budget is {self.budget}, it must be positive")
         _require(
             self.flop_convention in flops.CONVENTIONS,

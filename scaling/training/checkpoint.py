@@ -31,7 +31,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     torch.save({"step": step, **state}, payload)
     content = payload.getbuffer()
     path = folder / f"checkpoint-{step:010d}.pt"
-    temporary = path.with_suffix(".tmp")
+    temporary = folder / "checkpoint.tmp"  # one name, so that what a killed writer left is overwritten
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -41,7 +41,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    for old in _checkpoints(folder)[KEPT:]:
+    # A later one is damaged, or this run would have continued it: it must not crowd out an intact one.
+    earlier = [p for p in _checkpoints(folder) if p.name <= path.name]
+    for old in earlier[KEPT:]:
         old.unlink(missing_ok=True)
     return path
 

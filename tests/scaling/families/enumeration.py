@@ -1,0 +1,141 @@
+"""Exact answers on vocabularies so small that every sequence and every noisy state can be listed.
+
+Nothing here calls a family's own formulas except through `exact_bound`, which is what is tested: the
+transition matrices and the best possible predictors are written from the definition of each process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scaling.families.base import Family
+
+Predictor = Callable[[Tensor, Tensor], Tensor]
+"""(ids (n, L), times (n,)) -> logits (n, L, V)."""
+
+
+def all_sequences(num_ids: int, length: int) -> Tensor:
+    return torch.tensor(list(itertools.product(range(num_ids), repeat=length)))
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A known joint distribution over all sequences of `length` tokens out of `num_ids`."""
+
+    num_ids: int
+    length: int
+    ids: Tensor  # (n, L)
+    probs: Tensor  # (n,)
+
+    @property
+    def entropy(self) -> float:
+        """Nats per sequence."""
+        return float(-(self.probs * self.probs.log()).sum())
+
+
+def planted(num_ids: int, length: int, seed: int = 0) -> Planted:
+    ids = all_sequences(num_ids, length)
+    weights = torch.rand(len(ids), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    weights = 0.02 + weights**3  # uneven, nothing impossible
+    return Planted(num_ids, length, ids, weights / weights.sum())
+
+
+def quadrature(step: float = 0.06, reach: float = 3.1) -> tuple[Tensor, Tensor]:
+    """Tanh-sinh nodes and weights on (0, 1): accurate for integrands with log singularities at the ends."""
+    x = torch.arange(-reach, reach + step / 2, step, dtype=torch.float64)
+    inner = math.pi / 2 * torch.sinh(x)
+    nodes = 1 / (1 + torch.exp(-2 * inner))
+    weights = step * math.pi / 4 * torch.cosh(x) / torch.cosh(inner) ** 2
+    return nodes, weights / weights.sum()
+
+
+def matrix_to(alpha: float, noise: Tensor) -> Tensor:
+    """Rows x_0, columns x_t: kept with probability alpha, else drawn from `noise`."""
+    states = len(noise)
+    return alpha * torch.eye(states, dtype=torch.float64) + (1 - alpha) * noise[None]
+
+
+def noise_of(family: Family) -> Tensor:
+    """Where the process ends: all mask, or every id alike."""
+    vocab = family.vocab_size
+    if family.name == "masked":
+        return torch.nn.functional.one_hot(torch.tensor(family.mask_id), vocab).double()
+    return torch.full((vocab,), 1 / vocab, dtype=torch.float64)
+
+
+def forward_probs(family: Family, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+    """q(x_t | x_0), (n,), of rows of x0, xt (n, L) and t (n,)."""
+    alpha = family.schedule(t)[0][:, None]
+    noise = noise_of(family)[xt]
+    return (alpha * (x0 == xt) + (1 - alpha) * noise).prod(-1)
+
+
+def best_predictor(family: Family, source: Planted) -> Predictor:
+    """The predictor no other beats: p(x_0^l | everything the process lets position l know, itself left out).
+
+    ar: the tokens before. masked: the tokens not masked. uniform: the other positions' noisy tokens (its
+    own noisy token is already in the bound's formula, which mixes the prediction with the noise).
+    """
+
+    def fits(state: Tensor, t: Tensor, position: int) -> Tensor:
+        """(n, N): how well each clean sequence explains a state, `position` left out."""
+        x0 = source.ids[None]
+        if family.name == "ar":
+            return (x0[:, :, :position] == state[:, None, 1 : position + 1]).double().prod(-1)
+        others = [m for m in range(source.length) if m != position]
+        alpha = family.schedule(t)[0][:, None, None]
+        same = (x0 == state[:, None]).double()
+        hidden = noise_of(family)[state][:, None]
+        if family.name == "masked":  # free of alpha: a mask fits all tokens alike
+            return (same + (state == family.mask_id)[:, None])[..., others].prod(-1)
+        return (alpha * same + (1 - alpha) * hidden)[..., others].prod(-1)
+
+    def predict(state: Tensor, t: Tensor) -> Tensor:
+        logits = torch.full((*state.shape, family.vocab_size), 2.5, dtype=torch.float64)
+        for position in range(state.shape[1]):
+            is_token = torch.nn.functional.one_hot(source.ids[:, position], source.num_ids).double()
+            weights = fits(state, t.double(), position) * source.probs
+            logits[:, position, : source.num_ids] = (weights @ is_token).log()
+        return logits
+
+    return predict
+
+
+def arbitrary_predictor(vocab: int, seed: int) -> Predictor:
+    """Logits that depend on the state up to and with their own position, in no sensible way, not on time."""
+    table = torch.randn(vocab**3, vocab, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    def predict(state: Tensor, t: Tensor) -> Tensor:
+        del t
+        codes = (state * vocab ** torch.arange(state.shape[1])).cumsum(-1)
+        return 1.5 * table[(codes * 7 + torch.arange(state.shape[1])) % len(table)]
+
+    return predict
+
+
+def exact_bound(
+    family: Family, source: Planted, predictor: Predictor, *, times: tuple[Tensor, Tensor] | None = None
+) -> float:
+    """E over x_0, x_t and t of the bound summed over positions: nats per sequence, no sampling."""
+    if family.bound == "exact":
+        zero = torch.zeros(len(source.ids), dtype=torch.float64)
+        state = family.corrupt(source.ids, zero, torch.Generator())
+        nats = family.token_bound(predictor(state, zero), source.ids, state, zero).sum(-1)
+        return float((source.probs * nats).sum())
+    nodes, weights = times or quadrature()
+    states = all_sequences(family.vocab_size, source.length)
+    n0, ns, nt = len(source.ids), len(states), len(nodes)
+    x0 = source.ids[:, None, None].expand(n0, ns, nt, -1).reshape(-1, source.length)
+    xt = states[None, :, None].expand(n0, ns, nt, -1).reshape(-1, source.length)
+    t = nodes.expand(n0, ns, nt).reshape(-1)
+    logits = predictor(states.repeat_interleave(nt, 0), nodes.repeat(ns)).repeat(n0, 1, 1)
+    mass = forward_probs(family, x0, xt, t)
+    nats = family.token_bound(logits, x0, xt, t).sum(-1)
+    nats = torch.where(mass > 0, mass * nats, 0.0).view(n0, ns, nt)
+    return float(torch.einsum("nst,n,t->", nats, source.probs, weights))
