@@ -64,7 +64,7 @@ pip install -qq -c constraints.txt --no-compile --no-build-isolation -e ".$extra
 # compile all 18,000 files, which takes longer than the rest; PYTHONDONTWRITEBYTECODE would leave none.
 warm_up() { env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -c "import $1" 9<&-; }
 warm_up "numpy, pandas, scipy.optimize, scipy.stats, torch" &
-warm_up "ray, mlflow.store.tracking.sqlalchemy_store, optuna, plotly.graph_objects, matplotlib.pyplot, pyarrow.parquet, typer, rich"
+warm_up "ray, mlflow.store.tracking.sqlalchemy_store, plotly.graph_objects, matplotlib.pyplot, pyarrow.parquet, typer, rich"
 wait $!
 
 echo "$wanted" >".venv/ready-run"

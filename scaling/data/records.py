@@ -191,7 +191,7 @@ class HubCorpus:
         except ImportError:
             raise UserError(
                 f"corpus '{self.name}' needs the package 'datasets'; install it with:"
-                " pip install 'scaling[hf]'"
+                " pip install -e '.[hf]'"
             ) from None
         try:
             yield from datasets.load_dataset(

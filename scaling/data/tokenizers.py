@@ -99,7 +99,7 @@ def _library(name: str) -> Any:
         import tokenizers
     except ImportError:
         raise UserError(
-            f"tokenizer {name!r} needs the package 'tokenizers'; install it with: pip install 'scaling[hf]'"
+            f"tokenizer {name!r} needs the package 'tokenizers'; install it with: pip install -e '.[hf]'"
         ) from None
     return tokenizers
 
