@@ -190,8 +190,7 @@ class HubCorpus:
             import datasets
         except ImportError:
             raise UserError(
-                f"corpus '{self.name}' needs the package 'datasets'; install it with:"
-                " pip install -e '.[hf]'"
+                f"corpus '{self.name}' needs the package 'datasets'; install it with: pip install -e '.[hf]'"
             ) from None
         try:
             yield from datasets.load_dataset(
