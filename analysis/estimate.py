@@ -84,7 +84,7 @@ def spread(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def estimate(value: float, draws: np.ndarray | None, level: float) -> Estimate:
-    """The estimate whose interval is the percentile interval of `draws` ((R,), None or empty: no interval)."""
+    """The estimate with the percentile interval of `draws` ((R,); None or empty: no interval)."""
     if draws is None or len(draws) == 0:
         return Estimate(float(value), level=level)
     low, high = spread(draws, level)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAME_AS_6ND = 1e-6
-"""Relative difference below which a FLOPs column is taken for 6ND; published tables have ten digits or fewer."""
+"""Relative difference below which a FLOPs column is taken for 6ND; published tables have ten digits or fewer.
+"""
 WARN_ABOVE = 0.05
 REFUSE_ABOVE = 0.5
 
@@ -67,7 +68,8 @@ def fit_cost(params: np.ndarray, tokens: np.ndarray, flops: np.ndarray) -> Cost:
     worst = float(np.max(np.abs(np.expm1(log_cost - log_k - q * log_params))))
     if worst > REFUSE_ABOVE or q <= 0:
         raise UserError(
-            f"flops: no cost k N^q D describes the table (best {np.exp(log_k):.3g} N^{q:.2f} D, off by {worst:.0%}); "
+            f"flops: no cost k N^q D describes the table (best {np.exp(log_k):.3g} N^{q:.2f} D, off by "
+            f"{worst:.0%}); "
             "give flops, params and tokens of one convention, or drop the column flops to use 6 params tokens"
         )
     return Cost(k=float(np.exp(log_k)), q=q, largest_error=worst)

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 METHODS = {
     "surface": "analysis.laws.surface:fit_surface",
     "isoflop": "analysis.laws.isoflop:fit_isoflop",
+    "envelope": "analysis.laws.envelope:fit_envelope",
 }
 
 
 def fit_law(runs: pd.DataFrame, method: str = "surface", **options: Any) -> Law:
     """Fit a scaling law to runs with columns params, tokens, loss (flops, budget, loss_se, status optional).
 
-    method "surface": E + A/N^alpha + B/D^beta by a robust fit of log loss (approach 3 of Hoffmann et al. 2022);
-    "isoflop": one parabola per budget, then power laws of the minima (approach 2).
-    Options common to all: bootstrap=1000 resamples (0: no intervals), seed=0, level=0.95; the rest is in the
-    docstring of each method. FLOPs are the column flops, else 6 params tokens; loss is in nats per token.
-    UserError (a ValueError) says in one sentence what is wrong with the table or the options.
+    method "surface": E + A/N^alpha + B/D^beta by a robust fit of log loss (approach 3 of Hoffmann et al.
+    2022); "isoflop": one parabola per budget, then power laws of the minima (approach 2); "envelope": power
+    laws along the runs that no other run beats (approach 1). Options common to all: bootstrap=1000 resamples
+    (0: no intervals), seed=0, level=0.95; the rest is in the docstring of each method. FLOPs are the column
+    flops, else 6 params tokens; loss is in nats per token. UserError (a ValueError) says in one sentence what
+    is wrong with the table or the options.
     """
     if method not in METHODS:
         raise UserError(f"method = {method!r} is unknown; choose one of {', '.join(METHODS)}")

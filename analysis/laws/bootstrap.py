@@ -18,8 +18,8 @@ def resample_weights(
 ) -> Iterator[np.ndarray]:
     """Yield chunks (r, num_runs) of how often each run occurs in each resample, `draws` rows in all.
 
-    With groups (num_runs,), numbered 0, 1, ..., whole groups are drawn (as many as there are), because runs of
-    one group err together. The same seed gives the same weights to the bit.
+    With groups (num_runs,), numbered 0, 1, ..., whole groups are drawn (as many as there are), because runs
+    of one group err together. The same seed gives the same weights to the bit.
     """
     generator = np.random.default_rng(seed)
     units = num_runs if groups is None else int(groups.max()) + 1
@@ -33,7 +33,8 @@ def resample_weights(
 
 
 def group_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
-    """Number the distinct values of a column 0, 1, ...; UserError unless it exists and has at least 3 of them."""
+    """Number the distinct values of a column 0, 1, ...; UserError unless it exists and has at least 3 of
+    them."""
     if column not in rows.columns:
         raise UserError(
             f"cluster = {column!r} is no column of the run table; choose one of {', '.join(rows.columns)}"

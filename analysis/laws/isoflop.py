@@ -1,11 +1,12 @@
 """Approach 2: at each budget a parabola of loss in log params, then power laws through the minima.
 
-Hoffmann et al. 2022 (arXiv 2203.15556, section 3.2); the form used by Sahoo et al. 2026 (arXiv 2602.15014): an
-unweighted parabola of the raw loss in log N, and N*, D*, L* as powers of compute without an offset. A parabola is
-biased where the sizes are wide or off centre (arXiv 2603.22339): exponents survive that, coefficients do not.
+Hoffmann et al. 2022 (arXiv 2203.15556, section 3.2); the form used by Sahoo et al. 2026 (arXiv 2602.15014):
+an unweighted parabola of the raw loss in log N, and N*, D*, L* as powers of compute without an offset. A
+parabola is biased where the sizes are wide or off centre (arXiv 2603.22339): exponents survive that,
+coefficients do not.
 
-A budget is refused, and says why, when its minimum is not between its smallest and largest size, when the parabola
-does not curve upwards, or with fewer than 3 sizes. Resamples go through the same guard.
+A budget is refused, and says why, when its minimum is not between its smallest and largest size, when the
+parabola does not curve upwards, or with fewer than 3 sizes. Resamples go through the same guard.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.special import fdtrc
 
 from analysis.errors import UserError
-from analysis.estimate import Estimate, estimate
-from analysis.frontier import Curve, number_column
+from analysis.estimate import spread
+from analysis.frontier import number_column
 from analysis.laws.bootstrap import check_options
 from analysis.laws.parabola import (
     BudgetFit,
@@ -29,7 +31,7 @@ from analysis.laws.parabola import (
     too_few,
 )
 from analysis.laws.powerlaw import PowerLaw, fit_power_laws
-from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
+from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields, interval_columns
 from analysis.laws.table import SAME_BUDGET, RunTable, prepare
 
 if TYPE_CHECKING:
@@ -38,47 +40,18 @@ if TYPE_CHECKING:
 RESAMPLINGS = ("parametric", "residuals", "rows")
 BARELY_BRACKETED = 0.95
 GRID_POINTS = 101
-SCATTER = 3.0
-"""Mean squared distance of the minima from a power law, over what their noise explains, that is worth a warning."""
+WIDE_RESIDUALS = 0.02
+ONE_SIGMA = 0.682689
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class IsoflopLaw(Law):
+class IsoflopLaw(PowerLawFrontier):
     """N*, D* and L* as powers of compute, through the minima of one parabola per budget."""
 
     method: ClassVar[str] = "isoflop"
     budgets: tuple[BudgetFit, ...]
-    power_laws: dict[str, PowerLaw]
-    """Of params, tokens and loss."""
     residual_sd: float | None
     """Standard deviation of losses about the parabolas, pooled, nats; None if no budget has a fourth run."""
-
-    def _parameters(self) -> dict[str, Estimate]:
-        found = {}
-        for name, law in self.power_laws.items():
-            coefficient = np.exp(law.log_coefficient)
-            found[f"coefficient of {name}"] = estimate(coefficient[0], coefficient[1:], self.level)
-        return found
-
-    @property
-    def exponents(self) -> dict[str, Estimate]:
-        """Of N*, D*, D*/N* and L* as powers of compute (L* itself: there is no offset E)."""
-        laws = {name: law.exponent for name, law in self.power_laws.items()}
-        laws["tokens_per_param"] = laws["tokens"] - laws["params"]
-        return {name: estimate(v[0], v[1:], self.level) for name, v in laws.items()}
-
-    @property
-    def curve(self) -> Curve:
-        law = self.power_laws["loss"]
-        return Curve(
-            E=np.zeros_like(law.exponent),
-            log_K=law.log_coefficient,
-            c=-law.exponent,
-            flops_range=self.flops_range,
-        )
-
-    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: law.at(flops) for name, law in self.power_laws.items()}
 
     @property
     def minima(self) -> pd.DataFrame:
@@ -92,8 +65,8 @@ class IsoflopLaw(Law):
         return pd.DataFrame(text | columns | {"num_runs": [fit.num_runs for fit in self.budgets]})
 
     def curves(self, flops: float) -> pd.DataFrame:
-        """The fitted parabola of one budget over its sizes: params, loss, loss_low, loss_high (no rows where there
-        are too few sizes for one). UserError names the budgets there are."""
+        """The fitted parabola of one budget over its sizes: params, loss, loss_low, loss_high (no rows where
+        there are too few sizes for one). UserError names the budgets there are."""
         fit = next((b for b in self.budgets if abs(np.log(flops / b.flops)) <= np.log1p(SAME_BUDGET)), None)
         if fit is None:
             known = ", ".join(f"{b.flops:.3g}" for b in self.budgets)
@@ -128,12 +101,14 @@ def fit_isoflop(
     level: float = 0.95,
     resample: str = "parametric",
 ) -> IsoflopLaw:
-    """Fit parabolas and power laws to runs with columns params, tokens, loss (budget or flops group the runs).
+    """Fit parabolas and power laws to runs with columns params, tokens, loss (budget or flops group the
+    runs).
 
     Runs of one typed `budget` belong together; without that column, runs whose FLOPs agree within 5%.
-    resample: "parametric" adds noise of the spread of all runs about their parabolas (or loss_se where larger), with
-    the uncertainty of that spread itself, as a t interval has it; "residuals" draws from the observed
-    deviations; "rows" draws runs within each budget. UserError where fewer than 2 budgets have a usable minimum.
+    resample: "parametric" adds noise of the spread of all runs about their parabolas (or loss_se where
+    larger), with the uncertainty of that spread itself, as a t interval has it; "residuals" draws from the
+    observed deviations; "rows" draws runs within each budget. UserError where fewer than 2 budgets have a
+    usable minimum.
     """
     check_options(bootstrap, seed, level)
     if resample not in RESAMPLINGS:
@@ -144,18 +119,19 @@ def fit_isoflop(
             f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); "
             "power laws need at least 2 budgets"
         )
-    budgets, residual_sd = _fit_budgets(table, bootstrap, np.random.default_rng(seed), resample)
+    budgets, residual_sd, freedom = _fit_budgets(table, bootstrap, np.random.default_rng(seed), resample)
     usable = [fit for fit in budgets if fit.status is BudgetStatus.BRACKETED]
     if len(usable) < 2:
         raise UserError(_refusal(budgets))
     power_laws, dropped = _power_laws(usable)
+    power_laws, widened = _widen(usable, power_laws, freedom)
     options = {"bootstrap": bootstrap, "seed": seed, "level": level, "resample": resample}
     return IsoflopLaw(
         **common_fields(table, options),
         status=FitStatus.CONVERGED,
         sentence=f"{len(usable)} of {len(budgets)} budgets have their minimum inside their sizes"
         + (f"; runs lie {residual_sd:.2g} nats about the parabolas" if residual_sd is not None else ""),
-        warnings=tuple([*table.warnings, *_warnings(budgets, usable, power_laws, dropped)]),
+        warnings=(*table.warnings, *_warnings(budgets, usable, residual_sd, dropped), *widened),
         budgets=tuple(budgets),
         power_laws=power_laws,
         residual_sd=residual_sd,
@@ -164,8 +140,8 @@ def fit_isoflop(
 
 def _fit_budgets(
     table: RunTable, bootstrap: int, generator: np.random.Generator, resample: str
-) -> tuple[list[BudgetFit], float | None]:
-    """The parabola of every budget with its resamples, and the pooled spread about them."""
+) -> tuple[list[BudgetFit], float | None, int]:
+    """The parabola of every budget with its resamples; the pooled spread and its degrees of freedom."""
     log_params = np.log(table.params)
     log_cost = np.log(table.flops) - np.log(table.tokens)
     groups = table.budgets()
@@ -193,7 +169,7 @@ def _fit_budgets(
         centre = float(x.mean())
         coefficients = solve_parabolas(x, losses[:, members], weights[:, members], centre)
         fits.append(read_budget(flops, members, x, log_cost[members], coefficients, centre))
-    return fits, residual_sd
+    return fits, residual_sd, freedom
 
 
 def _parametric(
@@ -225,7 +201,7 @@ def _residuals(
     bootstrap: int,
     generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_parametric`, with the noise drawn from the deviations of all runs (enlarged for the fitted terms)."""
+    """As `_parametric`, with noise drawn from the deviations of all runs, enlarged for the fitted terms."""
     if residual_sd is None:
         bootstrap = 0
     noise = deviations[generator.integers(0, len(table), size=(bootstrap, len(table)))]
@@ -289,20 +265,25 @@ def _refusal(budgets: list[BudgetFit]) -> str:
     reasons = [fit.reason for fit in budgets if fit.reason]
     more = f"; and {len(reasons) - 5} budgets more" if len(reasons) > 5 else ""
     return (
-        f"isoflop: {len(budgets) - len(reasons)} of {len(budgets)} budgets have a usable minimum and power laws need "
-        f"2: {'; '.join(reasons[:5])}{more}"
+        f"isoflop: {len(budgets) - len(reasons)} of {len(budgets)} budgets have a usable minimum and power "
+        f"laws need 2: {'; '.join(reasons[:5])}{more}"
     )
 
 
 def _warnings(
-    budgets: list[BudgetFit], usable: list[BudgetFit], laws: dict[str, PowerLaw], dropped: int
+    budgets: list[BudgetFit], usable: list[BudgetFit], residual_sd: float | None, dropped: int
 ) -> list[str]:
     found = [fit.reason for fit in budgets if fit.reason]
+    if residual_sd is not None and residual_sd > WIDE_RESIDUALS * min(fit.loss[0] for fit in usable):
+        found.append(
+            f"runs lie {residual_sd:.2g} nats about the parabolas: no parabola describes sizes this far "
+            "apart; leave out the sizes far from the minima"
+        )
     for fit in usable:
         if len(fit.inside) > 1 and fit.inside[1:].mean() < BARELY_BRACKETED:
             found.append(
-                f"the minimum at {fit.flops:.1e} FLOPs is barely bracketed: {1 - fit.inside[1:].mean():.0%} of the "
-                "resamples put it outside the sizes"
+                f"the minimum at {fit.flops:.1e} FLOPs is barely bracketed: {1 - fit.inside[1:].mean():.0%} "
+                "of the resamples put it outside the sizes"
             )
     if len(usable) == 2:
         found.append("two usable budgets: the power laws pass through both minima, nothing checks their form")
@@ -315,24 +296,40 @@ def _warnings(
         found.append(
             f"{dropped} of {num_resamples} resamples have fewer than two usable minima and are not counted"
         )
-    if num_resamples and len(usable) > 2:
-        found += _scatter(usable, laws)
     return found
 
 
-def _scatter(usable: list[BudgetFit], laws: dict[str, PowerLaw]) -> list[str]:
-    """Warns where the minima lie farther from their power law than their own intervals allow."""
+def _widen(
+    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: int
+) -> tuple[dict[str, PowerLaw], list[str]]:
+    """Widen a power law whose minima lie farther from it than their noise explains.
+
+    Noise within the budgets says nothing about a bent frontier. Where an F test at 5% finds the minima too
+    far off, the resamples are stretched about the estimate by the ratio of what is seen to what noise
+    explains.
+    """
+    widened = dict(laws)
+    found: list[str] = []
+    spare = len(usable) - 2
+    if spare < 1 or len(usable[0].inside) < 2:
+        return widened, found
     flops = np.array([fit.flops for fit in usable])
-    found = []
-    for name, values in (("params", "log_params"), ("loss", "loss")):
-        fitted = laws[name].at(flops)[0]
-        at = np.array([getattr(fit, values)[0] for fit in usable])
-        off = at - (np.log(fitted) if name == "params" else fitted)
-        sd = np.array([np.std(getattr(fit, values)[1:][fit.convex[1:]]) for fit in usable])
-        if np.all(sd > 0) and np.mean((off / sd) ** 2) > SCATTER * (len(usable) - 2) / len(usable):
-            worst = int(np.argmax(np.abs(off / sd)))
+    for name, law in laws.items():
+        rows = [
+            np.log(np.where(f.convex, f.loss, 1.0)) if name == "loss" else getattr(f, f"log_{name}")
+            for f in usable
+        ]
+        off = np.array([row[0] for row in rows]) - np.log(law.at(flops)[0])
+        ends = [spread(row[1:][f.convex[1:]], ONE_SIGMA) for row, f in zip(rows, usable, strict=True)]
+        sd = np.array([(high - low) / 2 for low, high in ends])
+        if not np.all(sd > 0):
+            continue
+        ratio = float(np.sum((off / sd) ** 2) / spare)
+        if fdtrc(spare, freedom or 1e6, ratio) < 0.05:
+            stretch = float(np.sqrt(ratio))
+            widened[name] = law.stretched(stretch)
             found.append(
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
-                f"{flops[worst]:.1e} FLOPs): its interval is too narrow"
+                f"{flops[np.argmax(np.abs(off / sd))]:.1e} FLOPs); its intervals are widened by {stretch:.1f}"
             )
-    return found
+    return widened, found

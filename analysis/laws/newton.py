@@ -5,8 +5,9 @@
 Internally theta = (e, a, b, alpha, beta) with the logs of N, D and L centred on their means, so that nothing
 depends on units: E = exp(e), A = exp(a), B = exp(b) in those units. With s the three shares of the
 predicted loss and J the gradient of its log, the Hessian sum w [(psi' + psi) J J^T - psi sum_k s_k g_k g_k^T]
-is exact and costs no more than Gauss-Newton. Steps are damped by the curvature of iteratively reweighted least
-squares, which majorises the Huber terms, and kept inside a box by holding coordinates that push against it.
+is exact and costs no more than Gauss-Newton. Steps are damped by the curvature of iteratively reweighted
+least squares, which majorises the Huber terms, and kept inside a box by holding coordinates that push against
+it.
 
 Arrays end in shape letters: R problems, n runs, p = 5 coordinates, F free ones.
 """
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# e, a, b are logs relative to the mean loss: below e^-14 (1e-6 of the loss) a term has no say in any digit seen
+# e, a, b are logs relative to the mean loss: below e^-14 (1e-6 of the loss) a term has no say in any digit
+# seen
 LOWER = np.array([-14.0, -40.0, -40.0, 1e-3, 1e-3])
 UPPER = np.array([2.0, 10.0, 10.0, 5.0, 5.0])
 MAX_STEPS = 300
@@ -155,10 +157,11 @@ class Derivatives:
         return out
 
     def relative_gradient(self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float) -> np.ndarray:
-        """Largest gradient component over the sum of the absolute terms that cancel in it, (R,): 0 at an optimum.
+        """Largest gradient component over the sum of the absolute terms that cancel in it, (R,): 0 at an
+        optimum.
 
-        Coordinates held by the box do not count. Terms as small as rounding of the residuals count as that much,
-        so that the optimum of a noise-free table passes too.
+        Coordinates held by the box do not count. Terms as small as rounding of the residuals count as that
+        much, so that the optimum of a noise-free table passes too.
         """
         shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp)
         size_Rn = weight_Rn * np.maximum(

@@ -34,7 +34,8 @@ class BudgetFit:
     """Distinct log params, ascending."""
     centre: float
     coefficients: np.ndarray
-    """(1 + R, 3): loss = c0 + c1 u + c2 u^2 with u = log params - centre; no rows if there are too few sizes."""
+    """(1 + R, 3): loss = c0 + c1 u + c2 u^2 with u = log params - centre; no rows if there are too few sizes.
+    """
     convex: np.ndarray
     """(1 + R,) whether the row has a minimum at all."""
     inside: np.ndarray
@@ -95,7 +96,7 @@ def read_budget(
     coefficients: np.ndarray,
     centre: float,
 ) -> BudgetFit:
-    """Minimum and verdict from parabola coefficients (1 + R, 3); log_cost is log FLOPs per token of each run."""
+    """Minimum and verdict from coefficients (1 + R, 3); log_cost is log FLOPs per token of each run."""
     sizes, cost = _by_size(log_params, log_cost)
     convex = coefficients[:, 2] > 0
     safe = np.where(convex, coefficients[:, 2], 1.0)
@@ -149,8 +150,8 @@ def _verdict(
     if not convex:
         side = "largest" if c[1] + 2 * c[2] * (sizes.mean() - minimum) < 0 else "smallest"
         return BudgetStatus.NOT_CONVEX, (
-            f"the losses at {flops:.1e} FLOPs do not curve upwards, so they have no minimum (they fall towards the "
-            f"{side} size); add sizes on that side"
+            f"the losses at {flops:.1e} FLOPs do not curve upwards, so they have no minimum (they fall "
+            f"towards the {side} size); add sizes on that side"
         )
     if minimum < sizes[0]:
         return BudgetStatus.BELOW, (
@@ -158,7 +159,8 @@ def _verdict(
             "add smaller sizes"
         )
     return BudgetStatus.ABOVE, (
-        f"the minimum at {flops:.1e} FLOPs lies above the largest size ({largest:.3g} parameters); add larger sizes"
+        f"the minimum at {flops:.1e} FLOPs lies above the largest size ({largest:.3g} parameters); add "
+        "larger sizes"
     )
 
 

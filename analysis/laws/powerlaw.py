@@ -25,6 +25,14 @@ class PowerLaw:
         """log k, (1 + R,)."""
         return self.middle - self.exponent * self.log_reference
 
+    def stretched(self, factor: float) -> PowerLaw:
+        """The same estimate with its resamples that much farther from it."""
+        return PowerLaw(
+            middle=self.middle[0] + factor * (self.middle - self.middle[0]),
+            exponent=self.exponent[0] + factor * (self.exponent - self.exponent[0]),
+            log_reference=self.log_reference,
+        )
+
 
 def fit_power_laws(
     log_flops: np.ndarray, log_values: np.ndarray, usable: np.ndarray

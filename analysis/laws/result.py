@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.estimate import Estimate, estimate, shortest, spread
 from analysis.frontier import Cost, Curve, Optimum, as_flops
+from analysis.laws.powerlaw import PowerLaw
 from analysis.laws.table import Excluded, RunTable
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class FitStatus(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Law(ABC):
-    """A fitted relation between params, tokens, FLOPs and loss (nats per token). Frozen; arrays are read-only."""
+    """A fitted relation between params, tokens, FLOPs and loss (nats per token). Frozen; arrays are read-
+    only."""
 
     method: ClassVar[str] = ""
     family: str | None
@@ -78,8 +80,9 @@ class Law(ABC):
         """Optimal params, tokens and loss at flops (m,), each (1 + R, m), the estimate first."""
 
     def frontier(self, flops: object) -> pd.DataFrame:
-        """Compute-optimal runs at each budget: flops, params, tokens, loss, tokens_per_param, each but the first
-        with columns _low and _high (None without resamples). UserError for a budget that is not positive."""
+        """Compute-optimal runs at each budget: flops, params, tokens, loss, tokens_per_param, each but the
+        first with columns _low and _high (None without resamples). UserError for a budget that is not
+        positive."""
         budgets = as_flops(flops)
         columns: dict[str, Any] = {"flops": budgets}
         for name, values in self._with_ratio(budgets).items():
@@ -124,8 +127,8 @@ class Law(ABC):
     def __str__(self) -> str:
         name = f" of {self.family}" if self.family else ""
         lines = [
-            f"{self.method} law{name}: {len(self.runs)} runs, {self.flops_range[0]:.3g} to {self.flops_range[1]:.3g} "
-            f"FLOPs, cost {self.cost}",
+            f"{self.method} law{name}: {len(self.runs)} runs, {self.flops_range[0]:.3g} to "
+            f"{self.flops_range[1]:.3g} FLOPs, cost {self.cost}",
             f"{self.status}: {self.sentence}",
             "",
         ]
@@ -177,6 +180,41 @@ class Law(ABC):
     def to_json(self) -> str:
         """`to_dict` as text; floats read back to the same bits."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PowerLawFrontier(Law):
+    """A law whose frontier is three power laws of compute without offset."""
+
+    power_laws: dict[str, PowerLaw]
+    """Of params, tokens and loss."""
+
+    def _parameters(self) -> dict[str, Estimate]:
+        found = {}
+        for name, law in self.power_laws.items():
+            coefficient = np.exp(law.log_coefficient)
+            found[f"coefficient of {name}"] = estimate(coefficient[0], coefficient[1:], self.level)
+        return found
+
+    @property
+    def exponents(self) -> dict[str, Estimate]:
+        """Of N*, D*, D*/N* and L* as powers of compute (L* itself: there is no offset E)."""
+        laws = {name: law.exponent for name, law in self.power_laws.items()}
+        laws["tokens_per_param"] = laws["tokens"] - laws["params"]
+        return {name: estimate(v[0], v[1:], self.level) for name, v in laws.items()}
+
+    @property
+    def curve(self) -> Curve:
+        law = self.power_laws["loss"]
+        return Curve(
+            E=np.zeros_like(law.exponent),
+            log_K=law.log_coefficient,
+            c=-law.exponent,
+            flops_range=self.flops_range,
+        )
+
+    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: law.at(flops) for name, law in self.power_laws.items()}
 
 
 def interval_columns(name: str, values: np.ndarray, level: float) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from analysis.laws.newton import LOWER, Derivatives, Problem
 GRID = np.geomspace(0.03, 1.5, 16)
 NUM_STARTS = 12
 RANKING_DELTA = 1e-2
-"""Huber threshold that ranks the cells: wide enough to be smooth, narrow enough to disregard gross outliers."""
+"""Huber threshold that ranks the cells: wide enough to be smooth, narrow enough to disregard gross outliers.
+"""
 
 
 def grid_starts(problem: Problem, derivatives: Derivatives) -> np.ndarray:

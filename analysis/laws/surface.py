@@ -128,8 +128,8 @@ def fit_surface(
 ) -> SurfaceLaw:
     """Fit the surface to runs with columns params, tokens, loss.
 
-    delta: Huber threshold on log loss (0.001 is 0.1% of the loss); bootstrap: number of resamples of the runs,
-    0 for no intervals; cluster: a column whose values are resampled as wholes, e.g. "size" or "seed".
+    delta: Huber threshold on log loss (0.001 is 0.1% of the loss); bootstrap: number of resamples of the
+    runs, 0 for no intervals; cluster: a column whose values are resampled as wholes, e.g. "size" or "seed".
     UserError for a table that cannot be fitted, see `analysis.laws.table.prepare`.
     """
     check_options(bootstrap, seed, level)
@@ -172,8 +172,8 @@ def _check_identified(table: RunTable) -> None:
         )
     if table.one_budget:
         raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs), where size and tokens "
-            "vary together; add runs at a second budget"
+            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs), where size "
+            "and tokens vary together; add runs at a second budget"
         )
     for name, values in (("params", table.params), ("tokens", table.tokens)):
         if len(np.unique(values)) < 3:
@@ -223,8 +223,8 @@ def _verdict(theta: np.ndarray, gradient: float, share: float) -> tuple[FitStatu
     ]
     if gradient > GRADIENT_TOLERANCE:
         return FitStatus.NOT_CONVERGED, (
-            f"the gradient at the best point is {gradient:.1e} of its terms, above {GRADIENT_TOLERANCE:.0e}; look at "
-            "outliers first, then at whether params and tokens vary independently"
+            f"the gradient at the best point is {gradient:.1e} of its terms, above {GRADIENT_TOLERANCE:.0e}; "
+            "look at outliers first, then at whether params and tokens vary independently"
         )
     if at_bound:
         return FitStatus.BOUND_HIT, (
@@ -236,10 +236,10 @@ def _verdict(theta: np.ndarray, gradient: float, share: float) -> tuple[FitStatu
 def _warnings(law: SurfaceLaw, table: RunTable, draws: np.ndarray, unfinished: int) -> list[str]:
     found = list(table.warnings)
     lowest = float(table.loss.min())
-    if law.E >= lowest:
+    if lowest <= law.E:
         found.append(
-            f"E = {float(law.E):.4g} lies at or above the lowest loss ({lowest:.4g}): the surface does not describe "
-            "these runs; fit a narrower range of tokens per parameter"
+            f"E = {float(law.E):.4g} lies at or above the lowest loss ({lowest:.4g}): the surface does not "
+            "describe these runs; fit a narrower range of tokens per parameter"
         )
     if law.status is not FitStatus.CONVERGED:
         found.append(law.sentence)

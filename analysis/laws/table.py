@@ -78,7 +78,7 @@ class RunTable:
         return largest <= smallest * (1 + SAME_BUDGET)
 
     def budgets(self) -> list[tuple[float, np.ndarray]]:
-        """(FLOPs, indices of its runs) per budget, ascending: equal typed budgets, else FLOPs close together."""
+        """(FLOPs, indices of its runs) per budget, ascending: equal typed budgets, else FLOPs alike."""
         values = self.flops if self.budget is None else self.budget
         tolerance = SAME_BUDGET if self.budget is None else 1e-9
         order = np.argsort(values, kind="stable")
@@ -97,15 +97,15 @@ class RunTable:
         found = []
         if self.cost.largest_error > WARN_ABOVE:
             found.append(
-                f"the cost {self.cost} describes the table's FLOPs only within {self.cost.largest_error:.0%}; "
-                "the compute-optimal sizes inherit that"
+                f"the cost {self.cost} describes the table's FLOPs only within "
+                f"{self.cost.largest_error:.0%}; the compute-optimal sizes inherit that"
             )
         if self.budget is not None:
             off = np.abs(np.log(self.flops / self.budget))
             if off.max() > np.log1p(SAME_BUDGET):
                 found.append(
-                    f"flops and budget differ by up to {np.expm1(off.max()):.0%}: the runs of a budget did not spend it, "
-                    "or the two columns count differently"
+                    f"flops and budget differ by up to {np.expm1(off.max()):.0%}: the runs of a budget did "
+                    "not spend it, or the two columns count differently"
                 )
         return tuple(found)
 
@@ -119,8 +119,9 @@ def prepare(runs: pd.DataFrame) -> RunTable:
     """Check and convert a run table with columns params, tokens, loss (flops, budget, loss_se, ... optional).
 
     Rows whose status is not "finished", or whose column `excluded` gives a reason, are left out and listed.
-    UserError names column and rows for anything that cannot be fitted: a missing column, missing, non-numeric,
-    infinite or non-positive values, duplicate keys, or several families or conventions in one table.
+    UserError names column and rows for anything that cannot be fitted: a missing column, missing,
+    non-numeric, infinite or non-positive values, duplicate keys, or several families or conventions in one
+    table.
     """
     if not isinstance(runs, pd.DataFrame):
         raise UserError(

@@ -1,0 +1,120 @@
+"""Approach 1: the lower envelope of the runs' final losses over compute, and power laws along it.
+
+Hoffmann et al. 2022 (arXiv 2203.15556, section 3.1) take the minimum over loss curves; from a table of
+finished runs the envelope is the lower convex hull of (log flops, log loss) (as in Gemstones, arXiv
+2502.06857): the runs no mixture of cheaper and dearer runs improves on. Few runs lie on it, so its intervals,
+percentiles over resamples of the runs, are wide; the surface and IsoFLOP laws use all runs and are to be
+preferred where they can be fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import UserError
+from analysis.laws.bootstrap import check_options, resample_weights
+from analysis.laws.powerlaw import PowerLaw
+from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields
+from analysis.laws.table import RunTable, prepare
+
+MIN_VERTICES = 3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class EnvelopeLaw(PowerLawFrontier):
+    """N*, D* and L* as powers of compute, along the runs that no other run beats."""
+
+    method: ClassVar[str] = "envelope"
+    vertices: pd.DataFrame
+    """The runs on the envelope, cheapest first: flops, params, tokens, loss."""
+
+
+def fit_envelope(
+    runs: pd.DataFrame, *, bootstrap: int = 1000, seed: int = 0, level: float = 0.95
+) -> EnvelopeLaw:
+    """Power laws through the runs on the lower convex hull of (log flops, log loss).
+
+    UserError where fewer than 3 runs lie on it, or all runs spend one budget.
+    """
+    check_options(bootstrap, seed, level)
+    table = prepare(runs)
+    if table.one_budget:
+        raise UserError(
+            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); an envelope "
+            "needs several"
+        )
+    logs = {name: np.log(getattr(table, name)) for name in ("flops", "params", "tokens", "loss")}
+    everyone = np.arange(len(table))
+    vertices = hull(logs["flops"], logs["loss"], everyone)
+    if len(vertices) < MIN_VERTICES:
+        raise UserError(
+            f"envelope: only {len(vertices)} runs lie on the lower envelope of loss over compute, a power "
+            f"law needs {MIN_VERTICES}; add budgets"
+        )
+    fits, dropped = [_lines(logs, vertices)], 0
+    for weights in resample_weights(len(table), bootstrap, seed):
+        for row in weights:
+            drawn = hull(logs["flops"], logs["loss"], everyone[row > 0])
+            if len(drawn) >= MIN_VERTICES:
+                fits.append(_lines(logs, drawn))
+            else:
+                dropped += 1
+    values = np.array(fits)
+    warnings = list(table.warnings)
+    if dropped > 0.01 * bootstrap:
+        warnings.append(
+            f"{dropped} of {bootstrap} resamples have fewer than {MIN_VERTICES} runs on the envelope"
+        )
+    return EnvelopeLaw(
+        **common_fields(table, {"bootstrap": bootstrap, "seed": seed, "level": level}),
+        status=FitStatus.CONVERGED,
+        sentence=f"{len(vertices)} of {len(table)} runs lie on the envelope",
+        warnings=tuple(warnings),
+        power_laws={
+            name: PowerLaw(
+                middle=values[:, i, 0], exponent=values[:, i, 1], log_reference=float(logs["flops"].mean())
+            )
+            for i, name in enumerate(("params", "tokens", "loss"))
+        },
+        vertices=_table(table, vertices),
+    )
+
+
+def hull(x: np.ndarray, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Indices among `chosen` of the falling part of the lower convex hull of (x, y), in ascending x."""
+    order = chosen[np.lexsort((y[chosen], x[chosen]))]
+    kept: list[int] = []
+    for i in order.tolist():
+        if kept and x[i] == x[kept[-1]]:
+            continue
+        while len(kept) >= 2 and _turns_right(x, y, kept[-2], kept[-1], i):
+            kept.pop()
+        kept.append(i)
+    lowest = int(np.argmin(y[kept]))
+    return np.array(kept[: lowest + 1])
+
+
+def _turns_right(x: np.ndarray, y: np.ndarray, a: int, b: int, c: int) -> bool:
+    return bool((x[b] - x[a]) * (y[c] - y[a]) <= (y[b] - y[a]) * (x[c] - x[a]))
+
+
+def _lines(logs: dict[str, np.ndarray], vertices: np.ndarray) -> list[tuple[float, float]]:
+    """(value at the mean log budget of the table, slope) of params, tokens and loss over the vertices."""
+    x = logs["flops"][vertices] - logs["flops"].mean()
+    dx = x - x.mean()
+    found = []
+    for name in ("params", "tokens", "loss"):
+        y = logs[name][vertices]
+        slope = float(dx @ y / (dx @ dx))
+        found.append((float(y.mean() - slope * x.mean()), slope))
+    return found
+
+
+def _table(table: RunTable, vertices: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: getattr(table, name)[vertices] for name in ("flops", "params", "tokens", "loss")}
+    )
