@@ -1,0 +1,109 @@
+"""Families compared: how much more compute one needs than the reference to reach the same loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from analysis.drawing import axes, parts, theme
+from analysis.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from analysis.comparison import Comparison
+
+MAX_LABELS = 6
+NEAR = 10.0
+"""An interval end further than this factor from every multiplier does not stretch the axis."""
+
+
+def compare_table(comparison: Comparison) -> pd.DataFrame:
+    """What `compare` shows: `comparison.multipliers`, families as in every legend, smallest budget first."""
+    table = comparison.multipliers
+    order = {name: number for number, name in enumerate(theme.family_order(table["family"].unique()))}
+    sorted_table = table.assign(_place=table["family"].map(order)).sort_values(["_place", "at_flops"])
+    return sorted_table.drop(columns="_place").reset_index(drop=True)
+
+
+def compare(comparison: Comparison) -> go.Figure:
+    """Compute each family needs over the reference's to reach the same loss, at the loss where that is taken.
+
+    The number at a point is the family's own budget in FLOPs. Hollow points read the reference's law outside
+    its measured budgets. Bars are intervals; one without an end runs out of the picture. UserError if the
+    comparison has no multiplier.
+    """
+    table = compare_table(comparison)
+    reference = parts.safe(comparison.reference)
+    if not len(table):
+        raise UserError(f"the comparison has no multiplier over {comparison.reference}; see its warnings")
+    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", _to_show(table), axes.number_text)
+    limits = 10.0 ** y_axis["range"][0] / 2, 10.0 ** y_axis["range"][1] * 2
+    figure = parts.panels(1, 1)
+    for family, part in table.groupby("family", sort=False):
+        figure.add_trace(_multipliers(str(family), part, limits))
+    pad = 0.08 * (table["at_loss"].max() - table["at_loss"].min()) or 0.05
+    figure.update_xaxes(
+        title_text="Held-out bound reached (nats per token)",
+        # lower is better: to the right, where the larger budgets are in the other figures
+        range=[table["at_loss"].max() + pad, table["at_loss"].min() - pad],
+        tickformat=axes.LOSS_DIGITS,
+    )
+    figure.update_yaxes(**y_axis)
+    parts.level_line(figure, 1.0, "dot")
+    figure.add_annotation(
+        text=f"{reference} itself",
+        x=0,
+        xref="x domain",
+        y=0,
+        yref="y",
+        xanchor="left",
+        yanchor="bottom",
+        xshift=4,
+    )  # y is the exponent of ten, as Plotly wants it on a logarithmic axis
+    level = next(iter(comparison.laws.values())).level
+    note = f"Bars: {level:.0%} intervals. Numbers: the family's budget (FLOPs). Laws: {comparison.method}"
+    note += f". Hollow: {reference} extrapolated" if table["extrapolated"].any() else ""
+    return parts.finish(figure, f"Compute multipliers over {reference}", note, height=600)
+
+
+def _to_show(table: pd.DataFrame) -> list[float]:
+    low, high = table["multiplier"].min() / NEAR, table["multiplier"].max() * NEAR
+    ends = [end for name in ("low", "high") for end in table[name] if not axes.is_missing(end)]
+    return [1.0, *table["multiplier"], *(end for end in ends if low <= end <= high)]
+
+
+def _multipliers(family: str, part: pd.DataFrame, limits: tuple[float, float]) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    style = theme.family_style(family)
+    texts = [axes.compute_text(flops) for flops in part["at_flops"]]
+    if len(texts) > MAX_LABELS:
+        texts = [text if i in (0, len(texts) - 1) else "" for i, text in enumerate(texts)]
+    symbols = [style.symbol + ("-open" if beyond else "") for beyond in part["extrapolated"]]
+    return go.Scatter(
+        x=part["at_loss"],
+        y=part["multiplier"],
+        mode="lines+markers+text",
+        line={"color": style.colour, "width": 1.5},
+        marker=parts.marker(style.colour, symbols, 10),
+        error_y=parts.bars(part["multiplier"], part["low"], part["high"], style.colour, limits),
+        text=texts,
+        textposition="top right",
+        textfont={"size": theme.FONT_PX - 3, "color": style.colour},
+        name=parts.safe(family),
+        hoverinfo="text",
+        hovertext=[_text(row) for row in part.to_dict(orient="records")],
+    )
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    number = axes.interval_text(row["multiplier"], row["low"], row["high"], axes.number_text)
+    family, reference = parts.safe(row["family"]), parts.safe(row["reference"])
+    where = " (extrapolated)" if row["extrapolated"] else ""
+    return (
+        f"<b>{family}</b> needs {number} times the compute of {reference}<br>"
+        f"at {row['at_loss']:.3f} nats per token, its loss at {axes.flops_text(row['at_flops'])} FLOPs;<br>"
+        f"{reference} gets there with {axes.flops_text(row['reference_flops'])} FLOPs{where}"
+    )

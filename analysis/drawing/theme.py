@@ -1,0 +1,173 @@
+"""How every figure looks: one colour and marker per family, one colour ramp for budgets, light and dark.
+
+The seven family colours were found by a search (2026-11-20) among colours with a contrast of at least 3:1
+on both backgrounds, for the largest smallest distance under normal vision and three kinds of colour
+blindness (Machado, Oliveira and Fernandes 2009): 18.8 in CIELAB, against 16.1 for seven colours of Okabe and
+Ito. So a colour means the same on a light page, on a dark one, and to nearly every eye; the marker says it
+again. `tests/analysis/test_figures.py` keeps the contrast and the distance.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from analysis.errors import UserError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+FONT_PX = 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """Colour and Plotly marker symbol of a family."""
+
+    colour: str
+    symbol: str
+
+
+FAMILY_STYLES = {
+    "ar": Style(colour="#3d8ef6", symbol="circle"),
+    "masked": Style(colour="#dd700a", symbol="square"),
+    "uniform": Style(colour="#1f7a63", symbol="triangle-up"),
+    "esoteric": Style(colour="#9b3db9", symbol="diamond"),
+    "hybrid": Style(colour="#cc1c2e", symbol="triangle-down"),
+    "block": Style(colour="#da62b3", symbol="pentagon"),
+    "gaussian": Style(colour="#849460", symbol="hexagram"),
+}
+NEUTRAL = "#7d8590"
+"""Colour of what belongs to no family and no budget; 3:1 on both backgrounds."""
+_UNKNOWN_SYMBOLS = ("star", "cross", "x", "hexagon", "bowtie", "hourglass")
+
+BUDGET_RAMP = ("#3295e9", "#8783bd", "#a67293", "#b56369", "#b95640", "#b64d0f")
+"""From the smallest to the largest budget: blue to brown, for every kind of colour blindness in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Palette:
+    """Colours of everything that is not data."""
+
+    paper: str
+    text: str
+    muted: str
+    """Notes, subtitles and tick labels: at least 4.5:1 on paper."""
+    grid: str
+    line: str
+
+
+PALETTES = {
+    "light": Palette(paper="#ffffff", text="#1c2128", muted="#59636e", grid="#e7eaee", line="#8c959f"),
+    "dark": Palette(paper="#14171c", text="#e6e9ed", muted="#9aa4af", grid="#2a3038", line="#6e7681"),
+}
+
+
+def family_style(family: str | None) -> Style:
+    """Colour and marker of a family; one without its own gets grey and a marker chosen by its name."""
+    if family in FAMILY_STYLES:
+        return FAMILY_STYLES[family]
+    number = zlib.crc32(str(family).encode())  # not hash(): that differs between processes
+    return Style(colour=NEUTRAL, symbol=_UNKNOWN_SYMBOLS[number % len(_UNKNOWN_SYMBOLS)])
+
+
+def family_order(families: Any) -> list[str]:
+    """Families in the order of every legend: the known ones as listed above, then the others by name."""
+    known = list(FAMILY_STYLES)
+    return sorted(families, key=lambda name: (known.index(name) if name in known else len(known), str(name)))
+
+
+def budget_colours(count: int) -> list[str]:
+    """`count` colours along the budget ramp, first to last."""
+    if count == 1:
+        return [BUDGET_RAMP[0]]
+    places = [i * (len(BUDGET_RAMP) - 1) / (count - 1) for i in range(count)]
+    return [_between(BUDGET_RAMP, place) for place in places]
+
+
+def _between(ramp: tuple[str, ...], place: float) -> str:
+    first = min(int(place), len(ramp) - 2)
+    share = place - first
+    mixed = (
+        round((1 - share) * a + share * b)
+        for a, b in zip(rgb(ramp[first]), rgb(ramp[first + 1]), strict=True)
+    )
+    return "#" + "".join(f"{value:02x}" for value in mixed)
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """(red, green, blue), 0 to 255, of #rrggbb."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def see_through(colour: str, opacity: float) -> str:
+    """#rrggbb as the rgba() text that Plotly and CSS read."""
+    red, green, blue = rgb(colour)
+    return f"rgba({red}, {green}, {blue}, {opacity:g})"
+
+
+def set_theme(figure: go.Figure, theme: str) -> go.Figure:
+    """The same figure, changed in place, in the theme "light" or "dark"; UserError for another."""
+    if theme not in PALETTES:
+        raise UserError(f"theme = {theme!r}; choose one of {', '.join(PALETTES)}")
+    return figure.update_layout(template=template(theme))
+
+
+def template(theme: str) -> go.layout.Template:
+    """Plotly template of the theme. Data colours are not in it: they are the same in every theme."""
+    import plotly.graph_objects as go
+
+    palette = PALETTES[theme]
+    axis = {
+        "gridcolor": palette.grid,
+        "linecolor": palette.line,
+        "tickcolor": palette.line,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 5,
+        "zeroline": False,
+        "automargin": True,
+        "title": {"font": {"size": FONT_PX}, "standoff": 8},
+        "tickfont": {"size": FONT_PX - 2, "color": palette.muted},
+        "nticks": 8,
+    }
+    return go.layout.Template(
+        layout={
+            "paper_bgcolor": palette.paper,
+            "plot_bgcolor": palette.paper,
+            "font": {"family": FONT, "size": FONT_PX, "color": palette.text},
+            "title": {
+                "x": 0.0,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": 1.0,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"t": 18},
+                "font": {"size": FONT_PX + 5},
+                "subtitle": {"font": {"size": FONT_PX - 1, "color": palette.muted}},
+            },
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {
+                "x": 1.02,
+                "y": 1.0,
+                "xanchor": "left",
+                "yanchor": "top",
+                "font": {"size": FONT_PX - 1},
+                "title": {"font": {"size": FONT_PX - 1, "color": palette.muted}},
+                "tracegroupgap": 4,
+            },
+            "annotationdefaults": {
+                "font": {"size": FONT_PX - 2, "color": palette.muted},
+                "arrowcolor": palette.muted,
+                "showarrow": False,
+            },
+            "shapedefaults": {"line": {"color": palette.line, "width": 1.2}},
+            "hoverlabel": {"align": "left", "font": {"family": FONT, "size": FONT_PX - 1}},
+            "hovermode": "closest",
+            "margin": {"l": 80, "r": 40, "t": 84, "b": 62},
+        }
+    )

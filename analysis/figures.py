@@ -1,0 +1,37 @@
+"""Every figure, once: for the notebook, the report and the dashboard alike.
+
+    isoflop            loss against size at every budget, with parabolas and minima
+    frontier           loss, size, tokens and tokens per parameter of the best run at every budget
+    loss_curves        training loss along runs
+    compare            compute of families over a reference at equal loss
+    surface_residuals  how far runs lie from a fitted surface
+
+Each is a table function (`isoflop_table`, ...: what is shown, as a DataFrame) and a drawing function
+(`isoflop`, ...: that table as a Plotly figure). `save` writes a figure as PNG or SVG (drawn again by
+matplotlib: no browser) or as one HTML file that opens without a network. Figures come in the light theme;
+`set_theme(figure, "dark")` changes that and nothing else.
+"""
+
+from analysis.drawing.curves import loss_curves, loss_curves_table
+from analysis.drawing.frontier import frontier, frontier_table
+from analysis.drawing.isoflop import isoflop, isoflop_table
+from analysis.drawing.multipliers import compare, compare_table
+from analysis.drawing.residuals import surface_residuals, surface_residuals_table
+from analysis.drawing.saving import page, save
+from analysis.drawing.theme import set_theme
+
+__all__ = [
+    "compare",
+    "compare_table",
+    "frontier",
+    "frontier_table",
+    "isoflop",
+    "isoflop_table",
+    "loss_curves",
+    "loss_curves_table",
+    "page",
+    "save",
+    "set_theme",
+    "surface_residuals",
+    "surface_residuals_table",
+]
