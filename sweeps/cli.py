@@ -170,7 +170,8 @@ def fit(
         fits = results.fit(table, one, bootstrap=bootstrap)
         results.show_fits(fits, table, terminal)
         folder = out / name / one if one else out / name
-        results.show_files(results.write_law(fits, table, folder, sweep=name), terminal)
+        losses = results.curves(table.of_family(one), out / name, name) if store is None else None
+        results.show_files(results.write_law(fits, table, folder, sweep=name, losses=losses), terminal)
 
 
 @app.command()

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
     from scaling.data import Dataset
 
-STORE_TIMEOUT_S = 3.0
 SPARE_BYTES = 200e6
 """Room that a sweep leaves on the disk beside what it writes itself."""
 RUN_BYTES = 2e6
@@ -62,64 +59,6 @@ def request(sweep: str | None, config: Path | None, families: Sequence[str], out
     return Request(config=found, families=choose_families(found, families), out=out)
 
 
-# --- stores
-
-
-def tracking_uri(store: str | None, out: Path) -> str:
-    """Where MLflow records go: --store, else MLFLOW_TRACKING_URI, else a database under `out`."""
-    return store or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
-
-
-def check_store(uri: str) -> None:
-    """UserError unless runs can be recorded at `uri`: a server that answers, a database of a known schema."""
-    scheme = uri.partition(":")[0].lower()
-    if scheme in ("http", "https"):
-        _check_server(uri)
-    elif scheme == "sqlite":
-        _check_sqlite(uri)
-    elif scheme.partition("+")[0] in ("postgresql", "postgres"):
-        _check_database(uri)
-    else:
-        raise UserError(
-            f"--store {uri}: a sweep records into sqlite:///PATH, postgresql://... or http(s)://...; "
-            "tables in files are for fit, compare and export"
-        )
-
-
-def _check_server(uri: str) -> None:
-    request = urllib.request.Request(uri.rstrip("/") + "/health")
-    try:
-        urllib.request.urlopen(request, timeout=STORE_TIMEOUT_S).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise UserError(f"tracking server {uri} is failing (HTTP {error.code})") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"tracking server {uri} does not answer ({reason}); start it, or record locally with "
-            "--store sqlite:///runs/mlflow.db"
-        ) from None
-
-
-def _check_sqlite(uri: str) -> None:
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not path.name:
-        raise UserError(f"--store {uri}: a SQLite store is written sqlite:///PATH (sqlite:////ABSOLUTE/PATH)")
-    if path.is_dir():
-        raise UserError(f"--store {uri}: {path} is a folder; give the path of a database file")
-    if path.exists() and path.stat().st_size:
-        _check_database(uri)
-    else:
-        _check_writable(path.parent)
-
-
-def _check_database(uri: str) -> None:
-    from analysis.mlflow_tables import open_database
-
-    with open_database(uri.replace("postgres://", "postgresql://", 1)):
-        pass
-
-
 # --- room
 
 
@@ -132,7 +71,7 @@ def _existing(folder: Path) -> Path:
 def _check_writable(folder: Path) -> None:
     nearest = _existing(folder.absolute())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written to; choose another place with --out or --store")
+        raise UserError(f"{folder} cannot be written to; choose another folder with --out")
 
 
 def check_room(plan: Plan, out: Path) -> None:

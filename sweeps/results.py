@@ -147,6 +147,23 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"{folder} cannot be made ({error.strerror or error})") from None
 
 
+def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
+    """Training loss along the runs of `frame`, from their journals: columns `analysis.runs.CURVE_COLUMNS`."""
+    import pandas as pd
+
+    from analysis.runs import CURVE_COLUMNS
+    from sweeps.journal import merged, run_folder
+
+    points = []
+    for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
+        known = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
+        for record in merged(run_folder(sweep_folder, family, key)):
+            if record["kind"] == "train":
+                numbers = {name: float(record[name]) for name in ("tokens", "flops", "loss")}
+                points.append({**known, "step": int(record["step"]), **numbers})
+    return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
+
+
 # --- fitting
 
 
@@ -172,25 +189,26 @@ def _whose(table: RunTable, family: str | None) -> str:
     return f"{family!r} of {table.source}" if family else table.source
 
 
-def write_law(fits: Fits, table: RunTable, folder: Path, *, sweep: str | None) -> list[Path]:
-    """law.json, the runs and the figures (PNG and HTML) of one family into `folder`; the files written."""
+def write_law(
+    fits: Fits, table: RunTable, folder: Path, *, sweep: str | None, losses: pd.DataFrame | None = None
+) -> list[Path]:
+    """law.json, the runs and the figures (PNG and HTML) of one family into `folder`; the files written.
+
+    losses: training loss along the runs, for a figure of it (see `curves`).
+    """
     from analysis import figures
 
     _make_folder(folder)
     law_file, runs_file = folder / "law.json", folder / "runs.parquet"
     save_table(table.of_family(fits.family), runs_file)
     written = [law_file, runs_file]
-    drawings = {}
+    drawings: dict[str, Any] = {}
     if "isoflop" in fits.laws:
-        drawings["isoflop"] = figures.isoflop(fits.laws["isoflop"])
-    drawings |= {
-        f"frontier-{method}": figures.frontier({fits.family or method: law})
-        for method, law in fits.laws.items()
-    }
-    for name, figure in drawings.items():
-        for ending in ("png", "html"):
-            figures.save(figure, folder / f"{name}.{ending}")
-            written.append(folder / f"{name}.{ending}")
+        drawings["isoflop"] = fits.laws["isoflop"].plot()
+    drawings["frontier"] = figures.frontier(fits.laws)
+    if losses is not None and len(losses):
+        drawings["loss_curves"] = figures.loss_curves(table.of_family(fits.family), losses)
+    written += save_figures(drawings, folder)
     content = {
         "sweep": sweep,
         "family": fits.family,
@@ -201,6 +219,16 @@ def write_law(fits: Fits, table: RunTable, folder: Path, *, sweep: str | None) -
         "refused": dict(fits.refused),
     }
     write_text(law_file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return written
+
+
+def save_figures(drawings: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Each figure as PNG and as a page of its own; the files written."""
+    from analysis import figures
+
+    written = [folder / f"{name}.{ending}" for name in drawings for ending in ("png", "html")]
+    for path in written:
+        figures.save(drawings[path.stem], path)
     return written
 
 
@@ -228,8 +256,9 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
         out.print(_minima_table(fits.laws["isoflop"], frame, name))
     out.print(_exponent_table(fits, name))
     if "surface" in fits.laws:
-        out.print(_surface_line(fits.laws["surface"]))
-    out.print(*_notes(fits, table), sep="\n", style="yellow") if _notes(fits, table) else None
+        out.print(_surface_table(fits.laws["surface"], name))
+    for note in _notes(fits, table):
+        out.print(note, style="yellow", soft_wrap=True)
 
 
 def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
@@ -286,9 +315,12 @@ def _exponent_table(fits: Fits, name: str) -> Any:
     return frame_table(pd.DataFrame(rows), f"{name}: exponents in compute, with {level:.0%} intervals")
 
 
-def _surface_line(law: Any) -> str:
-    parts = [f"{symbol} = {getattr(law, symbol)}" for symbol in ("E", "A", "B", "alpha", "beta")]
-    return "surface L = E + A/N^alpha + B/D^beta:  " + "  ".join(parts) + "\n"
+def _surface_table(law: Any, name: str) -> Any:
+    """The five parameters of L = E + A/N^alpha + B/D^beta."""
+    import pandas as pd
+
+    row = {symbol: str(getattr(law, symbol)) for symbol in ("E", "A", "B", "alpha", "beta")}
+    return frame_table(pd.DataFrame([row]), f"{name}: surface L = E + A/N^alpha + B/D^beta")
 
 
 def _notes(fits: Fits, table: RunTable) -> list[str]:
@@ -365,7 +397,8 @@ def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
     for row in comparison.crossovers.astype(object).to_dict(orient="records"):
         where = " (extrapolated)" if row["extrapolated"] else ""
         out.print(f"{row['family']} meets {row['reference']} at {flops_text(row['flops'])} FLOPs{where}")
-    out.print(*warning_lines(comparison.warnings), sep="\n") if comparison.warnings else None
+    for line in warning_lines(comparison.warnings):
+        out.print(line, soft_wrap=True)
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
@@ -376,8 +409,4 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     written = [folder / "compare.json"]
     write_text(written[0], json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
     drawings = {"compare": figures.compare(comparison), "frontiers": figures.frontier(comparison.laws)}
-    for name, figure in drawings.items():
-        for ending in ("png", "html"):
-            figures.save(figure, folder / f"{name}.{ending}")
-            written.append(folder / f"{name}.{ending}")
-    return written
+    return written + save_figures(drawings, folder)

@@ -13,7 +13,7 @@ from rich.text import Text
 from scaling.errors import UserError
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import SETTLED, Run, State
-from sweeps.tables import WORDS, cell_text, console, duration, flops_text, new_table, picture, state_text
+from sweeps.tables import WORDS, console, duration, flops_text, new_table, picture, state_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,7 +90,7 @@ def status_table(runs: Sequence[Run], title: str) -> Table:
             state_text(str(run.state)),
             str(run.attempt),
             _loss(result.get("bound"), result.get("bound_se")),
-            cell_text(result.get("bits_per_byte")),
+            _three(result.get("bits_per_byte")),
             duration(seconds) if seconds else "",
             run.host or "",
             Text(run.sentence if run.state in TOLD else ""),
@@ -103,6 +103,10 @@ def _loss(bound: float | None, se: float | None) -> str:
     if bound is None:
         return ""
     return f"{bound:.4f}" if se is None else f"{bound:.4f} ± {se:.4f}"
+
+
+def _three(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def cancel_runs(sweep_folder: Path, sweep: str, families: Sequence[str], keys: Sequence[str]) -> str:
