@@ -21,14 +21,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sweeps.ledger_file import LedgerFile, LedgerFullError
+from sweeps.ledger_file import LedgerFile, LedgerUnavailableError
 from sweeps.ledger_types import CLAIMABLE, SETTLED, Claim, Entry, Glance, Needs, Run, State
 from sweeps.owner import Owner
 
 LEASE_S = 15.0
 BEAT_S = 3.0
 
-__all__ = ["Claim", "Entry", "Glance", "Ledger", "LedgerFullError", "Needs", "Run", "State"]
+__all__ = ["Claim", "Entry", "Glance", "Ledger", "LedgerUnavailableError", "Needs", "Run", "State"]
 
 
 class Ledger(LedgerFile):
@@ -77,7 +77,7 @@ class Ledger(LedgerFile):
         finally:
             stop.set()
             thread.join()
-            with suppress(LedgerFullError):  # a process that ended is as good as one that retired
+            with suppress(LedgerUnavailableError):  # a process that ended is as good as one that retired
                 self.retire()
 
     def enlist(self) -> None:
@@ -104,18 +104,19 @@ class Ledger(LedgerFile):
         while not stop.wait(BEAT_S):
             try:
                 self.beat()
-            except (sqlite3.OperationalError, LedgerFullError):
+            except LedgerUnavailableError:
                 continue  # a full disk or a long lock: the next beat may get through, and claims are fenced
 
-    def _gone(self, db: sqlite3.Connection, owner: str | None) -> bool:
+    def _gone(self, owner: str | None) -> bool:
         """Whether driver `owner` is dead for certain, or has not been seen to move for a whole lease."""
         if owner is None:
             return True
         if owner == self.owner.id:
             return False
-        row = db.execute("SELECT * FROM drivers WHERE id = ?", (owner,)).fetchone()
-        if row is None or row["ended"] is not None:
+        rows = self.query("SELECT * FROM drivers WHERE id = ?", (owner,))
+        if not rows or rows[0]["ended"] is not None:
             return True
+        row = rows[0]
         who = Owner(
             id=owner,
             host=row["host"],
@@ -136,7 +137,7 @@ class Ledger(LedgerFile):
         """Take, or keep, the ledger-wide role `name` (such as the recorder's); False while another has it."""
         with self.write() as db:
             row = db.execute("SELECT owner FROM leases WHERE name = ?", (name,)).fetchone()
-            if row is not None and row["owner"] != self.owner.id and not self._gone(db, row["owner"]):
+            if row is not None and row["owner"] != self.owner.id and not self._gone(row["owner"]):
                 return False
             db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (name, self.owner.id))
         return True
@@ -183,7 +184,7 @@ class Ledger(LedgerFile):
             waiting = self._update_states(db, wanted, CLAIMABLE, "state = 'cancelled', ended = changed")
             running = self._update_states(db, wanted, (State.RUNNING,), "cancel_asked = 1")
             for row in db.execute("SELECT key, owner FROM runs WHERE cancel_asked = 1 AND state = 'running'"):
-                if self._gone(db, row["owner"]):
+                if self._gone(row["owner"]):
                     self._update_states(db, [row["key"]], (State.RUNNING,), "state = 'cancelled'")
         return waiting + running
 
@@ -218,14 +219,14 @@ class Ledger(LedgerFile):
 
     def glance(self, keys: Iterable[str]) -> dict[str, Glance]:
         """State and holder of `keys` (those the ledger has)."""
-        wanted, db = set(keys), self.connection()
+        wanted = set(keys)
         rows = [
             row
-            for row in db.execute("SELECT key, state, owner, not_before, attempt FROM runs")
+            for row in self.query("SELECT key, state, owner, not_before, attempt FROM runs")
             if row["key"] in wanted
         ]
         holders = {row["owner"] for row in rows if row["state"] == State.RUNNING}
-        alive = {owner: not self._gone(db, owner) for owner in holders}
+        alive = {owner: not self._gone(owner) for owner in holders}
         return {
             row["key"]: Glance(
                 state=State(row["state"]),
@@ -244,7 +245,7 @@ class Ledger(LedgerFile):
             row = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
             if row is None:
                 return None
-            orphaned = row["state"] == State.RUNNING and self._gone(db, row["owner"])
+            orphaned = row["state"] == State.RUNNING and self._gone(row["owner"])
             if orphaned and row["cancel_asked"]:
                 self._update_states(db, [key], (State.RUNNING,), "state = 'cancelled', ended = changed")
                 return None
@@ -315,7 +316,7 @@ class Ledger(LedgerFile):
 
     def cancel_requests(self) -> list[str]:
         """Runs of this driver that somebody wants cancelled."""
-        rows = self.connection().execute(
+        rows = self.query(
             "SELECT key FROM runs WHERE state = 'running' AND cancel_asked = 1 AND owner = ?",
             (self.owner.id,),
         )
@@ -324,12 +325,12 @@ class Ledger(LedgerFile):
     def runs(self, keys: Iterable[str] | None = None, *, since: float = 0.0) -> list[Run]:
         """All runs (of `keys`) in order of registration; `since`: only those changed from then on."""
         wanted = None if keys is None else set(keys)
-        rows = self.connection().execute("SELECT * FROM runs WHERE changed >= ? ORDER BY rowid", (since,))
+        rows = self.query("SELECT * FROM runs WHERE changed >= ? ORDER BY rowid", (since,))
         return [_run(row) for row in rows if wanted is None or row["key"] in wanted]
 
     def attempts(self, key: str) -> list[dict[str, Any]]:
         """Every attempt of a run, first to last, as the ledger keeps it."""
-        rows = self.connection().execute("SELECT * FROM attempts WHERE key = ? ORDER BY attempt", (key,))
+        rows = self.query("SELECT * FROM attempts WHERE key = ? ORDER BY attempt", (key,))
         return [dict(row) for row in rows]
 
 

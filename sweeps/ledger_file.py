@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from scaling.errors import UserError
 
@@ -82,8 +83,8 @@ SCHEMA = (
 )
 
 
-class LedgerFullError(UserError):
-    """The disk that holds the ledger has no room for another line."""
+class LedgerUnavailableError(UserError):
+    """The ledger cannot be written or read just now: the disk is full, say, or somebody keeps it locked."""
 
 
 class LedgerFile:
@@ -119,7 +120,7 @@ class LedgerFile:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction. LedgerFullError where the disk is full; nothing of it is kept then."""
+        """A write transaction. LedgerUnavailableError where that fails; nothing of it is kept then."""
         connection = self.connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -131,9 +132,17 @@ class LedgerFile:
                     connection.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
-            if "full" in str(error) or "disk I/O" in str(error):
-                raise LedgerFullError(f"cannot write the ledger {self.path}: {error}") from error
-            raise
+            raise self.unavailable(error) from error
+
+    def query(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """All rows of a SELECT. LedgerUnavailableError where it cannot be read."""
+        try:
+            return self.connection().execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise self.unavailable(error) from error
+
+    def unavailable(self, error: Exception) -> LedgerUnavailableError:
+        return LedgerUnavailableError(f"cannot use the ledger {self.path} just now: {error}")
 
     def _create(self) -> None:
         try:

@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -94,12 +94,14 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
-    def close(self, grace_s: float = GRACE_S) -> int:
+    def close(self, grace_s: float = GRACE_S, give_up: Callable[[], bool] = lambda: False) -> int:
         """Let it catch up for at most `grace_s`, then stop it. Returns how many runs still wait."""
         self._deadline = time.monotonic() + grace_s
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join(grace_s + 1.0)
+        while self._thread is not None and self._thread.is_alive():
+            if give_up() or time.monotonic() > self._deadline + 1.0:
+                break  # a call to a dead server may hang longer; the thread dies with the process
+            self._thread.join(0.1)
         return self.waiting()
 
     def _work(self) -> None:
@@ -143,7 +145,7 @@ class Recorder:
                 self._ship(run)
 
     def _pending_keys(self) -> list[str]:
-        rows = self.ledger.connection().execute(
+        rows = self.ledger.query(
             "SELECT r.key FROM runs r LEFT JOIN shipped s ON s.key = r.key AND s.store = ? "
             "WHERE r.attempt > 0 AND (s.state IS NULL OR s.state != r.state || ':' || r.attempt "
             "OR r.state = 'running')",
@@ -208,13 +210,10 @@ class Recorder:
     # -- how far it got -------------------------------------------------------------------------
 
     def _shipped(self, key: str) -> Shipped:
-        row = (
-            self.ledger.connection()
-            .execute("SELECT * FROM shipped WHERE store = ? AND key = ?", (self._identity, key))
-            .fetchone()
-        )
-        if row is None:
+        rows = self.ledger.query("SELECT * FROM shipped WHERE store = ? AND key = ?", (self._identity, key))
+        if not rows:
             return Shipped()
+        row = rows[0]
         return Shipped(
             run_id=row["run_id"], mark=row["state"], step=row["step"], positions=json.loads(row["positions"])
         )
@@ -242,7 +241,7 @@ def ship(sweep: str, out: Path, uri: str | None = None, *, timeout_s: float = 60
 
 def run_ids(ledger: Ledger) -> dict[str, str]:
     """Key -> id of the run in the store recorded to last."""
-    rows = ledger.connection().execute("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
+    rows = ledger.query("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
     return {row["key"]: row["run_id"] for row in rows}
 
 

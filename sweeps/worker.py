@@ -140,12 +140,11 @@ def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train:
                 "code_version": code_version(),
             }
         )
-        if train is None:
-            from scaling.training import train
         from scaling.data import open_dataset
         from scaling.spec import RunSpec
+        from scaling.training import train as real_train
 
-        result = train(
+        result = (train or real_train)(
             RunSpec.from_dict(job.spec),
             open_dataset(job.dataset),
             folder,
