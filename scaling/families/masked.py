@@ -102,4 +102,6 @@ class Masked(Family):
             if not torch.equal(new, xt):
                 probs = None
             xt = new
+            if not bool((xt == self.mask_id).any()):
+                break
         return xt

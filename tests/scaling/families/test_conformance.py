@@ -70,9 +70,9 @@ class TestEveryFamily:
 
     def test_samples_follow_the_planted_distribution(self, name: str) -> None:
         source, family = planted(3, 2, 5), over(3, name)
-        count = 4000
+        count = 2500
         # even steps decide several positions at once now and then: an error of about 1/steps in the joint
-        steps = source.length if family.bound == "exact" else 40
+        steps = source.length if family.bound == "exact" else 32
         best = best_predictor(family, source)
 
         def model(state: Tensor, told: Tensor) -> Tensor:
@@ -80,7 +80,9 @@ class TestEveryFamily:
 
         ids = family.sample(model, (count, source.length), steps, generator())
         seen = (ids[:, None] == source.ids[None]).all(-1).double().mean(0)
-        assert float(seen.sum()) == 1, "every sample is a sequence of tokens, no mask among them"
+        assert float(seen.sum()) == pytest.approx(1), (
+            "every sample is a sequence of tokens, no mask among them"
+        )
         spread = (source.probs * (1 - source.probs) / count).sqrt()
         assert ((seen - source.probs).abs() < 4.5 * spread + 0.01).all()
 
