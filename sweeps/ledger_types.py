@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
+    """What became of a run, as the ledger knows it."""
+
     PLANNED = "planned"
     WAITING = "waiting"
     """For the moment after which it may be tried again."""

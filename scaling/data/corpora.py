@@ -84,9 +84,8 @@ class StdlibCorpus:
         folders = [self.root]
         while folders:
             for entry in os.scandir(folders.pop()):
-                if entry.is_dir(follow_symlinks=False):
-                    if not entry.name.startswith(_SKIPPED_FOLDERS):
-                        folders.append(entry.path)
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(_SKIPPED_FOLDERS):
+                    folders.append(entry.path)
                 elif (
                     entry.name.endswith(".py")
                     and not entry.name.startswith(_MACHINE_MADE)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -114,16 +115,17 @@ class ParquetCorpus(_FileRecords):
         import pyarrow
 
         for file in self.files:
-            row = 0
             try:
-                for texts in self._batches(file):
-                    for text in texts:
-                        encoded = self.encode(f"{file}, row {row}", text)
-                        if encoded:
-                            yield f"{file}, row {row}", encoded
-                        row += 1
+                yield from self._documents_of(file)
             except (pyarrow.ArrowInvalid, OSError) as problem:
                 raise self.fail(str(file), f"cannot be read as Parquet ({problem})") from problem
+
+    def _documents_of(self, file: Path) -> Iterator[Document]:
+        texts = chain.from_iterable(self._batches(file))
+        for row, text in enumerate(texts):
+            encoded = self.encode(f"{file}, row {row}", text)
+            if encoded:
+                yield f"{file}, row {row}", encoded
 
     def _batches(self, file: Path) -> Iterator[list[Any]]:
         from pyarrow import parquet

@@ -51,6 +51,8 @@ class TrainingData(Protocol):
 
 
 class RunStatus(StrEnum):
+    """How a run ended; only a finished one has a bound."""
+
     FINISHED = "finished"
     DIVERGED = "diverged"
     PREEMPTED = "preempted"

@@ -1,0 +1,373 @@
+"""Rules of the house: who may import whom, how long a piece may be, and that the README tells the truth.
+
+The files are read as text and syntax trees; nothing of the project is imported but what `__all__` promises.
+Exceptions stand by name in pyproject.toml, [tool.house].
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("scaling", "sweeps", "analysis")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HOUSE = PROJECT["tool"]["house"]
+MAX_FILE, MAX_FUNCTION, MAX_NESTING = 500, 60, 3
+
+# Who may not import what, and the only modules that may.
+FORBIDDEN = {
+    "scaling": {"analysis", "sweeps", "ray", "mlflow", "optuna"},
+    "analysis": {"scaling", "sweeps", "ray", "optuna", "torch"},
+}
+ONLY_IN = {
+    "ray": ("sweeps/pool_ray.py",),
+    "mlflow": ("sweeps/", "analysis/runs.py"),
+    "optuna": ("sweeps/",),
+}
+
+
+@cache
+def committed() -> tuple[Path, ...]:
+    """Every file of the checkout that git knows or would take, relative to the root."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return tuple(Path(line) for line in sorted(set(listed.splitlines())) if (ROOT / line).is_file())
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=str(path))
+
+
+def python_files(*folders: str) -> list[Path]:
+    return [
+        path for path in committed() if path.suffix == ".py" and (not folders or path.parts[0] in folders)
+    ]
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that a file imports, inside functions too."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno} imports relatively; write the full name"
+            yield node.lineno, node.module or ""
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from ((node.lineno, str(a.value)) for a in node.args if isinstance(a, ast.Constant))
+
+
+def test_the_three_packages_keep_their_walls() -> None:
+    broken = [
+        f"{path}:{line} imports {name}"
+        for path in python_files(*PACKAGES)
+        for line, name in imports(path)
+        if name.split(".")[0] in FORBIDDEN.get(path.parts[0], ())
+    ]
+    assert not broken, broken
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_is_imported_only_where_it_belongs(package: str) -> None:
+    places = {
+        str(path)
+        for path in python_files(*PACKAGES)
+        for _, name in imports(path)
+        if name.split(".")[0] == package
+    }
+    assert not [place for place in places if not place.startswith(ONLY_IN[package])]
+
+
+def test_every_imported_package_is_declared_and_every_declared_one_is_imported() -> None:
+    distributions = packages_distributions()
+    imported = {name.split(".")[0] for path in python_files(*PACKAGES) for _, name in imports(path)}
+    outside = imported - sys.stdlib_module_names - set(PACKAGES)
+    # A package may come from several distributions, as google or mlflow do; one of them has to be declared.
+    sources = [set(map(canonical, distributions.get(name, [name]))) for name in outside]
+    needed = set(map(requirement_name, PROJECT["project"]["dependencies"]))
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    optional = {requirement_name(text) for extra in extras for text in extra}
+    undeclared = [names for names in sources if not names & (needed | optional)]
+    assert not undeclared, "imported but not declared in pyproject.toml"
+    assert needed <= set().union(*sources), "declared in pyproject.toml but imported nowhere"
+
+
+def test_constraints_pin_everything_that_is_asked_for() -> None:
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and line[0] != "#"
+    )
+    asked = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
+    asked += [text for extra in PROJECT["project"]["optional-dependencies"].values() for text in extra]
+    for text in asked:
+        name, at_least = requirement_name(text), text.partition(">=")[2]
+        if name != PROJECT["project"]["name"]:
+            assert name in pins, f"{text} has no line in constraints.txt"
+            assert version(pins[name]) >= version(at_least), f"{text}, but constraints.txt has {pins[name]}"
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirement_name(text: str) -> str:
+    return canonical(re.split(r"[\[>=<~! ]", text)[0])
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text))
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {str(path): (ROOT / path).read_text().count("\n") for path in python_files()}
+    assert {path for path, lines in lengths.items() if lines > MAX_FILE} == set(HOUSE["long_files"])
+
+
+def functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for child in ast.iter_child_nodes(node):
+        name = prefix
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = f"{prefix}.{child.name}"
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield name, child
+        yield from functions(child, name)
+
+
+def function_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from the def to the end, without the docstring."""
+    docstring = function.body[0] if ast.get_docstring(function) is not None else None
+    inside = docstring.end_lineno - docstring.lineno + 1 if docstring and docstring.end_lineno else 0
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - inside
+
+
+def nesting(node: ast.AST) -> int:
+    """Levels of loops and conditions; elif, with and try add none, inner functions start anew."""
+    deepest = 0
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            continue
+        deeper = isinstance(child, ast.If | ast.For | ast.AsyncFor | ast.While | ast.Match)
+        is_elif = isinstance(child, ast.If) and isinstance(node, ast.If) and child in node.orelse
+        deepest = max(deepest, nesting(child) + (deeper and not is_elif))
+    return deepest
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {
+        name: function_lines(node)
+        for path in python_files()
+        for name, node in functions(tree(path), module_name(path))
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION}.keys() == set(
+        HOUSE["long_functions"]
+    )
+
+
+def test_no_function_is_nested_too_deeply() -> None:
+    levels = {
+        name: nesting(node)
+        for path in python_files()
+        for name, node in functions(tree(path), module_name(path))
+    }
+    assert {name: depth for name, depth in levels.items() if depth > MAX_NESTING}.keys() == set(
+        HOUSE["deep_functions"]
+    )
+
+
+def test_only_the_families_know_their_names() -> None:
+    """Adding a family touches no other file, so no other file may ask which family it has."""
+    table = next(
+        node.value
+        for node in ast.walk(tree(Path("scaling/families/__init__.py")))
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "FAMILIES"
+    )
+    assert isinstance(table, ast.Dict)
+    families = {key.value for key in table.keys if isinstance(key, ast.Constant)}
+    assert "masked" in families
+    asked = [
+        f"{path}:{node.lineno}"
+        for path in python_files(*PACKAGES)
+        if path.parts[:2] != ("scaling", "families")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Compare | ast.MatchValue)
+        for constant in ast.walk(node)
+        if isinstance(constant, ast.Constant) and constant.value in families
+    ]
+    assert not asked, f"a family name is compared outside scaling/families: {asked}"
+
+
+def exporting_modules() -> list[str]:
+    return [
+        module_name(path)
+        for path in python_files(*PACKAGES)
+        if any(
+            isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            for node in tree(path).body
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", exporting_modules())
+def test_public_names_exist_and_say_what_they_are(name: str) -> None:
+    module = import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    for public in module.__all__:
+        value = getattr(module, public)
+        if callable(value):
+            assert value.__doc__, f"{name}.{public} has no docstring"
+            # What a dataclass writes when nobody did.
+            assert not value.__doc__.startswith(f"{public}("), f"{name}.{public} has no docstring"
+
+
+def test_every_module_opens_with_what_it_is() -> None:
+    silent = [
+        str(path)
+        for path in python_files(*PACKAGES, "scripts", "benchmarks")
+        if not ast.get_docstring(tree(path))
+    ]
+    assert not silent
+
+
+def is_check_true(node: ast.AST) -> bool:
+    """The check=True of a subprocess."""
+    return isinstance(node, ast.keyword) and node.arg == "check" and ast.unparse(node.value) == "True"
+
+
+def test_every_test_checks_something() -> None:
+    """An assert, pytest.raises or warns, or a helper whose name says that it checks."""
+    checks = re.compile(r"(^|[._])(assert|raises|warns|fail|check|expect)")
+    idle = []
+    for path in python_files("tests"):
+        for name, node in functions(tree(path), module_name(path)):
+            inner = list(ast.walk(node))
+            calls = [ast.unparse(call.func) for call in inner if isinstance(call, ast.Call)]
+            checked = any(isinstance(part, ast.Assert) or is_check_true(part) for part in inner)
+            checked = checked or any(map(checks.search, calls))
+            if node.name.startswith("test_") and not checked:
+                idle.append(name)
+    assert not idle
+
+
+# Written so that this file does not hold what it looks for.
+NOT_HERE = {
+    "a note to do something later": re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b"),
+    "a part that is not there": re.compile("NotImplemented" + "Error"),
+    "a package registry": re.compile(
+        r"index-" + r"url|find-" + r"links|trusted-" + r"host|https?://\S*/simple\b"
+    ),
+    "a path of one machine": re.compile(
+        r"(?<![\w.>/])/(home|Users|root|work|opt)/\w|" + re.escape(str(ROOT)) + r"\b"
+    ),
+    "a build of torch for one kind of machine": re.compile(r"==[\d.]+\+" + r"cpu"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_HERE)
+def test_committed_text_holds_no(what: str) -> None:
+    found = []
+    for path in committed():
+        try:
+            lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path}:{number}" for number, line in enumerate(lines, 1) if NOT_HERE[what].search(line)]
+    assert not found
+
+
+def readme_section(title: str) -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)
+    assert found, f"README.md has no section {title!r}"
+    return found[1]
+
+
+def test_readme_tree_is_the_tree_on_disk() -> None:
+    """Each line of the tree: indented by two per level, name (folders end in /), what it is."""
+    block = re.search(r"```text\n(.*?)```", readme_section("The house"), flags=re.S)
+    assert block
+    folders: list[str] = []
+    listed: set[str] = set()
+    for line in block[1].splitlines():
+        indent, name, what = re.fullmatch(r"( *)(\S+)(?: +(\S.*))?", line).groups()  # type: ignore[union-attr]
+        del folders[len(indent) // 2 :]
+        assert what, f"{name} has no word on what it is"
+        if name.endswith("/"):
+            folders.append(name)
+            assert (ROOT / "".join(folders)).is_dir(), f"there is no folder {''.join(folders)}"
+        listed.add("".join(folders) + ("" if name.endswith("/") else name))
+    told_whole = {
+        name
+        for name in listed
+        if name.endswith("/") and any(other.startswith(name) and other != name for other in listed)
+    }
+    there: set[str] = set()
+    for path in map(str, committed()):
+        parents = [path[: i + 1] for i, letter in enumerate(path) if letter == "/"]
+        # A folder that is listed without its files stands for them.
+        there.add(next((folder for folder in parents if folder in listed and folder not in told_whole), path))
+        there.update(folder for folder in parents if folder in told_whole)
+    there = {name for name in there if not name.startswith(".") and Path(name).name != "__init__.py"}
+    listed = {name for name in listed if Path(name).name != "__init__.py"}
+    assert listed == there, {"not on disk": listed - there, "not in README": there - listed}
+
+
+def test_readme_points_at_functions_that_are_there() -> None:
+    entries = re.findall(r"^\d+\. `([\w/]+\.py)`, `([\w.]+)`", readme_section("Read these first"), flags=re.M)
+    assert 3 <= len(entries) <= 5
+    for file, function in entries:
+        names = {name for name, _ in functions(tree(Path(file)), "")}
+        names |= {f".{node.name}" for node in tree(Path(file)).body if isinstance(node, ast.ClassDef)}
+        assert f".{function}" in names, f"{file} has no {function}"
+
+
+def test_readme_names_only_targets_and_files_that_are_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in link or (ROOT / link).exists(), f"README.md links to {link}, which is not there"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_lists_its_targets_on_one_screen() -> None:
+    shown = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    lines = shown.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    for target in (
+        "setup",
+        "sweep",
+        "plan",
+        "fit",
+        "compare",
+        "dashboard",
+        "notebook",
+        "test",
+        "test-all",
+        "bench",
+        "lint",
+        "clean",
+    ):
+        assert re.search(rf"^  {target} +\S", shown, flags=re.M), f"make help does not explain {target}"
