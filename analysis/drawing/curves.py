@@ -21,8 +21,8 @@ NO_BUDGET = "unknown"
 
 
 def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> pd.DataFrame:
-    """What `loss_curves` shows: at most `MAX_CURVE_POINTS` points per run, evenly spread on a logarithmic scale
-    of `x` ("flops" or "tokens"), first and last among them.
+    """What `loss_curves` shows: at most `MAX_CURVE_POINTS` points per run, first and last among them, spread
+    evenly on a logarithmic scale of `x` ("flops" or "tokens").
 
     Columns key, step, flops, tokens, loss (nats per token), and of the run: label, family, budget.
     """

@@ -94,9 +94,8 @@ def _lines(name: str, law: Law, table: pd.DataFrame, panel: str, style: theme.St
 def _points(name: str, law: Law, panel: str, style: theme.Style) -> go.Scatter:
     import plotly.graph_objects as go
 
-    minima = getattr(law, "minima", None)
-    if minima is not None:
-        minima = minima[minima["status"] == parts.BRACKETED]
+    minima = _minima(law)
+    if len(minima):
         rows = minima.to_dict(orient="records")
         return go.Scatter(
             x=minima["flops"],
@@ -118,6 +117,16 @@ def _points(name: str, law: Law, panel: str, style: theme.Style) -> go.Scatter:
     )
 
 
+def _minima(law: Law) -> pd.DataFrame:
+    """The usable minima of an IsoFLOP law, no rows for any other."""
+    import pandas as pd
+
+    minima = getattr(law, "minima", None)
+    if minima is None:
+        return pd.DataFrame(columns=[f"{name}{end}" for name in PANELS for end in ("", "_low", "_high")])
+    return minima[minima["status"] == parts.BRACKETED].astype({"flops": "float64"})
+
+
 def _set_axes(figure: go.Figure, laws: Mapping[str, Law], tables: Mapping[str, pd.DataFrame]) -> None:
     flops = [value for table in tables.values() for value in table["flops"]]
     flops += [value for law in laws.values() for value in law.runs["flops"]]
@@ -133,13 +142,14 @@ def _set_axes(figure: go.Figure, laws: Mapping[str, Law], tables: Mapping[str, p
             figure.update_yaxes(title_text=title, tickformat=axes.LOSS_DIGITS, **place)
             continue
         values = [value for table in tables.values() for value in _to_show(table, panel)]
+        values += [value for law in laws.values() for value in _to_show(_minima(law), panel)]
         text = axes.number_text if panel == "tokens_per_param" else axes.count_text
         figure.update_yaxes(**axes.log_axis(title, values, text, room=7), **place)
 
 
 def _to_show(table: pd.DataFrame, panel: str) -> list[float]:
     """Values that the axis must show: the line, and its band as far as it is near."""
-    line = table[panel]
+    line = table[panel].astype("float64")
     low = table[f"{panel}_low"].astype("float64").clip(lower=line / WIDEST_BAND)
     high = table[f"{panel}_high"].astype("float64").clip(upper=line * WIDEST_BAND)
     return [*line, *low.dropna(), *high.dropna()]

@@ -148,7 +148,8 @@ def _set_axes(figure: go.Figure, tables: Mapping[str, pd.DataFrame], columns: in
     figure.update_yaxes(tickformat=axes.LOSS_DIGITS)
     for number in range(len(tables)):
         place = {"row": number // columns + 1, "col": number % columns + 1}
-        if number + columns >= len(tables):  # nothing stands below it
+        lowest = number + columns >= len(tables)  # nothing stands below it
+        if lowest and (columns < 3 or number % columns == 1):  # three titles in a row would touch
             figure.update_xaxes(title_text=axes.PARAMS, **place)
         if number % columns == 0:
             figure.update_yaxes(title_text=axes.LOSS, **place)

@@ -20,6 +20,7 @@ LEGEND_CHARACTER_PX = 7.5
 LEGEND_SAMPLE_PX = 62
 BARE_RIGHT_PX = 30
 MIN_RIGHT_PX = 110
+TOP_PX, PANEL_TITLE_PX = 84, 24
 
 
 # ---- laws and figures
@@ -35,9 +36,8 @@ def named(laws: Any) -> dict[str, Any]:
 
 
 def styles(laws: Mapping[str, Any]) -> dict[str, theme.Style]:
-    """Colour and marker of every law: its family's; of laws of one family, the later ones get others."""
-    families = {law.family for law in laws.values()}
-    spare = [style for name, style in theme.FAMILY_STYLES.items() if name not in families]
+    """Colour and marker of every law: its family's; of laws of one family, the later ones are grey."""
+    spare = [theme.Style(colour=theme.NEUTRAL, symbol=symbol) for symbol in theme.SPARE_SYMBOLS]
     found: dict[str, theme.Style] = {}
     for name, law in laws.items():
         style = theme.family_style(name if name in theme.FAMILY_STYLES else law.family)
@@ -68,20 +68,22 @@ def add(figure: go.Figure, traces: Iterable[go.Scatter], row: int, column: int) 
 
 
 def level_line(figure: go.Figure, height: float, dash: str, column: int = 1) -> None:
-    """A reference line across a panel of the first row, behind the data."""
-    line = {"dash": dash, "color": theme.NEUTRAL, "width": 1.3}
-    figure.add_hline(y=height, line=line, layer="below", row=1, col=column)
+    """A reference line across a panel of the first row."""
+    line = {"dash": dash, "color": theme.NEUTRAL, "width": 1.2}
+    # above the data: plotly.js 3 draws a line "below" under the grid, and one "between" not at all
+    figure.add_hline(y=height, line=line, layer="above", row=1, col=column)
 
 
 def finish(figure: go.Figure, title: str, note: str, *, height: int, legend: str = "") -> go.Figure:
     """Title, subtitle, size, room for the legend, and the light theme."""
     names = [trace.name for trace in figure.data if trace.showlegend is not False and trace.name]
     longest = max((len(name) for name in [*names, legend]), default=0)
+    titled_panels = any(note.yref == "paper" for note in figure.layout.annotations)
     right = max(LEGEND_SAMPLE_PX + LEGEND_CHARACTER_PX * longest, MIN_RIGHT_PX) if names else BARE_RIGHT_PX
     figure.update_layout(
         title={"text": title, "subtitle": {"text": note}},
         height=height,
-        margin={"r": round(right)},
+        margin={"r": round(right), "t": TOP_PX + (PANEL_TITLE_PX if titled_panels else 0)},
         legend={"title": {"text": legend}},
         showlegend=bool(names),
     )
@@ -202,7 +204,8 @@ def run_text(run: Mapping[str, Any], flops: float) -> str:
     ratio = axes.number_text(run["tokens"] / run["params"])
     lines += [
         loss,
-        f"{axes.count_text(run['params'])} parameters, {axes.count_text(run['tokens'])} tokens ({ratio} each)",
+        f"{axes.count_text(run['params'])} parameters, {axes.count_text(run['tokens'])} tokens",
+        f"{ratio} tokens per parameter",
         f"{axes.flops_text(flops)} FLOPs",
     ]
     return "<br>".join(lines)

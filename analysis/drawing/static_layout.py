@@ -122,7 +122,7 @@ class Plot:
 
 
 def _place_ticks(axis: Any, settings: Mapping[str, Any], minor: Mapping[str, Any]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
     if settings.get("tickvals") is not None:
         values = [float(value) for value in settings["tickvals"]]
@@ -139,6 +139,7 @@ def _place_ticks(axis: Any, settings: Mapping[str, Any], minor: Mapping[str, Any
             FuncFormatter(lambda value, _: f"{value:{style}}{suffix}".replace("-", "\u2212"))
         )
     marks = minor.get("tickvals")
+    axis.set_minor_formatter(NullFormatter())
     axis.set_minor_locator(FixedLocator(list(marks)) if marks is not None else NullLocator())
 
 
@@ -217,7 +218,7 @@ def draw_shapes(layout: Mapping[str, Any], plots: Mapping[tuple[str, str], Plot]
             "linestyle": DASHES[line.get("dash", "solid")],
             "linewidth": line.get("width", 2) * POINTS_PER_PX,
             "transform": transform,
-            "zorder": 1.0 if shape.get("layer") == "below" else 5.0,
+            "zorder": 0.6 if shape.get("layer") == "below" else 5.0,
         }
         x0, x1, y0, y1 = (shape[name] for name in ("x0", "x1", "y0", "y1"))
         colour = colour_of(line.get("color", "#444444"))

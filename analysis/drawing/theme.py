@@ -41,7 +41,7 @@ FAMILY_STYLES = {
 }
 NEUTRAL = "#7d8590"
 """Colour of what belongs to no family and no budget; 3:1 on both backgrounds."""
-_UNKNOWN_SYMBOLS = ("star", "cross", "x", "hexagon", "bowtie", "hourglass")
+SPARE_SYMBOLS = ("star", "cross", "x", "hexagon", "bowtie", "hourglass")
 
 BUDGET_RAMP = ("#3295e9", "#8783bd", "#a67293", "#b56369", "#b95640", "#b64d0f")
 """From the smallest to the largest budget: blue to brown, for every kind of colour blindness in order."""
@@ -70,7 +70,7 @@ def family_style(family: str | None) -> Style:
     if family in FAMILY_STYLES:
         return FAMILY_STYLES[family]
     number = zlib.crc32(str(family).encode())  # not hash(): that differs between processes
-    return Style(colour=NEUTRAL, symbol=_UNKNOWN_SYMBOLS[number % len(_UNKNOWN_SYMBOLS)])
+    return Style(colour=NEUTRAL, symbol=SPARE_SYMBOLS[number % len(SPARE_SYMBOLS)])
 
 
 def family_order(families: Any) -> list[str]:
