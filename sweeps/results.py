@@ -72,11 +72,13 @@ def ledger_table(
     import pandas as pd
 
     from analysis.run_columns import typed
+    from sweeps.recorder import run_ids
     from sweeps.rows import run_row
     from sweeps.status import open_ledger, runs_of
 
     with open_ledger(sweep_folder, sweep) as ledger:
-        rows = [run_row(run, sweep) for run in runs_of(ledger, families)]
+        recorded = run_ids(ledger)
+        rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs_of(ledger, families)]
     wanted = None if keys is None else set(keys)
     chosen = [row for row in rows if wanted is None or row["key"] in wanted]
     chosen_keys = {row["key"] for row in chosen}
@@ -368,9 +370,14 @@ def _sweep_option(sweep: str) -> str:
 
 
 def compare(table: RunTable, reference: str, *, bootstrap: int = 1000) -> Comparison:
-    """Every family against `reference`; UserError where one has no law."""
+    """Every family against `reference`; UserError where it has no runs, or a family no law."""
     import analysis
 
+    if reference not in table.families:
+        raise UserError(
+            f"the reference family {reference!r} has no runs in {table.source}; sweep it first, or choose "
+            f"another with --reference (there: {', '.join(table.families) or 'none'})"
+        )
     return analysis.compare(table.frame, reference=reference, bootstrap=bootstrap)
 
 

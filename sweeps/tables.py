@@ -108,6 +108,14 @@ def plan_view(plan: Plan, *, slots: int = 1) -> RenderableType:
     return Group(*parts)
 
 
+def plan_brief(plan: Plan, *, slots: int = 1) -> RenderableType:
+    """The plan without its table: what is on the grid, what is left, and what to be careful about."""
+    parts: list[RenderableType] = [_heading(plan)]
+    for family in plan.families:
+        parts += [Text(family, style="bold"), picture(_cell(run) for run in plan.of_family(family))]
+    return Group(*parts, totals(plan, slots=slots), *warning_lines(plan.warnings))
+
+
 def _heading(plan: Plan) -> Text:
     config, data = plan.config, plan.data
     if data.train_tokens is not None:

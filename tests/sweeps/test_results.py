@@ -176,7 +176,7 @@ def test_comparison_recovers_the_planted_multiplier(folder):
     files = results.write_comparison(comparison, folder)
     assert {"compare.json", "compare.png", "compare.html"} <= {file.name for file in files}
     assert json.loads((folder / "compare.json").read_text())["reference"] == "ar"
-    with pytest.raises(ValueError, match="reference = 'masked' has no runs"):
+    with pytest.raises(ValueError, match="reference family 'masked' has no runs in"):
         results.compare(table, "masked")
 
 

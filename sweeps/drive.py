@@ -1,0 +1,134 @@
+"""`scaling sweep`: check everything, prepare the data, run what is not done, then fit and show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import UserError
+from sweeps import pool, prepare, results, schedule
+from sweeps.ledger_types import Entry, Needs, Run, State
+from sweeps.plan import DataFacts, Plan, PlannedRun
+from sweeps.progress import Progress
+from sweeps.rows import spec_columns
+from sweeps.status import summary
+from sweeps.tables import console, plan_brief
+from sweeps.tracking import check_tracking, tracking_uri, without_password
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scaling.data import Dataset
+    from sweeps.pool import Pool
+
+DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
+
+
+def drive(
+    sweep: str | None,
+    config: Path | None,
+    families: Sequence[str],
+    *,
+    out: Path,
+    store: str | None = None,
+    address: str | None = None,
+    pool_kind: str = "ray",
+    bootstrap: int = 1000,
+) -> int:
+    """Run a whole sweep and return the exit code: 0 done, 1 some runs or laws are missing, 130 stopped.
+
+    Raises UserError, with nothing started and nothing overwritten, for whatever can be wrong beforehand.
+    """
+    terminal = console()
+    asked = prepare.request(sweep, config, families, out)
+    uri = store or tracking_uri(out)
+    check_tracking(uri)
+    with ExitStack() as stack:
+        runners = _start_pool(stack, pool_kind, address) if _elsewhere(address) else None
+        dataset = prepare.prepare_data(asked, terminal)
+        plan = prepare.plan(asked, DataFacts.of(dataset))
+        prepare.check_room(plan, out)
+        if runners is None and plan.to_do:
+            runners = _start_pool(stack, pool_kind, None)
+        terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
+        terminal.print(f"recorded in {without_password(uri)}", soft_wrap=True)
+        stack.pop_all()  # from here on run_sweep closes the pool
+        report = schedule.run_sweep(
+            [_entry(run, dataset, plan) for run in plan.runs],
+            sweep=asked.config.name,
+            out=out,
+            pool=runners or pool_kind,
+            tracking=uri,
+            progress=Progress(terminal, asked.config.name),
+        )
+    terminal.print(report.sentence, soft_wrap=True)
+    _tell_failures(report.runs, terminal)
+    if report.interrupted:
+        return INTERRUPTED
+    fitted = [_finish(asked, plan, family, bootstrap, terminal) for family in plan.families]
+    whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in report.runs)
+    return DONE if whole and all(fitted) else INCOMPLETE
+
+
+def _elsewhere(address: str | None) -> bool:
+    import os
+
+    return bool(address or os.environ.get("RAY_ADDRESS"))
+
+
+def _start_pool(stack: ExitStack, kind: str, address: str | None) -> Pool:
+    """A pool that is closed again should anything go wrong before the sweep takes it over."""
+    runners = pool.start(kind, address=address)
+    stack.callback(runners.close)
+    return runners
+
+
+def _entry(run: PlannedRun, dataset: Dataset, plan: Plan) -> Entry:
+    """A planned run as the scheduler takes it."""
+    how, needs = plan.config.training, plan.config.resources
+    options: dict[str, Any] = {"checkpoint_every_s": how.checkpoint_every_s}
+    if how.micro_batch_size is not None:
+        options["micro_batch_size"] = how.micro_batch_size
+    if how.compile:
+        options["compile_trunk"] = True
+    return Entry.of(
+        run.spec,
+        dataset=dataset.folder,
+        predicted_s=run.expected_s,
+        # On a GPU the estimate is of the GPU's memory, which is not what a node is asked for.
+        needs=Needs(
+            cpus=needs.cpus, gpus=needs.gpus, memory_bytes=0.0 if needs.gpus else float(run.memory_bytes)
+        ),
+        columns=spec_columns(run.spec, unique_tokens=plan.data.train_tokens),
+        options=options,
+    )
+
+
+def _tell_failures(runs: Sequence[Run], out: Console) -> None:
+    """Runs that ended otherwise than finished, and why."""
+    for run in runs:
+        if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
+            name = f"{run.family} {run.spec['size']['name']} at {run.spec['budget']:.3g} FLOPs"
+            out.print(f"{name} ({run.key}): {run.sentence}", style="red", soft_wrap=True)
+
+
+def _finish(asked: prepare.Request, plan: Plan, family: str, bootstrap: int, out: Console) -> bool:
+    """Fit, show and write one family's law, and say what to do next; whether there is a law."""
+    name = asked.config.name
+    table = results.ledger_table(asked.folder, name, plan.keys, [family])
+    try:
+        fits = results.fit(table, family, bootstrap=bootstrap)
+    except UserError as error:
+        out.print(f"{error} ({summary(table.frame['status'])})", style="yellow", soft_wrap=True)
+        return False
+    results.show_fits(fits, table, out)
+    losses = results.curves(table.of_family(family), asked.folder, name)
+    files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
+    results.show_files(files, out)
+    fitted = [path.parent.name for path in asked.folder.glob("*/law.json")]
+    known = [choice.name for choice in asked.config.families]
+    for step in results.next_steps(name, family, known, fitted):
+        out.print(f"next: {step}", soft_wrap=True)
+    return True

@@ -1,0 +1,247 @@
+"""The command line: its options as a snapshot, what it loads, and one sentence for each kind of bad input."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from sweeps import cli, timing
+
+SMALL = """
+name: small
+families: [ar, uniform]
+grid:
+  budgets: [1e8, 2e8, 4e8]
+  sizes: [8x1, 12x1, 16x1, 16x2]
+context_length: 32
+data: {{corpus: "{corpus}"}}
+learning_rate: {{base: 3e-3}}
+batch: {{base_tokens: 64}}
+evaluation: {{sequences: 8, noise_levels: 2}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick_machine(monkeypatch):
+    monkeypatch.setattr(timing, "matmul_flops_per_s", lambda shapes, threads: dict.fromkeys(shapes, 1e10))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch) -> Path:
+    """An empty working folder beside a folder with two text files and a config that reads them."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in ("a", "b", "c"):
+        (texts / f"{name}.txt").write_text(f"{name} quick brown fox jumps over the lazy dog\n" * 200)
+    (tmp_path / "small.yaml").write_text(SMALL.format(corpus=f"text:{texts}/*.txt"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+def scaling(*arguments: str) -> int:
+    """Run the command in this process; its exit code."""
+    old = sys.argv
+    sys.argv = ["scaling", *arguments]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = old
+    return 0
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one sentence a refused command says."""
+    assert scaling(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("scaling: ")
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+# --- surface
+
+
+def test_options_are_as_reviewed():
+    command = typer.main.get_command(cli.app)
+    found = {
+        name: [option for parameter in sub.params for option in (parameter.opts or [parameter.name])]
+        for name, sub in command.commands.items()
+    }
+    which = ["--family", "--sweep", "--config"]
+    assert found == {
+        "plan": [*which, "--out"],
+        "sweep": [*which, "--store", "--address", "--out", "--bootstrap"],
+        "status": [*which, "--out"],
+        "cancel": ["run", *which, "--out"],
+        "fit": [*which, "--store", "--out", "--bootstrap"],
+        "compare": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
+        "export": ["file", *which, "--store", "--out"],
+    }
+
+
+def loaded_after(*arguments: str) -> set[str]:
+    """Top-level modules that a fresh `scaling` has loaded at its end."""
+    code = (
+        "import sys\nfrom sweeps.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    out = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(out.stderr.splitlines()[-1].split())
+
+
+HEAVY = {"ray", "mlflow", "plotly", "pandas", "optuna", "matplotlib", "sqlalchemy"}
+
+
+def test_help_loads_nothing_heavy(here):
+    loaded = loaded_after("--help")
+    assert not loaded & (HEAVY | {"torch", "numpy", "scipy", "pyarrow", "pydantic", "yaml"})
+    assert not loaded_after("plan", "--help") & (HEAVY | {"torch"})
+
+
+def test_plan_and_status_load_no_orchestration(here):
+    assert not loaded_after("plan", "--config", "../small.yaml") & HEAVY
+    assert not loaded_after("status", "--config", "../small.yaml") & (HEAVY | {"torch"})
+
+
+def test_plan_shows_the_grid(here, capsys):
+    assert scaling("plan", "--config", "../small.yaml", "--family", "uniform") == 0
+    text = capsys.readouterr().out
+    assert "12 runs, 0 done, 12 to do" in text
+    assert "16x2" in text
+    assert not (here / "runs" / "small").exists()
+
+
+def test_plan_of_a_corpus_to_be_fetched_fetches_nothing(here, capsys):
+    assert scaling("plan", "--sweep", "sahoo2026", "--family", "masked") == 0
+    text = capsys.readouterr().out
+    assert "32000 ids, not prepared yet" in text
+    assert "what is done already is not known" in text
+    assert not (here / "runs").exists()
+
+
+# --- bad input
+
+
+def test_unknown_family_lists_the_known_ones(here, capsys):
+    said = refused(capsys, "sweep", "--family", "foo", "--config", "../small.yaml")
+    assert said == "scaling: unknown family 'foo' (known: ar, masked, uniform)\n"
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("budgets:", "budgts:", "small.yaml: unknown key 'budgts' under 'grid'; did you mean 'budgets'?"),
+        ("1e8, 2e8", "1e3, 2e8", "run uniform 8x1 at 1e+03 FLOPs: the budget is too small for one optimizer"),
+        ("context_length: 32", "context_length: 100000", "context_length is 100000 and the "),
+        ("*.txt", "*.nix", "no file matches"),
+        ("*.txt", "*.bin", "is not text"),
+        ("*.txt", "*.empty", "is empty"),
+        ("text:", "txt:", "did you mean 'text'?"),
+        ("16x2", "17x2", "unknown size '17x2'; did you mean '16x2'?"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+def test_nothing_starts_on_wrong_configs(here, capsys, command, old, new, says):
+    texts = here.parent / "texts"
+    (texts / "x.bin").write_bytes(b"\xff\x00\xfe\x9f" * 100)
+    (texts / "x.empty").write_text("")
+    config = here.parent / "small.yaml"
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    said = refused(capsys, command, "--family", "uniform", "--config", "../small.yaml")
+    assert says in said
+    assert not (here / "runs" / "small").exists()
+    assert not (here / "runs" / "mlflow.db").exists()
+
+
+def test_unknown_sweeps_and_files(here, capsys):
+    assert "unknown sweep 'dek'; did you mean 'desk'?" in refused(capsys, "plan", "--sweep", "dek")
+    assert "no.yaml: no such config file" in refused(capsys, "plan", "--config", "no.yaml")
+    assert "give one of them" in refused(capsys, "plan", "--config", "../small.yaml", "--sweep", "desk")
+    Path("file").write_text("")
+    assert "--out file is a file" in refused(capsys, "plan", "--config", "../small.yaml", "--out", "file")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_tracking_server_that_does_not_answer(here, capsys):
+    uri = f"http://127.0.0.1:{free_port()}"
+    said = refused(capsys, "sweep", "--family", "ar", "--config", "../small.yaml", "--store", uri)
+    assert f"tracking server {uri} does not answer" in said
+    assert not (here / "runs").exists()
+
+
+def test_ray_cluster_that_does_not_answer(here, capsys):
+    address = f"127.0.0.1:{free_port()}"
+    said = refused(capsys, "sweep", "--family", "ar", "--config", "../small.yaml", "--address", address)
+    assert address in said
+    assert not (here / "runs").exists()
+
+
+def test_a_sweep_records_into_a_store_not_a_table(here, capsys):
+    assert "t.csv" in refused(capsys, "sweep", "--config", "../small.yaml", "--store", "t.csv")
+
+
+@pytest.mark.parametrize("command", ["status", "cancel", "fit", "compare"])
+def test_commands_that_need_a_sweep_say_so(here, capsys, command):
+    assert "sweep 'small' has no runs under runs/small yet" in refused(
+        capsys, command, "--config", "../small.yaml"
+    )
+    assert list(here.iterdir()) == []
+
+
+def test_export_and_fit_refuse_what_they_cannot_use(here, capsys):
+    assert "this name has '.txt'" in refused(capsys, "export", "x.txt")
+    assert "nix.csv does not exist" in refused(capsys, "fit", "--store", "nix.csv")
+    Path("few.csv").write_text("params,tokens,loss\n1e4,1e6,3\n2e4,1e6,2.9\n")
+    assert "no law can be fitted to few.csv" in refused(capsys, "fit", "--store", "few.csv")
+    assert [path.name for path in here.iterdir()] == ["few.csv"]
+
+
+def test_fit_works_on_any_table(here, capsys):
+    rows = [
+        (params, c / (6 * params), 1 + 60 / params**0.5 + 600 / (c / (6 * params)) ** 0.5)
+        for c in (1e11, 3e11, 1e12)
+        for params in (3e3 * (c / 1e11) ** 0.5 * 2**i for i in range(5))
+    ]
+    lines = [",".join(f"{value!r}" for value in row) for row in rows]
+    Path("any.csv").write_text("\n".join(["params,tokens,loss", *lines]) + "\n")
+    assert scaling("fit", "--store", "any.csv", "--bootstrap", "50") == 0
+    text = capsys.readouterr().out
+    assert "exponents in compute" in text
+    assert Path("runs/any/law.json").stat().st_size > 1000
+
+
+def test_bugs_show_their_traceback(here, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ValueError("a bug of ours")
+
+    monkeypatch.setattr("sweeps.prepare.request", broken)
+    with pytest.raises(ValueError, match="a bug of ours"):
+        scaling("plan")
+
+
+def test_ctrl_c_ends_with_130(here, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sweeps.prepare.request", interrupted)
+    assert scaling("plan") == 130
