@@ -27,6 +27,7 @@ KEY_TAG = "scaling.key"
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # a new database is no news
     # A dead server must cost one short wait, not the four minutes of seven retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
