@@ -16,7 +16,7 @@ from sweeps.journal import JOURNAL, Follower, Journal, attempt_folder, attempt_f
 
 
 def write(path, *records):
-    with Journal(path) as lines:
+    with Journal(path, now=lambda: 1e9) as lines:
         for record in records:
             lines.append(record)
 
@@ -147,7 +147,7 @@ def test_what_a_later_attempt_did_again_replaces_what_was_done_before(tmp_path):
 def test_however_often_interrupted_the_story_has_each_step_once_and_in_order(
     tmp_path_factory, attempts, late
 ):
-    """Attempts resume from a step that some earlier one has saved, and a dead one may go on writing a while."""
+    """An attempt resumes from a step that an earlier one has saved; a dead one may go on writing a while."""
     run = tmp_path_factory.mktemp("run")
     total, reached = 30, 0
     for number, (wanted, length) in enumerate([*attempts, (total, total)], start=1):
