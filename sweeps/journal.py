@@ -15,7 +15,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -162,27 +162,21 @@ def resumed_at(records: list[Record]) -> int:
 
 
 def merged(run: Path) -> list[Record]:
-    """The journals of all attempts of the run in folder `run` as one, in order, each step once.
+    """The journals of all attempts of the run in folder `run` as one, each step once and in order.
 
-    Where an attempt went on from step s, earlier attempts' records of later steps are left out: they were
-    done again. Each record tells its `attempt`.
+    What earlier attempts did beyond the step from which the last one went on is left out, for it was, or
+    will be, done again; of what several did before that step the latest counts. Each record tells its
+    `attempt`.
     """
-    story: list[Record] = []
-    for attempt, folder in attempt_folders(run).items():
-        records = read(folder / JOURNAL)
-        if any(r["kind"] == "resumed" for r in records):
-            start = resumed_at(records)
-            story = [r for r in story if r.get("step", 0) <= start]
-        story += [{**record, "attempt": attempt} for record in records]
-    return list(_each_step_once(story))
-
-
-def _each_step_once(story: list[Record]) -> Iterator[Record]:
-    """An attempt that died before it said where it resumed may have left a step that is there already."""
-    last = -1
-    for record in story:
-        if record["kind"] == "train":
-            if record["step"] <= last:
-                continue
-            last = record["step"]
-        yield record
+    story = [
+        {**record, "attempt": attempt}
+        for attempt, folder in attempt_folders(run).items()
+        for record in read(folder / JOURNAL)
+    ]
+    resumed = [(r["attempt"], int(r["step"])) for r in story if r["kind"] == "resumed"]
+    last, start = resumed[-1] if resumed else (0, 0)
+    story = [r for r in story if r["attempt"] >= last or r.get("step", 0) <= start]
+    newest = {r["step"]: r for r in story if r["kind"] == "train"}
+    in_order = iter([newest[step] for step in sorted(newest)])
+    kept = [r for r in story if r["kind"] != "train" or newest[r["step"]] is r]
+    return [next(in_order) if r["kind"] == "train" else r for r in kept]

@@ -32,7 +32,7 @@ class Pool(Protocol):
         """Wait until jobs can be submitted. UserError where the pool cannot be had."""
 
     def warm(self, count: int) -> None:
-        """Get `count` workers to load what every run needs; returns at once."""
+        """Get workers, at most `count`, to load what every run needs; returns at once."""
 
     def refusal(self, needs: Needs) -> str | None:
         """Why no node can ever run this, with the smallest node that could; None if one can."""

@@ -91,6 +91,7 @@ class LocalPool:
         return
 
     def warm(self, count: int) -> None:
+        count = min(count, self._rack.slots(Needs()))
         for _ in range(max(0, count - len(self._idle) - len(self._busy))):
             process = self._spawn(())
             process.tell(_WARM)
@@ -139,7 +140,7 @@ class LocalPool:
             process.end()
         self._busy.clear()
         self._idle.clear()
-        self._selector.close()
+        self._selector.close()  # twice is as good as once
 
     def _worker_for(self, needs: Needs) -> _Process:
         if needs.gpus:  # a process keeps the GPU it first used, so it serves one job

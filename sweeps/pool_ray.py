@@ -14,6 +14,7 @@ import socket
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,12 @@ class RayPool:
             import ray
 
             self._up.wait()
-            if self._error is None:
+            if self._error is not None:
+                return
+            with suppress(ray.exceptions.RayError):  # a pool that closes meanwhile; jobs load it themselves
                 task = ray.remote(max_retries=0)(_warm)
-                for _ in range(count):
-                    task.remote()
+                slots = int(ray.cluster_resources().get("CPU", 0))
+                ray.get([task.remote() for _ in range(min(count, slots))])
 
         threading.Thread(target=load, name="warm", daemon=True).start()
 

@@ -49,6 +49,7 @@ class Ended:
     state: State
     sentence: str
     seconds: float
+    """In the worker, waiting for it not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,13 +113,16 @@ class Forecast:
         return max(0.0, total - record["tokens"]) / float(record["tokens_per_s"])
 
     def pace(self, view: View) -> float:
-        """Real seconds per predicted second, over runs that ended and those that are under way."""
+        """Real seconds per predicted second, over runs that ended and those that are under way.
+
+        Loading and waiting are left out: they come once, not once per predicted second.
+        """
         predicted, actual = self._done_predicted, self._done_actual
         for flight in view.flights:
             left = self._left_by_speed(flight)
             if left is not None:
                 predicted += flight.entry.predicted_s
-                actual += view.now - flight.started + left
+                actual += float(self._latest[flight.folder]["elapsed_s"]) + left
         return actual / predicted if predicted > 0 else 1.0
 
     def left_of(self, flight: Flight, view: View) -> float:

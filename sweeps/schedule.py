@@ -8,6 +8,7 @@ waits for what others still run, and takes it over should they die.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -222,7 +223,7 @@ class Driver:
                     entry=flight.entry,
                     state=verdict.state,
                     sentence=verdict.sentence,
-                    seconds=now - flight.started,
+                    seconds=outcome.worker_s or now - flight.started,
                 )
             )
         else:
@@ -329,8 +330,13 @@ def run_sweep(
             if isinstance(pool, str):
                 pool = pools.start(pool, address=address)
                 stack.callback(pool.close)
+            pool.warm(len(entries))
             recorder.start()
             _drive(entries, ledger, pool, stop, progress, retries)
+            # Ray takes a second to end; the recorder catches up meanwhile
+            closing = threading.Thread(target=pool.close, name="pool closes", daemon=True)
+            closing.start()
+            stack.callback(closing.join)
         else:
             recorder.start()
         waiting = recorder.close(grace_s, give_up=lambda: stop.count > 1)

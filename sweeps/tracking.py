@@ -27,6 +27,7 @@ KEY_TAG = "scaling.key"
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_LOGGING_LEVEL": "ERROR",  # a new database is no news
     # A dead server must cost one short wait, not the four minutes of seven retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -184,8 +185,7 @@ class MlflowStore:
     def open(self) -> str:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
         with _alone(self.uri):  # two processes that create the tables at once both fail
