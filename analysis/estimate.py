@@ -49,8 +49,8 @@ class Estimate(float):
 
     def to_dict(self) -> dict[str, float | None]:
         """Plain JSON: an open end is None."""
-        ends = [end if end is not None and math.isfinite(end) else None for end in (self.low, self.high)]
-        return {"value": float(self), "low": ends[0], "high": ends[1], "level": self.level}
+        numbers = {"value": float(self), "low": self.low, "high": self.high, "level": self.level}
+        return {name: x if x is not None and math.isfinite(x) else None for name, x in numbers.items()}
 
 
 def shortest(number: float, digits: int = 4) -> str:

@@ -81,13 +81,18 @@ def surface_loss(theta: np.ndarray, params: np.ndarray, tokens: np.ndarray) -> n
     return E + A * params**-alpha + B * tokens**-beta
 
 
-def optimal_size(theta: np.ndarray, flops: np.ndarray, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
-    """Compute-optimal (params, tokens), each (..., m), for theta (..., 5) and flops (m,)."""
+def optimal_logs(theta: np.ndarray, flops: np.ndarray, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+    """Logs of the compute-optimal (params, tokens), each (..., m), for theta (..., 5) and flops (m,)."""
     _, A, B, alpha, beta = (theta[..., i, None] for i in range(5))
     total = alpha + cost.q * beta
     log_params = (np.log(alpha * A) - np.log(cost.q * beta * B) + beta * np.log(flops / cost.k)) / total
-    log_tokens = np.log(flops / cost.k) - cost.q * log_params
-    return np.exp(log_params), np.exp(log_tokens)
+    return log_params, np.log(flops / cost.k) - cost.q * log_params
+
+
+def optimal_loss(theta: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray) -> np.ndarray:
+    """Loss above E for theta (..., 5) at logs of params and tokens (..., m); finite even where N* is not."""
+    _, A, B, alpha, beta = (theta[..., i, None] for i in range(5))
+    return np.asarray(np.exp(np.log(A) - alpha * log_params) + np.exp(np.log(B) - beta * log_tokens))
 
 
 def frontier_exponents(theta: np.ndarray, cost: Cost) -> dict[str, np.ndarray]:
@@ -140,10 +145,10 @@ class Curve:
 def surface_curve(thetas: np.ndarray, cost: Cost, flops_range: tuple[float, float]) -> Curve:
     """The frontier of a surface law: thetas (1 + R, 5), the estimate first."""
     c = -frontier_exponents(thetas, cost)["reducible_loss"]
-    reference = np.array([np.sqrt(flops_range[0] * flops_range[1])])
-    params, tokens = optimal_size(thetas, reference, cost)
-    above = thetas[:, 1] * params[:, 0] ** -thetas[:, 3] + thetas[:, 2] * tokens[:, 0] ** -thetas[:, 4]
-    return Curve(E=thetas[:, 0], log_K=np.log(above) + c * np.log(reference[0]), c=c, flops_range=flops_range)
+    log_reference = np.mean(np.log(flops_range))
+    logs = optimal_logs(thetas, np.exp([log_reference]), cost)
+    log_above = np.log(optimal_loss(thetas, *logs)[:, 0])
+    return Curve(E=thetas[:, 0], log_K=log_above + c * log_reference, c=c, flops_range=flops_range)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

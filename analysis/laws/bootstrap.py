@@ -13,6 +13,11 @@ CHUNK_ELEMENTS = 61_440
 """Runs times resamples handled at once: 256 resamples of 240 runs, arrays of 480 kB that stay in cache."""
 
 
+def chunk_rows(num_runs: int) -> int:
+    """How many resamples to handle at once."""
+    return max(1, CHUNK_ELEMENTS // num_runs)
+
+
 def resample_weights(
     num_runs: int, draws: int, seed: int, groups: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
@@ -23,7 +28,7 @@ def resample_weights(
     """
     generator = np.random.default_rng(seed)
     units = num_runs if groups is None else int(groups.max()) + 1
-    chunk = max(1, CHUNK_ELEMENTS // num_runs)
+    chunk = chunk_rows(num_runs)
     for first in range(0, draws, chunk):
         rows = min(chunk, draws - first)
         drawn = generator.integers(0, units, size=(rows, units))

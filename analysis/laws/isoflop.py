@@ -88,7 +88,7 @@ class IsoflopLaw(PowerLawFrontier):
     def to_dict(self) -> dict[str, Any]:
         minima = self.minima.astype(object)
         return super().to_dict() | {
-            "minima": minima.where(minima.notna(), None).to_dict(orient="records"),
+            "minima": minima.where(minima.notna() & (minima != np.inf), None).to_dict(orient="records"),
             "residual_sd": self.residual_sd,
         }
 
@@ -251,10 +251,13 @@ def _minimum(fit: BudgetFit, level: float) -> dict[str, Any]:
         ("tokens_per_param", fit.log_tokens - fit.log_params),
         ("loss", fit.loss),
     ):
-        shown = values if name == "loss" else np.exp(values)
-        ends = fit.ends(shown, level) if found else None
-        row[name] = float(shown[0]) if found else None
-        row[f"{name}_low"], row[f"{name}_high"] = ends or (None, None)
+        ends = fit.ends(values, level) if found else None
+        shown = [values[0] if found else None, *(ends or (None, None))]
+        if name != "loss":
+            # a nearly flat resample has its minimum beyond the largest float: infinity, an open end
+            with np.errstate(over="ignore", under="ignore"):
+                shown = [None if value is None else float(np.exp(value)) for value in shown]
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = shown
     row["curvature"] = fit.curvature if len(fit.coefficients) else None
     row["share_bracketed"] = float(fit.inside[1:].mean()) if len(fit.inside) > 1 else None
     row["num_runs"] = fit.num_runs
@@ -311,16 +314,17 @@ def _widen(
     widened = dict(laws)
     found: list[str] = []
     spare = len(usable) - 2
-    if spare < 1 or len(usable[0].inside) < 2:
+    if spare < 1 or not all(fit.convex[1:].any() for fit in usable):
         return widened, found
     flops = np.array([fit.flops for fit in usable])
     for name, law in laws.items():
+        fitted = law.log_at(flops)[0]
         rows = [
-            np.log(np.where(f.convex, f.loss, 1.0)) if name == "loss" else getattr(f, f"log_{name}")
-            for f in usable
+            fit.loss / np.exp(at) if name == "loss" else getattr(fit, f"log_{name}") - at
+            for fit, at in zip(usable, fitted.tolist(), strict=True)
         ]
-        off = np.array([row[0] for row in rows]) - np.log(law.at(flops)[0])
-        ends = [spread(row[1:][f.convex[1:]], ONE_SIGMA) for row, f in zip(rows, usable, strict=True)]
+        off = np.array([row[0] for row in rows]) - (name == "loss")
+        ends = [spread(row[1:][fit.convex[1:]], ONE_SIGMA) for row, fit in zip(rows, usable, strict=True)]
         sd = np.array([(high - low) / 2 for low, high in ends])
         if not np.all(sd > 0):
             continue

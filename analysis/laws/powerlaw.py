@@ -16,9 +16,9 @@ class PowerLaw:
     log_reference: float
     """Centre of the log budgets, where middle and exponent are least correlated."""
 
-    def at(self, flops: np.ndarray) -> np.ndarray:
-        """y at flops (m,): (1 + R, m)."""
-        return np.exp(self.middle[:, None] + self.exponent[:, None] * (np.log(flops) - self.log_reference))
+    def log_at(self, flops: np.ndarray) -> np.ndarray:
+        """log y at flops (m,): (1 + R, m)."""
+        return self.middle[:, None] + self.exponent[:, None] * (np.log(flops) - self.log_reference)
 
     @property
     def log_coefficient(self) -> np.ndarray:

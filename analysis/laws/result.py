@@ -77,7 +77,7 @@ class Law(ABC):
 
     @abstractmethod
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
-        """Optimal params, tokens and loss at flops (m,), each (1 + R, m), the estimate first."""
+        """Logs of optimal params and tokens, and the loss, at flops (m,): (1 + R, m), the estimate first."""
 
     def frontier(self, flops: object) -> pd.DataFrame:
         """Compute-optimal runs at each budget: flops, params, tokens, loss, tokens_per_param, each but the
@@ -97,7 +97,12 @@ class Law(ABC):
 
     def _with_ratio(self, budgets: np.ndarray) -> dict[str, np.ndarray]:
         along = self._along(budgets)
-        return along | {"tokens_per_param": along["tokens"] / along["params"]}
+        logs = {"params": along["params"], "tokens": along["tokens"]}
+        # an exponent near 0 may put the optimum beyond the largest float: infinity, an open end
+        with np.errstate(over="ignore", under="ignore"):
+            sizes = {name: np.exp(values) for name, values in logs.items()}
+            ratio = np.exp(along["tokens"] - along["params"])
+        return {**sizes, "loss": along["loss"], "tokens_per_param": ratio}
 
     def summary(self) -> pd.DataFrame:
         """One row per number: quantity, value, low, high. Parameters, exponents, then the optimum at the
@@ -214,7 +219,8 @@ class PowerLawFrontier(Law):
         )
 
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: law.at(flops) for name, law in self.power_laws.items()}
+        logs = {name: law.log_at(flops) for name, law in self.power_laws.items()}
+        return logs | {"loss": np.exp(logs["loss"])}
 
 
 def interval_columns(name: str, values: np.ndarray, level: float) -> dict[str, Any]:

@@ -13,26 +13,25 @@ import numpy as np
 from analysis.laws.newton import LOWER, Derivatives, Problem
 
 GRID = np.geomspace(0.03, 1.5, 16)
-NUM_STARTS = 12
+NUM_STARTS = 8
 RANKING_DELTA = 1e-2
 """Huber threshold that ranks the cells: wide enough to be smooth, narrow enough to disregard gross outliers.
 """
 
 
 def grid_starts(problem: Problem, derivatives: Derivatives) -> np.ndarray:
-    """The best cells of the grid, no two of them neighbours: (S, 5) centred coordinates, best first."""
+    """Every local minimum of the grid, then the best other cells: (S, 5) centred coordinates, best first."""
     cells = _project(problem)
-    weight = np.ones((1, len(problem.x)))
-    scores = np.concatenate([_score(derivatives, row[None], weight) for row in cells])
-    chosen: list[int] = []
     size = len(GRID)
-    for cell in np.argsort(scores, kind="stable").tolist():
-        i, j = divmod(cell, size)
-        if all(max(abs(i - k // size), abs(j - k % size)) > 1 for k in chosen):
-            chosen.append(cell)
-        if len(chosen) == NUM_STARTS:
-            break
-    return cells[chosen]
+    weight = np.ones((1, len(problem.x)))
+    score = np.concatenate([_score(derivatives, rows, weight) for rows in cells.reshape(size, size, 5)])
+    padded = np.pad(score.reshape(size, size), 1, constant_values=np.inf)
+    around = [
+        padded[1 + i : 1 + i + size, 1 + j : 1 + j + size] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j
+    ]
+    basin = score < np.min(around, axis=0).ravel()
+    order = np.lexsort((score, ~basin))[:NUM_STARTS]
+    return np.asarray(cells[order[np.argsort(score[order], kind="stable")]])
 
 
 def _score(derivatives: Derivatives, theta_Rp: np.ndarray, weight_Rn: np.ndarray) -> np.ndarray:

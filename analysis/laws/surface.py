@@ -22,11 +22,12 @@ from analysis.estimate import Estimate, estimate
 from analysis.frontier import (
     Curve,
     frontier_exponents,
-    optimal_size,
+    optimal_logs,
+    optimal_loss,
     surface_curve,
     surface_loss,
 )
-from analysis.laws.bootstrap import check_options, group_numbers, resample_weights
+from analysis.laws.bootstrap import check_options, chunk_rows, group_numbers, resample_weights
 from analysis.laws.newton import GRADIENT_TOLERANCE, LOWER, ROUNDING, UPPER, Derivatives, Problem, minimise
 from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
 from analysis.laws.starts import grid_starts
@@ -34,6 +35,8 @@ from analysis.laws.table import RunTable, prepare
 
 TOUCHES_ZERO = 0.01
 FEW_STARTS = 0.2
+USUAL_STEPS = 10
+"""Newton steps after which the unfinished resamples of a chunk wait for those of the other chunks."""
 SYMBOLS = ("E", "A", "B", "alpha", "beta")
 
 
@@ -105,9 +108,9 @@ class SurfaceLaw(Law):
         return pd.DataFrame(columns)
 
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
-        params, tokens = optimal_size(self.thetas, flops, self.cost)
-        E, A, B, alpha, beta = (self.thetas[:, i, None] for i in range(5))
-        return {"params": params, "tokens": tokens, "loss": E + A * params**-alpha + B * tokens**-beta}
+        log_params, log_tokens = optimal_logs(self.thetas, flops, self.cost)
+        loss = self.thetas[:, :1] + optimal_loss(self.thetas, log_params, log_tokens)
+        return {"params": log_params, "tokens": log_tokens, "loss": loss}
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {
@@ -189,7 +192,7 @@ def _best_of_starts(problem: Problem, derivatives: Derivatives, delta: float) ->
     # wide thresholds first: there the objective is smooth and has one basin
     walk = [step for step in (3e-2, 1e-2, 4e-3, 2e-3) if step > 1.5 * delta]
     for step in walk:
-        theta_Rp = minimise(derivatives, theta_Rp, weight_Rn, step, tolerance=1e-4).theta_Rp
+        theta_Rp = minimise(derivatives, theta_Rp, weight_Rn, step, tolerance=1e-3, max_steps=30).theta_Rp
     ended = minimise(derivatives, theta_Rp, weight_Rn, delta)
     objective_R = derivatives.at(ended.theta_Rp, weight_Rn, delta).f_R
     winner = int(np.argmin(objective_R))
@@ -208,13 +211,27 @@ def _resample(
     delta: float,
 ) -> tuple[np.ndarray, int]:
     """Refit every resample from the optimum: (R, 5) centred coordinates, and how many did not converge."""
-    draws, unfinished = [np.empty((0, 5))], 0
+    terms = derivatives.terms(best[0], delta)
+    draws, late_weights, late = [np.empty((0, 5))], [], []
     for weight_Rn in resample_weights(num_runs, bootstrap, seed, groups):
         start_Rp = np.repeat(best, len(weight_Rn), axis=0)
-        ended = minimise(derivatives, start_Rp, weight_Rn, delta, tolerance=1e-11)
+        ended = minimise(
+            derivatives, start_Rp, weight_Rn, delta, tolerance=1e-11, terms=terms, max_steps=USUAL_STEPS
+        )
+        late.append(~ended.converged_R)
+        late_weights.append(weight_Rn[~ended.converged_R])
         draws.append(ended.theta_Rp)
+    thetas = np.concatenate(draws)
+    slow_R = np.flatnonzero(np.concatenate([np.zeros(0, dtype=bool), *late]))
+    weights = np.concatenate([np.empty((0, num_runs)), *late_weights])
+    # the few slow ones of all chunks together: alone in their chunks they would cost as much as all the rest
+    unfinished, chunk = 0, chunk_rows(num_runs)
+    for first in range(0, len(slow_R), chunk):
+        rows = slow_R[first : first + chunk]
+        ended = minimise(derivatives, thetas[rows], weights[first : first + chunk], delta, tolerance=1e-11)
+        thetas[rows] = ended.theta_Rp
         unfinished += int(np.sum(~ended.converged_R))
-    return np.concatenate(draws), unfinished
+    return thetas, unfinished
 
 
 def _verdict(theta: np.ndarray, gradient: float, share: float) -> tuple[FitStatus, str]:
