@@ -91,4 +91,5 @@ class FlatAdamW:
         with torch.no_grad():
             self.flat.copy_(state["parameters"])
         device = self.flat.device
-        self._adamw.state[self.flat] = {name: value.to(device) for name, value in state["moments"].items()}
+        moments = state["moments"].items()
+        self._adamw.state[self.flat] = {name: value.to(device, copy=True) for name, value in moments}

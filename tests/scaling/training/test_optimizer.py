@@ -1,0 +1,135 @@
+"""AdamW over one vector against torch's own, and learning rates at known steps."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from scaling.spec import OptimizerSpec
+from scaling.training.optimizer import FlatAdamW, learning_rate_at
+
+
+def rates(steps: int, **options: object) -> list[float]:
+    spec = OptimizerSpec(learning_rate=1.0, **options)  # type: ignore[arg-type]
+    return [learning_rate_at(step, steps, spec) for step in range(steps)]
+
+
+def test_the_published_course() -> None:
+    """arXiv 2602.15014's code: 2e-4 to 2e-5, warm-up of max(1%, 100) steps of T = 1000, steps from 0."""
+    spec = OptimizerSpec(learning_rate=2e-4, warmup_steps=100)
+    at = {step: learning_rate_at(step, 1000, spec) for step in (0, 49, 99, 100, 550, 999)}
+    assert at[0] == pytest.approx(2e-6)
+    assert at[49] == pytest.approx(1e-4)
+    assert at[99] == pytest.approx(2e-4)
+    assert at[100] == pytest.approx(2e-4)
+    assert at[550] == pytest.approx(1.1e-4)
+    assert at[999] == pytest.approx(2e-5 + 1.8e-4 * 0.5 * (1 + math.cos(math.pi * 899 / 900)))
+
+
+def test_constant() -> None:
+    assert rates(6, schedule="constant", warmup_steps=2) == [0.5, 1, 1, 1, 1, 1]
+
+
+def test_warm_up_stable_decay() -> None:
+    course = rates(10, schedule="wsd", warmup_steps=2, decay_fraction=0.4, final_lr_fraction=0.2)
+    assert course == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4])
+
+
+def test_warm_up_longer_than_the_run() -> None:
+    assert rates(4, warmup_steps=100) == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+@given(
+    schedule=st.sampled_from(["cosine", "constant", "wsd"]),
+    steps=st.integers(1, 60),
+    warmup=st.integers(0, 80),
+    final=st.floats(0, 1),
+    decay=st.floats(0, 1),
+)
+def test_every_course_stays_between_floor_and_peak(
+    schedule: str, steps: int, warmup: int, final: float, decay: float
+) -> None:
+    course = rates(
+        steps, schedule=schedule, warmup_steps=warmup, final_lr_fraction=final, decay_fraction=decay
+    )
+    assert all(0 <= rate <= 1 + 1e-12 for rate in course)
+    assert max(course) == pytest.approx(1) or steps == 1 or warmup >= steps or schedule == "wsd"
+    after = course[min(warmup, steps) :]
+    assert all(a >= b - 1e-12 for a, b in pairwise(after)), "it only falls after warm-up"
+    assert all(rate >= final - 1e-12 for rate in after)
+
+
+def two_models() -> tuple[nn.Module, nn.Module]:
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)))
+    return models[0], models[1]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05, 1e6])
+def test_equals_torch_on_separate_parameters(clip_norm: float | None) -> None:
+    ours, theirs = two_models()
+    spec = OptimizerSpec(learning_rate=1.0, weight_decay=0.1, clip_norm=clip_norm)
+    flat = FlatAdamW(ours, spec)
+    plain = torch.optim.AdamW(theirs.parameters(), lr=1.0, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(20):
+        x, rate = torch.randn(4, 5, generator=generator), 0.02 / (step + 1)
+        flat.add_gradient(ours(x).square().mean(), first=True)
+        norm = flat.gradient_norm()
+        flat.step(rate, norm)
+
+        plain.zero_grad()
+        theirs(x).square().mean().backward()
+        limit = math.inf if clip_norm is None else clip_norm
+        total = torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit)
+        assert norm == pytest.approx(float(total), rel=1e-5)
+        plain.param_groups[0]["lr"] = rate
+        plain.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_add_up() -> None:
+    model, _ = two_models()
+    flat = FlatAdamW(model, OptimizerSpec(learning_rate=1.0))
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    flat.add_gradient(model(x).square().sum(), first=True)
+    assert flat.flat.grad is not None
+    whole = flat.flat.grad.clone()
+    flat.add_gradient(model(x[:2]).square().sum(), first=True)
+    flat.add_gradient(model(x[2:]).square().sum(), first=False)
+    torch.testing.assert_close(flat.flat.grad, whole)
+
+
+def test_parameters_are_views_of_one_vector() -> None:
+    model, _ = two_models()
+    flat = FlatAdamW(model, OptimizerSpec(learning_rate=1.0))
+    with torch.no_grad():
+        flat.flat.zero_()
+    assert all((p == 0).all() for p in model.parameters())
+
+
+def test_a_restored_optimizer_goes_on_as_if_never_stopped() -> None:
+    def step(model: nn.Module, flat: FlatAdamW, number: int) -> None:
+        x = torch.randn(4, 5, generator=torch.Generator().manual_seed(number))
+        flat.add_gradient(model(x).square().mean(), first=True)
+        flat.step(0.01, flat.gradient_norm())
+
+    model, other = two_models()
+    spec = OptimizerSpec(learning_rate=1.0)
+    flat, again = FlatAdamW(model, spec), FlatAdamW(other, spec)
+    for number in range(5):
+        step(model, flat, number)
+    again.restore(flat.state())
+    for number in range(5, 9):
+        step(model, flat, number)
+        step(other, again, number)
+    assert torch.equal(flat.flat, again.flat)
