@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 
-from sweeps import cli, timing
+from sweeps import cli, results, timing
+from sweeps.drive import drive
 
 SMALL = """
 name: small
@@ -245,3 +247,39 @@ def test_ctrl_c_ends_with_130(here, monkeypatch):
 
     monkeypatch.setattr("sweeps.prepare.request", interrupted)
     assert scaling("plan") == 130
+
+
+# --- a whole sweep
+
+
+def drive_small(family: str, out: Path) -> int:
+    """A sweep on plain processes: no cluster to start."""
+    return drive(None, Path("../small.yaml"), [family], out=out, pool_kind="local", bootstrap=20)
+
+
+def test_a_sweep_runs_once_and_fits_what_the_config_now_says(here, capfd, monkeypatch):
+    monkeypatch.setattr(results, "save_figures", lambda drawings, folder: [])  # drawn in test_results
+    code = drive_small("ar", Path("runs"))
+    first = results.ledger_table(Path("runs/small"), "small")
+    assert (first.frame["status"] == "finished").all()
+    assert len(first.frame) == 12
+    told = capfd.readouterr().out
+    assert "12 runs, 0 done, 12 to do" in told
+    assert "12 runs: 12 finished" in told
+    # Runs this small need not show a minimum; then there is a sentence instead of a law.
+    assert ("written to runs/small/ar: law.json" in told) == (code == 0)
+    assert ("no law can be fitted to 'ar'" in told) == (code == 1)
+
+    assert drive_small("ar", Path("runs")) == code
+    assert "12 runs, all of them done" in capfd.readouterr().out
+    again = results.ledger_table(Path("runs/small"), "small")
+    pd.testing.assert_frame_equal(again.frame, first.frame)
+
+    config = here.parent / "small.yaml"
+    config.write_text(config.read_text().replace("[1e8, 2e8, 4e8]", "[1e8, 2e8]"))
+    assert scaling("export", "now.csv", "--config", "../small.yaml") == 0
+    assert "12 runs written" in capfd.readouterr().out
+    table, name = cli._runs(None, None, Path("../small.yaml"), None, Path("runs"))
+    assert name == "small"
+    assert len(table.frame) == 8
+    assert table.older == {"ar": 4}
