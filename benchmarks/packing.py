@@ -1,0 +1,79 @@
+"""Two runs side by side on one thread each, or one run on two threads? How a sweep should fill a machine.
+
+Both ways train `masked` at shape A, in turn; reported is how many times the tokens per second of one process
+with all threads as many processes with one thread each give together.
+
+    python -m benchmarks.packing [--rounds 7] [--processes 2]
+
+All samples go to build/benchmarks/packing.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from benchmarks.steps import QUIET, SHAPES, Sample, Stepper, wait_for_quiet
+
+FLOOR = 1.25
+"""Set before the project was written."""
+
+
+def _disturbed(side_by_side: list[Sample]) -> bool:
+    """Whether anyone but the processes themselves was busy: each sees the others as foreign."""
+    siblings = (len(side_by_side) - 1) / (os.cpu_count() or 1)
+    return any((sample.foreign or 0.0) > siblings + QUIET for sample in side_by_side)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--shape", default="A", choices=SHAPES)
+    parser.add_argument("--family", default="masked")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/packing.json"))
+    asked = parser.parse_args()
+    shape = SHAPES[asked.shape]
+    rows = []
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        whole = enter(Stepper("project", shape, threads=asked.processes, tuned=True))
+        single = [enter(Stepper("project", shape, threads=1, tuned=True)) for _ in range(asked.processes)]
+        for round_number in range(asked.rounds + 1):
+            wait_for_quiet()
+            one = whole.window(asked.family, asked.seconds)
+            wait_for_quiet()
+            for stepper in single:
+                stepper.start(asked.family, asked.seconds)
+            side_by_side = [stepper.finish() for stepper in single]
+            if round_number:  # the first one builds the networks
+                together = sum(1 / sample.seconds_per_step for sample in side_by_side)
+                rows.append(
+                    {
+                        "ratio": together * one.seconds_per_step,
+                        "one_tokens_per_s": shape.tokens / one.seconds_per_step,
+                        "together_tokens_per_s": shape.tokens * together,
+                        "quiet": one.quiet and not _disturbed(side_by_side),
+                    }
+                )
+    quiet = [row for row in rows if row["quiet"]]
+    used = quiet if len(quiet) >= 3 else rows
+    times, one_speed, speed = (
+        median(row[name] for row in used) for name in ("ratio", "one_tokens_per_s", "together_tokens_per_s")
+    )
+    print(
+        f"{asked.family} at shape {shape.name}: {asked.processes} processes of one thread give {times:.2f} x "
+        f"the work of one with {asked.processes} threads (floor {FLOOR}; {speed:,.0f} against "
+        f"{one_speed:,.0f} tokens/s; {len(quiet)} of {len(rows)} rounds quiet)"
+    )
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

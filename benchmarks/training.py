@@ -1,0 +1,152 @@
+"""How fast is a training step, beside the same network and loss as a textbook writes them?
+
+Both programs run in turn, window by window, in processes of their own: the project under the allocator
+setting that a sweep gives its workers, the textbook under the same setting and once more under the system's
+default, which is what a plain user gets. Reported per family and shape: tokens/s, FLOP/s (exact matrix
+products of the network, training = 3 x forward) and their share of the matrix-product peak measured in the
+same minutes, and the ratio of step times, median over rounds.
+
+    python -m benchmarks.training [--shapes A,B,C] [--rounds 7] [--device cuda] [--precision bfloat16]
+
+The table goes to the terminal, all samples to build/benchmarks/training.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.steps import QUIET, SHAPES, Sample, Shape, Stepper, wait_for_quiet
+
+FAMILIES = ("ar", "masked", "uniform")
+PROGRAMS = {"project": True, "textbook tuned": True, "textbook default": False}
+"""Which program, and whether under the tuned allocator."""
+TARGETS = {
+    ("ar", "A"): (1.0, 1.0), ("ar", "B"): (1.3, 1.6), ("ar", "C"): (1.5, 2.3),
+    ("masked", "A"): (1.0, 1.0), ("masked", "B"): (1.6, 1.9), ("masked", "C"): (2.2, 2.7),
+    ("uniform", "A"): (1.0, 1.0), ("uniform", "B"): (1.5, 2.5), ("uniform", "C"): (1.7, 4.0),
+}  # fmt: skip
+"""Floors of the two ratios in float32, set before the project was written, from prototypes on another CPU."""
+
+Samples = dict[str, list[Sample]]
+
+
+def measure(
+    shape: Shape, families: tuple[str, ...], rounds: int, seconds: float, threads: int, **where: str
+) -> tuple[dict[str, Samples], float]:
+    """Samples by family and program, taken in turn, and the machine's matrix-product peak in FLOP/s."""
+    found: dict[str, Samples] = {family: defaultdict(list) for family in families}
+    peaks = []
+    with ExitStack() as stack:
+        steppers = {
+            name: stack.enter_context(Stepper(name.split()[0], shape, threads=threads, tuned=tuned, **where))
+            for name, tuned in PROGRAMS.items()
+        }
+        for _ in range(rounds):
+            wait_for_quiet()
+            peaks.append(steppers["project"].peak())
+            for family in families:
+                for name, stepper in steppers.items():
+                    wait_for_quiet()
+                    found[family][name].append(stepper.window(family, seconds))
+    return found, max(peaks)
+
+
+def ratio(samples: Samples, other: str) -> tuple[float, int]:
+    """Step time of `other` over the project's: median over rounds, quiet ones where there are three."""
+    pairs = list(zip(samples["project"], samples[other], strict=True))
+    quiet = [pair for pair in pairs if all(sample.quiet for sample in pair)]
+    used = quiet if len(quiet) >= 3 else pairs
+    return median(theirs.seconds_per_step / ours.seconds_per_step for ours, theirs in used), len(quiet)
+
+
+def row(shape: Shape, family: str, samples: Samples, peak: float) -> dict[str, Any]:
+    from scaling import flops
+    from scaling.families import family_class
+
+    causal = family_class(family).causal
+    step_flops = flops.training_flops(
+        shape.size, shape.vocab_size, shape.context_length, shape.batch_size, causal=causal
+    )
+    quiet = [sample for sample in samples["project"] if sample.quiet]
+    seconds = median(s.seconds_per_step for s in (quiet if len(quiet) >= 3 else samples["project"]))
+    tuned, num_tuned = ratio(samples, "textbook tuned")
+    plain, num_plain = ratio(samples, "textbook default")
+    return {
+        "shape": shape.name,
+        "family": family,
+        "tokens_per_s": shape.tokens / seconds,
+        "flops_per_s": step_flops / seconds,
+        "peak_share": step_flops / seconds / peak,
+        "ratio_same_allocator": tuned,
+        "ratio_plain_user": plain,
+        "target": TARGETS[family, shape.name],
+        "quiet_rounds": min(num_tuned, num_plain),
+    }
+
+
+def show(rows: list[dict[str, Any]], rounds: int, *, targets: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("shape", "family", "tokens/s", "GFLOP/s", "of peak", "x textbook, same allocator",
+                  "x textbook, plain user", "quiet rounds", title="training step")  # fmt: skip
+    for one in rows:
+        floors = [f" (floor {floor:.1f})" if targets else "" for floor in one["target"]]
+        table.add_row(
+            one["shape"],
+            one["family"],
+            f"{one['tokens_per_s']:,.0f}",
+            f"{one['flops_per_s'] / 1e9:.1f}",
+            f"{one['peak_share']:.0%}",
+            f"{one['ratio_same_allocator']:.2f}{floors[0]}",
+            f"{one['ratio_plain_user']:.2f}{floors[1]}",
+            f"{one['quiet_rounds']} of {rounds}",
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if any(one["quiet_rounds"] < 3 for one in rows):
+        print(
+            f"Where fewer than 3 rounds were quiet (others took over {QUIET:.0%} of the machine), "
+            "all rounds count: trust those ratios less, and the absolute speeds not at all."
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="some of A,B,C")
+    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one window")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/training.json"))
+    asked = parser.parse_args()
+    families = tuple(asked.families.split(","))
+    where = {"device": asked.device, "precision": asked.precision}
+    rows, samples = [], {}
+    for name in asked.shapes.split(","):
+        found, peak = measure(SHAPES[name], families, asked.rounds, asked.seconds, asked.threads, **where)
+        rows += [row(SHAPES[name], family, found[family], peak) for family in families]
+        samples[name] = {
+            family: {program: [asdict(s) for s in taken] for program, taken in programs.items()}
+            for family, programs in found.items()
+        }
+        print(f"shape {name}: matrix-product peak {peak / 1e9:.0f} GFLOP/s", flush=True)
+    show(rows, asked.rounds, targets=where == {"device": "cpu", "precision": "float32"})
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {"threads": asked.threads, **where, "rows": rows, "samples": samples}
+    asked.out.write_text(json.dumps(record, indent=1))
+    print(f"every sample: {asked.out}")
+
+
+if __name__ == "__main__":
+    main()
