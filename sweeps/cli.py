@@ -98,7 +98,7 @@ def plan(
     terminal = console()
     facts = prepare.facts_for_plan(asked, terminal)
     planned = prepare.plan(asked, facts)
-    terminal.print(plan_view(planned, slots=prepare.local_slots(asked.config)))
+    terminal.print(plan_view(planned, slots=prepare.local_slots(asked.config), width=terminal.width))
     if not facts.prepared:
         terminal.print("the data is not prepared yet, so what is done already is not known")
 

@@ -92,17 +92,17 @@ def new_table(title: str) -> Table:
 # --- the plan
 
 
-def plan_view(plan: Plan, *, slots: int = 1) -> RenderableType:
+def plan_view(plan: Plan, *, slots: int = 1, width: int = NARROW) -> RenderableType:
     """The whole plan: a table and a picture per family, totals and warnings.
 
-    `slots`: how many runs go at once here, for the expected end.
+    slots: how many runs go at once here, for the expected end. width: of the terminal, in characters.
     """
     parts: list[RenderableType] = [_heading(plan)]
     for family in plan.families:
         runs = plan.of_family(family)
         options = ", ".join(f"{k} {v}" for k, v in plan.config.family(family).options.items())
         title = f"{family} ({options})" if options else family
-        parts += [plan_table(runs, title), picture(_cell(run) for run in runs)]
+        parts += [plan_table(runs, title, width=width), picture(_cell(run) for run in runs)]
     parts.append(totals(plan, slots=slots))
     parts += warning_lines(plan.warnings)
     return Group(*parts)
@@ -132,33 +132,43 @@ def _heading(plan: Plan) -> Text:
     return Text("; ".join(facts))
 
 
-def plan_table(runs: Sequence[PlannedRun], title: str) -> Table:
+NARROW = 106
+"""Columns of a terminal below which the plan's table leaves out what can be worked out from the rest."""
+
+
+def plan_table(runs: Sequence[PlannedRun], title: str, *, width: int = NARROW) -> Table:
     """One row per run, by budget and size. FLOPs are the exact count, whatever the budgets mean."""
-    table = new_table(title)
-    names = "budget size params tokens tokens/param steps batch rate FLOPs memory time"
-    for name in names.split():
-        table.add_column(name, justify="left" if name == "size" else "right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    left_out = {"FLOPs", "batch", "memory"} if width < NARROW else set()
     seeds = len({run.spec.seed for run in runs}) > 1
+    rows = [_plan_row(run, seeds=seeds) for run in runs]
+    table = new_table(title)
+    names = [name for name in rows[0] if name not in left_out] if rows else []
+    for name in names:
+        table.add_column(name, justify="left" if name in ("size", "state") else "right", no_wrap=True)
     last = None
-    for run in runs:
-        spec = run.spec
-        table.add_row(
-            flops_text(spec.budget) if spec.budget != last else "",
-            spec.size.name + (f" #{spec.seed}" if seeds else ""),
-            short(run.params),
-            short(spec.tokens),
-            short(spec.tokens / run.params),
-            str(spec.steps),
-            short(spec.batch_size * spec.data.context_length),
-            f"{spec.optimizer.learning_rate:.2g}",
-            flops_text(spec.training_flops("exact")),
-            size_text(run.memory_bytes),
-            duration(run.expected_s) if run.state != "finished" else "",
-            state_text(run.state),
-        )
-        last = spec.budget
+    for row in rows:
+        cells = {**row, "budget": "" if row["budget"] == last else row["budget"]}
+        table.add_row(*(cells[name] for name in names))
+        last = row["budget"]
     return table
+
+
+def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
+    spec = run.spec
+    return {
+        "budget": flops_text(spec.budget),
+        "size": spec.size.name + (f" #{spec.seed}" if seeds else ""),
+        "params": short(run.params),
+        "tokens": short(spec.tokens),
+        "tokens/param": short(spec.tokens / run.params),
+        "steps": str(spec.steps),
+        "batch": short(spec.batch_size * spec.data.context_length),
+        "rate": f"{spec.optimizer.learning_rate:.2g}",
+        "FLOPs": flops_text(spec.training_flops("exact")),
+        "memory": size_text(run.memory_bytes),
+        "time": duration(run.expected_s) if run.state != "finished" else "",
+        "state": state_text(run.state),
+    }
 
 
 def totals(plan: Plan, *, slots: int) -> Text:
@@ -168,19 +178,25 @@ def totals(plan: Plan, *, slots: int) -> Text:
     longest_s = max((run.expected_s for run in left), default=0.0)
     flops = sum(run.spec.training_flops("exact") for run in left)
     done = len(plan.runs) - len(left)
-    how = (
-        "from runs done on this machine"
-        if any(run.measured for run in left)
-        else "a guess from a quick measurement of this machine"
-    )
     if not left:
         return Text(f"{len(plan.runs)} runs, all of them done")
     wait_s = max(work_s / max(slots, 1), longest_s)
     at_once = "one at a time" if slots == 1 else f"{slots} at a time"
     return Text(
         f"{len(plan.runs)} runs, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
-        f"about {duration(wait_s)} {at_once} ({how})"
+        f"about {duration(wait_s)} {at_once} ({_grounds(plan)})"
     )
+
+
+def _grounds(plan: Plan) -> str:
+    """What the expected times rest on."""
+    if any(run.measured for run in plan.to_do):
+        return "from runs done on this machine"
+    if plan.config.resources.gpus:
+        from sweeps.timing import gpu_flops_per_s
+
+        return f"a guess from the data sheet of one {gpu_flops_per_s()[1]}"
+    return "a guess from a quick measurement of this machine"
 
 
 def warning_lines(warnings: Iterable[str]) -> list[Text]:

@@ -409,6 +409,17 @@ def test_plan_is_shown_with_totals_states_and_picture():
     assert "1.0e9   3.0e9   1.0e10" in " ".join(text.split()).replace(" ", "   ")
 
 
+def test_narrow_terminals_get_fewer_columns():
+    out = console()
+    plan = plan_of()
+    for width, has in ((140, True), (80, False)):
+        with out.capture() as captured:
+            out.print(plan_view(plan, width=width), width=width)
+        text = captured.get()
+        assert ("memory" in text) == has
+        assert "…" not in text
+
+
 def test_runs_name_themselves():
     run: PlannedRun = plan_of().runs[0]
     assert run.label == "uniform 8x1 at 1e+09 FLOPs (seed 1)"
