@@ -31,6 +31,10 @@ WORDS: Mapping[str, tuple[str, str, str]] = {
 """What a state looks like: its mark in the picture, its word in a table, its colour."""
 
 
+NARROW = 106
+"""Columns of a terminal below which the plan's table leaves out what can be worked out from the rest."""
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that does not squeeze tables when the output goes to a file or a pipe."""
     stream = sys.stderr if stderr else sys.stdout
@@ -130,10 +134,6 @@ def _heading(plan: Plan) -> Text:
         config.precision,
     ]
     return Text("; ".join(facts))
-
-
-NARROW = 106
-"""Columns of a terminal below which the plan's table leaves out what can be worked out from the rest."""
 
 
 def plan_table(runs: Sequence[PlannedRun], title: str, *, width: int = NARROW) -> Table:
