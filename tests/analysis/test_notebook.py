@@ -1,0 +1,134 @@
+"""fit_laws.ipynb runs from a clean kernel, with and without a sweep of one's own, and holds no outputs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+
+from analysis.runs import to_mlflow
+
+NOTEBOOKS = Path(__file__).parents[2] / "analysis" / "notebooks"
+FAMILIES = {"ar": 1.2, "uniform": 1.5}
+
+# Executed by a process of its own: Jupyter's libraries warn, and warnings are errors here.
+EXECUTE = """
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": "."}}).execute()
+nbformat.write(notebook, "executed.ipynb")
+"""
+
+
+def execute(name: str, folder: Path) -> Any:
+    """The notebook, executed in `folder` by this very interpreter, whatever kernels the user has."""
+    clean = {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(folder / "ipython"), "OMP_NUM_THREADS": "1"}
+    clean |= {f"JUPYTER_{kind}_DIR": str(folder / kind.lower()) for kind in ("DATA", "CONFIG", "RUNTIME")}
+    command = [sys.executable, "-c", EXECUTE, str(NOTEBOOKS / name)]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | clean, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return nbformat.read(folder / "executed.ipynb", as_version=4)
+
+
+def texts_of(notebook: Any) -> str:
+    """Everything printed or shown as text."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "\n".join(
+        str(output.get("text") or output.get("data", {}).get("text/plain")) for output in outputs
+    )
+
+
+def titles_of(notebook: Any) -> list[str]:
+    """Titles of the Plotly figures shown, in order."""
+    kind = "application/vnd.plotly.v1+json"
+    shown = [
+        output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output
+    ]
+    return [data[kind]["layout"]["title"]["text"] for data in shown if kind in data]
+
+
+PUBLISHED = [
+    "IsoFLOP curves: uniform",
+    "Residuals of the loss surface: uniform",
+    "Compute-optimal frontier: uniform",
+    "Compute multipliers over ar",
+    "Compute-optimal frontier",
+]
+
+
+def plant_desk_sweep(folder: Path) -> None:
+    """runs/mlflow.db with 3 budgets x 4 sizes of two families on known surfaces, one run diverged."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+
+    (folder / "runs").mkdir()
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    experiment = client.create_experiment("desk", artifact_location=str(folder / "runs"))
+    generator = np.random.default_rng(0)
+    for family, floor in FAMILIES.items():
+        for budget in (1e11, 5e11, 2.5e12):
+            for step in (-3, -1.5, 0, 1.5):
+                params = 1e4 * (budget / 1e11) ** 0.5 * 2.0**step
+                tokens = budget / (6 * params)
+                loss = floor + 300 * params**-0.6 + 300 * tokens**-0.5 + generator.normal(0, 0.002)
+                row = {
+                    "sweep": "desk",
+                    "family": family,
+                    "key": f"{family}{budget:.0e}{step}",
+                    "budget": budget,
+                    "flops": budget,
+                    "params": params,
+                    "tokens": tokens,
+                    "loss": loss,
+                    "status": "finished",
+                }
+                params_of, tags, metrics = to_mlflow(row)
+                run = client.create_run(experiment).info.run_id
+                client.log_batch(
+                    run,
+                    [Metric(*pair, 0, 0) for pair in metrics.items()],
+                    [Param(*pair) for pair in params_of.items()],
+                    [RunTag(*pair) for pair in tags.items()],
+                )
+    last = client.search_runs([experiment], max_results=1)[0]
+    client.set_tag(last.info.run_id, "scaling.status", "diverged")
+
+
+@pytest.mark.filterwarnings("ignore::Warning:(mlflow|alembic|sqlalchemy|pydantic|google).*")
+def test_runs_on_published_tables_and_on_a_desk_sweep(tmp_path: Path) -> None:
+    plant_desk_sweep(tmp_path)
+    notebook = execute("fit_laws.ipynb", tmp_path)
+    assert titles_of(notebook) == [
+        *PUBLISHED,
+        "IsoFLOP curves",
+        "Compute-optimal frontier",
+        "Compute multipliers over ar",
+    ]
+    assert "diverged" in texts_of(notebook)
+
+
+def test_runs_where_there_is_no_sweep_yet(tmp_path: Path) -> None:
+    notebook = execute("fit_laws.ipynb", tmp_path)
+    assert titles_of(notebook) == PUBLISHED
+    assert "run `make sweep FAMILY=uniform`" in texts_of(notebook)
+    # where these numbers come from is in the notebook: the published study's uniform family
+    assert "surface law of uniform: 30 runs" in texts_of(notebook)
+    assert "'params': 0.58" in texts_of(notebook)
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+def test_is_kept_clean(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in notebook.cells:
+        assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None)
