@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SAME_AS_6ND = 1e-6
 """Relative difference below which a FLOPs column is taken for 6ND; published tables have ten digits or fewer.
 """
-WARN_ABOVE = 0.05
+WARN_ABOVE = 0.1
 REFUSE_ABOVE = 0.5
 
 

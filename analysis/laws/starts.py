@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis.laws.newton import LOWER, Derivatives, Problem
+from analysis.laws.objective import LOWER, Derivatives, Problem
 
 GRID = np.geomspace(0.03, 1.5, 16)
 NUM_STARTS = 8

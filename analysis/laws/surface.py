@@ -28,13 +28,16 @@ from analysis.frontier import (
     surface_loss,
 )
 from analysis.laws.bootstrap import check_options, chunk_rows, group_numbers, resample_weights
-from analysis.laws.newton import GRADIENT_TOLERANCE, LOWER, ROUNDING, UPPER, Derivatives, Problem, minimise
+from analysis.laws.newton import minimise
+from analysis.laws.objective import GRADIENT_TOLERANCE, LOWER, ROUNDING, UPPER, Derivatives, Problem
 from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
 from analysis.laws.starts import grid_starts
 from analysis.laws.table import RunTable, prepare
 
 TOUCHES_ZERO = 0.01
 FEW_STARTS = 0.2
+ABSENT = 1e-5
+"""A term that is nowhere more than this share of the loss is not there."""
 USUAL_STEPS = 10
 """Newton steps after which the unfinished resamples of a chunk wait for those of the other chunks."""
 SYMBOLS = ("E", "A", "B", "alpha", "beta")
@@ -150,12 +153,14 @@ def fit_surface(
     draws, unfinished = _resample(derivatives, best, len(table), bootstrap, seed, groups, delta)
     thetas = problem.natural(np.concatenate([best, draws]))
     thetas.flags.writeable = False
-    status, sentence = _verdict(best[0], gradient, share)
+    A, B, _ = derivatives.shares(best)
+    largest_shares = np.array([(1 - A - B).max(), A.max(), B.max()])
+    status, sentence = _verdict(best[0], largest_shares, gradient)
     options = {"delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster}
     law = SurfaceLaw(
         **common_fields(table, options),
         status=status,
-        sentence=sentence,
+        sentence=f"{sentence}; {share:.0%} of the starts end here",
         warnings=(),
         thetas=thetas,
         objective=float(point.f_R[0]),
@@ -234,20 +239,27 @@ def _resample(
     return thetas, unfinished
 
 
-def _verdict(theta: np.ndarray, gradient: float, share: float) -> tuple[FitStatus, str]:
-    at_bound = [
-        name for name, low, high in zip(SYMBOLS, theta <= LOWER, theta >= UPPER, strict=True) if low or high
-    ]
+def _verdict(theta: np.ndarray, largest_shares: np.ndarray, gradient: float) -> tuple[FitStatus, str]:
+    """theta (5,) in centred coordinates; largest_shares (3,) of E, A, B in the predicted loss of any run."""
     if gradient > GRADIENT_TOLERANCE:
         return FitStatus.NOT_CONVERGED, (
             f"the gradient at the best point is {gradient:.1e} of its terms, above {GRADIENT_TOLERANCE:.0e}; "
             "look at outliers first, then at whether params and tokens vary independently"
         )
+    absent = [name for name, share in zip("EAB", largest_shares, strict=True) if share < ABSENT]
+    if absent:
+        return FitStatus.BOUND_HIT, (
+            f"{' and '.join(absent)} vanished: the runs are best described without that term, so its numbers "
+            "mean nothing"
+        )
+    at_bound = [
+        n for n, low, high in zip(SYMBOLS, theta <= LOWER, theta >= UPPER, strict=True) if low or high
+    ]
     if at_bound:
         return FitStatus.BOUND_HIT, (
-            f"{', '.join(at_bound)} at the edge of what is searched: the runs do not determine that term"
+            f"{' and '.join(at_bound)} ended at the edge of what is searched: the runs do not determine it"
         )
-    return FitStatus.CONVERGED, f"gradient {gradient:.0e} of its terms, {share:.0%} of the starts end here"
+    return FitStatus.CONVERGED, f"the gradient is {gradient:.0e} of its terms"
 
 
 def _warnings(law: SurfaceLaw, table: RunTable, draws: np.ndarray, unfinished: int) -> list[str]:

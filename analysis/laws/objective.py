@@ -1,0 +1,219 @@
+"""The robust surface objective and its exact derivatives, for many weightings of one table at once.
+
+    f(theta) = sum_i w_i Huber_delta(log L_i - log(E + A/N_i^alpha + B/D_i^beta))
+
+Internally theta = (e, a, b, alpha, beta) with the logs of N, D and L centred on their means, so that nothing
+depends on units: E = exp(e), A = exp(a), B = exp(b) in those units. With s the three shares of the
+predicted loss and J the gradient of its log, the Hessian sum w [(psi' + psi) J J^T - psi sum_k s_k g_k g_k^T]
+is exact and costs no more than Gauss-Newton.
+
+Arrays end in shape letters: R problems, n runs, p = 5 coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# e, a, b are logs relative to the mean loss: below e^-14 (1e-6 of the loss) a term has no say in any digit
+# seen
+LOWER = np.array([-14.0, -40.0, -40.0, 1e-3, 1e-3])
+UPPER = np.array([2.0, 10.0, 10.0, 5.0, 5.0])
+GRADIENT_TOLERANCE = 1e-6
+FLOOR_SHARE = 1e-6
+ROUNDING = 4e-15
+"""Residuals of log loss below this are rounding: a noise-free table ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One table in centred logs."""
+
+    x: np.ndarray
+    """log params minus their mean, (n,)."""
+    y: np.ndarray
+    """log tokens minus their mean, (n,)."""
+    z: np.ndarray
+    """log loss minus its mean, (n,)."""
+    means: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> Problem:
+        logs = [np.log(values) for values in (params, tokens, loss)]
+        means = tuple(float(values.mean()) for values in logs)
+        x, y, z = (values - mean for values, mean in zip(logs, means, strict=True))
+        return cls(x, y, z, means)  # type: ignore[arg-type]
+
+    def natural(self, theta_Rp: np.ndarray) -> np.ndarray:
+        """(E, A, B, alpha, beta) in the user's units from centred coordinates."""
+        x_mean, y_mean, z_mean = self.means
+        e, a, b, alpha, beta = theta_Rp.T
+        A = np.exp(a + alpha * x_mean + z_mean)
+        B = np.exp(b + beta * y_mean + z_mean)
+        return np.stack([np.exp(e + z_mean), A, B, alpha, beta], axis=1)
+
+
+@dataclass(slots=True)
+class Point:
+    """Objective and derivatives of R problems at their current theta."""
+
+    f_R: np.ndarray
+    gradient_Rp: np.ndarray
+    hessian_Rpp: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Each run's part in the objective, its gradient and Hessian, and the majoriser, at one theta."""
+
+    f_n: np.ndarray
+    gradient_np: np.ndarray
+    hessian_npp: np.ndarray
+    majoriser_npp: np.ndarray
+
+    def weighted(self, weight_Rn: np.ndarray) -> tuple[Point, np.ndarray]:
+        """The point and the majoriser of each weighting."""
+        shape = (len(weight_Rn), 5, 5)
+        hessian = (weight_Rn @ self.hessian_npp.reshape(-1, 25)).reshape(shape)
+        majoriser = (weight_Rn @ self.majoriser_npp.reshape(-1, 25)).reshape(shape)
+        return Point(weight_Rn @ self.f_n, weight_Rn @ self.gradient_np, hessian), majoriser
+
+
+class Derivatives:
+    """Objective, gradient and Hessian on one table; holds what all evaluations share.
+
+    Large temporary arrays live in one workspace: fresh ones would cost more in page faults than in
+    arithmetic. What `shares` returns is overwritten by the next call of any method.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        x, y, self.z = problem.x, problem.y, problem.z
+        one = np.ones_like(x)
+        self.line_x_2n = np.stack([one, -x])
+        self.line_y_2n = np.stack([one, -y])
+        self.x_n3 = np.stack([one, -x, x * x], axis=1)
+        self.y_n3 = np.stack([one, -y, y * y], axis=1)
+        self.xy_n4 = np.stack([one, -x, -y, x * y], axis=1)
+        self._space = np.empty((8, 0))
+
+    def _buffers(self, num_rows: int) -> np.ndarray:
+        """Eight scratch arrays (R, n)."""
+        size = num_rows * len(self.z)
+        if self._space.shape[1] < size:
+            self._space = np.empty((8, size))
+        return self._space[:, :size].reshape(8, num_rows, len(self.z))
+
+    def shares(self, theta_Rp: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shares of the A and B terms in the predicted loss, and the residuals of log loss, each (R, n)."""
+        shareA_Rn, shareB_Rn, residual_Rn, total_Rn = self._buffers(len(theta_Rp))[:4]
+        np.exp(np.matmul(theta_Rp[:, [1, 3]], self.line_x_2n, out=shareA_Rn), out=shareA_Rn)
+        np.exp(np.matmul(theta_Rp[:, [2, 4]], self.line_y_2n, out=shareB_Rn), out=shareB_Rn)
+        np.add(shareA_Rn, shareB_Rn, out=total_Rn)
+        total_Rn += np.exp(theta_Rp[:, :1])
+        np.subtract(self.z, np.log(total_Rn, out=residual_Rn), out=residual_Rn)
+        shareA_Rn /= total_Rn
+        shareB_Rn /= total_Rn
+        return shareA_Rn, shareB_Rn, residual_Rn
+
+    def at(self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float) -> Point:
+        shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp)
+        psi_Rn, pull_Rn, curvature_Rn = self._buffers(len(theta_Rp))[3:6]
+        np.clip(residual_Rn, -delta, delta, out=psi_Rn)
+        np.multiply(weight_Rn, psi_Rn, out=pull_Rn)
+        f_R = np.einsum("rn,rn->r", pull_Rn, residual_Rn) - 0.5 * np.einsum("rn,rn->r", pull_Rn, psi_Rn)
+        np.multiply(weight_Rn, psi_Rn == residual_Rn, out=curvature_Rn)
+        curvature_Rn += pull_Rn
+        hessian = self.outer(curvature_Rn, shareA_Rn, shareB_Rn)
+        # sums of pull times share times (1, -x, x^2): the gradient, and the curvature of the terms themselves
+        sumA_R3 = np.multiply(pull_Rn, shareA_Rn, out=shareA_Rn) @ self.x_n3
+        sumB_R3 = np.multiply(pull_Rn, shareB_Rn, out=shareB_Rn) @ self.y_n3
+        sumE_R = np.einsum("rn->r", pull_Rn) - sumA_R3[:, 0] - sumB_R3[:, 0]
+        gradient = -np.stack([sumE_R, sumA_R3[:, 0], sumB_R3[:, 0], sumA_R3[:, 1], sumB_R3[:, 1]], axis=1)
+        hessian[:, 0, 0] -= sumE_R
+        for row, sums in ((1, sumA_R3), (2, sumB_R3)):
+            hessian[:, row, row] -= sums[:, 0]
+            hessian[:, row, row + 2] -= sums[:, 1]
+            hessian[:, row + 2, row] -= sums[:, 1]
+            hessian[:, row + 2, row + 2] -= sums[:, 2]
+        return Point(f_R, gradient, hessian)
+
+    def terms(self, theta_p: np.ndarray, delta: float) -> Terms:
+        """What each run of weight 1 adds to `at` and `majoriser` at one theta (5,)."""
+        shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_p[None])
+        A, B, residual = shareA_Rn[0], shareB_Rn[0], residual_Rn[0]
+        E = 1 - A - B
+        x, y = self.x_n3[:, 1], self.y_n3[:, 1]
+        jacobian_np = np.stack([E, A, B, x * A, y * B], axis=1)
+        outer_npp = jacobian_np[:, :, None] * jacobian_np[:, None, :]
+        psi = np.clip(residual, -delta, delta)
+        curvature = np.zeros_like(outer_npp)
+        curvature[:, 0, 0] = E
+        for row, share, slope in ((1, A, x), (2, B, y)):
+            curvature[:, row, row] = share
+            curvature[:, row, row + 2] = curvature[:, row + 2, row] = share * slope
+            curvature[:, row + 2, row + 2] = share * slope**2
+        inside = psi == residual
+        return Terms(
+            psi * (residual - 0.5 * psi),
+            -psi[:, None] * jacobian_np,
+            (inside + psi)[:, None, None] * outer_npp - psi[:, None, None] * curvature,
+            (delta / np.maximum(np.abs(residual), delta))[:, None, None] * outer_npp,
+        )
+
+    def majoriser(self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float) -> np.ndarray:
+        """Curvature of iteratively reweighted least squares, (R, 5, 5): never below the Huber terms' own."""
+        shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp)
+        np.maximum(np.abs(residual_Rn, out=residual_Rn), delta, out=residual_Rn)
+        reweighted_Rn = np.divide(delta, residual_Rn, out=residual_Rn)
+        reweighted_Rn *= weight_Rn
+        return self.outer(reweighted_Rn, shareA_Rn, shareB_Rn)
+
+    def outer(self, weight_Rn: np.ndarray, shareA_Rn: np.ndarray, shareB_Rn: np.ndarray) -> np.ndarray:
+        """sum_i weight_i J_i J_i^T with J = (sE, sA, sB, -x sA, -y sB) and sE = 1 - sA - sB; (R, 5, 5)."""
+        wA_Rn, wB_Rn = self._buffers(len(weight_Rn))[6:]
+        np.multiply(weight_Rn, shareA_Rn, out=wA_Rn)
+        np.multiply(weight_Rn, shareB_Rn, out=wB_Rn)
+        A_R2 = wA_Rn @ self.x_n3[:, :2]
+        B_R2 = wB_Rn @ self.y_n3[:, :2]
+        BB_R3 = np.multiply(wB_Rn, shareB_Rn, out=wB_Rn) @ self.y_n3
+        AB_R4 = np.multiply(wA_Rn, shareB_Rn, out=wB_Rn) @ self.xy_n4
+        AA_R3 = np.multiply(wA_Rn, shareA_Rn, out=wA_Rn) @ self.x_n3
+        EA_R2 = A_R2 - AA_R3[:, :2] - AB_R4[:, [0, 1]]
+        EB_R2 = B_R2 - BB_R3[:, :2] - AB_R4[:, [0, 2]]
+        EE_R = np.einsum("rn->r", weight_Rn) - A_R2[:, 0] - B_R2[:, 0] - EA_R2[:, 0] - EB_R2[:, 0]
+        rows = (
+            (EE_R, EA_R2[:, 0], EB_R2[:, 0], EA_R2[:, 1], EB_R2[:, 1]),
+            (EA_R2[:, 0], AA_R3[:, 0], AB_R4[:, 0], AA_R3[:, 1], AB_R4[:, 2]),
+            (EB_R2[:, 0], AB_R4[:, 0], BB_R3[:, 0], AB_R4[:, 1], BB_R3[:, 1]),
+            (EA_R2[:, 1], AA_R3[:, 1], AB_R4[:, 1], AA_R3[:, 2], AB_R4[:, 3]),
+            (EB_R2[:, 1], AB_R4[:, 2], BB_R3[:, 1], AB_R4[:, 3], BB_R3[:, 2]),
+        )
+        out = np.empty((len(weight_Rn), 5, 5))
+        for i, row in enumerate(rows):
+            for j, sums in enumerate(row):
+                out[:, i, j] = sums
+        return out
+
+    def relative_gradient(self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float) -> np.ndarray:
+        """Largest gradient component over the sum of the absolute terms that cancel in it, (R,): 0 at an
+        optimum.
+
+        Coordinates held by the box do not count. Residuals as small as rounding count as that much, and shares
+        of the loss below FLOOR_SHARE as that: an exact table, or a term that vanishes, is at its optimum too.
+        """
+        gradient = self.at(theta_Rp, weight_Rn, delta).gradient_Rp
+        shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp)
+        size_Rn = weight_Rn * np.clip(np.abs(residual_Rn), ROUNDING / GRADIENT_TOLERANCE, delta)
+        shareE_Rn = 1 - shareA_Rn - shareB_Rn
+        sizeA_R3 = (size_Rn * (shareA_Rn + FLOOR_SHARE)) @ np.abs(self.x_n3)
+        sizeB_R3 = (size_Rn * (shareB_Rn + FLOOR_SHARE)) @ np.abs(self.y_n3)
+        sizeE_R = (size_Rn * (shareE_Rn + FLOOR_SHARE)).sum(axis=1)
+        size = np.stack([sizeE_R, sizeA_R3[:, 0], sizeB_R3[:, 0], sizeA_R3[:, 1], sizeB_R3[:, 1]], axis=1)
+        gradient = np.where(held(theta_Rp, gradient), 0.0, gradient)
+        return np.max(np.abs(gradient) / np.maximum(size, np.finfo(float).tiny), axis=1)
+
+
+def held(theta_Rp: np.ndarray, gradient_Rp: np.ndarray) -> np.ndarray:
+    """Coordinates that lie on the box and would leave it downhill, (R, 5)."""
+    return ((theta_Rp <= LOWER) & (gradient_Rp > 0)) | ((theta_Rp >= UPPER) & (gradient_Rp < 0))
