@@ -160,7 +160,7 @@ def fit(
     bootstrap: Bootstrap = 1000,
 ) -> None:
     """Fit a law to the finished runs and write law.json and figures."""
-    from sweeps import results
+    from sweeps import report, results
     from sweeps.tables import console
 
     table, name = _runs(family, sweep, config, store, out)
@@ -168,10 +168,10 @@ def fit(
     # A table without a family column is one law; its results stand beside the families'.
     for one in table.families or (None,):
         fits = results.fit(table, one, bootstrap=bootstrap)
-        results.show_fits(fits, table, terminal)
+        report.show_fits(fits, table, terminal)
         folder = out / name / one if one else out / name
         losses = results.curves(table.of_family(one), out / name, name) if store is None else None
-        results.show_files(results.write_law(fits, table, folder, sweep=name, losses=losses), terminal)
+        report.show_files(results.write_law(fits, table, folder, sweep=name, losses=losses), terminal)
 
 
 @app.command()
@@ -185,15 +185,15 @@ def compare(
     bootstrap: Bootstrap = 1000,
 ) -> None:
     """Compute that each family needs, over a reference family's, to reach the same loss."""
-    from sweeps import results
+    from sweeps import report, results
     from sweeps.tables import console
 
     families = [*family, reference] if family else None
     table, name = _runs(families, sweep, config, store, out)
     terminal = console()
     comparison = results.compare(table, reference, bootstrap=bootstrap)
-    results.show_comparison(comparison, terminal)
-    results.show_files(results.write_comparison(comparison, out / name), terminal)
+    report.show_comparison(comparison, terminal)
+    report.show_files(results.write_comparison(comparison, out / name), terminal)
 
 
 @app.command()

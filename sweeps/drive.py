@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
-from sweeps import pool, prepare, results, schedule
+from sweeps import pool, prepare, report, results, schedule
 from sweeps.ledger_types import Entry, Needs, Run, State
 from sweeps.plan import DataFacts, Plan, PlannedRun
 from sweeps.progress import Progress
@@ -55,7 +55,7 @@ def drive(
         terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
         terminal.print(f"recorded in {without_password(uri)}", soft_wrap=True)
         stack.pop_all()  # from here on run_sweep closes the pool
-        report = schedule.run_sweep(
+        ended = schedule.run_sweep(
             [_entry(run, dataset, plan) for run in plan.runs],
             sweep=asked.config.name,
             out=out,
@@ -63,12 +63,12 @@ def drive(
             tracking=uri,
             progress=Progress(terminal, asked.config.name),
         )
-    terminal.print(report.sentence, soft_wrap=True)
-    _tell_failures(report.runs, terminal)
-    if report.interrupted:
+    terminal.print(ended.sentence, soft_wrap=True)
+    _tell_failures(ended.runs, terminal)
+    if ended.interrupted:
         return INTERRUPTED
     fitted = [_finish(asked, plan, family, bootstrap, terminal) for family in plan.families]
-    whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in report.runs)
+    whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs)
     return DONE if whole and all(fitted) else INCOMPLETE
 
 
@@ -123,12 +123,12 @@ def _finish(asked: prepare.Request, plan: Plan, family: str, bootstrap: int, out
     except UserError as error:
         out.print(f"{error} ({summary(table.frame['status'])})", style="yellow", soft_wrap=True)
         return False
-    results.show_fits(fits, table, out)
+    report.show_fits(fits, table, out)
     losses = results.curves(table.of_family(family), asked.folder, name)
     files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
-    results.show_files(files, out)
+    report.show_files(files, out)
     fitted = [path.parent.name for path in asked.folder.glob("*/law.json")]
     known = [choice.name for choice in asked.config.families]
-    for step in results.next_steps(name, family, known, fitted):
+    for step in report.next_steps(name, family, known, fitted):
         out.print(f"next: {step}", soft_wrap=True)
     return True

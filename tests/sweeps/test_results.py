@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from scaling.errors import UserError
-from sweeps import results
+from sweeps import report, results
 from sweeps.config_file import parse_config
 from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Entry, Ledger, State
@@ -113,7 +113,7 @@ def test_runs_of_another_config_are_counted_and_left_out(folder, specs):
     assert set(table.frame["key"]) == set(keys)
     assert table.older == {"ar": 6, "uniform": 5}
     fits = results.fit(table, "ar", bootstrap=50)
-    assert "6 finished runs of an earlier config under the same name" in said(results.show_fits, fits, table)
+    assert "6 finished runs of an earlier config under the same name" in said(report.show_fits, fits, table)
     with pytest.raises(UserError, match=r"none of the 48 runs under .* as its config stands"):
         results.ledger_table(folder, "planted", ["f" * 16])
 
@@ -131,7 +131,7 @@ def test_law_is_found_told_and_written(folder):
     law = fits.laws["surface"]
     assert float(law.alpha) == pytest.approx(0.5, abs=0.02)
     assert float(law.E) == pytest.approx(1.0, abs=0.05)
-    text = said(results.show_fits, fits, table)
+    text = said(report.show_fits, fits, table)
     assert "uniform: best size at each budget" in text
     assert "with 95% intervals" in text
     assert "left out: d8 at 1e+11 FLOPs, status is diverged" in text
@@ -170,7 +170,7 @@ def test_comparison_recovers_the_planted_multiplier(folder):
     table = results.ledger_table(folder, "planted")
     comparison = results.compare(table, "ar", bootstrap=100)
     assert comparison.multipliers["multiplier"].to_numpy() == pytest.approx(WORSE["uniform"], rel=0.1)
-    text = said(results.show_comparison, comparison)
+    text = said(report.show_comparison, comparison)
     assert "compute over ar at equal loss" in text
     assert "uniform" in text
     files = results.write_comparison(comparison, folder)
@@ -229,10 +229,10 @@ def test_cancel_takes_what_is_not_done(folder, specs):
 
 
 def test_next_steps_fit_what_is_there():
-    steps = results.next_steps("desk", "uniform", ["ar", "uniform"], [])
+    steps = report.next_steps("desk", "uniform", ["ar", "uniform"], [])
     assert steps[0].startswith("make sweep FAMILY=ar ")
     assert any("SWEEP=evening" in step for step in steps)
-    steps = results.next_steps("smoke", "uniform", ["ar", "uniform"], ["ar"])
+    steps = report.next_steps("smoke", "uniform", ["ar", "uniform"], ["ar"])
     assert steps[0].startswith("make compare SWEEP=smoke")
 
 
