@@ -6,6 +6,7 @@ The page needs no network: the links that nbconvert would put to scripts on othe
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from nbconvert import HTMLExporter
 def execute(source: Path, folder: Path) -> Path:
     """Run every cell of `source` and return the page; raises CellExecutionError where a cell fails."""
     notebook = nbformat.read(source, as_version=4)
+    # Figures for Jupyter, and for a page that has no Jupyter around it.
+    os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")
     # The kernel is this very interpreter, whatever name the notebook was last saved under.
     NotebookClient(notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": "."}}).execute()
     folder.mkdir(parents=True, exist_ok=True)
