@@ -156,11 +156,6 @@ def last(path: Path) -> Record | None:
     return records[-1] if records else None
 
 
-def resumed_at(records: list[Record]) -> int:
-    """The step an attempt went on from; 0 where it began at the beginning or did not get that far."""
-    return next((int(r["step"]) for r in records if r["kind"] == "resumed"), 0)
-
-
 def merged(run: Path) -> list[Record]:
     """The journals of all attempts of the run in folder `run` as one, each step once and in order.
 

@@ -15,6 +15,8 @@ from typing import Any
 from scaling.errors import UserError
 
 BUSY_S = 30.0
+SYNCHRONOUS = "FULL"
+"""A finished run stays finished when the power fails."""
 
 SCHEMA_VERSION = 1
 
@@ -113,7 +115,7 @@ class LedgerFile:
             )
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = PERSIST")
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             self._local.connection = connection
             self._connections.append(connection)
         return connection

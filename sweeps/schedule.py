@@ -81,6 +81,7 @@ class Driver:
     def _round(self) -> None:
         try:
             self._obey_stop()
+            self._settle_all()
             self._look()
             if not self.stop.asked:
                 self._fill()
@@ -88,16 +89,14 @@ class Driver:
         except LedgerUnavailableError as error:
             self._wait_for_ledger(error)
         self.show(self._view())
-        if self._done():
-            return
-        for handle, outcome in self.pool.wait(self.poll_s):
-            self._to_settle.append((self.flights.pop(handle), outcome))
-        try:
-            while self._to_settle:
-                self._settle(*self._to_settle[0])
-                self._to_settle.pop(0)
-        except LedgerUnavailableError as error:
-            self._wait_for_ledger(error)
+        if not self._done():
+            self._to_settle += [(self.flights.pop(h), outcome) for h, outcome in self.pool.wait(self.poll_s)]
+
+    def _settle_all(self) -> None:
+        """Tell the ledger what came back. An outcome it cannot take now is kept for the next round."""
+        while self._to_settle:
+            self._settle(*self._to_settle[0])
+            self._to_settle.pop(0)
 
     def _wait_for_ledger(self, error: LedgerUnavailableError) -> None:
         self.note = str(error)

@@ -21,6 +21,12 @@ from sweeps.ledger_types import SETTLED, Claim, State
 from sweeps.owner import Owner
 
 
+@pytest.fixture(autouse=True)
+def no_synced_writes(monkeypatch):
+    """The power does not fail here, and thousands of synced writes take minutes on a busy disk."""
+    monkeypatch.setattr("sweeps.ledger_file.SYNCHRONOUS", "OFF")
+
+
 @pytest.fixture
 def clock():
     return Clock()
