@@ -18,6 +18,8 @@ WHICH = $(if $(filter %.yaml %.yml,$(SWEEP)),--config,--sweep) $(SWEEP) --out $(
 
 # Some containers forbid Python to keep its compiled files; every start then takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
+# What has a main; the others are parts of these.
+BENCHMARKS = $(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py | grep -v /steps)))
 # Tests run several processes on few cores: one thread each, or they wait for each other.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -62,7 +64,7 @@ test-all: dev-ready ## every test, with those that take minutes, kill processes 
 	$(PYTEST) $(ARGS)
 
 bench: run-ready ## measure speed: every script of benchmarks/ in turn, one at a time
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "bench: $$script"; $(BIN)/python $$script $(ARGS); done
+	@set -e; for name in $(BENCHMARKS); do echo "bench: $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
 lint: dev-ready ## formatter (checking only), linter and types
 	$(BIN)/ruff format --check .

@@ -61,6 +61,8 @@ class Sample:
     """One window of steps."""
 
     seconds_per_step: float
+    cpu_s_per_step: float
+    """Of all threads. With one thread it is the step's time without the waiting for a busy processor."""
     foreign: float | None
     """Share of the machine that other processes took; None where the system does not tell."""
 
@@ -294,7 +296,10 @@ def _timed(step: Callable[[], float], seconds: float) -> Sample:
     while count < 2 or now - start < seconds:
         step()
         count, now = count + 1, time.perf_counter()
-    return Sample(seconds_per_step=(now - start) / count, foreign=watch.foreign(time.process_time() - cpu))
+    cpu_s = time.process_time() - cpu
+    return Sample(
+        seconds_per_step=(now - start) / count, cpu_s_per_step=cpu_s / count, foreign=watch.foreign(cpu_s)
+    )
 
 
 if __name__ == "__main__":

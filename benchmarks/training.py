@@ -4,7 +4,8 @@ Both programs run in turn, window by window, in processes of their own: the proj
 setting that a sweep gives its workers, the textbook under the same setting and once more under the system's
 default, which is what a plain user gets. Reported per family and shape: tokens/s, FLOP/s (exact matrix
 products of the network, training = 3 x forward) and their share of the matrix-product peak measured in the
-same minutes, and the ratio of step times, median over rounds.
+same minutes, and the ratio of step times, median over rounds. With --threads 1, as in a sweep with one run
+per core, a step's time is the processor time it takes, which other programs disturb less.
 
     python -m benchmarks.training [--shapes A,B,C] [--rounds 7] [--device cuda] [--precision bfloat16]
 
@@ -60,15 +61,20 @@ def measure(
     return found, max(peaks)
 
 
-def ratio(samples: Samples, other: str) -> tuple[float, int]:
-    """Step time of `other` over the project's: median over rounds, quiet ones where there are three."""
-    pairs = list(zip(samples["project"], samples[other], strict=True))
+def seconds(sample: Sample, threads: int, device: str) -> float:
+    """A step's time: of the processor where one thread does it all, of the clock otherwise."""
+    return sample.cpu_s_per_step if threads == 1 and device == "cpu" else sample.seconds_per_step
+
+
+def chosen(pairs: list[tuple[Sample, ...]]) -> list[tuple[Sample, ...]]:
+    """The quiet ones where there are three, else all."""
     quiet = [pair for pair in pairs if all(sample.quiet for sample in pair)]
-    used = quiet if len(quiet) >= 3 else pairs
-    return median(theirs.seconds_per_step / ours.seconds_per_step for ours, theirs in used), len(quiet)
+    return quiet if len(quiet) >= 3 else pairs
 
 
-def row(shape: Shape, family: str, samples: Samples, peak: float) -> dict[str, Any]:
+def row(
+    shape: Shape, family: str, samples: Samples, peak: float, threads: int, device: str
+) -> dict[str, Any]:
     from scaling import flops
     from scaling.families import family_class
 
@@ -76,29 +82,35 @@ def row(shape: Shape, family: str, samples: Samples, peak: float) -> dict[str, A
     step_flops = flops.training_flops(
         shape.size, shape.vocab_size, shape.context_length, shape.batch_size, causal=causal
     )
-    quiet = [sample for sample in samples["project"] if sample.quiet]
-    seconds = median(s.seconds_per_step for s in (quiet if len(quiet) >= 3 else samples["project"]))
-    tuned, num_tuned = ratio(samples, "textbook tuned")
-    plain, num_plain = ratio(samples, "textbook default")
+
+    def ratio(other: str) -> float:
+        pairs = chosen(list(zip(samples["project"], samples[other], strict=True)))
+        return median(seconds(b, threads, device) / seconds(a, threads, device) for a, b in pairs)
+
+    step_s = median(
+        seconds(sample, threads, device) for (sample,) in chosen([(s,) for s in samples["project"]])
+    )
     return {
         "shape": shape.name,
         "family": family,
-        "tokens_per_s": shape.tokens / seconds,
-        "flops_per_s": step_flops / seconds,
-        "peak_share": step_flops / seconds / peak,
-        "ratio_same_allocator": tuned,
-        "ratio_plain_user": plain,
+        "tokens_per_s": shape.tokens / step_s,
+        "flops_per_s": step_flops / step_s,
+        "peak_share": step_flops / step_s / peak,
+        "ratio_same_allocator": ratio("textbook tuned"),
+        "ratio_plain_user": ratio("textbook default"),
         "target": TARGETS[family, shape.name],
-        "quiet_rounds": min(num_tuned, num_plain),
+        "quiet_rounds": sum(
+            all(sample.quiet for sample in taken) for taken in zip(*samples.values(), strict=True)
+        ),
     }
 
 
-def show(rows: list[dict[str, Any]], rounds: int, *, targets: bool) -> None:
+def show(rows: list[dict[str, Any]], rounds: int, title: str, *, targets: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("shape", "family", "tokens/s", "GFLOP/s", "of peak", "x textbook, same allocator",
-                  "x textbook, plain user", "quiet rounds", title="training step")  # fmt: skip
+                  "x textbook, plain user", "quiet rounds", title=title)  # fmt: skip
     for one in rows:
         floors = [f" (floor {floor:.1f})" if targets else "" for floor in one["target"]]
         table.add_row(
@@ -135,13 +147,16 @@ def main() -> None:
     rows, samples = [], {}
     for name in asked.shapes.split(","):
         found, peak = measure(SHAPES[name], families, asked.rounds, asked.seconds, asked.threads, **where)
-        rows += [row(SHAPES[name], family, found[family], peak) for family in families]
+        rows += [
+            row(SHAPES[name], family, found[family], peak, asked.threads, asked.device) for family in families
+        ]
         samples[name] = {
             family: {program: [asdict(s) for s in taken] for program, taken in programs.items()}
             for family, programs in found.items()
         }
         print(f"shape {name}: matrix-product peak {peak / 1e9:.0f} GFLOP/s", flush=True)
-    show(rows, asked.rounds, targets=where == {"device": "cpu", "precision": "float32"})
+    title = f"training step, {asked.precision} on {asked.device}, {asked.threads} threads"
+    show(rows, asked.rounds, title, targets=where == {"device": "cpu", "precision": "float32"})
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     record = {"threads": asked.threads, **where, "rows": rows, "samples": samples}
     asked.out.write_text(json.dumps(record, indent=1))
