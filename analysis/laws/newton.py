@@ -20,7 +20,7 @@ MAX_STEPS = 300
 SMALLEST_SHARE = 0.01
 """Below this share of E the straightened coordinates, which divide by it, are left alone."""
 LEAVE_TOGETHER = 0.2
-MIN_DAMPING, RETRY_DAMPING, MAX_DAMPING = 1e-14, 1e-3, 1e10
+MIN_DAMPING, MAX_DAMPING = 1e-12, 1e10
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,17 @@ class _Batch:
             else:
                 getattr(self, name)[accept_R] = new[accept_R]
 
+    def end(
+        self, ended: Minimum, chosen_R: np.ndarray, theta_Rp: np.ndarray, step: int, *, converged: bool
+    ) -> None:
+        """Write down how the chosen problems ended, unless they ended before."""
+        new_R = chosen_R & ~self.ended_R
+        if new_R.any():
+            out_R = self.number_R[new_R]
+            ended.theta_Rp[out_R], ended.f_R[out_R] = theta_Rp[new_R], self.f_R[new_R]
+            ended.converged_R[out_R], ended.steps_R[out_R] = converged, step
+            self.ended_R |= new_R
+
 
 def minimise(
     derivatives: Derivatives,
@@ -83,14 +94,59 @@ def minimise(
     taken unseen: where it promises 1e-11 of the objective, Newton's error after it is the square of that.
     terms: the runs' terms at the start, where all problems have the same one; saves the first evaluation.
     """
-    theta_Rp = np.clip(start_Rp, LOWER, UPPER)
-    num = len(theta_Rp)
+    batch = _begin(derivatives, np.clip(start_Rp, LOWER, UPPER), weight_Rn, delta, damping, terms)
+    num = len(batch.f_R)
+    ended = Minimum(
+        batch.theta_Rp.copy(), batch.f_R.copy(), np.zeros(num, dtype=bool), np.full(num, max_steps)
+    )
+    for step in range(max_steps):
+        trial_Rp, predicted_R = _step(batch)
+        small_R = (predicted_R >= 0) & (predicted_R <= tolerance * batch.f_R) & (batch.damping_R <= damping)
+        rounding_R = batch.f_R <= ROUNDING**2 * batch.weight_Rn.shape[1]
+        batch.end(ended, small_R, trial_Rp, step, converged=True)
+        batch.end(ended, rounding_R, batch.theta_Rp, step, converged=True)
+        batch.end(ended, batch.damping_R > MAX_DAMPING, batch.theta_Rp, step, converged=False)
+        # dropping rows copies the weights of the others: worth it only for many at once
+        if batch.ended_R.sum() >= LEAVE_TOGETHER * len(batch.ended_R):
+            trial_Rp, predicted_R = trial_Rp[~batch.ended_R], predicted_R[~batch.ended_R]
+            batch.keep(~batch.ended_R)
+        if not batch.number_R.size:
+            break
+        trial = derivatives.at(trial_Rp, batch.weight_Rn, delta)
+        gain_R = batch.f_R - trial.f_R
+        accept_R = (gain_R > 0) & (predicted_R > 0)
+        good_R = accept_R & (gain_R > 0.5 * predicted_R)
+        # a refused step whose promise drowns in the rounding of f is the end
+        batch.end(
+            ended,
+            ~accept_R & (np.abs(predicted_R) <= 1e-13 * batch.f_R),
+            batch.theta_Rp,
+            step,
+            converged=True,
+        )
+        kept_R = np.maximum(batch.damping_R * np.where(good_R, 0.1, 1.0), MIN_DAMPING)
+        retry_R = batch.damping_R * np.where(batch.damping_R < 1e-3, 100.0, 10.0)
+        batch.damping_R = np.where(accept_R, kept_R, retry_R)
+        batch.move(trial_Rp, trial, accept_R)
+    batch.end(ended, ~batch.ended_R, batch.theta_Rp, max_steps, converged=False)
+    return ended
+
+
+def _begin(
+    derivatives: Derivatives,
+    theta_Rp: np.ndarray,
+    weight_Rn: np.ndarray,
+    delta: float,
+    damping: float,
+    terms: Terms | None,
+) -> _Batch:
     if terms is None:
         point = derivatives.at(theta_Rp, weight_Rn, delta)
         scale_Rpp = derivatives.majoriser(theta_Rp, weight_Rn, delta)
     else:
         point, scale_Rpp = terms.weighted(weight_Rn)
-    batch = _Batch(
+    num = len(theta_Rp)
+    return _Batch(
         np.arange(num),
         theta_Rp,
         weight_Rn,
@@ -101,39 +157,6 @@ def minimise(
         point.gradient_Rp,
         point.hessian_Rpp,
     )
-    ended = Minimum(theta_Rp.copy(), point.f_R.copy(), np.zeros(num, dtype=bool), np.full(num, max_steps))
-    for step in range(max_steps):
-        trial_Rp, predicted_R = _step(batch)
-        rounding_R = batch.f_R <= ROUNDING**2 * batch.weight_Rn.shape[1]
-        small_R = (predicted_R >= 0) & (predicted_R <= tolerance * batch.f_R) & (batch.damping_R <= damping)
-        stuck_R = batch.damping_R > MAX_DAMPING
-        leave_R = rounding_R | small_R | stuck_R
-        new_R = leave_R & ~batch.ended_R
-        if new_R.any():
-            out_R = batch.number_R[new_R]
-            ended.theta_Rp[out_R] = np.where(small_R[new_R, None], trial_Rp[new_R], batch.theta_Rp[new_R])
-            ended.f_R[out_R] = batch.f_R[new_R]
-            ended.converged_R[out_R] = (rounding_R | small_R)[new_R]
-            ended.steps_R[out_R] = step
-            batch.ended_R |= new_R
-        # dropping rows copies the weights of the others: worth it only for many at once
-        if batch.ended_R.sum() >= LEAVE_TOGETHER * len(new_R):
-            trial_Rp, predicted_R = trial_Rp[~batch.ended_R], predicted_R[~batch.ended_R]
-            batch.keep(~batch.ended_R)
-        if not batch.number_R.size:
-            break
-        trial = derivatives.at(trial_Rp, batch.weight_Rn, delta)
-        gain_R = batch.f_R - trial.f_R
-        accept_R = (gain_R > 0) & (predicted_R > 0)
-        good_R = accept_R & (gain_R > 0.5 * predicted_R)
-        kept_R = np.maximum(batch.damping_R * np.where(good_R, 0.1, 1.0), MIN_DAMPING)
-        batch.damping_R = np.where(accept_R, kept_R, np.maximum(10 * batch.damping_R, RETRY_DAMPING))
-        # a step too small to measure is the end, not a failure
-        batch.damping_R[~accept_R & (np.abs(predicted_R) <= 1e-13 * batch.f_R)] = 10 * MAX_DAMPING
-        batch.move(trial_Rp, trial, accept_R)
-    batch.keep(~batch.ended_R)
-    ended.theta_Rp[batch.number_R], ended.f_R[batch.number_R] = batch.theta_Rp, batch.f_R
-    return ended
 
 
 def _step(batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
