@@ -198,8 +198,8 @@ class Derivatives:
     def relative_gradient(self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float) -> np.ndarray:
         """Largest gradient component over the sum of the absolute terms that cancel in it, (R,).
 
-        """Largest gradient component over the sum of the absolute terms that cancel in it, one per problem.
-        of the loss below FLOOR_SHARE as that: an exact table, or a term that vanishes, is at its optimum too.
+        Coordinates held by the box do not count. Residuals as small as rounding count as that much, and
+        shares of the loss below FLOOR_SHARE as that: an exact table, or a vanishing term, is at its optimum.
         """
         gradient = self.at(theta_Rp, weight_Rn, delta).gradient_Rp
         shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp)
