@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
-from analysis.run_columns import RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS, parse_text, typed
+from analysis.run_columns import RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS, Column, parse_text, typed
 
 if TYPE_CHECKING:
     import sqlite3
@@ -125,6 +125,14 @@ def _true_values(points: pd.DataFrame) -> pd.DataFrame:
     return points.assign(value=values)
 
 
+def _parsed(column: Column, texts: pd.Series) -> pd.Series:
+    """The values the texts stand for; as objects, for pandas would turn integers beside gaps into floats."""
+    import pandas as pd
+
+    values = {text: parse_text(column, text) for text in texts.unique()}  # few texts, many runs
+    return pd.Series([values[text] for text in texts], index=texts.index, dtype=object)
+
+
 def assemble(
     heads: pd.DataFrame, params: pd.DataFrame, tags: pd.DataFrame, metrics: pd.DataFrame
 ) -> pd.DataFrame:
@@ -139,12 +147,8 @@ def assemble(
         for home in order:
             part = parts.get(home)
             if part is not None and column.name in part.columns:
-                texts = part[column.name].reindex(heads.index).dropna().astype(object)
-                read = (
-                    texts
-                    if home == "metric"
-                    else texts.map(lambda text, column=column: parse_text(column, text))
-                )
+                texts = part[column.name].reindex(heads.index).dropna()
+                read = texts.astype(object) if home == "metric" else _parsed(column, texts)
                 values = values.where(values.notna(), read)
         columns[column.name] = values
     times = {name: pd.to_datetime(heads[name], unit="ms", utc=True) for name in ("started", "ended")}
