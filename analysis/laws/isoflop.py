@@ -42,6 +42,8 @@ BARELY_BRACKETED = 0.95
 GRID_POINTS = 101
 WIDE_RESIDUALS = 0.02
 ONE_SIGMA = 0.682689
+SHARED_TEXT = 20260215
+"""Seed of the draws that stand for another held-out text; equal in every fit, so that families share them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -105,10 +107,11 @@ def fit_isoflop(
     runs).
 
     Runs of one typed `budget` belong together; without that column, runs whose FLOPs agree within 5%.
-    resample: "parametric" adds noise of the spread of all runs about their parabolas (or loss_se where
-    larger), with the uncertainty of that spread itself, as a t interval has it; "residuals" draws from the
-    observed deviations; "rows" draws runs within each budget. UserError where fewer than 2 budgets have a
-    usable minimum.
+    resample: "parametric" adds noise of the spread of all runs about their parabolas, with the uncertainty of
+    that spread itself, as a t interval has it, and moves all losses together by their loss_se: the runs of a
+    sweep are scored on the same held-out text, so its error shifts levels and cancels between runs and
+    families. "residuals" draws from the observed deviations; "rows" draws runs within each budget. UserError
+    where fewer than 2 budgets have a usable minimum.
     """
     check_options(bootstrap, seed, level)
     if resample not in RESAMPLINGS:
@@ -181,14 +184,17 @@ def _parametric(
     generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses and weights (1 + R, n): the table, then the table with normal noise added."""
-    sd = np.zeros((bootstrap, 1))
-    if residual_sd is not None:
+    known = np.zeros(len(table)) if table.loss_se is None else table.loss_se
+    if residual_sd is None:
+        # no budget with a run to spare: the noise of the evaluation is the only one known
+        bootstrap = bootstrap if known.any() else 0
+        noise = generator.standard_normal((bootstrap, len(table))) * known
+    else:
         # the spread is itself estimated from few runs: dividing by its chi makes percentiles t intervals
         sd = residual_sd * np.sqrt(freedom / generator.chisquare(freedom, size=(bootstrap, 1)))
-    known = np.zeros(len(table)) if table.loss_se is None else table.loss_se
-    if residual_sd is None and not known.any():
-        bootstrap, sd = 0, sd[:0]
-    noise = generator.standard_normal((bootstrap, len(table))) * np.maximum(sd, known)
+        # one draw for all runs, and for all families: they are scored on the same text
+        text = np.random.default_rng(SHARED_TEXT).standard_normal((bootstrap, 1))
+        noise = sd * generator.standard_normal((bootstrap, len(table))) + known * text
     losses = np.concatenate([table.loss[None], table.loss + noise])
     return losses, np.ones_like(losses)
 
