@@ -118,5 +118,5 @@ def log_axis(
 
 
 def compute_text(flops: float) -> str:
-    """A tick of a compute axis: 3e19."""
-    return f"{flops:.1e}".replace(".0e", "e").replace("e+", "e")
+    """A tick of a compute axis: 3e19, and 1.5e19 where there are such."""
+    return flops_text(flops).replace(".0e", "e")

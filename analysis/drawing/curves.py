@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-MAX_CURVE_POINTS = 200
+MAX_CURVE_POINTS = 60
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": (axes.COMPUTE, axes.compute_text),
     "tokens": (axes.TOKENS, axes.count_text),
@@ -21,25 +21,26 @@ NO_BUDGET = "unknown"
 
 
 def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> pd.DataFrame:
-    """What `loss_curves` shows: at most `MAX_CURVE_POINTS` points per run, first and last among them, spread
-    evenly on a logarithmic scale of `x` ("flops" or "tokens").
+    """What `loss_curves` shows: means over at most `MAX_CURVE_POINTS` stretches of each run, equally long on a
+    logarithmic scale of `x` ("flops" or "tokens"); the loss of single batches jumps too much to look at.
 
-    Columns key, step, flops, tokens, loss (nats per token), and of the run: label, family, budget.
+    Columns key, step (the last of the stretch), flops, tokens, loss (nats per token), points (averaged), and
+    of the run: label, family, budget.
     """
     import numpy as np
-    import pandas as pd
 
     if x not in SCALES:
         raise UserError(f"x = {x!r}; a loss curve is drawn against {' or '.join(SCALES)}")
-    picked = []
-    for _, curve in curves[curves[x] > 0].sort_values("step").groupby("key", sort=False):
-        logs = np.log(curve[x].to_numpy(dtype=np.float64))
-        grid = np.linspace(logs[0], logs[-1], MAX_CURVE_POINTS)
-        picked.append(curve.iloc[np.unique(np.searchsorted(logs, grid).clip(0, len(logs) - 1))])
-    names = ["key", "step", "flops", "tokens", "loss"]
-    points = pd.concat(picked, ignore_index=True)[names] if picked else pd.DataFrame(columns=names)
+    # the start of a run, before anything is spent, has no place on a logarithmic axis
+    usable = curves[curves[x] > 0].assign(_log=lambda part: np.log(part[x].to_numpy(dtype=np.float64)))
+    first, last = (usable.groupby("key")["_log"].transform(end) for end in ("min", "max"))
+    share = (usable["_log"] - first) / (last - first).where(last > first, 1.0)
+    stretch = np.floor(share * MAX_CURVE_POINTS).clip(upper=MAX_CURVE_POINTS - 1)
+    means = usable.assign(_stretch=stretch).groupby(["key", "_stretch"], sort=True)
+    measures = {name: (name, "mean") for name in ("flops", "tokens", "loss")}
+    points = means.agg(step=("step", "max"), **measures, points=("step", "size")).reset_index()
     known = ["key", "label", *(name for name in ("family", "budget") if name in runs.columns)]
-    return points.merge(parts.with_labels(runs)[known], on="key")
+    return points.drop(columns="_stretch").merge(parts.with_labels(runs)[known], on="key")
 
 
 def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> go.Figure:
@@ -70,7 +71,7 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     return parts.finish(
         figure,
         parts.titled("Training loss", "" if several else "".join(families)),
-        "Markers: held-out bound of each finished run",
+        "Lines: means over short stretches. Markers: held-out bound of each finished run",
         height=600,
         legend="Family" if several else "Budget (FLOPs)",
     )
@@ -115,7 +116,7 @@ def _curve(curve: pd.DataFrame, x: str, group: str, style: theme.Style) -> go.Sc
         hoverinfo="text",
         hovertext=[
             f"<b>{parts.safe(row['label'])}</b><br>"
-            f"step {row['step']:,.0f}: training loss {row['loss']:.4f}<br>"
+            f"training loss {row['loss']:.4f} (mean of {row['points']} up to step {row['step']:,.0f})<br>"
             f"{axes.count_text(row['tokens'])} tokens, {axes.flops_text(row['flops'])} FLOPs"
             for row in curve.to_dict(orient="records")
         ],

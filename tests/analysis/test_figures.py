@@ -215,13 +215,21 @@ class TestLossCurves:
              "params": 1e5, "tokens": 3e6, "flops": 3e12, "loss": [3.1, 2.9]} | columns
         )  # fmt: skip
 
-    def test_thinned_to_the_ends(self) -> None:
-        table = figures.loss_curves_table(self.runs(), self.curves(["a1", "b2", "unknown"]))
+    def test_means_over_stretches(self) -> None:
+        curves = self.curves(["a1", "b2", "unknown"])
+        table = figures.loss_curves_table(self.runs(), curves)
         assert set(table["key"]) == {"a1", "b2"}
         for _, part in table.groupby("key"):
-            assert 100 < len(part) <= 200
+            assert 30 < len(part) <= 60
+            assert part["points"].sum() == 2999  # every step but the one that has no compute
             assert (part["step"].min(), part["step"].max()) == (1, 2999)
-            assert part["step"].is_monotonic_increasing
+            assert part["flops"].is_monotonic_increasing
+            mean = (part["loss"] * part["points"]).sum() / 2999
+            assert mean == pytest.approx(curves["loss"].iloc[1:3000].mean(), rel=1e-12)
+
+    def test_one_point_is_a_curve(self) -> None:
+        table = figures.loss_curves_table(self.runs(), self.curves(["a1"], steps=2))
+        assert table[["step", "points"]].to_numpy().tolist() == [[1, 1]]
 
     def test_one_family_is_coloured_by_budget(self) -> None:
         figure = figures.loss_curves(self.runs(status=["finished", "diverged"]), self.curves(["a1", "b2"]))
