@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaling.errors import UserError
 from scaling.evaluation import estimate_bound
 from scaling.families.base import Family
 from scaling.models import Transformer, build_model
@@ -34,7 +35,10 @@ CURVE_POINTS = 200
 """Points of the loss curve that a run logs."""
 WATCH_STEPS = 50
 EXPLODED = 3.0
-"""A loss averaged over about WATCH_STEPS steps that exceeds this multiple of its first value has exploded."""
+"""A loss averaged over about WATCH_STEPS steps that exceeds this multiple of its first value has exploded.
+
+The first value counts as at most ln V, the loss of knowing nothing: a run may explode before it is taken.
+"""
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -92,11 +96,12 @@ class _Progress:
     interval_steps: int = 0
     train_s: float = 0.0
 
-    def watch(self, loss: float) -> None:
+    def watch(self, loss: float, ignorance: float) -> None:
+        """Take in the loss of a step; `ignorance` is ln V, what a uniform guess costs."""
         weight = 1 / min(self.step + 1, WATCH_STEPS)
         self.average += weight * (loss - self.average)
         if self.step + 1 == WATCH_STEPS:
-            self.first_average = self.average
+            self.first_average = min(self.average, ignorance)
         self.interval_loss += loss
         self.interval_steps += 1
 
@@ -114,6 +119,7 @@ class _Run:
     model: Transformer
     optimizer: FlatAdamW
     data: TrainingData
+    heldout: Tensor
     device: torch.device
     micro_batch_size: int
     progress: _Progress = field(default_factory=_Progress)
@@ -161,7 +167,7 @@ def train(
             return _diverged(run, f"the loss or its gradient is not finite at step {progress.step + 1}")
         rate = learning_rate_at(progress.step, spec.steps, spec.optimizer)
         run.optimizer.step(rate, norm)
-        progress.watch(loss)
+        progress.watch(loss, ignorance=math.log(spec.vocab_size))
         progress.step += 1
         now = time.perf_counter()
         progress.train_s = earlier_s + now - started
@@ -206,9 +212,22 @@ def _prepare(
         model=model,
         optimizer=optimizer,
         data=data,
+        heldout=_heldout(spec, data).to(device),
         device=torch.device(device),
         micro_batch_size=micro_batch_size or spec.batch_size,
     )
+
+
+def _heldout(spec: RunSpec, data: TrainingData) -> Tensor:
+    """The text of the bound, read before training so that a corpus too small costs nothing."""
+    length = spec.data.context_length
+    ids = torch.from_numpy(data.heldout(spec.evaluation.sequences, length))
+    if len(ids) < 2:
+        raise UserError(
+            f"corpus {spec.data.corpus!r} holds out {len(ids)} windows of context_length {length}, "
+            "a bound with a standard error needs 2; choose a shorter context or a larger corpus"
+        )
+    return ids
 
 
 def _resume(run: _Run, folders: list[Path], log: Log) -> _Progress:
@@ -304,11 +323,8 @@ def _result(run: _Run, status: RunStatus, sentence: str) -> Result:
 def _evaluate(run: _Run, log: Log) -> Result:
     spec = run.spec
     started = time.perf_counter()
-    ids = torch.from_numpy(run.data.heldout(spec.evaluation.sequences, spec.data.context_length)).to(
-        run.device
-    )
     autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
-    bound = estimate_bound(run.model, run.family, ids, spec.evaluation, autocast=autocast)
+    bound = estimate_bound(run.model, run.family, run.heldout, spec.evaluation, autocast=autocast)
     evaluation_s = time.perf_counter() - started
     if not math.isfinite(bound.value):
         return _diverged(run, "the bound on held-out text is not finite")

@@ -1,4 +1,11 @@
-"""A corpus and a spec small enough to train in a blink, for every test of the core.
+"""One thread: the tests' matrices are tiny, and waiting for a second thread on a busy machine takes ages.
 
 This folder is importable in tests: `from enumeration import ...`, `from toys import ...`.
 """
+
+import os
+import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+if "torch" in sys.modules:
+    sys.modules["torch"].set_num_threads(1)
