@@ -42,6 +42,7 @@ BARELY_BRACKETED = 0.95
 GRID_POINTS = 101
 WIDE_RESIDUALS = 0.02
 ONE_SIGMA = 0.682689
+BENT = 0.01
 SHARED_TEXT = 20260215
 """Seed of the draws that stand for another held-out text; equal in every fit, so that families share them."""
 
@@ -53,7 +54,8 @@ class IsoflopLaw(PowerLawFrontier):
     method: ClassVar[str] = "isoflop"
     budgets: tuple[BudgetFit, ...]
     residual_sd: float | None
-    """Standard deviation of losses about the parabolas, pooled, nats; None if no budget has a fourth run."""
+    """Pooled standard deviation of losses about the parabolas, relative to the loss; None if no budget has a
+    fourth run."""
 
     @property
     def minima(self) -> pd.DataFrame:
@@ -133,7 +135,7 @@ def fit_isoflop(
         **common_fields(table, options),
         status=FitStatus.CONVERGED,
         sentence=f"{len(usable)} of {len(budgets)} budgets have their minimum inside their sizes"
-        + (f"; runs lie {residual_sd:.2g} nats about the parabolas" if residual_sd is not None else ""),
+        + (f"; runs lie {residual_sd:.2%} about the parabolas" if residual_sd is not None else ""),
         warnings=(*table.warnings, *_warnings(budgets, usable, residual_sd, dropped), *widened),
         budgets=tuple(budgets),
         power_laws=power_laws,
@@ -156,13 +158,14 @@ def _fit_budgets(
         if len(np.unique(x)) >= 3:
             one = solve_parabolas(x, table.loss[None, members], np.ones((1, len(x))), float(x.mean()))
             fitted[members] = design_matrix(x, float(x.mean())) @ one[0]
-            squares += float(np.sum((table.loss[members] - fitted[members]) ** 2))
+            squares += float(np.sum((table.loss[members] / fitted[members] - 1) ** 2))
             freedom += len(x) - 3
             enlarge[members] = np.sqrt(len(x) / max(len(x) - 3, 1))
     residual_sd = float(np.sqrt(squares / freedom)) if freedom else None
-    deviations = (table.loss - fitted) * enlarge
+    # relative, as in the surface's log loss: dear budgets have lower losses and lower noise
+    deviations = (table.loss / fitted - 1) * enlarge
     draw = {"parametric": _parametric, "residuals": _residuals, "rows": _rows}[resample]
-    losses, weights = draw(table, deviations, residual_sd, freedom, bootstrap, generator)
+    losses, weights = draw(table, fitted, deviations, residual_sd, freedom, bootstrap, generator)
     fits = []
     for flops, members in groups:
         x = log_params[members]
@@ -177,6 +180,7 @@ def _fit_budgets(
 
 def _parametric(
     table: RunTable,
+    fitted: np.ndarray,
     deviations: np.ndarray,
     residual_sd: float | None,
     freedom: int,
@@ -194,13 +198,14 @@ def _parametric(
         sd = residual_sd * np.sqrt(freedom / generator.chisquare(freedom, size=(bootstrap, 1)))
         # one draw for all runs, and for all families: they are scored on the same text
         text = np.random.default_rng(SHARED_TEXT).standard_normal((bootstrap, 1))
-        noise = sd * generator.standard_normal((bootstrap, len(table))) + known * text
+        noise = sd * fitted * generator.standard_normal((bootstrap, len(table))) + known * text
     losses = np.concatenate([table.loss[None], table.loss + noise])
     return losses, np.ones_like(losses)
 
 
 def _residuals(
     table: RunTable,
+    fitted: np.ndarray,
     deviations: np.ndarray,
     residual_sd: float | None,
     freedom: int,
@@ -210,13 +215,14 @@ def _residuals(
     """As `_parametric`, with noise drawn from the deviations of all runs, enlarged for the fitted terms."""
     if residual_sd is None:
         bootstrap = 0
-    noise = deviations[generator.integers(0, len(table), size=(bootstrap, len(table)))]
+    noise = fitted * deviations[generator.integers(0, len(table), size=(bootstrap, len(table)))]
     losses = np.concatenate([table.loss[None], table.loss + noise])
     return losses, np.ones_like(losses)
 
 
 def _rows(
     table: RunTable,
+    fitted: np.ndarray,
     deviations: np.ndarray,
     residual_sd: float | None,
     freedom: int,
@@ -283,9 +289,9 @@ def _warnings(
     budgets: list[BudgetFit], usable: list[BudgetFit], residual_sd: float | None, dropped: int
 ) -> list[str]:
     found = [fit.reason for fit in budgets if fit.reason]
-    if residual_sd is not None and residual_sd > WIDE_RESIDUALS * min(fit.loss[0] for fit in usable):
+    if residual_sd is not None and residual_sd > WIDE_RESIDUALS:
         found.append(
-            f"runs lie {residual_sd:.2g} nats about the parabolas: no parabola describes sizes this far "
+            f"runs lie {residual_sd:.2%} about the parabolas: no parabola describes sizes this far "
             "apart; leave out the sizes far from the minima"
         )
     for fit in usable:
@@ -313,7 +319,7 @@ def _widen(
 ) -> tuple[dict[str, PowerLaw], list[str]]:
     """Widen a power law whose minima lie farther from it than their noise explains.
 
-    Noise within the budgets says nothing about a bent frontier. Where an F test at 5% finds the minima too
+    Noise within the budgets says nothing about a bent frontier. Where an F test at 1% finds the minima too
     far off, the resamples are stretched about the estimate by the ratio of what is seen to what noise
     explains.
     """
@@ -334,8 +340,11 @@ def _widen(
         sd = np.array([(high - low) / 2 for low, high in ends])
         if not np.all(sd > 0):
             continue
+        # about the line that fits these noises best: a noisy budget must not make its neighbours look far off
+        x = np.log(flops / flops[0])
+        off -= np.polyval(np.polyfit(x, off, 1, w=1 / sd), x)
         ratio = float(np.sum((off / sd) ** 2) / spare)
-        if fdtrc(spare, freedom or 1e6, ratio) < 0.05:
+        if fdtrc(spare, freedom or 1e6, ratio) < BENT:
             stretch = float(np.sqrt(ratio))
             widened[name] = law.stretched(stretch)
             found.append(
