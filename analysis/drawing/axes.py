@@ -20,7 +20,14 @@ TOKENS_PER_PARAM = "Training tokens per parameter"
 
 LABELS_WIDE = 10.0
 """Labels that fit along an axis as wide as the whole figure."""
-_STEPS = ((1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
+_STEPS = (
+    (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
+    (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 3.0),
+    (1.0,),
+)
+_FEWEST = 3
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -73,9 +80,19 @@ def log_ticks(low: float, high: float, room: float = LABELS_WIDE) -> tuple[list[
     else:
         every = math.ceil(len(labelled) / room)
         labelled = [tick for tick in labelled if round(math.log10(tick)) % every == 0]
+    if len(labelled) < _FEWEST and high < 10 * low:
+        labelled = _even_ticks(low, high, room)
     fine = [step * 10.0**decade for decade in decades for step in range(1, 10)]
     unlabelled = [tick for tick in _inside(fine, low, high) if tick not in labelled]
     return labelled, unlabelled if len(unlabelled) <= 60 else []
+
+
+def _even_ticks(low: float, high: float, room: float) -> list[float]:
+    """Multiples of a round number: on a range this short a logarithmic axis is nearly linear."""
+    least = (high - low) / room
+    decade = 10.0 ** math.floor(math.log10(least))
+    step = next(factor * decade for factor in (1, 2, 5, 10) if factor * decade >= least)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _inside(ticks: Iterable[float], low: float, high: float) -> list[float]:

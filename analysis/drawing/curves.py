@@ -21,8 +21,8 @@ NO_BUDGET = "unknown"
 
 
 def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> pd.DataFrame:
-    """What `loss_curves` shows: means over at most `MAX_CURVE_POINTS` stretches of each run, equally long on a
-    logarithmic scale of `x` ("flops" or "tokens"); the loss of single batches jumps too much to look at.
+    """What `loss_curves` shows: means over at most `MAX_CURVE_POINTS` stretches of each run, evenly spread on
+    a logarithmic scale of `x` ("flops" or "tokens"). The loss of single batches jumps too much to look at.
 
     Columns key, step (the last of the stretch), flops, tokens, loss (nats per token), points (averaged), and
     of the run: label, family, budget.

@@ -429,8 +429,7 @@ class TestAxes:
             assert ticks == sorted(ticks)
             assert all(low * 0.999999 <= tick <= high * 1.000001 for tick in ticks)
         assert not set(labelled) & set(unlabelled)
-        if span >= 1:
-            assert labelled, "an axis of a decade or more has a label"
+        assert len(labelled) >= (2 if span < 1 or span > 2 else 1)
 
     def test_axis_of_nothing(self) -> None:
         assert axes.log_axis("", [], axes.count_text)["range"] == [-0.05, 1.05]
