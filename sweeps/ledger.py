@@ -106,6 +106,7 @@ class Ledger(LedgerFile):
                 self.beat()
             except LedgerUnavailableError:
                 continue  # a full disk or a long lock: the next beat may get through, and claims are fenced
+        self.hang_up()
 
     def _gone(self, owner: str | None) -> bool:
         """Whether driver `owner` is dead for certain, or has not been seen to move for a whole lease."""

@@ -96,28 +96,37 @@ class LedgerFile:
         """Open `path`, or create it. UserError for a newer schema or a file that is no ledger."""
         self.path = path
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._closed = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._create()
 
     def close(self) -> None:
-        for connection in self._connections:
+        """Close the file for good: any later use, in whichever thread, is a LedgerUnavailableError.
+
+        The calling thread's connection is closed; others close theirs by `hang_up`. SQLite crashes the
+        process when a connection is closed under a thread that uses it.
+        """
+        self._closed = True
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the calling thread's connection, if it has one; it gets another one when it needs it."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
             connection.close()
-        self._connections.clear()
-        self._local = threading.local()
+            self._local.connection = None
 
     def connection(self) -> sqlite3.Connection:
         """The calling thread's own connection."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(
-                self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
+            if self._closed:
+                raise LedgerUnavailableError(f"the ledger {self.path} is closed")
+            connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = PERSIST")
             connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             self._local.connection = connection
-            self._connections.append(connection)
         return connection
 
     @contextmanager

@@ -18,15 +18,25 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.run_columns import TRAIN_LOSS, to_mlflow
+from scaling.errors import UserError
 from sweeps import journal
 from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
-from sweeps.ledger import Ledger, Run, State
+from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
 from sweeps.rows import run_row
-from sweeps.tracking import GoneError, MlflowStore, Point, Store, check_tracking, tracking_uri
+from sweeps.tracking import (
+    GoneError,
+    MlflowStore,
+    Point,
+    Store,
+    check_tracking,
+    tracking_uri,
+    without_password,
+)
 
 __all__ = ["Recorder", "check_tracking", "ship", "tracking_uri"]
 
@@ -82,8 +92,9 @@ class Recorder:
         self.ledger, self.sweep, self.every_s = ledger, sweep, every_s
         self._store = MlflowStore(store, sweep) if isinstance(store, str) else store
         self._identity: str | None = None
+        self._connected = False
         self._closing = threading.Event()
-        self._deadline = math.inf
+        self._deadline, self._extension = math.inf, 0.0
         self._thread: threading.Thread | None = None
         self.trouble: str | None = None
         """Why the last pass failed; None if it did not."""
@@ -95,37 +106,47 @@ class Recorder:
         self._thread.start()
 
     def close(self, grace_s: float = GRACE_S, give_up: Callable[[], bool] = lambda: False) -> int:
-        """Let it catch up for at most `grace_s`, then stop it. Returns how many runs still wait."""
+        """Let it catch up, then stop it. Returns how many runs still wait.
+
+        A store that fails is waited for `grace_s`, one that is merely slow three times as long.
+        """
         self._deadline = time.monotonic() + grace_s
+        self._extension = 2 * grace_s
         self._closing.set()
         while self._thread is not None and self._thread.is_alive():
-            if give_up() or time.monotonic() > self._deadline + 1.0:
+            if give_up():
+                self._deadline, self._extension = -math.inf, 0.0
+            if self._overdue(1.0):
                 break  # a call to a dead server may hang longer; the thread dies with the process
             self._thread.join(0.1)
         return self.waiting()
 
+    def _overdue(self, margin_s: float = 0.0) -> bool:
+        extension = 0.0 if self.trouble else self._extension
+        return time.monotonic() > self._deadline + extension + margin_s
+
     def _work(self) -> None:
         pause = self.every_s
-        while True:
-            closing = self._closing.wait(pause)
-            try:
-                if self.ledger.hold(ROLE):
-                    self.pass_once()
-                self.trouble, pause = None, self.every_s
-            except Exception as error:  # whatever MLflow, its server or the disk came up with
-                self.trouble = f"{type(error).__name__}: {error}".splitlines()[0]
-                logger.debug("recording failed, will be tried again", exc_info=True)
-                self._identity = None
-                pause = min(pause * 2, SLOWEST_S)
-            if not closing:
-                continue
-            pause = min(pause, 1.0)
-            if time.monotonic() > self._deadline or (self.trouble is None and not self.waiting()):
-                break
-        try:
+        while not self._closing.wait(pause):
+            pause = self.every_s if self._try_pass() else min(pause * 2, SLOWEST_S)
+        while not self._try_pass(until_none_waits=True) and not self._overdue():
+            time.sleep(min(self.every_s, 0.5))
+        with suppress(LedgerUnavailableError):
             self.ledger.release(ROLE)
-        except Exception:
-            logger.debug("the recorder's role was not given back", exc_info=True)
+        self.ledger.hang_up()
+
+    def _try_pass(self, *, until_none_waits: bool = False) -> bool:
+        """Whether it went well, and, if that is asked for, whether there is nothing left to do."""
+        try:
+            if self.ledger.hold(ROLE):
+                self.pass_once()
+            self.trouble = None
+            return not (until_none_waits and self.waiting())
+        except Exception as error:  # whatever MLflow, its server or the disk came up with
+            self.trouble = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._connected = False
+            logger.debug("recording failed, will be tried again", exc_info=True)
+            return False
 
     # -- the work -------------------------------------------------------------------------------
 
@@ -135,8 +156,9 @@ class Recorder:
 
     def pass_once(self) -> None:
         """Carry over all there is. Raises whatever the store raises; what went over is remembered."""
-        if self._identity is None:
+        if not self._connected:
             self._identity = self._store.open()
+            self._connected = True
         for run in self.ledger.runs(self._pending_keys()):
             try:
                 self._ship(run)
@@ -229,14 +251,17 @@ class Recorder:
 def ship(sweep: str, out: Path, uri: str | None = None, *, timeout_s: float = 60.0) -> int:
     """Carry to the store what is not there yet, without running anything; how many runs still wait.
 
-    UserError where the store does not answer.
+    UserError where the store does not answer, or does not take the records.
     """
     uri = uri or tracking_uri(out)
     check_tracking(uri)
     with Ledger(out / sweep / "ledger") as ledger, ledger.driving():
         recorder = Recorder(ledger, sweep, uri, every_s=0.1)
         recorder.start()
-        return recorder.close(timeout_s)
+        waiting = recorder.close(timeout_s)
+    if waiting and recorder.trouble:
+        raise UserError(f"tracking store {without_password(uri)} takes no records: {recorder.trouble}")
+    return waiting
 
 
 def run_ids(ledger: Ledger) -> dict[str, str]:

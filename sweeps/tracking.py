@@ -12,6 +12,7 @@ import re
 import sqlite3
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ KEY_TAG = "scaling.key"
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_LOGGING_LEVEL": "ERROR",  # a new database is no news
     # A dead server must cost one short wait, not the four minutes of seven retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -186,6 +186,10 @@ class MlflowStore:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         logging.getLogger("alembic").setLevel(logging.ERROR)
+        # MLflow 3.17 on SQLAlchemy 2.1; where warnings are errors, its tables could not even be mapped
+        warnings.filterwarnings(
+            "ignore", message="The ``noload`` loader strategy", category=DeprecationWarning
+        )
         from mlflow import MlflowClient
 
         with _alone(self.uri):  # two processes that create the tables at once both fail
@@ -249,7 +253,7 @@ def _missing_run_told() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "deleted' state" in str(error):
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "must be in the 'active' state" in str(error):
             raise GoneError(str(error)) from error
         raise
 

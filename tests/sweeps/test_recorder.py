@@ -1,0 +1,441 @@
+"""The recorder: nothing lost, nothing twice, whatever the store does; and the check before a sweep."""
+
+from __future__ import annotations
+
+import http.server
+import itertools
+import math
+import socket
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation import Clock, entry, other_owner
+
+from scaling.errors import UserError
+from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
+from sweeps.ledger import Ledger
+from sweeps.ledger_types import State
+from sweeps.recorder import Recorder, run_ids, ship
+from sweeps.tracking import (
+    GoneError,
+    MlflowStore,
+    check_tracking,
+    known_revisions,
+    tracking_uri,
+    without_password,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_synced_writes(monkeypatch):
+    """The power does not fail here."""
+    monkeypatch.setattr("sweeps.ledger_file.SYNCHRONOUS", "OFF")
+
+
+class MemoryStore:
+    """A store in memory with MLflow's rules; `fails` decides, call by call, whether it is out of order.
+
+    A call that fails may have done its work before: a cut connection does not say.
+    """
+
+    def __init__(self, fails=lambda call: False):
+        self.fails = fails
+        self.calls = itertools.count()
+        self.runs: dict[str, dict] = {}
+        self.identity = "1@1000"
+
+    def _maybe_fail(self):
+        if self.fails(next(self.calls)):
+            raise ConnectionError("the tracking server is gone")
+
+    def _run(self, run_id):
+        if run_id not in self.runs:
+            raise GoneError(run_id)
+        return self.runs[run_id]
+
+    def open(self):
+        self._maybe_fail()
+        return self.identity
+
+    def find(self, key):
+        self._maybe_fail()
+        return next((run_id for run_id, run in self.runs.items() if run["key"] == key), None)
+
+    def create(self, key, name, started, tags):
+        self._maybe_fail()
+        run_id = f"id{len(self.runs)}"
+        self.runs[run_id] = {
+            "key": key,
+            "name": name,
+            "started": started,
+            "ended": None,
+            "status": "RUNNING",
+            "points": set(),
+            "params": {},
+            "tags": dict(tags),
+        }
+        self._maybe_fail()
+        return run_id
+
+    def describe(self, run_id, params, tags):
+        self._maybe_fail()
+        run = self._run(run_id)
+        assert all(run["params"].get(name, value) == value for name, value in params.items())
+        run["params"] |= params
+        run["tags"] |= tags
+
+    def log(self, run_id, points):
+        self._maybe_fail()
+        self._run(run_id)["points"] |= {(p.name, p.step, p.at, p.value) for p in points}
+        self._maybe_fail()
+
+    def set_status(self, run_id, status, ended):
+        self._maybe_fail()
+        self._run(run_id).update(status=status, ended=ended)
+
+    def of(self, key):
+        [run] = [run for run in self.runs.values() if run["key"] == key]
+        return run
+
+    def curve(self, key, name="train_loss"):
+        return sorted((step, at, value) for n, step, at, value in self.of(key)["points"] if n == name)
+
+
+class Sweep:
+    """A ledger and journals, written as drivers and workers would."""
+
+    def __init__(self, folder: Path, clock: Clock, *, driver: str = "me"):
+        self.clock, self.folder = clock, folder
+        self.ledger = Ledger(folder / "ledger", now=clock, uptime=clock, owner=other_owner(driver))
+        self.ledger.enlist()
+
+    def attempt(self, key, steps, *, resumed=0, state=State.FINISHED, loss=1.0):
+        self.ledger.register([entry(key)])
+        claim = self.ledger.claim(key)
+        path = attempt_folder(run_folder(self.folder, "uniform", key), claim.attempt) / JOURNAL
+        with Journal(path, now=self._tick) as lines:
+            lines.append({"kind": "start", "key": key})
+            lines.append({"kind": "resumed", "step": resumed})
+            for step in steps:
+                numbers = {"step": step, "loss": loss / step, "learning_rate": 1e-3, "tokens": step * 80}
+                lines.append({"kind": "train", **numbers})
+            lines.append({"kind": "end"})
+        if state != State.RUNNING:
+            result = {"bound": 1.5, "bound_se": 0.1, "steps_done": max(steps, default=0), "train_s": 3.0}
+            facts = {"host": "h", "device": "cpu"}
+            self.ledger.end(claim, state, sentence="as told", result=result, facts=facts)
+        return claim
+
+    def _tick(self):
+        self.clock.sleep(0.5)
+        return self.clock()
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    sweep = Sweep(tmp_path / "desk", Clock())
+    yield sweep
+    sweep.ledger.close()
+
+
+def test_a_finished_run_is_recorded_with_its_own_times(sweep):
+    sweep.attempt("k", [10, 20, 30])
+    store = MemoryStore()
+    recorder = Recorder(sweep.ledger, "desk", store)
+    assert recorder.waiting() == 1
+    sweep.clock.sleep(3600)  # an hour without a server changes no time
+    recorder.pass_once()
+    assert recorder.waiting() == 0
+    run = store.of("k")
+    assert run["started"] == 1e9 + 0.5
+    assert run["ended"] == 1e9 + 3.0
+    assert run["status"] == "FINISHED"
+    assert store.curve("k") == [(10, 1e9 + 1.5, 0.1), (20, 1e9 + 2.0, 0.05), (30, 1e9 + 2.5, 1 / 30)]
+    assert [step for step, _, _ in store.curve("k", "train_learning_rate")] == [10, 20, 30]
+    assert ("loss", 30, 1e9 + 3.0, 1.5) in run["points"]
+    assert ("loss_se", 30, 1e9 + 3.0, 0.1) in run["points"]
+    assert run["params"]["size"] == "'4k'"
+    assert run["params"]["budget"] == "1000000000.0"
+    wanted = {"scaling.key": "k", "scaling.sweep": "desk", "scaling.status": "finished", "scaling.host": "h"}
+    assert run["tags"].items() >= {k: v for k, v in wanted.items() if k != "scaling.key"}.items()
+    assert run["name"] == "uniform 4k 1.0e+09"
+    assert run_ids(sweep.ledger) == {"k": "id0"}
+
+
+def test_a_running_run_is_followed_and_told_once(sweep):
+    sweep.attempt("k", [1, 2], state=State.RUNNING)
+    store = MemoryStore()
+    recorder = Recorder(sweep.ledger, "desk", store)
+    recorder.pass_once()
+    recorder.pass_once()
+    assert [step for step, _, _ in store.curve("k")] == [1, 2]
+    assert store.of("k")["status"] == "RUNNING"
+    assert recorder.waiting() == 1  # it goes on
+
+
+def test_what_a_later_attempt_does_again_is_not_sent_again(sweep):
+    sweep.attempt("k", [10, 20, 30], state=State.PREEMPTED)
+    store = MemoryStore()
+    recorder = Recorder(sweep.ledger, "desk", store)
+    recorder.pass_once()
+    assert store.of("k")["status"] == "SCHEDULED"
+    sweep.attempt("k", [20, 30, 40], resumed=15)
+    recorder.pass_once()
+    assert [step for step, _, _ in store.curve("k")] == [10, 20, 30, 40]
+    assert store.of("k")["status"] == "FINISHED"
+    assert store.of("k")["tags"]["scaling.attempt"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [(State.DIVERGED, "FAILED"), (State.FAILED, "FAILED"), (State.CANCELLED, "KILLED")],
+)
+def test_ends_that_are_not_finished(sweep, state, status):
+    sweep.attempt("k", [1, 2, 3], state=state)
+    store = MemoryStore()
+    Recorder(sweep.ledger, "desk", store).pass_once()
+    run = store.of("k")
+    assert (run["status"], run["tags"]["scaling.status"]) == (status, str(state))
+    assert run["tags"]["scaling.sentence"] == "as told"
+    assert "loss" not in {name for name, *_ in run["points"]}
+    assert run["tags"].get("scaling.last_good_step") == ("3" if state == State.DIVERGED else None)
+
+
+def test_numbers_no_store_can_keep_are_left_out(sweep):
+    sweep.attempt("k", [1, 2], loss=math.inf)
+    store = MemoryStore()
+    Recorder(sweep.ledger, "desk", store).pass_once()
+    assert store.curve("k") == []
+    assert len(store.curve("k", "train_tokens")) == 2
+
+
+@settings(max_examples=15)
+@given(failing=st.sets(st.integers(0, 40)))
+def test_a_store_that_fails_at_any_calls_ends_with_each_record_once(tmp_path_factory, failing):
+    """Any call may fail, before or after it did its work; a new recorder each time, as after a kill."""
+    sweep = Sweep(tmp_path_factory.mktemp("sweep") / "desk", Clock())
+    sweep.attempt("a", range(1, 8), state=State.PREEMPTED)
+    sweep.attempt("a", range(5, 12), resumed=4)
+    sweep.attempt("b", range(1, 130))
+    perfect, store = MemoryStore(), MemoryStore(lambda call: call in failing)
+    for _ in range(len(failing) + 1):
+        try:
+            Recorder(sweep.ledger, "desk", store).pass_once()
+        except ConnectionError:
+            continue
+    sweep.ledger.close()
+    again = Sweep(tmp_path_factory.mktemp("other") / "desk", Clock())
+    again.attempt("a", range(1, 8), state=State.PREEMPTED)
+    again.attempt("a", range(5, 12), resumed=4)
+    again.attempt("b", range(1, 130))
+    Recorder(again.ledger, "desk", perfect).pass_once()
+    again.ledger.close()
+    for key in "ab":
+        assert store.of(key) == perfect.of(key)
+        assert [step for step, _, _ in store.curve(key)] == list(range(1, 12 if key == "a" else 130))
+
+
+def test_a_run_that_somebody_deleted_is_told_again(sweep):
+    sweep.attempt("k", [1, 2], state=State.PREEMPTED)
+    store = MemoryStore()
+    recorder = Recorder(sweep.ledger, "desk", store)
+    recorder.pass_once()
+    store.runs.clear()
+    sweep.attempt("k", [3], resumed=2)
+    recorder.pass_once()
+    assert [step for step, _, _ in store.curve("k")] == [1, 2, 3]
+
+
+def test_another_store_gets_the_whole_story(sweep):
+    sweep.attempt("k", [1, 2])
+    Recorder(sweep.ledger, "desk", MemoryStore()).pass_once()
+    fresh = MemoryStore()
+    fresh.identity = "1@2000"  # the same place, but somebody deleted the file
+    recorder = Recorder(sweep.ledger, "desk", fresh)
+    recorder.pass_once()
+    assert len(fresh.curve("k")) == 2
+
+
+def test_of_two_recorders_one_records(tmp_path, sweep):
+    sweep.attempt("k", [1, 2])
+    other = Sweep(tmp_path / "desk", sweep.clock, driver="other")
+    stores = [MemoryStore(), MemoryStore()]
+    assert other.ledger.hold("recorder")
+    mine = Recorder(sweep.ledger, "desk", stores[0], every_s=0.01)
+    mine.start()
+    time.sleep(0.1)
+    assert stores[0].runs == {}
+    other.ledger.release("recorder")
+    assert mine.close(5.0) == 0
+    assert len(stores[0].curve("k")) == 2
+    other.ledger.close()
+
+
+def test_a_store_that_comes_back_gets_everything_before_the_end(sweep):
+    sweep.attempt("k", [1, 2, 3])
+    store = MemoryStore(lambda call: call < 3)
+    recorder = Recorder(sweep.ledger, "desk", store, every_s=0.01)
+    recorder.start()
+    assert recorder.close(5.0) == 0
+    assert recorder.trouble is None
+    assert len(store.curve("k")) == 3
+
+
+def test_a_store_that_stays_away_is_waited_for_no_longer_than_the_grace(sweep):
+    sweep.attempt("k", [1, 2, 3])
+    recorder = Recorder(sweep.ledger, "desk", MemoryStore(lambda call: True), every_s=0.01)
+    recorder.start()
+    start = time.monotonic()
+    assert recorder.close(0.5) == 1
+    assert time.monotonic() - start < 3
+    assert "the tracking server is gone" in recorder.trouble
+    start = time.monotonic()
+    recorder = Recorder(sweep.ledger, "desk", MemoryStore(lambda call: True), every_s=0.01)
+    recorder.start()
+    assert recorder.close(60.0, give_up=lambda: True) == 1
+    assert time.monotonic() - start < 3
+
+
+# -- MLflow itself ------------------------------------------------------------------------------
+
+
+def test_mlflow_on_sqlite_end_to_end(tmp_path, sweep, monkeypatch):
+    import analysis
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = tracking_uri(tmp_path)
+    assert uri == f"sqlite:///{tmp_path}/mlflow.db"
+    check_tracking(uri)  # creates nothing
+    assert not (tmp_path / "mlflow.db").exists()
+    sweep.attempt("a", [1, 2, 3], state=State.PREEMPTED)
+    sweep.attempt("b", [1], state=State.DIVERGED)
+    assert ship("desk", tmp_path, timeout_s=120) == 0
+    sweep.attempt("a", [3, 4], resumed=2)
+    assert ship("desk", tmp_path, timeout_s=120) == 0
+    assert ship("desk", tmp_path, timeout_s=120) == 0
+    check_tracking(uri)
+    db = sqlite3.connect(tmp_path / "mlflow.db")
+    points = db.execute(
+        "SELECT m.step, m.timestamp, m.value FROM metrics m JOIN tags t ON t.run_uuid = m.run_uuid "
+        "WHERE t.key = 'scaling.key' AND t.value = 'a' AND m.key = 'train_loss' ORDER BY step"
+    ).fetchall()
+    assert [(step, value) for step, _, value in points] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert points[0][1] == 1_000_000_001_500
+    runs = db.execute("SELECT name, status, start_time FROM runs ORDER BY start_time").fetchall()
+    db.close()
+    assert runs[0] == ("uniform 4k 1.0e+09", "FINISHED", 1_000_000_000_500)
+    assert [status for _, status, _ in runs] == ["FINISHED", "FAILED"]
+    table = analysis.load_runs(uri, sweep="desk").set_index("key")
+    assert table.loc["a", "loss"] == 1.5
+    assert table.loc["a", "budget"] == 1e9
+    assert table.loc["a", "wall_s"] == 3.0
+    assert table.loc["a", "status"] == "finished"
+    assert table.loc["b", "status"] == "diverged"
+
+    store = MlflowStore(uri, "desk")
+    store.open()
+    run_id = store.find("a")
+    assert store.find("nobody") is None
+    store._client.delete_run(run_id)
+    with pytest.raises(GoneError):
+        store.describe(run_id, {}, {"x": "y"})
+
+
+# -- the check ----------------------------------------------------------------------------------
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_server_that_does_not_answer_is_refused_within_seconds():
+    start = time.monotonic()
+    with pytest.raises(UserError, match="does not answer"):
+        check_tracking(f"http://127.0.0.1:{unused_port()}")
+    assert time.monotonic() - start < 5
+
+
+def test_a_server_that_hangs_is_refused_within_seconds(monkeypatch):
+    monkeypatch.setattr("sweeps.tracking.CONNECT_S", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(UserError, match="does not answer"):
+            check_tracking(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(("code", "fine"), [(200, True), (401, True), (404, False), (503, False)])
+def test_what_a_server_answers_counts(code, fine):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(code if self.path == "/health" else 500)
+            self.end_headers()
+
+        def log_message(self, *_):
+            return
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://user:secret@127.0.0.1:{server.server_port}/"
+    try:
+        if fine:
+            check_tracking(uri.replace("user:secret@", ""))
+        else:
+            with pytest.raises(UserError, match=str(code)):
+                check_tracking(uri.replace("user:secret@", ""))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_database_of_a_newer_schema_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "mlflow.db"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    db.execute("INSERT INTO alembic_version VALUES ('ffff00001111')")
+    db.commit()
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"ffff00001111.*newer"):
+        check_tracking(f"sqlite:///{path}")
+    db.execute("UPDATE alembic_version SET version_num = ?", (min(known_revisions()),))
+    db.commit()
+    check_tracking(f"sqlite:///{path}")
+    db.execute("UPDATE alembic_version SET version_num = 'ffff00001111'")
+    db.commit()
+    db.close()
+    assert path.read_bytes()[:100] == before[:100] or path.exists()
+
+
+def test_stores_that_cannot_be(tmp_path):
+    (tmp_path / "diary").write_text("dear diary, " * 1000)
+    (tmp_path / "empty.db").touch()
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE t (x)").connection.close()
+    check_tracking(f"sqlite:///{tmp_path}/empty.db")
+    check_tracking(f"sqlite:///{tmp_path}/other.db")
+    for uri, sentence in {
+        f"sqlite:///{tmp_path}/diary": "is no database",
+        f"sqlite:///{tmp_path}": "is a folder",
+        f"sqlite:///{tmp_path}/diary/mlflow.db": "cannot be",
+        "./mlruns": "is not one of",
+        "file:///tmp/mlruns": "is not one of",
+        f"postgresql://someone:secret@127.0.0.1:{unused_port()}/db": r"someone:\*\*\*@",
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            check_tracking(uri)
+    assert (tmp_path / "diary").read_text().startswith("dear diary")
+
+
+def test_passwords_are_not_shown():
+    assert without_password("postgresql://me:secret@h/db") == "postgresql://me:***@h/db"
+    assert without_password("http://h:5000") == "http://h:5000"
+
+
+def test_the_installed_mlflow_knows_its_own_schema():
+    assert len(known_revisions()) > 20
