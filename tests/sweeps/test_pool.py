@@ -1,0 +1,296 @@
+"""Pools: room on nodes, plain processes and Ray, and what becomes of a worker that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_data, tiny_job
+
+from scaling.errors import UserError
+from sweeps import pool as pools
+from sweeps.journal import read
+from sweeps.ledger_types import Needs
+from sweeps.pool import Node, Rack, in_fresh_process_next
+from sweeps.pool_local import LocalPool
+from sweeps.worker import Job, Outcome, Trouble, failure, run_job
+
+GB = 1e9
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_data(tmp_path_factory.mktemp("tiny"))
+
+
+def outcome_of(pool, handle: int, within_s: float = 120) -> Outcome:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        for ended, outcome in pool.wait(1.0):
+            if ended == handle:
+                return outcome
+    pytest.fail(f"job {handle} has not ended within {within_s} s")
+
+
+def worker_pid(job: Job, within_s: float = 120) -> int:
+    """The process that runs the job, from its journal, once it trains."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        records = read(Path(job.folder) / "journal.jsonl")
+        if any(r["kind"] == "train" for r in records):
+            return records[0]["pid"]
+        time.sleep(0.02)
+    pytest.fail("the job does not begin to train")
+
+
+# -- room ---------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_where_it_leaves_the_least_room():
+    rack = Rack([Node(name="big", cpus=16, gpus=4), Node(name="small", cpus=4)])
+    rack.place(1, Needs(cpus=2))
+    rack.place(2, Needs(cpus=2, gpus=1))
+    rack.place(3, Needs(cpus=3))
+    assert rack.find(Needs(cpus=2)) == "small"
+    assert rack.find(Needs(cpus=3)) == "big"
+    assert rack.find(Needs(cpus=1, gpus=4)) is None
+    rack.remove(2)
+    assert rack.find(Needs(cpus=1, gpus=4)) == "big"
+
+
+@given(
+    nodes=st.lists(st.tuples(st.integers(1, 8), st.integers(0, 4)), min_size=1, max_size=4),
+    wanted=st.lists(st.tuples(st.integers(1, 8), st.sampled_from([0, 0.25, 0.5, 1, 2])), max_size=30),
+)
+def test_no_node_ever_holds_more_than_it_has(nodes, wanted):
+    rack = Rack([Node(name=str(i), cpus=c, gpus=g, memory_bytes=64 * GB) for i, (c, g) in enumerate(nodes)])
+    placed = {}
+    for handle, (cpus, gpus) in enumerate(wanted):
+        needs = Needs(cpus=cpus, gpus=gpus, memory_bytes=GB)
+        if (name := rack.find(needs)) is not None:
+            rack.place(handle, needs)
+            placed[handle] = (name, needs)
+    for i, (cpus, gpus) in enumerate(nodes):
+        here = [needs for name, needs in placed.values() if name == str(i)]
+        assert sum(n.cpus for n in here) <= cpus
+        assert sum(n.gpus for n in here) <= gpus
+    for handle in placed:
+        rack.remove(handle)
+    largest = max(cpus for cpus, _ in nodes)
+    assert rack.find(Needs(cpus=largest)) is not None
+
+
+def test_a_refusal_names_the_smallest_node_that_would_do():
+    rack = Rack([Node(name="a", cpus=8, memory_bytes=16 * GB), Node(name="b", cpus=2, gpus=1)])
+    assert rack.refusal(Needs(cpus=8, memory_bytes=16 * GB)) is None
+    sentence = rack.refusal(Needs(cpus=8, gpus=1, memory_bytes=3 * GB))
+    assert "smallest that could has 8 CPU + 1 GPU + 3.0 GB of memory" in sentence
+    assert "2 CPU + 1 GPU; 8 CPU + 16.0 GB of memory" in sentence
+    assert "nodes here: none" in Rack().refusal(Needs())
+
+
+def test_slots_count_what_runs_at_once():
+    rack = Rack([Node(name="a", cpus=8, gpus=2, memory_bytes=10 * GB), Node(name="b", cpus=3)])
+    assert rack.slots(Needs()) == 11
+    assert rack.slots(Needs(cpus=2)) == 5
+    assert rack.slots(Needs(gpus=0.5)) == 4
+    assert rack.slots(Needs(memory_bytes=4 * GB)) == 2 + 3
+    assert rack.slots(Needs(cpus=0, gpus=2)) == 1
+    rack.update([Node(name="b", cpus=3)])
+    assert rack.slots(Needs()) == 3
+
+
+def test_only_some_failures_call_for_a_fresh_process():
+    assert in_fresh_process_next(failure(MemoryError()))
+    assert in_fresh_process_next(failure(IndexError()))
+    assert not in_fresh_process_next(failure(UserError("x")))
+    assert not in_fresh_process_next(Outcome(status="finished", sentence=""))
+
+
+def test_unknown_pools_and_addresses():
+    with pytest.raises(UserError, match="one of ray, local"):
+        pools.start("slurm")
+    with pytest.raises(UserError, match="has no address"):
+        pools.start("local", address="x:1")
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def local(tmp_path):
+    pool = pools.start("local", cpus=2, gpus=0, logs=tmp_path / "logs")
+    pool.ready()
+    yield pool
+    pool.close()
+    pool.close()
+
+
+def test_plain_processes_run_jobs_and_survive_a_killed_worker(local, tmp_path, data):
+    assert local.slots(Needs()) == 2
+    assert local.refusal(Needs(cpus=3)) is not None
+    local.warm(1)
+    short = tiny_job(data, tmp_path / "short")
+    long = tiny_job(data, tmp_path / "long", steps=20_000)
+    first, second = local.submit(long, Needs()), local.submit(short, Needs())
+    assert not local.has_room(Needs())
+    assert outcome_of(local, second).status == "finished"
+    os.kill(worker_pid(long), signal.SIGKILL)
+    outcome = outcome_of(local, first)
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.LOST)
+    assert "SIGKILL" in outcome.sentence
+    pid = worker_pid(short)
+    again = local.submit(tiny_job(data, tmp_path / "again"), Needs())
+    assert outcome_of(local, again).status == "finished"
+    assert worker_pid(tiny_job(data, tmp_path / "again")) == pid  # the same process, still warm
+    killed = local.submit(tiny_job(data, tmp_path / "killed", steps=20_000), Needs())
+    local.kill(killed)
+    assert outcome_of(local, killed).status == "preempted"
+    local.kill(killed)
+
+
+def test_a_failed_job_leaves_no_used_process_behind(local, tmp_path, data):
+    bad = tiny_job(data, tmp_path / "bad", options={"micro_batch_size": "many"})
+    outcome = outcome_of(local, local.submit(bad, Needs()))
+    assert outcome.trouble == Trouble.ERROR
+    assert local._idle == []
+
+
+def test_what_a_worker_wrote_before_it_died_counts(tmp_path, data):
+    job = tiny_job(data, tmp_path)
+    assert pools.lost(job, "gone").trouble == Trouble.LOST
+    done = run_job(job)
+    assert pools.lost(job, "gone") == done
+
+
+def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
+    job = tiny_job(data, tmp_path, steps=200_000)
+    code = (
+        "import json, sys, time; from sweeps.pool_local import LocalPool\n"
+        "from sweeps.ledger_types import Needs; from sweeps.worker import Job\n"
+        "pool = LocalPool(cpus=1); pool.submit(Job.from_dict(json.loads(sys.argv[1])), Needs())\n"
+        "time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, json.dumps(job.to_dict())]) as driver:
+        worker = psutil.Process(worker_pid(job))
+        driver.kill()
+    worker.wait(60)
+    records = read(Path(job.folder) / "journal.jsonl")
+    assert records[-1]["kind"] == "end"
+    assert "driver is gone" in records[-1]["sentence"]
+    assert list(Path(job.folder).glob("checkpoint-*.pt"))
+
+
+def test_a_job_with_gpus_sees_its_own_only(tmp_path):
+    pool = LocalPool(cpus=4, gpus=2)
+    try:
+        one = pool._worker_for(Needs(gpus=1))
+        pool._busy[1] = one
+        two = pool._worker_for(Needs(gpus=1))
+        assert (one.devices, two.devices) == ((0,), (1,))
+        environment = psutil.Process(two.popen.pid).environ()
+        assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+        assert environment["MALLOC_MMAP_MAX_"] == "0"
+        two.end()
+    finally:
+        pool.close()
+
+
+# -- Ray ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray_pool():
+    pool = pools.start("ray", cpus=2, gpus=1)
+    pool.warm(1)
+    pool.ready()
+    yield pool
+    pool.close()
+
+
+def test_ray_runs_jobs(ray_pool, tmp_path, data):
+    assert ray_pool.slots(Needs()) == 2
+    assert ray_pool.slots(Needs(gpus=0.5)) == 2
+    assert "8 GPU" in ray_pool.refusal(Needs(gpus=8))
+    job = tiny_job(data, tmp_path)
+    handle = ray_pool.submit(job, Needs(memory_bytes=1e8))
+    assert ray_pool.has_room(Needs())
+    assert not ray_pool.has_room(Needs(cpus=2))
+    outcome = outcome_of(ray_pool, handle)
+    assert outcome.status == "finished", outcome.traceback
+    process = psutil.Process(worker_pid(job))
+    assert process.environ()["MALLOC_TRIM_THRESHOLD_"] == "1000000000000"
+    assert process.environ()["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_ray_tells_of_a_killed_worker(ray_pool, tmp_path, data):
+    job = tiny_job(data, tmp_path, steps=200_000)
+    handle = ray_pool.submit(job, Needs())
+    os.kill(worker_pid(job), signal.SIGKILL)
+    outcome = outcome_of(ray_pool, handle)
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.LOST)
+
+
+def test_ray_stops_a_job_by_file_and_kills_it_at_once(ray_pool, tmp_path, data):
+    stop = tmp_path / "stop"
+    jobs = [tiny_job(data, tmp_path / name, steps=200_000, stop_files=(str(stop),)) for name in "ab"]
+    handles = [ray_pool.submit(job, Needs()) for job in jobs]
+    for job in jobs:
+        worker_pid(job)
+    ray_pool.kill(handles[0])
+    assert outcome_of(ray_pool, handles[0]).sentence == "stopped at once, as asked"
+    stop.write_text("stopped by Ctrl-C")
+    outcome = outcome_of(ray_pool, handles[1])
+    assert outcome.status == "preempted"
+    assert "Ctrl-C" in outcome.sentence
+
+
+def test_ray_replaces_a_process_after_a_failure(ray_pool, tmp_path, data):
+    bad = tiny_job(data, tmp_path, options={"micro_batch_size": "many"})
+    outcome = outcome_of(ray_pool, ray_pool.submit(bad, Needs()))
+    assert outcome.trouble == Trouble.ERROR
+    assert "Traceback" in outcome.traceback
+    pid = read(Path(bad.folder) / "journal.jsonl")[0]["pid"]
+    end = time.monotonic() + 30
+    while psutil.pid_exists(pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_cluster_that_does_not_answer_is_refused_within_seconds(monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    start = time.monotonic()
+    with pytest.raises(UserError, match=f"no Ray cluster answers at '127.0.0.1:{port}'"):
+        pools.start("ray", address=f"127.0.0.1:{port}")
+    monkeypatch.setenv("RAY_ADDRESS", f"ray://127.0.0.1:{port}")
+    with pytest.raises(UserError, match="no Ray cluster answers"):
+        pools.start("ray")
+    with pytest.raises(UserError, match="must be HOST:PORT"):
+        pools.start("ray", address="the big one")
+    assert time.monotonic() - start < 10
+
+
+def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tmp_path):
+    from sweeps import pool_ray
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    pool_ray._prepare_local_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    deep = tmp_path / ("a" * 60) / ("b" * 60)
+    monkeypatch.setenv("RAY_TMPDIR", str(deep))
+    assert not pool_ray._short_folder().startswith(str(tmp_path))
+    assert not deep.exists()
