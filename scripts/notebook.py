@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
@@ -21,8 +22,11 @@ def execute(source: Path, folder: Path) -> Path:
     notebook = nbformat.read(source, as_version=4)
     # Figures for Jupyter, and for a page that has no Jupyter around it.
     os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")
-    # The kernel is this very interpreter, whatever name the notebook was last saved under.
-    NotebookClient(notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": "."}}).execute()
+    # The kernel is this very interpreter, whatever name the notebook was last saved under, reached by a
+    # socket that only this user can open.
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
+    resources = {"metadata": {"path": "."}}
+    NotebookClient(notebook, km=kernel, timeout=600, resources=resources).execute()
     folder.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, folder / source.name)
     page = folder / f"{source.stem}.html"
