@@ -71,7 +71,7 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     return parts.finish(
         figure,
         parts.titled("Training loss", "" if several else "".join(families)),
-        "Lines: means over short stretches. Markers: held-out bound of each finished run",
+        "Lines: training objective, means over short stretches. Markers: held-out bound of finished runs",
         height=600,
         legend="Family" if several else "Budget (FLOPs)",
     )
