@@ -172,26 +172,19 @@ def nesting(node: ast.AST) -> int:
     return deepest
 
 
+@cache
+def every_function() -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+    return {name: node for path in python_files() for name, node in functions(tree(path), module_name(path))}
+
+
 def test_no_function_is_too_long() -> None:
-    lengths = {
-        name: function_lines(node)
-        for path in python_files()
-        for name, node in functions(tree(path), module_name(path))
-    }
-    assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION}.keys() == set(
-        HOUSE["long_functions"]
-    )
+    too_long = {name for name, node in every_function().items() if function_lines(node) > MAX_FUNCTION}
+    assert too_long == set(HOUSE["long_functions"])
 
 
 def test_no_function_is_nested_too_deeply() -> None:
-    levels = {
-        name: nesting(node)
-        for path in python_files()
-        for name, node in functions(tree(path), module_name(path))
-    }
-    assert {name: depth for name, depth in levels.items() if depth > MAX_NESTING}.keys() == set(
-        HOUSE["deep_functions"]
-    )
+    too_deep = {name for name, node in every_function().items() if nesting(node) > MAX_NESTING}
+    assert too_deep == set(HOUSE["deep_functions"])
 
 
 def test_only_the_families_know_their_names() -> None:
