@@ -95,6 +95,8 @@ class RunTable:
     def warnings(self) -> tuple[str, ...]:
         """What is odd about the table itself, whatever is fitted to it."""
         found = []
+        if "loss_se" in self.rows and self.loss_se is None and self.rows["loss_se"].notna().any():
+            found.append(f"loss_se is not used: {self.rows['loss_se'].isna().sum()} runs have none")
         if self.cost.largest_error > WARN_ABOVE:
             found.append(
                 f"the cost {self.cost} describes the table's FLOPs only within "
@@ -139,9 +141,10 @@ def prepare(runs: pd.DataFrame) -> RunTable:
     columns["flops"] = (
         _numbers(kept, "flops") if _has(kept, "flops") else 6.0 * columns["params"] * columns["tokens"]
     )
-    for name in ("budget", "loss_se"):
-        if _has(kept, name):
-            columns[name] = _numbers(kept, name, zero_allowed=name == "loss_se")
+    if _has(kept, "budget"):
+        columns["budget"] = _numbers(kept, "budget")
+    if _has(kept, "loss_se") and kept["loss_se"].notna().all():
+        columns["loss_se"] = _numbers(kept, "loss_se", zero_allowed=True)
     order = np.lexsort((columns["loss"], columns["tokens"], columns["params"]))
     columns = {name: values[order] for name, values in columns.items()}
     digest = hashlib.sha256()

@@ -33,7 +33,7 @@ def isoflop_table(
     seed: int = 0,
     family: str | None = None,
 ) -> pd.DataFrame:
-    """`sizes` runs per budget within a factor `span` of `off_centre` times the optimum, C = 6ND, noisy log loss."""
+    """`sizes` runs per budget within a factor `span` of `off_centre` times the optimum; C = 6ND."""
     generator = np.random.default_rng(seed)
     rows = []
     for flops in budgets:

@@ -36,12 +36,13 @@ def sahoo():
 
 @pytest.mark.parametrize("family", PUBLISHED_MINIMA)
 def test_published_minima_are_found(sahoo, family):
-    """Tolerances are the reading error of the crosses: 1% in N* where the figure is flat, 0.002 nats."""
+    """Within 0.7% in N*, 0.002 nats; 1.2% for ar at 1e20, which 3 digits of 5 losses leave open."""
     minima = sahoo[family].minima
     assert minima["status"].tolist() == ["bracketed"] * 5
     assert minima["flops"].tolist() == [6e18, 1e19, 3e19, 6e19, 1e20]
     for (params, loss), found in zip(PUBLISHED_MINIMA[family], minima.itertuples(), strict=True):
-        assert found.params / 1e6 == pytest.approx(params, rel=0.012)
+        loosest = family == "ar" and found.flops == 1e20
+        assert found.params / 1e6 == pytest.approx(params, rel=0.012 if loosest else 0.007)
         assert found.loss == pytest.approx(loss, abs=0.002)
         assert found.params_low < found.params < found.params_high
         assert found.tokens_per_param == pytest.approx(found.tokens / found.params)
@@ -217,6 +218,12 @@ def test_three_sizes_everywhere_have_no_noise_to_estimate():
     assert any("no intervals" in warning for warning in law.warnings)
     known = fit_law(table.assign(loss_se=0.002), "isoflop")
     assert known.exponents["params"].low < known.exponents["params"] < known.exponents["params"].high
+
+
+def test_a_partly_known_error_is_not_used_and_that_is_said():
+    table = isoflop_table(span=4, sizes=5).assign(loss_se=0.01)
+    table.loc[3, "loss_se"] = np.nan
+    assert "loss_se is not used: 1 runs have none" in fit_law(table, "isoflop", bootstrap=5).warnings
 
 
 def test_a_known_error_of_the_loss_widens_intervals():
