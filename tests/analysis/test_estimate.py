@@ -56,7 +56,8 @@ def test_infinite_draws_stay_infinite():
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0.51389, "0.5139"), (477.826, "477.8"), (1.0413e10, "1.041e+10"), (2e-5, "2.000e-05"), (0, "0.000")]
+    ("number", "text"),
+    [(0.51389, "0.5139"), (477.826, "477.8"), (1.0413e10, "1.041e+10"), (2e-5, "2.000e-05"), (0, "0.000")],
 )
 def test_numbers_are_short(number, text):
     assert shortest(number) == text
