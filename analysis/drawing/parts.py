@@ -55,7 +55,7 @@ def panels(rows: int, columns: int, titles: Sequence[str] = ()) -> go.Figure:
         rows,
         columns,
         subplot_titles=[f"<b>{title}</b>" for title in titles] or None,
-        horizontal_spacing=0.1 if columns < 3 else 0.05,
+        horizontal_spacing=0.12 if columns < 3 else 0.05,
         vertical_spacing=0.11 if titles else 0.09,
     )
     # a size of their own: subplot titles are annotations, and the theme makes those small

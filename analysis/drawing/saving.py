@@ -22,6 +22,7 @@ _PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
   body {{ margin: 0 auto; max-width: {width}px; padding: 12px; background: {paper}; }}
+  main {{ min-width: 800px; }}
 </style>
 </head>
 <body>

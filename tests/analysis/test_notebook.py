@@ -116,6 +116,7 @@ def test_runs_on_published_tables_and_on_a_desk_sweep(tmp_path: Path) -> None:
     assert "diverged" in texts_of(notebook)
 
 
+@pytest.mark.slow
 def test_runs_where_there_is_no_sweep_yet(tmp_path: Path) -> None:
     notebook = execute("fit_laws.ipynb", tmp_path)
     assert titles_of(notebook) == PUBLISHED
