@@ -192,7 +192,9 @@ class MlflowStore:
         )
         from mlflow import MlflowClient
 
-        with _alone(self.uri):  # two processes that create the tables at once both fail
+        with _alone(self.uri) as file:  # two processes that create the tables at once both fail
+            if file is not None and not (file.exists() and file.stat().st_size):
+                _create_whole(file)
             self._client = MlflowClient(tracking_uri=self.uri)
             found = self._client.get_experiment_by_name(self.sweep)
             if found is None:
@@ -259,10 +261,10 @@ def _missing_run_told() -> Iterator[None]:
 
 
 @contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Hold the lock file beside an SQLite store; other stores look after themselves."""
+def _alone(uri: str) -> Iterator[Path | None]:
+    """Hold the lock file beside an SQLite store and say where that is; other stores look after themselves."""
     if not uri.startswith("sqlite:///"):
-        yield
+        yield None
         return
     import fcntl
 
@@ -270,4 +272,14 @@ def _alone(uri: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield path
+
+
+def _create_whole(path: Path) -> None:
+    """A new database with all its tables, or none: MLflow cannot mend one whose making was interrupted."""
+    from mlflow import MlflowClient
+
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{temporary.absolute()}").get_experiment_by_name("")
+    temporary.replace(path)

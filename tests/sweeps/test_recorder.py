@@ -439,3 +439,17 @@ def test_passwords_are_not_shown():
 
 def test_the_installed_mlflow_knows_its_own_schema():
     assert len(known_revisions()) > 20
+
+
+def test_a_kill_while_the_database_is_made_does_not_spoil_it(tmp_path):
+    """MLflow refuses a database whose making was interrupted, so a half-made one never has its name."""
+    path = tmp_path / "mlflow.db"
+    half_made = tmp_path / ".mlflow.db.new"
+    db = sqlite3.connect(half_made)
+    db.execute("CREATE TABLE datasets (x)")
+    db.close()
+    store = MlflowStore(f"sqlite:///{path}", "desk")
+    identity = store.open()
+    assert store.open() == identity
+    assert not half_made.exists()
+    check_tracking(f"sqlite:///{path}")

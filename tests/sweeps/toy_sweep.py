@@ -1,0 +1,34 @@
+"""A whole sweep of runs that take a second, as a command: `python toy_sweep.py DATA OUT POOL RUNS STEPS`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from tiny import tiny_data, tiny_entry
+
+from sweeps.progress import Progress
+from sweeps.schedule import run_sweep
+
+
+def main() -> None:
+    data_folder, out, pool, runs, steps = sys.argv[1:]
+    data = tiny_data(Path(data_folder))
+    entries = [
+        tiny_entry(data, seed=seed, steps=int(steps), checkpoint_every_s=0.2) for seed in range(int(runs))
+    ]
+    report = run_sweep(
+        entries,
+        sweep="toy",
+        out=Path(out),
+        pool=pool,
+        progress=Progress(Console(width=200), "toy"),
+        grace_s=120,
+    )
+    print(report.sentence)
+    sys.exit(130 if report.interrupted else 0)
+
+
+if __name__ == "__main__":
+    main()
