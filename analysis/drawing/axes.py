@@ -89,10 +89,16 @@ def log_ticks(low: float, high: float, room: float = LABELS_WIDE) -> tuple[list[
 
 def _even_ticks(low: float, high: float, room: float) -> list[float]:
     """Multiples of a round number: on a range this short a logarithmic axis is nearly linear."""
-    least = (high - low) / room
-    decade = 10.0 ** math.floor(math.log10(least))
-    step = next(factor * decade for factor in (1, 2, 5, 10) if factor * decade >= least)
-    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    decade = 10.0 ** math.floor(math.log10((high - low) / room))
+    ticks: list[float] = []
+    for factor in (1, 2, 5, 10):
+        step = factor * decade
+        ticks = [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        if _FEWEST <= len(ticks) <= room:
+            return ticks
+    # no round step fits: every so many of the finest ones, which leaves at least two
+    fine = [number * decade for number in range(math.ceil(low / decade), math.floor(high / decade) + 1)]
+    return fine[:: math.ceil(len(fine) / room)]
 
 
 def _inside(ticks: Iterable[float], low: float, high: float) -> list[float]:
