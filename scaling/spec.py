@@ -153,10 +153,10 @@ class RunSpec:
             self.precision in get_args(Precision),
             f"precision is {self.precision!r}, it must be one of {', '.join(get_args(Precision))}",
         )
-        _require(
-            "vocab_size" not in self.family_options,
-            "family_options has vocab_size, which follows from the data",
-        )
+        for name in ("vocab_size", "mask_id"):
+            _require(
+                name not in self.family_options, f"family_options has {name}, which follows from the data"
+            )
         self.build_family()  # refuses unknown families and options by name
 
     def build_family(self) -> Family:

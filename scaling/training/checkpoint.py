@@ -50,7 +50,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; DamagedCheckpointError where its content is not what was written."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:  # a bad disk, or an earlier attempt still alive that has removed it
+        raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
     payload, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if len(content) <= DIGEST_BYTES or hashlib.sha256(payload).digest() != digest:
         raise DamagedCheckpointError(f"{path} is damaged: its content does not match its checksum")

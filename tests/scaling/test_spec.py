@@ -153,6 +153,7 @@ REFUSED = [
     ("family_options", {"schedule": "linear"}, "schedule is 'linear', it must be one of log_linear, cosine"),
     ("family_options", {"schedule_eps": 1.0}, "schedule_eps is 1.0"),
     ("family_options", {"vocab_size": 5}, "family_options has vocab_size, which follows from the data"),
+    ("family_options", {"mask_id": 3}, "family_options has mask_id, which follows from the data"),
     ("budget", 0, "budget is 0"),
     ("budget", math.nan, "budget is nan, it must be a finite number"),
     ("budget", "1e12", "budget is '1e12', it must be a finite number"),

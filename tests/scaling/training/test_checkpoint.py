@@ -97,6 +97,24 @@ def test_the_newest_intact_one_of_any_attempt_is_found(tmp_path: Path) -> None:
             newest = (first if expected < 5 else second) / f"checkpoint-{expected:010d}.pt"
 
 
+def test_one_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removed between listing and reading by an attempt still alive, or a bad sector."""
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, state(step))
+    real = Path.read_bytes
+
+    def gone(path: Path) -> bytes:
+        if "2.pt" in path.name:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", gone)
+    found, damaged = newest_checkpoint([tmp_path], "k")
+    assert found is not None
+    assert found["step"] == 1
+    assert "cannot be read" in damaged[0]
+
+
 def test_another_runs_checkpoint_is_not_taken(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 5, state(5.0, key="mine"))
     save_checkpoint(tmp_path, 8, state(8.0, key="other"))
