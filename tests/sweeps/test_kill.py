@@ -90,14 +90,15 @@ def wait_for(what, within_s: float = PATIENCE_S):
 def training_workers(out: Path, *, step: int) -> list[psutil.Process]:
     """Workers that live and have saved a checkpoint at `step` or later."""
     found = []
-    for folder in (out / "toy").glob("uniform/runs/*"):
-        for attempt in attempt_folders(folder).values():
-            steps = [int(path.stem.rpartition("-")[2]) for path in attempt.glob("checkpoint-*.pt")]
-            records = [r for r in merged(folder) if r["kind"] == "start"]
-            if steps and max(steps) >= step and records and not (attempt / "result.json").exists():
-                pid = records[-1]["pid"]
-                if psutil.pid_exists(pid):
-                    found.append(psutil.Process(pid))
+    folders = (out / "toy").glob("uniform/runs/*")
+    attempts = [attempt for folder in folders for attempt in attempt_folders(folder).values()]
+    for attempt in attempts:
+        steps = [int(path.stem.rpartition("-")[2]) for path in attempt.glob("checkpoint-*.pt")]
+        records = [r for r in merged(attempt.parent) if r["kind"] == "start"]
+        if not steps or max(steps) < step or not records or (attempt / "result.json").exists():
+            continue
+        if psutil.pid_exists(records[-1]["pid"]):
+            found.append(psutil.Process(records[-1]["pid"]))
     return found
 
 
