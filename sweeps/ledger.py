@@ -325,9 +325,10 @@ class Ledger(LedgerFile):
 
     def runs(self, keys: Iterable[str] | None = None, *, since: float = 0.0) -> list[Run]:
         """All runs (of `keys`) in order of registration; `since`: only those changed from then on."""
-        wanted = None if keys is None else set(keys)
-        rows = self.query("SELECT * FROM runs WHERE changed >= ? ORDER BY rowid", (since,))
-        return [_run(row) for row in rows if wanted is None or row["key"] in wanted]
+        chosen = "" if keys is None else " AND key IN (SELECT value FROM json_each(?))"
+        values = [since] if keys is None else [since, json.dumps(list(keys))]
+        rows = self.query(f"SELECT * FROM runs WHERE changed >= ?{chosen} ORDER BY rowid", values)
+        return [_run(row) for row in rows]
 
     def attempts(self, key: str) -> list[dict[str, Any]]:
         """Every attempt of a run, first to last, as the ledger keeps it."""

@@ -68,7 +68,7 @@ class Entry:
             key=spec.key,
             family=spec.family,
             spec=spec.to_dict(),
-            dataset=str(dataset),
+            dataset=str(Path(dataset).absolute()),
             predicted_s=float(predicted_s),
             **rest,
         )

@@ -50,13 +50,15 @@ class Driver:
         """ledger: has all of `entries`, and is told that this process drives. show: called every round."""
         self.order = sorted(entries, key=lambda entry: -entry.predicted_s)
         self.keys = [entry.key for entry in self.order]
+        self._open = {entry.key: entry for entry in self.order}
+        self._kinds = {entry.needs for entry in self.order}
         self.ledger, self.pool, self.show = ledger, pool, show
         self.stop, self.retries = stop or StopRequest(), retries or Retries()
         self.poll_s, self.look_s = poll_s, look_s
         self.flights: dict[Handle, Flight] = {}
         self._ended: list[Ended] = []
         self.note = ""
-        self._files = StopFiles(ledger.folder / "stop", ledger.owner.id)
+        self._files = StopFiles(ledger.folder.absolute() / "stop", ledger.owner.id)
         self._states: dict[str, Glance] = {}
         self._looked = -float("inf")
         self._cancelled: set[str] = set()
@@ -108,10 +110,7 @@ class Driver:
     def _done(self) -> bool:
         if self.flights or self._to_settle:
             return False
-        return self.stop.asked or all(self._settled(key) for key in self.keys)
-
-    def _settled(self, key: str) -> bool:
-        return key in self._states and self._states[key].state in SETTLED
+        return self.stop.asked or not self._open
 
     # -- what to do -----------------------------------------------------------------------------
 
@@ -120,6 +119,7 @@ class Driver:
         if self.ledger.uptime() - self._looked < self.look_s:
             return
         self._states = self.ledger.glance(self.keys)
+        self._open = {e.key: e for e in self.order if self._states[e.key].state not in SETTLED}
         self._looked = self.ledger.uptime()
         wanted = set(self.ledger.cancel_requests()) - self._cancelled
         for flight in self.flights.values():
@@ -128,9 +128,7 @@ class Driver:
                 self._files.ask_one(flight.entry.key, flight.claim.attempt, "cancelled")
 
     def _ready(self, key: str, now: float) -> bool:
-        glance = self._states.get(key)
-        if glance is None:
-            return False
+        glance = self._states[key]
         if glance.state == State.RUNNING:
             return not glance.alive
         return glance.state in CLAIMABLE and glance.not_before <= now
@@ -140,8 +138,10 @@ class Driver:
         now = self.ledger.now()
         full: set[Needs] = set()
         room_at: float | None = None
-        for entry in self.order:
-            if not self._ready(entry.key, now) or entry.needs in full:
+        for entry in list(self._open.values()):
+            if full == self._kinds:
+                return
+            if entry.needs in full or not self._ready(entry.key, now):
                 continue
             if room_at is not None and now + entry.predicted_s > room_at:
                 continue
@@ -188,6 +188,8 @@ class Driver:
         not_before: float = 0.0,
     ) -> None:
         """Remember a change until the next look."""
+        if state in SETTLED:
+            self._open.pop(key, None)
         self._states[key] = replace(
             self._states[key], state=state, alive=alive, owner=owner, not_before=not_before
         )
