@@ -93,7 +93,7 @@ def best_predictor(family: Family, source: Planted) -> Predictor:
         same = (x0 == state[:, None]).double()
         hidden = noise_of(family)[state][:, None]
         if family.name == "masked":  # free of alpha: a mask fits all tokens alike
-            return (same + (state == family.mask_id)[:, None])[..., others].prod(-1)
+            return (same + noise_of(family)[state][:, None])[..., others].prod(-1)
         return (alpha * same + (1 - alpha) * hidden)[..., others].prod(-1)
 
     def predict(state: Tensor, t: Tensor) -> Tensor:

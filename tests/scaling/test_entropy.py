@@ -53,7 +53,9 @@ def best_model(family: Family, data: Dataset) -> Model:
         """(B, L, V): probability of each noisy token were the clean one v, up to a factor."""
         same = torch.nn.functional.one_hot(ids, family.vocab_size)[..., :tokens].double()
         if family.name == "masked":
-            return torch.where((ids == family.mask_id)[..., None], 1.0, same)
+            hidden = family.scored(ids)
+            assert hidden is not None
+            return torch.where(hidden[..., None], 1.0, same)
         return alpha[:, None, None] * same + (1 - alpha)[:, None, None] / family.vocab_size
 
     def messages(seen: torch.Tensor) -> torch.Tensor:

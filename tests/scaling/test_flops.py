@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scaling.flops import (
     CONVENTIONS,
+    Convention,
     flops_by_part,
     forward_flops,
     param_count,
@@ -166,7 +167,7 @@ def test_what_the_published_count_leaves_out() -> None:
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_budget_is_met_to_one_sequence(convention: str) -> None:
+def test_a_budget_is_met_to_one_sequence(convention: Convention) -> None:
     for size in SMALL:
         for budget in (1e9, 3.3e10, 7.77e11):
             count = sequences_for(budget, size, 257, 64, convention, causal=True)

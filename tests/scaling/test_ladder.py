@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from scaling.ladder import LADDERS, Size, find_size
@@ -48,6 +50,7 @@ def test_unknown_names_get_the_nearest() -> None:
         ({"cond_dim": -1}, "cond_dim is -1"),
     ],
 )
-def test_a_size_that_cannot_be_built(change: dict[str, float], sentence: str) -> None:
+def test_a_size_that_cannot_be_built(change: dict[str, Any], sentence: str) -> None:
+    whole: dict[str, Any] = {"name": "odd", "hidden": 8, "num_layers": 1, "num_heads": 2}
     with pytest.raises(ValueError, match=sentence):
-        Size(**{"name": "odd", "hidden": 8, "num_layers": 1, "num_heads": 2, **change})
+        Size(**(whole | change))

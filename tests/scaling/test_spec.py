@@ -196,7 +196,8 @@ def test_parts_stand_alone() -> None:
         (BASE.optimizer, OptimizerSpec),
         (BASE.evaluation, EvaluationSpec),
     ]:
-        assert kind(**asdict(part)) == part
+        values: dict[str, Any] = asdict(part)  # type: ignore[call-overload]
+        assert kind(**values) == part
     assert toy_size() == BASE.size
 
 

@@ -27,7 +27,8 @@ class Stub:
     """A predictor in place of a network; remembers the ids it was shown."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self.predictor, self.seen = predictor, []
+        self.predictor = predictor
+        self.seen: list[torch.Tensor] = []
 
     def __call__(self, ids: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         self.seen.append(ids.clone())

@@ -116,7 +116,7 @@ def test_float32_gradient_where_training_goes(vocab: int) -> None:
         x0 = torch.randint(vocab, (8, 1), generator=generator)
         xt = torch.where(torch.arange(8)[:, None] % 2 == 0, x0, (x0 + 1) % vocab)
         times = torch.full((8,), t, dtype=torch.float64)
-        gradients = []
+        gradients: list[torch.Tensor] = []
         for dtype in (torch.float32, torch.float64):
             leaf = logits.to(dtype).requires_grad_()
             gradients += torch.autograd.grad(family.token_bound(leaf, x0, xt, times).sum(), leaf)

@@ -24,7 +24,7 @@ def busy_model(*, causal: bool = False, seed: int = 0) -> Transformer:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator(seed + 1), dtype=torch.float64)
-            parameter += 0.3 * noise
+            parameter.add_(noise, alpha=0.3)
     return model
 
 

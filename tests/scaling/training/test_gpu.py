@@ -25,7 +25,7 @@ def test_losses_agree_with_the_cpu(name: str) -> None:
     model = build_model(spec.size, spec.vocab_size, causal=family.causal, generator=generator)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
     x0 = torch.randint(7, (5, 6), generator=generator)
     t = family.training_times(5, generator)
     inputs = x0, family.corrupt(x0, t, generator), t

@@ -138,7 +138,9 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damage: str, 
     content = bytearray(newest.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 4
-    newest.write_bytes({"truncated": content[:-100], "flipped": content, "emptied": b""}[damage])
+    newest.write_bytes(
+        {"truncated": bytes(content[:-100]), "flipped": bytes(content), "emptied": b""}[damage]
+    )
     result, records = run(spec, tmp_path / "b", resume_from=[tmp_path / "a"])
     assert records[0]["kind"] == "damaged"
     assert str(newest) in records[0]["sentence"]
@@ -182,10 +184,12 @@ def test_a_full_disk_ends_the_attempt_and_costs_nothing_else(
 @pytest.mark.parametrize("name", ALL)
 def test_micro_batches_change_nothing_but_rounding(name: str, tmp_path: Path) -> None:
     """Gradient of the whole batch to 1e-6 however it is cut, a remainder included."""
-    spec, gradients = spec_of(name, batch_size=8), {}
+    spec = spec_of(name, batch_size=8)
+    gradients: dict[int, torch.Tensor] = {}
     for size in (8, 3, 1, 100):
         parts = loop._prepare(spec, ToyData(), "cpu", size, False)
         loop._gradient(parts)
+        assert parts.optimizer.flat.grad is not None
         gradients[size] = parts.optimizer.flat.grad
     for size, gradient in gradients.items():
         error = float((gradient - gradients[8]).norm() / gradients[8].norm())

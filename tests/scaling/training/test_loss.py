@@ -8,6 +8,7 @@ import pytest
 import torch
 from toys import NUM_IDS, toy_spec
 
+from scaling.families import get_family
 from scaling.families.base import Family
 from scaling.models import Transformer, build_model
 from scaling.spec import RunSpec
@@ -86,7 +87,7 @@ def test_large_vocabulary_is_chunked_by_itself() -> None:
     """At V = 50,000 the head runs on some 300 rows at once: value and gradient of the whole."""
     vocab, rows = 50_001, 700
     spec = toy_spec("masked")
-    family = type(spec.build_family())(vocab)
+    family = get_family("masked", vocab_size=vocab)
     generator = torch.Generator().manual_seed(0)
     model = build_model(spec.size, vocab, causal=False, generator=generator)
     x0 = torch.randint(vocab - 1, (rows, 1), generator=generator)
