@@ -242,9 +242,13 @@ def main() -> None:
 
 
 def load_what_runs_need() -> None:
-    """Imports that take a second, done while the driver is still busy with something else."""
+    """Imports that take seconds, done while the driver is still busy with something else."""
+    import torch
+
     import scaling.data
     import scaling.training  # noqa: F401
+
+    torch.optim.AdamW([torch.zeros(1)])  # torch loads its compiler (2 s) with the first optimizer
 
 
 if __name__ == "__main__":
