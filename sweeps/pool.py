@@ -35,7 +35,10 @@ class Pool(Protocol):
         """Get workers, at most `count`, to load what every run needs; returns at once."""
 
     def refusal(self, needs: Needs) -> str | None:
-        """Why no node can ever run this, with the smallest node that could; None if one can."""
+        """Why no node can ever run this, with the smallest node that could; None if one can.
+
+        None, too, while there is no node at all: one may come.
+        """
 
     def slots(self, needs: Needs) -> int:
         """How many such jobs run at once when nothing else does."""
@@ -135,9 +138,9 @@ class Rack:
         self._used[node] = _sum(self._used[node], needs, -1)
 
     def refusal(self, needs: Needs) -> str | None:
-        if any(node.fits(needs, NOTHING) for node in self._nodes.values()):
+        if not self._nodes or any(node.fits(needs, NOTHING) for node in self._nodes.values()):
             return None
-        have = "; ".join(sorted({_describe(node) for node in self._nodes.values()})) or "none"
+        have = "; ".join(sorted({_describe(node) for node in self._nodes.values()}))
         return f"no node can hold this run: the smallest that could has {needs} (nodes here: {have})"
 
     def slots(self, needs: Needs) -> int:

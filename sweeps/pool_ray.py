@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import secrets
 import shutil
 import socket
@@ -54,22 +55,26 @@ class RayPool:
         self._tasks: dict[Handle, tuple[Any, Job]] = {}
         self._killed: set[Handle] = set()
         self._count = 0
-        self._up, self._down = threading.Event(), threading.Event()
+        self._lost: list[tuple[Handle, Outcome]] = []
+        self._up = threading.Event()
+        self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._to_warm = 0
         self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
         self._thread.start()
 
     def _live(self) -> None:
-        try:
-            self._start()
-        except Exception as error:  # handed to the thread that calls `ready`
-            self._error = error
+        command = "start"
+        while command == "start":
+            try:
+                self._start()
+            except Exception as error:  # handed to the thread that calls `ready`
+                self._error = error
+                self._up.set()
+                return
             self._up.set()
-            return
-        self._up.set()
-        self._down.wait()
-        self._shut_down()
+            command = self._commands.get()
+            self._shut_down()
 
     def _start(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -115,6 +120,10 @@ class RayPool:
         if time.monotonic() - self._looked < NODES_EVERY_S and self._looked:
             return
         self._looked = time.monotonic()
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if not nodes and self._address == "local":
+            self._start_again()
+            return
         self._rack.update(
             Node(
                 name=node["NodeID"],
@@ -122,9 +131,19 @@ class RayPool:
                 gpus=node["Resources"].get("GPU", 0.0),
                 memory_bytes=node["Resources"].get("memory", float("inf")),
             )
-            for node in ray.nodes()
-            if node["Alive"]
+            for node in nodes
         )
+
+    def _start_again(self) -> None:
+        """A new Ray on this machine, whose own has died; what ran on it is lost."""
+        for handle, (_, job) in self._tasks.items():
+            self._rack.remove(handle)
+            self._lost.append((handle, lost(job, "Ray on this machine died")))
+        self._tasks.clear()
+        self._looked = 0.0
+        self._up.clear()
+        self._commands.put("start")
+        self.ready()
 
     def warm(self, count: int) -> None:
         def load() -> None:
@@ -166,6 +185,9 @@ class RayPool:
     def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
         import ray
 
+        if self._lost:
+            ended, self._lost = self._lost, []
+            return ended
         if not self._tasks:
             time.sleep(timeout_s)
             return []
@@ -201,7 +223,7 @@ class RayPool:
             ray.cancel(self._tasks[handle][0], force=True)
 
     def close(self) -> None:
-        self._down.set()
+        self._commands.put("stop")
         self._thread.join()
 
 

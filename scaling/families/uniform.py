@@ -157,19 +157,21 @@ class _LogMixture(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, gain: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
-        probs = logits.softmax(-1)
+        gain = gain[..., None]
         ids = torch.stack([first, second], dim=-1)
-        theta = (gain[..., None] * probs).log1p_()
-        picked = torch.log1p(gain[..., None] * probs.gather(-1, ids))
-        ctx.save_for_backward(probs, gain, ids)
-        return theta.sum(-1), picked[..., 0], picked[..., 1]
+        raised = logits.softmax(-1).mul_(gain)  # gain p_j
+        picked = raised.gather(-1, ids).log1p_()
+        ctx.save_for_backward(raised, gain, ids)
+        return raised.log1p().sum(-1), picked[..., 0], picked[..., 1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        probs, gain, ids = ctx.saved_tensors
-        per_id = gain[..., None] / (1 + gain[..., None] * probs)  # d theta_j / d p_j
-        picked = torch.stack(grads[1:], dim=-1) * per_id.gather(-1, ids)
-        per_id *= grads[0][..., None]
-        per_id.scatter_add_(-1, ids, picked)
-        mean = (per_id * probs).sum(-1, keepdim=True)
-        return per_id.sub_(mean).mul_(probs), None, None, None
+        # With q_j = gain p_j / (1 + gain p_j) and c_j the gradient of theta_j: c_j q_j - p_j sum_k c_k q_k
+        raised, gain, ids = ctx.saved_tensors
+        out = torch.add(raised, 1)
+        torch.div(raised, out, out=out)
+        picked = torch.stack(grads[1:], dim=-1) * out.gather(-1, ids)
+        out *= grads[0][..., None]
+        total = out.sum(-1, keepdim=True) + picked.sum(-1, keepdim=True)
+        out.scatter_add_(-1, ids, picked)
+        return out.addcmul_(raised, total / gain, value=-1), None, None, None

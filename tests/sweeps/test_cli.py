@@ -19,7 +19,7 @@ name: small
 families: [ar, uniform]
 grid:
   budgets: [1e8, 2e8, 4e8]
-  sizes: [8x1, 12x1, 16x1, 16x2]
+  sizes: [8x1, 12x1, 16x1, 24x1]
 context_length: 32
 data: {{corpus: "{corpus}"}}
 learning_rate: {{base: 3e-3}}
@@ -121,7 +121,7 @@ def test_plan_shows_the_grid(here, capsys):
     assert scaling("plan", "--config", "../small.yaml", "--family", "uniform") == 0
     text = capsys.readouterr().out
     assert "12 runs, 0 done, 12 to do" in text
-    assert "16x2" in text
+    assert "24x1" in text
     assert not (here / "runs" / "small").exists()
 
 
@@ -152,7 +152,7 @@ def test_unknown_family_lists_the_known_ones(here, capsys):
         ("*.txt", "*.bin", "is not text"),
         ("*.txt", "*.empty", "is empty"),
         ("text:", "txt:", "did you mean 'text'?"),
-        ("16x2", "17x2", "unknown size '17x2'; did you mean '16x2'?"),
+        ("24x1", "24x11", "unknown size '24x11'; did you mean '24x1'?"),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "sweep"])

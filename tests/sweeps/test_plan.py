@@ -31,7 +31,7 @@ name: try
 families: [ar, masked: {objective: low_variance}, uniform]
 grid:
   budgets: [1e9, 3e9, 1e10]
-  sizes: [8x1, 12x1, 16x1, 16x2]
+  sizes: [8x1, 12x1, 16x1, 24x1]
 context_length: 32
 learning_rate: {base: 3e-3, at_params: 1e4, exponent: -0.5}
 batch: {base_tokens: 128, at_flops: 1e9, exponent: 0.3}
@@ -248,10 +248,10 @@ def test_known_family_that_the_config_does_not_list_runs_with_its_defaults():
         ("", "", replace(BYTES, train_tokens=10_000), "more tokens than the corpus has (10,000), up to"),
         ("", "", replace(BYTES, heldout_tokens=3200), "512 held-out sequences and the data has 100"),
         ("base: 3e-3", "base: 1", BYTES, "the learning-rate rule leaves its range"),
-        ("8x1, 12x1, 16x1, 16x2", "8x1, 12x1", BYTES, "fewer than 4 sizes at 1e+09, 3e+09, 1e+10 FLOPs"),
+        ("8x1, 12x1, 16x1, 24x1", "8x1, 12x1", BYTES, "fewer than 4 sizes at 1e+09, 3e+09, 1e+10 FLOPs"),
         ("1e9, 3e9, 1e10", "1e9, 3e9", BYTES, "only 2 budgets"),
         (
-            "sizes: [8x1, 12x1, 16x1, 16x2]",
+            "sizes: [8x1, 12x1, 16x1, 24x1]",
             "window: {params: 1e4, at_flops: 1e9, span: 20}",
             BYTES,
             "at 1e+09 FLOPs the window starts at 500 params, the ladder at",
@@ -281,7 +281,7 @@ def test_endless_data_is_never_too_short():
 def test_window_takes_different_sizes_around_its_centre():
     config = config_of(
         CONFIG.replace(
-            "sizes: [8x1, 12x1, 16x1, 16x2]", "window: {params: 3e4, at_flops: 1e9, span: 4, count: 6}"
+            "sizes: [8x1, 12x1, 16x1, 24x1]", "window: {params: 3e4, at_flops: 1e9, span: 4, count: 6}"
         )
     )
     known = list(known_sizes(config).values())
@@ -299,7 +299,7 @@ def test_window_takes_different_sizes_around_its_centre():
 def test_window_always_gives_different_sizes(centre, span, count):
     config = config_of(
         CONFIG.replace(
-            "sizes: [8x1, 12x1, 16x1, 16x2]",
+            "sizes: [8x1, 12x1, 16x1, 24x1]",
             f"window: {{params: {centre}, at_flops: 1e9, span: {span}, count: {count}}}",
         )
     )
@@ -310,7 +310,7 @@ def test_window_always_gives_different_sizes(centre, span, count):
 
 
 def test_size_rule_builds_even_heads():
-    text = CONFIG.replace("8x1, 12x1, 16x1, 16x2", "h24x1, h96x3") + (
+    text = CONFIG.replace("8x1, 12x1, 16x1, 24x1", "h24x1, h96x3") + (
         "size_rule: {hidden: [24, 96], hidden_per_layer: 32, head_dim: 32, cond_dim: 8, time_features: 32}\n"
     )
     small, large = rule_sizes(config_of(text).size_rule)
@@ -320,7 +320,7 @@ def test_size_rule_builds_even_heads():
 
 
 def test_sizes_written_out():
-    text = CONFIG.replace("8x1, 12x1, 16x1, 16x2", "mine") + (
+    text = CONFIG.replace("8x1, 12x1, 16x1, 24x1", "mine") + (
         "sizes: [{name: mine, hidden: 16, num_layers: 1, num_heads: 2, cond_dim: 8, time_features: 16}]\n"
     )
     assert {run.spec.size.name for run in plan_of(text).runs} == {"mine"}
