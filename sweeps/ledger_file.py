@@ -132,8 +132,8 @@ class LedgerFile:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """A write transaction. LedgerUnavailableError where that fails; nothing of it is kept then."""
-        connection = self.connection()
         try:
+            connection = self.connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection

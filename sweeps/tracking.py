@@ -63,8 +63,11 @@ def check_tracking(uri: str) -> None:
 
 
 def _check_server(uri: str, shown: str) -> None:
+    address = re.sub(r"//[^/@]*@", "//", uri).rstrip(
+        "/"
+    )  # urllib takes a login for a part of the host's name
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=CONNECT_S):
+        with urllib.request.urlopen(f"{address}/health", timeout=CONNECT_S):
             return
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
@@ -86,15 +89,21 @@ def _check_sqlite(path: Path, shown: str) -> None:
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UserError(f"tracking store {shown} cannot be created: {parent} cannot be written")
         return
+    if not os.access(path, os.W_OK):
+        raise UserError(f"tracking store {shown} cannot be written")
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=CONNECT_S)
+        # mode=rw creates nothing, and takes in the journal that a killed writer left; mode=ro refuses it
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=CONNECT_S)
         try:
+            connection.execute("PRAGMA query_only = ON")
             rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
             return  # an empty database; MLflow makes its tables
+        if "locked" in str(error):
+            return  # somebody records just now; the recorder waits for its turn
         raise UserError(f"tracking store {shown} cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:
         raise UserError(f"tracking store {shown} is no database: {error}") from error
