@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-BUDGETS = {3e10: "16x1", 9e10: "24x2", 2.7e11: "32x2"}
+BUDGETS = {3e10: "16x1", 9e10: "24x1", 2.7e11: "32x1"}
 """Training FLOPs and a size near the optimum there."""
 OBJECTIVES = ("low_variance", "nelbo")
-CONTEXT_LENGTH, BATCH_SIZE, LEARNING_RATE = 64, 8, 6e-3
+CONTEXT_LENGTH, BATCH_SIZE, LEARNING_RATE = 32, 16, 8e-3
 
 
 def bound_of(objective: str, budget: float, seed: int, dataset_folder: str) -> float:

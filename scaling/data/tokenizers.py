@@ -94,16 +94,6 @@ class HubTokenizer:
         self._backend.save(str(folder / _FILE))
 
 
-def _library(name: str) -> Any:
-    try:
-        import tokenizers
-    except ImportError:
-        raise UserError(
-            f"tokenizer {name!r} needs the package 'tokenizers'; install it with: pip install -e '.[hf]'"
-        ) from None
-    return tokenizers
-
-
 def check_tokenizer(name: str) -> None:
     """Raises UserError unless `name` is `bytes`, `bpe:N` with a usable N, or `hf:` and something."""
     kind, _, rest = name.partition(":")
@@ -147,21 +137,20 @@ def make_tokenizer(name: str, training_text: Iterable[bytes]) -> Tokenizer:
 
 def open_tokenizer(name: str, folder: Path) -> Tokenizer:
     """The tokenizer that `save` left in a prepared folder."""
-    return (
-        ByteTokenizer()
-        if name == "bytes"
-        else HubTokenizer(name, _library(name).Tokenizer.from_file(str(folder / _FILE)))
-    )
+    if name == "bytes":
+        return ByteTokenizer()
+    from tokenizers import Tokenizer as Backend
+
+    return HubTokenizer(name, Backend.from_file(str(folder / _FILE)))
 
 
 def _load(name: str, source: str) -> HubTokenizer:
-    library = _library(name)
+    from tokenizers import Tokenizer as Backend
+
     file = _local_file(source)
     try:
         # The library raises bare Exception for everything it dislikes.
-        backend = (
-            library.Tokenizer.from_file(str(file)) if file else library.Tokenizer.from_pretrained(source)
-        )
+        backend = Backend.from_file(str(file)) if file else Backend.from_pretrained(source)
     except Exception as problem:
         place = str(file) if file else "the Hugging Face hub (no such file here)"
         raise UserError(
@@ -176,10 +165,10 @@ def _first_line(problem: Exception) -> str:
 
 def _train_bpe(name: str, num_token_ids: int, training_text: Iterable[bytes]) -> HubTokenizer:
     """Byte-level BPE: every byte is in the vocabulary, so any text can be encoded."""
-    library = _library(name)
+    from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    backend = library.Tokenizer(models.BPE())
+    backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -243,7 +243,6 @@ def test_hub_failures_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_dataset_of_a_local_folder(tmp_path: Path) -> None:
-    pytest.importorskip("datasets", reason="the optional extra 'hf' is not installed")
     (tmp_path / "part.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     assert texts(f"hf:{tmp_path}") == [b"a", b"b"]
 

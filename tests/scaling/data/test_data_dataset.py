@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -182,7 +183,6 @@ def test_nonsense_sizes_are_refused(dataset: Dataset) -> None:
 
 def test_bits_per_byte_compare_between_tokenizers(corpus: str, tmp_path: Path) -> None:
     """Tokens times bytes per token is the same text, whichever tokenizer cut it."""
-    pytest.importorskip("tokenizers", reason="the optional extra 'hf' is not installed")
     small = prepare(corpus, "bpe:300", tmp_path)
     plain = prepare(corpus, "bytes", tmp_path)
     assert small.num_token_ids == 300
@@ -194,7 +194,6 @@ def test_bits_per_byte_compare_between_tokenizers(corpus: str, tmp_path: Path) -
 
 
 def test_bpe_gives_the_text_back_and_is_reproducible(corpus: str, tmp_path: Path) -> None:
-    pytest.importorskip("tokenizers", reason="the optional extra 'hf' is not installed")
     plain = prepare(corpus, "bytes", tmp_path / "a")
     one, two = (prepare(corpus, "bpe:400", tmp_path / name) for name in "ab")
     assert one.fingerprint == two.fingerprint
@@ -204,7 +203,6 @@ def test_bpe_gives_the_text_back_and_is_reproducible(corpus: str, tmp_path: Path
 
 
 def test_a_tokenizer_file(corpus: str, tmp_path: Path) -> None:
-    pytest.importorskip("tokenizers", reason="the optional extra 'hf' is not installed")
     trained = prepare(corpus, "bpe:400", tmp_path)
     file = trained.folder / "tokenizer.json"
     loaded = prepare(corpus, f"hf:{file}", tmp_path)
@@ -216,7 +214,6 @@ def test_a_tokenizer_file(corpus: str, tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_without_end_of_document_gets_one(corpus: str, tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="the optional extra 'hf' is not installed")
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"wörd1": 0, "?": 7}, unk_token="?"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     words.save(str(tmp_path / "words.json"))
@@ -239,15 +236,6 @@ def test_unknown_tokenizers(corpus: str, tmp_path: Path, name: str, why: str) ->
     with pytest.raises(UserError) as caught:
         prepare(corpus, name, tmp_path / "cache")
     assert why in str(caught.value)
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_missing_package_is_one_sentence(
-    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match="needs the package 'tokenizers'; install it with: pip install"):
-        prepare(corpus, "bpe:300", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
