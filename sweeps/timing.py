@@ -21,9 +21,9 @@ from scaling.spec import RunSpec
 
 MATMUL_SHARE = 0.5
 """Share of matmul speed that a training step reaches (0.3-0.7 measured for such models on CPU cores)."""
-OPERATION_S = {"cpu": 60e-6, "gpu": 20e-6}
-"""Cost of one network operation, forward and backward, beyond its matrix products: 7 to 11 ms for a step of
-1,000 tokens on desk size 8x1, and 13 ms on 24x2, on one core of a 2.5 GHz Xeon (November 2026)."""
+OPERATION_S = {"cpu": 75e-6, "gpu": 20e-6}
+"""Cost of one network operation, forward and backward, beyond its matrix products: 7 to 10 ms for a step of
+450 to 640 tokens on desk sizes 4x1 to 16x1, on one core of a 2.5 GHz Xeon (November 2026)."""
 OPERATIONS = (60, 45)
 """Operations of a step: outside the blocks (optimizer and loss included), and per block."""
 START_S = 0.5

@@ -28,7 +28,7 @@ from scaling.randomness import generator_for
 from scaling.spec import RunSpec
 from scaling.training.checkpoint import newest_checkpoint, save_checkpoint
 from scaling.training.loss import loss_sum
-from scaling.training.machine import matmul_peak
+from scaling.training.machine import float32_route, matmul_peak
 from scaling.training.optimizer import FlatAdamW, learning_rate_at
 
 CURVE_POINTS = 200
@@ -196,6 +196,7 @@ def train(
 def _prepare(
     spec: RunSpec, data: TrainingData, device: str, micro_batch_size: int | None, compile_trunk: bool
 ) -> _Run:
+    torch.set_float32_matmul_precision(float32_route(spec.size.hidden) if device == "cpu" else "highest")
     family = spec.build_family()
     model = build_model(
         spec.size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from functools import cache
 
@@ -32,6 +33,31 @@ def matmul_peak(device: str = "cpu", precision: str = "float32", threads: int | 
     return best
 
 
+ONEDNN_WIDTH = 128
+ONEDNN_ERROR = 2e-6
+
+
+@cache
+def float32_route(hidden: int) -> str:
+    """The setting of `torch.set_float32_matmul_precision` that is fastest here and still float32: by width.
+
+    MKL takes a slow path on AMD processors; "medium" leads to oneDNN instead, which was 1.5 to 1.7 times as
+    fast for a step of width 256 and slower at width 64 (EPYC, Zen 5). It may round to bfloat16 where the
+    processor has units for that, so a product is compared with float64 first. Nothing is timed: the answer
+    depends on the kind of processor alone, for runs must repeat bit for bit.
+    """
+    if hidden < ONEDNN_WIDTH or _cpuinfo("vendor_id") != "AuthenticAMD":
+        return "highest"
+    left, right = (torch.sin(torch.arange(65536.0) * k).view(256, 256) for k in (0.7, 1.3))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    product = left @ right
+    torch.set_float32_matmul_precision(before)
+    exact = left.double() @ right.double()
+    error = float((product - exact).norm() / exact.norm())
+    return "medium" if error < ONEDNN_ERROR else "highest"
+
+
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
@@ -41,13 +67,17 @@ def device_name(device: str) -> str:
     """A name of the device's kind, to group timings by: the GPU's or the processor's model."""
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(entry: str) -> str | None:
+    """An entry of Linux's /proc/cpuinfo, of its first processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+                name, _, value = line.partition(":")
+                if name.strip() == entry:
+                    return value.strip()
     except OSError:
         pass
-    import platform
-
-    return platform.processor() or platform.machine()
+    return None
