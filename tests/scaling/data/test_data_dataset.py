@@ -3,7 +3,6 @@
 import json
 import math
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
