@@ -252,10 +252,10 @@ class Progress:
 
     def sweep_line(self, view: View) -> str:
         """The sweep in a line: how many are done, running and waiting, and when it will be finished."""
-        states = [view.states[e.key].state for e in view.entries if e.key in view.states]
-        settled = [state for state in states if state in SETTLED]
+        glances = [view.states[e.key] for e in view.entries if e.key in view.states]
+        settled = [glance.state for glance in glances if glance.state in SETTLED]
         finished = sum(state == State.FINISHED for state in settled)
-        running = sum(state == State.RUNNING for state in states)
+        running = sum(glance.state == State.RUNNING and glance.alive for glance in glances)
         elsewhere = running - len(view.flights)
         parts = [f"{self.sweep}: {finished} of {len(view.entries)} runs finished"]
         if len(settled) > finished:

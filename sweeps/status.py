@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,13 @@ from rich.text import Text
 
 from scaling.errors import UserError
 from sweeps.ledger import Ledger
-from sweeps.ledger_types import SETTLED, Run, State
+from sweeps.ledger_types import SETTLED, Glance, Run, State
 from sweeps.tables import WORDS, console, duration, flops_text, new_table, picture, state_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-TOLD = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING})
+TOLD = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING, State.PREEMPTED})
 """States whose sentence the table shows."""
 
 
@@ -36,6 +37,8 @@ def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
 def runs_of(ledger: Ledger, families: Sequence[str]) -> list[Run]:
     """The ledger's runs, of `families` where some are named; UserError for one it has no run of."""
     runs = ledger.runs()
+    glances = ledger.glance(run.key for run in runs)
+    runs = [_orphaned(run) if _is_orphan(glances[run.key]) else run for run in runs]
     known = sorted({run.family for run in runs})
     for family in families:
         if family not in known:
@@ -43,6 +46,15 @@ def runs_of(ledger: Ledger, families: Sequence[str]) -> list[Run]:
                 f"family {family!r} has no runs in this sweep, which has: {', '.join(known) or 'none'}"
             )
     return [run for run in runs if not families or run.family in families]
+
+
+def _is_orphan(glance: Glance) -> bool:
+    return glance.state == State.RUNNING and not glance.alive
+
+
+def _orphaned(run: Run) -> Run:
+    """A run whose driver died without a word: it stands still until a driver takes it up."""
+    return replace(run, state=State.PREEMPTED, sentence="its driver is gone; `scaling sweep` takes it up")
 
 
 def show_status(sweep_folder: Path, sweep: str, families: Sequence[str], out: Console | None = None) -> None:
