@@ -47,10 +47,12 @@ class _Batch:
     f_R: np.ndarray
     gradient_Rp: np.ndarray
     hessian_Rpp: np.ndarray
+    z_Rn: np.ndarray | None
 
     def keep(self, chosen_R: np.ndarray) -> None:
         for name in self.__slots__:
-            setattr(self, name, getattr(self, name)[chosen_R])
+            if getattr(self, name) is not None:
+                setattr(self, name, getattr(self, name)[chosen_R])
 
     def move(self, theta_Rp: np.ndarray, point: Point, accept_R: np.ndarray) -> None:
         every = bool(accept_R.all())
@@ -87,14 +89,16 @@ def minimise(
     damping: float = 1e-2,
     max_steps: int = MAX_STEPS,
     terms: Terms | None = None,
+    z_Rn: np.ndarray | None = None,
 ) -> Minimum:
     """Damped Newton from each start until a step promises less than `tolerance` times the objective.
 
     weight_Rn (R, n) multiplies the Huber terms (not the residuals: that would change delta). The last step is
     taken unseen: where it promises 1e-11 of the objective, Newton's error after it is the square of that.
     terms: the runs' terms at the start, where all problems have the same one; saves the first evaluation.
+    z_Rn: centred log losses of each problem, where they are not those of the table (simulated losses).
     """
-    batch = _begin(derivatives, np.clip(start_Rp, LOWER, UPPER), weight_Rn, delta, damping, terms)
+    batch = _begin(derivatives, np.clip(start_Rp, LOWER, UPPER), weight_Rn, delta, damping, terms, z_Rn)
     num = len(batch.f_R)
     ended = Minimum(
         batch.theta_Rp.copy(), batch.f_R.copy(), np.zeros(num, dtype=bool), np.full(num, max_steps)
@@ -112,7 +116,7 @@ def minimise(
             batch.keep(~batch.ended_R)
         if not batch.number_R.size:
             break
-        trial = derivatives.at(trial_Rp, batch.weight_Rn, delta)
+        trial = derivatives.at(trial_Rp, batch.weight_Rn, delta, batch.z_Rn)
         gain_R = batch.f_R - trial.f_R
         accept_R = (gain_R > 0) & (predicted_R > 0)
         good_R = accept_R & (gain_R > 0.5 * predicted_R)
@@ -139,10 +143,11 @@ def _begin(
     delta: float,
     damping: float,
     terms: Terms | None,
+    z_Rn: np.ndarray | None,
 ) -> _Batch:
     if terms is None:
-        point = derivatives.at(theta_Rp, weight_Rn, delta)
-        scale_Rpp = derivatives.majoriser(theta_Rp, weight_Rn, delta)
+        point = derivatives.at(theta_Rp, weight_Rn, delta, z_Rn)
+        scale_Rpp = derivatives.majoriser(theta_Rp, weight_Rn, delta, z_Rn)
     else:
         point, scale_Rpp = terms.weighted(weight_Rn)
     num = len(theta_Rp)
@@ -156,6 +161,7 @@ def _begin(
         point.f_R,
         point.gradient_Rp,
         point.hessian_Rpp,
+        z_Rn,
     )
 
 

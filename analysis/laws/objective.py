@@ -104,20 +104,27 @@ class Derivatives:
             self._space = np.empty((8, size))
         return self._space[:, :size].reshape(8, num_rows, len(self.z))
 
-    def shares(self, theta_Rp: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shares of the A and B terms in the predicted loss, and the residuals of log loss, each (R, n)."""
+    def shares(
+        self, theta_Rp: np.ndarray, z_Rn: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shares of the A and B terms in the predicted loss, and the residuals of log loss, each (R, n).
+
+        z_Rn: other centred log losses than the table's, here and in what follows.
+        """
         shareA_Rn, shareB_Rn, residual_Rn, total_Rn = self._buffers(len(theta_Rp))[:4]
         np.exp(np.matmul(theta_Rp[:, [1, 3]], self.line_x_2n, out=shareA_Rn), out=shareA_Rn)
         np.exp(np.matmul(theta_Rp[:, [2, 4]], self.line_y_2n, out=shareB_Rn), out=shareB_Rn)
         np.add(shareA_Rn, shareB_Rn, out=total_Rn)
         total_Rn += np.exp(theta_Rp[:, :1])
-        np.subtract(self.z, np.log(total_Rn, out=residual_Rn), out=residual_Rn)
+        np.subtract(self.z if z_Rn is None else z_Rn, np.log(total_Rn, out=residual_Rn), out=residual_Rn)
         shareA_Rn /= total_Rn
         shareB_Rn /= total_Rn
         return shareA_Rn, shareB_Rn, residual_Rn
 
-    def at(self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float) -> Point:
-        shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp)
+    def at(
+        self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float, z_Rn: np.ndarray | None = None
+    ) -> Point:
+        shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp, z_Rn)
         psi_Rn, pull_Rn, curvature_Rn = self._buffers(len(theta_Rp))[3:6]
         np.clip(residual_Rn, -delta, delta, out=psi_Rn)
         np.multiply(weight_Rn, psi_Rn, out=pull_Rn)
@@ -161,9 +168,11 @@ class Derivatives:
             (delta / np.maximum(np.abs(residual), delta))[:, None, None] * outer_npp,
         )
 
-    def majoriser(self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float) -> np.ndarray:
+    def majoriser(
+        self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float, z_Rn: np.ndarray | None = None
+    ) -> np.ndarray:
         """Curvature of iteratively reweighted least squares, (R, 5, 5): never below the Huber terms' own."""
-        shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp)
+        shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp, z_Rn)
         np.maximum(np.abs(residual_Rn, out=residual_Rn), delta, out=residual_Rn)
         reweighted_Rn = np.divide(delta, residual_Rn, out=residual_Rn)
         reweighted_Rn *= weight_Rn
