@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.laws.objective import LOWER, ROUNDING, UPPER, Derivatives, Point, Terms, held
+from analysis.laws.objective import LOWER, ROUNDING, Derivatives, Point, Space, Terms
 
 MAX_STEPS = 300
 SMALLEST_SHARE = 0.01
@@ -98,13 +98,13 @@ def minimise(
     terms: the runs' terms at the start, where all problems have the same one; saves the first evaluation.
     z_Rn: centred log losses of each problem, where they are not those of the table (simulated losses).
     """
-    batch = _begin(derivatives, np.clip(start_Rp, LOWER, UPPER), weight_Rn, delta, damping, terms, z_Rn)
+    batch = _begin(derivatives, derivatives.space.clip(start_Rp), weight_Rn, delta, damping, terms, z_Rn)
     num = len(batch.f_R)
     ended = Minimum(
         batch.theta_Rp.copy(), batch.f_R.copy(), np.zeros(num, dtype=bool), np.full(num, max_steps)
     )
     for step in range(max_steps):
-        trial_Rp, predicted_R = _step(batch)
+        trial_Rp, predicted_R = _step(batch, derivatives.space)
         small_R = (predicted_R >= 0) & (predicted_R <= tolerance * batch.f_R) & (batch.damping_R <= damping)
         rounding_R = batch.f_R <= ROUNDING**2 * batch.weight_Rn.shape[1]
         batch.end(ended, small_R, trial_Rp, step, converged=True)
@@ -165,34 +165,55 @@ def _begin(
     )
 
 
-def _step(batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
+def _step(batch: _Batch, space: Space) -> tuple[np.ndarray, np.ndarray]:
     """The damped Newton step inside the box, and the decrease it promises (-inf: no descent step found).
 
-    Rows away from the box step in coordinates in which the valley of the objective is straight, see
-    `_Valley`.
+    Rows of a plain surface away from the box step in coordinates in which the valley of the objective is
+    straight, see `_Valley`; tied exponents are tied in those too.
     """
     theta_Rp, gradient_Rp = batch.theta_Rp, batch.gradient_Rp
-    held_Rp = held(theta_Rp, gradient_Rp)
+    held_Rk = space.held(theta_Rp, space.along(gradient_Rp))
     hessian_Rpp, scale_Rpp = batch.hessian_Rpp, batch.scale_Rpp
-    valley = _Valley(theta_Rp)
-    straight_R = ~held_Rp.any(axis=1) & (valley.shareE_R > SMALLEST_SHARE)
+    straight_R = np.zeros(len(theta_Rp), dtype=bool)
+    if space.straight:
+        valley = _Valley(theta_Rp)
+        straight_R = ~held_Rk.any(axis=1) & (valley.shareE_R > SMALLEST_SHARE)
     if straight_R.any():
         turned = valley.turn(gradient_Rp, hessian_Rpp, scale_Rpp)
         gradient_Rp = np.where(straight_R[:, None], turned[0], gradient_Rp)
         hessian_Rpp = np.where(straight_R[:, None, None], turned[1], hessian_Rpp)
         scale_Rpp = np.where(straight_R[:, None, None], turned[2], scale_Rpp)
-    system_Rpp = hessian_Rpp + batch.damping_R[:, None, None] * scale_Rpp
-    if held_Rp.any():
-        gradient_Rp = np.where(held_Rp, 0.0, gradient_Rp)
-        system_Rpp = np.where(held_Rp[:, :, None] | held_Rp[:, None, :], 0.0, system_Rpp)
-    diagonal = np.einsum("rpp->rp", system_Rpp)
-    diagonal += np.where(held_Rp, 1.0, 1e-15 * np.einsum("rpp->r", scale_Rpp)[:, None])
-    step_Rp, definite_R = solve_definite(system_Rpp, -gradient_Rp)
-    slope_R = np.einsum("rp,rp->r", gradient_Rp, step_Rp)
-    bend_R = np.einsum("rp,rpq,rq->r", step_Rp, hessian_Rpp, step_Rp)
+    if space.basis_pk is not None:
+        gradient_Rp = gradient_Rp @ space.basis_pk
+        hessian_Rpp = space.basis_pk.T @ hessian_Rpp @ space.basis_pk
+        scale_Rpp = space.basis_pk.T @ scale_Rpp @ space.basis_pk
+    step_Rk, predicted_R, definite_R = _solve(gradient_Rp, hessian_Rpp, scale_Rpp, batch.damping_R, held_Rk)
+    step_Rp = step_Rk if space.basis_pk is None else step_Rk @ space.basis_pk.T
+    moved_Rp = theta_Rp + step_Rp
+    if straight_R.any():
+        moved_Rp = np.where(straight_R[:, None], valley.moved(step_Rp), moved_Rp)
+    return space.clip(np.where(definite_R[:, None], moved_Rp, theta_Rp)), predicted_R
+
+
+def _solve(
+    gradient_Rk: np.ndarray,
+    hessian_Rkk: np.ndarray,
+    scale_Rkk: np.ndarray,
+    damping_R: np.ndarray,
+    held_Rk: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The damped step, the decrease it promises, and which rows had a definite system."""
+    system_Rkk = hessian_Rkk + damping_R[:, None, None] * scale_Rkk
+    if held_Rk.any():
+        gradient_Rk = np.where(held_Rk, 0.0, gradient_Rk)
+        system_Rkk = np.where(held_Rk[:, :, None] | held_Rk[:, None, :], 0.0, system_Rkk)
+    diagonal = np.einsum("rkk->rk", system_Rkk)
+    diagonal += np.where(held_Rk, 1.0, 1e-15 * np.einsum("rkk->r", scale_Rkk)[:, None])
+    step_Rk, definite_R = solve_definite(system_Rkk, -gradient_Rk)
+    slope_R = np.einsum("rk,rk->r", gradient_Rk, step_Rk)
+    bend_R = np.einsum("rk,rkl,rl->r", step_Rk, hessian_Rkk, step_Rk)
     predicted_R = np.where(definite_R & (slope_R <= 0), -(slope_R + 0.5 * bend_R), -np.inf)
-    moved_Rp = np.where(straight_R[:, None], valley.moved(step_Rp), theta_Rp + step_Rp)
-    return np.clip(np.where(definite_R[:, None], moved_Rp, theta_Rp), LOWER, UPPER), predicted_R
+    return step_Rk, predicted_R, definite_R
 
 
 class _Valley:

@@ -5,7 +5,10 @@
 Internally theta = (e, a, b, alpha, beta) with the logs of N, D and L centred on their means, so that nothing
 depends on units: E = exp(e), A = exp(a), B = exp(b) in those units. With s the three shares of the
 predicted loss and J the gradient of its log, the Hessian sum w [(psi' + psi) J J^T - psi sum_k s_k g_k g_k^T]
-is exact and costs no more than Gauss-Newton.
+is exact and costs no more than Gauss-Newton. With residuals on the loss itself, L_i - T_i, the gradient of
+T is T J and the Hessian sum w [psi' T^2 J J^T - psi T sum_k s_k g_k g_k^T]: the same sums, other weights.
+
+Variants of the surface (tied exponents, E absent or given) are a `Space`: directions in which theta may move.
 
 Arrays end in shape letters: R problems, n runs, p = 5 coordinates.
 """
@@ -22,8 +25,68 @@ LOWER = np.array([-14.0, -40.0, -40.0, 1e-3, 1e-3])
 UPPER = np.array([2.0, 10.0, 10.0, 5.0, 5.0])
 GRADIENT_TOLERANCE = 1e-6
 FLOOR_SHARE = 1e-6
+NO_E = -800.0
+"""log E of a surface without E: exp of it is 0."""
 ROUNDING = 4e-15
 """Residuals of log loss below this are rounding: a noise-free table ends here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The thetas that a fit may reach: start + basis u, inside a box.
+
+    Every coordinate belongs to one column of the basis, or to none: then it stays where it starts.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    basis_pk: np.ndarray | None = None
+    """Columns of zeros and ones; None: every coordinate moves by itself."""
+    straight: bool = False
+    """The objective has the long valley of a surface with all its coordinates, see `newton._Valley`."""
+
+    @property
+    def num_free(self) -> int:
+        return len(self.lower) if self.basis_pk is None else self.basis_pk.shape[1]
+
+    @property
+    def free(self) -> np.ndarray:
+        """Which coordinates can move, (p,)."""
+        return np.ones(len(self.lower), bool) if self.basis_pk is None else self.basis_pk.any(axis=1)
+
+    @property
+    def tied(self) -> bool:
+        """Some coordinates move together."""
+        return self.basis_pk is not None and bool((self.basis_pk.sum(axis=0) > 1).any())
+
+    def held(self, theta_Rp: np.ndarray, gradient_Rk: np.ndarray) -> np.ndarray:
+        """Directions along which theta lies on the box and would leave it downhill, (R, k)."""
+        low, high = theta_Rp <= self.lower, theta_Rp >= self.upper
+        if self.basis_pk is not None:
+            first = self.basis_pk.argmax(axis=0)
+            low, high = low[:, first], high[:, first]
+        return (low & (gradient_Rk > 0)) | (high & (gradient_Rk < 0))
+
+    def along(self, vectors_Rp: np.ndarray) -> np.ndarray:
+        """Gradients (R, p) as gradients in u, (R, k)."""
+        return vectors_Rp if self.basis_pk is None else vectors_Rp @ self.basis_pk
+
+    def clip(self, theta_Rp: np.ndarray) -> np.ndarray:
+        return np.clip(theta_Rp, self.lower, self.upper)
+
+
+def surface_space(*, tied: bool = False, log_E: float | None = None) -> Space:
+    """The surfaces with alpha = beta (tied) or with log E (relative to the mean loss) held at a value."""
+    if not tied and log_E is None:
+        return Space(lower=LOWER, upper=UPPER, straight=True)
+    lower, upper, basis = LOWER.copy(), UPPER.copy(), np.eye(5)
+    if tied:
+        basis[4, 3] = 1.0
+        basis = np.delete(basis, 4, axis=1)
+    if log_E is not None:
+        lower[0] = upper[0] = log_E
+        basis = np.delete(basis, 0, axis=1)
+    return Space(lower=lower, upper=upper, basis_pk=basis, straight=log_E is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +100,27 @@ class Problem:
     z: np.ndarray
     """log loss minus its mean, (n,)."""
     means: tuple[float, float, float]
+    space: Space
+    on_loss: bool = False
+    """Residuals are differences of loss (in units of exp of its mean log), not of log loss."""
 
     @classmethod
-    def of(cls, params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> Problem:
+    def of(
+        cls,
+        params: np.ndarray,
+        tokens: np.ndarray,
+        loss: np.ndarray,
+        *,
+        tied: bool = False,
+        E: float | None = None,
+        on_loss: bool = False,
+    ) -> Problem:
+        """tied: alpha = beta; E: held at that many nats (0: no E), None: free."""
         logs = [np.log(values) for values in (params, tokens, loss)]
         means = tuple(float(values.mean()) for values in logs)
         x, y, z = (values - mean for values, mean in zip(logs, means, strict=True))
-        return cls(x, y, z, means)  # type: ignore[arg-type]
+        log_E = None if E is None else NO_E if E == 0 else float(np.log(E)) - means[2]
+        return cls(x, y, z, means, surface_space(tied=tied, log_E=log_E), on_loss)  # type: ignore[arg-type]
 
     def natural(self, theta_Rp: np.ndarray) -> np.ndarray:
         """(E, A, B, alpha, beta) in the user's units from centred coordinates."""
@@ -89,34 +166,42 @@ class Derivatives:
 
     def __init__(self, problem: Problem) -> None:
         x, y, self.z = problem.x, problem.y, problem.z
+        self.space, self.on_loss = problem.space, problem.on_loss
+        self.loss_n = np.exp(problem.z)
         one = np.ones_like(x)
         self.line_x_2n = np.stack([one, -x])
         self.line_y_2n = np.stack([one, -y])
         self.x_n3 = np.stack([one, -x, x * x], axis=1)
         self.y_n3 = np.stack([one, -y, y * y], axis=1)
         self.xy_n4 = np.stack([one, -x, -y, x * y], axis=1)
-        self._space = np.empty((8, 0))
+        self._room = np.empty((9, 0))
+        # the predicted loss is needed again only for residuals on it; else its place is taken by what follows
+        self._total = 8 if problem.on_loss else 3
 
     def _buffers(self, num_rows: int) -> np.ndarray:
-        """Eight scratch arrays (R, n)."""
+        """Nine scratch arrays (R, n)."""
         size = num_rows * len(self.z)
-        if self._space.shape[1] < size:
-            self._space = np.empty((8, size))
-        return self._space[:, :size].reshape(8, num_rows, len(self.z))
+        if self._room.shape[1] < size:
+            self._room = np.empty((9, size))
+        return self._room[:, :size].reshape(9, num_rows, len(self.z))
 
     def shares(
         self, theta_Rp: np.ndarray, z_Rn: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shares of the A and B terms in the predicted loss, and the residuals of log loss, each (R, n).
+        """Shares of the A and B terms in the predicted loss, and the residuals, each (R, n).
 
         z_Rn: other centred log losses than the table's, here and in what follows.
         """
-        shareA_Rn, shareB_Rn, residual_Rn, total_Rn = self._buffers(len(theta_Rp))[:4]
+        shareA_Rn, shareB_Rn, residual_Rn = self._buffers(len(theta_Rp))[:3]
+        total_Rn = self._buffers(len(theta_Rp))[self._total]
         np.exp(np.matmul(theta_Rp[:, [1, 3]], self.line_x_2n, out=shareA_Rn), out=shareA_Rn)
         np.exp(np.matmul(theta_Rp[:, [2, 4]], self.line_y_2n, out=shareB_Rn), out=shareB_Rn)
         np.add(shareA_Rn, shareB_Rn, out=total_Rn)
         total_Rn += np.exp(theta_Rp[:, :1])
-        np.subtract(self.z if z_Rn is None else z_Rn, np.log(total_Rn, out=residual_Rn), out=residual_Rn)
+        if self.on_loss:
+            np.subtract(self.loss_n if z_Rn is None else np.exp(z_Rn), total_Rn, out=residual_Rn)
+        else:
+            np.subtract(self.z if z_Rn is None else z_Rn, np.log(total_Rn, out=residual_Rn), out=residual_Rn)
         shareA_Rn /= total_Rn
         shareB_Rn /= total_Rn
         return shareA_Rn, shareB_Rn, residual_Rn
@@ -130,7 +215,12 @@ class Derivatives:
         np.multiply(weight_Rn, psi_Rn, out=pull_Rn)
         f_R = np.einsum("rn,rn->r", pull_Rn, residual_Rn) - 0.5 * np.einsum("rn,rn->r", pull_Rn, psi_Rn)
         np.multiply(weight_Rn, psi_Rn == residual_Rn, out=curvature_Rn)
-        curvature_Rn += pull_Rn
+        if self.on_loss:
+            total_Rn = self._buffers(len(theta_Rp))[self._total]
+            pull_Rn *= total_Rn
+            curvature_Rn *= np.square(total_Rn)
+        else:
+            curvature_Rn += pull_Rn
         hessian = self.outer(curvature_Rn, shareA_Rn, shareB_Rn)
         # sums of pull times share times (1, -x, x^2): the gradient, and the curvature of the terms themselves
         sumA_R3 = np.multiply(pull_Rn, shareA_Rn, out=shareA_Rn) @ self.x_n3
@@ -160,12 +250,18 @@ class Derivatives:
             curvature[:, row, row] = share
             curvature[:, row, row + 2] = curvature[:, row + 2, row] = share * slope
             curvature[:, row + 2, row + 2] = share * slope**2
-        inside = psi == residual
+        inside = (psi == residual).astype(np.float64)
+        reweighted = delta / np.maximum(np.abs(residual), delta)
+        if self.on_loss:
+            total = self._buffers(1)[self._total, 0]
+            pull, bend, reweighted = psi * total, inside * total**2, reweighted * total**2
+        else:
+            pull, bend = psi, inside + psi
         return Terms(
             psi * (residual - 0.5 * psi),
-            -psi[:, None] * jacobian_np,
-            (inside + psi)[:, None, None] * outer_npp - psi[:, None, None] * curvature,
-            (delta / np.maximum(np.abs(residual), delta))[:, None, None] * outer_npp,
+            -pull[:, None] * jacobian_np,
+            bend[:, None, None] * outer_npp - pull[:, None, None] * curvature,
+            reweighted[:, None, None] * outer_npp,
         )
 
     def majoriser(
@@ -176,11 +272,13 @@ class Derivatives:
         np.maximum(np.abs(residual_Rn, out=residual_Rn), delta, out=residual_Rn)
         reweighted_Rn = np.divide(delta, residual_Rn, out=residual_Rn)
         reweighted_Rn *= weight_Rn
+        if self.on_loss:
+            reweighted_Rn *= np.square(self._buffers(len(theta_Rp))[self._total])
         return self.outer(reweighted_Rn, shareA_Rn, shareB_Rn)
 
     def outer(self, weight_Rn: np.ndarray, shareA_Rn: np.ndarray, shareB_Rn: np.ndarray) -> np.ndarray:
         """sum_i weight_i J_i J_i^T with J = (sE, sA, sB, -x sA, -y sB) and sE = 1 - sA - sB; (R, 5, 5)."""
-        wA_Rn, wB_Rn = self._buffers(len(weight_Rn))[6:]
+        wA_Rn, wB_Rn = self._buffers(len(weight_Rn))[6:8]
         np.multiply(weight_Rn, shareA_Rn, out=wA_Rn)
         np.multiply(weight_Rn, shareB_Rn, out=wB_Rn)
         A_R2 = wA_Rn @ self.x_n3[:, :2]
@@ -213,15 +311,20 @@ class Derivatives:
         gradient = self.at(theta_Rp, weight_Rn, delta).gradient_Rp
         shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_Rp)
         size_Rn = weight_Rn * np.clip(np.abs(residual_Rn), ROUNDING / GRADIENT_TOLERANCE, delta)
+        if self.on_loss:
+            size_Rn *= self._buffers(len(theta_Rp))[self._total]
         shareE_Rn = 1 - shareA_Rn - shareB_Rn
         sizeA_R3 = (size_Rn * (shareA_Rn + FLOOR_SHARE)) @ np.abs(self.x_n3)
         sizeB_R3 = (size_Rn * (shareB_Rn + FLOOR_SHARE)) @ np.abs(self.y_n3)
         sizeE_R = (size_Rn * (shareE_Rn + FLOOR_SHARE)).sum(axis=1)
         size = np.stack([sizeE_R, sizeA_R3[:, 0], sizeB_R3[:, 0], sizeA_R3[:, 1], sizeB_R3[:, 1]], axis=1)
-        gradient = np.where(held(theta_Rp, gradient), 0.0, gradient)
-        return np.max(np.abs(gradient) / np.maximum(size, np.finfo(float).tiny), axis=1)
+        return largest_relative(self.space, theta_Rp, gradient, size)
 
 
-def held(theta_Rp: np.ndarray, gradient_Rp: np.ndarray) -> np.ndarray:
-    """Coordinates that lie on the box and would leave it downhill, (R, 5)."""
-    return ((theta_Rp <= LOWER) & (gradient_Rp > 0)) | ((theta_Rp >= UPPER) & (gradient_Rp < 0))
+def largest_relative(
+    space: Space, theta_Rp: np.ndarray, gradient_Rp: np.ndarray, size_Rp: np.ndarray
+) -> np.ndarray:
+    """Largest gradient component along the free directions over its size, (R,); held ones do not count."""
+    gradient_Rk, size_Rk = space.along(gradient_Rp), space.along(size_Rp)
+    gradient_Rk = np.where(space.held(theta_Rp, gradient_Rk), 0.0, gradient_Rk)
+    return np.asarray(np.max(np.abs(gradient_Rk) / np.maximum(size_Rk, np.finfo(float).tiny), axis=1))

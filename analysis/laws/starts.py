@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis.laws.objective import LOWER, Derivatives, Problem
+from analysis.laws.objective import Derivatives, Problem
 
 GRID = np.geomspace(0.03, 1.5, 16)
 NUM_STARTS = 8
@@ -20,11 +20,17 @@ RANKING_DELTA = 1e-2
 
 
 def grid_starts(problem: Problem, derivatives: Derivatives) -> np.ndarray:
-    """Every local minimum of the grid, then the best other cells: (S, 5) centred coordinates, best first."""
+    """Every local minimum of the grid, then the best other cells: (S, 5) centred coordinates, best first.
+
+    With tied exponents the grid is its diagonal.
+    """
     cells = _project(problem)
     size = len(GRID)
     weight = np.ones((1, len(problem.x)))
     score = np.concatenate([_score(derivatives, rows, weight) for rows in cells.reshape(size, size, 5)])
+    if problem.space.tied:
+        diagonal = np.arange(size) * (size + 1)
+        return np.asarray(cells[diagonal[np.argsort(score[diagonal], kind="stable")[:NUM_STARTS]]])
     padded = np.pad(score.reshape(size, size), 1, constant_values=np.inf)
     around = [
         padded[1 + i : 1 + i + size, 1 + j : 1 + j + size] for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j
@@ -57,20 +63,27 @@ def _project(problem: Problem) -> np.ndarray:
     right[..., 0] = inverse_loss.sum()
     right[..., 1] = termA_Gn.sum(axis=1)[:, None]
     right[..., 2] = termB_Gn.sum(axis=1)[None, :]
-    coefficients = _nonnegative(gram.reshape(-1, 3, 3), right.reshape(-1, 3))
+    gram, right = gram.reshape(-1, 3, 3), right.reshape(-1, 3)
+    if problem.space.free[0]:
+        coefficients = _nonnegative(gram, right)
+    else:
+        E = np.exp(problem.space.lower[0])
+        rest = _nonnegative(gram[:, 1:, 1:], right[:, 1:] - E * gram[:, 0, 1:])
+        coefficients = np.column_stack([np.full(len(rest), E), rest])
     alpha, beta = np.meshgrid(GRID, GRID, indexing="ij")
     # a term that least squares switches off starts small, not absent: its exponent must stay visible
     logs = np.log(np.maximum(coefficients, 1e-3))
     theta = np.column_stack([logs, alpha.ravel(), beta.ravel()])
-    return np.maximum(theta, LOWER)
+    return problem.space.clip(theta)
 
 
 def _nonnegative(gram: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """min over c >= 0 of c'Gc - 2 r'c for many 3 x 3 problems, by trying every set of active terms."""
+    """min over c >= 0 of c'Gc - 2 r'c for many small problems, by trying every set of active terms."""
     best = np.zeros_like(right)
     lowest = np.zeros(len(right))
-    for count in (1, 2, 3):
-        for chosen in combinations(range(3), count):
+    size = right.shape[1]
+    for count in range(1, size + 1):
+        for chosen in combinations(range(size), count):
             active = list(chosen)
             ridge = 1e-13 * np.einsum("rii->r", gram)[:, None, None] * np.eye(count)
             c = np.linalg.solve(gram[:, active][:, :, active] + ridge, right[:, active, None])[..., 0]
