@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.errors import UserError
 
+INTERVALS = ("percentile", "bca")
 CHUNK_ELEMENTS = 61_440
 """Runs times resamples handled at once: 256 resamples of 240 runs, arrays of 480 kB that stay in cache."""
 
@@ -37,6 +38,15 @@ def resample_weights(
         yield counts if groups is None else counts[:, groups]
 
 
+def group_weights(groups: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """How often each run occurs (R, n) where whole groups are drawn, as many as there are; groups (n,) are
+    numbered 0, 1, ..."""
+    units = int(groups.max()) + 1
+    drawn = generator.integers(0, units, size=(draws, units)) + units * np.arange(draws)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=draws * units).reshape(draws, units)
+    return np.asarray(counts[:, groups], dtype=np.float64)
+
+
 def group_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
     """Number the distinct values of a column 0, 1, ...; UserError unless it exists and has at least 3 of
     them."""
@@ -54,6 +64,12 @@ def group_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
             f"cluster = {column!r} has {numbers.max() + 1} distinct values; resampling needs at least 3"
         )
     return np.asarray(numbers)
+
+
+def check_interval(interval: str) -> None:
+    """UserError for an unknown kind of interval."""
+    if interval not in INTERVALS:
+        raise UserError(f"interval = {interval!r}; choose one of {', '.join(INTERVALS)}")
 
 
 def check_options(bootstrap: int, seed: int, level: float) -> None:

@@ -1,12 +1,13 @@
-"""Approach 2: at each budget a parabola of loss in log params, then power laws through the minima.
+"""Approach 2: at each budget a curve of loss in log params, then power laws through the minima.
 
 Hoffmann et al. 2022 (arXiv 2203.15556, section 3.2); the form used by Sahoo et al. 2026 (arXiv 2602.15014):
 an unweighted parabola of the raw loss in log N, and N*, D*, L* as powers of compute without an offset. A
 parabola is biased where the sizes are wide or off centre (arXiv 2603.22339): exponents survive that,
-coefficients do not.
+coefficients do not. correct_bias=True takes the bias out, shape="akima" (Porian et al. 2024, arXiv
+2406.19146) does not have it.
 
 A budget is refused, and says why, when its minimum is not between its smallest and largest size, when the
-parabola does not curve upwards, or with fewer than 3 sizes. Resamples go through the same guard.
+curve does not bend upwards, or with fewer than 3 sizes. Resamples go through the same guard.
 """
 
 from __future__ import annotations
@@ -19,69 +20,118 @@ import pandas as pd
 from scipy.special import fdtrc
 
 from analysis.errors import UserError
-from analysis.estimate import spread
+from analysis.estimate import Estimate, Rule, spread
 from analysis.frontier import number_column
-from analysis.laws.bootstrap import check_options
-from analysis.laws.parabola import (
-    BudgetFit,
-    BudgetStatus,
-    design_matrix,
-    read_budget,
-    solve_parabolas,
-    too_few,
-)
+from analysis.laws.akima import solve_splines
+from analysis.laws.bootstrap import check_interval, check_options, group_numbers
+from analysis.laws.budget import BudgetFit, BudgetStatus, Curves, read_budget, too_few
+from analysis.laws.noise import Spread, draw_rows, spread_about_budgets, with_leave_outs
+from analysis.laws.parabola import Parabolas, correct, solve_parabolas
 from analysis.laws.powerlaw import PowerLaw, fit_power_laws
+from analysis.laws.refit import refit_surface
 from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields, interval_columns
+from analysis.laws.surface import fit_surface
 from analysis.laws.table import SAME_BUDGET, RunTable, prepare
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 RESAMPLINGS = ("parametric", "residuals", "rows")
+SHAPES = ("parabola", "akima")
 BARELY_BRACKETED = 0.95
 GRID_POINTS = 101
 WIDE_RESIDUALS = 0.02
 ONE_SIGMA = 0.682689
 BENT = 0.01
-SHARED_TEXT = 20260215
-"""Seed of the draws that stand for another held-out text; equal in every fit, so that families share them."""
+CORRECTION_DELTA = 1e-3
+"""Huber threshold of the surface whose shape corrects the parabolas: its own default."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class IsoflopLaw(PowerLawFrontier):
-    """N*, D* and L* as powers of compute, through the minima of one parabola per budget."""
+    """N*, D* and L* as powers of compute, through the minima of one curve per budget."""
 
     method: ClassVar[str] = "isoflop"
     budgets: tuple[BudgetFit, ...]
     residual_sd: float | None
-    """Pooled standard deviation of losses about the parabolas, relative to the loss; None if no budget has a
-    fourth run."""
+    """Pooled standard deviation of losses about their curves, relative to the loss; None if no budget has a
+    fourth run (or a sixth, for shape="akima")."""
+    budget_leave_outs: int = 0
+    """How many rows of the budgets' arrays, the last ones, are refits without one run or group."""
+    plain: tuple[BudgetFit, ...] = ()
+    """The uncorrected parabolas of correct_bias=True, budget by budget."""
+
+    @property
+    def budget_rule(self) -> Rule:
+        """How intervals are read from the budgets' arrays."""
+        return Rule(level=self.level, leave_outs=self.budget_leave_outs)
 
     @property
     def minima(self) -> pd.DataFrame:
         """One row per budget: flops, status, reason, params, tokens, loss (each with _low, _high), curvature
         (nats per (log params)^2), share_bracketed (of the resamples), num_runs. A refused budget has missing
         values (pandas.NA) in place of a minimum."""
-        rows = [_minimum(fit, self.level) for fit in self.budgets]
+        rows = [_minimum(fit, self.budget_rule) for fit in self.budgets]
         text = {name: [row[name] for row in rows] for name in ("flops", "status", "reason")}
         names = [name for name in rows[0] if name not in (*text, "num_runs")]
         columns = {name: number_column([row[name] for row in rows]) for name in names}
         return pd.DataFrame(text | columns | {"num_runs": [fit.num_runs for fit in self.budgets]})
 
     def curves(self, flops: float) -> pd.DataFrame:
-        """The fitted parabola of one budget over its sizes: params, loss, loss_low, loss_high (no rows where
+        """The fitted curve of one budget over its sizes: params, loss, loss_low, loss_high (no rows where
         there are too few sizes for one). UserError names the budgets there are."""
         fit = next((b for b in self.budgets if abs(np.log(flops / b.flops)) <= np.log1p(SAME_BUDGET)), None)
         if fit is None:
             known = ", ".join(f"{b.flops:.3g}" for b in self.budgets)
             raise UserError(f"flops = {flops:.3g} is no budget of this law; its budgets are {known}")
         grid = np.linspace(fit.sizes[0], fit.sizes[-1], GRID_POINTS)
-        if not len(fit.coefficients):
+        if fit.curves is None:
             return pd.DataFrame(
                 {name: [] for name in ("params", "loss", "loss_low", "loss_high")}, dtype=float
             )
-        values = fit.coefficients @ design_matrix(grid, fit.centre).T
-        return pd.DataFrame({"params": np.exp(grid)} | interval_columns("loss", values, self.level))
+        columns = interval_columns("loss", fit.curves.at(grid), self.budget_rule)
+        return pd.DataFrame({"params": np.exp(grid)} | columns)
+
+    def range_within(self, percent: float) -> pd.DataFrame:
+        """Sizes whose fitted loss is within `percent` of the minimum's, per bracketed budget.
+
+        Columns flops, params (N*), low, high: where a side is pandas.NA the loss still is within at the
+        smallest (largest) size. Flat curves leave N* open though the loss is known; this says how open.
+        UserError unless percent is above 0.
+        """
+        if not percent > 0:
+            raise UserError(f"range_within: percent = {percent!r} must be above 0, e.g. 1")
+        usable = [fit for fit in self.budgets if fit.status is BudgetStatus.BRACKETED]
+        ends = [fit.within(percent / 100) for fit in usable]
+        sides = {
+            name: number_column([None if end is None else float(np.exp(end)) for end in side])
+            for name, side in zip(("low", "high"), zip(*ends, strict=True), strict=True)
+        }
+        params = [float(np.exp(fit.log_params[0])) for fit in usable]
+        return pd.DataFrame({"flops": [fit.flops for fit in usable], "params": params} | sides)
+
+    @property
+    def bias(self) -> pd.DataFrame:
+        """What correct_bias=True took out, per budget: flops, params_percent and tokens_percent (how far the
+        plain parabola's minimum lies off the corrected one, in %), loss_nats. No rows without correction."""
+        names = ("params_percent", "tokens_percent", "loss_nats")
+        rows = [(fit.flops, *(float(v[0]) for v in _biases(fit, was))) for fit, was in self._corrections()]
+        return pd.DataFrame(rows, columns=["flops", *names], dtype=float)
+
+    def _corrections(self) -> list[tuple[BudgetFit, BudgetFit]]:
+        if not self.plain:
+            return []
+        pairs = zip(self.budgets, self.plain, strict=True)
+        return [(fit, was) for fit, was in pairs if fit.status is BudgetStatus.BRACKETED and was.convex[0]]
+
+    def _parameters(self) -> dict[str, Estimate]:
+        found = super()._parameters()
+        for fit, was in self._corrections():
+            percent = _biases(fit, was)[0]
+            low, high = fit.ends(percent, self.budget_rule) or (None, None)
+            text = f"parabola's bias in params at {fit.flops:.3g} FLOPs, taken out (%)"
+            found[text] = Estimate(float(percent[0]), low, high, self.level)
+        return found
 
     def plot(self) -> go.Figure:
         """The parabolas with their runs and minima, as a Plotly figure."""
@@ -104,156 +154,152 @@ def fit_isoflop(
     seed: int = 0,
     level: float = 0.95,
     resample: str = "parametric",
+    interval: str = "percentile",
+    cluster: str | None = None,
+    shape: str = "parabola",
+    noise: float | None = None,
+    correct_bias: bool = False,
 ) -> IsoflopLaw:
-    """Fit parabolas and power laws to runs with columns params, tokens, loss (budget or flops group the
-    runs).
+    """Fit one curve per budget, and power laws through the minima, to runs with columns params, tokens, loss
+    (budget or flops group the runs).
 
     Runs of one typed `budget` belong together; without that column, runs whose FLOPs agree within 5%.
-    resample: "parametric" adds noise of the spread of all runs about their parabolas, with the uncertainty of
+    resample: "parametric" adds noise of the spread of all runs about their curves, with the uncertainty of
     that spread itself, as a t interval has it, and moves all losses together by their loss_se: the runs of a
     sweep are scored on the same held-out text, so its error shifts levels and cancels between runs and
-    families. "residuals" draws from the observed deviations; "rows" draws runs within each budget. UserError
-    where fewer than 2 budgets have a usable minimum.
+    families. "residuals" draws from the observed deviations; "rows" draws runs within each budget.
+    noise: standard deviation of the parametric noise in nats, instead of the estimated one.
+    cluster: a column whose runs err together ("seed", "size"): with "rows" its values are drawn as wholes
+    from the whole table, with "residuals" they change sign as wholes.
+    interval: "percentile", or "bca", which refits once more without each run (or group).
+    shape: "parabola" of the loss in log N, or "akima", the interpolant of log loss in log N through all runs;
+    its spread is that about a polynomial of degree 4 (6 sizes or more), 3 (5) or 2 (4).
+    correct_bias: replace each parabola by the curve with the shape of a surface (its alpha and beta q,
+    refitted for every resample to the same runs) of which that parabola is the least-squares image, and take
+    its minimum, see `analysis.laws.parabola.correct`; `law.bias` and the summary say by how much.
+    UserError where fewer than 2 budgets have a usable minimum, or options do not go together.
     """
     check_options(bootstrap, seed, level)
-    if resample not in RESAMPLINGS:
-        raise UserError(f"resample = {resample!r}; choose one of {', '.join(RESAMPLINGS)}")
+    check_interval(interval)
+    _check_choices(resample, shape, noise, cluster, correct_bias)
     table = prepare(runs)
     if table.one_budget:
         raise UserError(
             f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); "
             "power laws need at least 2 budgets"
         )
-    budgets, residual_sd, freedom = _fit_budgets(table, bootstrap, np.random.default_rng(seed), resample)
+    groups = None if cluster is None else group_numbers(table.rows, cluster)
+    spread_of_runs = spread_about_budgets(table, shape, noise)
+    if correct_bias and noise is None:
+        spread_of_runs = _spread_about_corrected(table)
+    drawn = draw_rows(table, spread_of_runs, resample, bootstrap, seed, groups)
+    last = len(drawn[0])
+    if interval == "bca":
+        drawn = with_leave_outs(table, *drawn, groups)
+    losses, weights = drawn
+    plain = [_fit_budget(table, *budget, losses, weights, shape) for budget in table.budgets()]
+    budgets = _corrected(table, plain, losses, weights) if correct_bias else plain
     usable = [fit for fit in budgets if fit.status is BudgetStatus.BRACKETED]
     if len(usable) < 2:
         raise UserError(_refusal(budgets))
-    power_laws, dropped = _power_laws(usable)
-    power_laws, widened = _widen(usable, power_laws, freedom)
-    options = {"bootstrap": bootstrap, "seed": seed, "level": level, "resample": resample}
+    power_laws, dropped, leave_outs = _power_laws(usable, last)
+    power_laws, widened = _widen(usable, power_laws, spread_of_runs.freedom, last, given=noise is not None)
+    options = {
+        "bootstrap": bootstrap, "seed": seed, "level": level, "resample": resample, "interval": interval,
+        "cluster": cluster, "shape": shape, "noise": noise, "correct_bias": correct_bias,
+    }  # fmt: skip
     return IsoflopLaw(
         **common_fields(table, options),
         status=FitStatus.CONVERGED,
-        sentence=f"{len(usable)} of {len(budgets)} budgets have their minimum inside their sizes"
-        + (f"; runs lie {residual_sd:.2%} about the parabolas" if residual_sd is not None else ""),
-        warnings=(*table.warnings, *_warnings(budgets, usable, residual_sd, dropped), *widened),
+        sentence=_sentence(budgets, plain, usable, spread_of_runs.sd, shape),
+        warnings=(*table.warnings, *_warnings(budgets, usable, spread_of_runs.sd, dropped, last), *widened),
         budgets=tuple(budgets),
         power_laws=power_laws,
-        residual_sd=residual_sd,
+        residual_sd=spread_of_runs.sd,
+        leave_outs=leave_outs,
+        budget_leave_outs=len(losses) - last,
+        plain=tuple(plain) if correct_bias else (),
     )
 
 
-def _fit_budgets(
-    table: RunTable, bootstrap: int, generator: np.random.Generator, resample: str
-) -> tuple[list[BudgetFit], float | None, int]:
-    """The parabola of every budget with its resamples; the pooled spread and its degrees of freedom."""
-    log_params = np.log(table.params)
-    log_cost = np.log(table.flops) - np.log(table.tokens)
-    groups = table.budgets()
-    fitted = table.loss.copy()
-    enlarge = np.ones(len(table))
-    squares, freedom = 0.0, 0
-    for _, members in groups:
-        x = log_params[members]
-        if len(np.unique(x)) >= 3:
-            one = solve_parabolas(x, table.loss[None, members], np.ones((1, len(x))), float(x.mean()))
-            fitted[members] = design_matrix(x, float(x.mean())) @ one[0]
-            squares += float(np.sum((table.loss[members] / fitted[members] - 1) ** 2))
-            freedom += len(x) - 3
-            enlarge[members] = np.sqrt(len(x) / max(len(x) - 3, 1))
-    residual_sd = float(np.sqrt(squares / freedom)) if freedom else None
-    # relative, as in the surface's log loss: dear budgets have lower losses and lower noise
-    deviations = (table.loss / fitted - 1) * enlarge
-    draw = {"parametric": _parametric, "residuals": _residuals, "rows": _rows}[resample]
-    losses, weights = draw(table, fitted, deviations, residual_sd, freedom, bootstrap, generator)
-    fits = []
-    for flops, members in groups:
-        x = log_params[members]
-        if len(np.unique(x)) < 3:
-            fits.append(too_few(flops, members, x))
-            continue
-        centre = float(x.mean())
-        coefficients = solve_parabolas(x, losses[:, members], weights[:, members], centre)
-        fits.append(read_budget(flops, members, x, log_cost[members], coefficients, centre))
-    return fits, residual_sd, freedom
+def _check_choices(
+    resample: str, shape: str, noise: float | None, cluster: str | None, correct_bias: bool
+) -> None:
+    """UserError for options that do not exist or do not go together."""
+    if resample not in RESAMPLINGS:
+        raise UserError(f"resample = {resample!r}; choose one of {', '.join(RESAMPLINGS)}")
+    if shape not in SHAPES:
+        raise UserError(f"shape = {shape!r}; choose one of {', '.join(SHAPES)}")
+    if shape == "akima" and resample == "rows":
+        raise UserError(
+            'shape = "akima" passes through every run, so runs cannot be redrawn; choose '
+            'resample = "parametric" or "residuals"'
+        )
+    if shape == "akima" and correct_bias:
+        raise UserError('correct_bias is for shape = "parabola"; an Akima interpolant has no such bias')
+    if noise is not None and not (noise > 0 and np.isfinite(noise)):
+        raise UserError(
+            f"noise = {noise!r}: the standard deviation of the losses is above 0, in nats, e.g. 0.002"
+        )
+    if noise is not None and resample != "parametric":
+        raise UserError(f'noise is for resample = "parametric", not {resample!r}')
+    if cluster is not None and resample == "parametric":
+        raise UserError('cluster needs resample = "rows" or "residuals"; parametric noise has no groups')
 
 
-def _parametric(
-    table: RunTable,
-    fitted: np.ndarray,
-    deviations: np.ndarray,
-    residual_sd: float | None,
-    freedom: int,
-    bootstrap: int,
-    generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Losses and weights (1 + R, n): the table, then the table with normal noise added."""
-    known = np.zeros(len(table)) if table.loss_se is None else table.loss_se
-    if residual_sd is None:
-        # no budget with a run to spare: the noise of the evaluation is the only one known
-        bootstrap = bootstrap if known.any() else 0
-        noise = generator.standard_normal((bootstrap, len(table))) * known
+def _fit_budget(
+    table: RunTable, flops: float, members: np.ndarray, losses: np.ndarray, weights: np.ndarray, shape: str
+) -> BudgetFit:
+    """The curve of one budget for every row of losses and weights (1 + R, n)."""
+    x = np.log(table.params[members])
+    if len(np.unique(x)) < 3:
+        return too_few(flops, members, x)
+    of_budget = losses[:, members], weights[:, members]
+    if shape == "akima":
+        curves: Curves = solve_splines(x, *of_budget)
     else:
-        # the spread is itself estimated from few runs: dividing by its chi makes percentiles t intervals
-        sd = residual_sd * np.sqrt(freedom / generator.chisquare(freedom, size=(bootstrap, 1)))
-        # one draw for all runs, and for all families: they are scored on the same text
-        text = np.random.default_rng(SHARED_TEXT).standard_normal((bootstrap, 1))
-        noise = sd * fitted * generator.standard_normal((bootstrap, len(table))) + known * text
-    losses = np.concatenate([table.loss[None], table.loss + noise])
-    return losses, np.ones_like(losses)
+        centre = float(x.mean())
+        curves = Parabolas(centre, solve_parabolas(x, *of_budget, centre))
+    log_cost = np.log(table.flops[members]) - np.log(table.tokens[members])
+    return read_budget(flops, members, x, log_cost, curves)
 
 
-def _residuals(
-    table: RunTable,
-    fitted: np.ndarray,
-    deviations: np.ndarray,
-    residual_sd: float | None,
-    freedom: int,
-    bootstrap: int,
-    generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `_parametric`, with noise drawn from the deviations of all runs, enlarged for the fitted terms."""
-    if residual_sd is None:
-        bootstrap = 0
-    noise = fitted * deviations[generator.integers(0, len(table), size=(bootstrap, len(table)))]
-    losses = np.concatenate([table.loss[None], table.loss + noise])
-    return losses, np.ones_like(losses)
+def _corrected(
+    table: RunTable, plain: list[BudgetFit], losses: np.ndarray, weights: np.ndarray
+) -> list[BudgetFit]:
+    """The parabolas replaced by curves of the shape that a surface through the same runs has."""
+    surface = fit_surface(table.rows, bootstrap=0)
+    shapes, _ = refit_surface(table.rows, surface.thetas[0], CORRECTION_DELTA, weights=weights, losses=losses)
+    alpha, beta = shapes[:, 3], table.cost.q * shapes[:, 4]
+    budgets = []
+    for fit in plain:
+        if not isinstance(fit.curves, Parabolas):
+            budgets.append(fit)
+            continue
+        x = np.log(table.params[fit.members])
+        log_cost = np.log(table.flops[fit.members]) - np.log(table.tokens[fit.members])
+        curves = correct(fit.curves, x, weights[:, fit.members], alpha, beta)
+        budgets.append(read_budget(fit.flops, fit.members, x, log_cost, curves))
+    return budgets
 
 
-def _rows(
-    table: RunTable,
-    fitted: np.ndarray,
-    deviations: np.ndarray,
-    residual_sd: float | None,
-    freedom: int,
-    bootstrap: int,
-    generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same losses with weights that say how often each run is drawn, budget by budget."""
-    weights = np.ones((1 + bootstrap, len(table)))
-    for _, members in table.budgets():
-        size = len(members)
-        drawn = generator.integers(0, size, size=(bootstrap, size)) + size * np.arange(bootstrap)[:, None]
-        weights[1:, members] = np.bincount(drawn.ravel(), minlength=bootstrap * size).reshape(bootstrap, size)
-    return np.broadcast_to(table.loss, weights.shape), weights
-
-
-def _power_laws(usable: list[BudgetFit]) -> tuple[dict[str, PowerLaw], int]:
-    """Power laws through the bracketed minima, and how many resamples have fewer than two of them."""
+def _power_laws(usable: list[BudgetFit], last: int) -> tuple[dict[str, PowerLaw], int, int]:
+    """Power laws through the bracketed minima, how many resamples have fewer than two of them, and how many
+    of the laws' rows are leave-outs, which begin at row `last` of the budgets' arrays."""
     log_flops = np.log([fit.flops for fit in usable])
     inside = np.stack([fit.inside for fit in usable], axis=1)
     columns = {
-        "params": [fit.log_params for fit in usable],
-        "tokens": [fit.log_tokens for fit in usable],
+        "params": [np.where(fit.inside, fit.log_params, 0.0) for fit in usable],
+        "tokens": [np.where(fit.inside, fit.log_tokens, 0.0) for fit in usable],
         "loss": [np.log(np.where(fit.inside & (fit.loss > 0), fit.loss, 1.0)) for fit in usable],
     }
     laws = {}
     for name, values in columns.items():
         laws[name], enough = fit_power_laws(log_flops, np.stack(values, axis=1), inside)
-    return laws, int(np.sum(~enough))
+    return laws, int(np.sum(~enough[:last])), int(np.sum(enough[last:]))
 
 
-def _minimum(fit: BudgetFit, level: float) -> dict[str, Any]:
+def _minimum(fit: BudgetFit, rule: Rule) -> dict[str, Any]:
     """One row of `IsoflopLaw.minima`."""
     row: dict[str, Any] = {"flops": fit.flops, "status": str(fit.status), "reason": fit.reason}
     found = fit.status is BudgetStatus.BRACKETED
@@ -263,15 +309,16 @@ def _minimum(fit: BudgetFit, level: float) -> dict[str, Any]:
         ("tokens_per_param", fit.log_tokens - fit.log_params),
         ("loss", fit.loss),
     ):
-        ends = fit.ends(values, level) if found else None
+        ends = fit.ends(values, rule) if found else None
         shown = [values[0] if found else None, *(ends or (None, None))]
         if name != "loss":
             # a nearly flat resample has its minimum beyond the largest float: infinity, an open end
             with np.errstate(over="ignore", under="ignore"):
                 shown = [None if value is None else float(np.exp(value)) for value in shown]
         row[name], row[f"{name}_low"], row[f"{name}_high"] = shown
-    row["curvature"] = fit.curvature if len(fit.coefficients) else None
-    row["share_bracketed"] = float(fit.inside[1:].mean()) if len(fit.inside) > 1 else None
+    row["curvature"] = None if fit.curves is None else fit.curves.curvature()
+    drawn = fit.inside[1 : len(fit.inside) - rule.leave_outs]
+    row["share_bracketed"] = float(drawn.mean()) if len(drawn) else None
     row["num_runs"] = fit.num_runs
     return row
 
@@ -285,8 +332,51 @@ def _refusal(budgets: list[BudgetFit]) -> str:
     )
 
 
+def _spread_about_corrected(table: RunTable) -> Spread:
+    """How far runs lie about the corrected curves; a parabola's lack of fit is no noise of theirs."""
+    measured = table.loss[None], np.ones((1, len(table)))
+    plain = [_fit_budget(table, *budget, *measured, "parabola") for budget in table.budgets()]
+    fitted, freedom = table.loss.copy(), -2  # the two rates are shared
+    for fit in _corrected(table, plain, *measured):
+        if fit.curves is not None:
+            fitted[fit.members] = fit.curves.at(np.log(table.params[fit.members]))[0]
+            freedom += fit.num_runs - 3
+    deviations = table.loss / fitted - 1
+    if freedom < 1:
+        return Spread(fitted=fitted, deviations=deviations, sd=None, freedom=0)
+    sd = float(np.sqrt(np.sum(deviations**2) / freedom))
+    enlarge = np.sqrt(len(table) / freedom)
+    return Spread(fitted=fitted, deviations=deviations * enlarge, sd=sd, freedom=freedom)
+
+
+def _biases(fit: BudgetFit, was: BudgetFit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Percent of params and of tokens, and nats, by which a plain parabola is off the corrected, (1 + R,)."""
+    both = fit.convex & was.convex
+    logs = [
+        np.where(both, after - before, 0.0)
+        for before, after in ((fit.log_params, was.log_params), (fit.log_tokens, was.log_tokens))
+    ]
+    with np.errstate(over="ignore"):
+        params, tokens = (100 * np.expm1(shift) for shift in logs)
+    return params, tokens, np.where(both, was.loss - fit.loss, 0.0)
+
+
+def _sentence(
+    budgets: list[BudgetFit], plain: list[BudgetFit], usable: list[BudgetFit], sd: float | None, shape: str
+) -> str:
+    curves = "parabolas" if shape == "parabola" and budgets is plain else "curves"
+    text = f"{len(usable)} of {len(budgets)} budgets have their minimum inside their sizes"
+    if sd is not None:
+        text += f"; runs lie {sd:.2%} about the {curves}"
+    if budgets is not plain:
+        pairs = [(fit, was) for fit, was in zip(budgets, plain, strict=True) if fit in usable]
+        off = [float(_biases(fit, was)[0][0]) for fit, was in pairs]
+        text += f"; the parabolas' bias in params, {min(off):+.1f}% to {max(off):+.1f}%, is taken out"
+    return text
+
+
 def _warnings(
-    budgets: list[BudgetFit], usable: list[BudgetFit], residual_sd: float | None, dropped: int
+    budgets: list[BudgetFit], usable: list[BudgetFit], residual_sd: float | None, dropped: int, last: int
 ) -> list[str]:
     found = [fit.reason for fit in budgets if fit.reason]
     if residual_sd is not None and residual_sd > WIDE_RESIDUALS:
@@ -295,14 +385,15 @@ def _warnings(
             "apart; leave out the sizes far from the minima"
         )
     for fit in usable:
-        if len(fit.inside) > 1 and fit.inside[1:].mean() < BARELY_BRACKETED:
+        inside = fit.inside[1:last]
+        if len(inside) and inside.mean() < BARELY_BRACKETED:
             found.append(
-                f"the minimum at {fit.flops:.1e} FLOPs is barely bracketed: {1 - fit.inside[1:].mean():.0%} "
+                f"the minimum at {fit.flops:.1e} FLOPs is barely bracketed: {1 - inside.mean():.0%} "
                 "of the resamples put it outside the sizes"
             )
     if len(usable) == 2:
         found.append("two usable budgets: the power laws pass through both minima, nothing checks their form")
-    num_resamples = len(usable[0].inside) - 1
+    num_resamples = last - 1
     if not num_resamples:
         found.append(
             "no intervals: no resamples, or no budget with a fourth run and no loss_se to tell the noise"
@@ -315,18 +406,18 @@ def _warnings(
 
 
 def _widen(
-    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: int
+    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: int, last: int, *, given: bool
 ) -> tuple[dict[str, PowerLaw], list[str]]:
     """Widen a power law whose minima lie farther from it than their noise explains.
 
     Noise within the budgets says nothing about a bent frontier. Where an F test at 1% finds the minima too
     far off, the resamples are stretched about the estimate by the ratio of what is seen to what noise
-    explains.
+    explains; where the user has given the noise, it is only said.
     """
     widened = dict(laws)
     found: list[str] = []
     spare = len(usable) - 2
-    if spare < 1 or not all(fit.convex[1:].any() for fit in usable):
+    if spare < 1 or not all(fit.convex[1:last].any() for fit in usable):
         return widened, found
     flops = np.array([fit.flops for fit in usable])
     for name, law in laws.items():
@@ -336,9 +427,11 @@ def _widen(
             for fit, at in zip(usable, fitted.tolist(), strict=True)
         ]
         off = np.array([row[0] for row in rows]) - (name == "loss")
-        ends = [spread(row[1:][fit.convex[1:]], ONE_SIGMA) for row, fit in zip(rows, usable, strict=True)]
+        ends = [
+            spread(row[1:last][fit.convex[1:last]], ONE_SIGMA) for row, fit in zip(rows, usable, strict=True)
+        ]
         sd = np.array([(high - low) / 2 for low, high in ends])
-        if not np.all(sd > 0):
+        if not np.all((sd > 0) & np.isfinite(sd)):
             continue
         # about the line that fits these noises best: a noisy budget must not make its neighbours look far off
         x = np.log(flops / flops[0])
@@ -346,9 +439,11 @@ def _widen(
         ratio = float(np.sum((off / sd) ** 2) / spare)
         if fdtrc(spare, freedom or 1e6, ratio) < BENT:
             stretch = float(np.sqrt(ratio))
-            widened[name] = law.stretched(stretch)
+            if not given:
+                widened[name] = law.stretched(stretch)
             found.append(
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
-                f"{flops[np.argmax(np.abs(off / sd))]:.1e} FLOPs); its intervals are widened by {stretch:.1f}"
+                f"{flops[np.argmax(np.abs(off / sd))]:.1e} FLOPs); its intervals "
+                + (f"are {stretch:.1f} times too narrow" if given else f"are widened by {stretch:.1f}")
             )
     return widened, found

@@ -1,66 +1,85 @@
-"""One budget of an IsoFLOP sweep: loss as a parabola in log params, its minimum, and the guard around it."""
+"""Loss at one budget as a parabola in log params, and the correction of its bias.
+
+The parabola's vertex is off where the curve is not symmetric (alpha != beta q) or the sizes are off centre
+(arXiv 2603.22339): with C = k N^q D the loss of a surface at one budget is L0 + a e^(-alpha u) + b e^(beta q
+u) in u = log N, and least squares by a parabola is a linear map of it. So the two numbers of a parabola that
+hold the minimum, slope and curvature, fix a and b once alpha and beta q are known, in closed form, and with
+them the true minimum: `correct`. Only the shape of the curve is borrowed from a surface; where the minimum
+lies is read from the runs of the budget.
+"""
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.estimate import spread
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Parabolas:
+    """loss = c0 + c1 u + c2 u^2 with u = log params - centre; one row of coefficients each."""
 
-class BudgetStatus(enum.StrEnum):
-    """Whether a budget's minimum can be used, and if not, why."""
-
-    BRACKETED = "bracketed"
-    BELOW = "below_smallest"
-    ABOVE = "above_largest"
-    NOT_CONVEX = "not_convex"
-    TOO_FEW = "too_few_sizes"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class BudgetFit:
-    """The parabola of one budget. Arrays (1 + R, ...) hold the estimate first, then the resamples."""
-
-    flops: float
-    status: BudgetStatus
-    reason: str
-    """Empty if bracketed, else one sentence naming budget and side."""
-    members: np.ndarray
-    """Positions of its runs in the table."""
-    sizes: np.ndarray
-    """Distinct log params, ascending."""
     centre: float
     coefficients: np.ndarray
-    """(1 + R, 3): loss = c0 + c1 u + c2 u^2 with u = log params - centre; no rows if there are too few sizes.
-    """
-    convex: np.ndarray
-    """(1 + R,) whether the row has a minimum at all."""
-    inside: np.ndarray
-    """(1 + R,) whether it lies between the smallest and the largest size."""
-    log_params: np.ndarray
-    """(1 + R,) where the minimum is; 0 where not convex."""
-    log_tokens: np.ndarray
-    loss: np.ndarray
+    """(1 + R, 3)."""
 
-    @property
-    def num_runs(self) -> int:
-        return len(self.members)
+    def at(self, log_params: np.ndarray) -> np.ndarray:
+        return np.asarray(self.coefficients @ design_matrix(log_params, self.centre).T)
 
-    @property
+    def lowest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        c0, c1, c2 = self.coefficients.T
+        convex = c2 > 0
+        safe = np.where(convex, c2, 1.0)
+        place = np.where(convex, self.centre - c1 / (2 * safe), 0.0)
+        return convex, place, np.where(convex, c0 - c1**2 / (4 * safe), c0)
+
     def curvature(self) -> float:
-        """c2 of the estimate, nats per (log params)^2."""
         return float(self.coefficients[0, 2])
 
-    def ends(self, values: np.ndarray, level: float) -> tuple[float, float] | None:
-        """Interval of one of the arrays above over the resamples that have a minimum."""
-        drawn = values[1:][self.convex[1:]]
-        if not len(drawn):
-            return None
-        low, high = spread(drawn, level)
-        return float(low), float(high)
+    def falls_towards(self) -> str:
+        """By the slope in the middle of the sizes, which is where the parabola is centred."""
+        return "largest" if self.coefficients[0, 1] < 0 else "smallest"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SkewCurves:
+    """loss = level + a e^(-alpha u) + b e^(beta u) with u = log params - centre, beta times q; arrays (1 +
+    R,)."""
+
+    centre: float
+    level: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    alpha: np.ndarray
+    beta: np.ndarray
+    tilt: float
+    """Slope of the estimate's parabola in the middle: the word for a curve without a minimum."""
+
+    def at(self, log_params: np.ndarray) -> np.ndarray:
+        u = log_params - self.centre
+        fall = self.a[:, None] * np.exp(-self.alpha[:, None] * u)
+        return np.asarray(self.level[:, None] + fall + self.b[:, None] * np.exp(self.beta[:, None] * u))
+
+    def lowest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        convex = (self.a > 0) & (self.b > 0)
+        pull, push = (np.where(convex, value, 1.0) for value in (self.alpha * self.a, self.beta * self.b))
+        u = np.log(pull / push) / (self.alpha + self.beta)
+        with np.errstate(over="ignore"):
+            above = self.a * np.exp(-self.alpha * u) + self.b * np.exp(self.beta * u)
+        return (
+            convex,
+            np.where(convex, self.centre + u, 0.0),
+            np.where(convex, self.level + above, self.level),
+        )
+
+    def curvature(self) -> float:
+        convex, place, _ = self.lowest()
+        u = place[0] - self.centre if convex[0] else 0.0
+        falling = self.a[0] * self.alpha[0] ** 2 * np.exp(-self.alpha[0] * u)
+        return float(falling + self.b[0] * self.beta[0] ** 2 * np.exp(self.beta[0] * u)) / 2
+
+    def falls_towards(self) -> str:
+        return "largest" if self.tilt < 0 else "smallest"
 
 
 def design_matrix(log_params: np.ndarray, centre: float) -> np.ndarray:
@@ -88,89 +107,23 @@ def solve_parabolas(
     return np.asarray(np.linalg.solve(gram, right[..., None])[..., 0])
 
 
-def read_budget(
-    flops: float,
-    members: np.ndarray,
-    log_params: np.ndarray,
-    log_cost: np.ndarray,
-    coefficients: np.ndarray,
-    centre: float,
-) -> BudgetFit:
-    """Minimum and verdict from coefficients (1 + R, 3); log_cost is log FLOPs per token of each run."""
-    sizes, cost = _by_size(log_params, log_cost)
-    convex = coefficients[:, 2] > 0
-    safe = np.where(convex, coefficients[:, 2], 1.0)
-    u = np.where(convex, -coefficients[:, 1] / (2 * safe), 0.0)
-    minimum = np.where(convex, centre + u, 0.0)
-    inside = convex & (minimum >= sizes[0]) & (minimum <= sizes[-1])
-    status, reason = _verdict(flops, sizes, coefficients[0], convex[0], inside[0], minimum[0])
-    return BudgetFit(
-        flops=flops,
-        status=status,
-        reason=reason,
-        members=members,
-        sizes=sizes,
-        centre=centre,
-        coefficients=coefficients,
-        convex=convex,
-        inside=inside,
-        log_params=minimum,
-        log_tokens=np.log(flops) - _interpolate(minimum, sizes, cost),
-        loss=np.where(convex, coefficients[:, 0] - coefficients[:, 1] ** 2 / (4 * safe), coefficients[:, 0]),
-    )
+def correct(
+    parabolas: Parabolas, log_params: np.ndarray, weight: np.ndarray, alpha: np.ndarray, beta: np.ndarray
+) -> SkewCurves:
+    """The curves of rates alpha, beta (1 + R,) whose least-squares parabola is the given one, row by row.
 
-
-def too_few(flops: float, members: np.ndarray, log_params: np.ndarray) -> BudgetFit:
-    """The verdict on a budget with fewer than 3 sizes."""
-    sizes = np.unique(log_params)
-    none = np.empty(0)
-    count = f"{len(sizes)} size{'s' if len(sizes) > 1 else ''}"
-    return BudgetFit(
-        flops=flops,
-        status=BudgetStatus.TOO_FEW,
-        reason=f"{count} at {flops:.1e} FLOPs, a parabola needs at least 3",
-        members=members,
-        sizes=sizes,
-        centre=float(sizes.mean()),
-        coefficients=np.empty((0, 3)),
-        convex=none.astype(bool),
-        inside=none.astype(bool),
-        log_params=none,
-        log_tokens=none,
-        loss=none,
-    )
-
-
-def _verdict(
-    flops: float, sizes: np.ndarray, c: np.ndarray, convex: bool, inside: bool, minimum: float
-) -> tuple[BudgetStatus, str]:
-    if inside:
-        return BudgetStatus.BRACKETED, ""
-    smallest, largest = np.exp(sizes[[0, -1]])
-    if not convex:
-        side = "largest" if c[1] + 2 * c[2] * (sizes.mean() - minimum) < 0 else "smallest"
-        return BudgetStatus.NOT_CONVEX, (
-            f"the losses at {flops:.1e} FLOPs do not curve upwards, so they have no minimum (they fall "
-            f"towards the {side} size); add sizes on that side"
-        )
-    if minimum < sizes[0]:
-        return BudgetStatus.BELOW, (
-            f"the minimum at {flops:.1e} FLOPs lies below the smallest size ({smallest:.3g} parameters); "
-            "add smaller sizes"
-        )
-    return BudgetStatus.ABOVE, (
-        f"the minimum at {flops:.1e} FLOPs lies above the largest size ({largest:.3g} parameters); add "
-        "larger sizes"
-    )
-
-
-def _by_size(log_params: np.ndarray, log_cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    sizes, where = np.unique(log_params, return_inverse=True)
-    return sizes, np.bincount(where, weights=log_cost) / np.bincount(where)
-
-
-def _interpolate(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Piecewise linear through (x, y), the end pieces extended."""
-    piece = np.clip(np.searchsorted(x, at) - 1, 0, len(x) - 2)
-    slope = (y[piece + 1] - y[piece]) / (x[piece + 1] - x[piece])
-    return np.asarray(y[piece] + slope * (at - x[piece]))
+    log_params (n,) and weight (1 + R, n) are those of the parabola; beta is that of the tokens times the q of
+    C = k N^q D. A row whose parabola no such curve has gets a or b of 0 or below, so no minimum.
+    """
+    u = log_params - parabolas.centre
+    fall, rise = np.exp(-alpha[:, None] * u), np.exp(beta[:, None] * u)
+    p, r = (solve_parabolas(log_params, curve, weight, parabolas.centre) for curve in (fall, rise))
+    c0, c1, c2 = parabolas.coefficients.T
+    # a p + b r = c in the coefficients of u and u^2
+    determinant = p[:, 1] * r[:, 2] - r[:, 1] * p[:, 2]
+    solvable = determinant != 0
+    determinant = np.where(solvable, determinant, 1.0)
+    a = np.where(solvable, (c1 * r[:, 2] - r[:, 1] * c2) / determinant, 0.0)
+    b = np.where(solvable, (p[:, 1] * c2 - c1 * p[:, 2]) / determinant, 0.0)
+    level = c0 - a * p[:, 0] - b * r[:, 0]
+    return SkewCurves(parabolas.centre, level, a, b, alpha, beta, float(c1[0]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from analysis.estimate import Estimate, estimate, shortest, spread
+from analysis.estimate import Estimate, Rule, estimate_of, interval, shortest
 from analysis.frontier import Cost, Curve, Optimum, as_flops
 from analysis.laws.powerlaw import PowerLaw
 from analysis.laws.table import Excluded, RunTable
@@ -57,9 +57,18 @@ class Law(ABC):
     def flops_range(self) -> tuple[float, float]:
         return self.budget_flops[0], self.budget_flops[-1]
 
+    leave_outs: int = 0
+    """How many rows of the law's arrays, the last ones, are refits without one run or group: BCa
+    intervals."""
+
     @property
     def level(self) -> float:
         return float(self.options["level"])
+
+    @property
+    def rule(self) -> Rule:
+        """How the law's intervals are read from its resamples."""
+        return Rule(level=self.level, leave_outs=self.leave_outs)
 
     @property
     @abstractmethod
@@ -86,13 +95,13 @@ class Law(ABC):
         budgets = as_flops(flops)
         columns: dict[str, Any] = {"flops": budgets}
         for name, values in self._with_ratio(budgets).items():
-            columns |= interval_columns(name, values, self.level)
+            columns |= interval_columns(name, values, self.rule)
         return pd.DataFrame(columns)
 
     def optimal(self, flops: float) -> Optimum:
         """The compute-optimal run at one budget (training FLOPs, in the convention of the fitted table)."""
         along = self._with_ratio(as_flops(flops)[:1])
-        numbers = {name: estimate(v[0, 0], v[1:, 0], self.level) for name, v in along.items()}
+        numbers = {name: estimate_of(v[:, 0], self.rule) for name, v in along.items()}
         return Optimum(flops=float(as_flops(flops)[0]), **numbers)
 
     def _with_ratio(self, budgets: np.ndarray) -> dict[str, np.ndarray]:
@@ -198,7 +207,7 @@ class PowerLawFrontier(Law):
         found = {}
         for name, law in self.power_laws.items():
             coefficient = np.exp(law.log_coefficient)
-            found[f"coefficient of {name}"] = estimate(coefficient[0], coefficient[1:], self.level)
+            found[f"coefficient of {name}"] = estimate_of(coefficient, self.rule)
         return found
 
     @property
@@ -206,15 +215,16 @@ class PowerLawFrontier(Law):
         """Of N*, D*, D*/N* and L* as powers of compute (L* itself: there is no offset E)."""
         laws = {name: law.exponent for name, law in self.power_laws.items()}
         laws["tokens_per_param"] = laws["tokens"] - laws["params"]
-        return {name: estimate(v[0], v[1:], self.level) for name, v in laws.items()}
+        return {name: estimate_of(v, self.rule) for name, v in laws.items()}
 
     @property
     def curve(self) -> Curve:
         law = self.power_laws["loss"]
+        drawn = slice(0, len(law.exponent) - self.leave_outs)
         return Curve(
-            E=np.zeros_like(law.exponent),
-            log_K=law.log_coefficient,
-            c=-law.exponent,
+            E=np.zeros_like(law.exponent[drawn]),
+            log_K=law.log_coefficient[drawn],
+            c=-law.exponent[drawn],
             flops_range=self.flops_range,
         )
 
@@ -223,13 +233,13 @@ class PowerLawFrontier(Law):
         return logs | {"loss": np.exp(logs["loss"])}
 
 
-def interval_columns(name: str, values: np.ndarray, level: float) -> dict[str, Any]:
-    """Columns name, name_low, name_high from values (1 + R, m), the estimate first."""
-    if len(values) == 1:
+def interval_columns(name: str, values: np.ndarray, rule: Rule | float) -> dict[str, Any]:
+    """Columns name, name_low, name_high from values (1 + R, m), the estimate first, see `interval`."""
+    found = interval(values, rule if isinstance(rule, Rule) else Rule(level=rule))
+    if found is None:
         none = pd.Series([None] * values.shape[1], dtype=object)
         return {name: values[0], f"{name}_low": none, f"{name}_high": none}
-    low, high = spread(values[1:], level)
-    return {name: values[0], f"{name}_low": low, f"{name}_high": high}
+    return {name: values[0], f"{name}_low": found[0], f"{name}_high": found[1]}
 
 
 def _named_budgets(table: RunTable) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """IsoFLOP parabolas: the published minima, the known bias, the guard at every side, intervals."""
 
+import itertools
 import json
 
 import numpy as np
@@ -265,3 +266,154 @@ def test_intervals_cover():
 def test_an_unknown_resampling_is_refused():
     with pytest.raises(UserError, match="resample = 'jackknife'; choose one of parametric, residuals, rows"):
         fit_law(isoflop_table(sizes=5), "isoflop", resample="jackknife")
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.31, 0.31), (0.34, 0.28), (0.465, 0.155)])
+@pytest.mark.parametrize("off_centre", [1.0, 3.0])
+def test_the_known_bias_is_taken_out(alpha, beta, off_centre):
+    """Exactly, where the losses are those of a surface: 1e-6 is the rounding of its fitted exponents."""
+    theta = (1.69, 406.4, 410.7, alpha, beta)
+    table = isoflop_table(theta, off_centre=off_centre)
+    law = fit_law(table, "isoflop", bootstrap=0, correct_bias=True)
+    best = law.optimal(1e24)
+    assert best.tokens == pytest.approx(1e24 / 6 / best_params(theta, 1e24), rel=1e-6)
+    for row in law.minima.itertuples():
+        assert row.params == pytest.approx(best_params(theta, row.flops), rel=1e-6)
+    plain = fit_law(table, "isoflop", bootstrap=0).minima
+    np.testing.assert_allclose(1 + law.bias["params_percent"] / 100, plain["params"] / law.minima["params"])
+    assert law.bias["loss_nats"].to_numpy() == pytest.approx((plain["loss"] - law.minima["loss"]).to_numpy())
+
+
+def test_the_size_of_the_bias_is_printed():
+    theta = (1.69, 406.4, 410.7, 0.465, 0.155)
+    law = fit_law(isoflop_table(theta, noise=0.002), "isoflop", bootstrap=60, correct_bias=True)
+    assert law.residual_sd == pytest.approx(0.002, rel=0.2), "the noise, not the parabolas' lack of fit"
+    assert "the parabolas' bias in params, +" in law.sentence
+    rows = law.summary().query('quantity.str.startswith("parabola\'s bias")')
+    assert len(rows) == 5
+    assert (rows["low"] < rows["value"]).all()
+    assert (rows["value"] < rows["high"]).all()
+    assert fit_law(isoflop_table(theta), "isoflop", bootstrap=0).bias.empty
+
+
+def test_corrected_intervals_hold_the_minima():
+    """30% bias, noise 0.3%: corrected 95% intervals hold most of 5 x 8 true minima, plain ones none."""
+    theta = (1.69, 406.4, 410.7, 0.465, 0.155)
+    held = {True: 0, False: 0}
+    for seed, corrected in itertools.product(range(8), (True, False)):
+        table = isoflop_table(theta, noise=0.003, seed=seed)
+        minima = fit_law(table, "isoflop", bootstrap=150, correct_bias=corrected).minima
+        true = [best_params(theta, flops) for flops in minima["flops"]]
+        held[corrected] += int(((minima["params_low"] <= true) & (true <= minima["params_high"])).sum())
+    assert held[True] >= 33
+    assert held[False] <= 2
+
+
+def test_porian_akima():
+    """The published exponent is 0.497 [0.4907, 0.5045], from noise of 0.002 nats; a rerun of that gives
+    [0.4901, 0.5045]."""
+    law = fit_law(published.runs("porian2024"), "isoflop", shape="akima", noise=0.002)
+    a = law.exponents["params"]
+    assert a == pytest.approx(0.497, abs=0.002)
+    assert a.low == pytest.approx(0.4904, abs=0.002)
+    assert a.high == pytest.approx(0.5047, abs=0.002)
+    assert any("intervals are 3.1 times too narrow" in warning for warning in law.warnings)
+    assert json.loads(law.to_json())["options"]["shape"] == "akima"
+
+
+def test_akima_has_no_bias_where_sizes_are_dense():
+    theta = (1.69, 406.4, 410.7, 0.465, 0.155)
+    law = fit_law(isoflop_table(theta, sizes=61), "isoflop", shape="akima", bootstrap=0)
+    true = 1e24 / 6 / best_params(theta, 1e24)
+    assert law.optimal(1e24).tokens == pytest.approx(true, rel=2e-3)
+    assert law.exponents["params"] == pytest.approx(0.25, abs=1e-4)
+
+
+@pytest.mark.parametrize(("keep", "status", "reason"), GUARDED)
+def test_akima_is_guarded_alike(keep, status, reason):
+    law = fit_law(cut(isoflop_table(span=4), 1e19, keep), "isoflop", shape="akima", bootstrap=20)
+    refused = law.minima[law.minima["flops"] == 1e19].iloc[0]
+    assert refused["status"] == status
+    assert refused["params"] is pd.NA
+    assert any(pd.Series(law.warnings).str.contains(reason))
+
+
+def test_akima_refuses_a_hump():
+    table = isoflop_table(span=4, sizes=5)
+    table.loc[table["budget"] == 1e18, "loss"] = [3.0, 3.2, 3.3, 3.2, 2.9]
+    minima = fit_law(table, "isoflop", shape="akima", bootstrap=20).minima
+    assert minima["status"].tolist()[1] == "not_convex"
+    assert "towards the largest size" in minima["reason"][1]
+
+
+def test_runs_of_one_size_are_averaged_by_akima():
+    table = isoflop_table(span=4, sizes=7, noise=0.002)
+    twice = pd.concat([table, table.assign(loss=table["loss"] * 1.001)], ignore_index=True)
+    once, both = (fit_law(t, "isoflop", shape="akima", bootstrap=0) for t in (table, twice))
+    np.testing.assert_allclose(both.minima["params"], once.minima["params"], rtol=1e-12)
+    np.testing.assert_allclose(both.minima["loss"], once.minima["loss"] * np.sqrt(1.001), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", ["parabola", "akima"])
+def test_sizes_within_a_percent_of_the_minimum(shape):
+    """Against the law itself: the loss there is 1% above its minimum."""
+    table = isoflop_table(span=8, sizes=41)
+    law = fit_law(table, "isoflop", shape=shape, bootstrap=0)
+    within = law.range_within(1)
+    assert within["flops"].tolist() == list(BUDGETS)
+    for row, minimum in zip(within.itertuples(), law.minima.itertuples(), strict=True):
+        curve = law.curves(row.flops)
+        for end in (row.low, row.high):
+            there = np.interp(np.log(end), np.log(curve["params"]), curve["loss"])
+            assert there == pytest.approx(1.01 * minimum.loss, rel=1e-4)
+        assert row.low < row.params < row.high
+    wide = law.range_within(30)
+    assert wide["low"].isna().all()
+    assert wide["high"].isna().all()
+    with pytest.raises(UserError, match="percent = 0 must be above 0"):
+        law.range_within(0)
+
+
+def test_bca_intervals_are_near_percentiles_on_symmetric_noise(sahoo):
+    rows = published.runs("sahoo2026").query("family == 'masked'")
+    for options in ({}, {"shape": "akima"}, {"correct_bias": True}):
+        plain = fit_law(rows, "isoflop", **options).exponents["params"]
+        bca = fit_law(rows, "isoflop", interval="bca", **options).exponents["params"]
+        assert float(bca) == float(plain)
+        assert bca.low < plain < bca.high
+        assert 0.7 < (bca.high - bca.low) / (plain.high - plain.low) < 1.4
+
+
+def test_runs_that_err_together_are_drawn_together():
+    """Four seeds per size, and all runs of a seed share their error: drawing runs is overconfident in L*."""
+    clean = isoflop_table(span=4, sizes=7)
+    shift = {0: 0.99, 1: 1.0, 2: 1.004, 3: 1.012}
+    table = pd.concat([clean.assign(seed=s, loss=clean["loss"] * f) for s, f in shift.items()])
+    table = table.reset_index(drop=True)
+    widths = {}
+    for name, options in {
+        "runs": {"resample": "rows"},
+        "seeds": {"resample": "rows", "cluster": "seed"},
+        "signs": {"resample": "residuals", "cluster": "seed"},
+    }.items():
+        minima = fit_law(table, "isoflop", bootstrap=200, **options).minima
+        widths[name] = float((minima["loss_high"] - minima["loss_low"]).mean())
+    assert widths["seeds"] > 1.3 * widths["runs"]
+    assert widths["signs"] > 1.3 * widths["runs"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"shape": "spline"}, "shape = 'spline'; choose one of parabola, akima"),
+        ({"shape": "akima", "resample": "rows"}, "runs cannot be redrawn"),
+        ({"shape": "akima", "correct_bias": True}, "an Akima interpolant has no such bias"),
+        ({"noise": -1.0}, "noise = -1.0"),
+        ({"noise": 0.1, "resample": "rows"}, "noise is for resample"),
+        ({"cluster": "budget"}, "cluster needs resample"),
+        ({"interval": "wald"}, "interval = 'wald'; choose one of percentile, bca"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        fit_law(isoflop_table(sizes=5), "isoflop", **options)

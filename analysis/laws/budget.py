@@ -1,0 +1,174 @@
+"""One budget of an IsoFLOP sweep: its curve of loss over log params, its minimum, and the guard around it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from analysis.estimate import Rule, interval
+
+GRID_POINTS = 1001
+
+
+class BudgetStatus(enum.StrEnum):
+    """Whether a budget's minimum can be used, and if not, why."""
+
+    BRACKETED = "bracketed"
+    BELOW = "below_smallest"
+    ABOVE = "above_largest"
+    NOT_CONVEX = "not_convex"
+    TOO_FEW = "too_few_sizes"
+
+
+class Curves(Protocol):
+    """Loss over log params at one budget, for the estimate and all its resamples."""
+
+    def at(self, log_params: np.ndarray) -> np.ndarray:
+        """Loss (1 + R, m) at log params (m,)."""
+
+    def lowest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per row: is there a minimum, where in log params, and its loss, each (1 + R,)."""
+
+    def curvature(self) -> float:
+        """Half the second derivative of the estimate at its minimum, nats per (log params)^2."""
+
+    def falls_towards(self) -> str:
+        """Where the estimate has no minimum, the side on which it is lower: "smallest" or "largest"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BudgetFit:
+    """The curve of one budget. Arrays (1 + R, ...) hold the estimate, the resamples, then any leave-outs."""
+
+    flops: float
+    status: BudgetStatus
+    reason: str
+    """Empty if bracketed, else one sentence naming budget and side."""
+    members: np.ndarray
+    """Positions of its runs in the table."""
+    sizes: np.ndarray
+    """Distinct log params, ascending."""
+    curves: Curves | None
+    """None if there are too few sizes."""
+    convex: np.ndarray
+    """(1 + R,) whether the row has a minimum at all."""
+    inside: np.ndarray
+    """(1 + R,) whether it lies between the smallest and the largest size."""
+    log_params: np.ndarray
+    """(1 + R,) where the minimum is; 0 where not convex."""
+    log_tokens: np.ndarray
+    loss: np.ndarray
+
+    @property
+    def num_runs(self) -> int:
+        return len(self.members)
+
+    def ends(self, values: np.ndarray, rule: Rule) -> tuple[float, float] | None:
+        """Interval of one of the arrays above over the rows that have a minimum."""
+        last = len(values) - rule.leave_outs
+        left_out = values[last:][self.convex[last:]]
+        drawn = np.concatenate([values[:1], values[1:last][self.convex[1:last]], left_out])
+        found = interval(drawn, Rule(level=rule.level, leave_outs=len(left_out)))
+        return None if found is None else (float(found[0]), float(found[1]))
+
+    def within(self, share: float) -> tuple[float | None, float | None]:
+        """Log params between which the estimate's loss is at most (1 + share) times its minimum.
+
+        None on a side where it still is at the smallest or largest size.
+        """
+        if self.curves is None or self.status is not BudgetStatus.BRACKETED:
+            return None, None
+        x = np.linspace(self.sizes[0], self.sizes[-1], GRID_POINTS)
+        over = self.curves.at(x)[0] - (1 + share) * self.loss[0]
+        lowest = float(self.log_params[0])
+        left, right = np.flatnonzero((x < lowest) & (over > 0)), np.flatnonzero((x > lowest) & (over > 0))
+        low = None if not len(left) else _crossing(x, over, int(left[-1]))
+        high = None if not len(right) else _crossing(x, over, int(right[0]) - 1)
+        return low, high
+
+
+def _crossing(x: np.ndarray, over: np.ndarray, i: int) -> float:
+    """Zero of `over` between grid points i and i + 1, by a straight line."""
+    share = over[i] / (over[i] - over[i + 1])
+    return float(x[i] + np.clip(share, 0.0, 1.0) * (x[i + 1] - x[i]))
+
+
+def read_budget(
+    flops: float, members: np.ndarray, log_params: np.ndarray, log_cost: np.ndarray, curves: Curves
+) -> BudgetFit:
+    """Minimum and verdict from curves; log_cost is log FLOPs per token of each run."""
+    sizes, cost = _by_size(log_params, log_cost)
+    convex, minimum, loss = curves.lowest()
+    inside = convex & (minimum >= sizes[0]) & (minimum <= sizes[-1])
+    status, reason = _verdict(flops, sizes, curves, convex[0], inside[0], minimum[0])
+    return BudgetFit(
+        flops=flops,
+        status=status,
+        reason=reason,
+        members=members,
+        sizes=sizes,
+        curves=curves,
+        convex=convex,
+        inside=inside,
+        log_params=minimum,
+        log_tokens=np.log(flops) - _interpolate(minimum, sizes, cost),
+        loss=loss,
+    )
+
+
+def too_few(flops: float, members: np.ndarray, log_params: np.ndarray) -> BudgetFit:
+    """The verdict on a budget with fewer than 3 sizes."""
+    sizes = np.unique(log_params)
+    none = np.empty(0)
+    count = f"{len(sizes)} size{'s' if len(sizes) > 1 else ''}"
+    return BudgetFit(
+        flops=flops,
+        status=BudgetStatus.TOO_FEW,
+        reason=f"{count} at {flops:.1e} FLOPs, a parabola needs at least 3",
+        members=members,
+        sizes=sizes,
+        curves=None,
+        convex=none.astype(bool),
+        inside=none.astype(bool),
+        log_params=none,
+        log_tokens=none,
+        loss=none,
+    )
+
+
+def _verdict(
+    flops: float, sizes: np.ndarray, curves: Curves, convex: bool, inside: bool, minimum: float
+) -> tuple[BudgetStatus, str]:
+    if inside:
+        return BudgetStatus.BRACKETED, ""
+    smallest, largest = np.exp(sizes[[0, -1]])
+    if not convex:
+        return BudgetStatus.NOT_CONVEX, (
+            f"the losses at {flops:.1e} FLOPs do not curve upwards, so they have no minimum (they fall "
+            f"towards the {curves.falls_towards()} size); add sizes on that side"
+        )
+    if minimum < sizes[0]:
+        return BudgetStatus.BELOW, (
+            f"the minimum at {flops:.1e} FLOPs lies below the smallest size ({smallest:.3g} parameters); "
+            "add smaller sizes"
+        )
+    return BudgetStatus.ABOVE, (
+        f"the minimum at {flops:.1e} FLOPs lies above the largest size ({largest:.3g} parameters); add "
+        "larger sizes"
+    )
+
+
+def _by_size(log_params: np.ndarray, log_cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    sizes, where = np.unique(log_params, return_inverse=True)
+    return sizes, np.bincount(where, weights=log_cost) / np.bincount(where)
+
+
+def _interpolate(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Piecewise linear through (x, y), the end pieces extended; infinity stays what it is."""
+    finite = np.where(np.isfinite(at), at, 0.0)
+    piece = np.clip(np.searchsorted(x, finite) - 1, 0, len(x) - 2)
+    slope = (y[piece + 1] - y[piece]) / (x[piece + 1] - x[piece])
+    return np.where(np.isfinite(at), y[piece] + slope * (finite - x[piece]), at)
