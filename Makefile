@@ -25,7 +25,7 @@ ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep plan fit compare dashboard notebook test test-all bench lint format clean run-ready dev-ready notebook-ready
+.PHONY: help setup sweep plan fit compare report dashboard notebook test test-all bench lint format clean run-ready dev-ready notebook-ready
 
 help: ## list these targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -50,6 +50,9 @@ fit: run-ready ## fit FAMILY's law again from the runs that are there
 # All families that were swept, unless some are named: the default of FAMILY does not count here.
 compare: run-ready ## compute that each swept family needs over ar to reach the same loss
 	$(SCALING) compare $(WHICH) $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES)) $(if $(STORE),--store $(STORE)) $(ARGS)
+
+report: run-ready ## one HTML file with every swept family's laws, figures and comparison; needs no network
+	$(SCALING) report $(WHICH) $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES)) $(if $(STORE),--store $(STORE)) $(ARGS)
 
 dashboard: ## where to look at runs until a page of its own comes with a later version
 	@echo "A page of its own comes with a later version; until then open the .html figures under $(OUT)/$(SWEEP)/."

@@ -196,6 +196,28 @@ def compare(
     report.show_files(results.write_comparison(comparison, out / name), terminal)
 
 
+@app.command("report")
+def report_command(
+    family: Family = None,
+    reference: Reference = "ar",
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Table = None,
+    out: Out = RUNS,
+    bootstrap: Bootstrap = 1000,
+) -> None:
+    """Write one HTML file with the laws, figures and comparison of all families; it needs no network."""
+    from sweeps import report, results
+    from sweeps.tables import console
+
+    table, name = _runs(family, sweep, config, store, out)
+    losses = results.curves(table.frame, out / name, name) if store is None else None
+    path = results.write_report(
+        table, out / name, name, reference=reference, bootstrap=bootstrap, losses=losses
+    )
+    report.show_files([path], console())
+
+
 @app.command()
 def export(
     file: Annotated[Path, typer.Argument(help="Where to write the run table: FILE.parquet or FILE.csv.")],

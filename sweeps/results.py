@@ -273,3 +273,56 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     write_text(written[0], json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
     drawings = {"compare": figures.compare(comparison), "frontiers": figures.frontier(comparison.laws)}
     return written + save_figures(drawings, folder)
+
+
+# --- reporting
+
+
+def write_report(
+    table: RunTable,
+    folder: Path,
+    sweep: str,
+    *,
+    reference: str,
+    bootstrap: int = 1000,
+    losses: pd.DataFrame | None = None,
+) -> Path:
+    """report.html in `folder`: every family's laws, and their comparison where `reference` is among them.
+
+    A family no law can be fitted to is in the report with the sentence why; UserError where that is all.
+    """
+    from analysis.errors import UserError as AnalysisError
+    from analysis.report import write_report as write_page
+
+    laws: dict[str, Mapping[str, Law]] = {}
+    refused: dict[str, Sequence[str]] = {}
+    for family in table.families or (None,):
+        name = family or "all runs"
+        try:
+            fits = fit(table, family, bootstrap=bootstrap)
+        except UserError as error:
+            laws[name], refused[name] = {}, [str(error)]
+            continue
+        laws[name] = fits.laws
+        refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    comparison = None
+    if reference in laws and sum(bool(fitted) for fitted in laws.values()) > 1:
+        try:
+            comparison = compare(table, reference, bootstrap=bootstrap)
+        except (UserError, AnalysisError) as error:
+            refused[reference] = [*refused[reference], f"families are not compared: {error}"]
+    title = f"{sweep}: scaling laws"
+    try:
+        return write_page(
+            folder / "report.html",
+            table.frame,
+            laws,
+            title=title,
+            source=table.source,
+            comparison=comparison,
+            refused=refused,
+            losses=losses,
+        )
+    except AnalysisError as error:
+        reasons = "; ".join(sentence for sentences in refused.values() for sentence in sentences)
+        raise UserError(f"{error}: {reasons}" if reasons else str(error)) from None

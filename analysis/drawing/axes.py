@@ -66,7 +66,7 @@ def interval_text(value: float, low: object, high: object, text: Callable[[float
 
 def is_missing(value: object) -> bool:
     """None, NaN or pandas.NA."""
-    return value is None or value != value or type(value).__name__ == "NAType"
+    return value is None or type(value).__name__ == "NAType" or value != value
 
 
 def log_ticks(low: float, high: float, room: float = LABELS_WIDE) -> tuple[list[float], list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -243,3 +244,16 @@ def test_picture_marks_every_state():
     assert lines[1].split() == ["a", "10", "●", "○"]
     assert lines[2].split() == ["1.0e9", "3.0e9"]
     assert lines[3] == "○ new  ● finished  ✗ failed"
+
+
+def test_a_report_of_a_sweep_says_which_family_has_no_law(folder, specs, tmp_path):
+    table = results.ledger_table(folder, "planted")
+    path = results.write_report(table, tmp_path, "planted", reference="ar", bootstrap=20)
+    page = path.read_text()
+    assert path == tmp_path / "report.html"
+    assert "planted: scaling laws" in page
+    assert "Families compared" in page
+    few = replace(table, frame=table.frame.groupby("family").head(2))
+    with pytest.raises(UserError, match=r"no law to report.*no law can be fitted to 'ar'"):
+        results.write_report(few, tmp_path / "few", "planted", reference="ar", bootstrap=0)
+    assert not (tmp_path / "few").exists()

@@ -1,0 +1,96 @@
+"""The report: one file, complete in itself, that shows what was fitted and escapes what it was given."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+
+import pandas as pd
+import pytest
+from planted import CHINCHILLA, isoflop_table
+
+import analysis
+from analysis.errors import UserError
+from analysis.report import MOST_ROWS, write_report
+
+
+@pytest.fixture(scope="module")
+def runs():
+    dearer = (1.9, *CHINCHILLA[1:])
+    families = [
+        isoflop_table(family="ar", noise=0.002, sizes=7),
+        isoflop_table(dearer, family="masked", noise=0.002, sizes=7, seed=1),
+    ]
+    return pd.concat(families, ignore_index=True)
+
+
+def fitted(runs, *, methods=("isoflop", "surface"), bootstrap=50):
+    families = runs["family"].unique()
+    own = {family: runs[runs["family"] == family] for family in families}
+    return {f: {m: analysis.fit_law(own[f], m, bootstrap=bootstrap) for m in methods} for f in families}
+
+
+def unpacked(page: str, name: str) -> str:
+    packed = re.search(rf'id="packed-{name}">([^<]*)<', page)
+    assert packed is not None
+    return gzip.decompress(base64.b64decode(packed[1])).decode()
+
+
+def test_the_report_has_every_law_and_needs_nothing_else(runs, tmp_path):
+    laws = fitted(runs)
+    comparison = analysis.compare(runs, bootstrap=50)
+    path = write_report(
+        tmp_path / "deep" / "report.html", runs, laws, source="a table", comparison=comparison
+    )
+    page = path.read_text()
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    for family in ("ar", "masked"):
+        for law in laws[family].values():
+            assert str(law.exponents["params"]) in page
+            assert law.sha256[:16] in page
+    assert "a table" in page
+    assert "Compute over ar at equal loss" in page
+    drawn = json.loads(unpacked(page, "figures"))
+    assert set(re.findall(r'class="figure" id="([^"]+)"', page)) == set(drawn["figures"])
+    assert len(drawn["figures"]) == 6
+    assert set(drawn["templates"]) == {"light", "dark"}
+    assert "Plotly" in unpacked(page, "library")
+    outside = re.sub(r'id="packed-[a-z]+">[^<]*<', "", page)
+    assert not re.search(r"""(src|href)=["'](?!#)""", outside)
+    assert "default-src 'none'" in outside
+
+
+def test_names_from_a_table_are_text_not_html(runs, tmp_path):
+    evil = '<script>alert("x")</script>'
+    table = runs[runs["family"] == "ar"].assign(family=evil)
+    page = write_report(tmp_path / "r.html", table, fitted(table), title=evil, source=evil).read_text()
+    assert evil not in page
+    assert "&lt;script&gt;alert(" in page
+    assert 'id="family-<' not in page
+    assert 'href="#family-<' not in page
+
+
+def test_ten_thousand_runs_stay_under_six_megabytes(tmp_path):
+    table = isoflop_table(family="ar", noise=0.002, sizes=2000)
+    path = write_report(tmp_path / "r.html", table, fitted(table, methods=("isoflop",), bootstrap=5))
+    assert len(table) == 10_000
+    assert path.stat().st_size < 6e6
+    assert f"The first {MOST_ROWS} of 10000 runs" in path.read_text()
+
+
+def test_a_family_without_a_law_says_why(runs, tmp_path):
+    laws = {**fitted(runs, bootstrap=0), "uniform": {}}
+    refused = {"uniform": ["runs: no finished run to fit"]}
+    page = write_report(tmp_path / "r.html", runs, laws, refused=refused).read_text()
+    assert "no finished run to fit" in page
+
+
+def test_nothing_to_report_and_nowhere_to_write(runs, tmp_path):
+    with pytest.raises(UserError, match="no law to report"):
+        write_report(tmp_path / "r.html", runs, {"ar": {}})
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report(tmp_path / "file" / "r.html", runs, fitted(runs, bootstrap=0))
+    assert (tmp_path / "file").read_text() == "mine"
