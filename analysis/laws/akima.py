@@ -58,9 +58,11 @@ class Splines:
         """The lowest local minimum between the ends: where, its log loss, and whether there is one."""
         c3, c2, c1, c0 = Akima1DInterpolator(self.sizes, self.log_loss.T).c  # each (k - 1, 1 + R)
         inside_root = c2**2 - 3 * c3 * c1
-        # of the derivative's zeros the one where the second derivative, 2 sqrt(...), is not negative
-        below = c2 + np.sqrt(np.maximum(inside_root, 0.0))
-        step = np.where(below != 0, -c1 / np.where(below != 0, below, 1.0), 0.0)
+        # of the derivative's zeros the one where it rises, by whichever formula cancels nothing
+        root = np.sqrt(np.maximum(inside_root, 0.0))
+        over = np.where(c2 >= 0, -c1, root - c2)
+        under = np.where(c2 >= 0, c2 + root, 3 * c3)
+        step = np.divide(over, under, out=np.full_like(over, -1.0), where=under != 0)
         fine = (inside_root >= 0) & (step >= 0) & (step <= np.diff(self.sizes)[:, None])
         step = np.where(fine, step, 0.0)
         value = np.where(fine, ((c3 * step + c2) * step + c1) * step + c0, np.inf)
