@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.laws.objective import LOWER, ROUNDING, Derivatives, Point, Space, Terms
+from analysis.laws.objective import LOWER, ROUNDING, Objective, Point, Space, Terms
 
 MAX_STEPS = 300
 SMALLEST_SHARE = 0.01
@@ -80,7 +80,7 @@ class _Batch:
 
 
 def minimise(
-    derivatives: Derivatives,
+    derivatives: Objective,
     start_Rp: np.ndarray,
     weight_Rn: np.ndarray,
     delta: float,
@@ -137,7 +137,7 @@ def minimise(
 
 
 def _begin(
-    derivatives: Derivatives,
+    derivatives: Objective,
     theta_Rp: np.ndarray,
     weight_Rn: np.ndarray,
     delta: float,

@@ -16,6 +16,7 @@ Arrays end in shape letters: R problems, n runs, p = 5 coordinates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -52,7 +53,9 @@ class Space:
     @property
     def free(self) -> np.ndarray:
         """Which coordinates can move, (p,)."""
-        return np.ones(len(self.lower), bool) if self.basis_pk is None else self.basis_pk.any(axis=1)
+        if self.basis_pk is None:
+            return np.ones(len(self.lower), dtype=bool)
+        return np.asarray(self.basis_pk.any(axis=1))
 
     @property
     def tied(self) -> bool:
@@ -122,6 +125,11 @@ class Problem:
         log_E = None if E is None else NO_E if E == 0 else float(np.log(E)) - means[2]
         return cls(x, y, z, means, surface_space(tied=tied, log_E=log_E), on_loss)  # type: ignore[arg-type]
 
+    @property
+    def unit(self) -> float:
+        """What one unit of the residuals is: nats where they are on the loss, else 1."""
+        return float(np.exp(self.means[2])) if self.on_loss else 1.0
+
     def natural(self, theta_Rp: np.ndarray) -> np.ndarray:
         """(E, A, B, alpha, beta) in the user's units from centred coordinates."""
         x_mean, y_mean, z_mean = self.means
@@ -155,6 +163,22 @@ class Terms:
         hessian = (weight_Rn @ self.hessian_npp.reshape(-1, 25)).reshape(shape)
         majoriser = (weight_Rn @ self.majoriser_npp.reshape(-1, 25)).reshape(shape)
         return Point(weight_Rn @ self.f_n, weight_Rn @ self.gradient_np, hessian), majoriser
+
+
+class Objective(Protocol):
+    """What the solver asks of an objective; z_Rn: other centred log losses than the table's."""
+
+    space: Space
+
+    def at(
+        self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float, z_Rn: np.ndarray | None = None
+    ) -> Point:
+        """Value, gradient and Hessian (or what stands for it) of each problem."""
+
+    def majoriser(
+        self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float, z_Rn: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Curvature (R, p, p) that the Huber terms never exceed."""
 
 
 class Derivatives:

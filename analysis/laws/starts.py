@@ -63,12 +63,12 @@ def _project(problem: Problem) -> np.ndarray:
     right[..., 0] = inverse_loss.sum()
     right[..., 1] = termA_Gn.sum(axis=1)[:, None]
     right[..., 2] = termB_Gn.sum(axis=1)[None, :]
-    gram, right = gram.reshape(-1, 3, 3), right.reshape(-1, 3)
+    gram_G33, right_G3 = gram.reshape(-1, 3, 3), right.reshape(-1, 3)
     if problem.space.free[0]:
-        coefficients = _nonnegative(gram, right)
+        coefficients = _nonnegative(gram_G33, right_G3)
     else:
         E = np.exp(problem.space.lower[0])
-        rest = _nonnegative(gram[:, 1:, 1:], right[:, 1:] - E * gram[:, 0, 1:])
+        rest = _nonnegative(gram_G33[:, 1:, 1:], right_G3[:, 1:] - E * gram_G33[:, 0, 1:])
         coefficients = np.column_stack([np.full(len(rest), E), rest])
     alpha, beta = np.meshgrid(GRID, GRID, indexing="ij")
     # a term that least squares switches off starts small, not absent: its exponent must stay visible

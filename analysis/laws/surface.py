@@ -3,22 +3,23 @@
 Objective (Hoffmann et al. 2022, arXiv 2203.15556, eq. 3): the sum, not the mean, over runs of
 Huber_delta(log L - log(E + A/N^alpha + B/D^beta)). Besiroglu et al. 2024 (arXiv 2404.10102) show what a mean,
 absolute stopping tests and rounding do to it. Intervals are percentiles over resamples of the runs, each
-refitted to its own optimum.
+refitted to its own optimum. Variants (tied exponents, E given or absent, residuals on the loss, a term in
+which the data exponent depends on the size) are options of the same fit.
 
-Not covered here: several epochs over the same text, and losses taken in mid-schedule.
+Not covered here: several epochs over the same text (see `constrained`), and losses taken in mid-schedule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.estimate import Estimate, estimate
+from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import (
     Curve,
     frontier_exponents,
@@ -27,20 +28,24 @@ from analysis.frontier import (
     surface_curve,
     surface_loss,
 )
-from analysis.laws.bootstrap import check_options, chunk_rows, group_numbers, resample_weights
-from analysis.laws.newton import minimise
-from analysis.laws.objective import GRADIENT_TOLERANCE, LOWER, ROUNDING, UPPER, Derivatives, Problem
+from analysis.laws.bootstrap import check_options, group_numbers
+from analysis.laws.newrun import Scatter, check_kind, scatter
+from analysis.laws.objective import GRADIENT_TOLERANCE, LOWER, Derivatives, Problem
 from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
+from analysis.laws.search import best_of, resample
 from analysis.laws.starts import grid_starts
 from analysis.laws.table import RunTable, prepare
+
+if TYPE_CHECKING:
+    from analysis.laws.interaction import InteractionLaw
 
 TOUCHES_ZERO = 0.01
 FEW_STARTS = 0.2
 ABSENT = 1e-5
 """A term that is nowhere more than this share of the loss is not there."""
-USUAL_STEPS = 10
-"""Newton steps after which the unfinished resamples of a chunk wait for those of the other chunks."""
 SYMBOLS = ("E", "A", "B", "alpha", "beta")
+RESIDUALS = ("log", "loss")
+FORMS = ("separable", "interaction")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -78,36 +83,59 @@ class SurfaceLaw(Law):
         return self._parameters()["beta"]
 
     def _parameters(self) -> dict[str, Estimate]:
+        held = self.options["E"] is not None
         return {
-            name: estimate(values[0], values[1:], self.level)
+            # a held number has no interval
+            name: estimate_of(values[:1] if name == "E" and held else values, self.rule)
             for name, values in zip(SYMBOLS, self.thetas.T, strict=True)
         }
 
     def derive(self, number: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         """The estimate and interval of any number computed from parameters: thetas (m, 5) -> (m,)."""
         values = number(self.thetas)
-        return estimate(values[0], values[1:], self.level)
+        return estimate_of(values, self.rule)
 
     @property
     def exponents(self) -> dict[str, Estimate]:
         """Of N*, D*, D*/N* and of L* - E, as powers of compute."""
         values = frontier_exponents(self.thetas, self.cost)
-        return {name: estimate(v[0], v[1:], self.level) for name, v in values.items()}
+        return {name: estimate_of(v, self.rule) for name, v in values.items()}
 
     @property
     def curve(self) -> Curve:
-        return surface_curve(self.thetas, self.cost, self.flops_range)
+        return surface_curve(self.thetas[: len(self.thetas) - self.leave_outs], self.cost, self.flops_range)
 
-    def predict(self, params: Any, tokens: Any) -> Estimate | pd.DataFrame:
+    @property
+    def scatter(self) -> Scatter:
+        """How far single runs lie from the law, estimated robustly."""
+        predicted = surface_loss(self.thetas[0], *(self.runs[n].to_numpy() for n in ("params", "tokens")))
+        loss = self.runs["loss"].to_numpy()
+        on_loss = self.options["residual"] == "loss"
+        residuals = loss - predicted if on_loss else np.log(loss / predicted)
+        num_free = len(SYMBOLS) - (self.options["E"] is not None) - bool(self.options["tied"])
+        return scatter(residuals, num_free, on_loss=on_loss)
+
+    def predict(self, params: Any, tokens: Any, *, kind: str = "mean") -> Estimate | pd.DataFrame:
         """Loss at params N and tokens D: an Estimate for numbers, for arrays a DataFrame with columns
-        params, tokens, loss, loss_low, loss_high. UserError unless all are positive and finite."""
-        N, D = np.broadcast_arrays(np.asarray(params, dtype=np.float64), np.asarray(tokens, dtype=np.float64))
-        if not np.all(np.isfinite(N) & np.isfinite(D) & (N > 0) & (D > 0)):
-            raise UserError("predict: params and tokens must be finite numbers above 0")
+        params, tokens, loss, loss_low, loss_high.
+
+        kind "mean": the interval of the law itself (the mean of many runs there); "run": of one new run,
+        which misses the law by its own noise too, see `scatter`. UserError unless all are above 0 and finite.
+        """
+        check_kind(kind)
+        N, D = positive_pairs(params=params, tokens=tokens)
         values = surface_loss(self.thetas, N.ravel(), D.ravel())
+        rule = self.rule
+        if kind == "run":
+            # leave-outs say nothing about the noise of a new run: percentiles
+            drawn = values[1 : len(values) - self.leave_outs]
+            values, rule = (
+                self.scatter.with_run(values[:1], drawn, int(self.options["seed"])),
+                Rule(level=self.level),
+            )
         if N.ndim == 0:
-            return estimate(values[0, 0], values[1:, 0], self.level)
-        columns = {"params": N.ravel(), "tokens": D.ravel()} | interval_columns("loss", values, self.level)
+            return estimate_of(values[:, 0], rule)
+        columns = {"params": N.ravel(), "tokens": D.ravel()} | interval_columns("loss", values, rule)
         return pd.DataFrame(columns)
 
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
@@ -120,63 +148,107 @@ class SurfaceLaw(Law):
             "objective": self.objective,
             "gradient": self.gradient,
             "share_of_starts": self.share_of_starts,
+            "scatter": {"sd": self.scatter.sd, "degrees_of_freedom": self.scatter.freedom},
         }
+
+
+def positive_pairs(**values: Any) -> list[np.ndarray]:
+    """Numbers or arrays as float64 arrays of one shape; UserError unless all are positive and finite."""
+    arrays = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in values.values()))
+    if not all(np.all(np.isfinite(array) & (array > 0)) for array in arrays):
+        raise UserError(f"predict: {' and '.join(values)} must be finite numbers above 0")
+    return list(arrays)
 
 
 def fit_surface(
     runs: pd.DataFrame,
     *,
     delta: float = 1e-3,
+    residual: str = "log",
+    tied: bool = False,
+    E: float | str | None = None,
+    form: str = "separable",
     bootstrap: int = 1000,
     seed: int = 0,
     level: float = 0.95,
     cluster: str | None = None,
-) -> SurfaceLaw:
+) -> SurfaceLaw | InteractionLaw:
     """Fit the surface to runs with columns params, tokens, loss.
 
-    delta: Huber threshold on log loss (0.001 is 0.1% of the loss); bootstrap: number of resamples of the
-    runs, 0 for no intervals; cluster: a column whose values are resampled as wholes, e.g. "size" or "seed".
-    UserError for a table that cannot be fitted, see `analysis.laws.table.prepare`.
+    residual: what the Huber terms are of, "log" loss (Hoffmann et al. 2022, eq. 3) or the "loss" in nats;
+    delta: Huber threshold on it (0.001 is 0.1% of the loss, or 0.001 nats). tied: alpha = beta (the base law
+    of Muennighoff et al. 2023, arXiv 2305.16264). E: None (fitted), "none" (no such term) or a number of nats
+    (held there, e.g. the same for two families). form: "separable" is E + A/N^alpha + B/D^beta; "interaction"
+    lets the data exponent depend on the size, see `analysis.laws.interaction`. bootstrap: number of resamples
+    of the runs, 0 for no intervals; cluster: a column whose values are resampled as wholes, e.g. "size" or
+    "seed". UserError for a table that cannot be fitted, see `analysis.laws.table.prepare`.
     """
     check_options(bootstrap, seed, level)
-    if not delta > 0:
-        raise UserError(f"delta = {delta!r}: the Huber threshold on log loss is above 0, e.g. 0.001")
+    held_E = _check_variant(form, residual, tied, E, delta)
+    options = {"delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster}
+    options |= {"form": form, "residual": residual, "tied": tied, "E": E}
     table = prepare(runs)
-    _check_identified(table)
+    if form == "interaction":
+        from analysis.laws.interaction import fit_interaction
+
+        return fit_interaction(table, options, held_E)
+    problem = Problem.of(
+        table.params, table.tokens, table.loss, tied=tied, E=held_E, on_loss=residual == "loss"
+    )
+    check_identified(table, problem.space.num_free)
     groups = None if cluster is None else group_numbers(table.rows, cluster)
-    problem = Problem.of(table.params, table.tokens, table.loss)
+    unit = problem.unit
     derivatives = Derivatives(problem)
     ones = np.ones((1, len(table)))
-    best, share = _best_of_starts(problem, derivatives, delta)
-    point = derivatives.at(best, ones, delta)
-    gradient = float(derivatives.relative_gradient(best, ones, delta)[0])
-    draws, unfinished = _resample(derivatives, best, len(table), bootstrap, seed, groups, delta)
+    best, share = best_of(derivatives, grid_starts(problem, derivatives), len(table), delta / unit)
+    point = derivatives.at(best, ones, delta / unit)
+    gradient = float(derivatives.relative_gradient(best, ones, delta / unit)[0])
+    terms = derivatives.terms(best[0], delta / unit)
+    draws, unfinished = resample(derivatives, best, len(table), bootstrap, seed, groups, delta / unit, terms)
     thetas = problem.natural(np.concatenate([best, draws]))
+    if held_E is not None:
+        thetas[:, 0] = held_E
     thetas.flags.writeable = False
     A, B, _ = derivatives.shares(best)
     largest_shares = np.array([(1 - A - B).max(), A.max(), B.max()])
-    status, sentence = _verdict(best[0], largest_shares, gradient)
-    options = {"delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster}
+    status, sentence = _verdict(best[0], largest_shares, gradient, problem)
     law = SurfaceLaw(
         **common_fields(table, options),
         status=status,
         sentence=f"{sentence}; {share:.0%} of the starts end here",
         warnings=(),
         thetas=thetas,
-        objective=float(point.f_R[0]),
+        objective=float(point.f_R[0]) * unit**2,
         gradient=gradient,
         share_of_starts=share,
     )
     return replace(law, warnings=tuple(_warnings(law, table, draws, unfinished)))
 
 
-def _check_identified(table: RunTable) -> None:
-    """UserError unless the runs can tell five parameters apart."""
+def _check_variant(form: str, residual: str, tied: bool, E: float | str | None, delta: float) -> float | None:
+    """E as the solver takes it (None: free, 0: absent); UserError for options of no surface."""
+    if form not in FORMS:
+        raise UserError(f"form = {form!r}: choose one of {', '.join(FORMS)}")
+    if residual not in RESIDUALS:
+        raise UserError(f"residual = {residual!r}: choose one of {', '.join(RESIDUALS)}")
+    if not isinstance(tied, bool):
+        raise UserError(f"tied = {tied!r}: True for alpha = beta, else False")
+    if not delta > 0:
+        raise UserError(f"delta = {delta!r}: the Huber threshold on log loss is above 0, e.g. 0.001")
+    if E is None or E == "none":
+        return None if E is None else 0.0
+    if isinstance(E, bool | str) or not 0 < float(E) < np.inf:
+        raise UserError(f"E = {E!r}: None (fitted), 'none' (absent), or a number of nats above 0")
+    return float(E)
+
+
+def check_identified(table: RunTable, num_free: int) -> None:
+    """UserError unless the runs can tell that many parameters apart."""
     distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
-    if distinct <= len(SYMBOLS):
+    if distinct <= num_free:
         raise UserError(
-            f"runs: {distinct} different (params, tokens) for the {len(SYMBOLS)} parameters of a surface; "
-            f"give at least {len(SYMBOLS) + 1} finished runs"
+            f"runs: {distinct} different (params, tokens) for the {num_free} parameters of a surface; "
+            f"give at least {num_free + 1} finished runs"
         )
     if table.one_budget:
         raise UserError(
@@ -190,71 +262,28 @@ def _check_identified(table: RunTable) -> None:
             )
 
 
-def _best_of_starts(problem: Problem, derivatives: Derivatives, delta: float) -> tuple[np.ndarray, float]:
-    """The best optimum (1, 5) over the cold starts, and the share of the starts that reach it."""
-    theta_Rp = grid_starts(problem, derivatives)
-    weight_Rn = np.ones((len(theta_Rp), len(problem.x)))
-    # wide thresholds first: there the objective is smooth and has one basin
-    walk = [step for step in (3e-2, 1e-2, 4e-3, 2e-3) if step > 1.5 * delta]
-    for step in walk:
-        theta_Rp = minimise(derivatives, theta_Rp, weight_Rn, step, tolerance=1e-3, max_steps=30).theta_Rp
-    ended = minimise(derivatives, theta_Rp, weight_Rn, delta)
-    objective_R = derivatives.at(ended.theta_Rp, weight_Rn, delta).f_R
-    winner = int(np.argmin(objective_R))
-    floor = len(problem.x) * ROUNDING**2
-    share = float(np.mean(objective_R <= objective_R[winner] * (1 + 1e-6) + floor))
-    return ended.theta_Rp[winner : winner + 1], share
-
-
-def _resample(
-    derivatives: Derivatives,
-    best: np.ndarray,
-    num_runs: int,
-    bootstrap: int,
-    seed: int,
-    groups: np.ndarray | None,
-    delta: float,
-) -> tuple[np.ndarray, int]:
-    """Refit every resample from the optimum: (R, 5) centred coordinates, and how many did not converge."""
-    terms = derivatives.terms(best[0], delta)
-    draws, late_weights, late = [np.empty((0, 5))], [], []
-    for weight_Rn in resample_weights(num_runs, bootstrap, seed, groups):
-        start_Rp = np.repeat(best, len(weight_Rn), axis=0)
-        ended = minimise(
-            derivatives, start_Rp, weight_Rn, delta, tolerance=1e-11, terms=terms, max_steps=USUAL_STEPS
-        )
-        late.append(~ended.converged_R)
-        late_weights.append(weight_Rn[~ended.converged_R])
-        draws.append(ended.theta_Rp)
-    thetas = np.concatenate(draws)
-    slow_R = np.flatnonzero(np.concatenate([np.zeros(0, dtype=bool), *late]))
-    weights = np.concatenate([np.empty((0, num_runs)), *late_weights])
-    # the few slow ones of all chunks together: alone in their chunks they would cost as much as all the rest
-    unfinished, chunk = 0, chunk_rows(num_runs)
-    for first in range(0, len(slow_R), chunk):
-        rows = slow_R[first : first + chunk]
-        ended = minimise(derivatives, thetas[rows], weights[first : first + chunk], delta, tolerance=1e-11)
-        thetas[rows] = ended.theta_Rp
-        unfinished += int(np.sum(~ended.converged_R))
-    return thetas, unfinished
-
-
-def _verdict(theta: np.ndarray, largest_shares: np.ndarray, gradient: float) -> tuple[FitStatus, str]:
+def _verdict(
+    theta: np.ndarray, largest_shares: np.ndarray, gradient: float, problem: Problem
+) -> tuple[FitStatus, str]:
     """theta (5,) in centred coordinates; largest_shares (3,) of E, A, B in the predicted loss of any run."""
+    free = problem.space.free
     if gradient > GRADIENT_TOLERANCE:
         return FitStatus.NOT_CONVERGED, (
             f"the gradient at the best point is {gradient:.1e} of its terms, above {GRADIENT_TOLERANCE:.0e}; "
             "look at outliers first, then at whether params and tokens vary independently"
         )
-    absent = [name for name, share in zip("EAB", largest_shares, strict=True) if share < ABSENT]
+    absent = [
+        name
+        for name, share, may in zip("EAB", largest_shares, free[:3], strict=True)
+        if may and share < ABSENT
+    ]
     if absent:
         return FitStatus.BOUND_HIT, (
             f"{' and '.join(absent)} vanished: the runs are best described without that term, so its numbers "
             "mean nothing"
         )
-    at_bound = [
-        n for n, low, high in zip(SYMBOLS, theta <= LOWER, theta >= UPPER, strict=True) if low or high
-    ]
+    edge = free & ((theta <= problem.space.lower) | (theta >= problem.space.upper))
+    at_bound = [name for name, bound in zip(SYMBOLS, edge, strict=True) if bound]
     if at_bound:
         return FitStatus.BOUND_HIT, (
             f"{' and '.join(at_bound)} ended at the edge of what is searched: the runs do not determine it"
@@ -275,7 +304,8 @@ def _warnings(law: SurfaceLaw, table: RunTable, draws: np.ndarray, unfinished: i
     for name, value in (("alpha", law.alpha), ("beta", law.beta)):
         if value.low is not None and value.low < TOUCHES_ZERO:
             found.append(f"{name} = {value}: the interval touches 0, so that term is not identified")
-    if len(draws) and np.mean(draws[:, 0] <= LOWER[0]) > (1 - law.level) / 2:
+    free_E = law.options["E"] is None
+    if free_E and len(draws) and np.mean(draws[:, 0] <= LOWER[0]) > (1 - law.level) / 2:
         found.append("E is not identified from below: the interval reaches 0")
     if law.share_of_starts < FEW_STARTS:
         found.append(f"only {law.share_of_starts:.0%} of the starts reach the optimum; others may lie close")
