@@ -57,8 +57,9 @@ report: run-ready ## one HTML file with every swept family's laws, figures and c
 dashboard: ## where to look at runs until a page of its own comes with a later version
 	@echo "A page of its own comes with a later version; until then open the .html figures under $(OUT)/$(SWEEP)/."
 
-notebook: notebook-ready ## run fit_laws.ipynb in a fresh kernel and save it as a page
+notebook: notebook-ready ## run the notebooks in fresh kernels and save them as pages
 	$(BIN)/python scripts/notebook.py analysis/notebooks/fit_laws.ipynb build/notebooks
+	$(BIN)/python scripts/notebook.py analysis/notebooks/compare_families.ipynb build/notebooks
 
 test: dev-ready ## the quick tests
 	$(PYTEST) -m "not slow and not gpu and not chaos" $(ARGS)

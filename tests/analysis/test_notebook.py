@@ -1,4 +1,4 @@
-"""fit_laws.ipynb runs from a clean kernel, with and without a sweep of one's own, and holds no outputs."""
+"""The notebooks run from a clean kernel, with and without a sweep of one's own, and hold no outputs."""
 
 from __future__ import annotations
 
@@ -124,6 +124,17 @@ def test_runs_where_there_is_no_sweep_yet(tmp_path: Path) -> None:
     # where these numbers come from is in the notebook: the published study's uniform family
     assert "surface law of uniform: 30 runs" in texts_of(notebook)
     assert "'params': 0.58" in texts_of(notebook)
+
+
+@pytest.mark.filterwarnings("ignore::Warning:(mlflow|alembic|sqlalchemy|pydantic|google).*")
+def test_families_are_compared_on_a_published_table_and_on_a_desk_sweep(tmp_path: Path) -> None:
+    plant_desk_sweep(tmp_path)
+    notebook = execute("compare_families.ipynb", tmp_path)
+    multipliers, frontier = "Compute multipliers over ar", "Compute-optimal frontier"
+    assert titles_of(notebook) == [multipliers, multipliers, frontier, multipliers, frontier]
+    texts = texts_of(notebook)
+    assert "without 1e+20" in texts
+    assert "compute over ar at equal loss" in texts  # of the planted sweep, printed
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
