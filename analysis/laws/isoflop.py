@@ -30,7 +30,7 @@ from analysis.laws.parabola import Parabolas, correct, solve_parabolas
 from analysis.laws.powerlaw import PowerLaw, fit_power_laws
 from analysis.laws.refit import refit_surface
 from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields, interval_columns
-from analysis.laws.surface import fit_surface
+from analysis.laws.surface import SurfaceLaw, fit_surface
 from analysis.laws.table import SAME_BUDGET, RunTable, prepare
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ GRID_POINTS = 101
 WIDE_RESIDUALS = 0.02
 ONE_SIGMA = 0.682689
 BENT = 0.01
-CORRECTION_DELTA = 1e-3
-"""Huber threshold of the surface whose shape corrects the parabolas: its own default."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -269,7 +267,8 @@ def _corrected(
 ) -> list[BudgetFit]:
     """The parabolas replaced by curves of the shape that a surface through the same runs has."""
     surface = fit_surface(table.rows, bootstrap=0)
-    shapes, _ = refit_surface(table.rows, surface.thetas[0], CORRECTION_DELTA, weights=weights, losses=losses)
+    assert isinstance(surface, SurfaceLaw), "the default form is separable"
+    shapes, _ = refit_surface(surface, weights=weights, losses=losses)
     alpha, beta = shapes[:, 3], table.cost.q * shapes[:, 4]
     budgets = []
     for fit in plain:
@@ -406,7 +405,7 @@ def _warnings(
 
 
 def _widen(
-    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: int, last: int, *, given: bool
+    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, given: bool
 ) -> tuple[dict[str, PowerLaw], list[str]]:
     """Widen a power law whose minima lie farther from it than their noise explains.
 

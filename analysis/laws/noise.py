@@ -31,8 +31,8 @@ class Spread:
     """(loss - fitted) / fitted, enlarged for the fitted terms, (n,)."""
     sd: float | None
     """Standard deviation, pooled over all runs; None where no run is to spare."""
-    freedom: int
-    """Runs to spare; 0 where sd is given, not estimated."""
+    freedom: float
+    """Degrees of freedom of sd; 0 where it is given, not estimated."""
 
 
 def draw_losses(
@@ -42,8 +42,11 @@ def draw_losses(
     draws: int,
     generator: np.random.Generator,
     groups: np.ndarray | None = None,
+    *,
+    about: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Losses (R, n) about the measured ones: "parametric" normal noise, or drawn from the "residuals".
+    """Losses (R, n) with "parametric" normal noise, or noise drawn from the "residuals", about the measured
+    ones (n,), or about other ones.
 
     With groups (n,), numbered 0, 1, ..., residuals stay with their run and change sign as wholes, group by
     group (wild cluster bootstrap), because the runs of a group err together. R is 0 where no noise is known.
@@ -60,7 +63,7 @@ def draw_losses(
     else:
         noise = spread.fitted * spread.sd * _student(spread.freedom, draws, len(table), generator)
         noise += known * shared_text(draws)[:, None]
-    return np.maximum(table.loss + noise, SMALLEST_SHARE * table.loss)
+    return np.maximum((table.loss if about is None else about) + noise, SMALLEST_SHARE * table.loss)
 
 
 def shared_text(draws: int) -> np.ndarray:
@@ -68,7 +71,7 @@ def shared_text(draws: int) -> np.ndarray:
     return np.random.default_rng(SHARED_TEXT).standard_normal(draws)
 
 
-def _student(freedom: int, draws: int, num_runs: int, generator: np.random.Generator) -> np.ndarray:
+def _student(freedom: float, draws: int, num_runs: int, generator: np.random.Generator) -> np.ndarray:
     """Normal noise (R, n) whose scale varies from draw to draw as an estimated scale does."""
     scale = np.ones((draws, 1))
     if freedom:

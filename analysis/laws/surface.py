@@ -2,7 +2,7 @@
 
 Objective (Hoffmann et al. 2022, arXiv 2203.15556, eq. 3): the sum, not the mean, over runs of
 Huber_delta(log L - log(E + A/N^alpha + B/D^beta)). Besiroglu et al. 2024 (arXiv 2404.10102) show what a mean,
-absolute stopping tests and rounding do to it. Intervals are percentiles over resamples of the runs, each
+absolute stopping tests and rounding do to it. Intervals come from resamples, each
 refitted to its own optimum. Variants (tied exponents, E given or absent, residuals on the loss, a term in
 which the data exponent depends on the size) are options of the same fit.
 
@@ -28,11 +28,12 @@ from analysis.frontier import (
     surface_curve,
     surface_loss,
 )
-from analysis.laws.bootstrap import check_options, group_numbers
+from analysis.laws.bootstrap import check_interval, check_options, group_numbers
+from analysis.laws.draws import Plan, choose, draw_surfaces
 from analysis.laws.newrun import Scatter, check_kind, scatter
 from analysis.laws.objective import GRADIENT_TOLERANCE, LOWER, Derivatives, Problem
 from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
-from analysis.laws.search import best_of, resample
+from analysis.laws.search import best_of
 from analysis.laws.starts import grid_starts
 from analysis.laws.table import RunTable, prepare
 
@@ -54,7 +55,8 @@ class SurfaceLaw(Law):
 
     method: ClassVar[str] = "surface"
     thetas: np.ndarray
-    """(1 + R, 5) E, A, B, alpha, beta: the estimate first, then R resamples. Read-only."""
+    """(1 + R, 5) E, A, B, alpha, beta: the estimate first, then R resamples (then `leave_outs` refits).
+    Read-only."""
     objective: float
     """Sum of Huber terms at the optimum."""
     gradient: float
@@ -172,6 +174,8 @@ def fit_surface(
     seed: int = 0,
     level: float = 0.95,
     cluster: str | None = None,
+    resample: str | None = None,
+    interval: str = "percentile",
 ) -> SurfaceLaw | InteractionLaw:
     """Fit the surface to runs with columns params, tokens, loss.
 
@@ -181,14 +185,21 @@ def fit_surface(
     (held there, e.g. the same for two families). form: "separable" is E + A/N^alpha + B/D^beta; "interaction"
     lets the data exponent depend on the size, see `analysis.laws.interaction`. bootstrap: number of resamples
     of the runs, 0 for no intervals; cluster: a column whose values are resampled as wholes, e.g. "size" or
-    "seed". UserError for a table that cannot be fitted, see `analysis.laws.table.prepare`.
+    "seed". resample: "rows" draws runs (or groups) again; "parametric" simulates losses about the fitted
+    surface with the runs' scatter, its own uncertainty, and their loss_se as one shift; "residuals" with the
+    runs' own deviations (with cluster: their signs, group by group); None: "rows" for 100 runs or more and
+    with cluster, else "parametric", see docs/coverage.md. interval: "percentile", or "bca", which refits once
+    more without each run (or group): n fits more. UserError for a table that cannot be fitted, see
+    `analysis.laws.table.prepare`.
     """
     check_options(bootstrap, seed, level)
+    check_interval(interval)
     held_E = _check_variant(form, residual, tied, E, delta)
     options = {"delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster}
     options |= {"form": form, "residual": residual, "tied": tied, "E": E}
     table = prepare(runs)
     if form == "interaction":
+        _check_interaction(resample, interval)
         from analysis.laws.interaction import fit_interaction
 
         return fit_interaction(table, options, held_E)
@@ -204,8 +215,19 @@ def fit_surface(
     point = derivatives.at(best, ones, delta / unit)
     gradient = float(derivatives.relative_gradient(best, ones, delta / unit)[0])
     terms = derivatives.terms(best[0], delta / unit)
-    draws, unfinished = resample(derivatives, best, len(table), bootstrap, seed, groups, delta / unit, terms)
-    thetas = problem.natural(np.concatenate([best, draws]))
+    kind = choose(resample, len(table), cluster)
+    options |= {"resample": kind, "interval": interval}
+    plan = Plan(
+        resample=kind,
+        bootstrap=bootstrap,
+        seed=seed,
+        groups=groups,
+        leave_outs=interval == "bca",
+    )
+    rows, unfinished, num_left_out = draw_surfaces(
+        derivatives, problem, best, table, plan, delta / unit, terms
+    )
+    thetas = problem.natural(np.concatenate([best, rows]))
     if held_E is not None:
         thetas[:, 0] = held_E
     thetas.flags.writeable = False
@@ -221,7 +243,9 @@ def fit_surface(
         objective=float(point.f_R[0]) * unit**2,
         gradient=gradient,
         share_of_starts=share,
+        leave_outs=num_left_out,
     )
+    draws = rows[: len(rows) - num_left_out]
     return replace(law, warnings=tuple(_warnings(law, table, draws, unfinished)))
 
 
@@ -240,6 +264,14 @@ def _check_variant(form: str, residual: str, tied: bool, E: float | str | None, 
     if isinstance(E, bool | str) or not 0 < float(E) < np.inf:
         raise UserError(f"E = {E!r}: None (fitted), 'none' (absent), or a number of nats above 0")
     return float(E)
+
+
+def _check_interaction(resample: str | None, interval: str) -> None:
+    if resample not in (None, "rows") or interval != "percentile":
+        raise UserError(
+            'form = "interaction" has resample = "rows" and interval = "percentile" only; leave out '
+            "those options"
+        )
 
 
 def check_identified(table: RunTable, num_free: int) -> None:

@@ -16,7 +16,7 @@ def law():
 
 def test_leaving_out_a_run_is_fitting_without_it(law):
     weights = leave_one_out(np.arange(len(law.runs)))[[0, 17, 39]]
-    thetas, converged = refit_surface(law.runs, law.thetas[0], 1e-3, weights=weights)
+    thetas, converged = refit_surface(law, weights=weights)
     assert converged.all()
     for theta, weight in zip(thetas, weights, strict=True):
         scratch = fit_law(law.runs[weight > 0], bootstrap=0)
@@ -29,7 +29,7 @@ def test_other_losses_give_their_own_law(law):
     exact = np.array(
         [other[0] + other[1] / law.runs["params"] ** other[3] + other[2] / law.runs["tokens"] ** other[4]]
     )
-    thetas, converged = refit_surface(law.runs, law.thetas[0], 1e-3, losses=exact)
+    thetas, converged = refit_surface(law, losses=exact)
     assert converged.all()
     np.testing.assert_allclose(thetas[0], other, rtol=1e-6)
 

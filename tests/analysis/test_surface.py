@@ -162,7 +162,7 @@ def test_resamples_are_optima_of_their_own():
     from analysis.laws.bootstrap import resample_weights
 
     runs = isoflop_table(noise=0.01, sizes=6, seed=2)
-    law = fit_law(runs, bootstrap=8, seed=5)
+    law = fit_law(runs, bootstrap=8, seed=5, resample="rows")
     sorted_runs = law.runs.reset_index(drop=True)
     weights = next(resample_weights(len(runs), 8, 5))
     for theta, weight in zip(law.thetas[1:], weights, strict=True):
@@ -338,6 +338,8 @@ def test_json_holds_the_whole_fit(hoffmann):
         "tied": False,
         "E": None,
         "form": "separable",
+        "resample": "rows",
+        "interval": "percentile",
     }
     assert told["data_sha256"] == hoffmann.sha256
     assert len(told["excluded"]) == 5
@@ -394,7 +396,11 @@ def test_bad_tables_get_one_sentence(spoil, sentence):
     ("options", "sentence"),
     [
         ({"method": "parabola"}, "method = 'parabola' is unknown; choose one of surface, isoflop"),
-        ({"resample": "rows"}, "resample is no option of method 'surface'; its options are delta"),
+        ({"shape": "akima"}, "shape is no option of method 'surface'; its options are delta"),
+        ({"resample": "wild"}, "resample = 'wild'; choose one of rows, parametric, residuals"),
+        ({"resample": "parametric", "cluster": "budget"}, "parametric noise has no groups"),
+        ({"interval": "normal"}, "interval = 'normal'; choose one of percentile, bca"),
+        ({"form": "interaction", "interval": "bca"}, "leave out those options"),
         ({"delta": 0}, "delta = 0"),
         ({"residual": "squares"}, "residual = 'squares': choose one of log, loss"),
         ({"form": "farseer"}, "form = 'farseer': choose one of separable, interaction"),
