@@ -185,6 +185,7 @@ class RayPool:
     def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
         import ray
 
+        self._look()  # tasks of a Ray that died say nothing
         if self._lost:
             ended, self._lost = self._lost, []
             return ended

@@ -89,6 +89,7 @@ def test_options_are_as_reviewed():
         "cancel": ["run", *which, "--out"],
         "fit": [*which, "--store", "--out", "--bootstrap"],
         "compare": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
+        "report": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
         "export": ["file", *which, "--store", "--out"],
     }
 

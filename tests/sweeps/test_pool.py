@@ -267,6 +267,7 @@ def test_ray_replaces_a_process_after_a_failure(ray_pool, tmp_path, data):
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.chaos
 def test_ray_that_dies_here_is_started_again(ray_pool, tmp_path, data):
     job = tiny_job(data, tmp_path / "lost", steps=200_000)
     handle = ray_pool.submit(job, Needs())

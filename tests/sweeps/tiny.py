@@ -15,10 +15,12 @@ CONTEXT = 16
 
 
 def tiny_data(folder: Path) -> Dataset:
+    """The corpus in `folder`, made on the first call; two processes may ask for one that is there."""
     texts = folder / "texts"
-    texts.mkdir(parents=True, exist_ok=True)
-    for i in range(12):
-        (texts / f"{i}.txt").write_text(f"{i} bottles of milk on the wall, take one down. " * 40)
+    if not texts.exists():
+        texts.mkdir(parents=True)
+        for i in range(12):
+            (texts / f"{i}.txt").write_text(f"{i} bottles of milk on the wall, take one down. " * 40)
     return prepare(f"text:{texts}/*.txt", "bytes", folder / "data")
 
 
