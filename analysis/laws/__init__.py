@@ -16,6 +16,7 @@ METHODS = {
     "surface": "analysis.laws.surface:fit_surface",
     "isoflop": "analysis.laws.isoflop:fit_isoflop",
     "envelope": "analysis.laws.envelope:fit_envelope",
+    "constrained": "analysis.laws.constrained:fit_constrained",
 }
 
 

@@ -138,6 +138,13 @@ class Problem:
         B = np.exp(b + beta * y_mean + z_mean)
         return np.stack([np.exp(e + z_mean), A, B, alpha, beta], axis=1)
 
+    def centred(self, natural: np.ndarray) -> np.ndarray:
+        """The coordinates of (E, A, B, alpha, beta) (R, 5) in the user's units; the inverse of `natural`."""
+        x_mean, y_mean, z_mean = self.means
+        E, A, B, alpha, beta = np.asarray(natural, dtype=np.float64).T
+        logs = np.log(np.maximum(E, 1e-300)), np.log(A) - alpha * x_mean, np.log(B) - beta * y_mean
+        return np.stack([*(value - z_mean for value in logs), alpha, beta], axis=1)
+
 
 @dataclass(slots=True)
 class Point:

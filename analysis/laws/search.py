@@ -39,16 +39,21 @@ def resample(
     groups: np.ndarray | None,
     delta: float,
     terms: Terms | None = None,
+    start_Rp: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """Refit every resample from the optimum `best` (1, p): (R, p), and how many did not converge.
 
-    terms: the runs' terms there, where they are known; saves the first evaluation.
+    terms: the runs' terms there, where they are known; saves the first evaluation. start_Rp (draws, p): where
+    each resample starts instead, e.g. each with its own held coordinates.
     """
     thetas_list, late_weights, late = [np.empty((0, best.shape[1]))], [], []
+    starts_Rp = np.repeat(best, draws, axis=0) if start_Rp is None else start_Rp
+    first = 0
     for weight_Rn in resample_weights(num_runs, draws, seed, groups):
-        start_Rp = np.repeat(best, len(weight_Rn), axis=0)
+        here_Rp = starts_Rp[first : first + len(weight_Rn)]
+        first += len(weight_Rn)
         ended = minimise(
-            objective, start_Rp, weight_Rn, delta, tolerance=1e-11, terms=terms, max_steps=USUAL_STEPS
+            objective, here_Rp, weight_Rn, delta, tolerance=1e-11, terms=terms, max_steps=USUAL_STEPS
         )
         late.append(~ended.converged_R)
         late_weights.append(weight_Rn[~ended.converged_R])

@@ -11,7 +11,7 @@ Not covered here: several epochs over the same text (see `constrained`), and los
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -203,8 +203,15 @@ def fit_surface(
         from analysis.laws.interaction import fit_interaction
 
         return fit_interaction(table, options, held_E)
+    return _fit_separable(table, options | {"resample": resample, "interval": interval}, held_E)
+
+
+def _fit_separable(table: RunTable, options: Mapping[str, Any], held_E: float | None) -> SurfaceLaw:
+    """options: those of `fit_surface`, checked; held_E: nats, 0 for no E, None for a free one."""
+    delta, cluster = options["delta"], options["cluster"]
+    on_loss = options["residual"] == "loss"
     problem = Problem.of(
-        table.params, table.tokens, table.loss, tied=tied, E=held_E, on_loss=residual == "loss"
+        table.params, table.tokens, table.loss, tied=options["tied"], E=held_E, on_loss=on_loss
     )
     check_identified(table, problem.space.num_free)
     groups = None if cluster is None else group_numbers(table.rows, cluster)
@@ -215,14 +222,14 @@ def fit_surface(
     point = derivatives.at(best, ones, delta / unit)
     gradient = float(derivatives.relative_gradient(best, ones, delta / unit)[0])
     terms = derivatives.terms(best[0], delta / unit)
-    kind = choose(resample, len(table), cluster)
-    options |= {"resample": kind, "interval": interval}
+    kind = choose(options["resample"], len(table), cluster)
+    options = {**options, "resample": kind}
     plan = Plan(
         resample=kind,
-        bootstrap=bootstrap,
-        seed=seed,
+        bootstrap=options["bootstrap"],
+        seed=options["seed"],
         groups=groups,
-        leave_outs=interval == "bca",
+        leave_outs=options["interval"] == "bca",
     )
     rows, unfinished, num_left_out = draw_surfaces(
         derivatives, problem, best, table, plan, delta / unit, terms

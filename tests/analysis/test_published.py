@@ -11,7 +11,14 @@ from analysis.errors import UserError
 
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("sahoo2026", 134), ("sahoo2026_isoflop", 134), ("hoffmann2022", 245), ("porian2024", 121)],
+    [
+        ("sahoo2026", 134),
+        ("sahoo2026_isoflop", 134),
+        ("hoffmann2022", 245),
+        ("porian2024", 121),
+        ("muennighoff2023", 296),
+        ("chao2026", 133),
+    ],
 )
 def test_run_tables_are_ready_for_a_fit(name, rows):
     runs = published.runs(name)
@@ -41,6 +48,35 @@ def test_each_table_is_what_its_note_says():
     assert porian["flops"].nunique() == 12
 
 
+def test_runs_on_repeated_text_say_how_much_of_it_was_new():
+    runs = published.runs("muennighoff2023")
+    assert (runs["excluded"] == "").sum() == 182
+    # no run reads less than its unique tokens
+    assert (runs["tokens"] >= runs["unique_tokens"]).all()
+    assert (runs["tokens"] / runs["unique_tokens"]).max() == 9000
+    np.testing.assert_allclose(runs["flops"], 6 * runs["params"] * runs["tokens"], rtol=1e-8)
+
+
+def test_losses_that_bound_nothing_are_kept_apart():
+    runs = published.runs("chao2026")
+    assert runs.groupby("family").size().to_dict() == {"ar": 65, "masked": 68}
+    np.testing.assert_allclose(runs["flops"], 6 * runs["params"] * runs["tokens"], rtol=1e-8)
+    prime = published.runs("chao2026_prime")
+    assert prime["bound"].unique().tolist() == ["none"]
+    assert "withdrawn" in prime.attrs["status"]
+    with pytest.raises(UserError, match="no finished run to fit"):
+        analysis.fit_law(prime)
+
+
+@pytest.mark.parametrize(("family", "E", "a"), [("ar", 2.029, 0.524), ("masked", 2.427, 0.496)])
+def test_chao_surfaces_are_those_of_the_table_of_laws(family, E, a):
+    runs = published.runs("chao2026")
+    law = analysis.fit_law(runs[runs["family"] == family], bootstrap=0)
+    printed = published.laws().set_index("name").loc[f"chao2026_{family}"]
+    assert law.E == pytest.approx(E, abs=1e-3) == printed["E"]
+    assert law.exponents["params"] == pytest.approx(a, abs=1e-3) == printed["params_exponent"]
+
+
 def test_the_ladder_has_sizes_and_flops():
     ladder = published.runs("sahoo2026_ladder")
     assert len(ladder) == 28
@@ -55,9 +91,17 @@ def test_the_ladder_has_sizes_and_flops():
 
 def test_every_table_is_listed_with_its_provenance():
     listed = published.tables()
-    assert listed["name"].tolist() == ["sahoo2026", "sahoo2026_ladder", "hoffmann2022", "porian2024"]
+    assert listed["name"].tolist() == [
+        "sahoo2026",
+        "sahoo2026_ladder",
+        "hoffmann2022",
+        "porian2024",
+        "muennighoff2023",
+        "chao2026",
+        "chao2026_prime",
+    ]
     assert (listed[["source", "licence", "status", "note"]] != "").all().all()
-    assert listed["rows"].tolist() == [134, 28, 245, 121]
+    assert listed["rows"].tolist() == [134, 28, 245, 121, 296, 133, 62]
 
 
 def test_an_unknown_table_lists_the_known_ones():
