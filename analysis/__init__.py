@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     from analysis import published
     from analysis.comparison import compare
     from analysis.estimate import Estimate
+    from analysis.heldout import rollout
     from analysis.laws import fit_law
     from analysis.runs import load_runs
+    from analysis.selection import select
 
-__all__ = ["Estimate", "compare", "fit_law", "load_runs", "published"]
+__all__ = ["Estimate", "compare", "fit_law", "load_runs", "published", "rollout", "select"]
 
 _HOMES = {
     "Estimate": "analysis.estimate",
     "compare": "analysis.comparison",
     "fit_law": "analysis.laws",
     "load_runs": "analysis.runs",
+    "rollout": "analysis.heldout",
+    "select": "analysis.selection",
 }
 
 

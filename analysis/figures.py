@@ -4,6 +4,7 @@
     frontier           loss, size, tokens and tokens per parameter of the best run at every budget
     loss_curves        training loss along runs
     compare            compute of families over a reference at equal loss
+    rollout            how far laws of the cheaper runs are off the dearer ones
     surface_residuals  how far runs lie from a fitted surface
 
 Each is a table function (`isoflop_table`, ...: what is shown, as a DataFrame) and a drawing function
@@ -17,6 +18,7 @@ from analysis.drawing.frontier import frontier, frontier_table
 from analysis.drawing.isoflop import isoflop, isoflop_table
 from analysis.drawing.multipliers import compare, compare_table
 from analysis.drawing.residuals import surface_residuals, surface_residuals_table
+from analysis.drawing.rollout import rollout, rollout_table
 from analysis.drawing.saving import page, save
 from analysis.drawing.theme import set_theme
 
@@ -30,6 +32,8 @@ __all__ = [
     "loss_curves",
     "loss_curves_table",
     "page",
+    "rollout",
+    "rollout_table",
     "save",
     "set_theme",
     "surface_residuals",

@@ -271,6 +271,8 @@ class _Valley:
         return np.column_stack([e_R, a_R, b_R, exponents_R2])
 
 
+# a trial point far off may have derivatives beyond the largest float: such a row counts as not definite
+@np.errstate(over="ignore", invalid="ignore")
 def solve_definite(matrix_Rpp: np.ndarray, right_Rp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Solve R small symmetric systems by L D L^T, all rows at once; says which are positive definite.
 
@@ -290,4 +292,5 @@ def solve_definite(matrix_Rpp: np.ndarray, right_Rp: np.ndarray) -> tuple[np.nda
     for j in reversed(range(size)):
         solution[:, j] -= np.einsum("rk,rk->r", work[:, j, j + 1 :], solution[:, j + 1 :])
         solution[:, j] /= work[:, j, j]
+    definite_R &= np.isfinite(solution).all(axis=1)
     return np.where(definite_R[:, None], solution, 0.0), definite_R

@@ -63,7 +63,9 @@ def refit(
         weight_Rn = np.ones((size, num_runs)) if weights is None else weights[rows]
         z_Rn = None if losses is None else np.log(losses[rows]) - mean_log_loss
         start = np.repeat(start_Rp, size, axis=0)
-        ended = minimise(objective, start, weight_Rn, delta, tolerance=1e-11, z_Rn=z_Rn)
+        # a resample that no surface describes may send a trial step beyond the largest float; it is refused
+        with np.errstate(over="ignore", invalid="ignore"):
+            ended = minimise(objective, start, weight_Rn, delta, tolerance=1e-11, z_Rn=z_Rn)
         theta_Rp[rows], converged[rows] = ended.theta_Rp, ended.converged_R
     return theta_Rp, converged
 

@@ -67,9 +67,14 @@ class RunTable:
         return len(self.params)
 
     @property
+    def spent(self) -> np.ndarray:
+        """Budget of each run: typed where the table has the column, else FLOPs spent."""
+        return self.flops if self.budget is None else self.budget
+
+    @property
     def flops_range(self) -> tuple[float, float]:
-        """Smallest and largest budget (typed where the table has the column, else FLOPs spent)."""
-        values = self.flops if self.budget is None else self.budget
+        """Smallest and largest budget."""
+        values = self.spent
         return float(values.min()), float(values.max())
 
     @property
@@ -79,7 +84,7 @@ class RunTable:
 
     def budgets(self) -> list[tuple[float, np.ndarray]]:
         """(FLOPs, indices of its runs) per budget, ascending: equal typed budgets, else FLOPs alike."""
-        values = self.flops if self.budget is None else self.budget
+        values = self.spent
         tolerance = SAME_BUDGET if self.budget is None else 1e-9
         order = np.argsort(values, kind="stable")
         groups: list[list[int]] = []
