@@ -17,15 +17,29 @@ if TYPE_CHECKING:
     from analysis.estimate import Estimate
     from analysis.heldout import rollout
     from analysis.laws import fit_law
+    from analysis.laws.powerfit import fit_power_law
+    from analysis.laws.tuning import fit_tuning_law
     from analysis.runs import load_runs
     from analysis.selection import select
 
-__all__ = ["Estimate", "compare", "fit_law", "load_runs", "published", "rollout", "select"]
+__all__ = [
+    "Estimate",
+    "compare",
+    "fit_law",
+    "fit_power_law",
+    "fit_tuning_law",
+    "load_runs",
+    "published",
+    "rollout",
+    "select",
+]
 
 _HOMES = {
     "Estimate": "analysis.estimate",
     "compare": "analysis.comparison",
     "fit_law": "analysis.laws",
+    "fit_power_law": "analysis.laws.powerfit",
+    "fit_tuning_law": "analysis.laws.tuning",
     "load_runs": "analysis.runs",
     "rollout": "analysis.heldout",
     "select": "analysis.selection",

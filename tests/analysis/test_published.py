@@ -146,7 +146,17 @@ def test_the_besiroglu_law_is_near_the_exact_optimum():
 
 
 def test_public_names():
-    assert analysis.__all__ == ["Estimate", "compare", "fit_law", "load_runs", "published"]
+    assert analysis.__all__ == [
+        "Estimate",
+        "compare",
+        "fit_law",
+        "fit_power_law",
+        "fit_tuning_law",
+        "load_runs",
+        "published",
+        "rollout",
+        "select",
+    ]
     for name in analysis.__all__:
         assert getattr(analysis, name) is not None
         assert name in dir(analysis)
