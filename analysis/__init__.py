@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from analysis import published
     from analysis.comparison import compare
+    from analysis.diagnostics import diagnose
     from analysis.estimate import Estimate
     from analysis.heldout import rollout
     from analysis.laws import fit_law
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Estimate",
     "compare",
+    "diagnose",
     "fit_law",
     "fit_power_law",
     "fit_tuning_law",
@@ -37,6 +39,7 @@ __all__ = [
 _HOMES = {
     "Estimate": "analysis.estimate",
     "compare": "analysis.comparison",
+    "diagnose": "analysis.diagnostics",
     "fit_law": "analysis.laws",
     "fit_power_law": "analysis.laws.powerfit",
     "fit_tuning_law": "analysis.laws.tuning",

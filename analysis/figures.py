@@ -1,9 +1,10 @@
 """Every figure, once: for the notebook, the report and the dashboard alike.
 
-    isoflop            loss against size at every budget, with parabolas and minima
     frontier           loss, size, tokens and tokens per parameter of the best run at every budget
     loss_curves        training loss along runs
     compare            compute of families over a reference at equal loss
+    influence          leverage of every run, and what the law would be without it
+    variants           the same runs fitted otherwise
     rollout            how far laws of the cheaper runs are off the dearer ones
     surface_residuals  how far runs lie from a fitted surface
 
@@ -14,6 +15,14 @@ matplotlib: no browser) or as one HTML file that opens without a network. Figure
 """
 
 from analysis.drawing.curves import loss_curves, loss_curves_table
+from analysis.drawing.diagnostics import (
+    draws,
+    draws_table,
+    influence,
+    influence_table,
+    variants,
+    variants_table,
+)
 from analysis.drawing.frontier import frontier, frontier_table
 from analysis.drawing.isoflop import isoflop, isoflop_table
 from analysis.drawing.multipliers import compare, compare_table
@@ -25,8 +34,12 @@ from analysis.drawing.theme import set_theme
 __all__ = [
     "compare",
     "compare_table",
+    "draws",
+    "draws_table",
     "frontier",
     "frontier_table",
+    "influence",
+    "influence_table",
     "isoflop",
     "isoflop_table",
     "loss_curves",
@@ -38,4 +51,6 @@ __all__ = [
     "set_theme",
     "surface_residuals",
     "surface_residuals_table",
+    "variants",
+    "variants_table",
 ]
