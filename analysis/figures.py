@@ -1,8 +1,11 @@
 """Every figure, once: for the notebook, the report and the dashboard alike.
 
+    isoflop            loss against size at every budget, with parabolas and minima
     frontier           loss, size, tokens and tokens per parameter of the best run at every budget
     loss_curves        training loss along runs
     compare            compute of families over a reference at equal loss
+    against            a law beside published ones
+    draws              resamples of a surface's parameters against each other
     influence          leverage of every run, and what the law would be without it
     variants           the same runs fitted otherwise
     rollout            how far laws of the cheaper runs are off the dearer ones
@@ -14,6 +17,7 @@ matplotlib: no browser) or as one HTML file that opens without a network. Figure
 `set_theme(figure, "dark")` changes that and nothing else.
 """
 
+from analysis.drawing.against import against, against_table
 from analysis.drawing.curves import loss_curves, loss_curves_table
 from analysis.drawing.diagnostics import (
     draws,
@@ -32,6 +36,8 @@ from analysis.drawing.saving import page, save
 from analysis.drawing.theme import set_theme
 
 __all__ = [
+    "against",
+    "against_table",
     "compare",
     "compare_table",
     "draws",

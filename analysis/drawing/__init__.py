@@ -3,6 +3,6 @@
 theme       colours, markers, light and dark          axes       ticks, digits, units
 parts       panels, bands, bars, words on hover       saving     files, safely written
 isoflop, frontier, curves, multipliers, residuals,
-rollout, diagnostics                                  one figure each
+rollout, diagnostics, against                         one figure each
 static, static_layout                                 a Plotly figure drawn with matplotlib
 """

@@ -21,6 +21,8 @@ from analysis.laws.table import Excluded, RunTable
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from analysis.published.beside import Beside
+
 
 MOST_BUDGETS = 20
 FEW_BUDGETS = 5
@@ -131,6 +133,12 @@ class Law(ABC):
                 "high": [value.high for _, value in rows],
             }
         )
+
+    def against(self, name: str, *, flops: object = None, withdrawn: bool = False) -> Beside:
+        """The law beside published ones, e.g. "hoffmann2022", see `analysis.published.beside.against`."""
+        from analysis.published.beside import against
+
+        return against(self, name, flops=flops, withdrawn=withdrawn)
 
     def plot(self) -> go.Figure:
         """The law with its runs, as a Plotly figure."""

@@ -1,0 +1,170 @@
+"""A fitted law beside published ones: the frontiers of both as one table, and as a figure.
+
+A published law says what its numbers allow: a surface gives sizes, tokens and loss; power laws give what they
+have a coefficient for; tokens are completed from C = 6 N D where only the size is given. Losses compare on
+equal text and tokenizer alone; `notes` says what differs as far as it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import UserError
+from analysis.frontier import Cost, as_flops, number_column, optimal_logs, optimal_loss
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from analysis.laws.result import Law
+
+NUMBERS = ("params", "tokens", "tokens_per_param", "loss")
+OWN = "this law"
+SYMBOLS = ("E", "A", "B", "alpha", "beta")
+BEYOND = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Beside:
+    """A law and published ones at the same budgets."""
+
+    law: Law
+    published: pd.DataFrame
+    """The published laws shown, rows of `analysis.published.laws`."""
+    table: pd.DataFrame
+    """One row per law and budget: law ("this law" or its published name), status, flops, then params, tokens,
+    tokens_per_param and loss (nats per token), each with _low and _high (own law only); missing where a law
+    does not say."""
+    notes: tuple[str, ...]
+    """Left-out laws, and conventions that differ."""
+
+    def plot(self) -> go.Figure:
+        """Loss, size, tokens and tokens per parameter of all laws, with the band of the own one."""
+        from analysis import figures
+
+        return figures.against(self)
+
+    def __str__(self) -> str:
+        columns = ["law", "status", "flops", *NUMBERS]
+        text = self.table[columns].to_string(
+            index=False, float_format=lambda value: f"{value:.4g}", na_rep="-"
+        )
+        return "\n".join([text, *(f"note: {note}" for note in self.notes)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{note}</li>" for note in self.notes)
+        return self.table.to_html(index=False) + (f"<ul>{notes}</ul>" if notes else "")
+
+
+def against(law: Law, name: str, *, flops: Any = None, withdrawn: bool = False) -> Beside:
+    """The law beside a published one, by its name in `analysis.published.laws()`, or by that of a paper
+    ("hoffmann2022": all of its laws; of several families the law's own).
+
+    flops: budgets to compare at, by default those of the law and ten times the largest. A withdrawn law is
+    refused unless withdrawn=True. UserError for an unknown name, listing the known ones, and for a law that
+    was published without coefficients.
+    """
+    rows, notes = _select(law, name, withdrawn)
+    usual = [*law.budget_flops, BEYOND * law.flops_range[1]]
+    budgets = np.unique(as_flops(usual if flops is None else flops))
+    tables = [law.frontier(budgets).assign(law=OWN, status=str(law.status))]
+    shown = []
+    for row in rows.to_dict(orient="records"):
+        frontier = published_frontier(row, budgets)
+        if frontier is None:
+            notes.append(f"{row['name']} is left out: it was published without coefficients")
+            continue
+        shown.append(row["name"])
+        tables.append(frontier.assign(law=row["name"], status=row["status"]))
+    if not shown:
+        raise UserError(f"{name}: " + "; ".join(notes))
+    ends = [f"{number}{end}" for number in NUMBERS for end in ("", "_low", "_high")]
+    columns = ["law", "status", "flops", *ends]
+    table = pd.concat([part.reindex(columns=columns).astype(object) for part in tables], ignore_index=True)
+    table["flops"] = table["flops"].astype("float64")
+    for column in ends:
+        table[column] = number_column([None if pd.isna(v) else float(v) for v in table[column]])
+    used = rows[rows["name"].isin(shown)]
+    notes += _conventions(law, used)
+    return Beside(law=law, published=used, table=table, notes=tuple(dict.fromkeys(notes)))
+
+
+def published_frontier(row: Mapping[str, Any], flops: np.ndarray) -> pd.DataFrame | None:
+    """params, tokens, tokens_per_param, loss of a row of `laws()` at flops (m,), missing where it does not
+    say; None where it says nothing. C = 6 N D."""
+    found: dict[str, Any] = dict.fromkeys(NUMBERS)
+    if not any(pd.isna(row[symbol]) for symbol in SYMBOLS):
+        theta = np.array([[float(row[symbol]) for symbol in SYMBOLS]])
+        logs = optimal_logs(theta, flops, Cost())
+        found["params"], found["tokens"] = (np.exp(log[0]) for log in logs)
+        found["loss"] = theta[0, 0] + optimal_loss(theta, *logs)[0]
+    else:
+        counted = "not a parameter count" not in str(row["params_counted"])
+        found["params"] = _power(row, "params", flops) if counted else None
+        found["tokens"] = _power(row, "tokens", flops)
+        found["loss"] = _power(row, "loss", flops)
+        if found["params"] is not None and found["tokens"] is None:
+            found["tokens"] = flops / 6 / found["params"]
+    if all(values is None for values in found.values()):
+        return None
+    if found["params"] is not None and found["tokens"] is not None:
+        found["tokens_per_param"] = found["tokens"] / found["params"]
+    return pd.DataFrame(
+        {"flops": flops}
+        | {name: number_column([None] * len(flops) if v is None else list(v)) for name, v in found.items()}
+    )
+
+
+def _power(row: Mapping[str, Any], name: str, flops: np.ndarray) -> np.ndarray | None:
+    coefficient, exponent = row[f"{name}_coefficient"], row[f"{name}_exponent"]
+    if pd.isna(coefficient) or pd.isna(exponent):
+        return None
+    return float(coefficient) * flops ** float(exponent)
+
+
+def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[str]]:
+    """The published laws that the name means, and what is to be said about those that are left out."""
+    from analysis.published import laws
+
+    known = laws()
+    rows = known[known["name"] == name]
+    if rows.empty:
+        rows = known[known["name"].str.startswith(f"{name}_")]
+    if rows.empty:
+        papers = ", ".join(dict.fromkeys(known["name"].str.split("_").str[0]))
+        raise UserError(f"no published law is called {name!r}; there are laws of {papers}")
+    notes = []
+    own = rows[rows["family"] == law.family]
+    if len(own) and len(own) < len(rows):
+        notes.append(f"of the laws of {name} those of the family {law.family} are shown")
+        rows = own
+    gone = rows["status"] == "withdrawn"
+    for row in rows[gone & (not withdrawn)].to_dict(orient="records"):
+        notes.append(
+            f"{row['name']} was withdrawn ({row['note']}); give withdrawn=True to see it all the same"
+        )
+    rows = rows if withdrawn else rows[~gone]
+    if rows.empty:
+        raise UserError("; ".join(notes))
+    return rows, notes
+
+
+def _conventions(law: Law, rows: pd.DataFrame) -> list[str]:
+    """One sentence per published law on what it counts, where losses are not on the law's own text."""
+    own = law.runs["corpus"].iloc[0] if "corpus" in law.runs.columns and len(law.runs) else None
+    notes = []
+    for row in rows.to_dict(orient="records"):
+        parts = [f"{row['name']} counts params {row['params_counted']}, FLOPs {row['flops_counted']}"]
+        if row["corpus"] != own:
+            parts.append(f"its loss is {row['loss_fitted']} on {row['corpus']}, {row['tokenizer']}")
+        parts += (
+            [f"status {row['status']}: {row['note']}"] if row["status"] != "valid" and row["note"] else []
+        )
+        notes.append("; ".join(parts))
+    return notes
