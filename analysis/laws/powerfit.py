@@ -183,12 +183,7 @@ def fit_power_law(
     best, share = fitter.first(log_y - y_mean)
     fitted = fitter.fitted(best)
     residuals = log_y - y_mean - fitted
-    spare = len(log_y) - num_free
-    noise = (
-        Scatter(sd=float(np.sqrt(np.sum(residuals**2) / spare)), freedom=float(spare))
-        if delta is None
-        else scatter(residuals, num_free)
-    )
+    noise = _noise(residuals, num_free, delta)
     generator = np.random.default_rng(seed)
     scale = noise.sd * np.sqrt(noise.freedom / generator.chisquare(noise.freedom, size=(bootstrap, 1)))
     simulated = fitted + scale * generator.standard_normal((bootstrap, len(fitted)))
@@ -201,9 +196,6 @@ def fit_power_law(
         ]
     )
     thetas.flags.writeable = False
-    digest = hashlib.sha256()
-    for name in (y, *names):
-        digest.update(name.encode() + b"\0" + columns[name].astype("<f8").tobytes())
     size = np.abs(residuals)
     kept = np.minimum(size, np.inf if delta is None else delta)
     return PowerFit(
@@ -215,8 +207,23 @@ def fit_power_law(
         objective=float(np.sum(kept * (size - kept / 2))),
         warnings=tuple(_warnings(centred, share, offset=offset, level=level)),
         options={"offset": offset, "delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level},
-        sha256=digest.hexdigest(),
+        sha256=_digest(columns),
     )
+
+
+def _noise(residuals: np.ndarray, num_free: int, delta: float | None) -> Scatter:
+    """Of log y: the standard deviation of least squares, or a robust one."""
+    if delta is not None:
+        return scatter(residuals, num_free)
+    spare = len(residuals) - num_free
+    return Scatter(sd=float(np.sqrt(np.sum(residuals**2) / spare)), freedom=float(spare))
+
+
+def _digest(columns: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, values in columns.items():
+        digest.update(name.encode() + b"\0" + values.astype("<f8").tobytes())
+    return digest.hexdigest()
 
 
 def positive_column(table: pd.DataFrame, name: str) -> np.ndarray:

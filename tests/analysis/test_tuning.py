@@ -1,5 +1,7 @@
 """Learning-rate and batch laws from planted tuning sweeps."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,14 +15,13 @@ def sweep(noise=0.0, seed=0, rates=9):
     B* = 2 D^0.6."""
     generator = np.random.default_rng(seed)
     rows = []
-    for params in np.geomspace(1e7, 1e9, 4):
-        for tokens in np.geomspace(1e9, 1e11, 3):
-            best_rate, best_batch = 0.3 * params**-0.3 * tokens**0.05, 2 * tokens**0.6
-            for rate in 10 ** np.round(np.log10(best_rate)) * np.geomspace(0.05, 20, rates):
-                for batch in best_batch * np.array([0.3, 1.1, 2.5]):
-                    loss = 3 + 0.02 * np.log(rate / best_rate) ** 2 + 0.01 * np.log(batch / best_batch) ** 2
-                    loss *= np.exp(noise * generator.standard_normal())
-                    rows.append((params, tokens, rate, batch, loss))
+    for params, tokens in product(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 3)):
+        best_rate, best_batch = 0.3 * params**-0.3 * tokens**0.05, 2 * tokens**0.6
+        tried = 10 ** np.round(np.log10(best_rate)) * np.geomspace(0.05, 20, rates)
+        for rate, batch in product(tried, best_batch * np.array([0.3, 1.1, 2.5])):
+            loss = 3 + 0.02 * np.log(rate / best_rate) ** 2 + 0.01 * np.log(batch / best_batch) ** 2
+            loss *= np.exp(noise * generator.standard_normal())
+            rows.append((params, tokens, rate, batch, loss))
     return pd.DataFrame(rows, columns=["params", "tokens", "learning_rate", "batch_size", "loss"])
 
 
