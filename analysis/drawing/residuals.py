@@ -46,24 +46,26 @@ def surface_residuals(law: SurfaceLaw) -> go.Figure:
     """How far every run lies from the surface, against compute and against tokens per parameter.
 
     A pattern (a bow, a trend) says that the surface has the wrong shape there; outliers are named. The dotted
-    lines are the delta of the robust fit: beyond them a run pulls no harder, however far it lies.
+    lines are the delta of the robust fit: beyond them a run pulls no harder, however far it lies. A fit to
+    the loss itself has a delta in nats, which is no line here.
     """
     table = surface_residuals_table(law)
     style = theme.family_style(law.family)
     figure = parts.panels(1, 2)
     delta_percent = 100 * float(law.options["delta"])
+    heights = () if law.options.get("residual") == "loss" else (-delta_percent, delta_percent)
     for column, (name, (title, text)) in enumerate(SCALES.items(), start=1):
         figure.add_trace(_residuals(table, name, style), row=1, col=column)
         figure.update_xaxes(**axes.log_axis(title, table[name], text, room=7), row=1, col=column)
         parts.level_line(figure, 0.0, "solid", column)
-        for height in (-delta_percent, delta_percent):
+        for height in heights:
             parts.level_line(figure, height, "dot", column)
     figure.update_yaxes(title_text="Measured above predicted loss (%)", row=1, col=1)
     figure.update_yaxes(matches="y", row=1, col=2)
-    note = f"Dotted: delta of the robust fit ({delta_percent:g}%)"
-    note += ". Named: outliers" if table["outlier"].any() else ""
+    notes = [f"Dotted: delta of the robust fit ({delta_percent:g}%)"] if heights else []
+    notes += ["Named: outliers"] if table["outlier"].any() else []
     title = parts.titled("Residuals of the loss surface", law.family or "")
-    return parts.finish(figure, title, note, height=480)
+    return parts.finish(figure, title, ". ".join(notes), height=480)
 
 
 def _residuals(table: pd.DataFrame, x: str, style: theme.Style) -> go.Scatter:
