@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.equal_loss import exponent_differences, multiplier_curve, savings
 from analysis.errors import UserError
 from analysis.estimate import shortest, spread
 from analysis.frontier import Curve
 from analysis.laws import fit_law
+from analysis.laws.joint import fit_shared_E
 from analysis.laws.result import Law
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ SEARCH_BEYOND = 1e3
 """Crossovers are looked for up to this factor below and above the budgets with data."""
 SEARCH_POINTS = 241
 BISECTIONS = 50
+SHARED_OPTIONS = ("delta", "bootstrap", "level", "resample")
+UNLIKELY = 0.01
 SAME = 1.01
 """Budgets this close (factor) count as inside the data."""
 SHARED_BY_FAMILIES = ("flop_convention", "corpus", "tokenizer", "data_fingerprint", "context_length")
@@ -70,7 +74,30 @@ class Comparison:
     checks: pd.DataFrame
     """family, at_flops, multiplier, law: the same numbers from the other kind of law, where it can be fitted.
     """
+    exponents: pd.DataFrame
+    """Exponents of each family against the reference's, with intervals of the differences and p, see
+    `analysis.equal_loss.exponent_differences`."""
     warnings: tuple[str, ...]
+
+    @property
+    def savings(self) -> pd.DataFrame:
+        """The multipliers as "x% more FLOPs-efficient" and "x% fewer FLOPs", with intervals, see
+        `analysis.equal_loss.savings`."""
+        return savings(self.multipliers)
+
+    def curve(self, family: str, points: int = 60) -> pd.DataFrame:
+        """The multiplier of one family over the loss, with its band, see `analysis.equal_loss`. UserError
+        names the families there are."""
+        others = [name for name in self.laws if name != self.reference]
+        if family not in others:
+            raise UserError(f"family = {family!r} is not compared; choose one of {', '.join(others)}")
+        return multiplier_curve(family, self.laws[family], self.reference, self.laws[self.reference], points)
+
+    def plot_curves(self) -> go.Figure:
+        """The multipliers over the loss with their bands, as a Plotly figure."""
+        from analysis import figures
+
+        return figures.multiplier_curves(self)
 
     def summary(self) -> pd.DataFrame:
         """One row per family: exponents of its frontier, and its multiplier at its smallest and largest
@@ -107,6 +134,7 @@ class Comparison:
             ends = "" if row["low"] is None else f" [{shortest(row['low'], 3)}, {shortest(row['high'], 3)}]"
             where = ", extrapolated" if row["extrapolated"] else ""
             lines.append(f"  {row['family']} meets {self.reference} at {row['flops']:.3g}{ends} FLOPs{where}")
+        lines += [f"  {text}" for text in _differing(self.exponents)]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -115,7 +143,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types at full precision; open interval ends are None."""
         tables = {}
-        for name in ("multipliers", "crossovers", "checks"):
+        for name in ("multipliers", "crossovers", "checks", "exponents"):
             table = getattr(self, name).astype(object)
             table = table.where(table.notna() & (table != np.inf), None)
             tables[name] = table.to_dict(orient="records")
@@ -138,14 +166,22 @@ def _multiplier_text(row: Any) -> str:
 
 
 def compare(
-    runs: pd.DataFrame, reference: str = "ar", *, method: str = "surface", seed: int = 0, **options: Any
+    runs: pd.DataFrame,
+    reference: str = "ar",
+    *,
+    method: str = "surface",
+    seed: int = 0,
+    shared_E: bool = False,
+    **options: Any,
 ) -> Comparison:
     """Compute multipliers of every family over `reference` at equal loss, and where their frontiers cross.
 
     runs has the columns of `fit_law` and family; method and options are those of `fit_law`. Each family is
     resampled on its own (seeds derived from `seed` and its name), and every resample of the family meets one
-    of the reference, so the intervals carry the noise of both. UserError names a family without runs or a law
-    that fails.
+    of the reference, so the intervals carry the noise of both. shared_E=True fits all surfaces together with
+    one E, as the same text has one entropy (options then: delta, bootstrap, level, resample); a warning says
+    where the runs speak against it, or where bounds of different tightness make it an assumption. UserError
+    names a family without runs or a law that fails.
     """
     if not isinstance(runs, pd.DataFrame) or "family" not in runs.columns:
         raise UserError("runs: compare needs a pandas DataFrame with a column family")
@@ -158,13 +194,13 @@ def compare(
         raise UserError(f"runs: only the family {reference} has runs; compare needs at least two families")
     _one_measure(runs)
     ordered = [reference, *(name for name in names if name != reference)]
-    laws = {}
-    for name in ordered:
-        own_seed = zlib.crc32(f"{seed}/{name}".encode())
-        try:
-            laws[name] = fit_law(runs[runs["family"] == name], method, seed=own_seed, **options)
-        except UserError as problem:
-            raise UserError(f"family {name}: {problem}") from problem
+    seeds = {name: zlib.crc32(f"{seed}/{name}".encode()) for name in ordered}
+    parts = {name: runs[runs["family"] == name] for name in ordered}
+    told: list[str] = []
+    if shared_E:
+        laws, told = _shared(parts, method, seeds, options)
+    else:
+        laws = _each(parts, method, seeds, options)
     base = laws[reference]
     multipliers = pd.DataFrame(
         [row for name in ordered[1:] for row in _multipliers(name, laws[name], reference, base)],
@@ -182,8 +218,67 @@ def compare(
         multipliers=multipliers,
         crossovers=crossovers,
         checks=checks,
-        warnings=(*_warnings(runs, laws, multipliers), *unchecked, *_disagreements(multipliers, checks)),
+        exponents=exponent_differences(laws, reference),
+        warnings=(
+            *told,
+            *_warnings(runs, laws, multipliers),
+            *unchecked,
+            *_disagreements(multipliers, checks),
+        ),
     )
+
+
+def _each(
+    parts: Mapping[str, pd.DataFrame], method: str, seeds: Mapping[str, int], options: Mapping[str, Any]
+) -> dict[str, Law]:
+    laws = {}
+    for name, rows in parts.items():
+        try:
+            laws[name] = fit_law(rows, method, seed=seeds[name], **options)
+        except UserError as problem:
+            raise UserError(f"family {name}: {problem}") from problem
+    return laws
+
+
+def _shared(
+    parts: Mapping[str, pd.DataFrame], method: str, seeds: Mapping[str, int], options: Mapping[str, Any]
+) -> tuple[dict[str, Law], list[str]]:
+    """Laws with one E, and what is to be said about that."""
+    if method != "surface":
+        raise UserError(f"shared_E is for method = 'surface', not {method!r}, whose law has no E")
+    for name in options:
+        if name not in SHARED_OPTIONS:
+            raise UserError(f"{name} is no option with shared_E; its options are {', '.join(SHARED_OPTIONS)}")
+    shared = fit_shared_E(parts, seeds=seeds, **options)
+    found = []
+    if shared.p < UNLIKELY:
+        found.append(
+            f"the runs speak against one E for all families (p = {shared.p:.1g}): the objective is "
+            f"{shared.excess:.0%} above that of separate ones"
+        )
+    kinds: set[str] = set()
+    for rows in parts.values():
+        kinds |= set(map(str, rows["bound"].dropna().unique())) if "bound" in rows else set()
+    if len(kinds) > 1:
+        found.append(
+            f"one E is an assumption here: the losses are of kinds {', '.join(sorted(kinds))}, and the gap "
+            "of a bound need not vanish"
+        )
+    return dict(shared.laws), found
+
+
+def _differing(exponents: pd.DataFrame) -> list[str]:
+    """One sentence per family on the exponents of its frontier."""
+    found = []
+    for family, part in exponents.groupby("family", sort=False):
+        words = []
+        of_frontier = part[part["exponent"].isin(["params", "loss", "reducible_loss"])]
+        for row in of_frontier.to_dict(orient="records"):
+            words.append(f"{row['exponent']} {row['difference']:+.3f}")
+            if not pd.isna(row["p"]):
+                words[-1] += f" [{row['low']:+.3f}, {row['high']:+.3f}], p = {row['p']:.2g}"
+        found.append(f"exponents of {family} less those of {part['reference'].iloc[0]}: {'; '.join(words)}")
+    return found
 
 
 def _one_measure(runs: pd.DataFrame) -> None:

@@ -8,6 +8,7 @@
     draws              resamples of a surface's parameters against each other
     influence          leverage of every run, and what the law would be without it
     variants           the same runs fitted otherwise
+    multiplier_curves  that as a curve over the loss, with bands
     rollout            how far laws of the cheaper runs are off the dearer ones
     surface_residuals  how far runs lie from a fitted surface
 
@@ -29,7 +30,12 @@ from analysis.drawing.diagnostics import (
 )
 from analysis.drawing.frontier import frontier, frontier_table
 from analysis.drawing.isoflop import isoflop, isoflop_table
-from analysis.drawing.multipliers import compare, compare_table
+from analysis.drawing.multipliers import (
+    compare,
+    compare_table,
+    multiplier_curves,
+    multiplier_curves_table,
+)
 from analysis.drawing.residuals import surface_residuals, surface_residuals_table
 from analysis.drawing.rollout import rollout, rollout_table
 from analysis.drawing.saving import page, save
@@ -50,6 +56,8 @@ __all__ = [
     "isoflop_table",
     "loss_curves",
     "loss_curves_table",
+    "multiplier_curves",
+    "multiplier_curves_table",
     "page",
     "rollout",
     "rollout_table",

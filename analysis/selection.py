@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from scipy.special import ndtr
 
 from analysis.errors import UserError
 from analysis.heldout import folds, measured_minima, minimum_errors, run_errors
@@ -24,6 +22,7 @@ from analysis.laws.interaction import InteractionLaw
 from analysis.laws.result import Law
 from analysis.laws.surface import SurfaceLaw
 from analysis.laws.table import prepare
+from analysis.likelihood import huber_deviance
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "surface": {},
@@ -178,24 +177,3 @@ def aicc(law: Law) -> float | None:
         return None
     deviance = huber_deviance(huber, count, delta) - (2 * float(np.log(loss).sum()) if on_loss else 0.0)
     return deviance + 2 * fitted + 2 * fitted * (fitted + 1) / (count - fitted - 1)
-
-
-def huber_deviance(huber: float, count: int, delta: float) -> float:
-    """-2 log likelihood of residuals with that sum of Huber terms, at the scale s that makes it least.
-
-    The density is exp(-Huber_delta(r) / s^2) / Z(s), Z = s sqrt(2 pi) (2 Phi(delta/s) - 1)
-    + 2 s^2/delta exp(-delta^2 / (2 s^2)). A sum of 0 (an exact fit) counts as rounding.
-    """
-    huber = max(huber, count * 1e-30)
-
-    def deviance(log_scale: float) -> float:
-        s = np.exp(log_scale)
-        inner = s * np.sqrt(2 * np.pi) * (2 * ndtr(delta / s) - 1)
-        normaliser = inner + 2 * s**2 / delta * np.exp(-(delta**2) / (2 * s**2))
-        return float(2 * count * np.log(normaliser) + 2 * huber / s**2)
-
-    middle = 0.5 * np.log(2 * huber / count)
-    found = minimize_scalar(
-        deviance, bounds=(middle - 12, middle + 12), method="bounded", options={"xatol": 1e-10}
-    )
-    return float(found.fun)

@@ -107,3 +107,86 @@ def _text(row: Mapping[str, Any]) -> str:
         f"at {row['at_loss']:.3f} nats per token, its loss at {axes.flops_text(row['at_flops'])} FLOPs;<br>"
         f"{reference} gets there with {axes.flops_text(row['reference_flops'])} FLOPs{where}"
     )
+
+
+def multiplier_curves_table(comparison: Comparison) -> pd.DataFrame:
+    """What `multiplier_curves` shows: the curves of all families, see `Comparison.curve`."""
+    import pandas as pd
+
+    names = [name for name in comparison.laws if name != comparison.reference]
+    return pd.concat([comparison.curve(name) for name in theme.family_order(names)], ignore_index=True)
+
+
+def multiplier_curves(comparison: Comparison) -> go.Figure:
+    """Compute over the reference's at equal loss as a curve over the loss, with its band.
+
+    Thin where either law is read outside its measured budgets. UserError if no loss is reached by both.
+    """
+    table = multiplier_curves_table(comparison)
+    reference = parts.safe(comparison.reference)
+    if not len(table):
+        raise UserError(f"no family reaches a loss that {comparison.reference} reaches; see the warnings")
+    figure = parts.panels(1, 1)
+    for family, part in table.groupby("family", sort=False):
+        parts.add(figure, _curve_traces(str(family), part), 1, 1)
+    inside = table[~table["extrapolated"]]
+    shown = inside if len(inside) else table
+    values = [1.0, *table["multiplier"], *shown["low"].dropna(), *shown["high"].dropna()]
+    finite = [value for value in values if 1e-3 < value < 1e6]
+    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", finite, axes.number_text)
+    figure.update_yaxes(**y_axis)
+    figure.update_xaxes(
+        title_text="Held-out bound reached (nats per token)",
+        range=[table["at_loss"].max(), table["at_loss"].min()],
+        tickformat=axes.LOSS_DIGITS,
+    )
+    parts.level_line(figure, 1.0, "dot")
+    level = next(iter(comparison.laws.values())).level
+    note = f"Bands: {level:.0%} intervals. Laws: {comparison.method}. Dashed: a law outside its budgets"
+    return parts.finish(figure, f"Compute multipliers over {reference}", note, height=600)
+
+
+def _curve_traces(family: str, part: pd.DataFrame) -> list[go.Scatter]:
+    """The band, then the curve in stretches: dashed where a law is extrapolated."""
+    import plotly.graph_objects as go
+
+    style = theme.family_style(family)
+    traces = []
+    if part["low"].notna().all():
+        losses = part["at_loss"].tolist()
+        outline = (
+            part["high"].astype(float).clip(1e-6, 1e9).tolist() + part["low"].astype(float).tolist()[::-1]
+        )
+        traces.append(
+            go.Scatter(
+                x=losses + losses[::-1],
+                y=outline,
+                mode="lines",
+                line={"width": 0},
+                fill="toself",
+                fillcolor=theme.see_through(style.colour, 0.16),
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        )
+    stretch = (part["extrapolated"] != part["extrapolated"].shift()).cumsum()
+    for number, (_, piece) in enumerate(part.groupby(stretch)):
+        dashed = bool(piece["extrapolated"].iloc[0])
+        traces.append(
+            go.Scatter(
+                x=piece["at_loss"],
+                y=piece["multiplier"],
+                mode="lines",
+                name=parts.safe(family),
+                legendgroup=family,
+                showlegend=number == 0,
+                line={
+                    "color": style.colour,
+                    "width": 1.5 if dashed else 2.5,
+                    "dash": "dash" if dashed else "solid",
+                },
+                hoverinfo="text",
+                hovertext=[_text(row) for row in piece.to_dict(orient="records")],
+            )
+        )
+    return traces

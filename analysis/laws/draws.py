@@ -68,7 +68,7 @@ def draw_surfaces(
             objective, best, len(table), plan.bootstrap, plan.seed, plan.groups, delta, terms
         )
     else:
-        losses = _simulated(problem, best, table, plan)
+        losses = simulated(problem, best, table, plan)
         draws, converged = refit(objective, best, delta, None, losses, problem.means[2])
         unfinished = int(np.sum(~converged))
     if not plan.leave_outs or not plan.bootstrap:
@@ -78,7 +78,7 @@ def draw_surfaces(
     return np.concatenate([draws, left_out]), unfinished, len(left_out)
 
 
-def _simulated(problem: Problem, best: np.ndarray, table: RunTable, plan: Plan) -> np.ndarray:
+def simulated(problem: Problem, best: np.ndarray, table: RunTable, plan: Plan) -> np.ndarray:
     """Losses (R, n) about the fitted surface, with the scatter of the runs and its own uncertainty."""
     fitted = surface_loss(problem.natural(best)[0], table.params, table.tokens)
     num_free = problem.space.num_free

@@ -8,7 +8,8 @@ from scipy.integrate import quad
 
 from analysis import fit_law, select
 from analysis.errors import UserError
-from analysis.selection import aicc, huber_deviance
+from analysis.likelihood import huber_deviance
+from analysis.selection import aicc
 
 FORMS = {"free": {}, "tied": {"tied": True}, "no E": {"E": "none"}}
 
