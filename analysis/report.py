@@ -22,6 +22,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from analysis import figures
+from analysis.diagnostics import diagnose
 from analysis.drawing.axes import is_missing
 from analysis.drawing.theme import FONT, PALETTES, family_order, template
 from analysis.errors import UserError
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 500
 """Runs that the table of runs shows; the file stays small and a browser quick."""
+MOST_DIAGNOSED = 2000
+"""Runs up to which a law is diagnosed: seconds; 10,000 would take half a minute."""
 MOST_CURVES = 60
 """Training curves drawn."""
 RUN_COLUMNS_SHOWN = (
@@ -91,8 +94,8 @@ def _overview(laws: Laws) -> Section:
             sizes = [_joined(number, number.low, number.high) for number in (best.params, best.tokens)]
             exponents = [str(law.exponents[name]) for name in ("params", "tokens")]
             rows.append([family, method, len(law.runs), *exponents, f"{largest:.3g}", *sizes, str(best.loss)])
-    head = ["family", "law", "runs", "size exponent", "tokens exponent", "largest budget (FLOPs)",
-            "best params", "its tokens", "its loss (nats)"]  # fmt: skip
+    head = ["family", "law", "runs", "size exponent", "tokens exponent", "budget (FLOPs)",
+            "best params", "tokens", "loss (nats)"]  # fmt: skip
     text = (
         "<p>Exponents of the compute-optimal frontier; brackets are intervals at the level of the fits.</p>"
     )
@@ -110,6 +113,7 @@ def _family(
     parts = []
     notes = [f"{method}: {note}" for method, law in laws.items() for note in (law.sentence, *law.warnings)]
     parts.append(_list([*notes, *refused]))
+    parts += [_belief(law) for law in laws.values()]
     if "isoflop" in laws:
         parts.append(_figure(f"{family}-isoflop", laws["isoflop"].plot(), drawn))
         parts.append(_minima(laws["isoflop"]))
@@ -128,6 +132,20 @@ def _family(
     if left_out:
         parts.append(_folded(f"{len(left_out)} runs left out", _list(left_out)))
     return f"family-{_anchor(family)}", family, "".join(parts)
+
+
+def _belief(law: Law) -> str:
+    """Whether to believe a law: the verdict, and the checks behind it."""
+    if len(law.runs) > MOST_DIAGNOSED:
+        return (
+            f"<p>{law.method} law of {len(law.runs)} runs: too many to check here; see analysis.diagnose.</p>"
+        )
+    found = diagnose(law)
+    rows = found.table[["check", "grade", "finding"]].itertuples(index=False)
+    checks = _folded(
+        f"Checks of the {law.method} law", _table(["check", "grade", "finding"], rows, wrap=True)
+    )
+    return f"<p><strong>{law.method} law:</strong> {_text(found.verdict)}.</p>{checks}"
 
 
 def _minima(law: Any) -> str:
@@ -201,11 +219,14 @@ def _anchor(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> str:
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "", wrap: bool = False
+) -> str:
     titles = "".join(f'<th scope="col">{_text(name)}</th>' for name in head)
     body = "".join("<tr>" + "".join(f"<td>{_text(v)}</td>" for v in row) + "</tr>" for row in rows)
     above = f"<caption>{_text(caption)}</caption>" if caption else ""
-    table = f"<table>{above}<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+    kind = ' class="wrap"' if wrap else ""
+    table = f"<table{kind}>{above}<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll">{table}</div>'
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     """The law as tables with intervals, whom it left out, and what to be careful about."""
+    from analysis import diagnose
+
     out = out or console()
     frame = table.of_family(fits.family)
     name = fits.family or "all runs"
@@ -26,6 +28,8 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     out.print(_exponent_table(fits, name))
     if "surface" in fits.laws:
         out.print(_surface_table(fits.laws["surface"], name))
+    for method, law in fits.laws.items():
+        out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
     for note in _notes(fits, table):
         out.print(note, style="yellow", soft_wrap=True)
 

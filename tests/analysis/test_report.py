@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import json
 import re
 
@@ -50,6 +51,7 @@ def test_the_report_has_every_law_and_needs_nothing_else(runs, tmp_path):
         for law in laws[family].values():
             assert str(law.exponents["params"]) in page
             assert law.sha256[:16] in page
+    assert analysis.diagnose(laws["ar"]["isoflop"]).verdict in html.unescape(page)
     assert "a table" in page
     assert "Compute over ar at equal loss" in page
     drawn = json.loads(unpacked(page, "figures"))
