@@ -142,15 +142,13 @@ class InteractionLaw(Law):
     @property
     def exponents(self) -> dict[str, Estimate]:
         """Of N*, D*, D*/N* and L* - E in compute at the middle (geometric mean) of the budgets: unlike those
-        of a separable surface they drift. UserError where the optimum there is an open end."""
+        of a separable surface they drift. Empty where there is no minimum over the size; resamples without
+        one do not count."""
         middle = np.exp(np.mean(np.log(self.flops_range)))
         along = self._along(middle * np.exp([-STEP, STEP]))
-        if not np.isfinite(along["params"][0]).all():
-            raise UserError(
-                "exponents: within the budgets the loss has no minimum over the size; the runs do not "
-                "determine an interaction, fit the separable surface"
-            )
         usable = np.isfinite(along["params"]).all(axis=1)
+        if not usable[0]:
+            return {}
         slopes = {name: np.diff(along[name][usable])[:, 0] / (2 * STEP) for name in ("params", "tokens")}
         slopes["tokens_per_param"] = slopes["tokens"] - slopes["params"]
         reducible = np.log(along["loss"][usable] - self.thetas[usable, :1])
@@ -280,6 +278,15 @@ def _warnings(law: InteractionLaw, table: RunTable, draws: np.ndarray, unfinishe
     for name, value in (("alpha", law.alpha), ("beta", law.beta)):
         if value.low is not None and value.low < TOUCHES_ZERO:
             found.append(f"{name} = {value}: the interval touches 0, so that term is not identified")
+    middle = np.exp([np.mean(np.log(law.flops_range))])
+    open_ends = ~np.isfinite(law._along(middle)["params"][:, 0])
+    if open_ends[0]:
+        found.append("within the budgets the loss has no minimum over the size: there are no exponents")
+    elif open_ends.any():
+        found.append(
+            f"{open_ends.sum()} of {len(draws)} resamples have no minimum over the size; intervals of "
+            "exponents are those of the others"
+        )
     if law.share_of_starts < FEW_STARTS:
         found.append(f"only {law.share_of_starts:.0%} of the starts reach the optimum; others may lie close")
     if unfinished > 0.01 * len(draws):

@@ -1,6 +1,7 @@
 """Surfaces whose data exponent depends on the size: planted laws, nesting, units, frontier, warnings."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_an_interaction_that_is_not_there_is_not_identified():
     assert run.low < mean.low < mean.high < run.high
     json.loads(law.to_json())
     assert "kappa" in str(law)
+
+
+def test_a_law_without_a_minimum_says_so_and_still_prints():
+    law = fit_law(planted(0.01), form="interaction", bootstrap=4)
+    thetas = law.thetas.copy()
+    # loss that rises with tokens: the largest network is always best
+    thetas[:, [4, 5, 6]] = [-0.1, 0.0, 0.0]
+    spoiled = replace(law, thetas=thetas)
+    assert spoiled.exponents == {}
+    assert spoiled.optimal(1e20).params == np.inf
+    assert np.isfinite(spoiled.optimal(1e20).loss)
+    assert "kappa" in str(spoiled)
+    json.loads(spoiled.to_json())
 
 
 def test_variants_hold_here_too():
