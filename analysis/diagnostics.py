@@ -193,7 +193,7 @@ def _influence_checks(law: SurfaceLaw, influence: pd.DataFrame) -> dict[str, Fin
     moved = influence["exponent_change"].abs()
     most, change = moved.idxmax(), float(influence.loc[moved.idxmax(), "exponent_change"])
     half = None if a.low is None else (a.high - a.low) / 2  # type: ignore[operator]
-    heavy = abs(change) > (half if half else STABLE)
+    heavy = abs(change) > max(half or STABLE, 1e-6)
     named = influence.index[influence["outlier"]].tolist()
     found: dict[str, Finding] = {
         "leverage": (
@@ -205,7 +205,7 @@ def _influence_checks(law: SurfaceLaw, influence: pd.DataFrame) -> dict[str, Fin
             CONCERN if heavy else FINE,
             abs(change),
             f"without row {most} the exponent of N* moves most, by {change:+.3f}"
-            + ("" if half is None else f" ({abs(change) / half:.0%} of its half interval)"),
+            + (f" ({abs(change) / half:.0%} of its half interval)" if half and half > 1e-6 else ""),
         ),
     }
     if not named:

@@ -38,11 +38,7 @@ def influence_table(law: SurfaceLaw) -> pd.DataFrame:
 
 def outliers(law: SurfaceLaw) -> np.ndarray:
     """Which runs (n,) lie further than OUTLIER robust standard deviations from the surface."""
-    residual = _log_residuals(law)
-    sd = law.scatter.sd
-    return np.asarray(
-        np.abs(law.runs["loss"] - _predicted(law) if law.scatter.on_loss else residual) > OUTLIER * sd
-    )
+    return np.asarray(np.abs(_residuals(law)) > OUTLIER * law.scatter.sd)
 
 
 def without_outliers(law: SurfaceLaw) -> np.ndarray:
@@ -89,10 +85,21 @@ def _jacobian(law: SurfaceLaw) -> np.ndarray:
 
 def _leverage(law: SurfaceLaw) -> np.ndarray:
     delta = float(law.options["delta"])
-    size = np.abs(law.runs["loss"] - _predicted(law)) if law.scatter.on_loss else np.abs(_log_residuals(law))
-    weighted = _jacobian(law) * np.sqrt(np.minimum(1.0, delta / np.maximum(size, delta)))[:, None]
+    jacobian = _jacobian(law)
+    if law.scatter.on_loss:
+        jacobian = jacobian * _predicted(law)[:, None]
+    weighted = (
+        jacobian * np.sqrt(np.minimum(1.0, delta / np.maximum(np.abs(_residuals(law)), delta)))[:, None]
+    )
     left, singular, _ = np.linalg.svd(weighted / np.sqrt(np.sum(weighted**2, axis=0)), full_matrices=False)
     return np.asarray(np.sum(left[:, singular > 1e-12 * singular[0]] ** 2, axis=1))
+
+
+def _residuals(law: SurfaceLaw) -> np.ndarray:
+    """What the fit makes small, (n,): of log loss, or of the loss in nats."""
+    if law.scatter.on_loss:
+        return np.asarray(law.runs["loss"].to_numpy(dtype=float) - _predicted(law))
+    return _log_residuals(law)
 
 
 def _predicted(law: SurfaceLaw) -> np.ndarray:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.laws import fit_law
+from analysis.laws.interaction import InteractionLaw
 from analysis.laws.result import Law
 from analysis.laws.surface import SurfaceLaw
 
@@ -43,7 +44,8 @@ def variants(law: Law) -> pd.DataFrame:
 def own_options(law: Law) -> dict[str, Any]:
     """Options with which the law is fitted again, without intervals."""
     kept = {name: value for name, value in law.options.items() if name not in ("bootstrap", "interval")}
-    return kept | {"bootstrap": 0, "method": law.method}
+    # an interaction is a form of the surface's method
+    return kept | {"bootstrap": 0, "method": "surface" if isinstance(law, InteractionLaw) else law.method}
 
 
 def _asked(law: Law) -> Iterator[tuple[str, str, pd.DataFrame, dict[str, Any]]]:
@@ -68,7 +70,7 @@ def _asked(law: Law) -> Iterator[tuple[str, str, pd.DataFrame, dict[str, Any]]]:
             ):
                 yield "convention", f"{column}: {name}", _recounted(runs, column, name), own
     for name, options in APPROACHES.items():
-        if options.get("method", "surface") != law.method or "," in name:
+        if options.get("method", "surface") != own["method"] or "," in name:
             yield "approach", name, runs, options | {"bootstrap": 0}
 
 

@@ -143,3 +143,32 @@ def test_without_resamples_there_is_no_interval_and_it_is_said():
     assert "no intervals" in str(found)
     with pytest.raises(UserError, match="no resamples to draw"):
         found.plot("E")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tied": True},
+        {"E": 2.0},
+        {"E": "none"},
+        {"residual": "loss", "delta": 0.01},
+        {"interval": "bca"},
+        {"form": "interaction"},
+    ],
+)
+def test_variants_of_the_surface_are_checked(options):
+    law = fit_law(published.runs("sahoo2026").query("family == 'masked'"), bootstrap=40, **options)
+    found = diagnose(law)
+    assert (found.variants["note"] == "").all()
+    assert "exponent of N*" in found.verdict
+    assert len(found.plot().data) >= 2
+    if found.influence is not None:
+        free = 5 - ("tied" in options) - ("E" in options)
+        assert found.influence["leverage"].sum() == pytest.approx(free)
+
+
+def test_a_law_of_repeated_text_is_checked():
+    runs = published.runs("muennighoff2023")
+    found = diagnose(fit_law(runs, "constrained", bootstrap=0))
+    assert "window" in set(found.table["check"])
+    assert found.variants.query("check == 'window'")["exponent"].notna().all()
