@@ -131,7 +131,7 @@ def test_families_are_compared_on_a_published_table_and_on_a_desk_sweep(tmp_path
     plant_desk_sweep(tmp_path)
     notebook = execute("compare_families.ipynb", tmp_path)
     multipliers, frontier = "Compute multipliers over ar", "Compute-optimal frontier"
-    assert titles_of(notebook) == [multipliers, multipliers, frontier, multipliers, frontier]
+    assert titles_of(notebook) == [multipliers, multipliers, multipliers, frontier, multipliers, frontier]
     texts = texts_of(notebook)
     assert "without 1e+20" in texts
     assert "compute over ar at equal loss" in texts  # of the planted sweep, printed
