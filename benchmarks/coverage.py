@@ -1,6 +1,6 @@
 """Do 95% intervals hold the truth in 95% of sweeps? Simulated sweeps of known surfaces, by design and noise.
 
-    python benchmarks/coverage.py                      # 1000 sweeps a cell, about two hours on one core
+    python benchmarks/coverage.py                      # 1000 sweeps a cell, about 50 minutes of one core
     python benchmarks/coverage.py --sweeps 300 --design desk --json coverage.json
 
 Designs are the sizes and budgets of the published table `sahoo2026` (its masked runs) and of
