@@ -91,7 +91,9 @@ class PowerFit:
         if not all(np.all(np.isfinite(array) & (array > 0)) for array in arrays):
             raise UserError(f"predict: {' and '.join(self.x)} must be finite numbers above 0")
         logs = np.log(np.stack([array.ravel() for array in arrays]))
-        values = self.thetas[:, :1] + np.exp(self.thetas[:, 1:2] + self.thetas[:, 2:] @ logs)
+        # a steep resample may end beyond the largest float: an open end
+        with np.errstate(over="ignore"):
+            values = self.thetas[:, :1] + np.exp(self.thetas[:, 1:2] + self.thetas[:, 2:] @ logs)
         if kind == "run":
             values = self.scatter.with_run(values[:1], values[1:], int(self.options["seed"]))
         if arrays[0].ndim == 0:

@@ -67,12 +67,15 @@ def constrained_loss(
     E, A, B, alpha, beta, *rest = (thetas[:, i, None] for i in range(thetas.shape[1]))
     if form == "effective":
         R_D, R_N = rest
-        once = np.minimum(tokens, unique_tokens)
-        log_best = (np.log(alpha * A) - np.log(beta * B) + beta * np.log(once)) / alpha
-        fed = np.exp(np.minimum(np.log(params), log_best))
-        spare = np.expm1(np.minimum(np.log(params) - np.log(fed), MOST_SPARE_LOG))
-        size = fed * (1 - R_N * np.expm1(-spare / R_N))
-        return np.asarray(E + A * size**-alpha + B * effective_data(R_D, tokens, unique_tokens) ** -beta)
+        log_params, log_once = np.log(params), np.log(np.minimum(tokens, unique_tokens))
+        log_best = (np.log(alpha) + np.log(A) - np.log(beta) - np.log(B) + beta * log_once) / alpha
+        log_fed = np.minimum(log_params, log_best)
+        spare = np.expm1(np.minimum(log_params - log_fed, MOST_SPARE_LOG))
+        log_size = log_fed + np.log1p(-R_N * np.expm1(-spare / R_N))
+        data = effective_data(R_D, tokens, unique_tokens)
+        # a law that means nothing may feed no network at all: its loss is infinite
+        with np.errstate(over="ignore"):
+            return np.asarray(E + np.exp(np.log(A) - alpha * log_size) + B * data**-beta)
     return np.asarray(
         E + A * params**-alpha + B * tokens**-beta + penalty(thetas, params, tokens, unique_tokens)
     )

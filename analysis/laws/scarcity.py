@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 AROUND = np.log(1e4)
 """The best size is searched within this log factor of the best one with unlimited text."""
+FARTHEST_LOG = 200.0
 GRID_POINTS = 81
 GOLDEN_STEPS = 40
 BELOW, ABOVE = 1e-2, 1e4
@@ -35,6 +36,8 @@ def best_given_text(
         middle = optimal_logs(thetas[:, :5], np.ones(1), cost)[0][:, 0]
         slope = thetas[:, 4] / (thetas[:, 3] + cost.q * thetas[:, 4])
         middle = middle + slope * np.log(budgets[:, j])
+        # the optimum of a law that means nothing may lie beyond the largest float
+        middle = np.clip(middle, -FARTHEST_LOG, FARTHEST_LOG)
         sizes[:, j], losses[:, j] = _best(form, thetas, budgets[:, j], unique_tokens, cost, middle)
     return sizes, losses
 
