@@ -88,7 +88,10 @@ def penalty(
     P, delta, kappa = (thetas[:, i, None] for i in (5, 6, 7))
     repeats = tokens / unique_tokens - 1
     again = repeats > ONCE
-    size = P * np.where(again, repeats, 1.0) ** delta * (params / unique_tokens) ** kappa
+    log_size = np.log(np.maximum(P, np.finfo(float).tiny)) + delta * np.log(np.where(again, repeats, 1.0))
+    # far from the runs it may overflow: an infinite loss
+    with np.errstate(over="ignore"):
+        size = np.exp(log_size + kappa * (np.log(params) - np.log(unique_tokens)))
     return np.asarray(np.where(again, size, 0.0))
 
 
