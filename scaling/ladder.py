@@ -70,7 +70,7 @@ def _desk() -> dict[str, Size]:
 
     Named width x depth. Depth comes late: up to 4e11 FLOPs one block is within 0.02 nats of two of the same
     parameters and up to twice as fast. Heads have 8 dimensions, 16 where blocks are more: at 4e10
-    FLOPs `uniform` lost 0.03 to 0.09 nats with a single head of 16, and 0.1 to 0.3 with heads of 4. The
+    FLOPs `uniform` lost 0.03 to 0.09 nats with a single head of 16, and 0.2 to 0.3 with heads of 4. The
     conditioning is narrow: at the published 128 it would hold more parameters than the blocks it conditions.
     """
     rows = [
