@@ -37,6 +37,8 @@ E_SPREAD = 0.05
 ILL_CONDITIONED = 1e3
 """Above this, errors of a thousandth in the losses become errors of order one in some combination."""
 FINE, NOTE, CONCERN = "fine", "note", "concern"
+MOST_DIAGNOSED = 2000
+"""Runs up to which reports diagnose a law by themselves: seconds; 10,000 take half a minute."""
 COLUMNS = ("check", "grade", "value", "finding")
 FIGURE_OF = {
     **dict.fromkeys(("E", "exponents", "bounds", "starts", "condition"), "draws"),

@@ -22,7 +22,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from analysis import figures
-from analysis.diagnostics import diagnose
+from analysis.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.drawing.axes import is_missing
 from analysis.drawing.theme import FONT, PALETTES, family_order, template
 from analysis.errors import UserError
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 500
 """Runs that the table of runs shows; the file stays small and a browser quick."""
-MOST_DIAGNOSED = 2000
-"""Runs up to which a law is diagnosed: seconds; 10,000 would take half a minute."""
 MOST_CURVES = 60
 """Training curves drawn."""
 RUN_COLUMNS_SHOWN = (

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     """The law as tables with intervals, whom it left out, and what to be careful about."""
-    from analysis import diagnose
+    from analysis.diagnostics import MOST_DIAGNOSED, diagnose
 
     out = out or console()
     frame = table.of_family(fits.family)
@@ -29,7 +29,8 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     if "surface" in fits.laws:
         out.print(_surface_table(fits.laws["surface"], name))
     for method, law in fits.laws.items():
-        out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
+        if len(law.runs) <= MOST_DIAGNOSED:
+            out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
     for note in _notes(fits, table):
         out.print(note, style="yellow", soft_wrap=True)
 

@@ -1,7 +1,7 @@
 """Approach 1 as published: the lowest of many loss curves at every compute, and power laws along it.
 
 Hoffmann et al. 2022 (arXiv 2203.15556, section 3.1): smooth every run's loss curve, interpolate it in log
-FLOPs, and at each of a ladder of budgets take the run with the lowest loss. A run in mid-schedule lies above
+FLOPs, and at each of many budgets take the run with the lowest loss. A run in mid-schedule lies above
 one that ends there, so exponents come out biased unless the learning rate is constant up to its decay; and
 a training objective is not the bound (of `masked` it lies far below). `fit_law` says both in its warnings.
 """
@@ -28,7 +28,7 @@ CAUTION = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ladder:
+class CurveGrid:
     """Smoothed losses of K runs at M budgets; infinite where a run has no loss."""
 
     flops: np.ndarray
@@ -61,7 +61,7 @@ class Ladder:
         return budgets, among[best[budgets]]
 
 
-def read_ladder(curves: pd.DataFrame) -> Ladder:
+def read_curves(curves: pd.DataFrame) -> CurveGrid:
     """Smooth each run's curve and read it at NUM_BUDGETS log-spaced budgets.
 
     curves: one row per run and step, columns key, params, tokens, flops (both up to that step), loss, as
@@ -86,7 +86,7 @@ def read_ladder(curves: pd.DataFrame) -> Ladder:
     for row, part, (first, last) in zip(loss, runs, ends, strict=True):
         read = np.flatnonzero((flops >= first) & (flops <= last * (1 + 1e-9)))
         row[read] = _smoothed(np.log(part["flops"].to_numpy()), part["loss"].to_numpy(), np.log(flops[read]))
-    return Ladder(
+    return CurveGrid(
         flops=flops,
         loss=loss,
         params=np.array([part["params"].iloc[0] for part in runs], dtype=np.float64),

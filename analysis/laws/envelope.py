@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.laws.bootstrap import check_options, resample_weights
-from analysis.laws.curves import CAUTION, read_ladder
+from analysis.laws.curves import CAUTION, read_curves
 from analysis.laws.powerlaw import PowerLaw
 from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields
 from analysis.laws.table import RunTable, prepare
@@ -76,8 +76,8 @@ def fit_envelope(
 
 
 def _of_curves(curves: pd.DataFrame, bootstrap: int, seed: int, level: float) -> EnvelopeLaw:
-    ladder = read_ladder(curves)
-    budgets, winners = ladder.winners()
+    grid = read_curves(curves)
+    budgets, winners = grid.winners()
     if len(budgets) < MIN_VERTICES:
         raise UserError(
             f"envelope: at only {len(budgets)} budgets the lowest curve is of neither the smallest nor the "
@@ -85,9 +85,9 @@ def _of_curves(curves: pd.DataFrame, bootstrap: int, seed: int, level: float) ->
         )
 
     def points(at: np.ndarray, runs: np.ndarray) -> dict[str, np.ndarray]:
-        flops = ladder.flops[at]
-        columns = {"flops": flops, "params": ladder.params[runs], "loss": ladder.loss[runs, at]}
-        return columns | {"tokens": flops / ladder.flops_per_token[runs]}
+        flops = grid.flops[at]
+        columns = {"flops": flops, "params": grid.params[runs], "loss": grid.loss[runs, at]}
+        return columns | {"tokens": flops / grid.flops_per_token[runs]}
 
     shown = pd.DataFrame(points(budgets, winners))
     if "family" in curves.columns:
@@ -102,15 +102,15 @@ def _of_curves(curves: pd.DataFrame, bootstrap: int, seed: int, level: float) ->
         return _lines(logs, np.arange(len(at)), reference)
 
     fits, dropped = [lines(budgets, winners)], 0
-    for weights in resample_weights(len(ladder.params), bootstrap, seed):
+    for weights in resample_weights(len(grid.params), bootstrap, seed):
         for row in weights:
-            at, runs = ladder.winners(np.flatnonzero(row))
+            at, runs = grid.winners(np.flatnonzero(row))
             if len(at) >= MIN_VERTICES:
                 fits.append(lines(at, runs))
             else:
                 dropped += 1
     options = {"bootstrap": bootstrap, "seed": seed, "level": level}
-    sentence = f"the lowest of {len(ladder.params)} curves at {len(budgets)} of {len(ladder.flops)} budgets"
+    sentence = f"the lowest of {len(grid.params)} curves at {len(budgets)} of {len(grid.flops)} budgets"
     law = _law(table, fits, dropped, options, sentence, shown[["flops", "params", "tokens", "loss"]])
     return replace(law, warnings=(*law.warnings, CAUTION))
 

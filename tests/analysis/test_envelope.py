@@ -8,7 +8,7 @@ from scipy.spatial import ConvexHull
 
 from analysis import fit_law, published
 from analysis.errors import UserError
-from analysis.laws.curves import read_ladder
+from analysis.laws.curves import read_curves
 from analysis.laws.envelope import hull
 
 
@@ -97,10 +97,10 @@ def test_noisy_curves_give_wide_intervals():
 
 def test_a_smoothed_curve_keeps_a_power_law_to_its_end():
     table = curve_table(5)
-    ladder = read_ladder(table)
-    for row, params in zip(ladder.loss, ladder.params, strict=True):
+    grid = read_curves(table)
+    for row, params in zip(grid.loss, grid.params, strict=True):
         there = np.isfinite(row)
-        flops = ladder.flops[there]
+        flops = grid.flops[there]
         assert row[there] == pytest.approx(loss_of(CHINCHILLA, params, flops / 6 / params), rel=2e-3)
 
 
