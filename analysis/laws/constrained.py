@@ -27,14 +27,15 @@ from analysis.frontier import (
 )
 from analysis.laws.bootstrap import check_options, group_numbers
 from analysis.laws.logsum import LogSum
-from analysis.laws.newrun import Scatter, check_kind, scatter
+from analysis.laws.newrun import Scatter, scatter
 from analysis.laws.objective import GRADIENT_TOLERANCE, Derivatives, Problem, Space
+from analysis.laws.predicting import PredictingLaw, positive_pairs
 from analysis.laws.repeats import FORMS, ONCE, STARTS, RepeatTerms, constrained_loss, repeat_space
-from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
+from analysis.laws.result import FitStatus, common_fields, interval_columns
 from analysis.laws.scarcity import best_given_text, critical_compute, worth_of_repeats
 from analysis.laws.search import best_of, resample
 from analysis.laws.starts import grid_starts
-from analysis.laws.surface import FEW_STARTS, SurfaceLaw, check_identified, positive_pairs
+from analysis.laws.surface import FEW_STARTS, SurfaceLaw, check_identified
 from analysis.laws.table import RunTable, prepare
 
 FEWEST_REPEATED = 3
@@ -42,20 +43,15 @@ MOST_BASE_STARTS = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ConstrainedLaw(Law):
+class ConstrainedLaw(PredictingLaw):
     """Loss over params, tokens and unique tokens; counts, nats per token. Formulas: `analysis.laws.repeats`.
 
     What every law has (exponents, curve, the frontier without `unique_tokens`) is that of unlimited text, the
-    surface underneath.
+    surface underneath. thetas: (1 + R, p) parameters named as in `repeats.FORMS`.
     """
 
     method: ClassVar[str] = "constrained"
     form: str
-    thetas: np.ndarray
-    """(1 + R, p) parameters named as in `repeats.FORMS`: the estimate first, then R resamples. Read-only."""
-    objective: float
-    gradient: float
-    share_of_starts: float
     num_free: int
 
     def _parameters(self) -> dict[str, Estimate]:
@@ -96,16 +92,10 @@ class ConstrainedLaw(Law):
 
         kind "mean": the interval of the law; "run": of one new run. UserError unless all are above 0.
         """
-        check_kind(kind)
-        arrays = positive_pairs(params=params, tokens=tokens, unique_tokens=unique_tokens)
-        values = constrained_loss(self.form, self.thetas, *(array.ravel() for array in arrays))
-        if kind == "run":
-            values = self.scatter.with_run(values[:1], values[1:], int(self.options["seed"]))
-        if arrays[0].ndim == 0:
-            return estimate_of(values[:, 0], self.rule)
-        names = ("params", "tokens", "unique_tokens")
-        columns = {name: array.ravel() for name, array in zip(names, arrays, strict=True)}
-        return pd.DataFrame(columns | interval_columns("loss", values, self.rule))
+        return self._predicted(kind, params=params, tokens=tokens, unique_tokens=unique_tokens)
+
+    def _losses(self, *columns: np.ndarray) -> np.ndarray:
+        return constrained_loss(self.form, self.thetas, *columns)
 
     def repeat_value(
         self, epochs: Any, *, params: float | None = None, unique_tokens: float | None = None
@@ -168,13 +158,7 @@ class ConstrainedLaw(Law):
         return {"params": log_params, "tokens": log_tokens, "loss": loss}
 
     def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {
-            "form": self.form,
-            "objective": self.objective,
-            "gradient": self.gradient,
-            "share_of_starts": self.share_of_starts,
-            "scatter": {"sd": self.scatter.sd, "degrees_of_freedom": self.scatter.freedom},
-        }
+        return super().to_dict() | {"form": self.form}
 
 
 def fit_constrained(

@@ -27,12 +27,13 @@ from analysis.estimate import Estimate, estimate_of
 from analysis.frontier import Curve
 from analysis.laws.bootstrap import group_numbers
 from analysis.laws.logsum import LogSum
-from analysis.laws.newrun import Scatter, check_kind, scatter
+from analysis.laws.newrun import Scatter, scatter
 from analysis.laws.objective import GRADIENT_TOLERANCE, LOWER, UPPER, Derivatives, Problem, Space
-from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import FitStatus, common_fields
 from analysis.laws.search import best_of, resample
 from analysis.laws.starts import grid_starts
-from analysis.laws.surface import FEW_STARTS, TOUCHES_ZERO, check_identified, positive_pairs
+from analysis.laws.surface import FEW_STARTS, TOUCHES_ZERO, check_identified
 from analysis.laws.table import RunTable
 
 SYMBOLS = ("E", "A", "B", "alpha", "beta", "c", "kappa")
@@ -46,18 +47,15 @@ STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class InteractionLaw(Law):
-    """L(N, D) as at the top of `analysis.laws.interaction`; N and D are counts, L is nats per token."""
+class InteractionLaw(PredictingLaw):
+    """L(N, D) as at the top of `analysis.laws.interaction`; N and D are counts, L is nats per token.
+
+    thetas: (1 + R, 7) E, A, B, alpha, beta, c, kappa.
+    """
 
     method: ClassVar[str] = "interaction"
-    thetas: np.ndarray
-    """(1 + R, 7) E, A, B, alpha, beta, c, kappa: the estimate first, then R resamples. Read-only."""
     reference_params: float
     """N0, the size at which B, beta are the coefficient and exponent of the data term."""
-    objective: float
-    gradient: float
-    """Largest gradient component there, relative to the sum of the absolute terms it is made of."""
-    share_of_starts: float
 
     def _parameters(self) -> dict[str, Estimate]:
         held = self.options["E"] is not None
@@ -82,15 +80,10 @@ class InteractionLaw(Law):
 
     def predict(self, params: Any, tokens: Any, *, kind: str = "mean") -> Estimate | pd.DataFrame:
         """Loss at params N and tokens D, as `SurfaceLaw.predict`."""
-        check_kind(kind)
-        N, D = positive_pairs(params=params, tokens=tokens)
-        values = self._loss(self.thetas, np.log(N.ravel()), np.log(D.ravel()))
-        if kind == "run":
-            values = self.scatter.with_run(values[:1], values[1:], int(self.options["seed"]))
-        if N.ndim == 0:
-            return estimate_of(values[:, 0], self.rule)
-        columns = {"params": N.ravel(), "tokens": D.ravel()} | interval_columns("loss", values, self.rule)
-        return pd.DataFrame(columns)
+        return self._predicted(kind, params=params, tokens=tokens)
+
+    def _losses(self, *columns: np.ndarray) -> np.ndarray:
+        return self._loss(self.thetas, *(np.log(column) for column in columns))
 
     def _loss(self, thetas: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray) -> np.ndarray:
         """(m, 7) and logs (m or 1, k) or (k,): (m, k)."""
@@ -167,13 +160,7 @@ class InteractionLaw(Law):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {
-            "objective": self.objective,
-            "gradient": self.gradient,
-            "share_of_starts": self.share_of_starts,
-            "reference_params": self.reference_params,
-            "scatter": {"sd": self.scatter.sd, "degrees_of_freedom": self.scatter.freedom},
-        }
+        return super().to_dict() | {"reference_params": self.reference_params}
 
 
 def fit_interaction(table: RunTable, options: Mapping[str, Any], held_E: float | None) -> InteractionLaw:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.estimate import Estimate, Rule, estimate_of
+from analysis.estimate import Estimate, estimate_of
 from analysis.frontier import (
     Curve,
     frontier_exponents,
@@ -30,9 +30,10 @@ from analysis.frontier import (
 )
 from analysis.laws.bootstrap import check_interval, check_options, group_numbers
 from analysis.laws.draws import Plan, choose, draw_surfaces
-from analysis.laws.newrun import Scatter, check_kind, scatter
+from analysis.laws.newrun import Scatter, scatter
 from analysis.laws.objective import GRADIENT_TOLERANCE, LOWER, Derivatives, Problem
-from analysis.laws.result import FitStatus, Law, common_fields, interval_columns
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import FitStatus, common_fields
 from analysis.laws.search import best_of
 from analysis.laws.starts import grid_starts
 from analysis.laws.table import RunTable, prepare
@@ -50,19 +51,13 @@ FORMS = ("separable", "interaction")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SurfaceLaw(Law):
-    """L(N, D) = E + A N^-alpha + B D^-beta; N and D are counts, L is nats per token."""
+class SurfaceLaw(PredictingLaw):
+    """L(N, D) = E + A N^-alpha + B D^-beta; N and D are counts, L is nats per token.
+
+    thetas: (1 + R, 5) E, A, B, alpha, beta.
+    """
 
     method: ClassVar[str] = "surface"
-    thetas: np.ndarray
-    """(1 + R, 5) E, A, B, alpha, beta: the estimate first, then R resamples (then `leave_outs` refits).
-    Read-only."""
-    objective: float
-    """Sum of Huber terms at the optimum."""
-    gradient: float
-    """Largest gradient component there, relative to the sum of the absolute terms it is made of."""
-    share_of_starts: float
-    """Share of the cold starts that end at the optimum (objective within 1e-6)."""
 
     @property
     def E(self) -> Estimate:
@@ -124,42 +119,15 @@ class SurfaceLaw(Law):
         kind "mean": the interval of the law itself (the mean of many runs there); "run": of one new run,
         which misses the law by its own noise too, see `scatter`. UserError unless all are above 0 and finite.
         """
-        check_kind(kind)
-        N, D = positive_pairs(params=params, tokens=tokens)
-        values = surface_loss(self.thetas, N.ravel(), D.ravel())
-        rule = self.rule
-        if kind == "run":
-            # leave-outs say nothing about the noise of a new run: percentiles
-            drawn = values[1 : len(values) - self.leave_outs]
-            values, rule = (
-                self.scatter.with_run(values[:1], drawn, int(self.options["seed"])),
-                Rule(level=self.level),
-            )
-        if N.ndim == 0:
-            return estimate_of(values[:, 0], rule)
-        columns = {"params": N.ravel(), "tokens": D.ravel()} | interval_columns("loss", values, rule)
-        return pd.DataFrame(columns)
+        return self._predicted(kind, params=params, tokens=tokens)
+
+    def _losses(self, *columns: np.ndarray) -> np.ndarray:
+        return surface_loss(self.thetas, *columns)
 
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
         log_params, log_tokens = optimal_logs(self.thetas, flops, self.cost)
         loss = self.thetas[:, :1] + optimal_loss(self.thetas, log_params, log_tokens)
         return {"params": log_params, "tokens": log_tokens, "loss": loss}
-
-    def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {
-            "objective": self.objective,
-            "gradient": self.gradient,
-            "share_of_starts": self.share_of_starts,
-            "scatter": {"sd": self.scatter.sd, "degrees_of_freedom": self.scatter.freedom},
-        }
-
-
-def positive_pairs(**values: Any) -> list[np.ndarray]:
-    """Numbers or arrays as float64 arrays of one shape; UserError unless all are positive and finite."""
-    arrays = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in values.values()))
-    if not all(np.all(np.isfinite(array) & (array > 0)) for array in arrays):
-        raise UserError(f"predict: {' and '.join(values)} must be finite numbers above 0")
-    return list(arrays)
 
 
 def fit_surface(
