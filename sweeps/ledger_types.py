@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +38,32 @@ class Needs:
     cpus: float = 1.0
     gpus: float = 0.0
     memory_bytes: float = 0.0
+    gpu_memory_bytes: float = 0.0
+    """Of each GPU."""
+    processes: int = 1
+    """That share the run between them; all on one node."""
+    resources: tuple[tuple[str, float], ...] = ()
+    """Further ones by name, such as a user's quota: what Ray nodes are given with --resources."""
+
+    def amounts(self) -> dict[str, float]:
+        """What is shared out among runs, by name."""
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes, **dict(self.resources)}
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Needs:
+        resources = tuple((str(name), float(amount)) for name, amount in values.get("resources", ()))
+        return cls(**{**values, "resources": resources})
 
     def __str__(self) -> str:
         parts = [f"{self.cpus:g} CPU"]
-        parts += [f"{self.gpus:g} GPU"] if self.gpus else []
+        if self.gpus:
+            each = f" of {self.gpu_memory_bytes / 1e9:.1f} GB" if self.gpu_memory_bytes else ""
+            parts.append(f"{self.gpus:g} GPU{each}")
         parts += [f"{self.memory_bytes / 1e9:.1f} GB of memory"] if self.memory_bytes else []
+        parts += [f"{amount:g} of {name!r}" for name, amount in self.resources]
         return " + ".join(parts)
 
 
@@ -84,6 +105,8 @@ class Claim:
     """Failed attempts since the run was planned or reopened."""
     last_signature: str | None = None
     """What the previous failure looked like."""
+    last_host: str | None = None
+    """Where that was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

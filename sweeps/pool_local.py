@@ -11,6 +11,7 @@ import os
 import queue
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,8 @@ from typing import IO
 import psutil
 
 from sweeps.ledger_types import Needs
-from sweeps.pool import WORKER_ENVIRONMENT, Handle, Node, Rack, in_fresh_process_next, killed, lost
+from sweeps.pool import WORKER_ENVIRONMENT, in_fresh_process_next, killed, lost
+from sweeps.rack import Handle, Node, Rack
 from sweeps.worker import Job, Outcome, Stop, run_job
 
 _WARM = "warm"
@@ -76,6 +78,7 @@ class LocalPool:
         self._gpus = gpus if gpus is not None else _visible_gpus()
         node = Node(
             name="here",
+            host=socket.gethostname(),
             cpus=float(cpus or available_cpus()),
             gpus=float(self._gpus),
             memory_bytes=float(psutil.virtual_memory().total),
@@ -103,10 +106,13 @@ class LocalPool:
     def slots(self, needs: Needs) -> int:
         return self._rack.slots(needs)
 
+    def hosts(self) -> int:
+        return 1
+
     def has_room(self, needs: Needs) -> bool:
         return self._rack.find(needs) is not None
 
-    def submit(self, job: Job, needs: Needs) -> Handle:
+    def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         process = self._worker_for(needs)
         self._count += 1
         handle = self._count

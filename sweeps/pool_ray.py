@@ -21,7 +21,8 @@ from typing import Any
 
 from scaling.errors import UserError
 from sweeps.ledger_types import Needs
-from sweeps.pool import WORKER_ENVIRONMENT, Handle, Node, Rack, in_fresh_process_next, killed, lost
+from sweeps.pool import WORKER_ENVIRONMENT, in_fresh_process_next, killed, lost
+from sweeps.rack import Handle, Node, Rack
 from sweeps.worker import RESULT, Job, Outcome, Trouble, failure, run_job
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -127,6 +128,7 @@ class RayPool:
         self._rack.update(
             Node(
                 name=node["NodeID"],
+                host=node["NodeManagerHostname"],
                 cpus=node["Resources"].get("CPU", 0.0),
                 gpus=node["Resources"].get("GPU", 0.0),
                 memory_bytes=node["Resources"].get("memory", float("inf")),
@@ -167,20 +169,37 @@ class RayPool:
         self._look()
         return self._rack.slots(needs)
 
+    def hosts(self) -> int:
+        self._look()
+        return len({node.host for node in self._rack.nodes})
+
     def has_room(self, needs: Needs) -> bool:
         self._look()
         return self._rack.find(needs) is not None
 
-    def submit(self, job: Job, needs: Needs) -> Handle:
+    def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         self._count += 1
-        options = {"num_cpus": needs.cpus, "memory": int(needs.memory_bytes) or None, "name": job.key}
+        options: dict[str, Any] = {
+            "num_cpus": needs.cpus,
+            "memory": int(needs.memory_bytes) or None,
+            "resources": dict(needs.resources),
+            "name": job.key,
+        }
+        node = self._rack.place(self._count, needs, avoid_host=avoid_host)
+        if node is not None:
+            options["scheduling_strategy"] = self._on(node.name)
         if needs.gpus:
             task = self._run_on_gpu.options(num_gpus=needs.gpus, **options)
         else:
             task = self._run.options(**options)
         self._tasks[self._count] = (task.remote(job.to_dict()), job)
-        self._rack.place(self._count, needs)
         return self._count
+
+    def _on(self, node: str) -> Any:
+        """On that node, or on another should it be gone or taken by somebody else meanwhile."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
 
     def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
         import ray

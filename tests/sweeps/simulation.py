@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sweeps.ledger_types import Entry, Needs
 from sweeps.owner import Owner
-from sweeps.pool import Node, Rack, killed
+from sweeps.pool import killed
+from sweeps.rack import Node, Rack
 from sweeps.worker import Job, Outcome, Trouble, signature_of
 
 
@@ -73,7 +74,7 @@ class SimulatedPool:
 
     def __init__(self, clock: Clock, behaviour: Behaviour, *, slots: float = 2, nodes: int = 1) -> None:
         self.clock, self.behaviour = clock, behaviour
-        self.rack = Rack([Node(name=f"node {i}", cpus=slots) for i in range(nodes)])
+        self.rack = Rack([Node(name=f"node {i}", host=f"host {i}", cpus=slots) for i in range(nodes)])
         self.running: dict[int, tuple[float, Job, Outcome]] = {}
         self.log: list[tuple[float, str, str]] = []
         self.count = 0
@@ -94,14 +95,17 @@ class SimulatedPool:
     def slots(self, needs: Needs) -> int:
         return self.rack.slots(needs)
 
+    def hosts(self) -> int:
+        return len(self.rack.nodes)
+
     def has_room(self, needs: Needs) -> bool:
         return self.rack.find(needs) is not None
 
-    def submit(self, job: Job, needs: Needs) -> int:
+    def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> int:
         self.count += 1
         seconds, outcome = self.behaviour(job)
         self.running[self.count] = (self.clock() + seconds, job, outcome)
-        self.rack.place(self.count, needs)
+        self.rack.place(self.count, needs, avoid_host=avoid_host)
         self.log.append((self.clock(), "start", job.key))
         self.most = max(self.most, len(self.running))
         return self.count

@@ -13,19 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny import tiny_data, tiny_job
 
 from scaling.errors import UserError
 from sweeps import pool as pools
 from sweeps.journal import read
 from sweeps.ledger_types import Needs
-from sweeps.pool import Node, Rack, in_fresh_process_next
+from sweeps.pool import in_fresh_process_next
 from sweeps.pool_local import LocalPool
 from sweeps.worker import Job, Outcome, Trouble, failure, run_job
-
-GB = 1e9
 
 
 @pytest.fixture(scope="module")
@@ -53,61 +49,7 @@ def worker_pid(job: Job, within_s: float = 120) -> int:
     pytest.fail("the job does not begin to train")
 
 
-# -- room ---------------------------------------------------------------------------------------
-
-
-def test_a_run_goes_where_it_leaves_the_least_room():
-    rack = Rack([Node(name="big", cpus=16, gpus=4), Node(name="small", cpus=4)])
-    rack.place(1, Needs(cpus=2))
-    rack.place(2, Needs(cpus=2, gpus=1))
-    rack.place(3, Needs(cpus=3))
-    assert rack.find(Needs(cpus=2)) == "small"
-    assert rack.find(Needs(cpus=3)) == "big"
-    assert rack.find(Needs(cpus=1, gpus=4)) is None
-    rack.remove(2)
-    assert rack.find(Needs(cpus=1, gpus=4)) == "big"
-
-
-@given(
-    nodes=st.lists(st.tuples(st.integers(1, 8), st.integers(0, 4)), min_size=1, max_size=4),
-    wanted=st.lists(st.tuples(st.integers(1, 8), st.sampled_from([0, 0.25, 0.5, 1, 2])), max_size=30),
-)
-def test_no_node_ever_holds_more_than_it_has(nodes, wanted):
-    rack = Rack([Node(name=str(i), cpus=c, gpus=g, memory_bytes=64 * GB) for i, (c, g) in enumerate(nodes)])
-    placed = {}
-    for handle, (cpus, gpus) in enumerate(wanted):
-        needs = Needs(cpus=cpus, gpus=gpus, memory_bytes=GB)
-        if (name := rack.find(needs)) is not None:
-            rack.place(handle, needs)
-            placed[handle] = (name, needs)
-    for i, (cpus, gpus) in enumerate(nodes):
-        here = [needs for name, needs in placed.values() if name == str(i)]
-        assert sum(n.cpus for n in here) <= cpus
-        assert sum(n.gpus for n in here) <= gpus
-    for handle in placed:
-        rack.remove(handle)
-    largest = max(cpus for cpus, _ in nodes)
-    assert rack.find(Needs(cpus=largest)) is not None
-
-
-def test_a_refusal_names_the_smallest_node_that_would_do():
-    rack = Rack([Node(name="a", cpus=8, memory_bytes=16 * GB), Node(name="b", cpus=2, gpus=1)])
-    assert rack.refusal(Needs(cpus=8, memory_bytes=16 * GB)) is None
-    sentence = rack.refusal(Needs(cpus=8, gpus=1, memory_bytes=3 * GB))
-    assert "smallest that could has 8 CPU + 1 GPU + 3.0 GB of memory" in sentence
-    assert "2 CPU + 1 GPU; 8 CPU + 16.0 GB of memory" in sentence
-    assert Rack().refusal(Needs()) is None, "a pool without nodes may get one"
-
-
-def test_slots_count_what_runs_at_once():
-    rack = Rack([Node(name="a", cpus=8, gpus=2, memory_bytes=10 * GB), Node(name="b", cpus=3)])
-    assert rack.slots(Needs()) == 11
-    assert rack.slots(Needs(cpus=2)) == 5
-    assert rack.slots(Needs(gpus=0.5)) == 4
-    assert rack.slots(Needs(memory_bytes=4 * GB)) == 2 + 3
-    assert rack.slots(Needs(cpus=0, gpus=2)) == 1
-    rack.update([Node(name="b", cpus=3)])
-    assert rack.slots(Needs()) == 3
+# -- failures -----------------------------------------------------------------------------------
 
 
 def test_only_some_failures_call_for_a_fresh_process():
