@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
-from sweeps import pool, prepare, report, results, schedule
+from sweeps import pool, prepare, report, results
 from sweeps.ledger_types import Entry, Needs, Run, State
 from sweeps.plan import DataFacts, Plan, PlannedRun
 from sweeps.progress import Progress
 from sweeps.rows import spec_columns
+from sweeps.run import run_sweep
 from sweeps.status import summary
 from sweeps.tables import console, plan_brief
 from sweeps.tracking import check_tracking, tracking_uri, without_password
@@ -55,13 +56,13 @@ def drive(
         terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
         terminal.print(f"recorded in {without_password(uri)}", soft_wrap=True)
         stack.pop_all()  # from here on run_sweep closes the pool
-        ended = schedule.run_sweep(
+        ended = run_sweep(
             [_entry(run, dataset, plan) for run in plan.runs],
             sweep=asked.config.name,
             out=out,
             pool=runners or pool_kind,
             tracking=uri,
-            progress=Progress(terminal, asked.config.name),
+            watchers=[Progress(terminal, asked.config.name)],
         )
     terminal.print(ended.sentence, soft_wrap=True)
     _tell_failures(ended.runs, terminal)

@@ -154,7 +154,7 @@ class Ledger(LedgerFile):
         now = self.now()
         with self.write() as db:
             for entry in entries:
-                needs = json.dumps([entry.needs.cpus, entry.needs.gpus, entry.needs.memory_bytes])
+                needs = json.dumps(entry.needs.to_dict())
                 values = (entry.predicted_s, needs, json.dumps(dict(entry.columns)))
                 db.execute(
                     "INSERT INTO runs (key, family, spec, predicted_s, needs, columns, state, changed) "
@@ -166,16 +166,19 @@ class Ledger(LedgerFile):
     def reopen(
         self,
         keys: Iterable[str] | None = None,
-        states: Iterable[str] = (State.FAILED, State.CANCELLED, State.UNSCHEDULABLE),
+        states: Iterable[str] = (State.FAILED, State.UNSCHEDULABLE),
     ) -> int:
-        """Plan runs that ended in one of `states` anew, with all their tries; how many there were."""
+        """Plan runs that ended in one of `states` anew, with all their tries; how many there were.
+
+        They go on from their last checkpoint.
+        """
         with self.write() as db:
             return self._update_states(
                 db,
                 keys,
                 states,
-                "state = 'planned', failures = 0, signature = NULL, not_before = 0, cancel_asked = 0, "
-                "ended = NULL",
+                "state = 'planned', failures = 0, signature = NULL, failed_host = NULL, not_before = 0, "
+                "cancel_asked = 0, ended = NULL",
             )
 
     def cancel(self, keys: Iterable[str] | None = None) -> int:
@@ -268,7 +271,13 @@ class Ledger(LedgerFile):
                 "INSERT INTO attempts (key, attempt, owner, started, state) VALUES (?, ?, ?, ?, 'running')",
                 (key, attempt, self.owner.id, now),
             )
-        return Claim(key=key, attempt=attempt, failures=row["failures"], last_signature=row["signature"])
+        return Claim(
+            key=key,
+            attempt=attempt,
+            failures=row["failures"],
+            last_signature=row["signature"],
+            last_host=row["failed_host"],
+        )
 
     def end(
         self,
@@ -279,15 +288,17 @@ class Ledger(LedgerFile):
         result: Mapping[str, Any] | None = None,
         traceback: str | None = None,
         signature: str | None = None,
+        counts: bool = True,
         retry_at: float = 0.0,
         facts: Mapping[str, Any] | None = None,
     ) -> bool:
         """Say how the claimed attempt ended. False, and nothing changes, if a later attempt holds the run.
 
-        signature: what a failure looked like, and it counts as one; None for any other end.
-        facts: host and device of the attempt.
+        signature: what a failure looked like; None for any other end. counts: whether it uses up one of the
+        run's tries. facts: host and device of the attempt.
         """
         facts, now = facts or {}, self.now()
+        failed = signature is not None and counts
         with self.write() as db:
             held = db.execute(
                 "SELECT 1 FROM runs WHERE key = ? AND attempt = ? AND owner = ? AND state = 'running'",
@@ -305,11 +316,13 @@ class Ledger(LedgerFile):
                 return False
             db.execute(
                 "UPDATE runs SET state = ?, sentence = ?, traceback = ?, result = ?, "
-                "failures = failures + ?, signature = ?, not_before = ?, ended = ?, changed = ?, "
-                "owner = NULL, host = COALESCE(?, host), device = COALESCE(?, device) WHERE key = ?",
+                "failures = failures + ?, signature = ?, failed_host = ?, not_before = ?, ended = ?, "
+                "changed = ?, owner = NULL, host = COALESCE(?, host), device = COALESCE(?, device) "
+                "WHERE key = ?",
                 (
-                    *(str(state), sentence, traceback, json.dumps(dict(result or {})), signature is not None),
-                    *(signature, retry_at, now if state in SETTLED or state == State.PREEMPTED else None),
+                    *(str(state), sentence, traceback, json.dumps(dict(result or {})), failed),
+                    *(signature if failed else None, facts.get("host") if failed else None),
+                    *(retry_at, now if state in SETTLED or state == State.PREEMPTED else None),
                     *(now, facts.get("host"), facts.get("device"), claim.key),
                 ),
             )
@@ -335,16 +348,50 @@ class Ledger(LedgerFile):
         rows = self.query("SELECT * FROM attempts WHERE key = ? ORDER BY attempt", (key,))
         return [dict(row) for row in rows]
 
+    # -- the sweep as a whole -------------------------------------------------------------------
+
+    def fact(self, name: str) -> Any:
+        """What was noted under `name`; None if nothing was."""
+        rows = self.query("SELECT value FROM facts WHERE name = ?", (name,))
+        return json.loads(rows[0]["value"]) if rows else None
+
+    def note_fact(self, name: str, value: Any) -> None:
+        """Keep `value`, plain data, for the sweep."""
+        with self.write() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+
+    def micro_batches(self) -> dict[str, int]:
+        """Size -> how many of its sequences at once fit into memory, of those that once did not."""
+        rows = self.query("SELECT size, sequences FROM micro_batches")
+        return {row["size"]: row["sequences"] for row in rows}
+
+    def remember_micro_batch(self, size: str, sequences: int) -> None:
+        """`size` is to put no more than `sequences` through the network at once from now on."""
+        with self.write() as db:
+            db.execute(
+                "INSERT INTO micro_batches VALUES (?, ?) ON CONFLICT (size) DO UPDATE SET "
+                "sequences = min(sequences, excluded.sequences)",
+                (size, sequences),
+            )
+
+    def gpu_seconds(self, keys: Iterable[str]) -> float:
+        """GPU-seconds of all attempts of `keys` so far, whatever came of them."""
+        rows = self.query(
+            "SELECT sum((COALESCE(a.ended, ?) - a.started) * json_extract(r.needs, '$.gpus')) AS seconds "
+            "FROM attempts a JOIN runs r ON r.key = a.key WHERE r.key IN (SELECT value FROM json_each(?))",
+            (self.now(), json.dumps(list(keys))),
+        )
+        return float(rows[0]["seconds"] or 0.0)
+
 
 def _run(row: sqlite3.Row) -> Run:
-    cpus, gpus, memory_bytes = json.loads(row["needs"])
     return Run(
         key=row["key"],
         family=row["family"],
         spec=json.loads(row["spec"]),
         columns=json.loads(row["columns"]),
         predicted_s=row["predicted_s"],
-        needs=Needs(cpus=cpus, gpus=gpus, memory_bytes=memory_bytes),
+        needs=Needs.from_dict(json.loads(row["needs"])),
         state=State(row["state"]),
         attempt=row["attempt"],
         owner=row["owner"],

@@ -18,7 +18,14 @@ BUSY_S = 30.0
 SYNCHRONOUS = "FULL"
 """A finished run stays finished when the power fails."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+SINCE_2 = (
+    # What is known of the sweep as a whole: its config, how the recorder fares.
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    # Sequences that went through the network at once when memory sufficed, by size.
+    "CREATE TABLE micro_batches (size TEXT PRIMARY KEY, sequences INTEGER NOT NULL)",
+)
 
 SCHEMA = (
     """CREATE TABLE runs (
@@ -33,6 +40,7 @@ SCHEMA = (
         owner TEXT,
         failures INTEGER NOT NULL DEFAULT 0,
         signature TEXT,
+        failed_host TEXT,
         not_before REAL NOT NULL DEFAULT 0,
         cancel_asked INTEGER NOT NULL DEFAULT 0,
         sentence TEXT,
@@ -71,6 +79,7 @@ SCHEMA = (
         ended REAL
     )""",
     "CREATE TABLE leases (name TEXT PRIMARY KEY, owner TEXT NOT NULL)",
+    *SINCE_2,
     # What the recorder has carried to a tracking store: the id of the run there, the state it was last told,
     # the highest step sent, and how far each attempt's journal was read (bytes).
     """CREATE TABLE shipped (
@@ -83,6 +92,16 @@ SCHEMA = (
         PRIMARY KEY (store, key)
     )""",
 )
+
+MIGRATIONS = {
+    1: (
+        "ALTER TABLE runs ADD COLUMN failed_host TEXT",
+        "UPDATE runs SET needs = json_object('cpus', json_extract(needs, '$[0]'), "
+        "'gpus', json_extract(needs, '$[1]'), 'memory_bytes', json_extract(needs, '$[2]'))",
+        *SINCE_2,
+    ),
+}
+"""From a version to the next one."""
 
 
 class LedgerUnavailableError(UserError):
@@ -157,14 +176,14 @@ class LedgerFile:
 
     def _create(self) -> None:
         try:
-            version = self.connection().execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
+            version = self._version()
+            if version < SCHEMA_VERSION:
                 with self.write() as db:
-                    if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                        for statement in SCHEMA:
-                            db.execute(statement)
-                        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                version = SCHEMA_VERSION
+                    version = self._version()  # another process may just have been faster
+                    for statement in _steps_from(version):
+                        db.execute(statement)
+                    version = max(version, SCHEMA_VERSION)
+                    db.execute(f"PRAGMA user_version = {version}")
         except sqlite3.DatabaseError as error:
             self.close()
             raise UserError(f"{self.path} is not a ledger, or cannot be written: {error}") from error
@@ -174,3 +193,15 @@ class LedgerFile:
                 f"ledger {self.path} has schema version {version}, this version of the program knows "
                 f"{SCHEMA_VERSION}; update the program, or use another sweep name"
             )
+
+    def _version(self) -> int:
+        return int(self.connection().execute("PRAGMA user_version").fetchone()[0])
+
+
+def _steps_from(version: int) -> Iterator[str]:
+    """What makes a ledger of `version` one of today's."""
+    if version == 0:
+        yield from SCHEMA
+        return
+    for step in range(version, SCHEMA_VERSION):
+        yield from MIGRATIONS[step]

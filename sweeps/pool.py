@@ -51,6 +51,12 @@ class Pool(Protocol):
     def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
         """What has ended, as soon as something has; empty after `timeout_s`, slept away if nothing runs."""
 
+    def yields_to(self, priority: int, waiting: int) -> str | None:
+        """Tell other sweeps on this pool that `waiting` runs of `priority` wait here.
+
+        Returns the name of a sweep of higher priority that waits for room; None if there is none.
+        """
+
     def kill(self, handle: Handle) -> None:
         """End a job at once; `wait` reports it."""
 

@@ -136,6 +136,9 @@ class LocalPool:
                 ended.append(self._settle(process))
         return ended
 
+    def yields_to(self, priority: int, waiting: int) -> str | None:
+        return None
+
     def kill(self, handle: Handle) -> None:
         if handle in self._busy:
             self._busy[handle].killed = True

@@ -235,6 +235,9 @@ class RayPool:
                 return killed()
             return lost(job, f"the worker or its node was lost ({type(error).__name__})")
 
+    def yields_to(self, priority: int, waiting: int) -> str | None:
+        return None
+
     def kill(self, handle: Handle) -> None:
         import ray
 

@@ -35,6 +35,8 @@ class Flight:
     claim: Claim
     folder: Path
     started: float
+    micro_batch: int = 1
+    """Sequences at once in the network."""
 
     @property
     def expected_end(self) -> float:

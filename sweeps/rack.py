@@ -57,10 +57,18 @@ class Node:
         return int(min(finite, default=1) + SLACK)
 
     def __str__(self) -> str:
-        known = {"memory_bytes": self.memory_bytes, "gpu_memory_bytes": self.gpu_memory_bytes}
-        finite = {name: value for name, value in known.items() if value != float("inf")}
-        extra = tuple((n, v) for n, v in sorted(self.resources.items()) if v >= 1)
-        return str(Needs(cpus=self.cpus, gpus=self.gpus, resources=extra, **finite))
+        told = Needs(
+            cpus=self.cpus,
+            gpus=self.gpus,
+            memory_bytes=_finite(self.memory_bytes),
+            gpu_memory_bytes=_finite(self.gpu_memory_bytes),
+            resources=tuple((name, amount) for name, amount in sorted(self.resources.items()) if amount >= 1),
+        )
+        return str(told)
+
+
+def _finite(value: float) -> float:
+    return value if value != float("inf") else 0.0
 
 
 class Rack:

@@ -91,7 +91,9 @@ class Recorder:
         """store: a tracking URI, or what stands in for one in tests."""
         self.ledger, self.sweep, self.every_s = ledger, sweep, every_s
         self._store = MlflowStore(store, sweep) if isinstance(store, str) else store
+        self.uri = without_password(store) if isinstance(store, str) else ""
         self._identity: str | None = None
+        self._told: tuple[str | None, str | None] = (None, None)
         self._connected = False
         self._closing = threading.Event()
         self._deadline, self._extension = math.inf, 0.0
@@ -140,40 +142,40 @@ class Recorder:
         try:
             if self.ledger.hold(ROLE):
                 self.pass_once()
-            self.trouble = None
+            self._tell(None)
             return not (until_none_waits and self.waiting())
         except Exception as error:  # whatever MLflow, its server or the disk came up with
-            self.trouble = f"{type(error).__name__}: {error}".splitlines()[0]
             self._connected = False
+            self._tell(f"{type(error).__name__}: {error}".splitlines()[0])
             logger.debug("recording failed, will be tried again", exc_info=True)
             return False
+
+    def _tell(self, trouble: str | None) -> None:
+        """Leave word in the ledger of how recording goes, for whoever asks."""
+        self.trouble = trouble
+        if self._told == (self._identity, trouble) or (self._identity, trouble) == (None, None):
+            return
+        with suppress(LedgerUnavailableError):
+            self.ledger.note_fact(_fact(self.uri), {"identity": self._identity, "trouble": trouble})
+            self._told = (self._identity, trouble)
 
     # -- the work -------------------------------------------------------------------------------
 
     def waiting(self) -> int:
         """Runs of which the store does not know the latest."""
-        return len(self._pending_keys())
+        return len(_pending_keys(self.ledger, self._identity))
 
     def pass_once(self) -> None:
         """Carry over all there is. Raises whatever the store raises; what went over is remembered."""
         if not self._connected:
             self._identity = self._store.open()
             self._connected = True
-        for run in self.ledger.runs(self._pending_keys()):
+        for run in self.ledger.runs(_pending_keys(self.ledger, self._identity)):
             try:
                 self._ship(run)
             except GoneError:  # somebody deleted it there; tell the whole story again
                 self._note(run.key, Shipped())
                 self._ship(run)
-
-    def _pending_keys(self) -> list[str]:
-        rows = self.ledger.query(
-            "SELECT r.key FROM runs r LEFT JOIN shipped s ON s.key = r.key AND s.store = ? "
-            "WHERE r.attempt > 0 AND (s.state IS NULL OR s.state != r.state || ':' || r.attempt "
-            "OR r.state = 'running')",
-            (self._identity,),
-        )
-        return [row["key"] for row in rows]
 
     def _ship(self, run: Run) -> None:
         shipped = self._shipped(run.key)
@@ -246,6 +248,34 @@ class Recorder:
             db.execute(
                 "INSERT OR REPLACE INTO shipped VALUES (?, ?, ?, ?, ?, ?)", (self._identity, key, *values)
             )
+
+
+def _pending_keys(ledger: Ledger, identity: str | None) -> list[str]:
+    """Runs of which the store known by `identity` does not know the latest."""
+    rows = ledger.query(
+        "SELECT r.key FROM runs r LEFT JOIN shipped s ON s.key = r.key AND s.store = ? "
+        "WHERE r.attempt > 0 AND (s.state IS NULL OR s.state != r.state || ':' || r.attempt "
+        "OR r.state = 'running')",
+        (identity,),
+    )
+    return [row["key"] for row in rows]
+
+
+def _fact(uri: str) -> str:
+    return f"recording in {without_password(uri)}"
+
+
+def waiting_for(ledger: Ledger, uri: str) -> int:
+    """Runs of which the store at `uri` does not know the latest, as far as its recorder has told."""
+    told = ledger.fact(_fact(uri)) or {}
+    return len(_pending_keys(ledger, told.get("identity")))
+
+
+def trouble_of(ledger: Ledger, uri: str) -> str | None:
+    """Why the store at `uri` took no records when last tried; None if it did, or nobody tried."""
+    told = ledger.fact(_fact(uri)) or {}
+    trouble: str | None = told.get("trouble")
+    return trouble
 
 
 def ship(sweep: str, out: Path, uri: str | None = None, *, timeout_s: float = 60.0) -> int:

@@ -8,28 +8,27 @@ waits for what others still run, and takes it over should they die.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from sweeps import pool as pools
+from sweeps import memory
+from sweeps.caps import Caps, Meter, flops_of
+from sweeps.disk import Disk
 from sweeps.journal import attempt_folder, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError
-from sweeps.ledger_types import CLAIMABLE, SETTLED, Entry, Glance, Needs, Run, State
+from sweeps.ledger_types import CLAIMABLE, SETTLED, Entry, Glance, Needs, State
 from sweeps.pool import Handle, Pool
-from sweeps.progress import Ended, Flight, Progress, View
-from sweeps.recorder import GRACE_S, Recorder, check_tracking, tracking_uri
-from sweeps.stopping import StopFiles, StopRequest, stop_on_signals
-from sweeps.verdict import Retries, judge
-from sweeps.worker import Job, Outcome
+from sweeps.progress import Ended, Flight, View
+from sweeps.stopping import StopFiles, StopRequest
+from sweeps.verdict import Circumstances, Retries, Verdict, judge
+from sweeps.worker import Job, Outcome, Trouble
 
 POLL_S = 0.5
 LOOK_S = 1.0
-LEDGER_PATIENCE_S = 60.0
-"""How long a ledger that cannot be written is waited for."""
+YIELD_S = 5.0
+"""How often another sweep is asked whether it goes first."""
+LEDGER_PATIENCE_S = 24 * 3600.0
+"""How long a ledger that cannot be written is waited for: a disk that is full on a Saturday, say."""
 
 
 class Driver:
@@ -44,22 +43,35 @@ class Driver:
         stop: StopRequest | None = None,
         show: Callable[[View], None] = lambda view: None,
         retries: Retries | None = None,
+        caps: Caps | None = None,
+        priority: int = 0,
+        disk: Disk | None = None,
         poll_s: float = POLL_S,
         look_s: float = LOOK_S,
     ) -> None:
-        """ledger: has all of `entries`, and is told that this process drives. show: called every round."""
+        """ledger: has all of `entries`, and is told that this process drives. show: called every round.
+
+        priority: a sweep of higher priority that waits for the same pool goes first.
+        """
         self.order = sorted(entries, key=lambda entry: -entry.predicted_s)
         self.keys = [entry.key for entry in self.order]
         self._open = {entry.key: entry for entry in self.order}
         self._kinds = {entry.needs for entry in self.order}
         self.ledger, self.pool, self.show = ledger, pool, show
         self.stop, self.retries = stop or StopRequest(), retries or Retries()
+        self.meter = Meter(caps or Caps(), self.order, ledger)
+        self.priority, self.disk = priority, disk or Disk(ledger.folder)
         self.poll_s, self.look_s = poll_s, look_s
         self.flights: dict[Handle, Flight] = {}
         self._ended: list[Ended] = []
         self.note = ""
+        """What holds the sweep up, if something does."""
+        self._beyond_cap: set[str] = set()
+        self._yielding: str | None = None
+        self._asked_others = -float("inf")
         self._files = StopFiles(ledger.folder.absolute() / "stop", ledger.owner.id)
         self._states: dict[str, Glance] = {}
+        self._micro_batches = ledger.micro_batches()
         self._looked = -float("inf")
         self._cancelled: set[str] = set()
         self._to_settle: list[tuple[Flight, Outcome]] = []
@@ -86,7 +98,9 @@ class Driver:
             self._settle_all()
             self._look()
             if not self.stop.asked:
-                self._fill()
+                self.note = self._hold() or ""
+                if not self.note:
+                    self._fill()
             self._unavailable_since = None
         except LedgerUnavailableError as error:
             self._wait_for_ledger(error)
@@ -110,7 +124,12 @@ class Driver:
     def _done(self) -> bool:
         if self.flights or self._to_settle:
             return False
-        return self.stop.asked or not self._open
+        return self.stop.asked or self._open.keys() <= self._beyond_cap
+
+    @property
+    def capped(self) -> str | None:
+        """The cap that kept runs from being started; None if none did."""
+        return f"{len(self._beyond_cap)} runs are beyond {self.meter}" if self._beyond_cap else None
 
     # -- what to do -----------------------------------------------------------------------------
 
@@ -121,6 +140,9 @@ class Driver:
         self._states = self.ledger.glance(self.keys)
         self._open = {e.key: e for e in self.order if self._states[e.key].state not in SETTLED}
         self._looked = self.ledger.uptime()
+        reason = self.meter.reached()
+        if reason and not self.stop.asked:
+            self.stop.ask(reason, planned=True)
         wanted = set(self.ledger.cancel_requests()) - self._cancelled
         for flight in self.flights.values():
             if flight.entry.key in wanted:
@@ -133,9 +155,22 @@ class Driver:
             return not glance.alive
         return glance.state in CLAIMABLE and glance.not_before <= now
 
+    def _hold(self) -> str | None:
+        """Why nothing is to be started just now."""
+        uptime = self.ledger.uptime()
+        if trouble := self.disk.trouble(uptime):
+            return trouble
+        if uptime - self._asked_others >= YIELD_S:
+            self._asked_others = uptime
+            waiting = len(self._open) - len(self.flights)
+            self._yielding = self.pool.yields_to(self.priority, waiting)
+        return f"waits for sweep {self._yielding!r}, which goes first" if self._yielding else None
+
     def _fill(self) -> None:
         """Start what is ready while there is room."""
         now = self.ledger.now()
+        flops_left = self.meter.flops_left(self._states)
+        self._beyond_cap = set()
         full: set[Needs] = set()
         room_at: float | None = None
         for entry in list(self._open.values()):
@@ -143,9 +178,13 @@ class Driver:
                 return
             if entry.needs in full or not self._ready(entry.key, now):
                 continue
+            if flops_of(entry) > flops_left:
+                self._beyond_cap.add(entry.key)
+                continue
             if room_at is not None and now + entry.predicted_s > room_at:
                 continue
             if self.pool.has_room(entry.needs):
+                flops_left -= flops_of(entry)
                 self._start(entry)
             elif refusal := self.pool.refusal(entry.needs):
                 self.ledger.refuse(entry.key, refusal)
@@ -172,10 +211,16 @@ class Driver:
             cpus=entry.needs.cpus,
             gpus=entry.needs.gpus,
             stop_files=self._files.watched_by(entry.key, claim.attempt),
-            options=entry.options,
+            options=memory.options(entry, self._micro_batches),
         )
-        handle = self.pool.submit(job, entry.needs)
-        self.flights[handle] = Flight(entry=entry, claim=claim, folder=folder, started=self.ledger.now())
+        handle = self.pool.submit(job, entry.needs, avoid_host=claim.last_host)
+        self.flights[handle] = Flight(
+            entry=entry,
+            claim=claim,
+            folder=folder,
+            started=self.ledger.now(),
+            micro_batch=memory.micro_batch(entry, self._micro_batches),
+        )
         self._set_state(entry.key, State.RUNNING, alive=True, owner=self.ledger.owner.id)
 
     def _set_state(
@@ -198,14 +243,15 @@ class Driver:
 
     def _settle(self, flight: Flight, outcome: Outcome) -> None:
         key, now = flight.entry.key, self.ledger.now()
-        verdict = judge(
-            outcome,
-            flight.claim,
-            retries=self.retries,
+        at = Circumstances(
             now=now,
             stopping=self.stop.asked,
             cancelled=key in self._cancelled,
+            hosts=self.pool.hosts(),
+            micro_batch=flight.micro_batch,
         )
+        verdict = judge(outcome, flight.claim, at, retries=self.retries)
+        self._learn(flight.entry, outcome, verdict)
         accepted = self.ledger.end(
             flight.claim,
             verdict.state,
@@ -213,6 +259,7 @@ class Driver:
             result=outcome.result,
             traceback=outcome.traceback,
             signature=outcome.signature,
+            counts=verdict.counts,
             retry_at=verdict.retry_at,
             facts={"host": outcome.host, "device": outcome.device},
         )
@@ -229,6 +276,16 @@ class Driver:
             )
         else:
             self._looked = -float("inf")
+
+    def _learn(self, entry: Entry, outcome: Outcome, verdict: Verdict) -> None:
+        """What the outcome says of the disk, and of the memory that runs of this size need."""
+        if outcome.trouble == Trouble.DISK:
+            self.disk.proved_full(self.ledger.uptime())
+        elif outcome.status == State.FINISHED:
+            self.disk.proved_free()
+        if verdict.micro_batch is not None:
+            self.ledger.remember_micro_batch(memory.size_key(entry.spec), verdict.micro_batch)
+            self._micro_batches = self.ledger.micro_batches()
 
     # -- stopping -------------------------------------------------------------------------------
 
@@ -259,109 +316,3 @@ class Driver:
             now=self.ledger.now(),
             note=self.note,
         )
-
-
-# -- a whole sweep ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """How a sweep ended."""
-
-    runs: Sequence[Run]
-    interrupted: bool
-    waiting_records: int
-    """Runs whose latest the tracking store does not know yet."""
-    tracking_trouble: str | None
-    wall_s: float
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Runs by state."""
-        states = [str(run.state) for run in self.runs]
-        return {state: states.count(state) for state in State if state in states}
-
-    @property
-    def sentence(self) -> str:
-        counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
-        text = f"{len(self.runs)} runs: {counts}"
-        if self.interrupted:
-            text += "; stopped before the end, run the same command again to go on"
-        if self.waiting_records:
-            text += (
-                f"; {self.waiting_records} of them are not in the tracking store yet "
-                f"({self.tracking_trouble or 'it was too slow'}), the next `scaling sweep` carries them over"
-            )
-        return text
-
-
-def run_sweep(
-    entries: Sequence[Entry],
-    *,
-    sweep: str,
-    out: Path,
-    pool: Pool | str = "ray",
-    address: str | None = None,
-    tracking: str | None = None,
-    progress: Progress | None = None,
-    retries: Retries | None = None,
-    grace_s: float = GRACE_S,
-) -> Report:
-    """Run what of `entries` is not done yet; what failed or was cancelled before is tried again.
-
-    pool: a pool that was started before (it is closed at the end), or the kind to start. tracking: a store's
-    URI (default: `tracking_uri`). grace_s: how long the end of the sweep may wait for the tracking store.
-    Ctrl-C and SIGTERM stop it cleanly: `Report.interrupted`. UserError, with nothing started, for a store or
-    a cluster that does not answer and for a ledger of a newer schema.
-    """
-    began = time.monotonic()
-    with ExitStack() as stack:
-        if not isinstance(pool, str):
-            stack.callback(pool.close)
-        uri = tracking or tracking_uri(out)
-        check_tracking(uri)
-        keys = [entry.key for entry in entries]
-        ledger = stack.enter_context(Ledger(out / sweep / "ledger"))
-        ledger.register(entries)
-        ledger.reopen(keys)
-        stop = stack.enter_context(stop_on_signals())
-        stack.enter_context(ledger.driving())
-        recorder = Recorder(ledger, sweep, uri)
-        if any(glance.state not in SETTLED for glance in ledger.glance(keys).values()):
-            if isinstance(pool, str):
-                pool = pools.start(pool, address=address)
-                stack.callback(pool.close)
-            pool.warm(len(entries))
-            recorder.start()
-            _drive(entries, ledger, pool, stop, progress, retries)
-            # Ray takes a second to end; the recorder catches up meanwhile
-            closing = threading.Thread(target=pool.close, name="pool closes", daemon=True)
-            closing.start()
-            stack.callback(closing.join)
-        else:
-            recorder.start()
-        waiting = recorder.close(grace_s, give_up=lambda: stop.count > 1)
-        return Report(
-            runs=ledger.runs(keys),
-            interrupted=stop.asked,
-            waiting_records=waiting,
-            tracking_trouble=recorder.trouble,
-            wall_s=time.monotonic() - began,
-        )
-
-
-def _drive(
-    entries: Sequence[Entry],
-    ledger: Ledger,
-    pool: Pool,
-    stop: StopRequest,
-    progress: Progress | None,
-    retries: Retries | None,
-) -> None:
-    pool.ready()
-    show = progress.show if progress is not None else lambda view: None
-    try:
-        Driver(entries, ledger, pool, stop=stop, show=show, retries=retries).run()
-    finally:
-        if progress is not None:
-            progress.close()

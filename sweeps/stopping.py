@@ -18,8 +18,11 @@ class StopRequest:
     def __init__(self) -> None:
         self.count = 0
         self.reason = ""
+        self.planned = False
+        """Whether it was a cap that asked, nobody else."""
 
-    def ask(self, reason: str) -> None:
+    def ask(self, reason: str, *, planned: bool = False) -> None:
+        self.planned = planned if not self.count else self.planned and planned
         self.count += 1
         self.reason = self.reason or reason
 

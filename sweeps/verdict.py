@@ -27,31 +27,61 @@ class Verdict:
     state: State
     sentence: str
     retry_at: float = 0.0
+    counts: bool = True
+    """Whether a failure uses up one of the run's tries."""
+    micro_batch: int | None = None
+    """Sequences at once, from now on, for runs of this size."""
 
 
-def judge(
-    outcome: Outcome, claim: Claim, *, retries: Retries, now: float, stopping: bool, cancelled: bool
-) -> Verdict:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What a verdict depends on beside the outcome itself."""
+
+    now: float
+    stopping: bool = False
+    cancelled: bool = False
+    hosts: int = 1
+    """Machines there are: a failure may be one machine's fault."""
+    micro_batch: int = 1
+    """Sequences that were at once in the network."""
+
+
+def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries) -> Verdict:
     """The state that `outcome` leads to, and when the run may be tried again."""
     said = outcome.sentence
     if outcome.status in (State.FINISHED, State.DIVERGED):
         return Verdict(state=State(outcome.status), sentence=said)
-    if cancelled:
+    if at.cancelled:
         return Verdict(state=State.CANCELLED, sentence=said)
     if outcome.status == State.PREEMPTED:
-        if stopping:
+        if at.stopping:
             return Verdict(state=State.PREEMPTED, sentence=said)
-        return Verdict(state=State.WAITING, sentence=said, retry_at=now + retries.wait_s)
-    failures = claim.failures + 1
+        return Verdict(state=State.WAITING, sentence=said, retry_at=at.now + retries.wait_s)
     if outcome.trouble == Trouble.USER:
         return Verdict(state=State.FAILED, sentence=said)
-    if outcome.trouble == Trouble.ERROR and outcome.signature == claim.last_signature:
+    if outcome.trouble == Trouble.DISK:  # no fault of the run: the driver waits for room
+        return Verdict(state=State.WAITING, sentence=said, retry_at=at.now, counts=False)
+    if outcome.trouble == Trouble.MEMORY and at.micro_batch > 1:
+        fewer = (at.micro_batch + 1) // 2
+        sentence = f"{said} (goes on with {fewer} sequences at once instead of {at.micro_batch})"
+        return Verdict(
+            state=State.WAITING, sentence=sentence, retry_at=at.now, counts=False, micro_batch=fewer
+        )
+    return _failed(outcome, claim, at, retries)
+
+
+def _failed(outcome: Outcome, claim: Claim, at: Circumstances, retries: Retries) -> Verdict:
+    said, failures = outcome.sentence, claim.failures + 1
+    again = outcome.trouble == Trouble.ERROR and outcome.signature == claim.last_signature
+    if again and outcome.host != claim.last_host:
+        where = f"{claim.last_host} and {outcome.host}"
+        return Verdict(state=State.FAILED, sentence=f"{said} (the same on two hosts, {where})")
+    if again and at.hosts < 2:
         return Verdict(state=State.FAILED, sentence=f"{said} (the same twice, so not tried again)")
     if failures >= retries.attempts:
         return Verdict(state=State.FAILED, sentence=f"{said} (after {failures} failed attempts)")
-    retry_at = retries.retry_at(failures, now)
     return Verdict(
         state=State.WAITING,
         sentence=f"{said} (attempt {failures} of {retries.attempts} failed)",
-        retry_at=retry_at,
+        retry_at=retries.retry_at(failures, at.now),
     )

@@ -127,6 +127,9 @@ class SimulatedPool:
         self.log.append((self.clock(), outcome.status, job.key))
         return handle, outcome
 
+    def yields_to(self, priority: int, waiting: int) -> str | None:
+        return None
+
     def kill(self, handle: int) -> None:
         _, job, _ = self.running[handle]
         self.running[handle] = (self.clock(), job, killed())

@@ -13,7 +13,7 @@ from sweeps.ledger import Ledger, LedgerUnavailableError
 from sweeps.ledger_types import Claim, Needs, State
 from sweeps.schedule import LEDGER_PATIENCE_S, Driver
 from sweeps.stopping import StopRequest
-from sweeps.verdict import Retries, judge
+from sweeps.verdict import Circumstances, Retries, judge
 from sweeps.worker import Outcome, Trouble
 
 
@@ -148,7 +148,8 @@ def test_wrong_input_and_divergence_are_not_tried_again(ledger, clock):
 )
 def test_verdicts(outcome, stopping, cancelled, state):
     claim = Claim(key="k", attempt=1)
-    verdict = judge(outcome, claim, retries=Retries(), now=0.0, stopping=stopping, cancelled=cancelled)
+    at = Circumstances(now=0.0, stopping=stopping, cancelled=cancelled)
+    verdict = judge(outcome, claim, at, retries=Retries())
     assert verdict.state == state
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from tiny import tiny_data, tiny_entry
 
 from sweeps.progress import Progress
-from sweeps.schedule import run_sweep
+from sweeps.run import run_sweep
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         sweep="toy",
         out=Path(out),
         pool=pool,
-        progress=Progress(Console(width=200), "toy"),
+        watchers=[Progress(Console(width=200), "toy")],
         grace_s=120,
     )
     print(report.sentence)

@@ -1,0 +1,108 @@
+"""The recorder as a process of its own, and the loop that process runs (`python -m sweeps.record`).
+
+So MLflow's imports and waits cost the driver nothing, and a recorder that dies is started again. It ends
+when its input does: it then catches up for as long as it was allowed to. A driver that is killed thus leaves
+its records in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from sweeps.ledger import Ledger
+from sweeps.recorder import GRACE_S, Recorder, trouble_of, waiting_for
+from sweeps.tracking import without_password
+
+URI_VARIABLE = "SCALING_RECORD_TO"
+"""The store's URI may hold a password, which a command line would show to everybody."""
+RESTART_S = 5.0
+
+
+@dataclass(slots=True)
+class RecorderProcess:
+    """Records the sweep of `ledger` in the store at `uri` from `start` to `close`."""
+
+    ledger: Ledger
+    sweep: str
+    uri: str
+    grace_s: float = GRACE_S
+    """How long the end of the sweep may wait for a store that fails."""
+    _popen: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _started: float = field(default=-float("inf"), init=False)
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+        log = (self.ledger.folder / "recorder.log").open("ab")
+        command = [sys.executable, "-m", "sweeps.record", str(self.ledger.folder), self.sweep]
+        with log:
+            self._popen = subprocess.Popen(
+                [*command, str(self.grace_s)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, URI_VARIABLE: self.uri},
+                start_new_session=True,  # Ctrl-C in the terminal is for the driver
+            )
+
+    def check(self) -> None:
+        """Start it again if it has died, but not all the time."""
+        if self._popen is None or self._popen.poll() is None:
+            return
+        if time.monotonic() - self._started >= RESTART_S:
+            self._end_input()
+            self.start()
+
+    def close(self, give_up: Callable[[], bool] = lambda: False) -> int:
+        """Let it catch up and end. Returns of how many runs the store does not know the latest."""
+        if self._popen is not None:
+            if self._popen.poll() is not None:  # it died and nobody has looked since
+                self._end_input()
+                self.start()
+            self._end_input()
+            self._wait(give_up)
+        return waiting_for(self.ledger, self.uri)
+
+    def _wait(self, give_up: Callable[[], bool]) -> None:
+        assert self._popen is not None, "it was started"
+        while self._popen.poll() is None:
+            if give_up():
+                self._popen.kill()
+            time.sleep(0.05)
+
+    def _end_input(self) -> None:
+        pipe: IO[bytes] | None = self._popen.stdin if self._popen is not None else None
+        if pipe is not None:
+            pipe.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last try to record failed; None if it did not."""
+        return trouble_of(self.ledger, self.uri)
+
+
+def main() -> None:
+    """Record until the input ends, then catch up."""
+    folder, sweep, grace_s = sys.argv[1:]
+    uri = os.environ[URI_VARIABLE]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Ledger(Path(folder)) as ledger, ledger.driving():
+        recorder = Recorder(ledger, sweep, uri)
+        recorder.start()
+        sys.stdin.read()
+        waiting = recorder.close(float(grace_s))
+    print(json.dumps({"store": without_password(uri), "waiting": waiting, "trouble": recorder.trouble}))
+    sys.stdout.flush()
+    os._exit(0)  # a thread that hangs in a call to a dead server must not keep the process
+
+
+if __name__ == "__main__":
+    main()
