@@ -146,7 +146,7 @@ class Recorder:
             return not (until_none_waits and self.waiting())
         except Exception as error:  # whatever MLflow, its server or the disk came up with
             self._connected = False
-            self._tell(f"{type(error).__name__}: {error}".splitlines()[0])
+            self._tell(without_password(f"{type(error).__name__}: {error}".splitlines()[0]))
             logger.debug("recording failed, will be tried again", exc_info=True)
             return False
 

@@ -72,9 +72,13 @@ def failed(text: str, trouble: Trouble = Trouble.ERROR) -> Outcome:
 class SimulatedPool:
     """Jobs take the time and come to the end that `behaviour` says. `log` has (time, event, key)."""
 
-    def __init__(self, clock: Clock, behaviour: Behaviour, *, slots: float = 2, nodes: int = 1) -> None:
+    def __init__(
+        self, clock: Clock, behaviour: Behaviour, *, slots: float = 2, nodes: int = 1, gpus: float = 0
+    ) -> None:
         self.clock, self.behaviour = clock, behaviour
-        self.rack = Rack([Node(name=f"node {i}", host=f"host {i}", cpus=slots) for i in range(nodes)])
+        self.rack = Rack(
+            [Node(name=f"node {i}", host=f"host {i}", cpus=slots, gpus=gpus) for i in range(nodes)]
+        )
         self.running: dict[int, tuple[float, Job, Outcome]] = {}
         self.log: list[tuple[float, str, str]] = []
         self.count = 0

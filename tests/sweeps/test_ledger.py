@@ -17,7 +17,7 @@ from simulation import Clock, entry, other_owner
 
 from scaling.errors import UserError
 from sweeps.ledger import Ledger, LedgerUnavailableError
-from sweeps.ledger_types import SETTLED, Claim, State
+from sweeps.ledger_types import SETTLED, Claim, Needs, State
 from sweeps.owner import Owner
 
 
@@ -319,3 +319,21 @@ class Drivers(RuleBasedStateMachine):
 
 Drivers.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 TestDrivers = Drivers.TestCase
+
+
+def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path, clock):
+    with open_as(tmp_path, "a", clock) as a:
+        a.register([entry("k", 10.0)])
+        end(a, a.claim("k"), result={"bound": 2.0})
+    db = sqlite3.connect(tmp_path / "ledger.db")
+    db.executescript(
+        "ALTER TABLE runs DROP COLUMN failed_host; DROP TABLE facts; DROP TABLE micro_batches; "
+        "UPDATE runs SET needs = '[2.0, 1.0, 3e9]'; PRAGMA user_version = 1"
+    )
+    db.close()
+    with open_as(tmp_path, "b", clock) as b:
+        [run] = b.runs()
+        assert run.needs == Needs(cpus=2.0, gpus=1.0, memory_bytes=3e9)
+        assert run.result == {"bound": 2.0}
+        b.note_fact("config", {"name": "desk"})
+        assert b.fact("config") == {"name": "desk"}
