@@ -24,8 +24,8 @@ class Gpu:
 
 
 # Makers' data sheets, dense (half of the figure "with sparsity"): NVIDIA HGX B300 and B200, GB200 NVL72,
-# H200, H100 (SXM, PCIe, NVL), GH200, H20, A100, L40S, L40, L4, A40, A30, A10, V100 and T4, RTX PRO 6000, and the
-# white papers of GA102 and AD102 for RTX cards (with float32 accumulation); AWS for the A10G of its g5
+# H200, H100 (SXM, PCIe, NVL), GH200, H20, A100, L40S, L40, L4, A40, A30, A10, V100 and T4, RTX PRO 6000, and
+# the white papers of GA102 and AD102 for RTX cards (with float32 accumulation); AWS for the A10G of its g5
 # instances; AMD Instinct MI325X, MI300X, MI250X (of which programs see each half as a GPU). A name without
 # a memory stands for the larger variant: a run too big for the smaller one gets a smaller micro-batch there,
 # while one that is refused never runs.
