@@ -6,7 +6,7 @@ under the same name plans new keys, and the runs of the old ones are left alone.
 
 from __future__ import annotations
 
-import socket
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,8 @@ from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
 from sweeps import timing
 from sweeps.config import SweepConfig
+from sweeps.devices import is_cpu, kind_of
+from sweeps.ledger_types import Needs, Run, State
 from sweeps.sizes import size_params, sizes_per_budget
 
 FEW_STEPS = 200
@@ -66,9 +68,10 @@ class PlannedRun:
     state: str = "new"
     """What the ledger says: finished, running, resume, diverged, failed, ..., or new."""
     memory_bytes: float
+    """On the GPU where it uses one, else of the process."""
+    needs: Needs
     expected_s: float
-    measured: bool
-    """Whether expected_s rests on runs done on this host, rather than on a roofline guess alone."""
+    """On the plan's kind of device."""
 
     @cached_property
     def key(self) -> str:
@@ -94,6 +97,10 @@ class Plan:
     data: DataFacts
     runs: tuple[PlannedRun, ...]
     warnings: tuple[str, ...]
+    kind: str
+    """Of device, that the expected times are for."""
+    experience: timing.Experience
+    """Of runs already done; what the expected times rest on beside a guess."""
 
     @property
     def specs(self) -> tuple[RunSpec, ...]:
@@ -109,6 +116,11 @@ class Plan:
 
     def of_family(self, family: str) -> tuple[PlannedRun, ...]:
         return tuple(run for run in self.runs if run.spec.family == family)
+
+    def seconds_on(self, kind: str) -> dict[str, float]:
+        """Key -> expected seconds on another kind of device."""
+        specs = {run.key: run.spec for run in self.runs}
+        return _expected_s(self.config, specs, kind, self.experience)
 
 
 def label(spec: RunSpec) -> str:
@@ -225,54 +237,91 @@ def make_plan(
     data: DataFacts,
     families: Sequence[str],
     *,
-    states: Mapping[str, str] | None = None,
-    history: Iterable[Mapping[str, Any]] = (),
+    past: Iterable[Run] = (),
+    kind: str = "",
 ) -> Plan:
-    """The whole plan. `states`: key -> what the ledger says of it; `history`: its finished runs.
+    """The whole plan. `past`: the ledger's runs, which say what is done and how long it took.
 
-    `history` rows (key, status, host, wall_s, of any sweep) correct the expected times; see
-    `sweeps.timing`. Raises what `plan_specs` raises.
+    kind: of device, that expected times are for (default: this machine's, see `timing.usual_kind`). Raises
+    what `plan_specs` raises.
     """
     specs, notes = plan_specs(config, data, families)
-    states = states or {}
-    needs = config.resources
     by_key = {spec.key: spec for spec in specs}
-    seconds = timing.guesses_s(list(by_key.values()), cpus=needs.cpus, gpus=needs.gpus)
-    guesses = dict(zip(by_key, seconds, strict=True))
-    done = _finished_here(history, by_key, guesses)
+    past = tuple(past)
+    done = [run for run in past if run.state == State.FINISHED and run.device]
+    kind = kind or timing.usual_kind(config.resources.gpus, [str(run.device) for run in done])
+    experience = timing.Experience(_finished(config, done, by_key))
+    seconds = _expected_s(config, by_key, kind, experience)
+    states = {run.key: str(run.state) for run in past}
     runs = []
     for key, spec in by_key.items():
-        params = spec.param_count("non_embedding")
-        expected = guesses[key]
-        if done:
-            expected = timing.corrected_s(expected, spec.family, params, done)
+        memory = memory_bytes(spec, config.training.micro_batch_size)
         runs.append(
             PlannedRun(
                 spec=spec,
-                params=params,
+                params=spec.param_count("non_embedding"),
                 state=states.get(key, "new"),
-                memory_bytes=memory_bytes(spec, config.training.micro_batch_size),
-                expected_s=expected,
-                measured=bool(done),
+                memory_bytes=memory,
+                needs=_needs(config, memory),
+                expected_s=seconds[key],
             )
         )
-    warnings = (*_warnings(config, data, runs), *notes)
-    return Plan(config=config, families=tuple(families), data=data, runs=tuple(runs), warnings=warnings)
+    return Plan(
+        config=config,
+        families=tuple(families),
+        data=data,
+        runs=tuple(runs),
+        warnings=(*_warnings(config, data, runs), *notes),
+        kind=kind,
+        experience=experience,
+    )
 
 
-def _finished_here(
-    history: Iterable[Mapping[str, Any]], specs: Mapping[str, RunSpec], guesses: Mapping[str, float]
+def _needs(config: SweepConfig, memory: float) -> Needs:
+    wanted = config.resources
+    custom = getattr(wanted, "custom", {})
+    return Needs(
+        cpus=wanted.cpus,
+        gpus=wanted.gpus,
+        memory_bytes=0.0 if wanted.gpus else memory,
+        # Runs that share a GPU share its memory.
+        gpu_memory_bytes=memory / min(wanted.gpus, 1.0) if wanted.gpus else 0.0,
+        processes=getattr(wanted, "processes", 1),
+        resources=tuple(sorted((str(name), float(amount)) for name, amount in custom.items())),
+    )
+
+
+def _expected_s(
+    config: SweepConfig, specs: Mapping[str, RunSpec], kind: str, experience: timing.Experience
+) -> dict[str, float]:
+    wanted = config.resources
+    guesses = timing.guesses_s(list(specs.values()), kind=kind, cpus=wanted.cpus, gpus=wanted.gpus)
+    return {
+        key: experience.seconds(guess, spec.family, spec.param_count("non_embedding"), kind)
+        for (key, spec), guess in zip(specs.items(), guesses, strict=True)
+    }
+
+
+def _finished(
+    config: SweepConfig, done: Sequence[Run], known: Mapping[str, RunSpec]
 ) -> list[timing.Finished]:
-    host, done = socket.gethostname(), []
-    for row in history:
-        key, wall_s = str(row.get("key")), row.get("wall_s")
-        if row.get("status") == "finished" and row.get("host") == host and key in specs and wall_s:
-            spec = specs[key]
+    """The finished runs with what the guess said of each; those of another config's specs count as well."""
+    alike: dict[tuple[str, float, float], list[tuple[RunSpec, float]]] = defaultdict(list)
+    for run in done:
+        wall_s = run.result.get("train_s", 0.0) + run.result.get("evaluation_s", 0.0)
+        kind = kind_of(str(run.device))
+        if wall_s > 0 and is_cpu(kind) == (config.resources.gpus <= 0):
+            spec = known.get(run.key) or RunSpec.from_dict(run.spec)
+            alike[kind, run.needs.cpus, run.needs.gpus].append((spec, wall_s))
+    found = []
+    for (kind, cpus, gpus), runs in alike.items():
+        guesses = timing.guesses_s([spec for spec, _ in runs], kind=kind, cpus=cpus, gpus=gpus)
+        for (spec, wall_s), guess_s in zip(runs, guesses, strict=True):
             params = float(spec.param_count("non_embedding"))
-            done.append(
-                timing.Finished(family=spec.family, params=params, guess_s=guesses[key], wall_s=float(wall_s))
+            found.append(
+                timing.Finished(family=spec.family, params=params, kind=kind, guess_s=guess_s, wall_s=wall_s)
             )
-    return done
+    return found
 
 
 PROCESS_BYTES = 350e6

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scaling.data import Dataset
+    from sweeps.ledger_types import Run
 
 SPARE_BYTES = 200e6
 """Room that a sweep leaves on the disk beside what it writes itself."""
@@ -181,22 +182,20 @@ def local_slots(config: SweepConfig) -> int:
     return max(1, min(by_cpu, int(len(gpu_names()) / needs.gpus)) if needs.gpus else by_cpu)
 
 
-def plan(request: Request, data: DataFacts) -> Plan:
-    """The plan with the states that the sweep's ledger knows, and times corrected by its finished runs."""
-    states: dict[str, str] = {}
-    history: list[dict[str, Any]] = []
-    if data.prepared:
-        states, history = _past(request)
-    return make_plan(request.config, data, request.families, states=states, history=history)
+def plan(request: Request, data: DataFacts, kind: str = "") -> Plan:
+    """The plan with the states that the sweep's ledger knows, and times corrected by its finished runs.
+
+    kind: of device, that times are for; see `make_plan`.
+    """
+    past = past_runs(request) if data.prepared else []
+    return make_plan(request.config, data, request.families, past=past, kind=kind)
 
 
-def _past(request: Request) -> tuple[dict[str, str], list[dict[str, Any]]]:
+def past_runs(request: Request) -> list[Run]:
+    """What the sweep's ledger has, of this config and earlier ones."""
     from sweeps.ledger import Ledger
-    from sweeps.rows import run_row
 
     if not Ledger.exists(request.ledger_folder):
-        return {}, []
+        return []
     with Ledger(request.ledger_folder) as ledger:
-        runs = ledger.runs()
-    states = {run.key: str(run.state) for run in runs}
-    return states, [run_row(run, request.config.name) for run in runs]
+        return ledger.runs()

@@ -191,13 +191,20 @@ def totals(plan: Plan, *, slots: int) -> Text:
 
 def _grounds(plan: Plan) -> str:
     """What the expected times rest on."""
-    if any(run.measured for run in plan.to_do):
-        return "from runs done on this machine"
-    if plan.config.resources.gpus:
-        from sweeps.timing import gpu_flops_per_s
+    from sweeps.devices import is_cpu
 
-        return f"a guess from the data sheet of one {gpu_flops_per_s()[1]}"
-    return "a guess from a quick measurement of this machine"
+    cpu = is_cpu(plan.kind)
+    device = "this machine" if cpu else plan.kind
+    if plan.kind in plan.experience.kinds:
+        return f"from runs done on {device}"
+    others = [kind for kind in plan.experience.kinds if is_cpu(kind) == cpu]
+    if others:
+        return f"a guess for {device} from runs done on {' and '.join(sorted(others))}"
+    return (
+        "a guess from a quick measurement of this machine"
+        if cpu
+        else f"a guess from the data sheet of one {device}"
+    )
 
 
 def warning_lines(warnings: Iterable[str]) -> list[Text]:

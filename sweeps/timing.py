@@ -1,9 +1,10 @@
-"""How long a run will take: learned from runs already done on this host, else guessed from a matmul.
+"""How long a run will take on a kind of device: learned from runs already done, else guessed from a roofline.
 
-The guess is a roofline: matrix products at a share of the machine's measured matmul speed, plus a fixed
-cost per network operation, which dominates on small models. Runs already finished correct it by the ratio
-of what they took to what the guess said, nearer sizes counting more. Wherever a guess is shown it is
-labelled as one.
+The guess: matrix products at a share of the device's speed (measured here for processors, the maker's peak
+for GPUs), plus a fixed cost per network operation, which dominates on small models. Runs already finished
+correct it by the ratio of what they took to what the guess said for their device, nearer sizes counting more;
+runs on another kind of device count only where the kind's own are far off in size. Wherever a guess is shown
+it is labelled as one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+
 from scaling.flops import forward_flops
 from scaling.spec import RunSpec
+from sweeps.devices import GPUS, gpu, is_cpu, kind_of
+from sweeps.worker import device_name
 
 MATMUL_SHARE = 0.5
 """Share of matmul speed that a training step reaches (0.3-0.7 measured for such models on CPU cores)."""
@@ -29,17 +35,15 @@ OPERATIONS = (60, 45)
 START_S = 0.5
 """A waiting worker until its first step: opening the data, building the network."""
 GPU_MATMUL_SHARE = 0.35
-GPU_FLOPS_PER_S = {
-    "H200": 990e12,
-    "H100": 990e12,
-    "A100": 312e12,
-    "L40": 181e12,
-    "A10": 125e12,
-    "V100": 125e12,
-    "T4": 65e12,
-}
-"""Dense bfloat16 (V100, T4: float16) tensor-core peaks, makers' data sheets."""
+"""Share of a GPU's peak, likewise."""
 ASSUMED_GPU = "A100"
+"""The kind that a plan for GPUs is made for where neither this machine nor a finished run has one."""
+NEARNESS = 0.7
+"""Runs whose sizes differ by this (natural logarithm) weigh 1/e; another family counts as as far again."""
+FAR_WEIGHT = 1e-3
+"""What a run weighs at any distance, if nothing nearer is known."""
+OTHER_KIND = 1e-3
+"""How much less a run weighs that was done on another kind of device."""
 
 _MATMUL = """
 import sys, time, numpy
@@ -89,19 +93,29 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(line.strip() for line in out.stdout.splitlines() if line.strip())
 
 
-def gpu_flops_per_s() -> tuple[float, str]:
-    """Peak of this machine's GPU, or of the one assumed where the driver has none, and its name."""
-    here = " ".join(gpu_names()[:1])
-    for model, peak in GPU_FLOPS_PER_S.items():
-        if model in here:
-            return peak, model
-    return GPU_FLOPS_PER_S[ASSUMED_GPU], f"{ASSUMED_GPU}, assumed"
+def usual_kind(gpus: float, done: Iterable[str] = ()) -> str:
+    """The kind of device that a plan is for where nobody says.
+
+    Processors: this machine's. GPUs: this machine's, else the kind of most runs that are `done` (the name of
+    the device of each), else ASSUMED_GPU.
+    """
+    if gpus <= 0:
+        return device_name("cpu")
+    here = [kind_of(name) for name in gpu_names()[:1]]
+    if here and here[0] in GPUS:
+        return here[0]
+    kinds = Counter(kind for kind in map(kind_of, done) if kind in GPUS)
+    return max(kinds, key=lambda kind: kinds[kind], default=ASSUMED_GPU)
 
 
-def guesses_s(specs: Sequence[RunSpec], *, cpus: float, gpus: float) -> list[float]:
-    """Guessed seconds of each run: training, the final evaluation and the start of its process."""
-    if gpus > 0:
-        rate = gpus * gpu_flops_per_s()[0] * GPU_MATMUL_SHARE
+def guesses_s(specs: Sequence[RunSpec], *, kind: str, cpus: float, gpus: float) -> list[float]:
+    """Guessed seconds of each run on a kind of device: start of its process, training, final evaluation.
+
+    A kind of GPU that is not known is taken for ASSUMED_GPU, any processor for this machine's.
+    """
+    if not is_cpu(kind):
+        known = gpu(kind) or GPUS[ASSUMED_GPU]
+        rate = (gpus or 1.0) * known.flops_per_s * GPU_MATMUL_SHARE
         return [roofline_s(spec, rate, "gpu") for spec in specs]
     shapes = [_shape(spec) for spec in specs]
     speeds = matmul_flops_per_s(frozenset(shapes), max(1, int(cpus)))
@@ -131,20 +145,34 @@ def _power_of_two(value: float, low: int, high: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A run that ended on this host: what the guess said and what it took."""
+    """A run that is done: what the guess said for its kind of device, and what it took."""
 
     family: str
     params: float
+    kind: str
     guess_s: float
     wall_s: float
+    """Training and evaluation, without the start."""
 
 
-def corrected_s(guess_s: float, family: str, params: float, done: Sequence[Finished]) -> float:
-    """The guess times what finished runs took over their guess, weighted by nearness in size and family."""
-    weights, logs = [], []
-    for run in done:
-        distance = abs(math.log(params / run.params)) + (0.0 if run.family == family else 0.7)
-        weights.append(math.exp(-((distance / 0.7) ** 2)) + 1e-3)
-        logs.append(math.log(run.wall_s / run.guess_s))
-    mean = sum(w * r for w, r in zip(weights, logs, strict=True)) / sum(weights)
-    return guess_s * math.exp(mean)
+class Experience:
+    """Runs that are done, from which the times of others are foretold."""
+
+    def __init__(self, done: Iterable[Finished] = ()) -> None:
+        runs = tuple(done)
+        self.kinds = Counter(run.kind for run in runs)
+        self._kinds = np.array([run.kind for run in runs])
+        self._families = np.array([run.family for run in runs])
+        self._sizes = np.log([run.params for run in runs])
+        self._ratios = np.log([run.wall_s / max(run.guess_s - START_S, 1e-3) for run in runs])
+
+    def seconds(self, guess_s: float, family: str, params: float, kind: str) -> float:
+        """The guess, with the share that is not the start times what other runs took over their guess."""
+        if not any(is_cpu(other) == is_cpu(kind) for other in self.kinds):
+            return guess_s  # of a GPU a processor tells nothing
+        distance = np.abs(math.log(params) - self._sizes) + NEARNESS * (self._families != family)
+        weights = np.exp(-((distance / NEARNESS) ** 2)) + FAR_WEIGHT
+        weights *= np.where(self._kinds == kind, 1.0, OTHER_KIND)
+        weights *= np.char.startswith(self._kinds, "cpu") == is_cpu(kind)
+        ratio = math.exp(float(weights @ self._ratios) / float(weights.sum()))
+        return START_S + (guess_s - START_S) * ratio

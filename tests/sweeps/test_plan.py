@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import replace
 
 import pytest
@@ -14,9 +13,11 @@ from scaling.flops import forward_flops
 from scaling.spec import RunSpec
 from sweeps import timing
 from sweeps.config_file import SHIPPED, load_config, parse_config, shipped_names
+from sweeps.ledger_types import Needs, Run, State
 from sweeps.plan import DataFacts, PlannedRun, choose_families, make_plan, plan_specs
 from sweeps.sizes import known_sizes, rule_sizes, size_params, window_sizes
 from sweeps.tables import console, plan_view
+from sweeps.worker import device_name
 
 BYTES = DataFacts(
     corpus="stdlib",
@@ -57,6 +58,25 @@ def facts_for(config) -> DataFacts:
     """Data facts that stand in for the config's corpus."""
     ids = config.data.num_token_ids or {"bytes": 256, "bpe:4096": 4096}[config.data.tokenizer]
     return replace(BYTES, corpus=config.data.corpus, tokenizer=config.data.tokenizer, num_token_ids=ids)
+
+
+def past_run(spec: RunSpec, state: str = "finished", **values) -> Run:
+    """What the ledger has of a run that took 2 s on this machine's processor."""
+    known = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
+    known |= {"result": {"train_s": 1.5, "evaluation_s": 0.5}, "device": device_name("cpu"), **values}
+    return Run(
+        key=spec.key,
+        family=spec.family,
+        spec=spec.to_dict(),
+        columns={},
+        predicted_s=1.0,
+        needs=known.pop("needs", Needs()),
+        state=State(state),
+        attempt=1,
+        sentence="",
+        changed=0.0,
+        **known,
+    )
 
 
 def plan_of(text: str = CONFIG, data: DataFacts = BYTES, families=("uniform",), **more):
@@ -332,40 +352,101 @@ def test_sizes_written_out():
 
 
 def test_states_come_from_the_ledger():
-    keys = [run.key for run in plan_of().runs]
-    plan = plan_of(states={keys[0]: "finished", keys[1]: "preempted", keys[2]: "diverged"})
+    specs = [run.spec for run in plan_of().runs]
+    past = [
+        past_run(spec, state)
+        for spec, state in zip(specs, ("finished", "preempted", "diverged"), strict=False)
+    ]
+    plan = plan_of(past=past)
     assert [run.state for run in plan.runs[:4]] == ["finished", "preempted", "diverged", "new"]
     assert len(plan.to_do) == len(plan.runs) - 2
 
 
-def test_expected_times_learn_from_finished_runs():
+def took(plan, number: int, times: float, **values) -> Run:
+    """A run of the plan that took `times` what the plan expects, the start left out."""
+    seconds = times * (plan.runs[number].expected_s - timing.START_S)
+    return past_run(plan.runs[number].spec, result={"train_s": seconds, "evaluation_s": 0.0}, **values)
+
+
+def without_start(plan) -> list[float]:
+    return [run.expected_s - timing.START_S for run in plan.runs]
+
+
+def test_expected_times_learn_from_finished_runs_on_the_same_kind_of_device_wherever():
     first = plan_of()
-    assert not any(run.measured for run in first.runs)
-    host = socket.gethostname()
-    row = {
-        "key": first.runs[0].key,
-        "status": "finished",
-        "host": host,
-        "wall_s": 2 * first.runs[0].expected_s,
-    }
-    second = plan_of(history=[row])
-    for before, after in zip(first.runs, second.runs, strict=True):
-        assert after.measured
-        assert after.expected_s == pytest.approx(2 * before.expected_s)
-    for other in ({"host": "elsewhere"}, {"status": "failed"}, {"wall_s": None}, {"key": "unknown"}):
-        assert plan_of(history=[{**row, **other}]).runs == first.runs
+    assert not first.experience.kinds
+    second = plan_of(past=[took(first, 0, 2.0, host="elsewhere")])
+    assert second.experience.kinds == {device_name("cpu"): 1}
+    assert without_start(second) == pytest.approx([2 * seconds for seconds in without_start(first)])
+    for other in ({"state": "failed"}, {"device": None}, {"device": "NVIDIA H100 80GB HBM3"}):
+        assert plan_of(past=[took(first, 0, 2.0, **other)]).runs[1:] == first.runs[1:], other
+
+
+def test_runs_of_an_earlier_config_teach_as_well():
+    first = plan_of()
+    before = plan_of(CONFIG.replace("base: 3e-3", "base: 2e-3"))
+    after = plan_of(past=[took(before, 0, 3.0)])
+    assert without_start(after) == pytest.approx([3 * seconds for seconds in without_start(first)])
+    assert {run.state for run in after.runs} == {"new"}
+
+
+GPU_CONFIG = CONFIG + "resources: {cpus: 4, gpus: 1}\n"
+
+
+def test_another_kind_of_gpu_helps_by_the_ratio_of_the_guesses_until_there_is_better():
+    on_a100, on_h100 = (plan_of(GPU_CONFIG, kind=kind) for kind in ("A100", "H100"))
+    assert on_a100.kind == "A100"
+    slow = took(on_a100, 0, 3.0, device="NVIDIA A100-SXM4-40GB", needs=Needs(cpus=4, gpus=1))
+    foretold = plan_of(GPU_CONFIG, kind="H100", past=[slow])
+    assert without_start(foretold) == pytest.approx([3 * s for s in without_start(on_h100)], rel=1e-3)
+    quick = took(on_h100, 1, 0.5, device="NVIDIA H100 80GB HBM3", needs=Needs(cpus=4, gpus=1))
+    both = plan_of(GPU_CONFIG, kind="H100", past=[slow, quick])
+    assert without_start(both)[1] == pytest.approx(0.5 * without_start(on_h100)[1], rel=0.01)
+    assert both.seconds_on("H100")[both.runs[1].key] == both.runs[1].expected_s
+    on_t4 = on_h100.seconds_on("T4")
+    assert all(on_t4[run.key] > run.expected_s for run in on_h100.runs)
+
+
+@pytest.mark.parametrize(
+    ("device", "here", "kind"),
+    [
+        (None, (), "A100"),
+        (None, ("NVIDIA H200",), "H200"),
+        ("Tesla T4", (), "T4"),
+        ("Tesla T4", ("NVIDIA H200",), "H200"),
+        (None, ("NVIDIA Quadro P400",), "A100"),
+    ],
+)
+def test_gpu_plans_are_for_the_gpu_that_is_here_or_was_used(monkeypatch, device, here, kind):
+    monkeypatch.setattr(timing, "gpu_names", lambda: here)
+    past = [took(plan_of(GPU_CONFIG), 0, 1.0, device=device)] if device else []
+    plan = plan_of(GPU_CONFIG, past=past)
+    assert plan.kind == kind
+    assert "data sheet of one" in render(plan) or device == "Tesla T4"
 
 
 def test_nearer_runs_count_more():
+    kind = device_name("cpu")
+    start = timing.START_S
     done = [
-        timing.Finished(family="ar", params=1e4, guess_s=1, wall_s=1),
-        timing.Finished(family="ar", params=1e6, guess_s=1, wall_s=4),
+        timing.Finished(family="ar", params=1e4, kind=kind, guess_s=1 + start, wall_s=1),
+        timing.Finished(family="ar", params=1e6, kind=kind, guess_s=1 + start, wall_s=4),
     ]
-    times = [timing.corrected_s(1, "ar", params, done) for params in (1e4, 1e5, 1e6)]
+    known = timing.Experience(done)
+    times = [known.seconds(1 + start, "ar", params, kind) - start for params in (1e4, 1e5, 1e6)]
     assert times == sorted(times)
     assert times[0] == pytest.approx(1, rel=0.01)
     assert times[1] == pytest.approx(2, rel=0.01)
     assert times[2] == pytest.approx(4, rel=0.01)
+
+
+def test_a_plan_says_what_each_run_needs():
+    for run in plan_of().runs:
+        assert run.needs == Needs(cpus=1, memory_bytes=run.memory_bytes)
+    for share, whole in ((0.25, 4), (2, 1)):
+        for run in plan_of(CONFIG + f"resources: {{cpus: 4, gpus: {share}}}\n").runs:
+            memory = run.memory_bytes * whole
+            assert run.needs == Needs(cpus=4, gpus=share, gpu_memory_bytes=memory), "those that share a GPU"
 
 
 def test_the_machine_is_measured():
@@ -382,12 +463,6 @@ def test_time_grows_with_work():
     assert by_budget[0] < by_budget[1]
 
 
-def test_gpu_plans_name_the_gpu_they_assume(monkeypatch):
-    assert timing.gpu_flops_per_s() == (312e12, "A100, assumed")
-    monkeypatch.setattr(timing, "gpu_names", lambda: ("NVIDIA H200",))
-    assert timing.gpu_flops_per_s() == (990e12, "H200")
-
-
 # --- pictures
 
 
@@ -399,8 +474,8 @@ def render(plan) -> str:
 
 
 def test_plan_is_shown_with_totals_states_and_picture():
-    keys = [run.key for run in plan_of().runs]
-    text = render(plan_of(states={keys[0]: "finished", keys[1]: "preempted"}))
+    specs = [run.spec for run in plan_of().runs]
+    text = render(plan_of(past=[past_run(specs[0], device=None), past_run(specs[1], "preempted")]))
     assert "sweep try; data stdlib, bytes (256 ids, 30.0M training tokens)" in text
     assert "12 runs, 1 done, 11 to do" in text
     assert "2 at a time (a guess from a quick measurement of this machine)" in text
