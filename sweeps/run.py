@@ -15,11 +15,13 @@ from sweeps.caps import Caps
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import SETTLED, Entry, Run, State
 from sweeps.pool import Pool
+from sweeps.pool_storage import StoragePool
 from sweeps.progress import View
 from sweeps.record import RecorderProcess
 from sweeps.recorder import GRACE_S, check_tracking, tracking_uri
 from sweeps.schedule import Driver
 from sweeps.stopping import stop_on_signals
+from sweeps.storage import Storage
 from sweeps.verdict import Retries
 
 
@@ -82,13 +84,15 @@ def run_sweep(
     retries: Retries | None = None,
     caps: Caps | None = None,
     priority: int = 0,
+    storage: Storage | None = None,
     grace_s: float = GRACE_S,
 ) -> Report:
     """Run what of `entries` is not done yet; what failed before is tried again, what was cancelled is not.
 
     pool: a pool that was started before (it is closed at the end), or the kind to start. tracking: a store's
-    URI (default: `tracking_uri`). watchers: are shown the sweep as it goes. grace_s: how long the end of the
-    sweep may wait for the tracking store. Ctrl-C and SIGTERM stop it cleanly: `Report.interrupted`.
+    URI (default: `tracking_uri`). watchers: are shown the sweep as it goes. storage: for
+    workers that do not see `out`. grace_s: how long the end of the sweep may wait for the tracking store.
+    Ctrl-C and SIGTERM stop it cleanly: `Report.interrupted`.
     UserError, with nothing started, for a store or a cluster that does not answer and for a ledger of a newer
     schema.
     """
@@ -110,6 +114,9 @@ def run_sweep(
         if any(glance.state not in SETTLED for glance in ledger.glance(keys).values()):
             if isinstance(pool, str):
                 pool = pools.start(pool, address=address)
+                stack.callback(pool.close)
+            if storage is not None:
+                pool = StoragePool(pool, storage, {entry.dataset for entry in entries})
                 stack.callback(pool.close)
             pool.warm(len(entries))
             driver = Driver(

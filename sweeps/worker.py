@@ -60,6 +60,8 @@ class Job:
     stop_files: tuple[str, ...] = ()
     """Any of these files, once it exists, asks the attempt to stop; its text is the reason."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    storage: str | None = None
+    """URI of a storage through which worker and driver exchange files, where they share no disk."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,6 +87,8 @@ class Outcome:
     device: str | None = None
     worker_s: float = 0.0
     """Seconds from taking the job to handing over this outcome."""
+    journal: str | None = None
+    """Its text, where the driver cannot see the attempt's folder."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,6 +110,10 @@ def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -
     """
     started = time.perf_counter()
     stop = stop or Stop()
+    if job.storage:
+        from sweeps.mirror import run_mirrored
+
+        return run_mirrored(job, lambda local: run_job(local, train=train, stop=stop), stop)
     folder = Path(job.folder)
     try:
         with stop.on_sigterm():

@@ -1,4 +1,7 @@
-"""A whole sweep of runs that take a second, as a command: `python toy_sweep.py DATA OUT POOL RUNS STEPS`."""
+"""A whole sweep of runs that take a second, as a command.
+
+`python toy_sweep.py DATA OUT POOL RUNS STEPS [STORAGE]`
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from tiny import tiny_data, tiny_entry
 
 from sweeps.progress import Progress
 from sweeps.run import run_sweep
+from sweeps.storage import usable_storage
 
 
 def main() -> None:
-    data_folder, out, pool, runs, steps = sys.argv[1:]
+    data_folder, out, pool, runs, steps, *storage = sys.argv[1:]
     data = tiny_data(Path(data_folder))
     entries = [
         tiny_entry(data, seed=seed, steps=int(steps), checkpoint_every_s=0.2) for seed in range(int(runs))
@@ -23,6 +27,7 @@ def main() -> None:
         sweep="toy",
         out=Path(out),
         pool=pool,
+        storage=usable_storage(storage[0]) if storage else None,
         watchers=[Progress(Console(width=200), "toy")],
         grace_s=120,
     )
