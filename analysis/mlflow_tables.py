@@ -83,11 +83,38 @@ class Database:
         return assemble(heads.set_index("run_id"), *wide)
 
     def curves(self, run_ids: list[str]) -> pd.DataFrame:
-        points = self._query(
-            "SELECT run_uuid AS run_id, step, timestamp, value, is_nan FROM metrics WHERE key IN :keys",
-            [TRAIN_LOSS],
+        points = self.points([TRAIN_LOSS])
+        return points[points["run_id"].isin(run_ids)]
+
+    def points(self, metrics: list[str]) -> pd.DataFrame:
+        """Every value of `metrics`: run_id, key, step, timestamp, value."""
+        return _true_values(
+            self._query(
+                "SELECT run_uuid AS run_id, key, step, timestamp, value, is_nan FROM metrics "
+                "WHERE key IN :keys",
+                metrics,
+            )
         )
-        return _true_values(points[points["run_id"].isin(run_ids)])
+
+    def keys(self) -> pd.DataFrame:
+        """Every run that carries a key, however often: run_id, sweep, key."""
+        return self._query(
+            "SELECT r.run_uuid AS run_id, e.name AS sweep, k.value AS key FROM runs r "
+            "JOIN experiments e ON e.experiment_id = r.experiment_id "
+            f"JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = '{KEY_TAG}' "
+            "WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active' ORDER BY r.start_time"
+        )
+
+    def point_counts(self) -> pd.DataFrame:
+        """How many values each run has of all metrics: run_id, points."""
+        return self._query("SELECT run_uuid AS run_id, count(*) AS points FROM metrics GROUP BY run_uuid")
+
+    def repeated_points(self) -> pd.DataFrame:
+        """Steps of a metric that are there more than once: run_id, key, step, points."""
+        return self._query(
+            "SELECT run_uuid AS run_id, key, step, count(*) AS points FROM metrics "
+            "GROUP BY run_uuid, key, step HAVING count(*) > 1"
+        )
 
     def _query(self, statement: str, keys: list[str] | None = None) -> pd.DataFrame:
         import pandas as pd

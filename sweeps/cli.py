@@ -1,4 +1,4 @@
-"""The `scaling` command: plan, sweep, status, cancel, fit, compare, export.
+"""The `scaling` command: plan, sweep, status, cancel, retry, resume, logs, audit, fit, compare, export.
 
 Only this module prints and only it decides exit codes: 0 done, 1 some runs did not finish, 2 wrong input
 (one sentence on standard error), 130 stopped by Ctrl-C. A bug shows its traceback. Imports of anything heavy
@@ -44,6 +44,12 @@ Tracking = Annotated[
         show_default="MLFLOW_TRACKING_URI, else OUT/mlflow.db",
     ),
 ]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        help="Ask this tracking store, from any machine, instead of the ledger under --out.", metavar="URI"
+    ),
+]
 Table = Annotated[
     str | None,
     typer.Option(
@@ -59,6 +65,22 @@ Address = Annotated[
 Bootstrap = Annotated[int, typer.Option(help="Resamples behind the intervals.", min=0)]
 Keys = Annotated[
     list[str] | None, typer.Argument(help="Keys of runs, or how they begin.", show_default="all")
+]
+MaxFlops = Annotated[float | None, typer.Option(help="Start no run beyond this many FLOPs in all.", min=0)]
+MaxGpuHours = Annotated[
+    float | None, typer.Option(help="Stop with checkpoints after this many GPU-hours in all.", min=0)
+]
+MaxHours = Annotated[float | None, typer.Option(help="Stop with checkpoints after this many hours.", min=0)]
+Priority = Annotated[int, typer.Option(help="Of sweeps on one cluster, the higher one goes first.")]
+Extend = Annotated[
+    bool, typer.Option("--extend", help="Add the runs of a changed config to the sweep of that name.")
+]
+EventFile = Annotated[
+    str | None, typer.Option(help="Write a JSON object per event to this file; - for output.", metavar="FILE")
+]
+Webhook = Annotated[
+    str | None,
+    typer.Option(help="POST how it ended to this address.", metavar="URL", envvar="SCALING_WEBHOOK"),
 ]
 Reference = Annotated[str, typer.Option(help="The family the others are measured by.", metavar="NAME")]
 RUNS = Path("runs")
@@ -112,11 +134,29 @@ def sweep_command(
     address: Address = None,
     out: Out = RUNS,
     bootstrap: Bootstrap = 1000,
+    max_flops: MaxFlops = None,
+    max_gpu_hours: MaxGpuHours = None,
+    max_hours: MaxHours = None,
+    priority: Priority = 0,
+    extend: Extend = False,
+    events: EventFile = None,
+    webhook: Webhook = None,
 ) -> None:
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
-    from sweeps.drive import drive
+    from sweeps.caps import Caps
+    from sweeps.drive import Launch, drive
 
-    sys.exit(drive(sweep, config, family or (), out=out, store=store, address=address, bootstrap=bootstrap))
+    how = Launch(
+        store=store,
+        address=address,
+        bootstrap=bootstrap,
+        caps=Caps(flops=max_flops, gpu_hours=max_gpu_hours, hours=max_hours),
+        priority=priority,
+        extend=extend,
+        events=events,
+        webhook=webhook,
+    )
+    sys.exit(drive(sweep, config, family or (), out=out, how=how))
 
 
 @app.command()
@@ -124,14 +164,23 @@ def status(
     family: Family = None,
     sweep: Sweep = None,
     config: Config = None,
+    store: Server = None,
     out: Out = RUNS,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it until all is done.")] = False,
+    every_row: Annotated[bool, typer.Option("--all", help="Every row of a long table.")] = False,
 ) -> None:
     """Show what became of a sweep's runs so far."""
-    from sweeps.config_file import find_config
-    from sweeps.status import show_status
+    from sweeps import status as shown
+    from sweeps.remote import reach
 
-    name = find_config(sweep, config).name
-    show_status(out / name, name, family or ())
+    with reach(sweep, config, store, out) as reached:
+        if watch:
+            shown.watch(lambda: shown.of_families(reached.rows(), family or ()), reached.sweep)
+            return
+        rows = shown.of_families(reached.rows(), family or ())
+        shown.show(rows, reached.sweep, whole=every_row)
+        if reached.note:
+            print(reached.note)
 
 
 @app.command()
@@ -140,14 +189,82 @@ def cancel(
     family: Family = None,
     sweep: Sweep = None,
     config: Config = None,
+    store: Server = None,
     out: Out = RUNS,
 ) -> None:
     """Cancel runs that are not finished; a running one stops at its next step and keeps its checkpoint."""
-    from sweeps.config_file import find_config
-    from sweeps.status import cancel_runs
+    _wish("cancel", run, family, sweep, config, store, out)
 
-    name = find_config(sweep, config).name
-    print(cancel_runs(out / name, name, family or (), run or ()))
+
+@app.command()
+def retry(
+    run: Keys = None,
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Server = None,
+    out: Out = RUNS,
+) -> None:
+    """Try again what failed or fitted no node; and a diverged run, where its key is given."""
+    _wish("retry", run, family, sweep, config, store, out)
+
+
+@app.command()
+def resume(
+    run: Keys = None,
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Server = None,
+    out: Out = RUNS,
+) -> None:
+    """Take up cancelled runs again, from their checkpoints."""
+    _wish("resume", run, family, sweep, config, store, out)
+
+
+def _wish(
+    action: str,
+    run: list[str] | None,
+    family: list[str] | None,
+    sweep: str | None,
+    config: Path | None,
+    store: str | None,
+    out: Path,
+) -> None:
+    from sweeps.remote import reach
+
+    with reach(sweep, config, store, out) as reached:
+        print(f"sweep {reached.sweep}: {reached.wish(action, family or (), run or ())}")
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument(help="A run's key, or how it begins.")],
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Server = None,
+    out: Out = RUNS,
+    lines: Annotated[int, typer.Option(help="Training records per attempt.", min=0)] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what the run says.")] = False,
+) -> None:
+    """Tell the story of one run: its attempts, losses, and how it ended, with the traceback."""
+    from sweeps.remote import reach
+
+    with reach(sweep, config, store, out) as reached:
+        reached.log(run, lines=lines, follow=follow)
+
+
+@app.command()
+def audit(
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Server = None,
+    out: Out = RUNS,
+) -> None:
+    """Prove that nothing was trained or recorded twice: ledger, journals and tracking store compared."""
+    from sweeps.remote import run_audit
+
+    sys.exit(0 if run_audit(sweep, config, store, out) else 1)
 
 
 @app.command()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
-from sweeps import pool, prepare, report, results
-from sweeps.ledger_types import Entry, Needs, Run, State
+from sweeps import changed, pool, prepare, report, results
+from sweeps.caps import Caps
+from sweeps.events import Events, call_webhook, check_webhook
+from sweeps.ledger import Ledger
+from sweeps.ledger_types import Entry, Run, State
 from sweeps.plan import DataFacts, Plan, PlannedRun
 from sweeps.progress import Progress
 from sweeps.rows import spec_columns
-from sweeps.run import run_sweep
+from sweeps.run import Report, run_sweep
 from sweeps.status import summary
 from sweeps.tables import console, plan_brief
 from sweeps.tracking import check_tracking, tracking_uri, without_password
@@ -27,50 +31,88 @@ if TYPE_CHECKING:
 DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How a sweep is started; nothing here changes what comes out of a run."""
+
+    store: str | None = None
+    """Tracking store; None: MLFLOW_TRACKING_URI, else an SQLite file."""
+    address: str | None = None
+    """Of a Ray cluster; None: RAY_ADDRESS, else this machine."""
+    pool_kind: str = "ray"
+    bootstrap: int = 1000
+    caps: Caps = field(default_factory=Caps)
+    priority: int = 0
+    extend: bool = False
+    """Whether a config changed under the same name adds its runs to the sweep."""
+    events: str | None = None
+    """A file for events, "-" for standard output; what is said to people then goes to standard error."""
+    webhook: str | None = None
+
+
 def drive(
-    sweep: str | None,
-    config: Path | None,
-    families: Sequence[str],
-    *,
-    out: Path,
-    store: str | None = None,
-    address: str | None = None,
-    pool_kind: str = "ray",
-    bootstrap: int = 1000,
+    sweep: str | None, config: Path | None, families: Sequence[str], *, out: Path, how: Launch | None = None
 ) -> int:
     """Run a whole sweep and return the exit code: 0 done, 1 some runs or laws are missing, 130 stopped.
 
     Raises UserError, with nothing started and nothing overwritten, for whatever can be wrong beforehand.
     """
-    terminal = console()
+    how = how or Launch()
+    terminal = console(stderr=how.events == "-")
     asked = prepare.request(sweep, config, families, out)
-    uri = store or tracking_uri(out)
+    uri = how.store or tracking_uri(out)
     check_tracking(uri)
+    if how.webhook:
+        check_webhook(how.webhook)
+    name = asked.config.name
     with ExitStack() as stack:
-        runners = _start_pool(stack, pool_kind, address) if _elsewhere(address) else None
+        runners = _start_pool(stack, how.pool_kind, how.address) if _elsewhere(how.address) else None
         dataset = prepare.prepare_data(asked, terminal)
         plan = prepare.plan(asked, DataFacts.of(dataset))
         prepare.check_room(plan, out)
+        events = Events(how.events, name) if how.events else None
+        _keep_config(asked, dataset, extend=how.extend)
         if runners is None and plan.to_do:
-            runners = _start_pool(stack, pool_kind, None)
+            runners = _start_pool(stack, how.pool_kind, None)
         terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
         terminal.print(f"recorded in {without_password(uri)}", soft_wrap=True)
         stack.pop_all()  # from here on run_sweep closes the pool
         ended = run_sweep(
             [_entry(run, dataset, plan) for run in plan.runs],
-            sweep=asked.config.name,
+            sweep=name,
             out=out,
-            pool=runners or pool_kind,
+            pool=runners or how.pool_kind,
             tracking=uri,
-            watchers=[Progress(terminal, asked.config.name)],
+            watchers=[Progress(terminal, name), *([events] if events else [])],
+            caps=how.caps,
+            priority=how.priority,
         )
     terminal.print(ended.sentence, soft_wrap=True)
     _tell_failures(ended.runs, terminal)
+    code = _conclude(asked, plan, ended, how, terminal)
+    if events:
+        events.done(ended)
+    if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
+        terminal.print(problem, style="yellow", soft_wrap=True)
+    return code
+
+
+def _conclude(asked: prepare.Request, plan: Plan, ended: Report, how: Launch, out: Console) -> int:
+    """Fit what there is, unless somebody wanted it all to stop; the exit code."""
     if ended.interrupted:
         return INTERRUPTED
-    fitted = [_finish(asked, plan, family, bootstrap, terminal) for family in plan.families]
+    fitted = [_finish(asked, plan, family, how.bootstrap, out) for family in plan.families]
     whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs)
     return DONE if whole and all(fitted) else INCOMPLETE
+
+
+def _keep_config(asked: prepare.Request, dataset: Dataset, *, extend: bool) -> None:
+    """Remember the config in the ledger. UserError where it holds runs of another one, unless `extend`."""
+    now = changed.snapshot(asked.config, dataset.fingerprint)
+    with Ledger(asked.ledger_folder) as ledger:
+        if not extend:
+            changed.check_unchanged(ledger, now)
+        changed.note(ledger, now)
 
 
 def _elsewhere(address: str | None) -> bool:
@@ -88,7 +130,7 @@ def _start_pool(stack: ExitStack, kind: str, address: str | None) -> Pool:
 
 def _entry(run: PlannedRun, dataset: Dataset, plan: Plan) -> Entry:
     """A planned run as the scheduler takes it."""
-    how, needs = plan.config.training, plan.config.resources
+    how = plan.config.training
     options: dict[str, Any] = {"checkpoint_every_s": how.checkpoint_every_s}
     if how.micro_batch_size is not None:
         options["micro_batch_size"] = how.micro_batch_size
@@ -98,10 +140,7 @@ def _entry(run: PlannedRun, dataset: Dataset, plan: Plan) -> Entry:
         run.spec,
         dataset=dataset.folder,
         predicted_s=run.expected_s,
-        # On a GPU the estimate is of the GPU's memory, which is not what a node is asked for.
-        needs=Needs(
-            cpus=needs.cpus, gpus=needs.gpus, memory_bytes=0.0 if needs.gpus else float(run.memory_bytes)
-        ),
+        needs=run.needs,
         columns=spec_columns(run.spec, unique_tokens=plan.data.train_tokens),
         options=options,
     )

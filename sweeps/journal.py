@@ -146,14 +146,14 @@ def read(path: Path) -> list[Record]:
     return Follower(path).read()
 
 
-def last(path: Path) -> Record | None:
-    """The last whole record of a journal, without reading all of it."""
+def last(path: Path, *, kind: str | None = None) -> Record | None:
+    """The last whole record of a journal (of `kind`), without reading all of it."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         return None
     records = Follower(path, max(0, size - TAIL_BYTES)).read()
-    return records[-1] if records else None
+    return next((record for record in reversed(records) if kind in (None, record["kind"])), None)
 
 
 def merged(run: Path) -> list[Record]:

@@ -26,6 +26,8 @@ from sweeps.ledger_types import CLAIMABLE, SETTLED, Claim, Entry, Glance, Needs,
 from sweeps.owner import Owner
 
 LEASE_S = 15.0
+RECORDER = "recorder:"
+"""How the id of an owner begins that only records, and drives nothing."""
 BEAT_S = 3.0
 
 __all__ = ["Claim", "Entry", "Glance", "Ledger", "LedgerUnavailableError", "Needs", "Run", "State"]
@@ -134,6 +136,18 @@ class Ledger(LedgerFile):
             return False
         return uptime - since >= self.lease_s
 
+    def alive(self, owners: Iterable[str | None]) -> frozenset[str]:
+        """Those of `owners` that live, as far as can be told."""
+        return frozenset(owner for owner in owners if owner is not None and not self._gone(owner))
+
+    def driven(self) -> bool:
+        """Whether some driver, other than this process, seems to live."""
+        rows = self.query(
+            "SELECT id FROM drivers WHERE ended IS NULL AND id != ? AND id NOT LIKE ?",
+            (self.owner.id, f"{RECORDER}%"),
+        )
+        return bool(self.alive(row["id"] for row in rows))
+
     def hold(self, name: str) -> bool:
         """Take, or keep, the ledger-wide role `name` (such as the recorder's); False while another has it."""
         with self.write() as db:
@@ -229,14 +243,13 @@ class Ledger(LedgerFile):
             for row in self.query("SELECT key, state, owner, not_before, attempt FROM runs")
             if row["key"] in wanted
         ]
-        holders = {row["owner"] for row in rows if row["state"] == State.RUNNING}
-        alive = {owner: not self._gone(owner) for owner in holders}
+        alive = self.alive({row["owner"] for row in rows if row["state"] == State.RUNNING})
         return {
             row["key"]: Glance(
                 state=State(row["state"]),
                 owner=row["owner"],
                 not_before=row["not_before"],
-                alive=alive.get(row["owner"], False),
+                alive=row["owner"] in alive,
                 attempt=row["attempt"],
             )
             for row in rows

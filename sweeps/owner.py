@@ -44,11 +44,11 @@ class Owner:
     """Seconds since 1970."""
 
     @classmethod
-    def this_process(cls) -> Owner:
-        """A new owner for the calling process; each call makes another id."""
+    def this_process(cls, role: str = "") -> Owner:
+        """A new owner for the calling process; each call makes another id, which begins with `role`."""
         host, pid = socket.gethostname(), os.getpid()
         return cls(
-            id=f"{host}-{pid}-{uuid.uuid4().hex[:8]}",
+            id=f"{role}{host}-{pid}-{uuid.uuid4().hex[:8]}",
             host=host,
             machine=machine(),
             pid=pid,

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from sweeps.ledger import Ledger
+from sweeps.ledger import RECORDER, Ledger
+from sweeps.owner import Owner
 from sweeps.recorder import GRACE_S, Recorder, trouble_of, waiting_for
 from sweeps.tracking import without_password
 
@@ -94,7 +95,8 @@ def main() -> None:
     folder, sweep, grace_s = sys.argv[1:]
     uri = os.environ[URI_VARIABLE]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Ledger(Path(folder)) as ledger, ledger.driving():
+    owner = Owner.this_process(RECORDER)
+    with Ledger(Path(folder), owner=owner) as ledger, ledger.driving():
         recorder = Recorder(ledger, sweep, uri)
         recorder.start()
         sys.stdin.read()

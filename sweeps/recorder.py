@@ -25,6 +25,7 @@ from pathlib import Path
 from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
 from scaling.errors import UserError
 from sweeps import journal
+from sweeps.board import Board
 from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
 from sweeps.rows import run_row
@@ -95,6 +96,7 @@ class Recorder:
         self._identity: str | None = None
         self._told: tuple[str | None, str | None] = (None, None)
         self._connected = False
+        self._board = Board(ledger, self._store)
         self._closing = threading.Event()
         self._deadline, self._extension = math.inf, 0.0
         self._thread: threading.Thread | None = None
@@ -169,6 +171,7 @@ class Recorder:
         """Carry over all there is. Raises whatever the store raises; what went over is remembered."""
         if not self._connected:
             self._identity = self._store.open()
+            self._board = Board(self.ledger, self._store)
             self._connected = True
         for run in self.ledger.runs(_pending_keys(self.ledger, self._identity)):
             try:
@@ -176,6 +179,7 @@ class Recorder:
             except GoneError:  # somebody deleted it there; tell the whole story again
                 self._note(run.key, Shipped())
                 self._ship(run)
+        self._board.attend()
 
     def _ship(self, run: Run) -> None:
         shipped = self._shipped(run.key)
@@ -224,6 +228,8 @@ class Recorder:
         points = [Point(name=n, value=v, at=ended, step=step) for n, v in metrics.items() if math.isfinite(v)]
         self._store.log(shipped.run_id, points)
         extra = {"scaling.attempt": str(run.attempt), "scaling.sentence": run.sentence[:5000]}
+        if run.traceback:
+            extra["scaling.traceback"] = run.traceback[-5000:]
         if run.state == State.DIVERGED:
             extra["scaling.last_good_step"] = str(step)
         self._store.describe(shipped.run_id, {}, {**tags, **extra})

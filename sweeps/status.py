@@ -1,10 +1,11 @@
-"""What became of a sweep's runs, as its ledger tells it; and cancelling those that are not done."""
+"""What became of a sweep's runs, as rows that say all a person asks; and how they look in a terminal."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from scaling.errors import UserError
+from sweeps import journal
+from sweeps.journal import JOURNAL, attempt_folder, run_folder
 from sweeps.ledger import Ledger
-from sweeps.ledger_types import SETTLED, Glance, Run, State
+from sweeps.ledger_types import SETTLED, State
 from sweeps.tables import WORDS, console, duration, flops_text, new_table, picture, state_text
 
 if TYPE_CHECKING:
@@ -21,6 +24,56 @@ if TYPE_CHECKING:
 
 TOLD = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING, State.PREEMPTED})
 """States whose sentence the table shows."""
+QUIET = frozenset({State.PLANNED, State.FINISHED})
+"""States of which a long table leaves out the rows."""
+LONG = 200
+"""Rows of a family beyond which the table shows only those that need attention."""
+WATCH_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A run as people ask about it. What is not known is None."""
+
+    key: str
+    family: str
+    size: str
+    budget: float
+    params: float | None
+    seed: int | None
+    state: str
+    attempt: int
+    loss: float | None = None
+    """The bound of a finished run; of a running one, the training loss it last told. Nats per token."""
+    loss_se: float | None = None
+    bits_per_byte: float | None = None
+    seconds: float | None = None
+    """Spent in training and evaluation, over all attempts."""
+    share: float | None = None
+    """Of its tokens, done by a running run."""
+    left_s: float | None = None
+    host: str | None = None
+    sentence: str = ""
+
+    def to_list(self) -> list[Any]:
+        return list(asdict(self).values())
+
+
+_QUERY = """
+SELECT key, family, state, attempt, host, sentence, owner,
+    json_extract(spec, '$.size.name') AS size,
+    json_extract(spec, '$.budget') AS budget,
+    json_extract(spec, '$.seed') AS seed,
+    json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') AS tokens,
+    json_extract(columns, '$.params') AS params,
+    json_extract(result, '$.bound') AS loss,
+    json_extract(result, '$.bound_se') AS loss_se,
+    json_extract(result, '$.bits_per_byte') AS bits_per_byte,
+    json_extract(result, '$.train_s') AS train_s,
+    json_extract(result, '$.evaluation_s') AS evaluation_s
+FROM runs ORDER BY budget, params, rowid
+"""
+"""SQLite reads the few values out of the specs: parsing 10,000 of them here would take a second."""
 
 
 def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
@@ -28,53 +81,86 @@ def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
     folder = sweep_folder / "ledger"
     if not Ledger.exists(folder):
         raise UserError(
-            f"sweep {sweep!r} has no runs under {sweep_folder} yet; "
-            f"start it with `scaling sweep --sweep {sweep}`"
+            f"sweep {sweep!r} has no runs under {sweep_folder} yet; start it with "
+            f"`scaling sweep --sweep {sweep}`, or give --store to ask the tracking server of another machine"
         )
     return Ledger(folder)
 
 
-def runs_of(ledger: Ledger, families: Sequence[str]) -> list[Run]:
-    """The ledger's runs, of `families` where some are named; UserError for one it has no run of."""
-    runs = ledger.runs()
-    glances = ledger.glance(run.key for run in runs)
-    runs = [_orphaned(run) if _is_orphan(glances[run.key]) else run for run in runs]
-    known = sorted({run.family for run in runs})
+def rows_of(ledger: Ledger) -> list[Row]:
+    """All runs of the ledger, by budget and size."""
+    found = ledger.query(_QUERY)
+    alive = ledger.alive({row["owner"] for row in found if row["state"] == State.RUNNING})
+    return [_row(values, ledger.folder.parent, alive) for values in found]
+
+
+def _row(values: Any, sweep_folder: Path, alive: frozenset[str]) -> Row:
+    row: dict[str, Any] = {name: value for name, value in dict(values).items() if name in _NAMES}
+    row["sentence"] = row["sentence"] or ""
+    if values["train_s"] is not None:
+        row["seconds"] = values["train_s"] + (values["evaluation_s"] or 0.0)
+    if values["state"] == State.RUNNING:
+        if values["owner"] in alive:
+            row |= _under_way(values, sweep_folder)
+        else:
+            row |= {"state": State.PREEMPTED, "sentence": "its driver is gone; `scaling sweep` takes it up"}
+    return Row(**row)
+
+
+_NAMES = frozenset(Row.__dataclass_fields__)
+
+
+def _under_way(values: Any, sweep_folder: Path) -> dict[str, Any]:
+    """What the journal of a running attempt said last."""
+    folder = attempt_folder(run_folder(sweep_folder, values["family"], values["key"]), int(values["attempt"]))
+    record = journal.last(folder / JOURNAL, kind="train")
+    if record is None or not record.get("tokens"):
+        return {}
+    speed = float(record.get("tokens_per_s") or 0.0)
+    loss = record.get("loss", record.get("biased_loss"))
+    return {
+        "loss": float(loss) if loss is not None else None,
+        "share": record["tokens"] / values["tokens"],
+        "left_s": max(0.0, values["tokens"] - record["tokens"]) / speed if speed else None,
+        "seconds": record.get("elapsed_s"),
+    }
+
+
+def of_families(rows: Sequence[Row], families: Sequence[str]) -> list[Row]:
+    """Those of `families` where some are named; UserError for one that has no run."""
+    known = sorted({row.family for row in rows})
     for family in families:
         if family not in known:
             raise UserError(
                 f"family {family!r} has no runs in this sweep, which has: {', '.join(known) or 'none'}"
             )
-    return [run for run in runs if not families or run.family in families]
+    return [row for row in rows if not families or row.family in families]
 
 
-def _is_orphan(glance: Glance) -> bool:
-    return glance.state == State.RUNNING and not glance.alive
+# -- what it looks like -------------------------------------------------------------------------
 
 
-def _orphaned(run: Run) -> Run:
-    """A run whose driver died without a word: it stands still until a driver takes it up."""
-    return replace(run, state=State.PREEMPTED, sentence="its driver is gone; `scaling sweep` takes it up")
-
-
-def show_status(sweep_folder: Path, sweep: str, families: Sequence[str], out: Console | None = None) -> None:
-    """A table and a picture per family, and a line for the whole."""
+def show(rows: Sequence[Row], sweep: str, out: Console | None = None, *, whole: bool = False) -> None:
+    """A table and a picture per family, and a line for the whole. whole: every row of a long table."""
     out = out or console()
-    with open_ledger(sweep_folder, sweep) as ledger:
-        runs = runs_of(ledger, families)
-    for family in dict.fromkeys(run.family for run in runs):
-        own = sorted((run for run in runs if run.family == family), key=_place)
-        out.print(status_table(own, family), picture(_cell(run) for run in own), sep="\n")
-    out.print(f"sweep {sweep}: {summary(run.state for run in runs)}")
+    for part in view(rows, sweep, whole=whole):
+        out.print(part)
 
 
-def _place(run: Run) -> tuple[float, float]:
-    return float(run.spec["budget"]), float(run.columns.get("params") or 0)
-
-
-def _cell(run: Run) -> tuple[float, str, float, str]:
-    budget, params = _place(run)
-    return budget, run.spec["size"]["name"], params, str(run.state)
+def view(rows: Sequence[Row], sweep: str, *, whole: bool = False) -> list[Table | Text]:
+    """The parts of `show`."""
+    parts: list[Table | Text] = []
+    for family in dict.fromkeys(row.family for row in rows):
+        own = [row for row in rows if row.family == family]
+        shown = own if whole or len(own) <= LONG else [row for row in own if row.state not in QUIET]
+        if shown:
+            parts.append(status_table(shown, family))
+        if len(shown) < len(own):
+            title = "" if shown else f"{family}: "
+            parts.append(Text(f"{title}{len(own) - len(shown)} runs new or finished; --all lists them"))
+        parts.append(picture((row.budget, row.size, row.params or 0.0, row.state) for row in own))
+    parts.append(Text(f"sweep {sweep}: {summary(row.state for row in rows)}"))
+    return parts
 
 
 def summary(states: Iterable[str]) -> str:
@@ -84,61 +170,86 @@ def summary(states: Iterable[str]) -> str:
     return f"{sum(counts.values())} runs" + (f": {', '.join(parts)}" if parts else "")
 
 
-def status_table(runs: Sequence[Run], title: str) -> Table:
+def status_table(rows: Sequence[Row], title: str) -> Table:
     """One row per run: state, tries, loss, time, where it ran, and what went wrong."""
     table = new_table(title)
-    for name in ("budget", "size", "key", "state", "tries", "loss", "bits/byte", "time", "where", ""):
-        right = name in ("budget", "tries", "loss", "bits/byte", "time")
+    names = ("budget", "size", "key", "state", "tries", "loss", "bits/byte", "time", "left", "where", "")
+    for name in names:
+        right = name in ("budget", "tries", "loss", "bits/byte", "time", "left")
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
     last = None
-    for run in runs:
-        budget = float(run.spec["budget"])
-        result: dict[str, Any] = dict(run.result) if run.state == State.FINISHED else {}
-        seconds = result.get("train_s", 0.0) + result.get("evaluation_s", 0.0)
+    for row in rows:
         table.add_row(
-            flops_text(budget) if budget != last else "",
-            run.spec["size"]["name"],
-            run.key,
-            state_text(str(run.state)),
-            str(run.attempt),
-            _loss(result.get("bound"), result.get("bound_se")),
-            _three(result.get("bits_per_byte")),
-            duration(seconds) if seconds else "",
-            run.host or "",
-            Text(run.sentence if run.state in TOLD else ""),
+            flops_text(row.budget) if row.budget != last else "",
+            row.size,
+            row.key,
+            state_text(row.state),
+            str(row.attempt),
+            _loss(row),
+            "" if row.bits_per_byte is None else f"{row.bits_per_byte:.3f}",
+            duration(row.seconds) if row.seconds else "",
+            _left(row),
+            row.host or "",
+            Text(row.sentence if row.state in TOLD else ""),
         )
-        last = budget
+        last = row.budget
     return table
 
 
-def _loss(bound: float | None, se: float | None) -> str:
-    if bound is None:
+def _loss(row: Row) -> str:
+    if row.loss is None:
         return ""
-    return f"{bound:.4f}" if se is None else f"{bound:.4f} ± {se:.4f}"
+    if row.state == State.RUNNING:
+        return f"training {row.loss:.3f}"
+    return f"{row.loss:.4f}" if row.loss_se is None else f"{row.loss:.4f} ± {row.loss_se:.4f}"
 
 
-def _three(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _left(row: Row) -> str:
+    if row.share is None or row.left_s is None:
+        return ""
+    return f"{row.share:.0%}, {duration(row.left_s)}"
 
 
-def cancel_runs(sweep_folder: Path, sweep: str, families: Sequence[str], keys: Sequence[str]) -> str:
-    """Cancel the runs that are not done (of `families`, whose keys begin as said), and say how many that is.
-
-    UserError for a key that no run begins with, or that is done already.
-    """
-    with open_ledger(sweep_folder, sweep) as ledger:
-        runs = runs_of(ledger, families)
-        chosen = [key for start in keys for key in _keys_like(start, runs)] if keys else None
-        wanted = [run.key for run in runs if chosen is None or run.key in chosen]
-        open_keys = {run.key for run in runs if run.state not in SETTLED}
-        number = ledger.cancel([key for key in wanted if key in open_keys])
-    left = len(wanted) - number
-    done = f"; {left} were done already" if left else ""
-    return f"sweep {sweep}: {number} run{'' if number == 1 else 's'} cancelled{done}"
+def watch(read: Callable[[], Sequence[Row]], sweep: str, *, every_s: float = WATCH_S) -> None:
+    """Show the sweep until all of it is settled, or Ctrl-C. Without a terminal: a line per change."""
+    out = console()
+    try:
+        if out.is_terminal:
+            _watch_terminal(read, sweep, out, every_s)
+        else:
+            _watch_lines(read, sweep, out, every_s)
+    except KeyboardInterrupt:
+        return
 
 
-def _keys_like(start: str, runs: Sequence[Run]) -> list[str]:
-    found = [run.key for run in runs if run.key.startswith(start)]
-    if not found:
-        raise UserError(f"no run's key begins with {start!r}; `scaling status` lists them")
-    return found
+def _settled(rows: Sequence[Row]) -> bool:
+    return all(row.state in SETTLED for row in rows)
+
+
+def _watch_terminal(read: Callable[[], Sequence[Row]], sweep: str, out: Console, every_s: float) -> None:
+    from rich.console import Group
+    from rich.live import Live
+
+    with Live(console=out, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+        while not _settled(rows := read()):
+            busy = [row for row in rows if row.state not in QUIET]
+            parts = view(rows, sweep)
+            if len(rows) + len(parts) > out.height:  # the table of all would hide the rest
+                pictures = [part for part in parts if isinstance(part, Text)]
+                parts = [*([status_table(busy, sweep)] if busy else []), *pictures]
+            live.update(Group(*parts), refresh=True)
+            time.sleep(every_s)
+    show(rows, sweep, out)
+
+
+def _watch_lines(read: Callable[[], Sequence[Row]], sweep: str, out: Console, every_s: float) -> None:
+    said = ""
+    while True:
+        rows = read()
+        line = f"sweep {sweep}: {summary(row.state for row in rows)}"
+        if line != said:
+            said = line
+            out.print(line, soft_wrap=True)
+        if _settled(rows):
+            return
+        time.sleep(every_s)

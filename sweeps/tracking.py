@@ -182,6 +182,48 @@ class Store(Protocol):
 
     def set_status(self, run_id: str, status: str, ended: float | None) -> None: ...
 
+    def tags(self) -> dict[str, str]:
+        """Of the sweep's experiment."""
+
+    def set_tag(self, name: str, value: str) -> None: ...
+
+    def delete_tag(self, name: str) -> None:
+        """One that is not there is as good as deleted."""
+
+
+def client(uri: str) -> Any:
+    """MLflow's client for `uri`, its telemetry off and its patience short."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    # MLflow 3.17 on SQLAlchemy 2.1; where warnings are errors, its tables could not even be mapped
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+class ExperimentTags:
+    """The tags of one experiment."""
+
+    def __init__(self, api: Any, experiment: str) -> None:
+        self._api, self._experiment = api, experiment
+
+    def tags(self) -> dict[str, str]:
+        return dict(self._api.get_experiment(self._experiment).tags)
+
+    def set_tag(self, name: str, value: str) -> None:
+        self._api.set_experiment_tag(self._experiment, name, value)
+
+    def delete_tag(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._api.delete_experiment_tag(self._experiment, name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
 
 class MlflowStore:
     """One experiment, named after the sweep, in the store at `uri`."""
@@ -192,19 +234,10 @@ class MlflowStore:
         self._experiment = ""
 
     def open(self) -> str:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        # MLflow 3.17 on SQLAlchemy 2.1; where warnings are errors, its tables could not even be mapped
-        warnings.filterwarnings(
-            "ignore", message="The ``noload`` loader strategy", category=DeprecationWarning
-        )
-        from mlflow import MlflowClient
-
         with _alone(self.uri) as file:  # two processes that create the tables at once both fail
             if file is not None and not (file.exists() and file.stat().st_size):
                 _create_whole(file)
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client = client(self.uri)
             found = self._client.get_experiment_by_name(self.sweep)
             if found is None:
                 found = self._client.get_experiment(self._client.create_experiment(self.sweep))
@@ -252,6 +285,19 @@ class MlflowStore:
             else:
                 self._client.set_terminated(run_id, status=status, end_time=_ms(ended))
 
+    def tags(self) -> dict[str, str]:
+        return self._board.tags()
+
+    def set_tag(self, name: str, value: str) -> None:
+        self._board.set_tag(name, value)
+
+    def delete_tag(self, name: str) -> None:
+        self._board.delete_tag(name)
+
+    @property
+    def _board(self) -> ExperimentTags:
+        return ExperimentTags(self._client, self._experiment)
+
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
@@ -286,9 +332,7 @@ def _alone(uri: str) -> Iterator[Path | None]:
 
 def _create_whole(path: Path) -> None:
     """A new database with all its tables, or none: MLflow cannot mend one whose making was interrupted."""
-    from mlflow import MlflowClient
-
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
-    MlflowClient(tracking_uri=f"sqlite:///{temporary.absolute()}").get_experiment_by_name("")
+    client(f"sqlite:///{temporary.absolute()}").get_experiment_by_name("")
     temporary.replace(path)

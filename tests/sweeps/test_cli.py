@@ -13,7 +13,7 @@ import typer
 
 from scaling.families import FAMILIES
 from sweeps import cli, results, timing
-from sweeps.drive import drive
+from sweeps.drive import Launch, drive
 
 SMALL = """
 name: small
@@ -85,9 +85,16 @@ def test_options_are_as_reviewed():
     which = ["--family", "--sweep", "--config"]
     assert found == {
         "plan": [*which, "--out"],
-        "sweep": [*which, "--store", "--address", "--out", "--bootstrap"],
-        "status": [*which, "--out"],
-        "cancel": ["run", *which, "--out"],
+        "sweep": [
+            *(*which, "--store", "--address", "--out", "--bootstrap", "--max-flops", "--max-gpu-hours"),
+            *("--max-hours", "--priority", "--extend", "--events", "--webhook"),
+        ],
+        "status": [*which, "--store", "--out", "--watch", "-w", "--all"],
+        "cancel": ["run", *which, "--store", "--out"],
+        "retry": ["run", *which, "--store", "--out"],
+        "resume": ["run", *which, "--store", "--out"],
+        "logs": ["run", "--sweep", "--config", "--store", "--out", "--lines", "--follow", "-f"],
+        "audit": ["--sweep", "--config", "--store", "--out"],
         "fit": [*which, "--store", "--out", "--bootstrap"],
         "compare": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
         "report": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
@@ -256,7 +263,8 @@ def test_ctrl_c_ends_with_130(here, monkeypatch):
 
 def drive_small(family: str, out: Path) -> int:
     """A sweep on plain processes: no cluster to start."""
-    return drive(None, Path("../small.yaml"), [family], out=out, pool_kind="local", bootstrap=20)
+    how = Launch(pool_kind="local", bootstrap=20)
+    return drive(None, Path("../small.yaml"), [family], out=out, how=how)
 
 
 def test_a_sweep_runs_once_and_fits_what_the_config_now_says(here, capfd, monkeypatch):

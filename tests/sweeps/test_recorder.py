@@ -42,6 +42,7 @@ class MemoryStore:
         self.calls = itertools.count()
         self.runs: dict[str, dict] = {}
         self.identity = "1@1000"
+        self.pinned: dict[str, str] = {}
 
     def _maybe_fail(self):
         if self.fails(next(self.calls)):
@@ -91,6 +92,19 @@ class MemoryStore:
     def set_status(self, run_id, status, ended):
         self._maybe_fail()
         self._run(run_id).update(status=status, ended=ended)
+
+    def tags(self):
+        self._maybe_fail()
+        return dict(self.pinned)
+
+    def set_tag(self, name, value):
+        self._maybe_fail()
+        self.pinned[name] = value
+        self._maybe_fail()
+
+    def delete_tag(self, name):
+        self._maybe_fail()
+        self.pinned.pop(name, None)
 
     def of(self, key):
         [run] = [run for run in self.runs.values() if run["key"] == key]

@@ -12,11 +12,12 @@ import pytest
 from scaling.errors import UserError
 from sweeps import report, results
 from sweeps.config_file import parse_config
+from sweeps.control import carry_out
 from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Entry, Ledger, State
 from sweeps.plan import DataFacts, plan_specs
 from sweeps.rows import spec_columns
-from sweeps.status import cancel_runs, show_status
+from sweeps.status import of_families, open_ledger, rows_of, show
 from sweeps.tables import console, picture
 
 DATA = DataFacts(corpus="stdlib", tokenizer="bytes", fingerprint="ab" * 8, num_token_ids=256)
@@ -210,23 +211,31 @@ def test_tables_need_a_known_ending(tmp_path):
         results.check_table_path(tmp_path / "d.csv")
 
 
+def shown(folder: Path, *families: str) -> str:
+    with open_ledger(folder, "planted") as ledger:
+        return said(show, of_families(rows_of(ledger), families), "planted")
+
+
+def wish(folder: Path, *asked) -> str:
+    with open_ledger(folder, "planted") as ledger:
+        return carry_out(ledger, *asked)
+
+
 def test_status_shows_every_run(folder):
-    text = said(show_status, folder, "planted", [])
+    text = shown(folder)
     assert "sweep planted: 48 runs: 1 new, 46 finished, 1 diverged" in text
     assert "diverged: the loss has exploded at step 3" in " ".join(text.split())
     assert "± 0.0010" in text
-    assert "24 runs: 24 finished" in said(show_status, folder, "planted", ["ar"])
+    assert "24 runs: 24 finished" in shown(folder, "ar")
 
 
 def test_cancel_takes_what_is_not_done(folder, specs):
     waiting = specs[-1].key
     with pytest.raises(UserError, match="no run's key begins with 'zz'"):
-        cancel_runs(folder, "planted", [], ["zz"])
-    assert (
-        cancel_runs(folder, "planted", ["ar"], []) == "sweep planted: 0 runs cancelled; 24 were done already"
-    )
-    assert cancel_runs(folder, "planted", [], [waiting[:10]]) == "sweep planted: 1 run cancelled"
-    assert "1 cancelled" in said(show_status, folder, "planted", [])
+        wish(folder, "cancel", [], ["zz"])
+    assert wish(folder, "cancel", ["ar"], []) == "0 runs cancelled; 24 others were in no state for it"
+    assert wish(folder, "cancel", [], [waiting[:10]]) == "1 run cancelled"
+    assert "1 cancelled" in shown(folder)
 
 
 def test_next_steps_fit_what_is_there():

@@ -10,7 +10,7 @@ from simulation import entry
 
 from sweeps.ledger import Ledger
 from sweeps.owner import Owner
-from sweeps.status import show_status
+from sweeps.status import rows_of, show
 
 NO_PROCESS = 2**22 + 1
 """Beyond the largest process number of Linux."""
@@ -24,7 +24,8 @@ def test_a_run_whose_driver_was_killed_is_not_shown_as_running(tmp_path):
             ledger.register([entry(key)])
             assert ledger.claim(key) is not None
     out = io.StringIO()
-    show_status(tmp_path, "toy", [], Console(file=out, width=200))
+    with Ledger(tmp_path / "ledger") as ledger:
+        show(rows_of(ledger), "toy", Console(file=out, width=200))
     lines = {key: line for line in out.getvalue().splitlines() for key in ("alive", "dead") if key in line}
     assert "running" in lines["alive"]
     assert "running" not in lines["dead"]

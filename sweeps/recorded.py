@@ -1,0 +1,113 @@
+"""What a tracking store holds of a sweep's runs, metric by metric: for audits and for `scaling logs`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS
+
+LOSSES = (TRAIN_LOSS, BIASED_LOSS)
+FINAL = "loss"
+
+
+@dataclass(slots=True, kw_only=True)
+class RecordedRun:
+    """A run as the store has it."""
+
+    run_id: str
+    sweep: str
+    key: str
+    tags: dict[str, str] = field(default_factory=dict)
+    points: int = 0
+    """Values of all metrics together."""
+    repeated: list[tuple[str, int, int]] = field(default_factory=list)
+    """Metric, step and how often it is there, of those that are there more than once."""
+    curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    """Metric -> step -> value, of the training losses."""
+    loss: float | None = None
+    """The final bound."""
+
+
+def recorded_runs(uri: str, sweep: str | None = None) -> list[RecordedRun]:
+    """Every run that carries a key in the store at `uri`, of `sweep` where that is given.
+
+    UserError (of `analysis`) for a database that cannot be read.
+    """
+    if uri.startswith(("sqlite:", "postgresql")):
+        return _from_database(uri, sweep)
+    return list(_from_server(uri, sweep))
+
+
+def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
+    """One run with its curves, by MLflow's own client; None where it has not been recorded."""
+    from sweeps.tracking import KEY_TAG, client
+
+    api = client(uri)
+    experiment = api.get_experiment_by_name(sweep)
+    if experiment is None:
+        return None
+    found = api.search_runs([experiment.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+    return _with_history(api, found[0], sweep) if found else None
+
+
+def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
+    from analysis.mlflow_tables import open_database
+
+    with open_database(uri) as database:
+        runs = {
+            row.run_id: RecordedRun(run_id=row.run_id, sweep=row.sweep, key=row.key)
+            for row in database.keys().itertuples()
+            if sweep is None or row.sweep == sweep
+        }
+        for row in database.point_counts().itertuples():
+            if row.run_id in runs:
+                runs[row.run_id].points += int(row.points)
+        for row in database.repeated_points().itertuples():
+            if row.run_id in runs:
+                runs[row.run_id].repeated.append((row.key, int(row.step), int(row.points)))
+        for row in database.points([*LOSSES, FINAL]).itertuples():
+            if row.run_id not in runs:
+                continue
+            if row.key == FINAL:
+                runs[row.run_id].loss = float(row.value)
+            else:
+                runs[row.run_id].curves.setdefault(row.key, {})[int(row.step)] = float(row.value)
+    return list(runs.values())
+
+
+def _from_server(uri: str, sweep: str | None) -> Iterator[RecordedRun]:
+    from sweeps.tracking import KEY_TAG, client
+
+    api = client(uri)
+    experiments = {e.experiment_id: e.name for e in api.search_experiments() if sweep in (None, e.name)}
+    token: str | None = None
+    while experiments:
+        page = api.search_runs([*experiments], max_results=1000, page_token=token)
+        for run in page:
+            if KEY_TAG in run.data.tags:
+                yield _with_history(api, run, experiments[run.info.experiment_id])
+        token = page.token
+        if not token:
+            return
+
+
+def _with_history(api: Any, run: Any, sweep: str) -> RecordedRun:
+    from sweeps.tracking import KEY_TAG
+
+    tags = dict(run.data.tags)
+    found = RecordedRun(run_id=run.info.run_id, sweep=sweep, key=tags[KEY_TAG], tags=tags)
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for name, last in run.data.metrics.items():
+        history = api.get_metric_history(run.info.run_id, name)
+        found.points += len(history)
+        counts = Counter(point.step for point in history)
+        found.repeated += [(name, step, count) for step, count in sorted(counts.items()) if count > 1]
+        if name in LOSSES:
+            curves[name] = {point.step: point.value for point in history}
+        if name == FINAL:
+            found.loss = last
+    found.curves = dict(curves)
+    return found
