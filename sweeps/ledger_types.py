@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -65,6 +65,17 @@ class Needs:
         parts += [f"{self.memory_bytes / 1e9:.1f} GB of memory"] if self.memory_bytes else []
         parts += [f"{amount:g} of {name!r}" for name, amount in self.resources]
         return " + ".join(parts)
+
+
+def least(kinds: Iterable[Needs]) -> Needs:
+    """Where this finds no room, none of `kinds` does."""
+    kinds = list(kinds) or [Needs()]
+    return Needs(
+        cpus=min(needs.cpus for needs in kinds),
+        gpus=min(needs.gpus for needs in kinds),
+        memory_bytes=min(needs.memory_bytes for needs in kinds),
+        gpu_memory_bytes=min(needs.gpu_memory_bytes for needs in kinds),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from sweeps.caps import Caps, Meter, flops_of
 from sweeps.disk import Disk
 from sweeps.journal import attempt_folder, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError
-from sweeps.ledger_types import CLAIMABLE, SETTLED, Entry, Glance, Needs, State
+from sweeps.ledger_types import CLAIMABLE, SETTLED, Entry, Glance, Needs, State, least
 from sweeps.pool import Handle, Pool
 from sweeps.progress import Ended, Flight, View
 from sweeps.stopping import StopFiles, StopRequest
@@ -57,6 +57,8 @@ class Driver:
         self.keys = [entry.key for entry in self.order]
         self._open = {entry.key: entry for entry in self.order}
         self._kinds = {entry.needs for entry in self.order}
+        self._least = least(self._kinds)
+        self._filled = False
         self.ledger, self.pool, self.show = ledger, pool, show
         self.stop, self.retries = stop or StopRequest(), retries or Retries()
         self.meter = Meter(caps or Caps(), self.order, ledger)
@@ -173,11 +175,15 @@ class Driver:
         self._beyond_cap = set()
         full: set[Needs] = set()
         room_at: float | None = None
+        # The first time every run is held against the nodes, so that those which fit none are told at once.
+        again, self._filled = self._filled, True
         for entry in list(self._open.values()):
             if full == self._kinds:
                 return
             if entry.needs in full or not self._ready(entry.key, now):
                 continue
+            if again and not self.pool.has_room(self._least):
+                return
             if flops_of(entry) > flops_left:
                 self._beyond_cap.add(entry.key)
                 continue
