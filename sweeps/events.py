@@ -11,11 +11,10 @@ Every event has `at` (seconds since 1970), `event` and `sweep`:
 from __future__ import annotations
 
 import json
-import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from sweeps.ledger_types import SETTLED, Entry, State
@@ -37,7 +36,9 @@ class Events:
         self._forecast = Forecast()
         self._flying: dict[str, int] = {}
         self._told_at = -float("inf")
-        self._out: TextIO = sys.stdout if target == "-" else _opened(Path(target))
+        self._path = None if target == "-" else Path(target)
+        if self._path is not None:
+            _check_writable(self._path)
 
     def show(self, view: View) -> None:
         self._forecast.update(view)
@@ -76,21 +77,24 @@ class Events:
         self._tell("done", **summary(report))
 
     def close(self) -> None:
-        self._out.flush()
+        """Nothing is held open; `done` may still come."""
 
     def _tell(self, event: str, **values: Any) -> None:
         line = json.dumps({"at": round(time.time(), 3), "event": event, "sweep": self.sweep, **values})
         try:
-            self._out.write(f"{line}\n")
-            self._out.flush()
+            if self._path is None:
+                print(line, flush=True)
+                return
+            with self._path.open("a") as file:
+                file.write(f"{line}\n")
         except OSError:  # whoever listened is gone, or the disk is full: the sweep goes on
             return
 
 
-def _opened(path: Path) -> TextIO:
+def _check_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a")
+        path.open("a").close()
     except OSError as error:
         raise UserError(f"--events {path} cannot be written: {error.strerror or error}") from error
 
