@@ -14,7 +14,7 @@ from dataclasses import replace
 from sweeps import memory
 from sweeps.caps import Caps, Meter, flops_of
 from sweeps.disk import Disk
-from sweeps.journal import attempt_folder, run_folder
+from sweeps.journal import JOURNAL, attempt_folder, last, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError
 from sweeps.ledger_types import CLAIMABLE, SETTLED, Entry, Glance, Needs, State, least
 from sweeps.pool import Handle, Pool
@@ -255,6 +255,7 @@ class Driver:
             cancelled=key in self._cancelled,
             hosts=self.pool.hosts(),
             micro_batch=flight.micro_batch,
+            advanced=last(flight.folder / JOURNAL, kind="checkpoint") is not None,
         )
         verdict = judge(outcome, flight.claim, at, retries=self.retries)
         self._learn(flight.entry, outcome, verdict)

@@ -10,14 +10,20 @@ from sweeps.worker import Outcome, Trouble
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """Failed attempts are tried again, later and later, up to `attempts` in all."""
+    """Failed attempts are tried again, later and later, up to `attempts` in all.
+
+    A lost worker is seldom the run's fault, so there may be `lost` of those, not counting attempts that got
+    as far as a checkpoint: a run that gets on will come to its end.
+    """
 
     attempts: int = 3
+    lost: int = 6
     wait_s: float = 2.0
     factor: float = 4.0
+    longest_wait_s: float = 120.0
 
     def retry_at(self, failures: int, now: float) -> float:
-        return now + self.wait_s * self.factor ** (failures - 1)
+        return now + min(self.wait_s * self.factor ** (failures - 1), self.longest_wait_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,8 @@ class Circumstances:
     """Machines there are: a failure may be one machine's fault."""
     micro_batch: int = 1
     """Sequences that were at once in the network."""
+    advanced: bool = False
+    """Whether the attempt saved a checkpoint."""
 
 
 def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries) -> Verdict:
@@ -78,10 +86,15 @@ def _failed(outcome: Outcome, claim: Claim, at: Circumstances, retries: Retries)
         return Verdict(state=State.FAILED, sentence=f"{said} (the same on two hosts, {where})")
     if again and at.hosts < 2:
         return Verdict(state=State.FAILED, sentence=f"{said} (the same twice, so not tried again)")
-    if failures >= retries.attempts:
+    lost = outcome.trouble == Trouble.LOST
+    if lost and at.advanced:
+        sentence = f"{said} (it had got further, so this does not count)"
+        return Verdict(state=State.WAITING, sentence=sentence, retry_at=at.now + retries.wait_s, counts=False)
+    allowed = retries.lost if lost else retries.attempts
+    if failures >= allowed:
         return Verdict(state=State.FAILED, sentence=f"{said} (after {failures} failed attempts)")
     return Verdict(
         state=State.WAITING,
-        sentence=f"{said} (attempt {failures} of {retries.attempts} failed)",
+        sentence=f"{said} (attempt {failures} of {allowed} failed)",
         retry_at=retries.retry_at(failures, at.now),
     )

@@ -95,7 +95,7 @@ def test_what_is_done_is_skipped(ledger, clock):
 def test_a_lost_worker_is_replaced_later_and_later_but_not_for_ever(ledger, clock):
     lost = failed("killed by SIGKILL", Trouble.LOST)
     pool = SimulatedPool(clock, lambda job: (1.0, lost))
-    drive([entry("k")], ledger, pool, retries=Retries(attempts=3, wait_s=2, factor=4))
+    drive([entry("k")], ledger, pool, retries=Retries(lost=3, wait_s=2, factor=4))
     starts = [time for time, event, _ in pool.log if event == "start"]
     assert [round(b - a) for a, b in itertools.pairwise(starts)] == [3, 9]
     [run] = ledger.runs()

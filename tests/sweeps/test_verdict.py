@@ -37,3 +37,17 @@ def test_one_host_of_several_is_not_believed_before_the_tries_are_used_up():
 def test_another_failure_or_a_lost_worker_is_tried_again():
     assert said("b", "a", outcome=failed("KeyError: 7")).state == State.WAITING
     assert said("b", "a", outcome=failed("IndexError: 7", Trouble.LOST)).state == State.WAITING
+
+
+def test_a_lost_worker_counts_only_where_the_run_got_nowhere():
+    lost = replace(failed("the worker was lost", Trouble.LOST), host="a")
+    retries = Retries(attempts=1, lost=3, wait_s=2, factor=4, longest_wait_s=20)
+
+    def verdict(failures: int, advanced: bool):
+        claim = Claim(key="k", attempt=9, failures=failures)
+        return judge(lost, claim, Circumstances(now=0.0, advanced=advanced), retries=retries)
+
+    assert [verdict(n, False).state for n in (0, 1, 2)] == [State.WAITING, State.WAITING, State.FAILED]
+    assert [verdict(n, False).retry_at for n in (0, 1)] == [2, 8]
+    assert verdict(2, True).state == State.WAITING
+    assert not verdict(2, True).counts
