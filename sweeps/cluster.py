@@ -1,0 +1,89 @@
+"""A cluster as the command line writes it: `8xH100:4` is four nodes of eight H100, `,` joins several.
+
+    8xH100:4                 four nodes of eight H100
+    8xH100+96xCPU+900GB:4    the same, with 96 CPUs and 900 GB of memory each
+    16xCPU:2,8xA100          two nodes of 16 CPUs and one of eight A100
+
+Where CPUs of a node with GPUs, or memory, are not given, they are taken to suffice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from scaling.errors import UserError
+from sweeps.devices import Gpu, known_gpu
+from sweeps.rack import Node
+
+MOST_NODES = 10_000
+_GROUP = re.compile(r"(?P<parts>[^:]+)(?::(?P<nodes>\d+))?")
+_PART = re.compile(r"(?P<count>\d+)x(?P<kind>[A-Za-z][\w-]*)|(?P<gigabytes>\d+)GB", re.IGNORECASE)
+
+
+def parse_cluster(text: str, *, cpus_per_gpu: float = 1.0) -> tuple[Node, ...]:
+    """The nodes that `text` describes; cpus_per_gpu: what they have where it does not say.
+
+    UserError naming the piece that cannot be read, or a kind of GPU that is not known.
+    """
+    nodes: list[Node] = []
+    numbers: Counter[str] = Counter()
+    for group in text.split(","):
+        found = _GROUP.fullmatch(group.strip())
+        count = int(found["nodes"] or 1) if found else 0
+        if found is None or count < 1:
+            raise _unreadable(text, group)
+        if len(nodes) + count > MOST_NODES:
+            raise UserError(f"cluster {text!r} has more than {MOST_NODES} nodes; a simulation ends there")
+        for _ in range(count):
+            nodes.append(_node(text, found["parts"], numbers, cpus_per_gpu))
+    return tuple(nodes)
+
+
+def _node(text: str, parts: str, numbers: Counter[str], cpus_per_gpu: float) -> Node:
+    cpus: int | None = None
+    memory_bytes = float("inf")
+    gpus: tuple[int, Gpu] | None = None
+    for part in parts.split("+"):
+        found = _PART.fullmatch(part.strip())
+        if found is None or int(found["count"] or found["gigabytes"]) < 1:
+            raise _unreadable(text, part)
+        if found["gigabytes"]:
+            memory_bytes = int(found["gigabytes"]) * 1e9
+        elif found["kind"].upper() == "CPU":
+            cpus = int(found["count"])
+        elif gpus is None:
+            gpus = int(found["count"]), known_gpu(found["kind"])
+        else:
+            raise UserError(f"cluster {text!r}: a node has one kind of GPU, and {parts!r} names two")
+    if gpus is None and cpus is None:
+        raise _unreadable(text, parts)
+    kind = gpus[1].kind if gpus else "CPU"
+    numbers[kind] += 1
+    name = f"{kind}-{numbers[kind]}"
+    if gpus is None:
+        return Node(name=name, host=name, cpus=float(cpus or 0), memory_bytes=memory_bytes)
+    return Node(
+        name=name,
+        host=name,
+        cpus=float(cpus) if cpus is not None else gpus[0] * cpus_per_gpu,
+        gpus=float(gpus[0]),
+        memory_bytes=memory_bytes,
+        gpu_kind=gpus[1].kind,
+        gpu_memory_bytes=gpus[1].memory_bytes,
+        gpu_speed=gpus[1].flops_per_s,
+    )
+
+
+def _unreadable(text: str, piece: str) -> UserError:
+    return UserError(
+        f"cluster {text!r}: {piece.strip()!r} cannot be read; write COUNTxKIND:NODES, such as 8xH100:4 for "
+        "four nodes of eight H100, or 16xCPU:2,8xA100 for several kinds"
+    )
+
+
+def describe(nodes: Sequence[Node]) -> str:
+    """4 nodes of 8 H100 + 2 nodes of 16 CPU."""
+    alike = Counter(f"{node.gpus:g} {node.gpu_kind}" if node.gpus else f"{node.cpus:g} CPU" for node in nodes)
+    return " + ".join(f"{count} node{'s' if count > 1 else ''} of {what}" for what, count in alike.items())
