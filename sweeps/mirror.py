@@ -141,6 +141,7 @@ class Copies:
         self._storage, self._job, self._folder = storage, job, folder
         self._place = attempt_place(job)
         self._journal_bytes = 0
+        self._lock = threading.Lock()
         self._there: list[str] = []
 
     def journal_text(self) -> str:
@@ -151,21 +152,26 @@ class Copies:
 
     def put_journal(self) -> None:
         """The whole journal, where it has grown."""
-        try:
-            content = (self._folder / JOURNAL).read_bytes()
-        except FileNotFoundError:
-            return
-        if len(content) > self._journal_bytes:
-            self._storage.put(content, f"{self._place}/{JOURNAL}")
-            self._journal_bytes = len(content)
+        with self._lock:
+            try:
+                content = (self._folder / JOURNAL).read_bytes()
+            except FileNotFoundError:
+                return
+            if len(content) > self._journal_bytes:
+                self._storage.put(content, f"{self._place}/{JOURNAL}")
+                self._journal_bytes = len(content)
 
     def put_checkpoint(self) -> None:
-        """The newest checkpoint; the last few that are there are kept, older ones removed after it."""
+        """The newest checkpoint; the last few that are there are kept, older ones removed after it.
+
+        The journal goes first: who resumes from the checkpoint does not tell again what led to it.
+        """
         from scaling.training.checkpoint import KEPT
 
         newest = max(self._folder.glob("checkpoint-*.pt"), default=None)
         if newest is None or newest.name in self._there:
             return
+        self.put_journal()
         try:
             self._storage.put(newest, f"{self._place}/{newest.name}")
         except FileNotFoundError:  # training has removed it; there are newer ones
