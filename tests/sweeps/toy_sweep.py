@@ -1,19 +1,32 @@
 """A whole sweep of runs that take a second, as a command.
 
-`python toy_sweep.py DATA OUT POOL RUNS STEPS [STORAGE]`
+`python toy_sweep.py DATA OUT POOL RUNS STEPS [STORAGE]`; with a storage its workers see nothing of OUT.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from tiny import tiny_data, tiny_entry
 
+from sweeps.ledger_types import Needs
+from sweeps.pool_local import LocalPool
 from sweeps.progress import Progress
 from sweeps.run import run_sweep
 from sweeps.storage import usable_storage
+from sweeps.worker import Job
+
+
+class FarPool(LocalPool):
+    """Processes here, which are told of places that are not there, as if they were elsewhere."""
+
+    def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> int:
+        places = [str(Path("/nowhere", *Path(name).parts[-5:])) for name in (job.folder, *job.stop_files)]
+        far = replace(job, folder=places[0], stop_files=tuple(places[1:]), dataset="/nowhere/data")
+        return super().submit(far, needs, avoid_host=avoid_host)
 
 
 def main() -> None:
@@ -26,7 +39,7 @@ def main() -> None:
         entries,
         sweep="toy",
         out=Path(out),
-        pool=pool,
+        pool=FarPool(logs=Path(out)) if storage else pool,
         storage=usable_storage(storage[0]) if storage else None,
         watchers=[Progress(Console(width=200), "toy")],
         grace_s=120,
