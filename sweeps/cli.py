@@ -82,6 +82,15 @@ Webhook = Annotated[
     str | None,
     typer.Option(help="POST how it ended to this address.", metavar="URL", envvar="SCALING_WEBHOOK"),
 ]
+StorageUri = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Where runs keep their files if workers do not see --out: s3://, gs://, file://, ...",
+        metavar="URI",
+        envvar="SCALING_STORAGE",
+    ),
+]
 Reference = Annotated[str, typer.Option(help="The family the others are measured by.", metavar="NAME")]
 RUNS = Path("runs")
 
@@ -141,6 +150,7 @@ def sweep_command(
     extend: Extend = False,
     events: EventFile = None,
     webhook: Webhook = None,
+    storage: StorageUri = None,
 ) -> None:
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
     from sweeps.caps import Caps
@@ -155,6 +165,7 @@ def sweep_command(
         extend=extend,
         events=events,
         webhook=webhook,
+        storage=storage,
     )
     sys.exit(drive(sweep, config, family or (), out=out, how=how))
 

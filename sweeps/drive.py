@@ -19,6 +19,7 @@ from sweeps.progress import Progress
 from sweeps.rows import spec_columns
 from sweeps.run import Report, run_sweep
 from sweeps.status import summary
+from sweeps.storage import Storage, usable_storage
 from sweeps.tables import console, plan_brief
 from sweeps.tracking import check_tracking, tracking_uri, without_password
 
@@ -48,6 +49,8 @@ class Launch:
     events: str | None = None
     """A file for events, "-" for standard output; what is said to people then goes to standard error."""
     webhook: str | None = None
+    storage: str | None = None
+    """URI where runs keep their files, for workers that do not see OUT."""
 
 
 def drive(
@@ -64,6 +67,7 @@ def drive(
     check_tracking(uri)
     if how.webhook:
         check_webhook(how.webhook)
+    storage = usable_storage(how.storage) if how.storage else None
     name = asked.config.name
     with ExitStack() as stack:
         runners = _start_pool(stack, how.pool_kind, how.address) if _elsewhere(how.address) else None
@@ -76,6 +80,7 @@ def drive(
             runners = _start_pool(stack, how.pool_kind, None)
         terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
         terminal.print(f"recorded in {without_password(uri)}", soft_wrap=True)
+        _tell_storage(asked, storage, terminal)
         stack.pop_all()  # from here on run_sweep closes the pool
         ended = run_sweep(
             [_entry(run, dataset, plan) for run in plan.runs],
@@ -86,6 +91,7 @@ def drive(
             watchers=[Progress(terminal, name), *([events] if events else [])],
             caps=how.caps,
             priority=how.priority,
+            storage=storage,
         )
     terminal.print(ended.sentence, soft_wrap=True)
     _tell_failures(ended.runs, terminal)
@@ -113,6 +119,19 @@ def _keep_config(asked: prepare.Request, dataset: Dataset, *, extend: bool) -> N
         if not extend:
             changed.check_unchanged(ledger, now)
         changed.note(ledger, now)
+
+
+def _tell_storage(asked: prepare.Request, storage: Storage | None, out: Console) -> None:
+    """Say where runs keep their files, where that is not OUT, and whether it was elsewhere before."""
+    now = str(storage) if storage is not None else None
+    with Ledger(asked.ledger_folder) as ledger:
+        before = ledger.fact("storage")
+        ledger.note_fact("storage", now)
+    if now:
+        out.print(f"files of runs go to {now}", soft_wrap=True)
+    if before not in (None, now):
+        text = f"they went to {before} before, so runs that are not finished start from their beginning"
+        out.print(text, style="yellow", soft_wrap=True)
 
 
 def _elsewhere(address: str | None) -> bool:

@@ -18,7 +18,6 @@ from typing import IO, Any, TypeVar
 
 from scaling.errors import UserError
 
-VARIABLE = "SCALING_STORAGE"
 CHUNK_BYTES = 8 * 2**20
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 CHECK_S = 5.0
@@ -50,7 +49,8 @@ def open_storage(uri: str) -> Storage:
     if "://" not in uri:
         if not uri.strip() or re.match(r"[\w+]+:", uri):
             raise UserError(f"storage is {uri!r}, it must be a URI such as s3://bucket/folder, or a folder")
-        return Storage(*_filesystem(Path(uri).absolute().as_uri()), uri)
+        folder = Path(uri).absolute()  # workers are elsewhere
+        return Storage(*_filesystem(folder.as_uri()), str(folder))
     return Storage(*_filesystem(uri), uri)
 
 

@@ -87,7 +87,7 @@ def test_options_are_as_reviewed():
         "plan": [*which, "--out"],
         "sweep": [
             *(*which, "--store", "--address", "--out", "--bootstrap", "--max-flops", "--max-gpu-hours"),
-            *("--max-hours", "--priority", "--extend", "--events", "--webhook"),
+            *("--max-hours", "--priority", "--extend", "--events", "--webhook", "--storage"),
         ],
         "status": [*which, "--store", "--out", "--watch", "-w", "--all"],
         "cancel": ["run", *which, "--store", "--out"],
@@ -204,6 +204,14 @@ def test_ray_cluster_that_does_not_answer(here, capsys):
     address = f"127.0.0.1:{free_port()}"
     said = refused(capsys, "sweep", "--family", "ar", "--config", "../small.yaml", "--address", address)
     assert address in said
+    assert not (here / "runs").exists()
+
+
+def test_a_storage_that_cannot_be_used(here, capsys, monkeypatch):
+    sweep = ("sweep", "--family", "ar", "--config", "../small.yaml")
+    assert "pip install ossfs" in refused(capsys, *sweep, "--storage", "oss://lab/experiments")
+    monkeypatch.setenv("SCALING_STORAGE", "s3:/lab")
+    assert "storage is 's3:/lab'" in refused(capsys, *sweep)
     assert not (here / "runs").exists()
 
 
