@@ -13,7 +13,7 @@ from pathlib import Path
 
 SPARE_BYTES = 50e6
 """Below this nothing is started: ledger and journals need the rest."""
-FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 1800.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 1800.0
 
 
 class Disk:

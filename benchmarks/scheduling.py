@@ -1,0 +1,253 @@
+"""What scheduling costs: per run, per recorded point, per look at a large sweep; beside what others offer.
+
+- overhead: time in which a slot does not train, per run, in worker processes that are kept (as on CPUs) and
+  in fresh ones (as on GPUs, and after a failure); beside a trial of Ray Tune that does nothing.
+- many: driver's CPU time per run, for 1,000 short runs on local Ray.
+- recorder: metric points per second from journals into SQLite; beside one `log_metrics` call per step.
+- status: `scaling status` of 10,000 runs as a command; beside reading as many runs with `search_runs`.
+
+    python -m benchmarks.scheduling [--only overhead] [--runs 1000]
+
+All numbers go to build/benchmarks/scheduling.json. Simulated schedules: `python -m benchmarks.simulation`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from scaling.data import Dataset, prepare
+from scaling.ladder import Size
+from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
+from sweeps import pool as pools
+from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
+from sweeps.ledger import Ledger
+from sweeps.ledger_types import Entry, Needs, Run, State
+from sweeps.recorder import Recorder
+from sweeps.rows import spec_columns
+from sweeps.run import run_sweep
+from sweeps.tracking import ENVIRONMENT, client
+
+TARGETS = {
+    "overhead, warm process": (0.2, "s"),
+    "overhead, fresh process": (1.5, "s"),
+    "driver per run": (10.0, "ms"),
+    "recorder": (5000.0, "points/s"),
+    "status": (1.0, "s"),
+}
+SIZE = Size(name="4x1", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4)
+CONTEXT = 16
+
+
+def tiny_data(folder: Path) -> Dataset:
+    """A corpus of a few kilobytes."""
+    (folder / "texts").mkdir(parents=True, exist_ok=True)
+    for i in range(12):
+        (folder / "texts" / f"{i}.txt").write_text(f"{i} bottles of milk on the wall, take one down. " * 40)
+    return prepare(f"text:{folder}/texts/*.txt", "bytes", folder / "data")
+
+
+def tiny_entry(data: Dataset, seed: int, steps: int, needs: Needs | None = None) -> Entry:
+    """A run that takes about `steps` milliseconds."""
+    spec = RunSpec(
+        family="uniform",
+        size=SIZE,
+        budget=1e7,
+        sequences=4 * steps,
+        batch_size=4,
+        data=DataSpec(
+            corpus=data.corpus,
+            tokenizer=data.tokenizer,
+            fingerprint=data.fingerprint,
+            num_token_ids=data.num_token_ids,
+            context_length=CONTEXT,
+        ),
+        optimizer=OptimizerSpec(learning_rate=1e-3),
+        evaluation=EvaluationSpec(sequences=4, noise_levels=2),
+        seed=seed,
+    )
+    return Entry.of(
+        spec,
+        dataset=data.folder,
+        predicted_s=1.0,
+        columns=spec_columns(spec),
+        needs=needs or Needs(),
+        options={"device": "cpu"},
+    )
+
+
+def trained_s(run: Run) -> float:
+    return float(run.result["train_s"] + run.result["evaluation_s"])
+
+
+def overhead(folder: Path, runs: int = 16) -> dict[str, float]:
+    """Seconds per run in which a slot does not train, once the first run has ended."""
+    data = tiny_data(folder / "corpus")
+    found = {}
+    for name, needs in (("warm process", Needs()), ("fresh process", Needs(gpus=1.0))):
+        out = folder / name.replace(" ", "-")
+        entries = [tiny_entry(data, seed, 300, needs) for seed in range(runs)]
+        run_sweep(entries, sweep="s", out=out, pool=pools.start("ray", cpus=1, gpus=1))
+        with Ledger(out / "s" / "ledger") as ledger:
+            ended = sorted((run for run in ledger.runs()), key=lambda run: run.ended or 0.0)
+        gaps = [
+            float(b.ended or 0.0) - float(a.ended or 0.0) - trained_s(b) for a, b in itertools.pairwise(ended)
+        ]
+        found[f"overhead, {name}"] = median(gaps)
+    return found
+
+
+def tune_trial(runs: int = 16) -> float:
+    """Seconds per trial of Ray Tune whose function returns at once, on one slot."""
+    script = (
+        "import logging, sys, time, ray; from ray import tune\n"
+        "logging.disable(logging.WARNING)\n"
+        "ray.init(num_cpus=1, include_dashboard=False, logging_level=40, object_store_memory=2**27)\n"
+        "run = lambda n: tune.Tuner(lambda config: {'loss': 1.0}, param_space={'x': tune.grid_search(list("
+        "range(n)))}, run_config=tune.RunConfig(verbose=0)).fit()\n"
+        "run(1); began = time.perf_counter(); run(int(sys.argv[1]))\n"
+        "print((time.perf_counter() - began) / int(sys.argv[1]))\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(runs)], capture_output=True, text=True, check=True, timeout=900
+    )
+    return float(out.stdout.splitlines()[-1])
+
+
+def many(folder: Path, runs: int) -> dict[str, float]:
+    """CPU time of the driver, Ray's threads included, per run of a sweep of short runs."""
+    data = tiny_data(folder / "corpus")
+    entries = [tiny_entry(data, seed, 60) for seed in range(runs)]
+    before, began = time.process_time(), time.perf_counter()
+    report = run_sweep(entries, sweep="s", out=folder / "many", pool="ray", grace_s=300.0)
+    wall_s = time.perf_counter() - began
+    assert report.counts == {"finished": runs}, report.sentence
+    return {
+        "driver per run": 1000 * (time.process_time() - before) / runs,
+        "trained per run, ms": 1000 * sum(map(trained_s, report.runs)) / runs,
+        "wall of all runs, s": wall_s,
+    }
+
+
+def journals(folder: Path, runs: int, steps: int) -> Ledger:
+    """A ledger of finished runs with journals that nobody has recorded."""
+    data = tiny_data(folder / "corpus")
+    ledger = Ledger(folder / "s" / "ledger")
+    ledger.enlist()
+    entries = [tiny_entry(data, seed, 20) for seed in range(runs)]
+    ledger.register(entries)
+    numbers = dict.fromkeys(("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s"), 1.5)
+    for entry in entries:
+        claim = ledger.claim(entry.key)
+        assert claim is not None, "nobody else is here"
+        run = run_folder(folder / "s", entry.family, entry.key)
+        with Journal(attempt_folder(run, 1) / JOURNAL) as journal:
+            for step in range(1, steps + 1):
+                journal.append({"kind": "train", "step": step, "loss": 3.0 / step, **numbers})
+        result = {"key": entry.key, "bound": 1.0, "steps_done": steps, "train_s": 1.0, "evaluation_s": 0.1}
+        ledger.end(claim, State.FINISHED, sentence="", result=result)
+    return ledger
+
+
+def recorder(folder: Path, runs: int = 100, steps: int = 200) -> dict[str, float]:
+    """Points per second through the recorder, and with a `log_metrics` call for every step."""
+    with journals(folder, runs, steps) as ledger:
+        store = Recorder(ledger, "warm", f"sqlite:///{folder / 'mlflow.db'}")
+        store.pass_once()  # makes the database
+        store = Recorder(ledger, "s", f"sqlite:///{folder / 'mlflow.db'}")
+        began = time.perf_counter()
+        store.pass_once()
+        seconds = time.perf_counter() - began
+    points = runs * steps * 6
+    return {"recorder": points / seconds, "log_metrics per step, points/s": _by_step(folder, 200)}
+
+
+def _by_step(folder: Path, steps: int) -> float:
+    os.environ.update(ENVIRONMENT)
+    import mlflow
+
+    client(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.set_experiment("by step")
+    numbers = dict.fromkeys(("loss", "learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s"), 1.5)
+    with mlflow.start_run():
+        mlflow.log_metrics(numbers, step=0)
+        began = time.perf_counter()
+        for step in range(1, steps + 1):
+            mlflow.log_metrics(numbers, step=step)
+        return steps * len(numbers) / (time.perf_counter() - began)
+
+
+def status(folder: Path, runs: int = 10_000) -> dict[str, float]:
+    """Seconds of `scaling status` as a command, the best of five; and of `search_runs` for as many runs."""
+    data = tiny_data(folder / "corpus")
+    first = tiny_entry(data, 0, 20)
+    sweep = folder / "out" / "many"
+    with Ledger(sweep / "ledger") as ledger:
+        sizes = [f"{width}x1" for width in (4, 6, 8, 12, 16)]
+        entries = []
+        for number in range(runs):
+            size, budget = sizes[number % 5], 1e9 * 2 ** (number // 5 % 4)
+            spec = {**first.spec, "seed": number, "budget": budget, "size": {"name": size}}
+            entries.append(replace(first, key=f"{number:016x}", spec=spec, predicted_s=1.0))
+        ledger.register(entries)
+        done = json.dumps({"bound": 2.5, "bound_se": 0.01, "bits_per_byte": 3.6, "train_s": 9.0})
+        with ledger.write() as db:
+            db.execute("UPDATE runs SET state = 'finished', attempt = 1, result = ?", (done,))
+    config = folder / "many.yaml"
+    config.write_text(
+        "name: many\nfamilies: [uniform]\nladder: desk\ngrid: {budgets: [1e9], sizes: [4x1]}\n"
+        "context_length: 16\nlearning_rate: {base: 1e-3}\nbatch: {base_tokens: 64}\n"
+    )
+    command = [sys.executable, "-m", "sweeps.cli", "status", "--config", str(config)]
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([*command, "--out", str(folder / "out")], check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - began)
+    return {"status": min(times)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", choices=("overhead", "many", "recorder", "status"))
+    parser.add_argument("--runs", type=int, default=1000, help="of `many`")
+    parser.add_argument("--no-tune", action="store_true", help="without Ray Tune beside")
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/scheduling.json"))
+    asked = parser.parse_args()
+    logging.disable(logging.WARNING)
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+        "overhead": overhead,
+        "many": lambda folder: many(folder, asked.runs),
+        "recorder": recorder,
+        "status": status,
+    }
+    found: dict[str, float] = {}
+    for name, measure in parts.items():
+        if asked.only in (None, name):
+            with tempfile.TemporaryDirectory() as folder:
+                found |= measure(Path(folder))
+    if "overhead, warm process" in found and not asked.no_tune:
+        found["Ray Tune trial, s"] = tune_trial()
+    for name, value in found.items():
+        target, unit = TARGETS.get(name, (None, ""))
+        more = f" {unit} (target {target:g})" if target is not None else ""
+        print(f"{name}: {value:.3g}{more}")
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Whatever breaks, a sweep ends as if nothing had: the same losses to the bit, each step recorded once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from scene import FAULTS, Scene, Server, steps_recorded, table
+from tiny import tiny_data
+
+from sweeps.journal import merged, run_folder
+from sweeps.ledger import Ledger
+
+TOY = Path(__file__).parents[1] / "sweeps" / "toy_sweep.py"
+LOCAL_FAULTS = ("worker_killed", "recorder_killed", "disk_full", "checkpoint_truncated", "driver_killed")
+SEEDS = range(5)
+FAULTS_PER_SEED = 12
+FAMILY = "uniform"
+
+
+def clean_environment() -> dict[str, str]:
+    left_out = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    return {name: value for name, value in os.environ.items() if name not in left_out}
+
+
+def assert_as_undisturbed(scene: Scene, undisturbed: dict[str, tuple], database: Path) -> None:
+    """Every run finished with the same losses, every step recorded once, with its journal's value."""
+    found = table(scene.sweep_folder)
+    assert {row[0] for row in found.values()} == {"finished"}, found
+    assert found == undisturbed
+    recorded = steps_recorded(database)
+    with Ledger(scene.sweep_folder / "ledger") as ledger:
+        for run in ledger.runs():
+            story = merged(run_folder(scene.sweep_folder, run.family, run.key))
+            curve = [(r["step"], r["loss"]) for r in story if r["kind"] == "train"]
+            assert recorded[run.key] == curve
+            assert len({step for step, _ in curve}) == len(curve)
+
+
+def batter(scene: Scene, faults: list[str], pause_s: tuple[float, float]) -> None:
+    """Let the faults happen one after another, each as soon as there is something to hit."""
+    for kind in faults:
+        time.sleep(scene.random.uniform(*pause_s))
+        end = time.monotonic() + 20.0
+        while not scene.strike(kind) and time.monotonic() < end and scene.alive():
+            time.sleep(0.2)
+        if not scene.alive():
+            if scene.drivers[-1].returncode == 0:
+                return
+            scene.restart_refused()
+
+
+def toy_scene(folder: Path, data: Path, rng: random.Random) -> Scene:
+    command = [sys.executable, str(TOY), str(data), str(folder / "out"), "local", "4", "400"]
+    return Scene(folder=folder, sweep="toy", command=command, environment=clean_environment(), random=rng)
+
+
+@pytest.fixture(scope="module")
+def toy_data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    tiny_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed_toy(tmp_path_factory, toy_data):
+    scene = toy_scene(tmp_path_factory.mktemp("undisturbed"), toy_data, random.Random(0))
+    scene.start_driver()
+    scene.finish()
+    return table(scene.sweep_folder)
+
+
+def test_one_fault_of_each_kind_leaves_no_trace(tmp_path, toy_data, undisturbed_toy):
+    """The short form: plain processes, SQLite, a fault of each kind that needs no cluster and no server."""
+    scene = toy_scene(tmp_path, toy_data, random.Random(11))
+    scene.start_driver()
+    batter(scene, list(LOCAL_FAULTS), (0.2, 0.8))
+    scene.finish()
+    assert_as_undisturbed(scene, undisturbed_toy, tmp_path / "out" / "mlflow.db")
+    assert {kind for kind, _ in scene.breaks} == set(LOCAL_FAULTS)
+
+
+# -- the long form ------------------------------------------------------------------------------
+
+
+def sweep_command(out: Path, *more: str) -> list[str]:
+    sweep = os.environ.get("CHAOS_SWEEP", "smoke")
+    words = ["-m", "sweeps.cli", "sweep", "--sweep", sweep, "--family", FAMILY, "--out", str(out)]
+    return [sys.executable, *words, "--bootstrap", "20", *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The sweep without any fault, on this machine's own Ray."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    scene = Scene(
+        folder=folder,
+        sweep=os.environ.get("CHAOS_SWEEP", "smoke"),
+        command=sweep_command(folder / "out"),
+        environment=clean_environment(),
+        random=random.Random(0),
+    )
+    scene.start_driver()
+    scene.finish()
+    return table(scene.sweep_folder)
+
+
+@pytest.fixture
+def scene(tmp_path, request):
+    """A sweep on two Ray nodes that records on a server; both can be broken."""
+    from cluster import TwoNodes
+
+    seed = request.param
+    full = {
+        "PYTHONPATH": str(Path(__file__).parent / "full_disk"),
+        "CHAOS_FULL_BELOW": str(tmp_path / "out"),
+        "CHAOS_FULL_FLAG": str(tmp_path / "disk-is-full"),
+    }
+    before = dict(os.environ)
+    cluster = TwoNodes(full, seed)
+    server = Server(tmp_path)
+    server.start()
+    made = Scene(
+        folder=tmp_path,
+        sweep=os.environ.get("CHAOS_SWEEP", "smoke"),
+        command=sweep_command(tmp_path / "out", "--address", cluster.address, "--store", server.uri),
+        environment=clean_environment(),
+        random=random.Random(seed),
+        server=server,
+        cluster=cluster,
+    )
+    yield made
+    for driver in made.alive():
+        driver.kill()
+    server.close()
+    cluster.close()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", SEEDS, indirect=True)
+def test_a_sweep_on_two_nodes_survives_whatever_happens(scene, undisturbed):
+    faults = list(FAULTS) + scene.random.choices(FAULTS, k=FAULTS_PER_SEED - len(FAULTS))
+    scene.random.shuffle(faults)
+    scene.start_driver()
+    batter(scene, faults, (0.5, 3.0))
+    struck = Counter(kind for kind, _ in scene.breaks)
+    scene.finish()
+    if report := os.environ.get("CHAOS_REPORT"):
+        with open(report, "a") as file:
+            file.write(json.dumps({"faults": struck, "drivers": len(scene.drivers)}) + "\n")
+    assert struck.total() >= FAULTS_PER_SEED - 2, scene.breaks
+    assert_as_undisturbed(scene, undisturbed, scene.folder / "mlflow.db")
