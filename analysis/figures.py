@@ -10,6 +10,7 @@
     variants           the same runs fitted otherwise
     multiplier_curves  that as a curve over the loss, with bands
     rollout            how far laws of the cheaper runs are off the dearer ones
+    schedule           which run of a sweep is where, and when
     surface_residuals  how far runs lie from a fitted surface
 
 Each is a table function (`isoflop_table`, ...: what is shown, as a DataFrame) and a drawing function
@@ -39,6 +40,7 @@ from analysis.drawing.multipliers import (
 from analysis.drawing.residuals import surface_residuals, surface_residuals_table
 from analysis.drawing.rollout import rollout, rollout_table
 from analysis.drawing.saving import page, save
+from analysis.drawing.schedule import schedule
 from analysis.drawing.theme import set_theme
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "rollout",
     "rollout_table",
     "save",
+    "schedule",
     "set_theme",
     "surface_residuals",
     "surface_residuals_table",

@@ -120,18 +120,26 @@ def plan(
     sweep: Sweep = None,
     config: Config = None,
     out: Out = RUNS,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Simulate it on such nodes: 8xH100:4 is four of eight H100; 8xA100:2,16xCPU several kinds.",
+            metavar="NODES",
+        ),
+    ] = None,
+    gpu_price: Annotated[
+        float | None, typer.Option(help="Of a GPU-hour: tell the cost of that schedule.", min=0)
+    ] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Write that schedule to OUT/SWEEP/schedule.html.")
+    ] = False,
 ) -> None:
-    """Show what a sweep would do: sizes, tokens, steps, memory, time, and what is done already."""
+    """Show what a sweep would do: runs, cost, what is done already; on a cluster, when and where."""
     from sweeps import prepare
-    from sweeps.tables import console, plan_view
+    from sweeps.dry_run import show_plan
 
     asked = prepare.request(sweep, config, family or (), out)
-    terminal = console()
-    facts = prepare.facts_for_plan(asked, terminal)
-    planned = prepare.plan(asked, facts)
-    terminal.print(plan_view(planned, slots=prepare.local_slots(asked.config), width=terminal.width))
-    if not facts.prepared:
-        terminal.print("the data is not prepared yet, so what is done already is not known")
+    show_plan(asked, cluster=cluster, gpu_price=gpu_price, page=page)
 
 
 @app.command("sweep")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from scaling.errors import UserError
 from sweeps.devices import Gpu, known_gpu
@@ -28,7 +29,6 @@ def parse_cluster(text: str, *, cpus_per_gpu: float = 1.0) -> tuple[Node, ...]:
     UserError naming the piece that cannot be read, or a kind of GPU that is not known.
     """
     nodes: list[Node] = []
-    numbers: Counter[str] = Counter()
     for group in text.split(","):
         found = _GROUP.fullmatch(group.strip())
         count = int(found["nodes"] or 1) if found else 0
@@ -36,12 +36,22 @@ def parse_cluster(text: str, *, cpus_per_gpu: float = 1.0) -> tuple[Node, ...]:
             raise _unreadable(text, group)
         if len(nodes) + count > MOST_NODES:
             raise UserError(f"cluster {text!r} has more than {MOST_NODES} nodes; a simulation ends there")
-        for _ in range(count):
-            nodes.append(_node(text, found["parts"], numbers, cpus_per_gpu))
-    return tuple(nodes)
+        nodes += [_node(text, found["parts"], cpus_per_gpu)] * count
+    return tuple(_named(nodes))
 
 
-def _node(text: str, parts: str, numbers: Counter[str], cpus_per_gpu: float) -> Node:
+def _named(nodes: Sequence[Node]) -> Iterator[Node]:
+    """H100-01, H100-02, ...: numbered within their kind, so that names sort as nodes do."""
+    totals = Counter(node.gpu_kind for node in nodes)
+    numbers: Counter[str] = Counter()
+    for node in nodes:
+        kind = node.gpu_kind
+        numbers[kind] += 1
+        name = f"{kind or 'CPU'}-{numbers[kind]:0{len(str(totals[kind]))}d}"
+        yield replace(node, name=name, host=name)
+
+
+def _node(text: str, parts: str, cpus_per_gpu: float) -> Node:
     cpus: int | None = None
     memory_bytes = float("inf")
     gpus: tuple[int, Gpu] | None = None
@@ -57,16 +67,12 @@ def _node(text: str, parts: str, numbers: Counter[str], cpus_per_gpu: float) -> 
             gpus = int(found["count"]), known_gpu(found["kind"])
         else:
             raise UserError(f"cluster {text!r}: a node has one kind of GPU, and {parts!r} names two")
-    if gpus is None and cpus is None:
-        raise _unreadable(text, parts)
-    kind = gpus[1].kind if gpus else "CPU"
-    numbers[kind] += 1
-    name = f"{kind}-{numbers[kind]}"
     if gpus is None:
-        return Node(name=name, host=name, cpus=float(cpus or 0), memory_bytes=memory_bytes)
+        if cpus is None:
+            raise _unreadable(text, parts)
+        return Node(name="", cpus=float(cpus), memory_bytes=memory_bytes)
     return Node(
-        name=name,
-        host=name,
+        name="",
         cpus=float(cpus) if cpus is not None else gpus[0] * cpus_per_gpu,
         gpus=float(gpus[0]),
         memory_bytes=memory_bytes,

@@ -21,6 +21,7 @@ from sweeps import timing
 from sweeps.config import SweepConfig
 from sweeps.devices import is_cpu, kind_of
 from sweeps.ledger_types import Needs, Run, State
+from sweeps.new_runs import why_new
 from sweeps.sizes import size_params, sizes_per_budget
 
 FEW_STEPS = 200
@@ -86,8 +87,12 @@ class PlannedRun:
         return self.state not in SETTLED
 
 
-SETTLED = frozenset({"finished", "diverged"})
-"""States that a sweep leaves as they are."""
+SETTLED: Mapping[str, str] = {
+    "finished": "",
+    "diverged": "`scaling retry KEY` trains one again",
+    "cancelled": "`scaling resume` takes them up",
+}
+"""States that a sweep leaves as they are, and what changes that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,8 @@ class Plan:
     """Of device, that the expected times are for."""
     experience: timing.Experience
     """Of runs already done; what the expected times rest on beside a guess."""
+    news: tuple[str, ...] = ()
+    """Why runs count as new although the ledger has some like them."""
 
     @property
     def specs(self) -> tuple[RunSpec, ...]:
@@ -274,6 +281,7 @@ def make_plan(
         warnings=(*_warnings(config, data, runs), *notes),
         kind=kind,
         experience=experience,
+        news=tuple(why_new([spec.to_dict() for spec in by_key.values()], by_key, past)),
     )
 
 

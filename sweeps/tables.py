@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -31,7 +32,9 @@ WORDS: Mapping[str, tuple[str, str, str]] = {
 """What a state looks like: its mark in the picture, its word in a table, its colour."""
 
 
-NARROW = 106
+KEY_LETTERS = 8
+"""Of a key, in a table: enough to name a run by."""
+NARROW = 120
 """Columns of a terminal below which the plan's table leaves out what can be worked out from the rest."""
 
 
@@ -109,6 +112,7 @@ def plan_view(plan: Plan, *, slots: int = 1, width: int = NARROW) -> RenderableT
         parts += [plan_table(runs, title, width=width), picture(_cell(run) for run in runs)]
         parts += [Text(runs[0].spec.build_family().statement), Text()]
     parts.append(totals(plan, slots=slots))
+    parts += [Text(sentence) for sentence in plan.news]
     parts += warning_lines(plan.warnings)
     return Group(*parts)
 
@@ -118,7 +122,8 @@ def plan_brief(plan: Plan, *, slots: int = 1) -> RenderableType:
     parts: list[RenderableType] = [_heading(plan)]
     for family in plan.families:
         parts += [Text(family, style="bold"), picture(_cell(run) for run in plan.of_family(family))]
-    return Group(*parts, totals(plan, slots=slots), *warning_lines(plan.warnings))
+    news = [Text(sentence) for sentence in plan.news]
+    return Group(*parts, totals(plan, slots=slots), *news, *warning_lines(plan.warnings))
 
 
 def _heading(plan: Plan) -> Text:
@@ -139,13 +144,13 @@ def _heading(plan: Plan) -> Text:
 
 def plan_table(runs: Sequence[PlannedRun], title: str, *, width: int = NARROW) -> Table:
     """One row per run, by budget and size. FLOPs are the exact count, whatever the budgets mean."""
-    left_out = {"FLOPs", "batch", "memory"} if width < NARROW else set()
+    left_out = {"FLOPs", "batch", "memory", "tokens/param"} if width < NARROW else set()
     seeds = len({run.spec.seed for run in runs}) > 1
     rows = [_plan_row(run, seeds=seeds) for run in runs]
     table = new_table(title)
     names = [name for name in rows[0] if name not in left_out] if rows else []
     for name in names:
-        table.add_column(name, justify="left" if name in ("size", "state") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in ("size", "key", "state") else "right", no_wrap=True)
     last = None
     for row in rows:
         cells = {**row, "budget": "" if row["budget"] == last else row["budget"]}
@@ -159,6 +164,7 @@ def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
     return {
         "budget": flops_text(spec.budget),
         "size": spec.size.name + (f" #{spec.seed}" if seeds else ""),
+        "key": run.key[:KEY_LETTERS],
         "params": short(run.params),
         "tokens": short(spec.tokens),
         "tokens/param": short(spec.tokens / run.params),
@@ -187,6 +193,21 @@ def totals(plan: Plan, *, slots: int) -> Text:
         f"{len(plan.runs)} runs, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
         f"about {duration(wait_s)} {at_once} ({_grounds(plan)})"
     )
+
+
+def places(plan: Plan, folder: Path, *, data: Path) -> Text:
+    """Which runs are left out and why, and where everything goes. folder: of the sweep."""
+    from sweeps.journal import run_folder
+    from sweeps.plan import SETTLED
+
+    lines = []
+    for state, remedy in SETTLED.items():
+        number = sum(run.state == state for run in plan.runs)
+        if number:
+            lines.append(f"skipped: {number} {state}" + (f" ({remedy})" if remedy else ""))
+    lines.append(f"each run in {run_folder(folder, 'FAMILY', 'KEY')}, laws and figures in {folder}/FAMILY")
+    lines.append(f"states in {folder}/ledger, data in {data}")
+    return Text("\n".join(lines))
 
 
 def _grounds(plan: Plan) -> str:
@@ -223,33 +244,47 @@ def _cell(run: PlannedRun) -> Cell:
     return run.spec.budget, run.spec.size.name, float(run.params), run.state
 
 
+MANY = 8
+"""Runs of one cell beyond which they are counted instead of drawn one by one."""
+
+
 def picture(cells: Iterable[Cell]) -> Text:
     """Budgets across, sizes down (largest on top), a mark per run; several seeds stand side by side."""
-    marks: dict[tuple[str, float], list[str]] = defaultdict(list)
+    states: dict[tuple[str, float], list[str]] = defaultdict(list)
     params: dict[str, float] = {}
     for budget, size, count, state in cells:
-        marks[size, budget].append(state)
+        states[size, budget].append(state)
         params[size] = count
-    budgets = sorted({budget for _, budget in marks})
+    drawn = {place: _marks(group) for place, group in states.items()}
+    budgets = sorted({budget for _, budget in states})
     sizes = sorted(params, key=lambda name: -params[name])
     name_width = max((len(name) for name in sizes), default=0)
-    width = max(8, 2 + max((len(states) for states in marks.values()), default=0))
+    width = max(8, 2 + max((len(marks) for marks in drawn.values()), default=0))
     text = Text()
     for size in sizes:
         text.append(f"{size:>{name_width}} {short(params[size]):>6} ", style="dim")
         for budget in budgets:
-            states = marks.get((size, budget), [])
-            left = (width - max(len(states), 1)) // 2
-            text.append(" " * left)
-            for state in states:
-                mark, _, style = WORDS.get(state, ("?", state, ""))
-                text.append(mark, style=style)
-            if not states:
-                text.append("·", style="dim")
-            text.append(" " * (width - left - max(len(states), 1)))
+            marks = drawn.get((size, budget), Text("·", style="dim"))
+            left = (width - len(marks)) // 2
+            text.append(" " * left).append_text(marks).append(" " * (width - left - len(marks)))
         text.append("\n")
     text.append(" " * (name_width + 8) + "".join(f"{flops_text(b):^{width}}" for b in budgets), style="dim")
-    text.append("\n" + _legend(marks.values()), style="dim")
+    text.append("\n" + _legend(states.values()), style="dim")
+    return text
+
+
+def _marks(states: Sequence[str]) -> Text:
+    """A mark for each state, or where there are many a number before each kind's."""
+    text = Text()
+    if len(states) <= MANY:
+        for state in states:
+            mark, _, style = WORDS.get(state, ("?", state, ""))
+            text.append(mark, style=style)
+        return text
+    counts = Counter(states)
+    for state in (name for name in WORDS if counts[name]):
+        mark, _, style = WORDS[state]
+        text.append(f" {counts[state]}{mark}" if text else f"{counts[state]}{mark}", style=style)
     return text
 
 

@@ -84,7 +84,7 @@ def test_options_are_as_reviewed():
     }
     which = ["--family", "--sweep", "--config"]
     assert found == {
-        "plan": [*which, "--out"],
+        "plan": [*which, "--out", "--cluster", "--gpu-price", "--page"],
         "sweep": [
             *(*which, "--store", "--address", "--out", "--bootstrap", "--max-flops", "--max-gpu-hours"),
             *("--max-hours", "--priority", "--extend", "--events", "--webhook", "--storage"),

@@ -15,6 +15,9 @@ def test_nodes_of_eight_gpus():
         (8, 48, "H100", 80e9)
     }
     assert describe(nodes) == "4 nodes of 8 H100"
+    names = [node.name for node in parse_cluster("1xT4:12,2xCPU")]
+    assert names == [*sorted(names[:12]), "CPU-1"]
+    assert names[0] == "T4-01"
 
 
 def test_several_kinds_with_cpus_and_memory():

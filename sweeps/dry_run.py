@@ -1,0 +1,139 @@
+"""`scaling plan`: what a sweep would do, and with --cluster when, where and at what cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaling.errors import UserError
+from sweeps import prepare
+from sweeps.cluster import parse_cluster
+from sweeps.ledger_types import Entry
+from sweeps.rack import Node
+from sweeps.tables import console, places, plan_view
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sweeps.config import SweepConfig
+    from sweeps.plan import Plan
+    from sweeps.simulate import Schedule
+
+PAGE = "schedule.html"
+
+
+def show_plan(
+    asked: prepare.Request,
+    *,
+    cluster: str | None = None,
+    gpu_price: float | None = None,
+    page: bool = False,
+) -> None:
+    """Print the plan; with a cluster also its simulated schedule, as a page, too, where that is wanted.
+
+    UserError for a cluster that cannot be read, or that has no room for the kind of runs the config asks for.
+    """
+    nodes = _nodes(asked.config, cluster)
+    if not nodes and (gpu_price is not None or page):
+        option = "--gpu-price" if gpu_price is not None else "--page"
+        raise UserError(
+            f"{option} is about a cluster, and --cluster is not given; write --cluster 8xH100:4, say"
+        )
+    out = console()
+    facts = prepare.facts_for_plan(asked, out)
+    plan = prepare.plan(asked, facts, kind=_main_kind(nodes) if asked.config.resources.gpus else "")
+    slots = _slots(plan, nodes) if nodes else prepare.local_slots(asked.config)
+    out.print(plan_view(plan, slots=slots, width=out.width))
+    out.print(places(plan, asked.folder, data=asked.data_folder), soft_wrap=True)
+    if not facts.prepared:
+        out.print("the data is not prepared yet, so what is done already is not known")
+    if nodes and plan.to_do:
+        from sweeps.gantt import schedule_view
+
+        schedule = simulated(plan, nodes)
+        out.print(schedule_view(schedule, gpu_price=gpu_price, width=out.width))
+        if page:
+            out.print(f"wrote {_write_page(schedule, asked)}", soft_wrap=True)
+
+
+def _nodes(config: SweepConfig, cluster: str | None) -> tuple[Node, ...]:
+    if cluster is None:
+        return ()
+    wanted = config.resources
+    nodes = parse_cluster(cluster, cpus_per_gpu=wanted.cpus / wanted.gpus if wanted.gpus else 0.0)
+    if not wanted.gpus and not any(node.cpus for node in nodes):
+        raise UserError(
+            f"cluster {cluster!r} names no CPUs, and the runs of {config.source} use no GPU; say how many a "
+            "node has, such as 8xH100+64xCPU:4 or 64xCPU:4"
+        )
+    return nodes
+
+
+def _main_kind(nodes: tuple[Node, ...]) -> str:
+    """The kind of GPU with most of the cluster's speed; "" without any."""
+    speeds: dict[str, float] = defaultdict(float)
+    for node in nodes:
+        speeds[node.gpu_kind] += node.gpus * node.gpu_speed
+    return max(speeds, key=lambda kind: speeds[kind], default="")
+
+
+def _slots(plan: Plan, nodes: tuple[Node, ...]) -> int:
+    from sweeps.rack import Rack
+
+    return max((Rack(nodes).slots(run.needs) for run in plan.to_do), default=1)
+
+
+def simulated(plan: Plan, nodes: tuple[Node, ...]) -> Schedule:
+    """The schedule of what the plan has to do, each run as long as is expected of it where it lands."""
+    from sweeps.simulate import simulate
+
+    entries = [
+        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs) for run in plan.to_do
+    ]
+    on_gpus = bool(plan.config.resources.gpus)
+    kinds = {node.gpu_kind if on_gpus and node.gpu_kind else plan.kind for node in nodes}
+    times = {kind: plan.seconds_on(kind) for kind in kinds}
+
+    def seconds(entry: Entry, node: Node) -> float:
+        return times[node.gpu_kind if on_gpus and node.gpu_kind else plan.kind][entry.key]
+
+    return simulate(entries, nodes, seconds)
+
+
+# --- as a page
+
+
+def schedule_table(schedule: Schedule) -> pd.DataFrame:
+    """One row per run: where, from when to when (seconds from the start), and what it is."""
+    import pandas as pd
+
+    rows = [
+        {
+            "node": stay.node,
+            "slot": stay.lane + 1,
+            "start_s": stay.start_s,
+            "end_s": stay.end_s,
+            "family": stay.entry.family,
+            "size": stay.entry.spec["size"]["name"],
+            "budget": float(stay.entry.spec["budget"]),
+            "seed": stay.entry.spec["seed"],
+            "key": stay.entry.key,
+        }
+        for stay in schedule.stays
+    ]
+    return pd.DataFrame(rows)
+
+
+def _write_page(schedule: Schedule, asked: prepare.Request) -> Path:
+    from analysis import figures
+    from sweeps.cluster import describe
+    from sweeps.tables import duration
+
+    note = (
+        f"{describe(schedule.nodes)}: {duration(schedule.makespan_s)} from start to end, "
+        f"slots in use {schedule.utilisation:.0%} of the time. Simulated"
+    )
+    slots = [(node, lane + 1) for node, lanes in schedule.lanes.items() for lane in range(lanes)]
+    figure = figures.schedule(schedule_table(schedule), slots, title=f"Sweep {asked.config.name}", note=note)
+    return figures.save(figure, asked.folder / PAGE)
