@@ -39,9 +39,6 @@ batch: {base_tokens: 128, at_flops: 1e9, exponent: 0.3}
 """
 
 
-measure_matmul = timing.matmul_flops_per_s
-
-
 @pytest.fixture(autouse=True)
 def quick_machine(monkeypatch):
     """A machine that does 10 GFLOP/s at every shape: no measuring in tests."""
@@ -425,21 +422,6 @@ def test_gpu_plans_are_for_the_gpu_that_is_here_or_was_used(monkeypatch, device,
     assert "data sheet of one" in render(plan) or device == "Tesla T4"
 
 
-def test_nearer_runs_count_more():
-    kind = device_name("cpu")
-    start = timing.START_S
-    done = [
-        timing.Finished(family="ar", params=1e4, kind=kind, guess_s=1 + start, wall_s=1),
-        timing.Finished(family="ar", params=1e6, kind=kind, guess_s=1 + start, wall_s=4),
-    ]
-    known = timing.Experience(done)
-    times = [known.seconds(1 + start, "ar", params, kind) - start for params in (1e4, 1e5, 1e6)]
-    assert times == sorted(times)
-    assert times[0] == pytest.approx(1, rel=0.01)
-    assert times[1] == pytest.approx(2, rel=0.01)
-    assert times[2] == pytest.approx(4, rel=0.01)
-
-
 def test_a_plan_says_what_each_run_needs():
     for run in plan_of().runs:
         assert run.needs == Needs(cpus=1, memory_bytes=run.memory_bytes)
@@ -447,12 +429,6 @@ def test_a_plan_says_what_each_run_needs():
         for run in plan_of(CONFIG + f"resources: {{cpus: 4, gpus: {share}}}\n").runs:
             memory = run.memory_bytes * whole
             assert run.needs == Needs(cpus=4, gpus=share, gpu_memory_bytes=memory), "those that share a GPU"
-
-
-def test_the_machine_is_measured():
-    speeds = measure_matmul(frozenset({(64, 16), (256, 64)}), 1, 0.002)
-    assert set(speeds) == {(64, 16), (256, 64)}
-    assert all(1e7 < speed < 1e14 for speed in speeds.values())
 
 
 def test_time_grows_with_work():
