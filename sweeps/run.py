@@ -90,11 +90,10 @@ def run_sweep(
     """Run what of `entries` is not done yet; what failed before is tried again, what was cancelled is not.
 
     pool: a pool that was started before (it is closed at the end), or the kind to start. tracking: a store's
-    URI (default: `tracking_uri`). watchers: are shown the sweep as it goes. storage: for
-    workers that do not see `out`. grace_s: how long the end of the sweep may wait for the tracking store.
-    Ctrl-C and SIGTERM stop it cleanly: `Report.interrupted`.
-    UserError, with nothing started, for a store or a cluster that does not answer and for a ledger of a newer
-    schema.
+    URI (default: `tracking_uri`). watchers: are shown the sweep as it goes. storage: for workers that do not
+    see `out`. grace_s: how long the end of the sweep may wait for the tracking store. Ctrl-C and SIGTERM stop
+    it cleanly: `Report.interrupted`. UserError, with nothing started, for a store or a cluster that does not
+    answer and for a ledger of a newer schema.
     """
     began = time.monotonic()
     with ExitStack() as stack:
@@ -112,13 +111,8 @@ def run_sweep(
         recorder.start()
         driver = None
         if any(glance.state not in SETTLED for glance in ledger.glance(keys).values()):
-            if isinstance(pool, str):
-                pool = pools.start(pool, address=address)
-                stack.callback(pool.close)
-            if storage is not None:
-                pool = StoragePool(pool, storage, {entry.dataset for entry in entries})
-                stack.callback(pool.close)
-            pool.warm(len(entries))
+            pool = _started(pool, address, storage, entries)
+            stack.callback(pool.close)
             driver = Driver(
                 entries,
                 ledger,
@@ -144,6 +138,18 @@ def run_sweep(
             tracking_trouble=recorder.trouble,
             wall_s=time.monotonic() - began,
         )
+
+
+def _started(
+    pool: Pool | str, address: str | None, storage: Storage | None, entries: Sequence[Entry]
+) -> Pool:
+    """The pool, which gets ready while the caller does other things."""
+    if isinstance(pool, str):
+        pool = pools.start(pool, address=address)
+    if storage is not None:
+        pool = StoragePool(pool, storage, {entry.dataset for entry in entries})
+    pool.warm(len(entries))
+    return pool
 
 
 def _shown_to(recorder: RecorderProcess, watchers: Sequence[Watcher]) -> Callable[[View], None]:
