@@ -1,0 +1,143 @@
+"""How good are the schedules? The real driver on simulated clusters, held against what no schedule can beat.
+
+Random grids of 20 to 500 runs on 1 to 1024 slots, with times as scaling grids have them: a few budgets, each
+a constant factor above the one before, and a lognormal spread among the runs of a budget. For each grid the
+makespan is divided by max(total work / slots, longest run).
+
+- known: every run takes what was predicted.
+- off: runs take 20% more or less than predicted (lognormal), as in a sweep whose times are learned.
+- kinds: GPUs of two kinds, one two to six times as fast; the bound there is a weaker one.
+- large: one sweep of 1,000 runs on 32 slots.
+
+    python -m benchmarks.simulation [--grids 200] [--large 1000]
+
+All numbers go to build/benchmarks/simulation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweeps.ledger_types import Entry, Needs
+from sweeps.rack import Node
+from sweeps.simulate import Schedule, simulate
+
+CLOSE = 1.05
+"""Target, set before the project was written: within 5% of the bound."""
+OFF = 0.2
+NODE_SLOTS = 8
+KINDS = ("known", "off", "kinds")
+
+
+def entry(number: int, seconds: float, budget: float) -> Entry:
+    """A run on one GPU that is predicted to take `seconds`."""
+    spec = {"family": "uniform", "size": {"name": "4x1"}, "batch_size": 8, "data": {"context_length": 32}}
+    return Entry(
+        key=f"{number:016d}",
+        family="uniform",
+        spec={**spec, "budget": budget, "sequences": 800, "seed": number},
+        dataset="data",
+        predicted_s=seconds,
+        # Memory differs by size, as it does in a sweep.
+        needs=Needs(gpus=1, gpu_memory_bytes=1e9 * (1 + number % 28)),
+    )
+
+
+def grid(random: np.random.Generator, num_runs: int) -> list[Entry]:
+    """Runs of 3 to 7 budgets, a factor of 1.5 to 4 apart, whose times spread by 5 to 60%."""
+    factor, spread = random.uniform(1.5, 4), random.uniform(0.05, 0.6)
+    budgets = 60 * factor ** random.integers(0, random.integers(3, 8), num_runs)
+    seconds = budgets * np.exp(spread * random.standard_normal(num_runs))
+    return [entry(i, float(s), float(b)) for i, (s, b) in enumerate(zip(seconds, budgets, strict=True))]
+
+
+def nodes(slots: int, *, kind: str = "H100", speed: float = 1.0) -> list[Node]:
+    """`slots` GPUs in nodes of eight."""
+    sizes = [min(NODE_SLOTS, slots - start) for start in range(0, slots, NODE_SLOTS)]
+    return [
+        Node(name=f"{kind}-{i}", host=f"{kind}-{i}", cpus=n, gpus=n, gpu_kind=kind, gpu_speed=speed)
+        for i, n in enumerate(sizes)
+    ]
+
+
+def known(entry: Entry, node: Node) -> float:
+    return entry.predicted_s
+
+
+def schedules(random: np.random.Generator) -> dict[str, Schedule]:
+    """One grid, in each of KINDS."""
+    runs = grid(random, int(random.integers(20, 501)))
+    slots = int(np.exp(random.uniform(0, np.log(1024.999))))
+    errors = np.exp(OFF * random.standard_normal(len(runs)))
+    real = {run.key: run.predicted_s * float(error) for run, error in zip(runs, errors, strict=True)}
+    faster = float(random.uniform(2, 6))
+    fast = max(1, round(slots * random.uniform(0.2, 0.8)))
+    mixed = [*nodes(fast, speed=faster), *nodes(max(1, slots - fast), kind="A100")]
+
+    def by_kind(entry: Entry, node: Node) -> float:
+        return entry.predicted_s / node.gpu_speed
+
+    return {
+        "known": simulate(runs, nodes(slots), known),
+        "off": simulate(runs, nodes(slots), lambda entry, node: real[entry.key]),
+        "kinds": simulate(runs, mixed, by_kind),
+    }
+
+
+def summary(found: Sequence[Schedule]) -> dict[str, float]:
+    """Makespan over the bound, and what the driver took for it."""
+    ratios = np.array([schedule.makespan_s / schedule.bound_s for schedule in found])
+    runs = sum(len(schedule.stays) for schedule in found)
+    return {
+        "grids": len(found),
+        "median": float(np.median(ratios)),
+        "99%": float(np.quantile(ratios, 0.99)),
+        "worst": float(ratios.max()),
+        "within 5%": float((ratios <= CLOSE).mean()),
+        "driver ms per run": 1e3 * sum(schedule.driver_s for schedule in found) / runs,
+    }
+
+
+def measure(num_grids: int, large: int, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    found: dict[str, list[Schedule]] = {kind: [] for kind in KINDS}
+    for _ in range(num_grids):
+        for kind, schedule in schedules(random).items():
+            found[kind].append(schedule)
+    found["large"] = [simulate(grid(random, large), nodes(32), known)]
+    tell(f"{'':8}{'grids':>6}{'median':>9}{'99%':>9}{'worst':>9}{'within 5%':>11}{'driver per run':>16}")
+    results = {}
+    for kind, some in found.items():
+        row = results[kind] = summary(some)
+        tell(
+            f"{kind:8}{row['grids']:>6.0f}{row['median']:>9.4f}{row['99%']:>9.4f}{row['worst']:>9.4f}"
+            f"{row['within 5%']:>11.1%}{row['driver ms per run']:>13.2f} ms"
+        )
+    furthest = max(found["known"], key=lambda schedule: schedule.makespan_s / schedule.bound_s)
+    slots = sum(furthest.lanes.values())
+    tell(f"the worst known grid: {len(furthest.stays)} runs on {slots} slots")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--grids", type=int, default=200)
+    parser.add_argument("--large", type=int, default=1000, help="runs of the one large sweep")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/simulation.json"))
+    asked = parser.parse_args()
+    print("makespan / max(total work / slots, longest run)")
+    results = measure(asked.grids, asked.large, asked.seed, lambda line: print(line, flush=True))
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(results, indent=1))
+    print(f"target: within 5%; all numbers in {asked.out}")
+
+
+if __name__ == "__main__":
+    main()
