@@ -73,7 +73,7 @@ def drive(
         runners = _start_pool(stack, how.pool_kind, how.address) if _elsewhere(how.address) else None
         dataset = prepare.prepare_data(asked, terminal)
         plan = prepare.plan(asked, DataFacts.of(dataset))
-        prepare.check_room(plan, out)
+        prepare.check_room(plan, out, checkpoints_elsewhere=storage is not None)
         events = Events(how.events, name) if how.events else None
         _keep_config(asked, dataset, extend=how.extend)
         if runners is None and plan.to_do:

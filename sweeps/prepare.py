@@ -75,11 +75,11 @@ def _check_writable(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written to; choose another folder with --out")
 
 
-def check_room(plan: Plan, out: Path) -> None:
+def check_room(plan: Plan, out: Path, *, checkpoints_elsewhere: bool = False) -> None:
     """UserError unless `out` can be written and has room for the checkpoints and records still to come."""
     _check_writable(out)
     # Weights and two moments in float32, two checkpoints kept.
-    checkpoints = sum(2 * 12 * run.spec.param_count() for run in plan.to_do)
+    checkpoints = 0 if checkpoints_elsewhere else sum(2 * 12 * r.spec.param_count() for r in plan.to_do)
     needed = checkpoints + RUN_BYTES * len(plan.to_do) + SPARE_BYTES
     free = shutil.disk_usage(_existing(out.absolute())).free
     if free < needed:

@@ -290,7 +290,7 @@ def worker_with_checkpoint(out: Path, server: S3Server) -> psutil.Process | None
 
 @pytest.mark.chaos
 def test_killed_workers_and_drivers_resume_from_the_storage(tmp_path, data):
-    """On workers that see nothing of the driver's disk, with one request in fifty refused."""
+    """On workers that see nothing of the driver's disk, with refused requests and three seconds of none."""
     data_folder = data.folder.parent.parent
     (tmp_path / "undisturbed").mkdir()
     assert sweep(data_folder, tmp_path / "undisturbed").wait(PATIENCE_S) == 0
@@ -301,6 +301,9 @@ def test_killed_workers_and_drivers_resume_from_the_storage(tmp_path, data):
         server.failing = 0.02
         driver = sweep(data_folder, out, server.uri("lab"))
         wait_for(lambda: worker_with_checkpoint(out, server), PATIENCE_S).kill()
+        server.down = True  # the runs that go on, and the one that is to resume, have to wait
+        time.sleep(3.0)
+        server.down = False
         wait_for(lambda: "attempt-002" in str(list(server.objects)), PATIENCE_S)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
