@@ -196,8 +196,9 @@ class Scene:
         return f"driver {driver.pid}"
 
     def second_driver(self) -> str | None:
-        if len(self.alive()) != 1:
-            return None
+        for driver in self.alive()[1:]:
+            driver.kill()
+            driver.wait()
         self.start_driver()
         return f"driver {self.drivers[-1].pid} beside the first"
 

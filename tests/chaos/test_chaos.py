@@ -14,6 +14,7 @@ import pytest
 from scene import FAULTS, Scene, Server, steps_recorded, table
 from tiny import tiny_data
 
+from sweeps.config_file import SHIPPED
 from sweeps.journal import merged, run_folder
 from sweeps.ledger import Ledger
 
@@ -89,10 +90,14 @@ def test_one_fault_of_each_kind_leaves_no_trace(tmp_path, toy_data, undisturbed_
 # -- the long form ------------------------------------------------------------------------------
 
 
-def sweep_command(out: Path, *more: str) -> list[str]:
-    sweep = os.environ.get("CHAOS_SWEEP", "smoke")
-    words = ["-m", "sweeps.cli", "sweep", "--sweep", sweep, "--family", FAMILY, "--out", str(out)]
-    return [sys.executable, *words, "--bootstrap", "20", *more]
+def sweep_command(folder: Path, *more: str) -> list[str]:
+    """A driver of a shipped sweep whose runs save a checkpoint every second, so that there is one to spoil."""
+    name = os.environ.get("CHAOS_SWEEP", "smoke")
+    config = folder / "chaos.yaml"
+    text = (SHIPPED / f"{name}.yaml").read_text().replace(f"\nname: {name}\n", "\nname: chaos\n")
+    config.write_text(text + "training: {checkpoint_every_s: 1}\n")
+    words = ["-m", "sweeps.cli", "sweep", "--config", str(config), "--family", FAMILY]
+    return [sys.executable, *words, "--out", str(folder / "out"), "--bootstrap", "20", *more]
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +106,8 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     scene = Scene(
         folder=folder,
-        sweep=os.environ.get("CHAOS_SWEEP", "smoke"),
-        command=sweep_command(folder / "out"),
+        sweep="chaos",
+        command=sweep_command(folder),
         environment=clean_environment(),
         random=random.Random(0),
     )
@@ -128,8 +133,8 @@ def scene(tmp_path, request):
     server.start()
     made = Scene(
         folder=tmp_path,
-        sweep=os.environ.get("CHAOS_SWEEP", "smoke"),
-        command=sweep_command(tmp_path / "out", "--address", cluster.address, "--store", server.uri),
+        sweep="chaos",
+        command=sweep_command(tmp_path, "--address", cluster.address, "--store", server.uri),
         environment=clean_environment(),
         random=random.Random(seed),
         server=server,
@@ -146,6 +151,7 @@ def scene(tmp_path, request):
 
 @pytest.mark.chaos
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("scene", SEEDS, indirect=True)
 def test_a_sweep_on_two_nodes_survives_whatever_happens(scene, undisturbed):
     faults = list(FAULTS) + scene.random.choices(FAULTS, k=FAULTS_PER_SEED - len(FAULTS))
