@@ -11,7 +11,7 @@ from typing import Protocol
 
 from scaling.errors import UserError
 from sweeps.ledger_types import Needs
-from sweeps.rack import Handle
+from sweeps.rack import Handle, Node
 from sweeps.worker import Job, Outcome, Trouble, read_outcome, signature_of
 
 WORKER_ENVIRONMENT = {
@@ -44,6 +44,9 @@ class Pool(Protocol):
         """How many machines there are now."""
 
     def has_room(self, needs: Needs) -> bool: ...
+
+    def where(self, needs: Needs) -> Node | None:
+        """The node it would go to now; None where there is no room."""
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         """Start it; on `avoid_host` only where no other machine has room."""

@@ -112,6 +112,9 @@ class LocalPool:
     def has_room(self, needs: Needs) -> bool:
         return self._rack.find(needs) is not None
 
+    def where(self, needs: Needs) -> Node | None:
+        return self._rack.find(needs)
+
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         process = self._worker_for(needs)
         self._count += 1

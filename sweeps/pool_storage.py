@@ -21,7 +21,7 @@ from sweeps.journal import JOURNAL
 from sweeps.ledger_types import Needs
 from sweeps.mirror import attempt_of, attempt_place, put_dataset, run_place, stop_place
 from sweeps.pool import Pool
-from sweeps.rack import Handle
+from sweeps.rack import Handle, Node
 from sweeps.storage import Storage, StorageError
 from sweeps.worker import RESULT, Job, Outcome, Trouble, read_outcome, write_json
 
@@ -94,6 +94,9 @@ class StoragePool:
 
     def has_room(self, needs: Needs) -> bool:
         return self.pool.has_room(needs)
+
+    def where(self, needs: Needs) -> Node | None:
+        return self.pool.where(needs)
 
     def yields_to(self, priority: int, waiting: int) -> str | None:
         return self.pool.yields_to(priority, waiting)

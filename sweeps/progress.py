@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from sweeps.rack import Node
+
 READ_S = 1.0
 LINE_S = 60.0
 KNOWN_SHARE = 0.02
@@ -35,12 +37,19 @@ class Flight:
     claim: Claim
     folder: Path
     started: float
+    node: Node
+    slower: float = 1.0
+    """Times as long as predicted, for its node's GPUs are slower."""
     micro_batch: int = 1
     """Sequences at once in the network."""
 
     @property
+    def predicted_s(self) -> float:
+        return self.entry.predicted_s * self.slower
+
+    @property
     def expected_end(self) -> float:
-        return self.started + self.entry.predicted_s
+        return self.started + self.predicted_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +132,7 @@ class Forecast:
         for flight in view.flights:
             left = self._left_by_speed(flight)
             if left is not None:
-                predicted += flight.entry.predicted_s
+                predicted += flight.predicted_s
                 actual += float(self._latest[flight.folder]["elapsed_s"]) + left
         return actual / predicted if predicted > 0 else 1.0
 
@@ -132,7 +141,7 @@ class Forecast:
         left = self._left_by_speed(flight)
         if left is not None:
             return left
-        return max(0.0, flight.entry.predicted_s * self.pace(view) - (view.now - flight.started))
+        return max(0.0, flight.predicted_s * self.pace(view) - (view.now - flight.started))
 
     def left(self, view: View) -> float:
         """Seconds until the whole sweep is done: the waiting runs, longest first, on the slots there are."""

@@ -19,6 +19,8 @@ from sweeps.ledger import Ledger, LedgerUnavailableError
 from sweeps.ledger_types import CLAIMABLE, SETTLED, Entry, Glance, Needs, State, least
 from sweeps.pool import Handle, Pool
 from sweeps.progress import Ended, Flight, View
+from sweeps.rack import Node
+from sweeps.speeds import Queues
 from sweeps.stopping import StopFiles, StopRequest
 from sweeps.verdict import Circumstances, Retries, Verdict, judge
 from sweeps.worker import Job, Outcome, Trouble
@@ -58,6 +60,8 @@ class Driver:
         self._open = {entry.key: entry for entry in self.order}
         self._kinds = {entry.needs for entry in self.order}
         self._least = least(self._kinds)
+        self._fastest = 0.0
+        """Speed of the fastest GPU that was used so far."""
         self._filled = False
         self.ledger, self.pool, self.show = ledger, pool, show
         self.stop, self.retries = stop or StopRequest(), retries or Retries()
@@ -177,6 +181,7 @@ class Driver:
         room_at: float | None = None
         # The first time every run is held against the nodes, so that those which fit none are told at once.
         again, self._filled = self._filled, True
+        queues = self._queues()
         for entry in list(self._open.values()):
             if full == self._kinds:
                 return
@@ -189,9 +194,12 @@ class Driver:
                 continue
             if room_at is not None and now + entry.predicted_s > room_at:
                 continue
-            if self.pool.has_room(entry.needs):
+            node = self.pool.where(entry.needs)
+            if node is not None:
+                if queues.better_later(entry.needs, entry.predicted_s, node, now):
+                    continue
                 flops_left -= flops_of(entry)
-                self._start(entry)
+                self._start(entry, node, queues)
             elif refusal := self.pool.refusal(entry.needs):
                 self.ledger.refuse(entry.key, refusal)
                 self._set_state(entry.key, State.UNSCHEDULABLE)
@@ -200,7 +208,13 @@ class Driver:
                 if room_at is None:
                     room_at = max((flight.expected_end for flight in self.flights.values()), default=now)
 
-    def _start(self, entry: Entry) -> None:
+    def _queues(self) -> Queues:
+        queues = Queues(self._fastest)
+        for flight in self.flights.values():
+            queues.add(flight.node, flight.expected_end)
+        return queues
+
+    def _start(self, entry: Entry, node: Node, queues: Queues) -> None:
         claim = self.ledger.claim(entry.key)
         if claim is None:  # another driver was faster, or it was cancelled
             self._looked = -float("inf")
@@ -220,13 +234,17 @@ class Driver:
             options=memory.options(entry, self._micro_batches),
         )
         handle = self.pool.submit(job, entry.needs, avoid_host=claim.last_host)
-        self.flights[handle] = Flight(
+        flight = self.flights[handle] = Flight(
             entry=entry,
             claim=claim,
             folder=folder,
             started=self.ledger.now(),
+            node=node,
+            slower=queues.seconds_on(node, 1.0),
             micro_batch=memory.micro_batch(entry, self._micro_batches),
         )
+        queues.add(node, flight.expected_end)
+        self._fastest = queues.fastest
         self._set_state(entry.key, State.RUNNING, alive=True, owner=self.ledger.owner.id)
 
     def _set_state(

@@ -70,6 +70,9 @@ class SimulatedPool:
     def has_room(self, needs: Needs) -> bool:
         return self.rack.find(needs) is not None
 
+    def where(self, needs: Needs) -> Node | None:
+        return self.rack.find(needs)
+
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         self.count += 1
         node = self.rack.place(self.count, needs, avoid_host=avoid_host)

@@ -13,6 +13,7 @@ from simulation import entry
 from sweeps.journal import JOURNAL, Journal
 from sweeps.ledger_types import Claim, Glance, State
 from sweeps.progress import Ended, Flight, Forecast, Progress, View
+from sweeps.rack import Node
 
 NOW = datetime(2026, 11, 20, 12, 0).timestamp()
 """Noon where the test runs, so that a minute later is the same day."""
@@ -24,7 +25,8 @@ def glance(state: State, *, alive: bool = True) -> Glance:
 
 def flight(key: str, folder, *, seconds: float = 100.0, started: float = NOW, attempt: int = 1) -> Flight:
     claim = Claim(key=key, attempt=attempt)
-    return Flight(entry=entry(key, seconds), claim=claim, folder=folder / key, started=started)
+    node = Node(name="here", cpus=1)
+    return Flight(entry=entry(key, seconds), claim=claim, folder=folder / key, started=started, node=node)
 
 
 def view(flights=(), waiting=(), done=(), ended=(), elsewhere=(), *, slots=2, now=NOW, note="") -> View:

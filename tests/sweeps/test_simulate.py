@@ -46,20 +46,32 @@ def test_gpu_hours_in_use_and_held():
     assert schedule.utilisation == pytest.approx(2 / 4)
 
 
-def test_a_run_goes_to_the_fastest_gpu_and_takes_as_long_as_it_does_there():
+def by_kind(entry, node):
+    return entry.predicted_s * (1 if node.gpu_kind == "H100" else 10)
+
+
+def test_runs_wait_for_a_fast_gpu_as_long_as_that_pays():
     entries = [entry(str(i), 100 - i, needs=GPU) for i in range(4)]
-    nodes = parse_cluster("2xT4,2xH100")
-    schedule = simulate(
-        entries, nodes, lambda e, node: e.predicted_s * (1 if node.gpu_kind == "H100" else 10)
-    )
-    assert {stay.entry.key: stay.node for stay in schedule.stays} == {
-        "0": "H100-1",
-        "1": "H100-1",
-        "2": "T4-1",
-        "3": "T4-1",
-    }
-    assert schedule.makespan_s == 980
+    schedule = simulate(entries, parse_cluster("2xT4,2xH100"), by_kind)
+    assert {stay.node for stay in schedule.stays} == {"H100-1"}
+    assert schedule.makespan_s == 197
     assert schedule.bound_s == pytest.approx((100 + 99 + 98 + 97) / (2 + 2 / 10))
+
+
+def test_slow_gpus_get_the_short_runs():
+    entries = [entry(str(i), 100 - i if i < 8 else 10, needs=GPU) for i in range(40)]
+    schedule = simulate(entries, parse_cluster("2xT4,2xH100"), by_kind)
+    slow = [stay.entry.predicted_s for stay in schedule.stays if stay.node == "T4-1"]
+    assert len(slow) >= 4
+    assert set(slow) == {10}
+    assert schedule.makespan_s <= 1.15 * schedule.bound_s
+
+
+def test_runs_go_to_a_slow_gpu_where_the_fast_ones_have_too_little_memory():
+    large = entry("large", 100, needs=Needs(cpus=1, gpus=1, gpu_memory_bytes=70e9))
+    small = [entry(f"small {i}", 50, needs=GPU) for i in range(2)]
+    schedule = simulate([large, *small], parse_cluster("1xA100,1xL40S"), lambda e, node: e.predicted_s)
+    assert next(stay.node for stay in schedule.stays if stay.entry.key == "large") == "A100-1"
 
 
 def test_a_run_that_fits_no_node_is_told_and_the_others_run():
