@@ -25,6 +25,8 @@ from sweeps.ledger import Ledger
 HERE = Path(__file__).parent
 DRIVER_PATIENCE_S = 900.0
 SERVER_READY_S = 90.0
+FULL = "disk-is-full"
+"""The file whose presence fills the disk."""
 
 
 def wait_for(what: Callable[[], object], within_s: float, *, why: str) -> None:
@@ -85,6 +87,16 @@ class Server:
         self.proxy.close()
 
 
+def full_disk(folder: Path) -> dict[str, str]:
+    """The environment of processes for which the disk below `folder`/out can be made full."""
+    paths = [str(HERE / "full_disk"), str(HERE.parent / "sweeps"), os.environ.get("PYTHONPATH", "")]
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "CHAOS_FULL_BELOW": str(folder / "out"),
+        "CHAOS_FULL_FLAG": str(folder / FULL),
+    }
+
+
 @dataclass
 class Scene:
     """Where it all happens. `command` starts a driver; `breaks` notes each fault and what it hit."""
@@ -102,18 +114,14 @@ class Scene:
 
     @property
     def full_flag(self) -> Path:
-        return self.folder / "disk-is-full"
+        return self.folder / FULL
 
     @property
     def sweep_folder(self) -> Path:
         return self.folder / "out" / self.sweep
 
     def start_driver(self) -> None:
-        disk = {
-            "PYTHONPATH": os.pathsep.join([str(HERE / "full_disk"), str(HERE.parent / "sweeps")]),
-            "CHAOS_FULL_BELOW": str(self.folder / "out"),
-            "CHAOS_FULL_FLAG": str(self.full_flag),
-        }
+        disk = full_disk(self.folder)
         with (self.folder / "driver.log").open("ab") as log:
             self.drivers.append(
                 subprocess.Popen(self.command, stdout=log, stderr=log, env={**self.environment, **disk})

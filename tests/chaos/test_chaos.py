@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from scene import FAULTS, Scene, Server, steps_recorded, table
+from scene import FAULTS, Scene, Server, full_disk, steps_recorded, table
 from tiny import tiny_data
 
 from sweeps.config_file import SHIPPED
@@ -91,7 +91,7 @@ def test_one_fault_of_each_kind_leaves_no_trace(tmp_path, toy_data, undisturbed_
 
 
 def sweep_command(folder: Path, *more: str) -> list[str]:
-    """A driver of a shipped sweep whose runs save a checkpoint every second, so that there is one to spoil."""
+    """A driver of a shipped sweep whose runs save every second, so that there is a checkpoint to spoil."""
     name = os.environ.get("CHAOS_SWEEP", "smoke")
     config = folder / "chaos.yaml"
     text = (SHIPPED / f"{name}.yaml").read_text().replace(f"\nname: {name}\n", "\nname: chaos\n")
@@ -122,13 +122,8 @@ def scene(tmp_path, request):
     from cluster import TwoNodes
 
     seed = request.param
-    full = {
-        "PYTHONPATH": str(Path(__file__).parent / "full_disk"),
-        "CHAOS_FULL_BELOW": str(tmp_path / "out"),
-        "CHAOS_FULL_FLAG": str(tmp_path / "disk-is-full"),
-    }
     before = dict(os.environ)
-    cluster = TwoNodes(full, seed)
+    cluster = TwoNodes(full_disk(tmp_path), seed)
     server = Server(tmp_path)
     server.start()
     made = Scene(
