@@ -109,28 +109,27 @@ def _name(node: str, lane: int) -> str:
 
 
 Cell = tuple[float | None, bool]
-"""The budget of most of the time, None where idle; and whether a run that is wide enough starts there."""
+"""A budget, None where idle; and whether a run that is wide enough starts there."""
 
 
 def _cells(stays: Iterable[Stay], columns: int, cell_s: float, lanes: int) -> list[Cell]:
+    """For each column the budget of the run that starts there, else of most of the time."""
     busy: list[dict[float, float]] = [defaultdict(float) for _ in range(columns)]
-    starts = set()
+    starts: dict[int, float] = {}
     for stay in stays:
         first = min(int(stay.start_s / cell_s), columns - 1)
         last = min(int(stay.end_s / cell_s), columns - 1)
         if lanes == 1 and last - first >= 2:
-            starts.add(first)
+            starts[first] = _budget(stay)
         for cell in range(first, last + 1):
             overlap_s = min(stay.end_s, (cell + 1) * cell_s) - max(stay.start_s, cell * cell_s)
             busy[cell][_budget(stay)] += max(overlap_s, 0.0)
-    half_s = lanes * cell_s / 2
-    return [
-        (
-            max(times, key=lambda budget: times[budget]) if sum(times.values()) >= half_s else None,
-            cell in starts,
-        )
-        for cell, times in enumerate(busy)
-    ]
+    cells: list[Cell] = []
+    for cell, times in enumerate(busy):
+        most = max(times, key=lambda budget: times[budget], default=None)
+        idle = sum(times.values()) < lanes * cell_s / 2
+        cells.append((starts.get(cell, None if idle else most), cell in starts))
+    return cells
 
 
 def _style(colour: str) -> str:

@@ -116,10 +116,10 @@ def test_the_page_is_written_when_asked_for(ask, capsys):
 
 def test_a_run_takes_as_long_as_its_kind_of_gpu_does(ask):
     plan = planned(ask(CONFIG + "resources: {cpus: 4, gpus: 1}\n"))
-    nodes = parse_cluster("1xT4,1xH200", cpus_per_gpu=4)
+    nodes = parse_cluster("1xA100,1xH200", cpus_per_gpu=4)
     schedule = simulated(plan, nodes)
-    times = {kind: plan.seconds_on(kind) for kind in ("T4", "H200")}
-    assert {stay.node for stay in schedule.stays} == {"T4-1", "H200-1"}
+    times = {kind: plan.seconds_on(kind) for kind in ("A100", "H200")}
+    assert {stay.node for stay in schedule.stays} == {"A100-1", "H200-1"}
     for stay in schedule.stays:
         kind = stay.node.split("-")[0]
         assert stay.end_s - stay.start_s == pytest.approx(times[kind][stay.entry.key])
