@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,16 @@ def drive(
     storage = usable_storage(how.storage) if how.storage else None
     name = asked.config.name
     with ExitStack() as stack:
-        runners = _start_pool(stack, how.pool_kind, how.address) if _elsewhere(how.address) else None
+        shared = None if storage else out
+        start = partial(_start_pool, stack, how.pool_kind, shared=shared, sweep=name)
+        runners = start(how.address) if _elsewhere(how.address) else None
         dataset = prepare.prepare_data(asked, terminal)
         plan = prepare.plan(asked, DataFacts.of(dataset))
         prepare.check_room(plan, out, checkpoints_elsewhere=storage is not None)
         events = Events(how.events, name) if how.events else None
         _keep_config(asked, dataset, extend=how.extend)
         if runners is None and plan.to_do:
-            runners = _start_pool(stack, how.pool_kind, None)
+            runners = start(None)
         terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
         terminal.print(f"recorded in {without_password(uri)}", soft_wrap=True)
         _tell_storage(asked, storage, terminal)
@@ -140,9 +143,9 @@ def _elsewhere(address: str | None) -> bool:
     return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
-def _start_pool(stack: ExitStack, kind: str, address: str | None) -> Pool:
+def _start_pool(stack: ExitStack, kind: str, address: str | None, **told: Any) -> Pool:
     """A pool that is closed again should anything go wrong before the sweep takes it over."""
-    runners = pool.start(kind, address=address)
+    runners = pool.start(kind, address=address, **told)
     stack.callback(runners.close)
     return runners
 

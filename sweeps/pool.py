@@ -74,17 +74,20 @@ def start(
     cpus: int | None = None,
     gpus: int | None = None,
     logs: Path | None = None,
+    shared: Path | None = None,
+    sweep: str = "",
 ) -> Pool:
     """Begin to start a pool and return at once; `ready` waits for it.
 
     kind: "ray" or "local". address: of a Ray cluster (default: RAY_ADDRESS, else one is started here).
     cpus, gpus: what a pool on this machine may use (default: all). logs: folder for what workers print.
+    shared: a folder that all nodes of a cluster have to see. sweep: a name for other sweeps there to be told.
     UserError for an unknown kind and for an address that does not answer.
     """
     if kind == "ray":
         from sweeps.pool_ray import RayPool
 
-        return RayPool(address=address, cpus=cpus, gpus=gpus)
+        return RayPool(address=address, cpus=cpus, gpus=gpus, shared=shared, sweep=sweep)
     if kind == "local":
         from sweeps.pool_local import LocalPool
 

@@ -6,13 +6,9 @@ replaced only after a failure (or after a job with GPUs, which stay with the pro
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
-import secrets
 import shutil
-import socket
-import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -20,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
+from sweeps import ray_session
 from sweeps.ledger_types import Needs
-from sweeps.pool import WORKER_ENVIRONMENT, in_fresh_process_next, killed, lost
+from sweeps.pool import in_fresh_process_next, killed, lost
 from sweeps.rack import Handle, Node, Rack
+from sweeps.ray_nodes import check_nodes, living_nodes
+from sweeps.ray_waiting import Waiting
 from sweeps.worker import RESULT, Job, Outcome, Trouble, failure, run_job
 
-OBJECT_STORE_BYTES = 80 * 2**20
-"""Jobs and outcomes are a few kilobytes; Ray would take 30 % of the memory."""
-CONNECT_S = 5.0
 NODES_EVERY_S = 5.0
-SOCKET_PATH_LIMIT = 107
-SESSION_PATH = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
 
 
 class RayPool:
@@ -41,17 +35,30 @@ class RayPool:
     """
 
     def __init__(
-        self, *, address: str | None = None, cpus: int | None = None, gpus: int | None = None
+        self,
+        *,
+        address: str | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        shared: Path | None = None,
+        sweep: str = "",
     ) -> None:
-        """UserError where nothing listens at `address` (default: RAY_ADDRESS, else a cluster is started)."""
+        """address: of a cluster (default: RAY_ADDRESS, else one is started here).
+
+        shared: a folder that all its nodes have to see. sweep: a name for other sweeps there to be told.
+        UserError where nothing listens at the address, and where there is no token for it.
+        """
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
-        if self._address == "local":
-            _prepare_local_environment()
+        if self._is_here:
+            ray_session.prepare_local_environment()
         else:
-            _check_answers(self._address)
-            _prepare_token()
+            ray_session.check_answers(self._address)
+            ray_session.prepare_token(self._address)
+        self._shared, self._waiting = shared, Waiting(sweep)
         self._cpus, self._gpus = cpus, gpus
         self._rack = Rack()
+        self._ever: dict[str, Node] = {}
+        """A node of every sort that was ever seen: one that is lost may come back."""
         self._looked = 0.0
         self._tasks: dict[Handle, tuple[Any, Job]] = {}
         self._killed: set[Handle] = set()
@@ -70,6 +77,7 @@ class RayPool:
             try:
                 self._start()
             except Exception as error:  # handed to the thread that calls `ready`
+                ray_session.leave()
                 self._error = error
                 self._up.set()
                 return
@@ -77,64 +85,49 @@ class RayPool:
             command = self._commands.get()
             self._shut_down()
 
+    @property
+    def _is_here(self) -> bool:
+        return self._address == "local"
+
     def _start(self) -> None:
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        if self._is_here:
+            ray_session.start_here(self._cpus, self._gpus)
+        else:
+            ray_session.join(self._address)
         import ray
 
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self._address == "local":
-            options |= {
-                "num_cpus": self._cpus,
-                "num_gpus": self._gpus,
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "include_dashboard": False,
-                "_temp_dir": _short_folder(),
-            }
-        else:
-            options["runtime_env"] = {"env_vars": dict(WORKER_ENVIRONMENT)}
-        ray.init(address=self._address, **options)
         internals: Any = ray._private.worker
-        internals._worker_logs_enabled = False  # what Ray has to say of lost workers, the outcomes tell
-        node = internals._global_node
-        self._session = Path(node.get_session_dir_path())
+        self._session = Path(internals._global_node.get_session_dir_path())
         self._run = ray.remote(max_retries=0)(_run)
         self._run_on_gpu = ray.remote(max_retries=0, num_gpus=1, max_calls=1)(_run)
+        if not self._is_here:
+            check_nodes([node for node in living_nodes() if node.cpus], self._shared)
 
     def _shut_down(self) -> None:
-        import ray
-
-        ray.shutdown()
-        if self._address == "local":
+        ray_session.leave()
+        if self._is_here:
             shutil.rmtree(self._session, ignore_errors=True)
 
     def ready(self) -> None:
         self._up.wait()
+        if isinstance(self._error, UserError):
+            raise self._error
         if self._error is not None:
-            where = "on this machine" if self._address == "local" else f"at {self._address!r}"
+            where = "on this machine" if self._is_here else f"at {self._address!r}"
             raise UserError(f"cannot start Ray {where}: {self._error}") from self._error
         self._look()
 
     def _look(self) -> None:
         """The nodes there are; asked for every few seconds, for clusters grow and shrink."""
-        import ray
-
         if time.monotonic() - self._looked < NODES_EVERY_S and self._looked:
             return
         self._looked = time.monotonic()
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        if not nodes and self._address == "local":
+        nodes = living_nodes()
+        if not nodes and self._is_here:
             self._start_again()
             return
-        self._rack.update(
-            Node(
-                name=node["NodeID"],
-                host=node["NodeManagerHostname"],
-                cpus=node["Resources"].get("CPU", 0.0),
-                gpus=node["Resources"].get("GPU", 0.0),
-                memory_bytes=node["Resources"].get("memory", float("inf")),
-            )
-            for node in nodes
-        )
+        self._rack.update(nodes)
+        self._ever |= {str(node): node for node in nodes}
 
     def _start_again(self) -> None:
         """A new Ray on this machine, whose own has died; what ran on it is lost."""
@@ -163,7 +156,7 @@ class RayPool:
 
     def refusal(self, needs: Needs) -> str | None:
         self._look()
-        return self._rack.refusal(needs)
+        return Rack(self._ever.values()).refusal(needs)
 
     def slots(self, needs: Needs) -> int:
         self._look()
@@ -239,7 +232,7 @@ class RayPool:
             return lost(job, f"the worker or its node was lost ({type(error).__name__})")
 
     def yields_to(self, priority: int, waiting: int) -> str | None:
-        return None
+        return None if self._is_here else self._waiting.tell(priority, waiting)
 
     def kill(self, handle: Handle) -> None:
         import ray
@@ -265,59 +258,3 @@ def _warm() -> None:
     from sweeps.pool_local import load_what_runs_need
 
     load_what_runs_need()
-
-
-def _prepare_local_environment() -> None:
-    """What Ray and its workers inherit from this process. Each variable may be set by the user instead."""
-    for name, value in {
-        **WORKER_ENVIRONMENT,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }.items():
-        os.environ.setdefault(name, value)
-    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if os.environ["RAY_AUTH_MODE"] == "token" and not given:
-        # a secret of this sweep alone, so that nothing is written to the home folder, which may be read-only
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def _prepare_token() -> None:
-    """`ray.init` on an address does not switch the token on by itself, although it may have one."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if has_token or (Path.home() / ".ray" / "auth_token").exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def _check_answers(address: str) -> None:
-    """UserError unless something listens at host:port; Ray itself would try for a minute and then abort."""
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"Ray address is {address!r}, it must be HOST:PORT, 'auto' or 'local'")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
-        raise UserError(
-            f"no Ray cluster answers at {address!r} ({error}); check the address, "
-            "or leave it out to run on this machine"
-        ) from error
-
-
-def _short_folder() -> str:
-    """A folder for Ray's sockets, whose paths may not exceed 107 bytes; one per user."""
-    for base in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"):
-        if base is None:
-            continue
-        folder = Path(base) / f"ray-{os.getuid()}"
-        if len(str(folder)) + SESSION_PATH > SOCKET_PATH_LIMIT:
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return str(folder)
-    raise UserError("Ray needs a folder with a short name that can be written; set RAY_TMPDIR to one")

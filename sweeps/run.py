@@ -111,7 +111,9 @@ def run_sweep(
         recorder.start()
         driver = None
         if any(glance.state not in SETTLED for glance in ledger.glance(keys).values()):
-            pool = _started(pool, address, storage, entries)
+            if isinstance(pool, str):
+                pool = pools.start(pool, address=address, shared=None if storage else out, sweep=sweep)
+            pool = _with_storage(pool, storage, entries)
             stack.callback(pool.close)
             driver = Driver(
                 entries,
@@ -140,12 +142,8 @@ def run_sweep(
         )
 
 
-def _started(
-    pool: Pool | str, address: str | None, storage: Storage | None, entries: Sequence[Entry]
-) -> Pool:
+def _with_storage(pool: Pool, storage: Storage | None, entries: Sequence[Entry]) -> Pool:
     """The pool, which gets ready while the caller does other things."""
-    if isinstance(pool, str):
-        pool = pools.start(pool, address=address)
     if storage is not None:
         pool = StoragePool(pool, storage, {entry.dataset for entry in entries})
     pool.warm(len(entries))

@@ -252,14 +252,14 @@ def test_a_cluster_that_does_not_answer_is_refused_within_seconds(monkeypatch):
 
 
 def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tmp_path):
-    from sweeps import pool_ray
+    from sweeps import ray_session
 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    pool_ray._prepare_local_environment()
+    ray_session.prepare_local_environment()
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     deep = tmp_path / ("a" * 60) / ("b" * 60)
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
-    assert not pool_ray._short_folder().startswith(str(tmp_path))
+    assert not ray_session.short_folder().startswith(str(tmp_path))
     assert not deep.exists()

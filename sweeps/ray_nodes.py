@@ -1,0 +1,171 @@
+"""What Ray says of its nodes, as nodes of the rack, and whether each is fit to run what a sweep needs."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UserError
+from sweeps.devices import gpu
+from sweeps.rack import Node
+
+CHECK_S = 660.0
+"""How long a node may take for its first answer: Ray gives a runtime environment ten minutes."""
+SEEN_WITHIN_S = 5.0
+"""How long a file may take from one node to another on a shared filesystem."""
+NEEDED = ("torch", "numpy", "pyarrow", "psutil")
+"""What workers import beside the code that is sent to them."""
+_KIND = "accelerator_type:"
+_BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
+
+
+def living_nodes() -> list[Node]:
+    """The cluster's nodes, now."""
+    import ray
+
+    return [as_node(node) for node in ray.nodes() if node["Alive"]]
+
+
+def as_node(told: Mapping[str, Any]) -> Node:
+    """One entry of `ray.nodes()`; the kind of GPU is in its resource `accelerator_type:KIND`, or a label."""
+    resources: Mapping[str, float] = told["Resources"]
+    kinds = [name.removeprefix(_KIND) for name in resources if name.startswith(_KIND)]
+    kinds += filter(None, [told.get("Labels", {}).get("ray.io/accelerator-type")])
+    kind = kinds[0] if kinds and resources.get("GPU") else ""
+    known = gpu(kind) if kind else None
+    return Node(
+        name=told["NodeID"],
+        host=told["NodeManagerHostname"],
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        memory_bytes=resources.get("memory", float("inf")),
+        gpu_kind=known.kind if known else kind,
+        gpu_memory_bytes=known.memory_bytes if known else float("inf"),
+        gpu_speed=known.flops_per_s if known else 0.0,
+        resources={
+            name: amount
+            for name, amount in resources.items()
+            if name not in _BUILT_IN and not name.startswith((_KIND, "node:"))
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a node says of itself."""
+
+    host: str
+    missing: Sequence[str]
+    """Packages that are not there."""
+    sees: bool
+    """Whether it sees the file that the driver wrote."""
+    problem: str
+    """Why it cannot write beside that file; "" if it can."""
+
+
+def check_nodes(nodes: Sequence[Node], shared: Path | None) -> None:
+    """Ask every node, all at once, whether it has the packages and sees and may write `shared`.
+
+    UserError, naming the first node that does not; or that did not get its runtime environment ready.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    probe = _write_probe(shared)
+    try:
+        ask = ray.remote(max_retries=0, num_cpus=0)(_answer)
+        answers = [
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.name, soft=False)).remote(
+                str(probe) if probe else None
+            )
+            for node in nodes
+        ]
+        end = time.monotonic() + CHECK_S
+        for node, answer in zip(nodes, answers, strict=True):
+            _judge(node.host, shared, _wait(node.host, answer, end))
+    finally:
+        if probe is not None:
+            probe.unlink(missing_ok=True)
+
+
+def _write_probe(shared: Path | None) -> Path | None:
+    if shared is None:
+        return None
+    shared.mkdir(parents=True, exist_ok=True)
+    probe = shared.absolute() / f".probe-{uuid.uuid4().hex}"
+    probe.write_text("a sweep looks whether its nodes see this file; it may be removed\n")
+    return probe
+
+
+def _wait(host: str, answer: Any, end: float) -> Answer | None:
+    """The node's answer; None from one that went away meanwhile."""
+    import ray
+
+    try:
+        found: Answer = ray.get(answer, timeout=max(1.0, end - time.monotonic()))
+        return found
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"node {host!r} cannot make the runtime environment: {lines[-1][:500]}") from error
+    except ray.exceptions.GetTimeoutError as error:
+        raise UserError(f"node {host!r} does not answer within {CHECK_S:.0f} s; see `ray status`") from error
+    except ray.exceptions.RayTaskError as error:
+        if not isinstance(error.cause, ImportError):
+            raise
+        raise UserError(f"node {host!r} cannot load the code of this sweep: {error.cause}") from error
+    except ray.exceptions.RayError:
+        return None
+
+
+def _judge(host: str, shared: Path | None, answer: Answer | None) -> None:
+    if answer is None:
+        return
+    if answer.missing:
+        raise UserError(
+            f"node {host!r} lacks the packages {', '.join(answer.missing)}: install there what "
+            "constraints.txt names, or have SCALING_RUNTIME_ENV bring it"
+        )
+    if not answer.sees:
+        raise UserError(
+            f"node {host!r} does not see the folder {shared}: choose one that all nodes share with --out, or "
+            "give --storage URI for nodes that share none"
+        )
+    if answer.problem:
+        raise UserError(f"node {host!r} cannot write to the folder {shared}: {answer.problem}")
+
+
+def _answer(probe: str | None) -> Answer:
+    """The task."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    sees, problem = True, ""
+    if probe is not None:
+        sees = _appears(Path(probe))
+        problem = _write_problem(Path(probe).parent) if sees else ""
+    return Answer(host=socket.gethostname(), missing=missing, sees=sees, problem=problem)
+
+
+def _appears(path: Path) -> bool:
+    end = time.monotonic() + SEEN_WITHIN_S
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _write_problem(folder: Path) -> str:
+    own = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        own.write_text("x")
+    except OSError as error:
+        return str(error)
+    with suppress(OSError):
+        own.unlink()
+    return ""
