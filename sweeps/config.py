@@ -222,6 +222,8 @@ class Resources(_Section):
 
     cpus: Positive = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    custom: dict[str, Positive] = Field(default_factory=dict)
+    """Further ones by name, of which nodes have some: a quota per user, say."""
 
 
 def _family_choices(value: Any) -> Any:

@@ -156,6 +156,21 @@ def last(path: Path, *, kind: str | None = None) -> Record | None:
     return next((record for record in reversed(records) if kind in (None, record["kind"])), None)
 
 
+def fences(run: Path) -> dict[int, int]:
+    """Attempt -> the step beyond which its files do not count, for a later attempt went on from there.
+
+    Attempts that nobody has gone on from are left out. A node that was declared dead may have written more.
+    """
+    found: dict[int, int] = {}
+    lowest: int | None = None
+    for attempt, folder in reversed(attempt_folders(run).items()):
+        if lowest is not None:
+            found[attempt] = lowest
+        steps = [int(record["step"]) for record in read(folder / JOURNAL) if record["kind"] == "resumed"]
+        lowest = min([*steps, *([] if lowest is None else [lowest])], default=None)
+    return found
+
+
 def merged(run: Path) -> list[Record]:
     """The journals of all attempts of the run in folder `run` as one, each step once and in order.
 

@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from scaling.errors import UserError
-from sweeps.journal import JOURNAL
+from sweeps.journal import JOURNAL, fences
 from sweeps.storage import Storage, StorageError, open_storage, patiently
 from sweeps.worker import RESULT, SPEC, Job, Outcome, Stop, Trouble, failure, read_outcome
 
@@ -226,10 +226,12 @@ class Repeated:
 def fetch_earlier(
     storage: Storage, job: Job, run: Path, *, give_up: Callable[[], object] = lambda: None
 ) -> None:
-    """Bring to folder `run` what earlier attempts left: results, and the newest checkpoint that is whole.
+    """Bring to folder `run` what earlier attempts left: journals, results, the newest whole checkpoint.
 
     Damaged ones come too, so that training tells of them. StorageError after START_S without an answer.
     """
+    from scaling.training.checkpoint import LAST_STEP, checkpoint_name
+
     place = run_place(job)
     names = [
         name
@@ -246,11 +248,19 @@ def fetch_earlier(
 
     for name in names:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
+        if PurePath(name).name == JOURNAL:
+            fetch(name)
         if PurePath(name).name == RESULT and (path := fetch(name)):
             outcome = read_outcome(path.parent)
             if outcome is not None and outcome.status == "finished":
                 return
-    checkpoints = [name for name in names if PurePath(name).match("checkpoint-*.pt")]
+    last = {attempt: checkpoint_name(step) for attempt, step in fences(run).items()}
+    checkpoints = [
+        name
+        for name in names
+        if PurePath(name).match("checkpoint-*.pt")
+        and PurePath(name).name <= last.get(attempt_of(name), checkpoint_name(LAST_STEP))
+    ]
     for name in sorted(checkpoints, key=lambda name: PurePath(name).name, reverse=True):
         path = fetch(name)
         if path is not None and is_whole(path):

@@ -287,15 +287,13 @@ def make_plan(
 
 def _needs(config: SweepConfig, memory: float) -> Needs:
     wanted = config.resources
-    custom = getattr(wanted, "custom", {})
     return Needs(
         cpus=wanted.cpus,
         gpus=wanted.gpus,
         memory_bytes=0.0 if wanted.gpus else memory,
         # Runs that share a GPU share its memory.
         gpu_memory_bytes=memory / min(wanted.gpus, 1.0) if wanted.gpus else 0.0,
-        processes=getattr(wanted, "processes", 1),
-        resources=tuple(sorted((str(name), float(amount)) for name, amount in custom.items())),
+        resources=tuple(sorted((name, float(amount)) for name, amount in wanted.custom.items())),
     )
 
 

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sweeps.journal import JOURNAL, Journal, attempt_folders
+from sweeps.journal import JOURNAL, Journal, attempt_folders, fences
 
 RESULT = "result.json"
 SPEC = "spec.json"
@@ -134,7 +134,8 @@ def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -
 def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train: Train | None) -> Outcome:
     set_threads(job.cpus)
     device = str(job.options.get("device") or default_device(job.gpus))
-    earlier = [path for number, path in attempt_folders(folder.parent).items() if number < job.attempt]
+    folders = attempt_folders(folder.parent)
+    earlier = [number for number in folders if number < job.attempt]
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder.parent / SPEC, dict(job.spec))
     with Journal(folder / JOURNAL) as journal:
@@ -160,7 +161,8 @@ def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train:
             folder,
             log=journal.append,
             should_stop=should_stop,
-            resume_from=list(reversed(earlier)),
+            resume_from=[folders[number] for number in reversed(earlier)],
+            fences={folders[n]: step for n, step in fences(folder.parent).items() if n in folders},
             device=device,
             **{name: value for name, value in job.options.items() if name != "device"},
         ).to_dict()

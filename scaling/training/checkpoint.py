@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,16 @@ import torch
 
 DIGEST_BYTES = 32
 KEPT = 2
+LAST_STEP = 10**10 - 1
 
 
 class DamagedCheckpointError(Exception):
     """The file is not the checkpoint that was written."""
+
+
+def checkpoint_name(step: int) -> str:
+    """Zero-padded, so that names are in the order of steps."""
+    return f"checkpoint-{step:010d}.pt"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -30,7 +36,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     payload = io.BytesIO()
     torch.save({"step": step, **state}, payload)
     content = payload.getbuffer()
-    path = folder / f"checkpoint-{step:010d}.pt"
+    path = folder / checkpoint_name(step)
     temporary = folder / "checkpoint.tmp"  # one name, so that what a killed writer left is overwritten
     try:
         with temporary.open("wb") as file:
@@ -64,10 +70,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def newest_checkpoint(folders: Iterable[Path], key: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """The furthest intact checkpoint of run `key`, and a sentence per damaged one passed over."""
+def newest_checkpoint(
+    folders: Iterable[Path], key: str, fences: Mapping[Path, int] | None = None
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The furthest intact checkpoint of run `key`, and a sentence per damaged one passed over.
+
+    fences: folder -> the step beyond which its checkpoints do not count.
+    """
     damaged: list[str] = []
-    candidates = sorted((p for folder in folders for p in _checkpoints(folder)), key=_by_name, reverse=True)
+    candidates = sorted(
+        (
+            path
+            for folder in folders
+            for path in _checkpoints(folder)
+            if path.name <= checkpoint_name((fences or {}).get(folder, LAST_STEP))
+        ),
+        key=_by_name,
+        reverse=True,
+    )
     for path in candidates:
         try:
             state = load_checkpoint(path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -136,6 +136,7 @@ def train(
     log: Log,
     should_stop: Callable[[], str | None] = lambda: None,
     resume_from: Iterable[Path] = (),
+    fences: Mapping[Path, int] | None = None,
     device: str = "cpu",
     micro_batch_size: int | None = None,
     checkpoint_every_s: float = 15.0,
@@ -144,7 +145,8 @@ def train(
     """Train `spec` on `data`, evaluate its bound, and return how it ended.
 
     folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
-    furthest intact checkpoint in any of them (and in `folder`) is continued.
+    furthest intact checkpoint in any of them (and in `folder`) is continued, those of a folder under
+    `fences` up to that step only.
     log: receives records of kind "resumed", "damaged", "train", "checkpoint" and "bound".
     should_stop: asked after every step; a reason makes the run write a checkpoint and end as preempted.
 
@@ -153,7 +155,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _prepare(spec, data, device, micro_batch_size, compile_trunk)
-    progress = _resume(run, [*resume_from, folder], log)
+    progress = _resume(run, [*resume_from, folder], fences, log)
     every = max(1, spec.steps // CURVE_POINTS)
     peak = matmul_peak(device, spec.precision, torch.get_num_threads())
     flops_per_step = spec.training_flops("exact") / spec.sequences * spec.batch_size
@@ -225,8 +227,8 @@ def _heldout(spec: RunSpec, data: TrainingData) -> Tensor:
     return ids
 
 
-def _resume(run: _Run, folders: list[Path], log: Log) -> _Progress:
-    state, damaged = newest_checkpoint(folders, run.spec.key)
+def _resume(run: _Run, folders: list[Path], fences: Mapping[Path, int] | None, log: Log) -> _Progress:
+    state, damaged = newest_checkpoint(folders, run.spec.key, fences)
     for sentence in damaged:
         log({"kind": "damaged", "sentence": sentence})
     if state is not None:

@@ -65,6 +65,12 @@ def test_sizes_by_budget():
     assert config.grid.sizes == {1e9: ("8x1",), 3e9: ("16x1",)}
 
 
+def test_quotas_are_amounts_by_name():
+    config = parse(GOOD + "resources: {cpus: 2, custom: {ada: 1, licences: 0.5}}\n")
+    assert config.resources.custom == {"ada": 1.0, "licences": 0.5}
+    assert "custom" in refused(GOOD + "resources: {custom: {ada: 0}}\n")
+
+
 def test_config_cannot_be_changed():
     config = parse(GOOD)
     with pytest.raises(Exception, match="frozen"):

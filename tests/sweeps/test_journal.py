@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps import journal
-from sweeps.journal import JOURNAL, Follower, Journal, attempt_folder, attempt_folders, merged, run_folder
+from sweeps.journal import (
+    JOURNAL,
+    Follower,
+    Journal,
+    attempt_folder,
+    attempt_folders,
+    fences,
+    merged,
+    run_folder,
+)
 
 
 def write(path, *records):
@@ -163,3 +172,19 @@ def test_however_often_interrupted_the_story_has_each_step_once_and_in_order(
     steps = [r["step"] for r in merged(run) if r["kind"] == "train"]
     assert steps == list(range(1, total + 1))
     assert all(r["loss"] == r["step"] / 7 for r in merged(run) if r["kind"] == "train")
+
+
+def test_what_an_attempt_wrote_after_it_was_replaced_is_fenced_off(tmp_path):
+    def attempt(number: int, *records: dict) -> None:
+        with Journal(attempt_folder(tmp_path, number) / JOURNAL) as journal:
+            for record in records:
+                journal.append(record)
+
+    attempt(1, {"kind": "resumed", "step": 0}, {"kind": "train", "step": 90})
+    assert fences(tmp_path) == {}
+    attempt(2, {"kind": "start"})
+    assert fences(tmp_path) == {}, "it has not said yet where it goes on from"
+    attempt(3, {"kind": "resumed", "step": 50})
+    attempt(4, {"kind": "resumed", "step": 70})
+    attempt(5, {"kind": "resumed", "step": 60})
+    assert fences(tmp_path) == {4: 60, 3: 60, 2: 50, 1: 50}

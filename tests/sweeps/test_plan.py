@@ -429,6 +429,8 @@ def test_a_plan_says_what_each_run_needs():
         for run in plan_of(CONFIG + f"resources: {{cpus: 4, gpus: {share}}}\n").runs:
             memory = run.memory_bytes * whole
             assert run.needs == Needs(cpus=4, gpus=share, gpu_memory_bytes=memory), "those that share a GPU"
+    quota = plan_of(CONFIG + "resources: {custom: {ada: 1}}\n").runs[0].needs
+    assert quota.resources == (("ada", 1.0),)
 
 
 def test_time_grows_with_work():

@@ -45,7 +45,7 @@ class FakeResult:
 def fake(*, status: str = "finished", error: BaseException | None = None, act=lambda **seen: None):
     """A stand-in for train: acts, then raises or returns."""
 
-    def train(spec, dataset, folder, *, log, should_stop, resume_from, device, **options):
+    def train(spec, dataset, folder, *, log, should_stop, resume_from, fences, device, **options):
         log({"kind": "resumed", "step": 0})
         act(folder=folder, log=log, should_stop=should_stop, resume_from=resume_from, options=options)
         if error is not None:

@@ -158,6 +158,19 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damage: str, 
     assert result.bound == straight.bound
 
 
+def test_a_checkpoint_beyond_the_fence_does_not_count(tmp_path: Path) -> None:
+    """A node that was declared dead wrote steps 8 and 9 after somebody else had gone on from step 7."""
+    spec, late = toy_spec(), tmp_path / "late"
+    run(spec, late, should_stop=Stopper(9), checkpoint_every_s=0)
+    for wrong in late.glob("checkpoint-*9.pt"):
+        wrong.write_bytes(b"not what the newer attempt would have")
+    result, records = run(spec, tmp_path / "b", resume_from=[late], fences={late: 8})
+    assert records[0] == {"kind": "resumed", "step": 8}, "and nothing is said of the other one"
+    assert result.bound == run(spec, tmp_path / "straight")[0].bound
+    _, records = run(spec, tmp_path / "c", resume_from=[late], fences={late: 3})
+    assert records[0] == {"kind": "resumed", "step": 0}
+
+
 def test_another_specs_checkpoint_is_ignored(tmp_path: Path) -> None:
     run(toy_spec(seed=1), tmp_path / "a", should_stop=Stopper(9))
     result, records = run(toy_spec(seed=2), tmp_path / "b", resume_from=[tmp_path / "a"])
