@@ -81,7 +81,7 @@ def schedules(random: np.random.Generator) -> dict[str, Schedule]:
     mixed = [*nodes(fast, speed=faster), *nodes(max(1, slots - fast), kind="A100")]
 
     def by_kind(entry: Entry, node: Node) -> float:
-        return entry.predicted_s / node.gpu_speed
+        return entry.predicted_s * faster / node.gpu_speed  # predicted for the fast ones
 
     return {
         "known": simulate(runs, nodes(slots), known),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ def show_plan(
         )
     out = console()
     facts = prepare.facts_for_plan(asked, out)
-    plan = prepare.plan(asked, facts, kind=_main_kind(nodes) if asked.config.resources.gpus else "")
+    plan = prepare.plan(asked, facts, kind=_fastest_kind(nodes) if asked.config.resources.gpus else "")
     slots = _slots(plan, nodes) if nodes else prepare.local_slots(asked.config)
     out.print(plan_view(plan, slots=slots, width=out.width))
     out.print(places(plan, asked.folder, data=asked.data_folder), soft_wrap=True)
@@ -70,12 +69,9 @@ def _nodes(config: SweepConfig, cluster: str | None) -> tuple[Node, ...]:
     return nodes
 
 
-def _main_kind(nodes: tuple[Node, ...]) -> str:
-    """The kind of GPU with most of the cluster's speed; "" without any."""
-    speeds: dict[str, float] = defaultdict(float)
-    for node in nodes:
-        speeds[node.gpu_kind] += node.gpus * node.gpu_speed
-    return max(speeds, key=lambda kind: speeds[kind], default="")
+def _fastest_kind(nodes: tuple[Node, ...]) -> str:
+    """What predicted times are for, as the driver takes them; "" without any GPU."""
+    return max(nodes, key=lambda node: node.gpu_speed).gpu_kind if nodes else ""
 
 
 def _slots(plan: Plan, nodes: tuple[Node, ...]) -> int:
