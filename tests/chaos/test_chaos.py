@@ -19,7 +19,10 @@ from sweeps.journal import merged, run_folder
 from sweeps.ledger import Ledger
 
 TOY = Path(__file__).parents[1] / "sweeps" / "toy_sweep.py"
-LOCAL_FAULTS = ("worker_killed", "recorder_killed", "disk_full", "checkpoint_truncated", "driver_killed")
+LOCAL_FAULTS = (
+    *("worker_killed", "recorder_killed", "second_driver", "disk_full", "checkpoint_truncated"),
+    "driver_killed",
+)
 SEEDS = range(5)
 FAULTS_PER_SEED = 12
 FAMILY = "uniform"

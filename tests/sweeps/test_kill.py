@@ -111,6 +111,7 @@ def assert_equal_to(undisturbed, out: Path) -> None:
         assert len({step for step, _ in points}) == len(points)
 
 
+@pytest.mark.chaos
 def test_killed_workers_and_drivers_leave_no_trace_in_the_table(tmp_path, data_folder, undisturbed):
     """kill -9 of a worker, then of the driver at a random moment, then two drivers at once."""
     driver = sweep(data_folder, tmp_path)
