@@ -11,6 +11,7 @@ import queue
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,9 @@ class RayPool:
         if not nodes and self._is_here:
             self._start_again()
             return
+        self._know(nodes)
+
+    def _know(self, nodes: Sequence[Node]) -> None:
         self._rack.update(nodes)
         self._ever |= {str(node): node for node in nodes}
 
