@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,8 @@ RAY = Path(sys.executable).parent / "ray"
 class TwoRayNodes:
     """A node of one CPU, the head, and another of one CPU that has QUOTA."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: str) -> None:
+        """more: variables for the processes of both nodes."""
         # Ray's sockets lie in here and may not have long names, so pytest's folder will not do
         self.folder = Path(tempfile.mkdtemp(prefix="rn", dir="/tmp"))
         with socket.socket() as found:
@@ -40,16 +42,28 @@ class TwoRayNodes:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
+            **more,
         }
         self._nodes = []
         try:
             port = self.address.partition(":")[2]
             head = ["--head", "--port", port, "--temp-dir", str(self.folder), "--include-dashboard", "false"]
             self._start("head", head)
-            self._start("second", ["--address", self.address, "--resources", f'{{"{QUOTA}": 1}}'])
+            self.start_second()
         except BaseException:
             self.close()
             raise
+
+    def start_second(self) -> None:
+        self._start("second", ["--address", self.address, "--resources", f'{{"{QUOTA}": 1}}'])
+
+    def kill_second(self) -> None:
+        """All of its processes at once, as when a machine loses its power."""
+        node = self._nodes.pop()
+        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.wait()
 
     def _start(self, name: str, options: list[str]) -> None:
         said = self.folder / f"{name}.log"
