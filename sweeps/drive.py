@@ -180,6 +180,9 @@ def _finish(asked: prepare.Request, plan: Plan, family: str, bootstrap: int, out
     """Fit, show and write one family's law, and say what to do next; whether there is a law."""
     name = asked.config.name
     table = results.ledger_table(asked.folder, name, plan.keys, [family])
+    if not (table.frame["status"] == State.FINISHED).any():
+        out.print(f"no law of {family!r} yet: none of its runs is finished", style="yellow", soft_wrap=True)
+        return False
     try:
         fits = results.fit(table, family, bootstrap=bootstrap)
     except UserError as error:
