@@ -68,7 +68,8 @@ class RayPool:
         self._up = threading.Event()
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._error: Exception | None = None
-        self._to_warm = 0
+        self._closing = threading.Event()
+        self._warming: threading.Thread | None = None
         self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
         self._thread.start()
 
@@ -145,18 +146,21 @@ class RayPool:
         self.ready()
 
     def warm(self, count: int) -> None:
-        def load() -> None:
-            import ray
+        self._warming = threading.Thread(target=self._warm, args=(count,), name="warm", daemon=True)
+        self._warming.start()
 
-            self._up.wait()
-            if self._error is not None:
-                return
-            with suppress(ray.exceptions.RayError):  # a pool that closes meanwhile; jobs load it themselves
-                task = ray.remote(max_retries=0)(_warm)
-                slots = int(ray.cluster_resources().get("CPU", 0))
-                ray.get([task.remote() for _ in range(min(count, slots))])
+    def _warm(self, count: int) -> None:
+        import ray
 
-        threading.Thread(target=load, name="warm", daemon=True).start()
+        self._up.wait()
+        if self._error is not None:
+            return
+        with suppress(ray.exceptions.RayError):  # jobs load what they need themselves, too
+            task = ray.remote(max_retries=0)(_warm)
+            slots = int(ray.cluster_resources().get("CPU", 0))
+            left = [task.remote() for _ in range(min(count, slots))]
+            while left and not self._closing.is_set():
+                _, left = ray.wait(left, timeout=0.1)
 
     def refusal(self, needs: Needs) -> str | None:
         self._look()
@@ -246,6 +250,9 @@ class RayPool:
             ray.cancel(self._tasks[handle][0], force=True)
 
     def close(self) -> None:
+        self._closing.set()
+        if self._warming is not None:
+            self._warming.join()  # Ray ends the process of whoever calls it while it is shut down
         self._commands.put("stop")
         self._thread.join()
 

@@ -263,3 +263,13 @@ def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tm
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
     assert not ray_session.short_folder().startswith(str(tmp_path))
     assert not deep.exists()
+
+
+def test_a_pool_may_close_while_its_workers_still_load():
+    """Ray would end the whole process, without a word of Python, were it asked anything after that."""
+    script = (
+        "from sweeps import pool\n"
+        "ray = pool.start('ray', cpus=1); ray.warm(1); ray.ready(); ray.close(); print('still here')\n"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (out.returncode, out.stdout) == (0, "still here\n"), out.stderr
