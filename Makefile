@@ -54,8 +54,8 @@ compare: run-ready ## compute that each swept family needs over ar to reach the 
 report: run-ready ## one HTML file with every swept family's laws, figures and comparison; needs no network
 	$(SCALING) report $(WHICH) $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES)) $(if $(STORE),--store $(STORE)) $(ARGS)
 
-dashboard: ## where to look at runs until a page of its own comes with a later version
-	@echo "A page of its own comes with a later version; until then open the .html figures under $(OUT)/$(SWEEP)/."
+dashboard: run-ready ## a page with all families' laws that keeps itself up to date; Ctrl-C ends it
+	$(SCALING) dashboard $(WHICH) $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES)) $(if $(STORE),--store $(STORE)) $(ARGS)
 
 notebook: notebook-ready ## run the notebooks in fresh kernels and save them as pages
 	$(BIN)/python scripts/notebook.py analysis/notebooks/fit_laws.ipynb build/notebooks

@@ -172,6 +172,7 @@ def compare(
     method: str = "surface",
     seed: int = 0,
     shared_E: bool = False,
+    laws: Mapping[str, Law] | None = None,
     **options: Any,
 ) -> Comparison:
     """Compute multipliers of every family over `reference` at equal loss, and where their frontiers cross.
@@ -180,8 +181,9 @@ def compare(
     resampled on its own (seeds derived from `seed` and its name), and every resample of the family meets one
     of the reference, so the intervals carry the noise of both. shared_E=True fits all surfaces together with
     one E, as the same text has one entropy (options then: delta, bootstrap, level, resample); a warning says
-    where the runs speak against it, or where bounds of different tightness make it an assumption. UserError
-    names a family without runs or a law that fails.
+    where the runs speak against it, or where bounds of different tightness make it an assumption. laws: those
+    of an earlier comparison of the same runs with the same options, over another reference; they do not
+    depend on it. UserError names a family without runs or a law that fails.
     """
     if not isinstance(runs, pd.DataFrame) or "family" not in runs.columns:
         raise UserError("runs: compare needs a pandas DataFrame with a column family")
@@ -197,7 +199,9 @@ def compare(
     seeds = {name: zlib.crc32(f"{seed}/{name}".encode()) for name in ordered}
     parts = {name: runs[runs["family"] == name] for name in ordered}
     told: list[str] = []
-    if shared_E:
+    if laws is not None:
+        laws = {name: laws[name] for name in ordered}
+    elif shared_E:
         laws, told = _shared(parts, method, seeds, options)
     else:
         laws = _each(parts, method, seeds, options)

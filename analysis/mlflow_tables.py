@@ -83,8 +83,28 @@ class Database:
         return assemble(heads.set_index("run_id"), *wide)
 
     def curves(self, run_ids: list[str]) -> pd.DataFrame:
+        if len(run_ids) == 1:  # found by the table's index, without reading the curves of all
+            return _true_values(
+                self._query(
+                    "SELECT run_uuid AS run_id, key, step, timestamp, value, is_nan FROM metrics "
+                    f"WHERE key = '{TRAIN_LOSS}' AND run_uuid IN :keys",
+                    run_ids,
+                )
+            )
         points = self.points([TRAIN_LOSS])
         return points[points["run_id"].isin(run_ids)]
+
+    def change_mark(self) -> list[int]:
+        """Numbers that change when runs come, move or end: of runs, latest start and end, latest metric."""
+        from sqlalchemy import text
+
+        runs = text(
+            "SELECT count(*), coalesce(max(start_time), 0), coalesce(max(end_time), 0), count(end_time) "
+            "FROM runs"
+        )
+        metrics = text("SELECT count(*), coalesce(max(timestamp), 0) FROM latest_metrics")
+        rows = [self.connection.execute(query).one() for query in (runs, metrics)]
+        return [int(number) for row in rows for number in row]
 
     def points(self, metrics: list[str]) -> pd.DataFrame:
         """Every value of `metrics`: run_id, key, step, timestamp, value."""

@@ -46,6 +46,11 @@ CURVE_COLUMNS = ("sweep", "family", "size", "key", "params", "step", "tokens", "
 
 _log = logging.getLogger(__name__)
 
+
+class NoRunsError(UserError):
+    """The store can be read and holds no runs yet."""
+
+
 Names = str | Sequence[str] | None
 
 
@@ -60,7 +65,7 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
     UserError, in one sentence, for a store that does not exist, does not answer within seconds, is of a newer
     schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family.
     """
-    kind, place = _kind_of(store)
+    kind, place = kind_of(store)
     if kind == "file":
         frame = _read_file(Path(place))
     else:
@@ -68,7 +73,7 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
             frame = _without_duplicates(source.runs())
     shown = without_password(place)
     if not len(frame):
-        raise UserError(f"{shown} holds no runs yet: start a sweep first, e.g. `make sweep FAMILY=uniform`")
+        raise NoRunsError(f"{shown} holds no runs yet: start a sweep first, e.g. `make sweep FAMILY=uniform`")
     frame = _only(frame, "sweep", sweep, shown)
     return _only(frame, "family", family, shown).reset_index(drop=True)
 
@@ -83,7 +88,7 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
     """
     import pandas as pd
 
-    kind, place = _kind_of(store)
+    kind, place = kind_of(store)
     if kind == "file":
         path = Path(place)
         frame = _read_table(path)
@@ -112,8 +117,8 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
 # ---- which store
 
 
-def _kind_of(store: str | Path) -> tuple[str, str]:
-    """("file" | "sqlite" | "postgresql" | "server", path or URI)."""
+def kind_of(store: str | Path) -> tuple[str, str]:
+    """What `store` is, from its name alone: ("file" | "sqlite" | "postgresql" | "server", path or URI)."""
     text = str(store)
     scheme = text.split(":", 1)[0].lower() if "://" in text else ""
     if scheme in ("http", "https"):
@@ -196,6 +201,16 @@ def _read_file(path: Path) -> pd.DataFrame:
 
 
 @contextmanager
+def open_store(store: str | Path) -> Iterator[Database | _Server]:
+    """The tracking database or server `store`, opened to be read; UserError as for `load_runs`."""
+    kind, place = kind_of(store)
+    if kind == "file":
+        raise UserError(f"{place} is a run table, not a tracking store: it has no curves")
+    with _open(kind, place) as source:
+        yield source
+
+
+@contextmanager
 def _open(kind: str, place: str) -> Iterator[Database | _Server]:
     if kind == "server":
         with _impatient():
@@ -209,7 +224,7 @@ class _Server:
     """A tracking server, through MLflow's client."""
 
     def __init__(self, uri: str) -> None:
-        _require_answer(uri)
+        require_answer(uri)
         self.uri = uri
 
     def _client(self) -> MlflowClient:
@@ -279,7 +294,7 @@ def _all_experiments(client: MlflowClient) -> Iterator[Any]:
         token = page.token or None
 
 
-def _require_answer(uri: str) -> None:
+def require_answer(uri: str) -> None:
     """UserError unless something answers at `uri` within seconds; MLflow itself would try for minutes."""
     import urllib.error
     import urllib.request

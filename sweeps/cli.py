@@ -355,6 +355,44 @@ def report_command(
 
 
 @app.command()
+def dashboard(
+    family: Family = None,
+    sweep: Sweep = None,
+    config: Config = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="As for fit; or published:NAME, a table that comes with the package.",
+            metavar="URI",
+            show_default="the sweep's own ledger",
+        ),
+    ] = None,
+    out: Out = RUNS,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; beyond this machine a token is needed.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The next free one from here on.", min=0, max=65535)] = 8050,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="What visitors must show.",
+            envvar="SCALING_DASHBOARD_TOKEN",
+            show_default="made where one is needed",
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further name of this machine in addresses.", metavar="HOST")
+    ] = None,
+    bootstrap: Bootstrap = 1000,
+) -> None:
+    """Serve a page with all families' laws, which keeps itself up to date while runs arrive."""
+    from sweeps.dashboard import show
+
+    show(sweep, config, family or (), store, out, host=host, port=port, token=token, names=name or (),
+         bootstrap=bootstrap)  # fmt: skip
+
+
+@app.command()
 def export(
     file: Annotated[Path, typer.Argument(help="Where to write the run table: FILE.parquet or FILE.csv.")],
     family: Family = None,

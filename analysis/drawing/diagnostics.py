@@ -35,8 +35,8 @@ def variants(diagnosis: Diagnosis, check: str | None = None) -> go.Figure:
     table = variants_table(diagnosis, check)
     labels = ["as fitted", *(parts.safe(name) for name in table["variant"])]
     shown = [("Exponent of N* in compute", law.exponents["params"], table["exponent"])]
-    if table["E"].notna().any():
-        shown.append(("E (nats per token)", law.E, table["E"]))  # type: ignore[attr-defined]
+    if table["E"].notna().any() and hasattr(law, "E"):
+        shown.append(("E (nats per token)", law.E, table["E"]))
     figure = parts.panels(1, len(shown))
     colour = theme.family_style(law.family).colour
     for column, (title, own, others) in enumerate(shown, start=1):

@@ -119,6 +119,11 @@ def template(theme: str) -> go.layout.Template:
     """Plotly template of the theme. Data colours are not in it: they are the same in every theme."""
     import plotly.graph_objects as go
 
+    return go.layout.Template(layout=template_layout(theme))
+
+
+def template_layout(theme: str) -> dict[str, Any]:
+    """The layout of `template` as a plain dictionary, for who draws without the plotly package."""
     palette = PALETTES[theme]
     axis = {
         "gridcolor": palette.grid,
@@ -133,41 +138,39 @@ def template(theme: str) -> go.layout.Template:
         "tickfont": {"size": FONT_PX - 2, "color": palette.muted},
         "nticks": 8,
     }
-    return go.layout.Template(
-        layout={
-            "paper_bgcolor": palette.paper,
-            "plot_bgcolor": palette.paper,
-            "font": {"family": FONT, "size": FONT_PX, "color": palette.text},
-            "title": {
-                "x": 0.0,
-                "xref": "paper",
-                "xanchor": "left",
-                "y": 1.0,
-                "yref": "container",
-                "yanchor": "top",
-                "pad": {"t": 18},
-                "font": {"size": FONT_PX + 5},
-                "subtitle": {"font": {"size": FONT_PX - 1, "color": palette.muted}},
-            },
-            "xaxis": axis,
-            "yaxis": axis,
-            "legend": {
-                "x": 1.02,
-                "y": 1.0,
-                "xanchor": "left",
-                "yanchor": "top",
-                "font": {"size": FONT_PX - 1},
-                "title": {"font": {"size": FONT_PX - 1, "color": palette.muted}},
-                "tracegroupgap": 4,
-            },
-            "annotationdefaults": {
-                "font": {"size": FONT_PX - 2, "color": palette.muted},
-                "arrowcolor": palette.muted,
-                "showarrow": False,
-            },
-            "shapedefaults": {"line": {"color": palette.line, "width": 1.2}},
-            "hoverlabel": {"align": "left", "font": {"family": FONT, "size": FONT_PX - 1}},
-            "hovermode": "closest",
-            "margin": {"l": 80, "r": 40, "t": 84, "b": 62},
-        }
-    )
+    return {
+        "paper_bgcolor": palette.paper,
+        "plot_bgcolor": palette.paper,
+        "font": {"family": FONT, "size": FONT_PX, "color": palette.text},
+        "title": {
+            "x": 0.0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": 1.0,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 18},
+            "font": {"size": FONT_PX + 5},
+            "subtitle": {"font": {"size": FONT_PX - 1, "color": palette.muted}},
+        },
+        "xaxis": axis,
+        "yaxis": axis,
+        "legend": {
+            "x": 1.02,
+            "y": 1.0,
+            "xanchor": "left",
+            "yanchor": "top",
+            "font": {"size": FONT_PX - 1},
+            "title": {"font": {"size": FONT_PX - 1, "color": palette.muted}},
+            "tracegroupgap": 4,
+        },
+        "annotationdefaults": {
+            "font": {"size": FONT_PX - 2, "color": palette.muted},
+            "arrowcolor": palette.muted,
+            "showarrow": False,
+        },
+        "shapedefaults": {"line": {"color": palette.line, "width": 1.2}},
+        "hoverlabel": {"align": "left", "font": {"family": FONT, "size": FONT_PX - 1}},
+        "hovermode": "closest",
+        "margin": {"l": 80, "r": 40, "t": 84, "b": 62},
+    }

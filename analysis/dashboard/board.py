@@ -1,0 +1,229 @@
+"""What the server knows: the latest page data and laws as bytes, kept up by two child processes.
+
+Nothing here reads a store or fits anything. Where a store is lost, the last state stays and is told with its
+age. Laws are fitted for the count that pages ask for; once all runs have ended, for the other counts too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis.dashboard.children import Child, ChildError
+from analysis.dashboard.sources import marks_of
+
+LOOK_S = 1.0
+"""How often files are looked at."""
+ASK_S = 3.0
+"""How often a store without files is asked."""
+AT_LEAST_EVERY_S = 60.0
+"""A store with files is read again after this time, whatever its files say."""
+REST = 4.0
+"""After a read the store has peace for this many times as long as it took; after a fit the processor."""
+READER_IDLE_S, FITTER_IDLE_S = 90.0, 5.0
+QUICK_FIT_S = 90.0
+"""Where a fit took longer than this, only counts that somebody asked for are fitted."""
+
+Count = tuple[str, str]
+"""Counts of params and FLOPs, e.g. ("params_total", "flops_6nd")."""
+
+
+@dataclass(slots=True)
+class Laws:
+    """Laws for one way of counting, as far as they are there."""
+
+    content: bytes = b""
+    """gzip of JSON."""
+    etag: str = ""
+    hash: str = ""
+    """Of the data they were fitted to."""
+    done: bool = False
+    stage: str = ""
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Page:
+    """The data of the page, as last read."""
+
+    content: bytes = b""
+    etag: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    read_at: float | None = None
+    """When the store last answered; None before the first time. Seconds since 1970."""
+    problem: str = ""
+    """Why it does not answer now; "" while it does."""
+    old: bool = False
+    """Left by an earlier server, the store has not been read since."""
+
+
+class Board:
+    """See the module. `watch` runs as a task for as long as the server does."""
+
+    def __init__(self, spec: Mapping[str, Any], cache: Path, *, files: tuple[Path, ...] = (),
+                 bootstrap: int = 1000) -> None:  # fmt: skip
+        """spec: the source, see `worker.build`. files: whose change says that the runs changed."""
+        self.files, self.bootstrap = files, bootstrap
+        base = {"spec": dict(spec), "cache": str(cache)}
+        self.reader, self.fitter = Child(base, READER_IDLE_S), Child(base, FITTER_IDLE_S)
+        self.page = Page()
+        self.laws: dict[Count, Laws] = {}
+        self._wanted: list[Count] = []
+        self._work = asyncio.Event()
+
+    # -- what the server asks --------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Small enough to be asked for every second or two."""
+        page = self.page
+        age = None if page.read_at is None else round(time.time() - page.read_at, 1)
+        laws = {
+            "|".join(count): {"etag": told.etag, "done": told.done, "stage": told.stage,
+                              "fresh": told.hash == page.facts.get("hash"), "problem": told.problem}
+            for count, told in self.laws.items()
+        }  # fmt: skip
+        return {"etag": page.etag, "age_s": age, "problem": page.problem, "laws": laws}
+
+    def want(self, count: Count) -> Laws:
+        """The laws counted that way, as far as they are there; they are fitted next."""
+        if count not in self._wanted:
+            self._wanted.insert(0, count)
+            self._work.set()
+        return self.laws.setdefault(count, Laws())
+
+    def knows(self, count: Count) -> bool:
+        counts = self.page.facts.get("counts", {})
+        return count[0] in counts.get("params", ()) and count[1] in counts.get("flops", ())
+
+    async def run(self, key: str) -> dict[str, Any]:
+        """Curve and story of a run; ChildError where the store does not answer."""
+        return await self.reader.last(job="run", key=key)
+
+    # -- keeping up ------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Read the store when it changes, and fit when the runs changed; until cancelled."""
+        fitting = asyncio.create_task(self._keep_fitting())
+        try:
+            await self._keep_reading()
+        finally:
+            fitting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await fitting
+            await self.reader.close()
+            await self.fitter.close()
+
+    async def _keep_reading(self) -> None:
+        seen: Any = None
+        while True:
+            began = time.monotonic()
+            mark = marks_of(self.files)
+            await self._read_once()
+            took = time.monotonic() - began
+            seen = mark
+            await asyncio.sleep(max(LOOK_S if self.files else ASK_S, REST * min(took, 10.0)))
+            until = time.monotonic() + AT_LEAST_EVERY_S
+            while self.files and time.monotonic() < until and not self.page.problem:
+                if marks_of(self.files) != seen:
+                    break
+                # nothing was written since: what was read is still so
+                self.page.read_at = time.time()
+                await asyncio.sleep(LOOK_S)
+
+    async def _read_once(self) -> None:
+        try:
+            answer = await self.reader.last(job="read", have=bool(self.page.content) and not self.page.old)
+        except ChildError as error:
+            self.page.problem = str(error)
+            return
+        self.page.problem, self.page.read_at = "", time.time()
+        self.page.old = False
+        if answer.get("same"):
+            return
+        content = Path(answer.pop("file")).read_bytes()
+        self.page.content, self.page.etag, self.page.facts = content, answer["etag"], answer
+        self._work.set()
+
+    async def _keep_fitting(self) -> None:
+        while True:
+            count = self._next_count()
+            if count is None:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            began = time.monotonic()
+            await self._fit_once(count)
+            took = time.monotonic() - began
+            # while runs arrive, fits take at most a fifth of the time
+            await asyncio.sleep(min(REST * took, 120.0) if self.page.facts.get("open") else 0.05)
+
+    def _next_count(self) -> Count | None:
+        facts = self.page.facts
+        if not facts.get("rows") or not facts.get("hash"):
+            return None
+        first = (facts["default"]["params"], facts["default"]["flops"])
+        asked = [count for count in self._wanted if self.knows(count)]
+        rest = [(p, f) for p in facts["counts"]["params"] for f in facts["counts"]["flops"]]
+        if facts.get("open") or self._slow:
+            rest = []
+        for count in [*asked, first, *rest]:
+            told = self.laws.get(count)
+            if told is None or told.hash != facts["hash"]:
+                return count
+        return None
+
+    _slow = False
+
+    async def _fit_once(self, count: Count) -> None:
+        told = self.laws.setdefault(count, Laws())
+        wanted = str(self.page.facts["hash"])
+        was = told.content
+        began = time.monotonic()
+        told.stage, told.problem = "starting", ""
+        try:
+            async for answer in self.fitter.ask(
+                job="fit", params=count[0], flops=count[1], hash=wanted, bootstrap=self.bootstrap
+            ):
+                told.stage = answer.get("stage", "")
+                if answer.get("end") or not (was and told.done):
+                    # older laws that are whole stay until the new ones are
+                    self._take(told, Path(answer["file"]), done=bool(answer.get("end")))
+        except ChildError as error:
+            told.problem, told.stage = str(error), ""
+        told.hash = wanted  # also after a failure: the same runs would fail again
+        self._slow = self._slow or time.monotonic() - began > QUICK_FIT_S
+
+    def _take(self, told: Laws, path: Path, *, done: bool) -> None:
+        with contextlib.suppress(OSError):
+            told.content = path.read_bytes()
+            told.etag = hashlib.sha256(told.content).hexdigest()[:24]
+            told.done = done
+
+    def take_up(self, cache: Path) -> None:
+        """Show what an earlier server left in the cache folder until the store has been read."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            facts = json.loads((cache / "facts.json").read_text(encoding="utf-8"))
+            path = cache / "page.json.gz"
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:24] != facts["etag"]:
+                return
+            self.page = Page(
+                content=content, etag=facts["etag"], facts=facts, read_at=path.stat().st_mtime, old=True
+            )
+            for params in facts["counts"]["params"]:
+                for flops in facts["counts"]["flops"]:
+                    self._take_up_laws(cache, (params, flops), facts["hash"])
+
+    def _take_up_laws(self, cache: Path, count: Count, wanted: str) -> None:
+        path = cache / f"laws-{wanted}-{'-'.join(count)}.json.gz"
+        if wanted and path.is_file():
+            told = self.laws.setdefault(count, Laws())
+            self._take(told, path, done=True)
+            told.hash = wanted

@@ -1,0 +1,158 @@
+"""The page: as the server gives it, and as one file with its data inside.
+
+Both are the same HTML, style and script. The file carries the drawing library and the data compressed; its
+policy allows those two scripts by their hashes and nothing from outside.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import importlib.util
+import json
+import re
+import time
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from analysis.dashboard.board import Board
+from analysis.dashboard.security import EMPTY_STYLE
+from analysis.drawing import axes
+from analysis.drawing.theme import (
+    BUDGET_RAMP,
+    FAMILY_STYLES,
+    FONT,
+    NEUTRAL,
+    PALETTES,
+    SPARE_SYMBOLS,
+    template_layout,
+)
+
+SCRIPTS = ("dom", "format", "store", "route", "ticks", "draw", "parts", "overview", "isoflop", "frontier",
+           "compare", "ask", "health", "run", "shell", "main")  # fmt: skip
+"""In the order in which they run: the views use what stands before them."""
+START = re.compile(r"#/[a-z]+(\?[A-Za-z0-9_.,:;|=&%+~*-]{0,600})?")
+"""Addresses inside the page, as the page itself writes them."""
+
+
+def _static(name: str) -> str:
+    return resources.files("analysis.dashboard").joinpath("static", name).read_text(encoding="utf-8")
+
+
+@cache
+def look() -> str:
+    """Colours, markers and words that the drawings of the notebook have too, as JSON."""
+    return json.dumps(
+        {
+            "families": {n: {"colour": s.colour, "symbol": s.symbol} for n, s in FAMILY_STYLES.items()},
+            "neutral": NEUTRAL,
+            "spare": SPARE_SYMBOLS,
+            "ramp": BUDGET_RAMP,
+            "templates": {theme: template_layout(theme) for theme in PALETTES},
+            "titles": {"loss": axes.LOSS, "compute": axes.COMPUTE, "tokens": axes.TOKENS,
+                       "ratio": axes.TOKENS_PER_PARAM, "training": axes.TRAINING_LOSS},
+        }
+    )  # fmt: skip
+
+
+@cache
+def script() -> str:
+    parts = [f'"use strict";\nconst LOOK = {look()};']
+    parts += [_static(f"js/{name}.js") for name in SCRIPTS]
+    return "(() => {\n" + "\n".join(parts) + "\n})();\n"
+
+
+@cache
+def style() -> str:
+    colours = {f"{theme}_{name}": getattr(PALETTES[theme], name)
+               for theme in PALETTES for name in ("paper", "text", "muted", "grid", "line")}  # fmt: skip
+    return Template(_static("style.css")).substitute(colours, font=FONT)
+
+
+@cache
+def library() -> bytes:
+    """plotly.js as it lies in the plotly package, without importing that package."""
+    spec = importlib.util.find_spec("plotly")
+    assert spec is not None, "plotly is a dependency of this package"
+    assert spec.origin is not None, "plotly is an ordinary package"
+    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_bytes()
+
+
+def pack(content: bytes) -> tuple[bytes, str]:
+    """gzip and e-tag."""
+    return gzip.compress(content, 6, mtime=0), hashlib.sha256(content).hexdigest()[:24]
+
+
+def unpack(content: bytes) -> bytes:
+    return gzip.decompress(content)
+
+
+def served(title: str) -> str:
+    """The page as the server gives it."""
+    version = hashlib.sha256(library()).hexdigest()[:12]
+    return _page(
+        title=title,
+        policy="",
+        style='<link rel="stylesheet" href="style.css">',
+        data=f'<meta name="library" content="plotly.js?{version}">',
+        script='<script src="app.js" defer></script>',
+        tail="",
+    )
+
+
+def exported(board: Board, *, title: str, start: str = "") -> bytes:
+    """The page with all that is known inside; it opens at address `start` of the page."""
+    program, drawing, looks = script(), library(), style()
+    allowed = " ".join(_hash(text) for text in (program.encode(), drawing))
+    policy = (
+        f"default-src 'none'; script-src {allowed}; style-src-elem {_hash(looks.encode())} {EMPTY_STYLE}; "
+        "style-src-attr 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    start = start if START.fullmatch(start) else ""
+    known = {"start": start, "written": time.time(), "state": board.state()}
+    parts = {
+        "known": json.dumps(known).encode(),
+        "runs": gzip.decompress(board.page.content) if board.page.content else b"null",
+        "library": drawing,
+    }
+    parts |= {f"laws-{'|'.join(c)}": gzip.decompress(t.content) for c, t in board.laws.items() if t.content}
+    data = "\n".join(_carried(name, content) for name, content in parts.items())
+    return _page(
+        title=title,
+        policy=f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        style=f"<style>{looks}</style>",
+        data=data,
+        script="",
+        tail=f"<script>{program}</script>",
+    ).encode()
+
+
+def _page(**parts: str) -> str:
+    parts["title"] = html.escape(parts["title"])
+    return Template(_static("index.html")).substitute(parts)
+
+
+def _carried(name: str, content: bytes) -> str:
+    """Content as base64 of gzip: no text of a run can end the element, whatever it says."""
+    packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    return f'<script type="application/octet-stream" data-part="{html.escape(name)}">{packed}</script>'
+
+
+def _hash(content: bytes) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'"
+
+
+def file_name(title: str) -> str:
+    """A name for the downloaded file, of letters, digits and dashes."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60]
+    return f"{plain or 'scaling'}-dashboard.html"
+
+
+def facts(board: Board) -> dict[str, Any]:
+    """What the board knows of its runs, for messages."""
+    return dict(board.page.facts)

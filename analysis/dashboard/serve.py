@@ -1,0 +1,100 @@
+"""Serving the page: address, token, cache folder, and an end without noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from analysis.errors import UserError
+
+PORT = 8050
+
+
+def cache_folder(spec: Mapping[str, Any]) -> Path:
+    """A folder of this user for snapshots of that source. Nothing is ever written beside a store."""
+    name = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for parent in (base, Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}"):
+        folder = parent / "scaling" / "dashboard" / name
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+                return folder
+    raise UserError("dashboard: no cache folder can be written; set XDG_CACHE_HOME to one that can")
+
+
+def listen(host: str, port: int, *, tries: int = 20) -> socket.socket:
+    """A listening socket at `port`, or the next free one; UserError where there is none."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UserError(f"host {host}: no address of this machine ({error.strerror or error})") from None
+    problem: OSError | None = None
+    for number in range(port, port + tries) if port else [0]:
+        opened = socket.socket(family, kind, protocol)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            opened.bind((address[0], number, *address[2:]))
+        except OSError as error:
+            opened.close()
+            problem = error
+            continue
+        opened.listen(128)
+        return opened
+    assert problem is not None, "it was tried at least once"
+    raise UserError(f"port {port} of {host} cannot be used ({problem.strerror}); choose another with --port")
+
+
+def serve(
+    spec: Mapping[str, Any],
+    *,
+    title: str,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    token: str | None = None,
+    files: Iterable[Path] = (),
+    names: Iterable[str] = (),
+    bootstrap: int = 1000,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve the page over the source that `spec` names (see `sources.spec_of`) until Ctrl-C.
+
+    Beyond loopback a token is needed; one is made where none is given. files: of the store, whose change says
+    that runs changed. names: further host names of this machine. say: tells a person the address.
+    UserError where host or port cannot be used.
+    """
+    import uvicorn
+
+    from analysis.dashboard import app, security
+    from analysis.dashboard.board import Board
+
+    if token is not None and len(token) < 8:
+        raise UserError("token: give at least 8 characters, or none and one is made")
+    if token is None and not security.is_loopback(host):
+        token = security.new_token()
+    opened = listen(host, port)
+    cache = cache_folder(spec)
+    board = Board(spec, cache, files=tuple(files), bootstrap=bootstrap)
+    board.take_up(cache)
+    guarded = security.Guard(app.build(board, title=title), host=host, token=token, names=names)
+    # no access log: an address may hold the token
+    config = uvicorn.Config(
+        guarded, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
+    )
+    say(f"dashboard of {title}: {_address(opened, host, token)} (Ctrl-C ends it)")
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[opened])
+
+
+def _address(opened: socket.socket, host: str, token: str | None) -> str:
+    port = opened.getsockname()[1]
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    shown = f"[{shown}]" if ":" in shown else shown
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")

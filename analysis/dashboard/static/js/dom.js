@@ -1,0 +1,73 @@
+// Elements. Texts of runs only ever become text nodes: there is no innerHTML in this page.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function el(tag, props = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name === "on") for (const [event, call] of Object.entries(value)) node.addEventListener(event, call);
+    else if (name === "style") Object.assign(node.style, value);
+    else if (name === "text") node.textContent = value;
+    else if (name === "class") node.className = value;
+    else if (name === "value") node.value = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  add(node, ...children);
+  return node;
+}
+
+// As node.append, but what is null or false is left out.
+const add = (node, ...children) => node.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== false));
+
+const SHAPES = {
+  circle: "M5,0A5,5 0 1,0 -5,0A5,5 0 1,0 5,0Z", square: "M-4.5,-4.5H4.5V4.5H-4.5Z",
+  "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z", "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z", diamond: "M0,-6L5,0L0,6L-5,0Z",
+  pentagon: "M0,-5.5L5.2,-1.7L3.2,4.5H-3.2L-5.2,-1.7Z", hexagram: "M0,-6L1.8,-3H5.2L3.5,0L5.2,3H1.8L0,6L-1.8,3H-5.2L-3.5,0L-5.2,-3H-1.8Z",
+};
+
+function familyMark(family) {
+  const { colour, symbol } = familyStyle(family);
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "-7 -7 14 14");
+  svg.setAttribute("class", "mark");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", SHAPES[symbol] || SHAPES.circle);
+  path.setAttribute("fill", colour);
+  svg.append(path);
+  return svg;
+}
+
+// rows: arrays of cells; a cell is a text, a node, or {text, node, class}. columns: {title, class}.
+function tableOf(columns, rows, { caption = "", most = 200 } = {}) {
+  const head = el("tr", {}, columns.map(c => el("th", { scope: "col", class: c.class }, c.title)));
+  const body = el("tbody");
+  const fill = part => body.append(...part.map(row => el("tr", {}, row.map((cell, at) => cellOf(cell, columns[at])))));
+  fill(rows.slice(0, most));
+  const table = el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, head), body);
+  const box = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption || "table" }, table);
+  if (rows.length <= most) return box;
+  const more = el("button", { on: { click: () => { fill(rows.slice(most, 3000)); more.remove(); } } },
+    `Show ${Math.min(rows.length, 3000) - most} more of ${rows.length}`);
+  return el("div", {}, box, more);
+}
+
+function cellOf(cell, column) {
+  const kind = (cell && cell.class) || (column && column.class);
+  if (cell instanceof Node) return el("td", { class: kind }, cell);
+  if (cell && typeof cell === "object") return el("td", { class: kind }, cell.node || cell.text || "");
+  return el("td", { class: kind }, cell === null || cell === undefined ? "" : String(cell));
+}
+
+const listOf = sentences => el("ul", { class: "plain" }, [...new Set(sentences)].map(s => el("li", {}, s)));
+
+function folded(title, make) {
+  const box = el("details", {}, el("summary", {}, title));
+  box.addEventListener("toggle", () => { if (box.open && box.children.length === 1) box.append(make()); }, { once: true });
+  return box;
+}
+
+function emptyState(sentence, more = "") {
+  return el("div", { class: "empty" }, el("p", {}, sentence), more ? el("p", { class: "muted" }, more) : null);
+}

@@ -1,0 +1,162 @@
+// Start: read the runs, show the view that the address names, then keep up with the server.
+
+const POLL_MS = 1500;
+let figures = [];
+
+function render() {
+  document.documentElement.dataset.view = route.view;
+  renderShell();
+  const root = document.getElementById("view");
+  const keep = root.querySelector("input:focus, select:focus, button:focus")?.id;
+  const scrolled = window.scrollY;
+  const fresh = document.createDocumentFragment();
+  const box = el("div");
+  fresh.append(box);
+  if (!store.loaded) box.append(el("p", { class: "muted" }, store.problem || "Reading the runs"));
+  else if (!store.rows) box.append(emptyState("No runs yet.", store.facts.note || "The page fills as soon as a run is planned."));
+  const made = store.loaded && store.rows ? VIEWS[route.view].render(box) : [];
+  keepHeights(root);
+  root.replaceChildren(fresh);
+  window.scrollTo(0, scrolled);
+  if (keep) document.getElementById(keep)?.focus();
+  figures = made;
+  document.documentElement.dataset.usable = String(Number(document.documentElement.dataset.usable || 0) + 1);
+  if (made.length) drawSoon(made);
+}
+
+// The page must not jump while figures are drawn anew.
+function keepHeights(root) {
+  root.style.minHeight = `${root.offsetHeight}px`;
+  setTimeout(() => { root.style.minHeight = ""; }, 1500);
+}
+
+async function drawSoon(made) {
+  if (!window.Plotly) await nextFrame(); // texts and tables first
+  for (const figure of made) if (figures.includes(figure)) await figure.draw();
+}
+
+async function carriedText(name) {
+  const packed = document.querySelector(`script[data-part="${name}"]`).textContent;
+  const bytes = Uint8Array.from(atob(packed), letter => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
+async function startCarried() {
+  store.carried = true;
+  store.known = JSON.parse(await carriedText("known"));
+  const runs = JSON.parse(await carriedText("runs"));
+  takeRuns(runs || { rows: 0, columns: {}, counts: { params: ["own"], flops: ["own"] }, default: { params: "own", flops: "own" }, note: "This file was written before any run was read." });
+  readRoute();
+  await carriedLaws();
+  render();
+}
+
+// Laws with the counts that the address names, unless they are there already.
+async function wantLaws() {
+  if (!store.loaded || !store.rows || store.laws[countName()]) return;
+  const changed = store.carried ? await carriedLaws() : await takeLaws().catch(() => false);
+  if (changed) render();
+}
+
+async function carriedLaws() {
+  const part = document.querySelector(`script[data-part="laws-${countName()}"]`);
+  if (part && !store.laws[countName()]) store.laws[countName()] = JSON.parse(await carriedText(`laws-${countName()}`));
+  return Boolean(part);
+}
+
+// -- the server
+
+async function startServed() {
+  readRoute();
+  await catchUp();
+  setInterval(catchUp, POLL_MS);
+}
+
+let asking = false;
+async function catchUp() {
+  if (asking || document.hidden && store.loaded) return;
+  asking = true;
+  try {
+    const answer = store.loaded ? await fetch("api/state") : null;
+    if (answer) await takeState(await answer.json());
+    else await firstData();
+    if (store.problem) {
+      store.problem = "";
+      renderTold();
+    }
+  } catch (problem) {
+    if (!/fetch|network/i.test(problem.message)) console.error(problem);
+    store.problem = "The server does not answer.";
+    if (store.state.age_s !== undefined) store.state.age_s += POLL_MS / 1000;
+    renderTold();
+  } finally {
+    asking = false;
+  }
+}
+
+async function firstData() {
+  const answer = await fetch("api/data");
+  const told = await answer.json();
+  if (!answer.ok) {
+    store.problem = "";
+    document.getElementById("told").textContent = told.waiting === "reading the runs" ? "Reading the runs" : `The store does not answer: ${told.waiting}`;
+    setTimeout(catchUp, 150);
+    return;
+  }
+  store.etag = answer.headers.get("etag");
+  takeRuns(told);
+  readRoute();
+  render();
+  setTimeout(catchUp, 30);
+}
+
+async function takeState(state) {
+  const before = store.state;
+  store.state = state;
+  let changed = false;
+  if (state.etag && `"${state.etag}"` !== store.etag) changed = await takeNewRuns() || changed;
+  changed = await takeLaws() || changed;
+  if (changed && calm()) render();
+  else if (before.age_s !== state.age_s || before.problem !== state.problem) renderTold();
+}
+
+// Not under the hand of somebody who types or has a menu open.
+function calm() {
+  const active = document.activeElement;
+  return !(active && active.tagName === "INPUT" && active.type !== "checkbox") && !document.querySelector("details.menu[open]");
+}
+
+async function takeNewRuns() {
+  const answer = await fetch("api/data");
+  if (!answer.ok) return false;
+  store.etag = answer.headers.get("etag");
+  takeRuns(await answer.json());
+  readRoute();
+  return true;
+}
+
+const lawTags = {};
+async function takeLaws() {
+  const name = countName();
+  const told = store.state.laws?.[name];
+  if (told && (!told.etag || lawTags[name] === told.etag)) return false;
+  const answer = await fetch(`api/laws?params=${route.params}&flops=${route.flops}`);
+  if (!answer.ok) return false;
+  lawTags[name] = (answer.headers.get("etag") || "").replaceAll('"', "");
+  store.laws[name] = await answer.json();
+  return name === countName();
+}
+
+window.addEventListener("hashchange", () => {
+  readRoute();
+  render();
+  wantLaws();
+});
+dark.addEventListener("change", () => {
+  applyTheme();
+  render();
+});
+applyTheme();
+document.getElementById("foot").textContent = "Losses are bounds on held-out text; intervals are 95% unless said otherwise.";
+if (document.querySelector("script[data-part]")) startCarried();
+else startServed();

@@ -1,0 +1,108 @@
+// Overview: which families, how far each is, the best loss per budget, and the verdicts in a sentence each.
+
+VIEWS.overview = {
+  title: "Overview",
+  render(root) {
+    const best = bestLosses();
+    this.best = best;
+    this.picture = new Figure(420, "Best loss of each family at every budget", (width, how) => overviewFigure(best, width, how));
+    add(root, viewHead("Overview", "How far each family is, and the lowest held-out bound at every budget so far.", this),
+      el("div", { class: "cards" }, shownFamilies().map(familyCard)),
+      note(lawsNote()), el("h3", {}, "Best loss per budget"), bestTable(best), this.picture.box);
+    return [this.picture];
+  },
+  figure() { return this.picture; },
+  csv() {
+    const rows = this.best.flatMap(({ family, at }) => [...at].map(([budget, place]) =>
+      [family, budget, store.runs.loss[place] * lossFactor(), store.runs.key[place], paramsColumn()[place], store.runs.tokens[place]]));
+    return { columns: ["family", "budget", `loss (${LOSS_NAMES[route.loss]})`, "run", "params", "tokens"], rows };
+  },
+};
+
+// family -> budget -> place of its best finished run
+function bestLosses() {
+  const { nominal, loss } = store.runs;
+  const found = new Map(shownFamilies().map(family => [family, new Map()]));
+  for (const at of shownRuns()) {
+    if (!finished(at) || !nominal || missing(nominal[at])) continue;
+    const own = found.get(familyOf(at));
+    const before = own?.get(nominal[at]);
+    if (own && (before === undefined || loss[at] < loss[before])) own.set(nominal[at], at);
+  }
+  return [...found].map(([family, at]) => ({ family, at: new Map([...at].sort((a, b) => a[0] - b[0])) }));
+}
+
+const STATES = [["finished", "done", "#1f7a3d"], ["running", "running", "#3d8ef6"], ["preempted", "interrupted", "#8783bd"],
+  ["diverged", "diverged", "#b64d0f"], ["failed", "failed", "#b3261e"], ["cancelled", "cancelled", "#7d8590"], ["planned", "to come", "transparent"]];
+
+function familyCard(family) {
+  const counts = {};
+  let total = 0;
+  for (let at = 0; at < store.rows; at++) {
+    if (familyOf(at) !== family) continue;
+    counts[statusOf(at)] = (counts[statusOf(at)] || 0) + 1;
+    total += 1;
+  }
+  const told = STATES.filter(([state]) => counts[state]).map(([state, word]) => `${counts[state]} ${word}`);
+  const bar = el("div", { class: "bar", role: "img", "aria-label": `${family}: ${told.join(", ")}` },
+    STATES.map(([state, , colour]) => el("span", { style: { width: `${(100 * (counts[state] || 0)) / total}%`, background: colour } })));
+  return el("section", { class: "card", "data-family": family },
+    el("h3", {}, familyMark(family), family || "all runs"), bar,
+    el("p", { class: "muted" }, `${total} runs: ${told.join(", ")}`), el("p", {}, verdictOf(family)));
+}
+
+// One sentence: compute over the reference at the largest budget, else whether the law is to be believed.
+function verdictOf(family) {
+  const laws = lawsNow();
+  const reference = referenceNow();
+  const found = laws?.compare?.[reference]?.multipliers?.filter(row => row.family === family) || [];
+  const last = found[found.length - 1];
+  const own = lawOf(family, "surface") || lawOf(family, "isoflop");
+  if (family === reference && own) return `The reference. ${frontierSentence(own)}`;
+  if (last) {
+    const far = last.extrapolated ? ` (${reference} read outside its budgets)` : "";
+    return `Needs ${intervalText(last.multiplier, last.low, last.high)} times the compute of ${reference} to reach `
+      + `${(last.at_loss * lossFactor()).toFixed(3)} ${LOSS_NAMES[route.loss]}${far}, by the surface laws.`;
+  }
+  if (own) return frontierSentence(own);
+  const refused = laws?.families?.[family]?.refused;
+  if (refused) return `No law yet: ${Object.values(refused)[0]}`;
+  return lawsNow() ? "Being fitted." : "";
+}
+
+function frontierSentence(law) {
+  const [value, low, high] = law.exponents.params;
+  return `Its best size grows with compute to the power ${intervalText(value, low, high)}.`;
+}
+
+function bestTable(best) {
+  const budgets = store.budgets.filter(shownBudget);
+  if (!budgets.length || !best.some(({ at }) => at.size)) return emptyState("No run has finished yet.", "The table fills as runs end.");
+  const columns = [{ title: "family" }, ...budgets.map(budget => ({ title: `${flopsText(budget)}`, class: "num" }))];
+  const lowest = new Map(budgets.map(budget => [budget, Math.min(...best.map(({ at }) => (at.has(budget) ? store.runs.loss[at.get(budget)] : Infinity)))]));
+  const rows = best.map(({ family, at }) => [familyCell(family), ...budgets.map(budget => {
+    const place = at.get(budget);
+    if (place === undefined) return { text: "–" };
+    const loss = store.runs.loss[place];
+    const link = runLink(store.runs.key[place], (loss * lossFactor()).toFixed(3));
+    if (loss === lowest.get(budget)) link.style.fontWeight = "700";
+    return { node: link, class: "num" };
+  })]);
+  return tableOf(columns, rows, { caption: `Held-out bound, ${LOSS_NAMES[route.loss]}; columns are budgets in FLOPs, the lowest of each in bold` });
+}
+
+function overviewFigure(best, width, { print = false } = {}) {
+  const factor = lossFactor(), data = [], all = { x: [], y: [] };
+  for (const { family, at } of best) {
+    const style = familyStyle(family);
+    const places = [...at.values()];
+    const x = [...at.keys()], y = places.map(place => store.runs.loss[place] * factor);
+    all.x.push(...x);
+    all.y.push(...y);
+    data.push({ x, y, mode: "lines+markers", type: "scatter", name: escaped(family), line: lineOf(style.colour, 1.6), showlegend: print,
+      marker: { color: style.colour, symbol: style.symbol, size: 10 }, customdata: places.map(place => store.runs.key[place]),
+      hovertext: places.map(runHover), hoverinfo: "text" });
+  }
+  return { title: "Best loss per budget", data, layout: { height: 420, hovermode: "closest",
+    xaxis: logAxis("Budget (FLOPs)", all.x, computeText, { room: width / 110 }), yaxis: linearAxis(lossTitle(), all.y) } };
+}

@@ -1,0 +1,101 @@
+// Pieces that several views share: headings with their export menu, cells, lines to copy.
+
+function viewHead(title, sentence, view) {
+  return el("div", { class: "head" },
+    el("div", {}, el("h2", {}, title), el("p", {}, sentence)),
+    exportMenu(title, view));
+}
+
+// view: {figure(): Figure or null, csv(): {columns, rows}}
+function exportMenu(title, view) {
+  const said = el("span", { class: "muted", role: "status" });
+  const item = (name, what, act) => el("button", { type: "button", "data-export": name, on: { click: async () => {
+    said.textContent = "";
+    try {
+      await act();
+      menu.open = false;
+    } catch (problem) {
+      said.textContent = problem.message;
+    }
+  } } }, what);
+  const base = () => `${fileName(document.title)}-${route.view}`;
+  const picture = format => async () => {
+    const figure = view.figure();
+    if (!figure) throw new Error("There is no figure in this view yet.");
+    save(await figure.picture(format, title), `${base()}.${format}`);
+  };
+  const menu = el("details", { class: "menu" }, el("summary", { role: "button" }, "Export"),
+    el("div", {}, item("png", "Figure as PNG", picture("png")), item("svg", "Figure as SVG", picture("svg")),
+      item("csv", "Table as CSV", async () => save(csvUrl(view.csv()), `${base()}.csv`)),
+      item("html", "This page as one file", async () => save(await pageFile(), `${base()}.html`)), said));
+  return menu;
+}
+
+const fileName = text => text.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").toLowerCase() || "scaling";
+
+function save(url, name) {
+  const link = el("a", { href: url, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  if (url.startsWith("blob:")) setTimeout(() => URL.revokeObjectURL(url), 60000);
+}
+
+// The same page with the data inside; a page that already is such a file hands on itself.
+async function pageFile() {
+  if (store.carried) return URL.createObjectURL(new Blob(["<!doctype html>\n", document.documentElement.outerHTML], { type: "text/html" }));
+  const answer = await fetch(`export.html?start=${encodeURIComponent(address())}`);
+  if (!answer.ok) throw new Error("The server did not answer; the page as a file needs it.");
+  return URL.createObjectURL(await answer.blob());
+}
+
+// A text that a spreadsheet would take for a formula is marked as text.
+function csvCell(value) {
+  if (missing(value)) return "";
+  let text = String(value);
+  if (typeof value !== "number" && /^[=+\-@\t\r]/.test(text)) text = "'" + text;
+  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+function csvText({ columns, rows }) {
+  return [columns, ...rows].map(row => row.map(csvCell).join(",")).join("\n") + "\n";
+}
+const csvUrl = told => URL.createObjectURL(new Blob([csvText(told)], { type: "text/csv" }));
+
+function copyButton(told) {
+  const button = el("button", { type: "button", "data-copy": "table", on: { click: async () => {
+    const { columns, rows } = told();
+    const text = [columns, ...rows].map(row => row.map(cell => (missing(cell) ? "" : cell)).join("\t")).join("\n");
+    await navigator.clipboard.writeText(text).then(() => { button.textContent = "Copied"; },
+      () => { button.textContent = "The browser refused to copy"; });
+    setTimeout(() => { button.textContent = "Copy the table"; }, 2000);
+  } } }, "Copy the table");
+  return button;
+}
+
+const familyCell = family => el("span", { style: { display: "inline-flex", gap: "6px", alignItems: "center" } },
+  familyMark(family), el("span", {}, family || "all runs"));
+const budgetCell = budget => el("span", { style: { display: "inline-flex", gap: "6px", alignItems: "center" } },
+  el("span", { class: "dot", style: { background: store.budgetColour.get(budget) || LOOK.neutral } }), flopsText(budget));
+const runLink = (key, text) => el("a", { href: address({ view: "run", run: key }) }, text);
+
+function note(sentence, warn = false) {
+  return sentence ? el("p", { class: warn ? "note warn" : "note" }, sentence) : null;
+}
+
+// The columns of `runs` that a table of runs shows.
+function runsTable(places, caption, most = 100) {
+  const { runs } = store;
+  const columns = [{ title: "run" }, { title: "family" }, { title: "size" }, { title: "budget" }, { title: "parameters", class: "num" },
+    { title: "tokens", class: "num" }, { title: `loss (${route.loss})`, class: "num" }, { title: "status" }, { title: "time", class: "num" }];
+  const params = paramsColumn(), factor = lossFactor();
+  const rows = places.map(at => [runLink(runs.key[at], runs.key[at]), familyCell(familyOf(at)), runs.size ? runs.size[at] : "",
+    runs.nominal && !missing(runs.nominal[at]) ? budgetCell(runs.nominal[at]) : "", countText(params[at]), countText(runs.tokens[at]),
+    missing(runs.loss[at]) ? "" : (runs.loss[at] * factor).toFixed(4), statusOf(at), runs.wall_s ? durationText(runs.wall_s[at]) : ""]);
+  return tableOf(columns, rows, { caption, most });
+}
+
+function runsCsv(places) {
+  const names = Object.keys(store.runs).filter(name => name !== "nominal");
+  return { columns: names, rows: places.map(at => names.map(name => store.runs[name][at])) };
+}

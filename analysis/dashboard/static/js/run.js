@@ -1,0 +1,156 @@
+// Run: its loss curve, what it was, where it ran, what became of its attempts. Without a key: find one.
+
+VIEWS.run = {
+  title: "Run",
+  render(root) {
+    const at = store.place?.get(route.run);
+    this.picture = null;
+    this.curve = null;
+    if (at === undefined) {
+      add(root, ...finder(this));
+      return [];
+    }
+    return showRun(this, root, at);
+  },
+  figure() { return this.picture; },
+  csv() {
+    if (!this.curve) return runsCsv(route.run && store.place.has(route.run) ? [store.place.get(route.run)] : foundRuns());
+    const columns = Object.keys(this.curve);
+    return { columns, rows: this.curve[columns[0]].map((_, row) => columns.map(name => this.curve[name][row])) };
+  },
+};
+
+function foundRuns() {
+  const wanted = (route.find || "").toLowerCase().split(/\s+/).filter(Boolean);
+  const { key, size, host } = store.runs;
+  return shownRuns().filter(at => {
+    const text = `${key[at]} ${familyOf(at)} ${size ? size[at] : ""} ${statusOf(at)} ${host ? host[at] : ""} ${labelOf(at)}`.toLowerCase();
+    return wanted.every(word => text.includes(word));
+  });
+}
+
+function finder(view) {
+  const box = el("div");
+  const fill = () => {
+    const found = foundRuns();
+    box.replaceChildren(found.length ? runsTable(found, `${found.length.toLocaleString()} runs`) : emptyState("No run fits.", "Change the words or the filters above."));
+  };
+  const input = el("input", { type: "text", value: route.find, "aria-label": "Find runs", placeholder: "key, size, state, host ...", style: { width: "300px" },
+    on: { input: () => { route.find = input.value; history.replaceState(null, "", address()); fill(); } } });
+  fill();
+  return [viewHead("Runs", route.run ? `There is no run ${route.run} among these.` : "Choose a run, or click a point in any figure.", view), input, box];
+}
+
+function showRun(view, root, at) {
+  const { runs } = store;
+  const told = el("div");
+  const curveBox = el("div");
+  add(root, viewHead(labelOf(at), runSentence(at), view),
+    curveBox, told,
+    el("div", { class: "two" },
+      el("section", {}, el("h3", {}, "What it is"), facts(at, SPEC)),
+      el("section", {}, el("h3", {}, "What came of it"), facts(at, OUTCOME), trackingLink(at))),
+    el("h3", {}, "Samples of text"), emptyState("No samples were taken of this run."));
+  curveBox.append(el("p", { class: "muted" }, "Reading the loss curve"));
+  loadStory(runs.key[at]).then(story => fillStory(view, curveBox, told, at, story));
+  return [];
+}
+
+function runSentence(at) {
+  const { runs } = store;
+  if (finished(at)) {
+    const bits = runs.bits_per_byte && !missing(runs.bits_per_byte[at]) ? `, ${runs.bits_per_byte[at].toFixed(4)} bits per byte` : "";
+    return `Finished: ${runs.loss[at].toFixed(4)} nats per token${bits}.`;
+  }
+  const why = (runs.sentence && runs.sentence[at]) || (runs.excluded && runs.excluded[at]) || "";
+  return `Status: ${statusOf(at)}${why ? `. ${why}` : ""}`;
+}
+
+const stories = new Map();
+async function loadStory(key) {
+  if (store.carried) return { curve: null, story: [] };
+  const known = stories.get(key);
+  if (known && known.etag === store.state.etag) return known;
+  try {
+    const answer = await fetch(`api/run?key=${encodeURIComponent(key)}`);
+    const told = { ...(await answer.json()), etag: store.state.etag };
+    stories.set(key, told);
+    return told;
+  } catch {
+    return known || { problem: "The server does not answer." };
+  }
+}
+
+function fillStory(view, box, told, at, story) {
+  if (!box.isConnected) return;
+  const curve = story.curve;
+  box.replaceChildren();
+  if (!curve || !curve.step.length) {
+    const why = store.carried ? "Loss curves are not in this file; the served page has them." : story.problem || "There is no loss curve of this run.";
+    box.append(emptyState(why));
+  } else {
+    view.curve = curve;
+    view.picture = new Figure(420, `Training loss of ${labelOf(at)}`, (width, how) => curveFigure(curve, at, width, how));
+    box.append(curveControls(), view.picture.box);
+    view.picture.draw();
+  }
+  if (story.story && story.story.length) told.replaceChildren(el("h3", {}, "Attempts"), attempts(story.story));
+}
+
+function curveControls() {
+  const pick = el("select", { "aria-label": "Horizontal axis", on: { change: () => go({ x: pick.value === "flops" ? "" : pick.value }) } },
+    [["flops", "compute"], ["tokens", "tokens"], ["step", "steps"]].map(([name, word]) => el("option", { value: name, selected: (route.x || "flops") === name }, word)));
+  return el("label", { class: "pick" }, "against", pick);
+}
+
+function curveFigure(curve, at, width, { print = false } = {}) {
+  const name = ["tokens", "step"].includes(route.x) ? route.x : "flops";
+  const style = familyStyle(familyOf(at)), factor = lossFactor();
+  const x = curve[name], y = curve.loss.map(loss => (missing(loss) ? null : number(loss) * factor));
+  const data = [{ x, y, mode: "lines", type: "scatter", name: "training loss", line: lineOf(style.colour, 1.8), showlegend: print,
+    hovertemplate: `training loss %{y:.4f}<br>%{x:.4s} ${name}<extra></extra>` }];
+  const values = y.filter(value => Number.isFinite(value));
+  if (finished(at)) {
+    const loss = store.runs.loss[at] * factor;
+    values.push(loss);
+    data.push({ x: [x[x.length - 1]], y: [loss], mode: "markers", type: "scatter", name: "held-out bound", showlegend: print,
+      marker: { color: style.colour, symbol: style.symbol, size: 12, line: { width: 1.5, color: "#ffffff" } }, hovertemplate: `held-out bound %{y:.4f}<extra></extra>` });
+  }
+  const text = name === "flops" ? computeText : countText;
+  const title = { flops: LOOK.titles.compute, tokens: LOOK.titles.tokens, step: "Steps" }[name];
+  return { title: `Training loss of ${labelOf(at)}`, data, layout: { height: 420, xaxis: logAxis(title, x, text, { room: width / 100 }),
+    yaxis: logAxis(`Training loss (${LOSS_NAMES[route.loss]})`, values, plainTick, { room: 7 }) } };
+}
+
+const SPEC = [["sweep", "sweep"], ["key", "key"], ["objective", "objective"], ["size", "size"], ["params_total", "parameters, all", countText],
+  ["params_non_embedding", "without embeddings", countText], ["params_body", "of the blocks", countText], ["params", "parameters", countText],
+  ["tokens", "tokens", countText], ["unique_tokens", "different tokens", countText], ["budget", "budget (FLOPs)", flopsText],
+  ["flops_exact", "FLOPs, exact", flopsText], ["flops_6nd", "FLOPs, 6 N D", flopsText], ["flops_sahoo2026", "FLOPs, Sahoo et al. 2026", flopsText],
+  ["context_length", "context length"], ["batch_size", "batch size"], ["steps", "steps"], ["learning_rate", "learning rate", x => sig(x, 4)], ["seed", "seed"],
+  ["vocab_size", "vocabulary"], ["corpus", "text"], ["tokenizer", "tokenizer"], ["data_fingerprint", "fingerprint of the text"], ["notes", "notes"], ["tags", "tags"]];
+const OUTCOME = [["status", "status"], ["sentence", "in words"], ["excluded", "left out of fits"], ["loss", "bound (nats per token)", x => x.toFixed(5)],
+  ["loss_se", "its standard error", x => sig(x, 3)], ["bits_per_byte", "bits per byte", x => x.toFixed(5)], ["bound", "kind of bound"], ["wall_s", "time", durationText],
+  ["tokens_per_s", "speed (tokens per s)", countText], ["host", "host"], ["device", "device"], ["started", "started", timeText], ["ended", "ended", timeText],
+  ["code_version", "version of the code"], ["mlflow_run_id", "MLflow's id"]];
+
+function facts(at, names) {
+  const rows = names.flatMap(([name, word, text]) => {
+    const value = store.runs[name]?.[at];
+    return missing(value) || value === "" ? [] : [el("dt", {}, word), el("dd", {}, text && typeof value === "number" ? text(value) : String(value))];
+  });
+  return el("dl", { class: "facts" }, rows);
+}
+
+function trackingLink(at) {
+  const id = store.runs.mlflow_run_id?.[at];
+  const base = store.facts.tracking;
+  if (!id) return null;
+  if (base) return el("p", {}, el("a", { href: `${base}/#/runs/${encodeURIComponent(id)}`, rel: "noreferrer", target: "_blank" }, "Open in MLflow"));
+  return el("p", { class: "muted" }, "In MLflow's own page it has this id.");
+}
+
+function attempts(story) {
+  const columns = [{ title: "attempt", class: "num" }, { title: "state" }, { title: "started" }, { title: "took", class: "num" }, { title: "host" }, { title: "what happened", class: "wrap" }];
+  const rows = story.map(one => [one.attempt, one.state, timeText(one.started), one.ended ? durationText(one.ended - one.started) : "", one.host || "", one.sentence || ""]);
+  return tableOf(columns, rows);
+}

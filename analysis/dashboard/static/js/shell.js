@@ -1,0 +1,112 @@
+// What stands around the views: tabs, filters, conventions, theme, and how old all this is.
+
+function renderShell() {
+  renderTabs();
+  const focused = document.activeElement?.id;
+  document.getElementById("controls").replaceChildren(...(store.loaded && store.rows ? controls() : []));
+  if (focused) document.getElementById(focused)?.focus();
+  renderTold();
+}
+
+function renderTabs() {
+  const tabs = Object.entries(VIEWS).map(([name, view]) => el("a", { href: address({ view: name, run: "" }), "aria-current": route.view === name ? "page" : null }, view.title));
+  const theme = el("select", { id: "theme", "aria-label": "Theme", on: { change: () => setTheme(theme.value) } },
+    ["auto", "light", "dark"].map(name => el("option", { value: name, selected: themeChoice() === name }, name === "auto" ? "as the system" : name)));
+  document.getElementById("tabs").replaceChildren(...tabs, el("span", { class: "right" }, theme));
+}
+
+function controls() {
+  const usesLoss = route.view !== "health";
+  return [familyFilter(), budgetFilter(),
+    pick("params", "N", store.facts.counts.params, COUNT_NAMES), pick("flops", "FLOPs", store.facts.counts.flops, COUNT_NAMES),
+    usesLoss ? lossPick() : null].filter(Boolean);
+}
+
+function chip(id, name, mark, on, toggle) {
+  return el("button", { class: "chip", id, type: "button", "aria-pressed": on ? "true" : "false", on: { click: toggle } }, mark, name);
+}
+
+function familyFilter() {
+  if (store.families.length < 2) return null;
+  const shown = new Set(shownFamilies());
+  const chips = store.families.map(family => chip(`family-${family}`, family, familyMark(family), shown.has(family), () => toggle("family", store.families, family)));
+  return el("div", { class: "group", role: "group", "aria-label": "Families" }, el("span", { class: "label" }, "Families"), chips, allButton("family"));
+}
+
+function budgetFilter() {
+  if (store.budgets.length < 2 || store.budgets.length > 40) return null;
+  const names = store.budgets.map(flopsText);
+  const chips = store.budgets.map((budget, at) => chip(`budget-${names[at]}`, computeText(budget),
+    el("span", { class: "dot", style: { background: store.budgetColour.get(budget) } }), shownBudget(budget), () => toggle("budget", names, names[at])));
+  return el("div", { class: "group", role: "group", "aria-label": "Budgets in FLOPs" }, el("span", { class: "label" }, "Budgets"), chips, allButton("budget"));
+}
+
+const allButton = kind => (route[kind] ? el("button", { type: "button", id: `all-${kind}`, on: { click: () => go({ [kind]: null }) } }, "all") : null);
+
+// The first click on one of all shows it alone; the last one shown brings all back.
+function toggle(kind, all, name) {
+  const chosen = route[kind] ? new Set(route[kind]) : new Set([name]);
+  if (route[kind]) chosen.has(name) ? chosen.delete(name) : chosen.add(name);
+  go({ [kind]: chosen.size === 0 || all.every(one => chosen.has(one)) ? null : chosen });
+}
+
+function pick(kind, word, names, words) {
+  const select = el("select", { id: `pick-${kind}`, disabled: names.length < 2, on: { change: () => go({ [kind]: select.value }) } },
+    names.map(name => el("option", { value: name, selected: route[kind] === name }, words[name] || name)));
+  return el("label", { class: "pick" }, word, select);
+}
+
+function lossPick() {
+  const possible = Boolean(store.facts.bits?.ratio);
+  const select = el("select", { id: "pick-loss", disabled: !possible, title: possible ? null : store.facts.bits?.why, on: { change: () => go({ loss: select.value }) } },
+    Object.entries(LOSS_NAMES).map(([name, word]) => el("option", { value: name, selected: route.loss === name }, word)));
+  return el("label", { class: "pick" }, "Loss", select);
+}
+
+function renderTold() {
+  const told = document.getElementById("told");
+  if (!store.loaded) {
+    told.textContent = store.problem || "Reading the runs";
+    return;
+  }
+  const done = (store.runs.status || []).filter(status => status === "finished").length;
+  const count = `${store.rows.toLocaleString()} runs${store.runs.status && done < store.rows ? `, ${done.toLocaleString()} finished` : ""}`;
+  const parts = [count, ...ageWords()];
+  told.replaceChildren(parts.map(part => (part instanceof Node ? part : document.createTextNode(part))).reduce((all, part, at) => {
+    if (at) all.append(" · ");
+    all.append(part);
+    return all;
+  }, document.createDocumentFragment()));
+}
+
+function ageWords() {
+  if (store.carried) return [`written ${timeText(store.known.written)}`];
+  const age = store.state.age_s;
+  const old = missing(age) ? "" : age < 15 ? "up to date" : `as of ${durationText(age)} ago`;
+  if (store.problem) return [el("span", { class: "bad" }, `${store.problem} What is shown is ${old || "the last that was read"}.`)];
+  if (store.state.problem) return [el("span", { class: "bad" }, `The store does not answer: ${store.state.problem}. What is shown is ${old}.`)];
+  return [old].filter(Boolean);
+}
+
+// -- theme
+
+function themeChoice() {
+  try {
+    return localStorage.getItem("scaling-theme") || "auto";
+  } catch {
+    return "auto";
+  }
+}
+
+function setTheme(choice) {
+  try {
+    localStorage.setItem("scaling-theme", choice);
+  } catch { /* a file from disk may have no storage; the choice then holds for this visit */ }
+  applyTheme(choice);
+  render();
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+function applyTheme(choice = themeChoice()) {
+  document.documentElement.dataset.theme = choice === "auto" ? (dark.matches ? "dark" : "light") : choice;
+}

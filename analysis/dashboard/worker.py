@@ -1,0 +1,243 @@
+"""The child process behind the page: reads a store, or fits laws, one job after the other.
+
+    python -m analysis.dashboard.worker
+
+Jobs come as JSON lines on standard input, answers go as JSON lines to standard output; a job's last answer
+has "end": true. Large results go into files of the cache folder, whose names are in the answer. The process
+ends with its input. Warnings and logs go to standard error.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.dashboard.columns import to_columns
+from analysis.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.dashboard.sources import Change, Source
+
+SNAPSHOT = "runs.parquet"
+PACKED = 4
+"""gzip level: the page is read from this machine, so speed counts."""
+HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
+"""Columns on which laws depend."""
+
+Answers = Iterator[dict[str, Any]]
+
+
+def write(path: Path, content: bytes) -> None:
+    """Whole or not at all: the server reads the file while another job writes the next."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def pack(value: Any) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return gzip.compress(text.encode(), PACKED, mtime=0)
+
+
+class Reader:
+    """The runs of one source, kept up to date, as files for the page."""
+
+    def __init__(self, source: Source, cache: Path) -> None:
+        self.source, self.cache = source, cache
+        self.frame: pd.DataFrame | None = None
+        self.mark: Any = None
+        self.note = ""
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Go on from the snapshot of an earlier process, if there is one."""
+        import pandas as pd
+
+        try:
+            told = json.loads((self.cache / "mark.json").read_text(encoding="utf-8"))
+            frame = pd.read_parquet(self.cache / SNAPSHOT)
+        except (OSError, ValueError):
+            return
+        if told.get("source") == self.source.shown:
+            self.frame, self.mark, self.note = frame, told["mark"], told["note"]
+
+    def read(self, job: Mapping[str, Any]) -> Answers:
+        """What changed; the answer has no file where nothing did and the server has a page already."""
+        started = time.monotonic()
+        change = self.source.read(self.mark)
+        if change is not None:
+            self._merge(change)
+        if change is None and job.get("have"):
+            yield {"same": True, "end": True}
+            return
+        yield self._publish(started)
+
+    def _merge(self, change: Change) -> None:
+        import pandas as pd
+
+        rows = change.rows
+        if not change.whole and self.frame is not None and "key" in self.frame:
+            kept = self.frame[~self.frame["key"].isin(rows["key"])] if len(rows) else self.frame
+            rows = pd.concat([kept, rows], ignore_index=True) if len(rows) else kept
+        self.frame, self.mark, self.note = with_keys(rows), change.mark, change.note
+        self.frame.to_parquet(self.cache / SNAPSHOT, index=False)
+        told = {"source": self.source.shown, "mark": self.mark, "note": self.note}
+        write(self.cache / "mark.json", json.dumps(told).encode())
+
+    def _publish(self, started: float) -> dict[str, Any]:
+        from analysis.dashboard.fits import counts_of, default_counts
+        from analysis.dashboard.measures import measures_of, nominal_budgets
+
+        frame = self.frame
+        assert frame is not None, "a source that never changed has nothing to show"
+        facts: dict[str, Any] = {
+            "rows": len(frame),
+            "note": self.note,
+            "hash": data_hash(frame),
+            "counts": counts_of(frame) if len(frame) else {"params": ["own"], "flops": ["own"]},
+            "default": default_counts(frame) if len(frame) else {"params": "own", "flops": "own"},
+            "bits": measures_of(frame),
+            "open": num_open(frame),
+            "tracking": getattr(self.source, "tracking", None),
+        }
+        shown = frame.assign(nominal=nominal_budgets(frame)) if len(frame) else frame
+        content = pack({**facts, "columns": to_columns(shown)})
+        etag = hashlib.sha256(content).hexdigest()[:24]
+        path = self.cache / "page.json.gz"
+        write(path, content)
+        write(self.cache / "facts.json", json.dumps({**facts, "etag": etag}).encode())
+        took = time.monotonic() - started
+        return {**facts, "etag": etag, "file": str(path), "took_s": took, "end": True}
+
+    def run(self, job: Mapping[str, Any]) -> Answers:
+        """Curve and story of the run with that key."""
+        from analysis.dashboard.measures import thinned
+
+        frame = self.frame
+        rows = frame[frame["key"] == job["key"]] if frame is not None and len(frame) else None
+        if rows is None or not len(rows):
+            yield {"unknown": True, "end": True}
+            return
+        row = {name: None if value != value else value for name, value in rows.iloc[-1].items()}
+        curve = thinned(self.source.curve(row))
+        yield {"curve": curve, "story": self.source.story(row), "end": True}
+
+
+def with_keys(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every row with a key of its own; a table without keys gets numbers."""
+    if not len(rows):
+        return rows.reset_index(drop=True)
+    if "key" not in rows:
+        rows = rows.assign(key=[f"row-{number:05d}" for number in range(1, len(rows) + 1)])
+    return rows.reset_index(drop=True)
+
+
+def num_open(frame: pd.DataFrame) -> int:
+    """Runs that will still change."""
+    if "status" not in frame:
+        return 0
+    return int(frame["status"].isin(["planned", "running", "preempted"]).sum())
+
+
+def data_hash(frame: pd.DataFrame) -> str:
+    """Of everything that laws depend on: they are fitted anew when it changes, and only then."""
+    import pandas as pd
+
+    if not len(frame):
+        return ""
+    rows = frame[frame["status"] == "finished"] if "status" in frame else frame
+    names = [n for n in frame.columns if n in HASHED or n.startswith(("params_", "flops_"))]
+    numbers = pd.util.hash_pandas_object(rows[names], index=False).to_numpy()
+    return hashlib.sha256(numbers.tobytes()).hexdigest()[:24]
+
+
+class Fitter:
+    """Fits laws to the snapshot that the reader keeps."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+
+    def fit(self, job: Mapping[str, Any]) -> Answers:
+        """Answers after each step, with the file that holds all that is known so far."""
+        import pandas as pd
+
+        from analysis.dashboard import fits
+
+        params, flops, wanted = job["params"], job["flops"], job["hash"]
+        path = self.cache / f"laws-{wanted}-{params}-{flops}.json.gz"
+        frame = pd.read_parquet(self.cache / SNAPSHOT)
+        now = data_hash(frame)
+        asked = fits.Asked(frame=fits.counted(frame, params, flops), bootstrap=int(job["bootstrap"]))
+        known: dict[str, Any] = {"hash": now, "params": params, "flops": flops, "fitted_at": time.time()}
+        steps: list[dict[str, Any]] = []
+
+        def tell(stage: str, parts: dict[str, Any]) -> None:
+            for name, part in parts.items():
+                known[name] = known.get(name, {}) | part if isinstance(part, dict) else part
+            write(path.with_suffix(".part"), pack({**known, "done": False, "stage": stage}))
+            send({"stage": stage, "file": str(path.with_suffix(".part"))})
+            steps.append({"stage": stage})
+
+        fits.work_out(asked, tell)
+        write(path, pack({**known, "done": True, "stage": ""}))
+        yield {"file": str(path), "steps": len(steps), "hash": now, "end": True}
+
+
+def build(spec: Mapping[str, Any]) -> Source:
+    """The source that the server's caller named, "package.module:Class", with its options."""
+    module, name = str(spec["source"]).split(":")
+    source: Source = getattr(import_module(module), name)(**spec["options"])
+    return source
+
+
+def send(answer: Mapping[str, Any]) -> None:
+    print(json.dumps(answer), file=_out, flush=True)
+
+
+_out = sys.stdout
+
+
+def main() -> None:
+    """Serve jobs until the input ends."""
+    global _out
+    # what a library prints must not be taken for an answer
+    _out, sys.stdout = sys.stdout, sys.stderr
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    cache: Path | None = None
+    reader: Reader | None = None
+    for line in sys.stdin:
+        job = json.loads(line)
+        cache = Path(job["cache"])
+        try:
+            if job["job"] != "fit" and reader is None:
+                reader = Reader(build(job["spec"]), cache)
+            for answer in _handler(job["job"], reader, cache)(job):
+                send(answer)
+        except UserError as error:
+            send({"error": " ".join(str(error).split()), "end": True})
+        except Exception as error:  # the server shows it and goes on with what it has
+            logging.getLogger(__name__).exception("job %s failed", job["job"])
+            send({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "end": True})
+
+
+def _handler(name: str, reader: Reader | None, cache: Path) -> Callable[[Mapping[str, Any]], Answers]:
+    if name == "fit":
+        os.nice(10)  # a sweep on this machine goes first
+        return Fitter(cache).fit
+    assert reader is not None, "made above"
+    return {"read": reader.read, "run": reader.run}[name]
+
+
+if __name__ == "__main__":
+    main()
