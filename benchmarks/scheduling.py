@@ -31,14 +31,14 @@ from typing import Any
 from scaling.data import Dataset, prepare
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-from sweeps import pool as pools
 from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import Entry, Needs, Run, State
-from sweeps.recorder import Recorder
+from sweeps.pools import base as pools
+from sweeps.record.recorder import Recorder
+from sweeps.record.tracking import ENVIRONMENT, client
 from sweeps.rows import spec_columns
 from sweeps.run import run_sweep
-from sweeps.tracking import ENVIRONMENT, client
 
 TARGETS = {
     "overhead, warm process": (0.2, "s"),

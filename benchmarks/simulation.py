@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.ledger_types import Entry, Needs
-from sweeps.rack import Node
+from sweeps.pools.rack import Node
 from sweeps.simulate import Schedule, simulate
 
 CLOSE = 1.05

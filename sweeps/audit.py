@@ -16,7 +16,7 @@ from sweeps import journal
 from sweeps.journal import attempt_folders, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import Run, State
-from sweeps.recorded import RecordedRun
+from sweeps.record.recorded import RecordedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from scaling.errors import UserError
-from sweeps.devices import Gpu, known_gpu
-from sweeps.rack import Node
+from sweeps.pools.devices import Gpu, known_gpu
+from sweeps.pools.rack import Node
 
 MOST_NODES = 10_000
 _GROUP = re.compile(r"(?P<parts>[^:]+)(?::(?P<nodes>\d+))?")

@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
-from sweeps import changed, pool, prepare, report, results
+from sweeps import changed, prepare, report, results
 from sweeps.caps import Caps
 from sweeps.events import Events, call_webhook, check_webhook
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import Entry, Run, State
 from sweeps.plan import DataFacts, Plan, PlannedRun
+from sweeps.pools import base as pool
+from sweeps.pools.storage import Storage, usable_storage
 from sweeps.progress import Progress
+from sweeps.record.tracking import check_tracking, tracking_uri, without_password
 from sweeps.rows import spec_columns
 from sweeps.run import Report, run_sweep
 from sweeps.status import summary
-from sweeps.storage import Storage, usable_storage
 from sweeps.tables import console, plan_brief
-from sweeps.tracking import check_tracking, tracking_uri, without_password
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from scaling.data import Dataset
-    from sweeps.pool import Pool
+    from sweeps.pools.base import Pool
 
 DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 

@@ -9,7 +9,7 @@ from scaling.errors import UserError
 from sweeps import prepare
 from sweeps.cluster import parse_cluster
 from sweeps.ledger_types import Entry
-from sweeps.rack import Node
+from sweeps.pools.rack import Node
 from sweeps.tables import console, places, plan_view
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _fastest_kind(nodes: tuple[Node, ...]) -> str:
 
 
 def _slots(plan: Plan, nodes: tuple[Node, ...]) -> int:
-    from sweeps.rack import Rack
+    from sweeps.pools.rack import Rack
 
     return max((Rack(nodes).slots(run.needs) for run in plan.to_do), default=1)
 

@@ -17,7 +17,7 @@ from sweeps.status import Row
 from sweeps.tables import WORDS, console, duration, flops_text, short
 
 if TYPE_CHECKING:
-    from sweeps.recorded import RecordedRun
+    from sweeps.record.recorded import RecordedRun
 
 LINES = 10
 FOLLOW_S = 1.0

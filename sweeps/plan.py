@@ -19,9 +19,9 @@ from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
 from sweeps import timing
 from sweeps.config import SweepConfig
-from sweeps.devices import is_cpu, kind_of
 from sweeps.ledger_types import Needs, Run, State
 from sweeps.new_runs import why_new
+from sweeps.pools.devices import is_cpu, kind_of
 from sweeps.sizes import size_params, sizes_per_budget
 
 FEW_STEPS = 200

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from sweeps.rack import Node
+    from sweeps.pools.rack import Node
 
 READ_S = 1.0
 LINE_S = 60.0

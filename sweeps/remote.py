@@ -11,9 +11,9 @@ from scaling.errors import UserError
 from sweeps.config_file import find_config
 from sweeps.control import carry_out, find_one
 from sweeps.ledger import Ledger
+from sweeps.record.tracking import check_tracking, tracking_uri, without_password
 from sweeps.status import Row, open_ledger, rows_of
 from sweeps.tables import console, duration
-from sweeps.tracking import check_tracking, tracking_uri, without_password
 
 STALE_S = 60.0
 """A pinned-up status older than this is told with its age, if something still runs."""
@@ -74,7 +74,7 @@ class _InStore:
         self._tags = _existing_experiment(uri, sweep)
 
     def rows(self) -> list[Row]:
-        from sweeps.board import read_rows
+        from sweeps.record.board import read_rows
 
         rows, age_s = read_rows(self._tags, self.sweep)
         running = any(row.state == "running" for row in rows)
@@ -82,13 +82,13 @@ class _InStore:
         return rows
 
     def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
-        from sweeps.board import ask
+        from sweeps.record.board import ask
 
         return ask(self._tags, action, families, keys)
 
     def log(self, key: str, *, lines: int, follow: bool) -> None:
         from sweeps.logs import show_recorded
-        from sweeps.recorded import recorded_run
+        from sweeps.record.recorded import recorded_run
 
         if follow:
             raise UserError(
@@ -100,7 +100,7 @@ class _InStore:
 
 def _existing_experiment(uri: str, sweep: str) -> Any:
     """The sweep's experiment; it is not created by looking."""
-    from sweeps.tracking import ExperimentTags, client
+    from sweeps.record.tracking import ExperimentTags, client
 
     api = client(uri)
     found = api.get_experiment_by_name(sweep)
@@ -116,7 +116,7 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     are compared; with a store alone, that is looked at by itself.
     """
     from sweeps.audit import audit, audit_store
-    from sweeps.recorded import recorded_runs
+    from sweeps.record.recorded import recorded_runs
 
     name = find_config(sweep, config).name
     have_ledger = Ledger.exists(out / name / "ledger")

@@ -71,7 +71,7 @@ def ledger_table(
 
     from analysis.run_columns import typed
     from sweeps.ledger_types import State
-    from sweeps.recorder import run_ids
+    from sweeps.record.recorder import run_ids
     from sweeps.rows import run_row
     from sweeps.status import of_families, open_ledger, rows_of
 

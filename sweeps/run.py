@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sweeps import pool as pools
 from sweeps.caps import Caps
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import SETTLED, Entry, Run, State
-from sweeps.pool import Pool
-from sweeps.pool_storage import StoragePool
+from sweeps.pools import base as pools
+from sweeps.pools.base import Pool
+from sweeps.pools.storage import Storage
+from sweeps.pools.stored import StoragePool
 from sweeps.progress import View
-from sweeps.record import RecorderProcess
-from sweeps.recorder import GRACE_S, check_tracking, tracking_uri
+from sweeps.record.process import RecorderProcess
+from sweeps.record.recorder import GRACE_S, check_tracking, tracking_uri
 from sweeps.schedule import Driver
 from sweeps.stopping import stop_on_signals
-from sweeps.storage import Storage
 from sweeps.verdict import Retries
 
 

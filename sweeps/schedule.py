@@ -17,10 +17,10 @@ from sweeps.disk import Disk
 from sweeps.journal import JOURNAL, attempt_folder, last, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError
 from sweeps.ledger_types import CLAIMABLE, SETTLED, Entry, Glance, Needs, State, least
-from sweeps.pool import Handle, Pool
+from sweeps.pools.base import Handle, Pool
+from sweeps.pools.rack import Node
+from sweeps.pools.speeds import Queues
 from sweeps.progress import Ended, Flight, View
-from sweeps.rack import Node
-from sweeps.speeds import Queues
 from sweeps.stopping import StopFiles, StopRequest
 from sweeps.verdict import Circumstances, Retries, Verdict, judge
 from sweeps.worker import Job, Outcome, Trouble

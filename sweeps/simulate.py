@@ -17,8 +17,8 @@ from functools import cached_property
 from sweeps.disk import Disk
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import Entry, Needs, State
-from sweeps.pool import killed
-from sweeps.rack import Handle, Node, Rack
+from sweeps.pools.base import killed
+from sweeps.pools.rack import Handle, Node, Rack
 from sweeps.schedule import Driver
 from sweeps.worker import Job, Outcome
 
@@ -37,7 +37,7 @@ class Clock:
 
 
 class SimulatedPool:
-    """A `sweeps.pool.Pool` whose jobs take the time and come to the end that `behaviour` says."""
+    """A `sweeps.pools.base.Pool` whose jobs take the time and come to the end that `behaviour` says."""
 
     def __init__(self, clock: Clock, nodes: Iterable[Node], behaviour: Behaviour) -> None:
         self.clock, self.behaviour = clock, behaviour

@@ -212,7 +212,7 @@ def places(plan: Plan, folder: Path, *, data: Path) -> Text:
 
 def _grounds(plan: Plan) -> str:
     """What the expected times rest on."""
-    from sweeps.devices import is_cpu
+    from sweeps.pools.devices import is_cpu
 
     cpu = is_cpu(plan.kind)
     device = "this machine" if cpu else plan.kind

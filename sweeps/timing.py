@@ -22,7 +22,7 @@ import numpy as np
 
 from scaling.flops import forward_flops
 from scaling.spec import RunSpec
-from sweeps.devices import GPUS, gpu, is_cpu, kind_of
+from sweeps.pools.devices import GPUS, gpu, is_cpu, kind_of
 from sweeps.worker import device_name
 
 MATMUL_SHARE = 0.5

@@ -113,7 +113,7 @@ def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -
     started = time.perf_counter()
     stop = stop or Stop()
     if job.storage:
-        from sweeps.mirror import run_mirrored
+        from sweeps.pools.mirror import run_mirrored
 
         return run_mirrored(job, lambda local: run_job(local, train=train, stop=stop), stop)
     folder = Path(job.folder)

@@ -32,7 +32,7 @@ FORBIDDEN = {
     "analysis": {"scaling", "sweeps", "ray", "optuna", "torch"},
 }
 ONLY_IN = {
-    "ray": ("sweeps/pool_ray.py", "sweeps/ray_"),
+    "ray": ("sweeps/pools/ray",),
     "mlflow": ("sweeps/", "analysis/runs.py"),
     "optuna": ("sweeps/",),
 }

@@ -179,7 +179,9 @@ class Scene:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
-            if "sweeps.record" in words and any(Path(word).absolute() == Path(ledger) for word in words):
+            if "sweeps.record.process" in words and any(
+                Path(word).absolute() == Path(ledger) for word in words
+            ):
                 found.append(process)
         return found
 

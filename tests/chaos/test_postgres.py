@@ -21,7 +21,7 @@ from test_chaos import TOY, clean_environment
 from tiny import tiny_data
 
 from sweeps.audit import audit
-from sweeps.recorded import recorded_runs
+from sweeps.record.recorded import recorded_runs
 
 AWAY_S = 60.0
 

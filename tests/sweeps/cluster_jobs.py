@@ -17,8 +17,8 @@ from two_ray_nodes import QUOTA
 from scaling.errors import UserError
 from sweeps.journal import read
 from sweeps.ledger_types import Needs
-from sweeps.pool import start
-from sweeps.ray_waiting import Waiting
+from sweeps.pools.base import start
+from sweeps.pools.ray_waiting import Waiting
 from sweeps.worker import Job, code_version
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sweeps import simulate
 from sweeps.ledger_types import Entry, Needs
 from sweeps.owner import Owner
-from sweeps.rack import Node
+from sweeps.pools.rack import Node
 from sweeps.worker import Job, Outcome, Trouble, signature_of
 
 

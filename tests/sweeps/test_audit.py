@@ -11,8 +11,8 @@ from sweeps.audit import audit
 from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import State
-from sweeps.recorded import recorded_run, recorded_runs
-from sweeps.recorder import ship
+from sweeps.record.recorded import recorded_run, recorded_runs
+from sweeps.record.recorder import ship
 from sweeps.remote import run_audit
 
 STEPS = 40

@@ -10,10 +10,10 @@ import pytest
 from simulation import entry, other_owner
 
 from scaling.errors import UserError
-from sweeps.board import ANSWER, STATUS, WISH, Board, ask, packed, read_rows, unpacked
 from sweeps.control import carry_out, find_one
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import State
+from sweeps.record.board import ANSWER, STATUS, WISH, Board, ask, packed, read_rows, unpacked
 from sweeps.status import rows_of
 
 

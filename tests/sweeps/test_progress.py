@@ -12,8 +12,8 @@ from simulation import entry
 
 from sweeps.journal import JOURNAL, Journal
 from sweeps.ledger_types import Claim, Glance, State
+from sweeps.pools.rack import Node
 from sweeps.progress import Ended, Flight, Forecast, Progress, View
-from sweeps.rack import Node
 
 NOW = datetime(2026, 11, 20, 12, 0).timestamp()
 """Noon where the test runs, so that a minute later is the same day."""

@@ -8,11 +8,11 @@ import pytest
 from simulation import entry
 
 from scaling.errors import UserError
-from sweeps import board
 from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import State
-from sweeps.recorder import ship
+from sweeps.record import board
+from sweeps.record.recorder import ship
 from sweeps.remote import reach
 from sweeps.status import rows_of
 

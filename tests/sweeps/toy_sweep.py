@@ -13,10 +13,10 @@ from rich.console import Console
 from tiny import tiny_data, tiny_entry
 
 from sweeps.ledger_types import Needs
-from sweeps.pool_local import LocalPool
+from sweeps.pools.local import LocalPool
+from sweeps.pools.storage import usable_storage
 from sweeps.progress import Progress
 from sweeps.run import run_sweep
-from sweeps.storage import usable_storage
 from sweeps.worker import Job
 
 

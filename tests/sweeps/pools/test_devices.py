@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scaling.errors import UserError
-from sweeps.devices import GPUS, gpu, is_cpu, kind_of, known_gpu
+from sweeps.pools.devices import GPUS, gpu, is_cpu, kind_of, known_gpu
 from sweeps.worker import device_name
 
 

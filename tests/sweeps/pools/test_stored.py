@@ -19,14 +19,15 @@ from s3_server import S3Server, s3_server
 from tiny import tiny_data, tiny_job
 
 from scaling.errors import UserError
-from sweeps import journal, pool_storage
-from sweeps import pool as pools
+from sweeps import journal
 from sweeps.journal import JOURNAL, merged, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import Needs
-from sweeps.pool import Pool
-from sweeps.pool_storage import StoragePool
-from sweeps.storage import open_storage
+from sweeps.pools import base as pools
+from sweeps.pools import stored as pool_storage
+from sweeps.pools.base import Pool
+from sweeps.pools.storage import open_storage
+from sweeps.pools.stored import StoragePool
 from sweeps.worker import RESULT, Job, Outcome, Trouble
 
 RUNS, STEPS = 3, 200
@@ -117,7 +118,7 @@ def test_the_data_is_put_there_before_a_job_starts(pool, there, data):
 
 
 def test_data_that_cannot_be_put_is_the_users_to_mend(desk, there, data, monkeypatch):
-    monkeypatch.setattr("sweeps.mirror.START_S", 0.0)
+    monkeypatch.setattr("sweeps.pools.mirror.START_S", 0.0)
     monkeypatch.setattr(pool_storage, "put_dataset", _refused)
     with pytest.raises(UserError, match="cannot be put into storage 'bucket://lab/experiments'"):
         StoragePool(desk, there, [data.folder]).ready()
@@ -238,7 +239,7 @@ def test_it_is_a_pool():
 
 
 def sweep(data_folder: Path, out: Path, *storage: str) -> subprocess.Popen:
-    command = [sys.executable, str(Path(__file__).with_name("toy_sweep.py"))]
+    command = [sys.executable, str(Path(__file__).parents[1] / "toy_sweep.py")]
     command += [str(data_folder), str(out), "local", str(RUNS), str(STEPS), *storage]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     environment["SCALING_SCRATCH"] = str(out / "node")

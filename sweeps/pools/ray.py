@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
-from sweeps import ray_session
 from sweeps.ledger_types import Needs
-from sweeps.pool import in_fresh_process_next, killed, lost
-from sweeps.rack import Handle, Node, Rack
-from sweeps.ray_nodes import check_nodes, living_nodes
-from sweeps.ray_waiting import Waiting
+from sweeps.pools import ray_session
+from sweeps.pools.base import in_fresh_process_next, killed, lost
+from sweeps.pools.rack import Handle, Node, Rack
+from sweeps.pools.ray_nodes import check_nodes, living_nodes
+from sweeps.pools.ray_waiting import Waiting
 from sweeps.worker import RESULT, Job, Outcome, Trouble, failure, run_job
 
 NODES_EVERY_S = 5.0
 
 
 class RayPool:
-    """See `sweeps.pool.Pool`. Ray starts in a thread of its own, while the caller does other things.
+    """See `sweeps.pools.base.Pool`. Ray starts in a thread of its own, while the caller does other things.
 
     That thread lives as long as the pool: Ray's processes ask the kernel to die with the thread that
     started them.
@@ -266,6 +266,6 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm() -> None:
-    from sweeps.pool_local import load_what_runs_need
+    from sweeps.pools.local import load_what_runs_need
 
     load_what_runs_need()

@@ -1,4 +1,4 @@
-"""The recorder as a process of its own, and the loop that process runs (`python -m sweeps.record`).
+"""The recorder as a process of its own, and the loop that process runs (`python -m sweeps.record.process`).
 
 So MLflow's imports and waits cost the driver nothing, and a recorder that dies is started again. It ends
 when its input does: it then catches up for as long as it was allowed to. A driver that is killed thus leaves
@@ -20,8 +20,8 @@ from typing import IO
 
 from sweeps.ledger import RECORDER, Ledger
 from sweeps.owner import Owner
-from sweeps.recorder import GRACE_S, Recorder, trouble_of, waiting_for
-from sweeps.tracking import without_password
+from sweeps.record.recorder import GRACE_S, Recorder, trouble_of, waiting_for
+from sweeps.record.tracking import without_password
 
 URI_VARIABLE = "SCALING_RECORD_TO"
 """The store's URI may hold a password, which a command line would show to everybody."""
@@ -43,7 +43,7 @@ class RecorderProcess:
     def start(self) -> None:
         self._started = time.monotonic()
         log = (self.ledger.folder / "recorder.log").open("ab")
-        command = [sys.executable, "-m", "sweeps.record", str(self.ledger.folder), self.sweep]
+        command = [sys.executable, "-m", "sweeps.record.process", str(self.ledger.folder), self.sweep]
         with log:
             self._popen = subprocess.Popen(
                 [*command, str(self.grace_s)],

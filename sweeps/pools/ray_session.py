@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
-from sweeps.pool import WORKER_ENVIRONMENT
+from sweeps.pools.base import WORKER_ENVIRONMENT
 from sweeps.worker import CODE_VERSION, code_version
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -210,7 +210,7 @@ def _staged_code() -> Iterator[Path]:
     One folder reaches the nodes faster than three modules do (measured: 2.9 s against 3.9 until the first
     task was done), and on a worker it comes before whatever lies where the driver was started.
     """
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     with tempfile.TemporaryDirectory(prefix="scaling-code-") as folder:
         for name in PACKAGES:
             shutil.copytree(

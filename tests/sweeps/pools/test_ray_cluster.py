@@ -15,13 +15,13 @@ from tiny import tiny_data
 from two_ray_nodes import TwoRayNodes
 
 from scaling.errors import UserError
-from sweeps import ray_nodes, ray_session
 from sweeps.ledger_types import Needs
-from sweeps.rack import Node, Rack
-from sweeps.ray_nodes import Answer, as_node
-from sweeps.ray_waiting import FORGET_S, WaitingList
+from sweeps.pools import ray_nodes, ray_session
+from sweeps.pools.rack import Node, Rack
+from sweeps.pools.ray_nodes import Answer, as_node
+from sweeps.pools.ray_waiting import FORGET_S, WaitingList
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 # -- what the nodes are given -------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ def test_a_node_without_packages_or_leave_to_write_is_named(tmp_path):
 
 def test_what_fits_a_node_that_is_gone_waits_for_it():
     """Preempted nodes come back; only what no node ever could hold is refused."""
-    from sweeps.pool_ray import RayPool
+    from sweeps.pools.ray import RayPool
 
     pool = RayPool.__new__(RayPool)
     pool._rack, pool._ever, pool._looked = Rack(), {}, time.monotonic()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from s3_server import s3_server
 
 from scaling.errors import UserError
-from sweeps import storage as storages
-from sweeps.storage import StorageError, open_storage, patiently, usable_storage, without_secrets
+from sweeps.pools import storage as storages
+from sweeps.pools.storage import StorageError, open_storage, patiently, usable_storage, without_secrets
 
 
 @pytest.fixture(params=["folder", "file", "fsspec", "bucket", "s3"])
@@ -212,6 +212,6 @@ def test_secrets_are_not_shown(uri, shown):
 
 
 def test_importing_it_loads_no_pyarrow():
-    code = "import sys, sweeps.pool_storage; print('pyarrow' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, sweeps.pools.stored; print('pyarrow' in sys.modules, 'torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "False"]

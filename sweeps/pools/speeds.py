@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 
 from sweeps.ledger_types import Needs
-from sweeps.rack import Node
+from sweeps.pools.rack import Node
 
 
 class Queues:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scaling.errors import UserError
-from sweeps.tracking import MlflowStore, check_tracking, known_revisions, without_password
+from sweeps.record.tracking import MlflowStore, check_tracking, known_revisions, without_password
 
 
 def unused_port() -> int:
@@ -31,7 +31,7 @@ def test_a_server_that_does_not_answer_is_refused_within_seconds():
 
 
 def test_a_server_that_hangs_is_refused_within_seconds(monkeypatch):
-    monkeypatch.setattr("sweeps.tracking.CONNECT_S", 0.3)
+    monkeypatch.setattr("sweeps.record.tracking.CONNECT_S", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -104,7 +104,7 @@ def test_a_database_whose_writer_was_killed_is_fine(tmp_path):
 
 
 def test_a_database_that_somebody_writes_just_now_is_fine(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweeps.tracking.CONNECT_S", 0.1)
+    monkeypatch.setattr("sweeps.record.tracking.CONNECT_S", 0.1)
     path = tmp_path / "mlflow.db"
     half_written(path)
     check_tracking(f"sqlite:///{path}")

@@ -16,8 +16,8 @@ from simulation import Clock, entry, other_owner
 from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import State
-from sweeps.recorder import Recorder, run_ids, ship
-from sweeps.tracking import (
+from sweeps.record.recorder import Recorder, run_ids, ship
+from sweeps.record.tracking import (
     GoneError,
     MlflowStore,
     check_tracking,

@@ -47,7 +47,7 @@ class Waiting:
         self._answer: str | None = None
 
     def tell(self, priority: int, waiting: int, *, answer_s: float = ANSWER_S) -> str | None:
-        """See `sweeps.pool.Pool.yields_to`; where the list does not answer at once, its last answer."""
+        """See `sweeps.pools.base.Pool.yields_to`; where the list does not answer at once, its last answer."""
         import ray
 
         try:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.ledger_types import Needs
-from sweeps.rack import Node, Rack
+from sweeps.pools.rack import Node, Rack
 
 GB = 1e9
 

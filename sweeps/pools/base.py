@@ -11,7 +11,7 @@ from typing import Protocol
 
 from scaling.errors import UserError
 from sweeps.ledger_types import Needs
-from sweeps.rack import Handle, Node
+from sweeps.pools.rack import Handle, Node
 from sweeps.worker import Job, Outcome, Trouble, read_outcome, signature_of
 
 WORKER_ENVIRONMENT = {
@@ -85,11 +85,11 @@ def start(
     UserError for an unknown kind and for an address that does not answer.
     """
     if kind == "ray":
-        from sweeps.pool_ray import RayPool
+        from sweeps.pools.ray import RayPool
 
         return RayPool(address=address, cpus=cpus, gpus=gpus, shared=shared, sweep=sweep)
     if kind == "local":
-        from sweeps.pool_local import LocalPool
+        from sweeps.pools.local import LocalPool
 
         if address:
             raise UserError(f"pool 'local' has no address, and {address!r} was given; leave one of them out")

@@ -25,11 +25,10 @@ from pathlib import Path
 from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
 from scaling.errors import UserError
 from sweeps import journal
-from sweeps.board import Board
 from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
-from sweeps.rows import run_row
-from sweeps.tracking import (
+from sweeps.record.board import Board
+from sweeps.record.tracking import (
     GoneError,
     MlflowStore,
     Point,
@@ -38,6 +37,7 @@ from sweeps.tracking import (
     tracking_uri,
     without_password,
 )
+from sweeps.rows import run_row
 
 __all__ = ["Recorder", "check_tracking", "ship", "tracking_uri"]
 

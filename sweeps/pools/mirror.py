@@ -29,7 +29,7 @@ from pathlib import Path, PurePath
 
 from scaling.errors import UserError
 from sweeps.journal import JOURNAL, fences
-from sweeps.storage import Storage, StorageError, open_storage, patiently
+from sweeps.pools.storage import Storage, StorageError, open_storage, patiently
 from sweeps.worker import RESULT, SPEC, Job, Outcome, Stop, Trouble, failure, read_outcome
 
 WATCH_S = 4.0

@@ -1,4 +1,4 @@
-"""A pool of plain processes here, and the loop such a process runs (`python -m sweeps.pool_local`).
+"""A pool of plain processes here, and the loop such a process runs (`python -m sweeps.pools.local`).
 
 Jobs go in and outcomes come out as JSON lines over the process's own pipes. A worker whose driver dies sees
 its input end, stops at the next step with a checkpoint, and exits.
@@ -23,8 +23,8 @@ from typing import IO
 import psutil
 
 from sweeps.ledger_types import Needs
-from sweeps.pool import WORKER_ENVIRONMENT, in_fresh_process_next, killed, lost
-from sweeps.rack import Handle, Node, Rack
+from sweeps.pools.base import WORKER_ENVIRONMENT, in_fresh_process_next, killed, lost
+from sweeps.pools.rack import Handle, Node, Rack
 from sweeps.worker import Job, Outcome, Stop, run_job
 
 _WARM = "warm"
@@ -72,7 +72,7 @@ class _Process:
 
 
 class LocalPool:
-    """See `sweeps.pool.Pool`."""
+    """See `sweeps.pools.base.Pool`."""
 
     def __init__(self, *, cpus: int | None = None, gpus: int | None = None, logs: Path | None = None) -> None:
         self._gpus = gpus if gpus is not None else _visible_gpus()
@@ -176,7 +176,7 @@ class LocalPool:
             log = (self._logs / "workers.log").open("ab")
         try:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "sweeps.pool_local"],
+                [sys.executable, "-m", "sweeps.pools.local"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -19,10 +19,10 @@ from pathlib import Path, PurePath
 from scaling.errors import UserError
 from sweeps.journal import JOURNAL
 from sweeps.ledger_types import Needs
-from sweeps.mirror import attempt_of, attempt_place, put_dataset, run_place, stop_place
-from sweeps.pool import Pool
-from sweeps.rack import Handle, Node
-from sweeps.storage import Storage, StorageError
+from sweeps.pools.base import Pool
+from sweeps.pools.mirror import attempt_of, attempt_place, put_dataset, run_place, stop_place
+from sweeps.pools.rack import Handle, Node
+from sweeps.pools.storage import Storage, StorageError
 from sweeps.worker import RESULT, Job, Outcome, Trouble, read_outcome, write_json
 
 FETCH_S = 3.0
@@ -50,7 +50,7 @@ class _Followed:
 
 
 class StoragePool:
-    """See `sweeps.pool.Pool`."""
+    """See `sweeps.pools.base.Pool`."""
 
     def __init__(
         self, pool: Pool, storage: Storage, datasets: Iterable[str | Path], *, fetch_s: float = FETCH_S

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.ledger_types import Needs
-from sweeps.rack import Node
-from sweeps.speeds import Queues
+from sweeps.pools.rack import Node
+from sweeps.pools.speeds import Queues
 
 GPU = Needs(gpus=1)
 FAST = Node(name="fast", cpus=8, gpus=2, gpu_speed=4.0, gpu_memory_bytes=40e9)

@@ -24,7 +24,7 @@ class Node:
     gpus: float = 0.0
     memory_bytes: float = float("inf")
     gpu_kind: str = ""
-    """As `sweeps.devices` names it; "" where the pool does not say."""
+    """As `sweeps.pools.devices` names it; "" where the pool does not say."""
     gpu_memory_bytes: float = float("inf")
     """Of each GPU."""
     gpu_speed: float = 0.0

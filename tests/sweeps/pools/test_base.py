@@ -16,11 +16,11 @@ import pytest
 from tiny import tiny_data, tiny_job
 
 from scaling.errors import UserError
-from sweeps import pool as pools
 from sweeps.journal import read
 from sweeps.ledger_types import Needs
-from sweeps.pool import in_fresh_process_next
-from sweeps.pool_local import LocalPool
+from sweeps.pools import base as pools
+from sweeps.pools.base import in_fresh_process_next
+from sweeps.pools.local import LocalPool
 from sweeps.worker import Job, Outcome, Trouble, failure, run_job
 
 
@@ -118,7 +118,7 @@ def test_what_a_worker_wrote_before_it_died_counts(tmp_path, data):
 def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
     job = tiny_job(data, tmp_path, steps=200_000)
     code = (
-        "import json, sys, time; from sweeps.pool_local import LocalPool\n"
+        "import json, sys, time; from sweeps.pools.local import LocalPool\n"
         "from sweeps.ledger_types import Needs; from sweeps.worker import Job\n"
         "pool = LocalPool(cpus=1); pool.submit(Job.from_dict(json.loads(sys.argv[1])), Needs())\n"
         "time.sleep(600)"
@@ -252,7 +252,7 @@ def test_a_cluster_that_does_not_answer_is_refused_within_seconds(monkeypatch):
 
 
 def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tmp_path):
-    from sweeps import ray_session
+    from sweeps.pools import ray_session
 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -268,7 +268,7 @@ def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tm
 def test_a_pool_may_close_while_its_workers_still_load():
     """Ray would end the whole process, without a word of Python, were it asked anything after that."""
     script = (
-        "from sweeps import pool\n"
+        "from sweeps.pools import base as pool\n"
         "ray = pool.start('ray', cpus=1); ray.warm(1); ray.ready(); ray.close(); print('still here')\n"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
-from sweeps.devices import gpu
-from sweeps.rack import Node
+from sweeps.pools.devices import gpu
+from sweeps.pools.rack import Node
 
 CHECK_S = 660.0
 """How long a node may take for its first answer: Ray gives a runtime environment ten minutes."""

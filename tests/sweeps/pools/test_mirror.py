@@ -14,9 +14,10 @@ from test_worker import fake
 from tiny import tiny_data, tiny_job
 
 from scaling.training.checkpoint import load_checkpoint, save_checkpoint
-from sweeps import journal, mirror, storage
-from sweeps.mirror import fetch_dataset, is_whole, put_dataset, scratch_folder
-from sweeps.storage import StorageError, open_storage
+from sweeps import journal
+from sweeps.pools import mirror, storage
+from sweeps.pools.mirror import fetch_dataset, is_whole, put_dataset, scratch_folder
+from sweeps.pools.storage import StorageError, open_storage
 from sweeps.worker import Job, Outcome, Trouble, run_job
 
 RUN = "toy/uniform/runs/KEY"
