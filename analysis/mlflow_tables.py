@@ -86,12 +86,12 @@ class Database:
         if len(run_ids) == 1:  # found by the table's index, without reading the curves of all
             return _true_values(
                 self._query(
-                    "SELECT run_uuid AS run_id, key, step, timestamp, value, is_nan FROM metrics "
+                    "SELECT run_uuid AS run_id, step, timestamp, value, is_nan FROM metrics "
                     f"WHERE key = '{TRAIN_LOSS}' AND run_uuid IN :keys",
                     run_ids,
                 )
             )
-        points = self.points([TRAIN_LOSS])
+        points = self.points([TRAIN_LOSS]).drop(columns="key")
         return points[points["run_id"].isin(run_ids)]
 
     def change_mark(self) -> list[int]:

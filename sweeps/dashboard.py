@@ -90,7 +90,6 @@ class LedgerSource:
 
         from analysis.run_columns import typed
         from sweeps.ledger_types import State
-        from sweeps.record.recorder import run_ids
         from sweeps.rows import run_row
 
         changed = [run for run in ledger.runs(since=since - SLACK_S) if self._wanted(run.family)]
