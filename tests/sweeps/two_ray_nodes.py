@@ -98,6 +98,7 @@ class TwoRayNodes:
                 node.wait(10)
             except subprocess.TimeoutExpired:
                 node.kill()
+                node.wait()
         for process in psutil.process_iter(["cmdline"]):
             if any(str(self.folder) in word for word in process.info["cmdline"] or []):
                 process.kill()
