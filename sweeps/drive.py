@@ -75,6 +75,8 @@ def drive(
         shared = None if storage else out
         start = partial(_start_pool, stack, how.pool_kind, shared=shared, sweep=name)
         runners = start(how.address) if _elsewhere(how.address) else None
+        if runners is not None:
+            runners.ready()  # what is wrong with a cluster is told before any data is prepared
         dataset = prepare.prepare_data(asked, terminal)
         plan = prepare.plan(asked, DataFacts.of(dataset))
         prepare.check_room(plan, out, checkpoints_elsewhere=storage is not None)
