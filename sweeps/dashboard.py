@@ -59,6 +59,7 @@ class LedgerSource:
         self.shown = str(self.folder)
         self.files = ledger_files(self.folder)
         self._dead: dict[str, str] = {}
+        self._told: dict[str, float] = {}
         self._ledger: ReadLedger | None = None
 
     def read(self, mark: Any) -> Change | None:
@@ -92,9 +93,12 @@ class LedgerSource:
         from sweeps.ledger_types import State
         from sweeps.rows import run_row
 
-        changed = [run for run in ledger.runs(since=since - SLACK_S) if self._wanted(run.family)]
+        recent = [run for run in ledger.runs(since=since - SLACK_S) if self._wanted(run.family)]
+        changed = [run for run in recent if not since or self._told.get(run.key) != run.changed]
         gone = self._gone(ledger, {run.key for run in changed})
-        runs = [*changed, *ledger.runs(gone)] if gone else changed
+        runs = (
+            [*changed, *(run for run in ledger.runs(gone) if self._wanted(run.family))] if gone else changed
+        )
         shipped = ledger.query("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
         recorded = {row["key"]: row["run_id"] for row in shipped}
         rows = []
@@ -103,9 +107,8 @@ class LedgerSource:
             row = run_row(replace(run, state=State(state)), self.sweep, run_id=recorded.get(run.key))
             told = {"sentence": run.sentence or None, "attempt": float(run.attempt)}
             rows.append(row | {name: value for name, value in told.items() if value is not None})
+        self._told |= {run.key: run.changed for run in runs}
         newest = max((run.changed for run in runs), default=since)
-        if newest <= since and not gone and since:
-            return pd.DataFrame(), since
         return (typed(pd.DataFrame(rows), self.shown) if rows else pd.DataFrame()), max(newest, since)
 
     def _gone(self, ledger: Ledger, changed: set[str]) -> list[str]:

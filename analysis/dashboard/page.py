@@ -21,7 +21,7 @@ from string import Template
 from typing import Any
 
 from analysis.dashboard.board import Board
-from analysis.dashboard.security import EMPTY_STYLE
+from analysis.dashboard.security import OWN_STYLES
 from analysis.drawing import axes
 from analysis.drawing.theme import (
     BUDGET_RAMP,
@@ -33,7 +33,7 @@ from analysis.drawing.theme import (
     template_layout,
 )
 
-SCRIPTS = ("dom", "format", "store", "route", "ticks", "draw", "parts", "overview", "isoflop", "frontier",
+SCRIPTS = ("dom", "format", "store", "route", "ticks", "draw", "sketch", "parts", "overview", "isoflop", "frontier",
            "compare", "ask", "health", "run", "shell", "main")  # fmt: skip
 """In the order in which they run: the views use what stands before them."""
 START = re.compile(r"#/[a-z]+(\?[A-Za-z0-9_.,:;|=&%+~*-]{0,600})?")
@@ -110,7 +110,7 @@ def exported(board: Board, *, title: str, start: str = "") -> bytes:
     program, drawing, looks = script(), library(), style()
     allowed = " ".join(_hash(text) for text in (program.encode(), drawing))
     policy = (
-        f"default-src 'none'; script-src {allowed}; style-src-elem {_hash(looks.encode())} {EMPTY_STYLE}; "
+        f"default-src 'none'; script-src {allowed}; style-src-elem {_hash(looks.encode())} {OWN_STYLES}; "
         "style-src-attr 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     start = start if START.fullmatch(start) else ""

@@ -24,8 +24,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "scaling_token"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
-"""plotly.js makes an empty style element and fills it by rules, which a policy allows by this hash."""
+OWN_STYLES = (
+    "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=' "
+    "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='"
+)
+"""plotly.js makes an empty style element, which it fills by rules, and one for its maps, which is not used
+here; a policy allows them by these hashes."""
 # style-src-attr: plotly.js sets style attributes; they can neither load nor run anything under this policy
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src-elem 'self' {empty}; style-src-attr 'unsafe-inline'; "
@@ -33,7 +37,7 @@ POLICY = (
     "frame-ancestors 'none'"
 )
 HEADERS = {
-    "content-security-policy": POLICY.format(empty=EMPTY_STYLE),
+    "content-security-policy": POLICY.format(empty=OWN_STYLES),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",

@@ -1,4 +1,4 @@
-// Elements. Texts of runs only ever become text nodes: there is no innerHTML in this page.
+// Elements. Texts of runs only ever become text nodes: nothing in this page is read as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -41,12 +41,12 @@ function familyMark(family) {
 
 // rows: arrays of cells; a cell is a text, a node, or {text, node, class}. columns: {title, class}.
 function tableOf(columns, rows, { caption = "", most = 200 } = {}) {
-  const head = el("tr", {}, columns.map(c => el("th", { scope: "col", class: c.class }, c.title)));
+  const head = el("tr", {}, columns.map(c => (c.title ? el("th", { scope: "col", class: c.class }, c.title) : el("td", {}))));
   const body = el("tbody");
   const fill = part => body.append(...part.map(row => el("tr", {}, row.map((cell, at) => cellOf(cell, columns[at])))));
   fill(rows.slice(0, most));
   const table = el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, head), body);
-  const box = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption || "table" }, table);
+  const box = el("div", { class: "scroll", tabindex: "0", role: caption ? "region" : null, "aria-label": caption || null }, table);
   if (rows.length <= most) return box;
   const more = el("button", { on: { click: () => { fill(rows.slice(most, 3000)); more.remove(); } } },
     `Show ${Math.min(rows.length, 3000) - most} more of ${rows.length}`);

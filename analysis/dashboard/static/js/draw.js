@@ -23,7 +23,6 @@ async function carriedPlotly() {
   return window.Plotly;
 }
 
-const nextFrame = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
 const themeName = () => document.documentElement.dataset.theme;
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["toImage", "select2d", "lasso2d", "autoScale2d"] };
 
@@ -33,15 +32,23 @@ function framed(figure, box) {
   return { ...figure.layout, template: { layout: LOOK.templates[themeName()] }, autosize: true, showlegend: false, margin };
 }
 
-// One box, one figure: make() is called when the box has its width, again when it is drawn anew.
+// One box, one figure. It is there at once on a canvas; plotly.js draws the same under the hand of the reader.
 class Figure {
-  constructor(height, label, make, { onClick = null } = {}) {
+  constructor(height, label, make, { drawnBefore = false } = {}) {
     this.make = make;
-    this.onClick = onClick;
-    this.box = el("div", { class: "figure waiting", role: "img", "aria-label": label, style: { minHeight: `${height}px` } },
-      el("div", { class: "wait" }, "Drawing"));
-    this.box.figure = this;
-    this.drawn = false;
+    this.canSketch = !drawnBefore;
+    this.box = el("div", { class: "figure", role: "figure", "aria-label": label, style: { minHeight: `${height}px` } });
+    this.box.addEventListener("pointerenter", () => hurry());
+  }
+
+  show() {
+    const width = this.box.clientWidth;
+    if (!width) return;
+    this.figure = this.make(width);
+    if (!this.canSketch) return;
+    this.box.replaceChildren(sketch(this.figure, framed(this.figure, this.box), width));
+    this.box.style.minHeight = "";
+    this.box.dataset.shown = "canvas";
   }
 
   async draw() {
@@ -49,28 +56,53 @@ class Figure {
       const Plotly = await loadPlotly();
       if (!this.box.isConnected) return;
       const started = performance.now();
-      const figure = this.make(this.box.clientWidth);
-      if (!this.drawn) this.box.replaceChildren();
-      this.box.classList.remove("waiting");
-      await Plotly.react(this.box, figure.data, framed(figure, this.box), CONFIG);
+      this.figure = this.figure || this.make(this.box.clientWidth);
+      const plot = el("div", { class: "plot" });
+      this.box.append(plot);
+      const layout = framed(this.figure, this.box);
+      await Plotly.newPlot(plot, this.figure.data, layout, CONFIG);
+      if (this.plot) Plotly.purge(this.plot);
+      this.plot = plot;
+      this.box.replaceChildren(plot);
       this.box.style.minHeight = "";
-      if (!this.drawn) this.listen();
-      this.drawn = true;
+      this.listen(Plotly);
       this.box.dataset.drawn = String(Number(this.box.dataset.drawn || 0) + 1);
       this.box.dataset.tookMs = String(Math.round(performance.now() - started));
     } catch (problem) {
-      this.box.replaceChildren(el("p", { class: "note warn" }, `This figure cannot be drawn: ${problem.message}`));
+      console.error(problem);
+      this.box.append(el("p", { class: "note warn" }, `This figure cannot be drawn: ${problem.message}`));
     }
   }
 
-  listen() {
-    this.box.on("plotly_click", event => {
+  listen(Plotly) {
+    this.plot.on("plotly_click", event => {
       const key = event.points[0]?.customdata;
       if (typeof key === "string") go({ view: "run", run: key }, { replace: false });
     });
-    this.box.on("plotly_relayout", change => {
-      if (this.onZoom && Object.keys(change).some(name => /range|autorange/.test(name))) this.onZoom(change);
+    this.plot.on("plotly_relayout", change => {
+      if (this.busy || !Object.keys(change).some(name => /axis\d*\.(range|autorange)/.test(name))) return;
+      this.busy = true;
+      this.zoomed(Plotly, change).finally(() => { this.busy = false; });
     });
+  }
+
+  // Other ticks for another range; and room for points that lay under others.
+  async zoomed(Plotly, change) {
+    const shown = this.plot.layout, update = {};
+    const back = Object.keys(change).some(name => name.endsWith("autorange"));
+    for (const name of Object.keys(shown).filter(key => /^[xy]axis\d*$/.test(key))) {
+      if (shown[name].tickmode !== "array" || !this.figure.layout[name]) continue;
+      if (back) update[`${name}.range`] = [...this.figure.layout[name].range];
+      const axis = back ? this.figure.layout[name] : { ...shown[name], write: this.figure.layout[name].write };
+      const ticks = ticksAnew(axis);
+      for (const [key, value] of Object.entries(ticks)) update[`${name}.${key}`] = value;
+    }
+    await Plotly.relayout(this.plot, update);
+    if (this.onZoom) await this.onZoom(Plotly, back ? null : this.plot.layout);
+  }
+
+  gone() {
+    if (this.plot && window.Plotly) window.Plotly.purge(this.plot);
   }
 
   // As a file: with title, legend and a fixed size, in the theme that is shown.
@@ -101,19 +133,21 @@ const escaped = text => String(text).replaceAll("&", "&amp;").replaceAll("<", "&
 const MOST_POINTS = 1400;
 
 // Of points on top of each other one is drawn: a grid of cells in pixels, coarser until few enough are left.
-// points: {x, y, ...}; scale: from data to pixels. Each kept point tells in `more` how many it stands for.
+// points: {group, ...}, groups being small whole numbers; toPixel: where a point is drawn. Each kept point tells in
+// `more` how many others it stands for.
+const WIDE = 8192;
 function thinned(points, toPixel, most) {
   if (points.length <= most) return points;
-  const places = points.map(toPixel);
-  for (let cell = 2; ; cell *= 1.35) {
-    const kept = new Map();
-    for (let at = 0; at < points.length; at++) {
-      const id = `${points[at].group}/${Math.round(places[at][0] / cell)}/${Math.round(places[at][1] / cell)}`;
-      const first = kept.get(id);
-      if (first) first.more += 1;
-      else kept.set(id, { ...points[at], more: 0 });
+  const xs = new Float64Array(points.length), ys = new Float64Array(points.length);
+  points.forEach((point, at) => { [xs[at], ys[at]] = toPixel(point); });
+  for (let cell = 2; ; cell *= 1.5) {
+    const first = new Map(), more = new Map();
+    for (let at = 0; at < points.length && first.size <= most; at++) {
+      const id = (points[at].group * WIDE + Math.round(xs[at] / cell) + 2048) * WIDE + Math.round(ys[at] / cell) + 2048;
+      if (first.has(id)) more.set(id, (more.get(id) || 0) + 1);
+      else first.set(id, at);
     }
-    if (kept.size <= most || cell > 60) return [...kept.values()];
+    if (first.size <= most || cell > 60) return [...first].map(([id, at]) => ({ ...points[at], more: more.get(id) || 0 }));
   }
 }
 

@@ -14,7 +14,7 @@ function sig(x, digits = 3) {
 }
 
 const expo = (x, places = 1) => x.toExponential(places).replace("e+", "e");
-const flopsText = x => (missing(x) ? "" : expo(x, 1));
+const flopsText = x => (missing(x) ? "" : x === 0 ? "0" : Number.isFinite(x) ? expo(x, 1) : "∞");
 const computeText = x => flopsText(x).replace(".0e", "e");
 
 function countText(x, digits = 3) {

@@ -57,14 +57,13 @@ function verdictTable() {
 function residualFigure(residuals, width, { print = false } = {}) {
   const columns = width < 700 ? 1 : 2;
   const data = [], layout = { height: columns === 1 ? 640 : 400, hovermode: "closest" };
-  const all = residuals.flatMap(({ family, points }) => points.map(p => ({ ...p, family, group: family })));
+  const all = residuals.flatMap(({ family, points }, group) => points.map(p => ({ ...p, family, group })));
   const sizes = all.map(p => Math.abs(p.percent)).sort((a, b) => a - b);
   const reach = Math.max(3 * (sizes[Math.floor(0.97 * sizes.length)] || 1), 0.1);
   const shown = all.map(p => ({ ...p, y: Math.max(-reach, Math.min(reach, p.percent)) }));
   const flops = flopsColumn(), params = paramsColumn();
   const scales = [[at => flops[at], flopsTitle(), computeText], [at => store.runs.tokens[at] / params[at], "Training tokens per parameter", plainTick]];
   const yaxis = linearAxis("Measured above predicted (%)", [...shown.map(p => p.y), 0]);
-  yaxis.tickformat = "";
   scales.forEach(([value, title, text], place) => {
     const axis = axisNames(place), name = place ? "2" : "";
     const points = shown.map(p => ({ ...p, x: value(p.at) })).filter(p => p.x > 0);
@@ -83,7 +82,7 @@ function residualFigure(residuals, width, { print = false } = {}) {
 function residualTrace(points, family, axis) {
   const style = familyStyle(family);
   return { ...axis, x: points.map(p => p.x), y: points.map(p => p.y), mode: "markers", name: escaped(family), hoverinfo: "text",
-    marker: { color: style.colour, size: points.map(p => (p.outlier ? 9 : 6)), opacity: 0.8, symbol: points.map(p => (p.outlier ? `${style.symbol}-open` : style.symbol)) },
+    marker: { color: style.colour, size: points.map(p => (p.outlier ? 9 : 6)), opacity: 0.8, line: { width: 0 }, symbol: points.map(p => (p.outlier ? `${style.symbol}-open` : style.symbol)) },
     customdata: points.map(p => store.runs.key[p.at]), hovertext: points.map(p => `${runHover(p.at)}<br>${p.percent >= 0 ? "+" : ""}${p.percent.toFixed(2)}% off the surface${p.outlier ? ", an outlier" : ""}`) };
 }
 
@@ -135,7 +134,7 @@ function checksOf(found, family, method) {
   const columns = [{ title: "check" }, { title: "grade" }, { title: "finding", class: "wrap" }];
   const rows = found.checks.map(c => [c.check, { node: el("span", { class: c.grade === "concern" ? "bad" : c.grade === "fine" ? "good" : "" }, c.grade) }, c.finding]);
   const picture = new Figure(found.figure.layout.height || 500, `The ${method} law of ${family}, fitted otherwise`, () => ({ title: `${family}: fitted otherwise`,
-    data: structuredClone(found.figure.data), layout: { ...structuredClone(found.figure.layout), title: undefined, margin: { l: 10, t: 40 } } }));
+    data: structuredClone(found.figure.data), layout: { ...structuredClone(found.figure.layout), title: undefined, margin: { l: 10, t: 40 } } }), { drawnBefore: true });
   setTimeout(() => picture.draw());
   return el("div", {}, tableOf(columns, rows), picture.box);
 }

@@ -9,27 +9,24 @@ VIEWS.isoflop = {
       this.picture = null;
       return [];
     }
-    this.zoom = null;
     const drawn = el("p", { class: "muted" });
     this.picture = new Figure(420, `Loss against size at every budget for ${families.join(", ")}`, (width, how) => {
-      const figure = isoflopFigure(families, width, how || {}, this.zoom);
+      const figure = isoflopFigure(families, width, how || {});
       if (!how) drawn.textContent = figure.told;
       return figure;
     });
-    this.picture.onZoom = change => this.zoomed(change);
+    // after zooming in, points that lay under others have room
+    this.picture.onZoom = async (Plotly, layout) => {
+      if (store.rows <= MOST_POINTS) return;
+      const picture = this.picture;
+      const figure = isoflopFigure(families, picture.box.clientWidth, {}, layout);
+      drawn.textContent = figure.told;
+      await Plotly.react(picture.plot, figure.data, { ...picture.plot.layout }, CONFIG);
+    };
     add(root, viewHead("IsoFLOP curves", "Points are finished runs, diamonds fitted minima with intervals. Hollow and dotted: a budget without a usable minimum. "
         + "Click a point for its run.", this),
       note(lawsNote()), this.picture.box, drawn, minimaTable(families));
     return [this.picture];
-  },
-  // After zooming in, points that were thinned out have room.
-  zoomed(change) {
-    if (this.busy || store.rows <= MOST_POINTS) return;
-    const all = this.picture.box.layout;
-    this.zoom = change["xaxis.autorange"] || change["yaxis.autorange"] ? null : {};
-    if (this.zoom) for (const name of Object.keys(all)) if (/^[xy]axis\d*$/.test(name)) this.zoom[name] = [...all[name].range];
-    this.busy = true;
-    this.picture.draw().finally(() => { this.busy = false; });
   },
   figure() { return this.picture; },
   csv() {
@@ -64,7 +61,8 @@ function isoflopFigure(families, width, { print = false }, zoom) {
   const points = isoflopPoints(families);
   const lows = families.flatMap(f => minimaOf(f).flatMap(m => [m.params_low, m.params_high])).filter(x => !missing(x));
   const sizes = points.map(p => p.x);
-  const xaxis = logAxis("", sizes.concat(lows.filter(x => x < 3 * Math.max(...sizes) && x > Math.min(...sizes) / 3)), countText, { room: grid.width / 62 });
+  const [least, most] = [Math.min(...sizes) / 3, Math.max(...sizes) * 3];
+  const xaxis = logAxis("", sizes.concat(lows.filter(x => x < most && x > least)), countText, { room: grid.width / 62 });
   const yaxis = linearAxis("", points.map(p => p.y));
   const shownX = zoom?.xaxis ? { ...xaxis, range: zoom.xaxis } : xaxis, shownY = zoom?.yaxis ? { ...yaxis, range: zoom.yaxis } : yaxis;
   const toX = pixels(shownX, grid.width), toY = pixels(shownY, grid.height);
@@ -111,11 +109,13 @@ function placePanel(layout, grid, at, families, xaxis, yaxis) {
 function isoflopPoints(families) {
   const wanted = new Set(families), params = paramsColumn(), factor = lossFactor();
   const { nominal, loss } = store.runs;
-  const points = [];
+  const points = [], place = new Map([...wanted].map((family, n) => [family, n * 64]));
+  const number = new Map(store.budgets.map((budget, n) => [budget, n % 64]));
   for (const at of shownRuns()) {
-    if (!finished(at) || !wanted.has(familyOf(at)) || !(params[at] > 0)) continue;
+    const family = familyOf(at);
+    if (!finished(at) || !wanted.has(family) || !(params[at] > 0)) continue;
     const budget = nominal ? nominal[at] : null;
-    points.push({ x: params[at], y: loss[at] * factor, at, budget, family: familyOf(at), group: `${familyOf(at)} ${budget}` });
+    points.push({ x: params[at], y: loss[at] * factor, at, budget, family, group: place.get(family) + (number.get(budget) || 0) });
   }
   return points;
 }

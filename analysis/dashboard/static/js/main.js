@@ -15,24 +15,34 @@ function render() {
   if (!store.loaded) box.append(el("p", { class: "muted" }, store.problem || "Reading the runs"));
   else if (!store.rows) box.append(emptyState("No runs yet.", store.facts.note || "The page fills as soon as a run is planned."));
   const made = store.loaded && store.rows ? VIEWS[route.view].render(box) : [];
-  keepHeights(root);
+  for (const figure of figures) figure.gone();
   root.replaceChildren(fresh);
   window.scrollTo(0, scrolled);
   if (keep) document.getElementById(keep)?.focus();
   figures = made;
+  for (const figure of made) figure.show();
   document.documentElement.dataset.usable = String(Number(document.documentElement.dataset.usable || 0) + 1);
-  if (made.length) drawSoon(made);
+  if (made.length) drawSoon();
 }
 
-// The page must not jump while figures are drawn anew.
-function keepHeights(root) {
-  root.style.minHeight = `${root.offsetHeight}px`;
-  setTimeout(() => { root.style.minHeight = ""; }, 1500);
+// plotly.js blocks the page for as long as it loads and draws: not before a moment of rest, unless a hand is near.
+const REST_MS = 180, FIRST_REST_MS = 700;
+let waiting = 0;
+
+function drawSoon() {
+  clearTimeout(waiting);
+  waiting = setTimeout(drawNow, window.Plotly ? REST_MS : FIRST_REST_MS);
 }
 
-async function drawSoon(made) {
-  if (!window.Plotly) await nextFrame(); // texts and tables first
-  for (const figure of made) if (figures.includes(figure)) await figure.draw();
+function hurry() {
+  if (!waiting) return;
+  clearTimeout(waiting);
+  drawNow();
+}
+
+async function drawNow() {
+  waiting = 0;
+  for (const figure of [...figures]) if (figures.includes(figure)) await figure.draw();
 }
 
 async function carriedText(name) {
@@ -117,7 +127,9 @@ async function takeState(state) {
   if (state.etag && `"${state.etag}"` !== store.etag) changed = await takeNewRuns() || changed;
   changed = await takeLaws() || changed;
   if (changed && calm()) render();
-  else if (before.age_s !== state.age_s || before.problem !== state.problem) renderTold();
+  else if (await takeOtherLaws()) {
+    if (route.view === "health" && calm()) render();
+  } else if (before.age_s !== state.age_s || before.problem !== state.problem) renderTold();
 }
 
 // Not under the hand of somebody who types or has a menu open.
@@ -135,16 +147,23 @@ async function takeNewRuns() {
   return true;
 }
 
+// The laws with other counts, one at a time when all else is there: switching to them then takes no time.
+async function takeOtherLaws() {
+  if (!store.state.laws?.[countName()]?.done) return false;
+  const next = Object.keys(store.state.laws).find(name => store.state.laws[name].done && lawTags[name] !== store.state.laws[name].etag);
+  return next ? takeLaws(next) : false;
+}
+
 const lawTags = {};
-async function takeLaws() {
-  const name = countName();
+async function takeLaws(name = countName()) {
   const told = store.state.laws?.[name];
   if (told && (!told.etag || lawTags[name] === told.etag)) return false;
-  const answer = await fetch(`api/laws?params=${route.params}&flops=${route.flops}`);
+  const [params, flops] = name.split("|");
+  const answer = await fetch(`api/laws?params=${params}&flops=${flops}`);
   if (!answer.ok) return false;
   lawTags[name] = (answer.headers.get("etag") || "").replaceAll('"', "");
   store.laws[name] = await answer.json();
-  return name === countName();
+  return true;
 }
 
 window.addEventListener("hashchange", () => {

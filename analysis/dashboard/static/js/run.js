@@ -92,7 +92,9 @@ function fillStory(view, box, told, at, story) {
     view.curve = curve;
     view.picture = new Figure(420, `Training loss of ${labelOf(at)}`, (width, how) => curveFigure(curve, at, width, how));
     box.append(curveControls(), view.picture.box);
-    view.picture.draw();
+    view.picture.show();
+    figures = [view.picture];
+    drawSoon();
   }
   if (story.story && story.story.length) told.replaceChildren(el("h3", {}, "Attempts"), attempts(story.story));
 }

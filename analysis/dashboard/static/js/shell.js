@@ -17,9 +17,9 @@ function renderTabs() {
 
 function controls() {
   const usesLoss = route.view !== "health";
-  return [familyFilter(), budgetFilter(),
-    pick("params", "N", store.facts.counts.params, COUNT_NAMES), pick("flops", "FLOPs", store.facts.counts.flops, COUNT_NAMES),
-    usesLoss ? lossPick() : null].filter(Boolean);
+  const picks = [pick("params", "N", store.facts.counts.params, COUNT_NAMES), pick("flops", "FLOPs", store.facts.counts.flops, COUNT_NAMES),
+    usesLoss ? lossPick() : null];
+  return [familyFilter(), budgetFilter(), el("div", { class: "group picks", role: "group", "aria-label": "How to count" }, picks)].filter(Boolean);
 }
 
 function chip(id, name, mark, on, toggle) {

@@ -12,6 +12,7 @@ function takeRuns(told) {
   store.budgets = [...new Set(store.runs.nominal || [])].filter(b => !missing(b)).sort((a, b) => a - b);
   const colours = rampColours(store.budgets.length);
   store.budgetColour = new Map(store.budgets.map((budget, at) => [budget, colours[at]]));
+  store.severalSeeds = new Set(store.runs.seed || []).size > 1;
   store.loaded = true;
 }
 
@@ -36,7 +37,7 @@ const lossFactor = () => (route.loss === "bits" && store.facts.bits ? store.fact
 function labelOf(at) {
   const { size, seed, nominal } = store.runs;
   const parts = [familyOf(at), size && size[at], nominal && !missing(nominal[at]) ? `at ${flopsText(nominal[at])} FLOPs` : ""];
-  if (seed && new Set(seed.slice(0, 2000)).size > 1) parts.push(`seed ${seed[at]}`);
+  if (store.severalSeeds) parts.push(`seed ${seed[at]}`);
   return parts.filter(Boolean).join(" ");
 }
 

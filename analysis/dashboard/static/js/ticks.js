@@ -47,11 +47,11 @@ function logAxis(title, values, text, { pad = 0.05, room = 8 } = {}) {
   from -= margin;
   to += margin;
   const [labelled, rest] = logTicks(10 ** from, 10 ** to, Math.max(2, room));
-  return { type: "log", title: { text: title }, range: [from, to], tickmode: "array", tickvals: labelled,
-    ticktext: labelled.map(t => text(t)), minor: { tickmode: "array", tickvals: rest, ticks: "outside", ticklen: 3, showgrid: false } };
+  return { type: "log", title: { text: title }, range: [from, to], automargin: false, tickmode: "array", tickvals: labelled,
+    ticktext: labelled.map(t => text(t)), write: text, minor: { tickmode: "array", tickvals: rest, ticks: "outside", ticklen: 3, showgrid: false } };
 }
 
-function linearAxis(title, values, { pad = 0.05, digits = ".2f" } = {}) {
+function linearAxis(title, values, { pad = 0.05, room = 7 } = {}) {
   let low = Infinity, high = -Infinity;
   for (const value of values) {
     if (Number.isFinite(value)) {
@@ -61,6 +61,26 @@ function linearAxis(title, values, { pad = 0.05, digits = ".2f" } = {}) {
   }
   if (!(high >= low)) [low, high] = [0, 1];
   const margin = Math.max(pad * (high - low), 1e-3 * Math.abs(high), 1e-9);
-  return { title: { text: title }, range: [low - margin, high + margin], tickformat: high - low < 0.1 ? ".3f" : digits };
+  return { title: { text: title }, automargin: false, tickmode: "array", ...linearTicks(low - margin, high + margin, room) };
+}
+
+function linearTicks(low, high, room) {
+  const decade = 10 ** Math.floor(Math.log10((high - low) / room));
+  const step = decade * ([1, 2, 5, 10].find(factor => (high - low) / (factor * decade) <= room) || 10);
+  const places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const tickvals = [];
+  for (let n = Math.ceil(low / step); n <= Math.floor(high / step); n++) tickvals.push(Number((n * step).toPrecision(12)));
+  return { range: [low, high], tickvals, ticktext: tickvals.map(value => value.toFixed(places)) };
+}
+
+// The ticks of an axis whose range was changed by zooming.
+function ticksAnew(axis) {
+  const [from, to] = [...axis.range].sort((a, b) => a - b);
+  if (axis.type !== "log") {
+    const { tickvals, ticktext } = linearTicks(from, to, 7);
+    return { tickvals, ticktext };
+  }
+  const [labelled, rest] = logTicks(10 ** from, 10 ** to, 7);
+  return { tickvals: labelled, ticktext: labelled.map(value => (axis.write || plainTick)(value)), "minor.tickvals": rest };
 }
 const plainTick = t => sig(Number(t.toPrecision(3)), 3).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
