@@ -168,7 +168,7 @@ class Driver:
             return trouble
         if uptime - self._asked_others >= YIELD_S:
             self._asked_others = uptime
-            waiting = len(self._open) - len(self.flights)
+            waiting = sum(self._states[key].state in CLAIMABLE for key in self._open)
             self._yielding = self.pool.yields_to(self.priority, waiting)
         return f"waits for sweep {self._yielding!r}, which goes first" if self._yielding else None
 

@@ -24,6 +24,7 @@ import psutil
 
 from sweeps.ledger_types import Needs
 from sweeps.pools.base import WORKER_ENVIRONMENT, in_fresh_process_next, killed, lost
+from sweeps.pools.fork import message
 from sweeps.pools.rack import Handle, Node, Rack
 from sweeps.worker import Job, Outcome, Stop, run_job
 
@@ -40,6 +41,8 @@ class _Process:
     """A worker process and the job it has, if any."""
 
     popen: subprocess.Popen[bytes]
+    forks: bool = False
+    """Whether it makes a process of its own for every job, as jobs with GPUs need it."""
     devices: tuple[int, ...] = ()
     handle: Handle | None = None
     job: Job | None = None
@@ -94,10 +97,11 @@ class LocalPool:
         return
 
     def warm(self, count: int) -> None:
-        count = min(count, self._rack.slots(Needs()))
+        count = min(count, self._gpus or self._rack.slots(Needs()))
         for _ in range(max(0, count - len(self._idle) - len(self._busy))):
-            process = self._spawn(())
-            process.tell(_WARM)
+            process = self._spawn(forks=bool(self._gpus))
+            if not process.forks:  # a server loads by itself
+                process.tell(_WARM)
             self._idle.append(process)
 
     def refusal(self, needs: Needs) -> str | None:
@@ -123,7 +127,12 @@ class LocalPool:
         self._busy[handle] = process
         self._rack.place(handle, needs)
         self._selector.register(process.output, selectors.EVENT_READ, process)
-        process.tell(job.to_dict())
+        if process.forks:
+            process.devices = self._choose_gpus(needs.gpus)
+            chosen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, process.devices))}
+            process.tell(message(job, chosen))
+        else:
+            process.tell(job.to_dict())
         return handle
 
     def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
@@ -155,28 +164,31 @@ class LocalPool:
         self._selector.close()  # twice is as good as once
 
     def _worker_for(self, needs: Needs) -> _Process:
-        if needs.gpus:  # a process keeps the GPU it first used, so it serves one job
-            used = [device for process in self._busy.values() for device in process.devices]
-            chosen = sorted(range(self._gpus), key=used.count)[: max(1, round(needs.gpus))]
-            return self._spawn(tuple(chosen))
-        while self._idle:
-            process = self._idle.pop()
+        forks = needs.gpus > 0
+        for process in [process for process in self._idle if process.forks == forks]:
+            self._idle.remove(process)
             if process.popen.poll() is None:
                 return process
             process.end()
-        return self._spawn(())
+        return self._spawn(forks=forks)
 
-    def _spawn(self, devices: tuple[int, ...]) -> _Process:
+    def _choose_gpus(self, wanted: float) -> tuple[int, ...]:
+        """Those that the fewest jobs use."""
+        used = [device for process in self._busy.values() for device in process.devices]
+        return tuple(sorted(range(self._gpus), key=used.count)[: max(1, round(wanted))])
+
+    def _spawn(self, *, forks: bool) -> _Process:
         environment = {**os.environ, **WORKER_ENVIRONMENT}
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # jobs are told theirs
+        module = "sweeps.pools.fork" if forks else "sweeps.pools.local"
         log: IO[bytes] | int = subprocess.DEVNULL
         if self._logs is not None:
             self._logs.mkdir(parents=True, exist_ok=True)
             log = (self._logs / "workers.log").open("ab")
         try:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "sweeps.pools.local"],
+                [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -186,7 +198,7 @@ class LocalPool:
         finally:
             if not isinstance(log, int):
                 log.close()
-        return _Process(popen=popen, devices=devices)
+        return _Process(popen=popen, forks=forks)
 
     def _settle(self, process: _Process) -> tuple[Handle, Outcome]:
         assert process.handle is not None, "a process that reports has a job"
@@ -201,7 +213,9 @@ class LocalPool:
             outcome = killed() if process.killed else lost(job, _how_it_died(process.popen))
         process.buffer.clear()
         process.handle = process.job = None
-        if process.popen.poll() is None and not process.devices and not in_fresh_process_next(outcome):
+        process.devices = ()
+        fit = process.forks or not in_fresh_process_next(outcome)
+        if fit and process.popen.poll() is None:
             self._idle.append(process)
         else:
             process.end()

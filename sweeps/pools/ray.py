@@ -1,7 +1,7 @@
 """Ray, all of it: any other module of the program works without.
 
 Plain tasks with `max_retries=0`; retries are the scheduler's. A worker process serves many jobs and is
-replaced only after a failure (or after a job with GPUs, which stay with the process that first used them).
+replaced only after a failure. Jobs with GPUs run in processes of their own: see `sweeps.pools.fork`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scaling.errors import UserError
 from sweeps.ledger_types import Needs
 from sweeps.pools import ray_session
 from sweeps.pools.base import in_fresh_process_next, killed, lost
+from sweeps.pools.fork import Forks
 from sweeps.pools.rack import Handle, Node, Rack
 from sweeps.pools.ray_nodes import check_nodes, living_nodes
 from sweeps.pools.ray_waiting import Waiting
@@ -101,7 +102,7 @@ class RayPool:
         internals: Any = ray._private.worker
         self._session = Path(internals._global_node.get_session_dir_path())
         self._run = ray.remote(max_retries=0)(_run)
-        self._run_on_gpu = ray.remote(max_retries=0, num_gpus=1, max_calls=1)(_run)
+        self._run_on_gpu = ray.remote(max_retries=0, num_gpus=1, max_calls=0)(_run_in_fork)
         if not self._is_here:
             check_nodes([node for node in living_nodes() if node.cpus], self._shared)
 
@@ -263,6 +264,17 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     if in_fresh_process_next(outcome) and (Path(job["folder"]) / RESULT).exists():
         raise SystemExit(0)  # the driver finds the outcome where the worker wrote it
     return outcome.to_dict()
+
+
+_forks: list[Forks] = []
+"""This worker process's server, once it has one."""
+
+
+def _run_in_fork(job: dict[str, Any]) -> dict[str, Any]:
+    """The task of a job with GPUs."""
+    if not _forks or not _forks[0].alive:
+        _forks[:] = [Forks()]
+    return _forks[0].run(Job.from_dict(job)).to_dict()
 
 
 def _warm() -> None:

@@ -20,7 +20,6 @@ from sweeps.journal import read
 from sweeps.ledger_types import Needs
 from sweeps.pools import base as pools
 from sweeps.pools.base import in_fresh_process_next
-from sweeps.pools.local import LocalPool
 from sweeps.worker import Job, Outcome, Trouble, failure, run_job
 
 
@@ -131,29 +130,6 @@ def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
     assert records[-1]["kind"] == "end"
     assert "driver is gone" in records[-1]["sentence"]
     assert list(Path(job.folder).glob("checkpoint-*.pt"))
-
-
-def environment_of(pid: int, within_s: float = 10) -> dict[str, str]:
-    """Of a process just started: for an instant the kernel shows none."""
-    end = time.monotonic() + within_s
-    while not (found := psutil.Process(pid).environ()) and time.monotonic() < end:
-        time.sleep(0.01)
-    return found
-
-
-def test_a_job_with_gpus_sees_its_own_only(tmp_path):
-    pool = LocalPool(cpus=4, gpus=2)
-    try:
-        one = pool._worker_for(Needs(gpus=1))
-        pool._busy[1] = one
-        two = pool._worker_for(Needs(gpus=1))
-        pool._busy[2] = two
-        assert (one.devices, two.devices) == ((0,), (1,))
-        environment = environment_of(two.popen.pid)
-        assert environment["CUDA_VISIBLE_DEVICES"] == "1"
-        assert environment["MALLOC_MMAP_MAX_"] == "0"
-    finally:
-        pool.close()
 
 
 # -- Ray ----------------------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""Processes forked for a job each: fresh, in the right environment, and gone when they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import tiny_data, tiny_job
+
+from sweeps.journal import read
+from sweeps.ledger_types import Needs
+from sweeps.pools.fork import Forks, message
+from sweeps.pools.local import LocalPool
+from sweeps.worker import Job, Outcome, Trouble
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_data(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def forks():
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+def pid_of(job: Job, within_s: float = 60.0) -> int:
+    """The process that trains `job`, once it does."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        path = Path(job.folder) / "journal.jsonl"
+        records = read(path) if path.exists() else []
+        if any(record["kind"] == "train" for record in records):
+            return int(records[0]["pid"])
+        time.sleep(0.02)
+    pytest.fail("the job does not begin to train")
+
+
+def test_each_job_has_a_process_of_its_own(forks, tmp_path, data):
+    jobs = [tiny_job(data, tmp_path / name) for name in "ab"]
+    outcomes = [forks.run(job) for job in jobs]
+    assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
+    assert outcomes[0].result["bound"] == outcomes[1].result["bound"]
+    pids = {read(Path(job.folder) / "journal.jsonl")[0]["pid"] for job in jobs}
+    assert len(pids) == 2
+    end = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_failing_job_leaves_the_server_fit_for_the_next(forks, tmp_path, data):
+    bad = forks.run(tiny_job(data, tmp_path / "bad", options={"micro_batch_size": "many"}))
+    assert bad.trouble == Trouble.ERROR
+    assert "Traceback" in bad.traceback
+    assert forks.alive
+    assert forks.run(tiny_job(data, tmp_path / "good")).status == "finished"
+
+
+def test_a_killed_job_is_told_as_lost_and_the_server_goes_on(forks, tmp_path, data):
+    job = tiny_job(data, tmp_path / "killed", steps=200_000)
+    found: list[Outcome] = []
+    thread = threading.Thread(target=lambda: found.append(forks.run(job)))
+    thread.start()
+    os.kill(pid_of(job), signal.SIGKILL)
+    thread.join()
+    assert found[0].trouble == Trouble.LOST
+    assert "killed by SIGKILL" in found[0].sentence
+    assert forks.run(tiny_job(data, tmp_path / "next")).status == "finished"
+
+
+@pytest.mark.parametrize("how", ["its input ends", "it is killed"])
+def test_without_its_server_a_job_stops_with_a_checkpoint(tmp_path, data, how):
+    server = subprocess.Popen(
+        [sys.executable, "-m", "sweeps.pools.fork"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    job = tiny_job(data, tmp_path / "run", steps=200_000)
+    server.stdin.write(json.dumps(message(job, {})).encode() + b"\n")
+    server.stdin.flush()
+    process = psutil.Process(pid_of(job))
+    if how == "it is killed":
+        server.kill()
+    server.stdin.close()
+    server.wait(60)
+    server.stdout.close()
+    psutil.wait_procs([process], timeout=60)
+    assert not process.is_running()
+    assert list(Path(job.folder).glob("checkpoint-*.pt"))
+    assert json.loads((Path(job.folder) / "result.json").read_text())["status"] == "preempted"
+
+
+def test_jobs_with_gpus_see_their_own_only(tmp_path, data):
+    """GPUs that only pretend: what a job finds in its environment is what counts."""
+    pool = LocalPool(cpus=4, gpus=2)
+    jobs = [
+        tiny_job(data, tmp_path / name, steps=200_000, gpus=1.0, options={"device": "cpu"}) for name in "ab"
+    ]
+    try:
+        handles = [pool.submit(job, Needs(gpus=1)) for job in jobs]
+        assert not pool.has_room(Needs(gpus=1))
+        seen = [pool._busy[handle].devices for handle in handles]
+        assert sorted(seen) == [(0,), (1,)]
+        assert len({pid_of(job) for job in jobs}) == 2
+    finally:
+        pool.close()
