@@ -58,6 +58,10 @@ class Server:
         return f"http://127.0.0.1:{self.proxy.port}"
 
     def start(self, *, wait: bool = True) -> None:
+        """Start it, unless it is about to be up already."""
+        if self._popen is not None and self._popen.poll() is None:
+            wait_for(self.answers, SERVER_READY_S, why="the MLflow server does not start")
+            return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--workers", "1"]
         command += ["--default-artifact-root", str(self.folder / "artifacts")]
