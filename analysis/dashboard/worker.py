@@ -152,6 +152,7 @@ def num_open(frame: pd.DataFrame) -> int:
 
 def data_hash(frame: pd.DataFrame) -> str:
     """Of everything that laws depend on: they are fitted anew when it changes, and only then."""
+    import numpy as np
     import pandas as pd
 
     if not len(frame):
@@ -159,7 +160,8 @@ def data_hash(frame: pd.DataFrame) -> str:
     rows = frame[frame["status"] == "finished"] if "status" in frame else frame
     names = [n for n in frame.columns if n in HASHED or n.startswith(("params_", "flops_"))]
     numbers = pd.util.hash_pandas_object(rows[names], index=False).to_numpy()
-    return hashlib.sha256(numbers.tobytes()).hexdigest()[:24]
+    # sorted: runs come in another order after a restart, and laws do not depend on it
+    return hashlib.sha256(np.sort(numbers).tobytes()).hexdigest()[:24]
 
 
 class Fitter:

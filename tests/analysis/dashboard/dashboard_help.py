@@ -76,7 +76,7 @@ def served(store: str, cache: Path, *more: str) -> Iterator[tuple[str, subproces
         yield found[0], process
     finally:
         process.terminate()
-        process.wait(20)
+        process.communicate(timeout=20)
 
 
 def fetch(address: str) -> bytes:
