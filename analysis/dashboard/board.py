@@ -28,7 +28,7 @@ AT_LEAST_EVERY_S = 60.0
 REST = 4.0
 """After a read the store has peace for this many times as long as it took; after a fit the processor."""
 READER_IDLE_S, FITTER_IDLE_S = 90.0, 5.0
-QUICK_FIT_S = 90.0
+QUICK_FIT_S = 600.0
 """Where a fit took longer than this, only counts that somebody asked for are fitted."""
 
 Count = tuple[str, str]

@@ -33,8 +33,10 @@ from analysis.drawing.theme import (
     template_layout,
 )
 
-SCRIPTS = ("dom", "format", "store", "route", "ticks", "draw", "sketch", "parts", "overview", "isoflop", "frontier",
-           "compare", "ask", "health", "run", "shell", "main")  # fmt: skip
+SCRIPTS = (
+    *("dom", "format", "store", "route", "ticks", "draw", "sketch", "parts"),
+    *("overview", "isoflop", "frontier", "compare", "ask", "health", "run", "shell", "main"),
+)
 """In the order in which they run: the views use what stands before them."""
 START = re.compile(r"#/[a-z]+(\?[A-Za-z0-9_.,:;|=&%+~*-]{0,600})?")
 """Addresses inside the page, as the page itself writes them."""

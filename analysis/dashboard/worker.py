@@ -9,6 +9,8 @@ ends with its input. Warnings and logs go to standard error.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import gzip
 import hashlib
 import json
@@ -17,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,6 +199,16 @@ class Fitter:
         yield {"file": str(path), "steps": len(steps), "hash": now, "end": True}
 
 
+def give_back() -> None:
+    """Memory that reading took and nothing holds any more goes back to the system, where that can be done."""
+    gc.collect()
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None:
+        arrow.default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def build(spec: Mapping[str, Any]) -> Source:
     """The source that the server's caller named, "package.module:Class", with its options."""
     module, name = str(spec["source"]).split(":")
@@ -226,6 +239,7 @@ def main() -> None:
                 reader = Reader(build(job["spec"]), cache)
             for answer in _handler(job["job"], reader, cache)(job):
                 send(answer)
+            give_back()
         except UserError as error:
             send({"error": " ".join(str(error).split()), "end": True})
         except Exception as error:  # the server shows it and goes on with what it has

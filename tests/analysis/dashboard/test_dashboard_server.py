@@ -214,7 +214,7 @@ def test_scripts_never_write_html() -> None:
     assert not re.search(
         r"innerHTML|outerHTML\s*=|insertAdjacentHTML|document\.write|\beval\(|new Function", text
     )
-    assert "</" not in text
+    assert "</script" not in text.lower(), "it would end the element that the exported file has it in"
 
 
 def test_a_short_token_and_a_taken_port_are_refused(tmp_path: Path) -> None:

@@ -43,10 +43,18 @@ function save(url, name) {
 
 // The same page with the data inside; a page that already is such a file hands on itself.
 async function pageFile() {
-  if (store.carried) return URL.createObjectURL(new Blob(["<!doctype html>\n", document.documentElement.outerHTML], { type: "text/html" }));
+  if (store.carried) return URL.createObjectURL(new Blob(["<!doctype html>\n", asWritten().outerHTML], { type: "text/html" }));
   const answer = await fetch(`export.html?start=${encodeURIComponent(address())}`);
   if (!answer.ok) throw new Error("The server did not answer; the page as a file needs it.");
   return URL.createObjectURL(await answer.blob());
+}
+
+// This file without what the page has made since it was opened.
+function asWritten() {
+  const copy = document.documentElement.cloneNode(true);
+  for (const id of ["view", "tabs", "controls", "told", "foot"]) copy.querySelector(`#${id}`).replaceChildren();
+  for (const made of copy.querySelectorAll("head > script, head > style ~ style, body > div")) made.remove();
+  return copy;
 }
 
 // A text that a spreadsheet would take for a formula is marked as text.
