@@ -98,6 +98,9 @@ def test_options_are_as_reviewed():
         "fit": [*which, "--store", "--out", "--bootstrap"],
         "compare": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
         "report": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
+        "dashboard": [
+            *(*which, "--store", "--out", "--host", "--port", "--token", "--name", "--bootstrap"),
+        ],
         "export": ["file", *which, "--store", "--out"],
     }
 
