@@ -23,7 +23,7 @@ export RAY_AUTH_TOKEN
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 
 nodes=${SLURM_JOB_NUM_NODES:-1}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # reads to the end, as head does not
 # Ray wants the address, not the name; a name may stand for the loopback on its own node.
 ip=$(srun --nodes=1 --ntasks=1 -w "$first" hostname -I | awk '{print $1}')
 address="$ip:${RAY_PORT:-6379}"

@@ -107,8 +107,7 @@ def run_sweep(
         ledger.reopen(keys)
         stop = stack.enter_context(stop_on_signals())
         stack.enter_context(ledger.driving())
-        recorder = RecorderProcess(ledger, sweep, uri, grace_s)
-        recorder.start()
+        recorder = stack.enter_context(RecorderProcess(ledger, sweep, uri, grace_s))
         driver = None
         if any(glance.state not in SETTLED for glance in ledger.glance(keys).values()):
             if isinstance(pool, str):

@@ -7,6 +7,9 @@ import os
 import pytest
 from hypothesis import settings
 
+# Ray looks once per process, at its import, which some test does before the program would set it.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
 # The same examples on every machine and in every run; slow machines are not failures.
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

@@ -309,7 +309,7 @@ def test_a_slurm_job_gives_the_sweep_its_cluster_and_an_end(slurm, tmp_path, lau
 def test_a_signal_to_the_batch_shell_reaches_the_sweep(slurm, tmp_path):
     (tmp_path / "wait").touch()
     job = slurm("start", "--sweep", "smoke")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not (tmp_path / "begun").exists():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 def start_here(cpus: int | None, gpus: int | None) -> None:
     """A Ray of this process's own. `prepare_local_environment` went before."""
+    _forget_token()
     _init(
         address="local",
         num_cpus=cpus,
@@ -50,6 +51,7 @@ def join(address: str) -> None:
     none of its nodes, and for a runtime environment that Ray does not accept.
     """
     asked = asked_environment()
+    _forget_token()
     _check_token(address)
     _check_is_node(address)
     # A driver that is itself a Ray job brings its own code, and adds to what the job was given.
@@ -60,6 +62,14 @@ def join(address: str) -> None:
             _init(address=address, runtime_env=environment)
         except (RuntimeError, ConnectionError) as error:
             raise UserError(_why_not_joined(address, str(error))) from error
+
+
+def _forget_token() -> None:
+    """Ray keeps the token it first read; by now another one may be the right one."""
+    from ray import _raylet
+
+    internals: Any = _raylet
+    internals.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _init(**options: Any) -> None:

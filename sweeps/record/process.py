@@ -40,6 +40,13 @@ class RecorderProcess:
     _popen: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _started: float = field(default=-float("inf"), init=False)
 
+    def __enter__(self) -> RecorderProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def start(self) -> None:
         self._started = time.monotonic()
         log = (self.ledger.folder / "recorder.log").open("ab")
@@ -70,6 +77,7 @@ class RecorderProcess:
                 self.start()
             self._end_input()
             self._wait(give_up)
+            self._popen = None
         return waiting_for(self.ledger, self.uri)
 
     def _wait(self, give_up: Callable[[], bool]) -> None:
