@@ -18,6 +18,8 @@ from sweeps.ledger_file import BUSY_S, SCHEMA_VERSION
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.dashboard.curves import Curve
+
 SLACK_S = 5.0
 """Changes are asked for from this long before the newest one known: clocks of several drivers may differ."""
 
@@ -125,15 +127,17 @@ class LedgerSource:
     def _wanted(self, family: str) -> bool:
         return not self.families or family in self.families
 
-    def curve(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Training loss along the run, from its journals; a biased phase has none to compare."""
+    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
+        """Training loss along the runs, from their journals; a biased phase has none to compare."""
+        import numpy as np
+
         from sweeps.journal import merged, run_folder
 
-        return [
-            {"step": int(record["step"]), **{n: float(record[n]) for n in ("tokens", "flops", "loss")}}
-            for record in merged(run_folder(self.folder, str(row["family"]), str(row["key"])))
-            if record["kind"] == "train" and "loss" in record
-        ]
+        for family, key in zip(rows["family"], rows["key"], strict=True):
+            records = merged(run_folder(self.folder, str(family), str(key)))
+            points = [(r["step"], float(r["loss"])) for r in records if r["kind"] == "train" and "loss" in r]
+            steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
+            yield steps, losses
 
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Every attempt: number, state, sentence, host, device, started and ended (seconds since 1970)."""

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -177,11 +178,13 @@ class Workshop:
     def _take_lock(self, on_wait: Callable[[], None]) -> IO[str]:
         path = self._lock_path(self.name)
         while True:
-            self._workshop.mkdir(parents=True, exist_ok=True)
             try:
+                self._workshop.mkdir(parents=True, exist_ok=True)
                 lock = open(path, "a")  # noqa: SIM115 (returned open)
-            except FileNotFoundError:  # the last builder tidied up in between
-                continue
+            except (FileNotFoundError, FileExistsError) as problem:
+                if _in_the_way(problem):
+                    raise
+                continue  # the last builder tidied up in between
             taken = _flock(lock, wait=False)
             if taken is False:
                 on_wait()
@@ -281,6 +284,14 @@ _REFUSED = {
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "not a folder",
 }
+
+
+def _in_the_way(problem: OSError) -> bool:
+    """Whether a file stands where a folder was to be made, rather than a folder having come or gone."""
+    try:
+        return not stat.S_ISDIR(os.lstat(problem.filename).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -190,13 +190,14 @@ class Recorder:
             run_id = self._store.find(run.key) or self._store.create(
                 run.key, _name(run), _start(run, journals.values()), tags
             )
-            self._store.describe(run_id, params, {})
             shipped = replace(shipped, run_id=run_id)
             self._note(run.key, shipped)
         for attempt, path in journals.items():
             shipped = self._follow(run.key, shipped, attempt, path)
         if shipped.mark != mark_of(run):
-            self._tell_state(run, shipped, tags, metrics, list(journals.values()))
+            # parameters never change: they go with the first word on the run
+            unknown = params if shipped.mark is None else {}
+            self._tell_state(run, shipped, unknown, tags, metrics, list(journals.values()))
 
     def _follow(self, key: str, shipped: Shipped, attempt: str, path: Path) -> Shipped:
         """Send what is new in one journal, noting after every batch how far it got."""
@@ -217,6 +218,7 @@ class Recorder:
         self,
         run: Run,
         shipped: Shipped,
+        params: dict[str, str],
         tags: dict[str, str],
         metrics: dict[str, float],
         journals: list[Path],
@@ -226,13 +228,12 @@ class Recorder:
         ended = float(last["at"]) if last else run.ended or self.ledger.now()
         step = int(run.result.get("steps_done", shipped.step))
         points = [Point(name=n, value=v, at=ended, step=step) for n, v in metrics.items() if math.isfinite(v)]
-        self._store.log(shipped.run_id, points)
         extra = {"scaling.attempt": str(run.attempt), "scaling.sentence": run.sentence[:5000]}
         if run.traceback:
             extra["scaling.traceback"] = run.traceback[-5000:]
         if run.state == State.DIVERGED:
             extra["scaling.last_good_step"] = str(step)
-        self._store.describe(shipped.run_id, {}, {**tags, **extra})
+        self._store.log(shipped.run_id, points, params, {**tags, **extra})
         status = _STATUS.get(run.state, "SCHEDULED")
         self._store.set_status(shipped.run_id, status, None if status in ("RUNNING", "SCHEDULED") else ended)
         self._note(run.key, replace(shipped, mark=mark_of(run)))

@@ -22,8 +22,6 @@ from typing import Any, Protocol
 from scaling.errors import UserError
 
 CONNECT_S = 4.0
-MAX_METRICS = 1000
-"""Metrics of one call; what a server accepts at most."""
 KEY_TAG = "scaling.key"
 
 ENVIRONMENT = {
@@ -176,9 +174,13 @@ class Store(Protocol):
 
     def create(self, key: str, name: str, started: float, tags: Mapping[str, str]) -> str: ...
 
-    def describe(self, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None: ...
-
-    def log(self, run_id: str, points: Sequence[Point]) -> None: ...
+    def log(
+        self,
+        run_id: str,
+        points: Sequence[Point],
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None: ...
 
     def set_status(self, run_id: str, status: str, ended: float | None) -> None: ...
 
@@ -258,25 +260,22 @@ class MlflowStore:
         )
         return str(run.info.run_id)
 
-    def describe(self, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
+    def log(
+        self,
+        run_id: str,
+        points: Sequence[Point],
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
 
+        metrics = [Metric(p.name, p.value, _ms(p.at), p.step) for p in points]
+        words = {
+            "params": [Param(name, value) for name, value in (params or {}).items()],
+            "tags": [RunTag(name, value) for name, value in (tags or {}).items()],
+        }
         with _missing_run_told():
-            self._client.log_batch(
-                run_id,
-                params=[Param(k, v) for k, v in params.items()],
-                tags=[RunTag(k, v) for k, v in tags.items()],
-            )
-
-    def log(self, run_id: str, points: Sequence[Point]) -> None:
-        from mlflow.entities import Metric
-
-        with _missing_run_told():
-            for start in range(0, len(points), MAX_METRICS):
-                batch = points[start : start + MAX_METRICS]
-                self._client.log_batch(
-                    run_id, metrics=[Metric(p.name, p.value, _ms(p.at), p.step) for p in batch]
-                )
+            self._client.log_batch(run_id, metrics=metrics, **words)
 
     def set_status(self, run_id: str, status: str, ended: float | None) -> None:
         with _missing_run_told():

@@ -77,16 +77,13 @@ class MemoryStore:
         self._maybe_fail()
         return run_id
 
-    def describe(self, run_id, params, tags):
+    def log(self, run_id, points, params=None, tags=None):
         self._maybe_fail()
         run = self._run(run_id)
-        assert all(run["params"].get(name, value) == value for name, value in params.items())
-        run["params"] |= params
-        run["tags"] |= tags
-
-    def log(self, run_id, points):
-        self._maybe_fail()
-        self._run(run_id)["points"] |= {(p.name, p.step, p.at, p.value) for p in points}
+        assert all(run["params"].get(name, value) == value for name, value in (params or {}).items())
+        run["params"] |= params or {}
+        run["tags"] |= tags or {}
+        run["points"] |= {(p.name, p.step, p.at, p.value) for p in points}
         self._maybe_fail()
 
     def set_status(self, run_id, status, ended):
@@ -351,4 +348,4 @@ def test_mlflow_on_sqlite_end_to_end(tmp_path, sweep, monkeypatch):
     assert store.find("nobody") is None
     store._client.delete_run(run_id)
     with pytest.raises(GoneError):
-        store.describe(run_id, {}, {"x": "y"})
+        store.log(run_id, [], tags={"x": "y"})
