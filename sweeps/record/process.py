@@ -100,7 +100,7 @@ class RecorderProcess:
 
 
 def collect_rarely() -> None:
-    """MLflow makes several objects per point; looking through them as often as usual takes a third of the time."""
+    """MLflow makes several objects per point; to look through them as often as usual takes a third more."""
     gc.set_threshold(50_000, 20, 50)
 
 
