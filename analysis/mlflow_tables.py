@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 CONNECT_TIMEOUT_S = 3
+FEW_RUNS = 500
+"""Curves of up to as many runs are looked up run by run, those of more in one pass over all."""
 LARGEST_FLOAT = 1.7976931348623157e308  # MLflow stores +inf as this
 KEY_TAG = TAG_PREFIX + "key"
 _NEEDED_TABLES = {
@@ -83,11 +85,13 @@ class Database:
         return assemble(heads.set_index("run_id"), *wide)
 
     def curves(self, run_ids: list[str]) -> pd.DataFrame:
-        if len(run_ids) == 1:  # found by the table's index, without reading the curves of all
+        """Training losses of those runs: run_id, step, timestamp, value."""
+        if len(run_ids) <= FEW_RUNS:
+            # key || '' is key, but no index has it: SQLite would read the curves of all runs by that of keys
             return _true_values(
                 self._query(
                     "SELECT run_uuid AS run_id, step, timestamp, value, is_nan FROM metrics "
-                    f"WHERE key = '{TRAIN_LOSS}' AND run_uuid IN :keys",
+                    f"WHERE key || '' = '{TRAIN_LOSS}' AND run_uuid IN :keys",
                     run_ids,
                 )
             )

@@ -39,8 +39,11 @@ def build(board: Board, *, title: str, watch: bool = True) -> FastAPI:
     _data_routes(app, board)
 
     @app.get("/export.html")
-    def export(start: str = "") -> Response:
-        content = page.exported(board, title=title, start=start)
+    async def export(start: str = "") -> Response:
+        # reading and packing go on elsewhere: the server answers meanwhile
+        room = await asyncio.to_thread(page.room_for_curves, board)
+        curves = await board.curves(room)
+        content = await asyncio.to_thread(page.exported, board, curves, title=title, start=start)
         name = f"attachment; filename={page.file_name(title)}"
         return Response(content, media_type="text/html", headers={"content-disposition": name})
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.dashboard.children import Child, ChildError
+from analysis.dashboard.curves import nothing
 from analysis.dashboard.sources import marks_of
 
 LOOK_S = 1.0
@@ -77,6 +78,8 @@ class Board:
         self.laws: dict[Count, Laws] = {}
         self._wanted: list[Count] = []
         self._work = asyncio.Event()
+        self._slow = False
+        """Whether a fit took longer than QUICK_FIT_S."""
 
     # -- what the server asks --------------------------------------------------------------------
 
@@ -101,6 +104,17 @@ class Board:
     def knows(self, count: Count) -> bool:
         counts = self.page.facts.get("counts", {})
         return count[0] in counts.get("params", ()) and count[1] in counts.get("flops", ())
+
+    async def curves(self, room: int) -> bytes:
+        """The loss curves of all runs in at most `room` bytes, see `analysis.dashboard.curves`; the page's
+        data is then that of the same runs. Where they cannot be read, the sentence that says so."""
+        try:
+            answer = await self.reader.last(job="curves", room=room)
+        except ChildError as error:
+            return nothing(f"Loss curves could not be read when this file was written: {error}")
+        path = Path(answer.pop("curves"))
+        self._take_page(answer)
+        return path.read_bytes()
 
     async def run(self, key: str) -> dict[str, Any]:
         """Curve and story of a run; ChildError where the store does not answer."""
@@ -145,10 +159,14 @@ class Board:
             return
         self.page.problem, self.page.read_at = "", time.time()
         self.page.old = False
-        if answer.get("same"):
+        if not answer.get("same"):
+            self._take_page(answer)
+
+    def _take_page(self, answer: dict[str, Any]) -> None:
+        if answer["etag"] == self.page.etag:
             return
-        content = Path(answer.pop("file")).read_bytes()
-        self.page.content, self.page.etag, self.page.facts = content, answer["etag"], answer
+        self.page.content = Path(answer.pop("file")).read_bytes()
+        self.page.etag, self.page.facts = answer["etag"], answer
         self._work.set()
 
     async def _keep_fitting(self) -> None:
@@ -178,8 +196,6 @@ class Board:
             if told is None or told.hash != facts["hash"]:
                 return count
         return None
-
-    _slow = False
 
     async def _fit_once(self, count: Count) -> None:
         told = self.laws.setdefault(count, Laws())

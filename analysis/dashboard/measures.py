@@ -1,9 +1,8 @@
-"""Bits per byte, and curves short enough to send."""
+"""Bits per byte, and the budgets that runs belong to."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
 
 SAME_TEXT = 1e-3
 """Ratios of bits per byte to nats this close (relative) are one tokenizer on one text."""
-MOST_POINTS = 240
 SAME_BUDGET = 0.05
 MOST_BUDGETS = 40
 
@@ -48,31 +46,3 @@ def nominal_budgets(frame: pd.DataFrame) -> pd.Series:
         group[place] = len(starts) - 1
     middles = np.exp(np.log(flops).groupby(group).transform("mean"))
     return middles if len(starts) <= MOST_BUDGETS else middles.where(middles < 0)
-
-
-def thinned(points: Sequence[Mapping[str, Any]], most: int = MOST_POINTS) -> dict[str, list[Any]]:
-    """A loss curve as columns; a long one as means over stretches, even on a logarithmic scale of steps."""
-    names = ("step", "tokens", "flops", "loss")
-    usable = [p for p in points if p["step"] > 0]
-    if len(usable) > most:
-        usable = _means(usable, names, most)
-    return {name: [_rounded(point[name]) for point in usable] for name in names}
-
-
-def _means(points: Sequence[Mapping[str, Any]], names: Sequence[str], most: int) -> list[Mapping[str, Any]]:
-    first, last = math.log(points[0]["step"]), math.log(points[-1]["step"])
-    width = max(last - first, 1e-9) / most
-    groups: dict[int, list[Mapping[str, Any]]] = {}
-    for point in points:
-        place = min(int((math.log(point["step"]) - first) / width), most - 1)
-        groups.setdefault(place, []).append(point)
-    return [
-        {name: sum(point[name] for point in group) / len(group) for name in names}
-        for group in groups.values()
-    ]
-
-
-def _rounded(value: Any) -> Any:
-    from analysis.dashboard.columns import plain_number
-
-    return plain_number(float(value))

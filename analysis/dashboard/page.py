@@ -18,7 +18,6 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from analysis.dashboard.board import Board
 from analysis.dashboard.security import OWN_STYLES
@@ -35,9 +34,12 @@ from analysis.drawing.theme import (
 
 SCRIPTS = (
     *("dom", "format", "store", "route", "ticks", "draw", "sketch", "parts"),
-    *("overview", "isoflop", "frontier", "compare", "ask", "health", "run", "shell", "main"),
+    *("overview", "isoflop", "frontier", "compare", "ask", "health", "curves", "run", "shell", "main"),
 )
 """In the order in which they run: the views use what stands before them."""
+LARGEST_FILE = 5_900_000
+FRAME_BYTES = 20_000
+"""Of an exported file beside its script, style and data."""
 START = re.compile(r"#/[a-z]+(\?[A-Za-z0-9_.,:;|=&%+~*-]{0,600})?")
 """Addresses inside the page, as the page itself writes them."""
 
@@ -107,8 +109,15 @@ def served(title: str) -> str:
     )
 
 
-def exported(board: Board, *, title: str, start: str = "") -> bytes:
-    """The page with all that is known inside; it opens at address `start` of the page."""
+def room_for_curves(board: Board) -> int:
+    """Bytes that packed loss curves may have, so that the exported file stays within LARGEST_FILE."""
+    held = [packed_library(), board.page.content, *(told.content for told in board.laws.values())]
+    texts = len(script()) + len(style()) + FRAME_BYTES
+    return (LARGEST_FILE - texts) * 3 // 4 - sum(map(len, held))
+
+
+def exported(board: Board, curves: bytes, *, title: str, start: str = "") -> bytes:
+    """The page with all that is known inside; it opens at address `start` of the page. curves: packed."""
     program, drawing, looks = script(), library(), style()
     allowed = " ".join(_hash(text) for text in (program.encode(), drawing))
     policy = (
@@ -118,11 +127,12 @@ def exported(board: Board, *, title: str, start: str = "") -> bytes:
     start = start if START.fullmatch(start) else ""
     known = {"start": start, "written": time.time(), "state": board.state()}
     parts = {
-        "known": json.dumps(known).encode(),
-        "runs": gzip.decompress(board.page.content) if board.page.content else b"null",
-        "library": drawing,
+        "known": _pack(json.dumps(known).encode()),
+        "runs": _again(board.page.content) if board.page.content else _pack(b"null"),
+        "curves": curves,
+        "library": packed_library(),
     }
-    parts |= {f"laws-{'|'.join(c)}": gzip.decompress(t.content) for c, t in board.laws.items() if t.content}
+    parts |= {f"laws-{'|'.join(c)}": _again(t.content) for c, t in dict(board.laws).items() if t.content}
     data = "\n".join(_carried(name, content) for name, content in parts.items())
     return _page(
         title=title,
@@ -139,10 +149,24 @@ def _page(**parts: str) -> str:
     return Template(_static("index.html")).substitute(parts)
 
 
-def _carried(name: str, content: bytes) -> str:
-    """Content as base64 of gzip: no text of a run can end the element, whatever it says."""
-    packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
-    return f'<script type="application/octet-stream" data-part="{html.escape(name)}">{packed}</script>'
+def _pack(content: bytes) -> bytes:
+    return gzip.compress(content, 9, mtime=0)
+
+
+def _again(content: bytes) -> bytes:
+    """Packed for speed, packed anew for size."""
+    return _pack(gzip.decompress(content))
+
+
+@cache
+def packed_library() -> bytes:
+    return _pack(library())
+
+
+def _carried(name: str, packed: bytes) -> str:
+    """As base64 of gzip: no text of a run can end the element, whatever it says."""
+    text = base64.b64encode(packed).decode()
+    return f'<script type="application/octet-stream" data-part="{html.escape(name)}">{text}</script>'
 
 
 def _hash(content: bytes) -> str:
@@ -153,8 +177,3 @@ def file_name(title: str) -> str:
     """A name for the downloaded file, of letters, digits and dashes."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60]
     return f"{plain or 'scaling'}-dashboard.html"
-
-
-def facts(board: Board) -> dict[str, Any]:
-    """What the board knows of its runs, for messages."""
-    return dict(board.page.facts)

@@ -9,7 +9,7 @@ A sweep's own ledger is a source too; it stands in `sweeps.dashboard`, for this 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +19,11 @@ from analysis.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.dashboard.curves import Curve
+
 PUBLISHED = "published:"
+POINTS_AT_ONCE = 20_000
+"""Of loss curves, asked of a store in one query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +50,8 @@ class Source(Protocol):
 
     def read(self, mark: Any) -> Change | None: ...
 
-    def curve(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Training loss along the run of that row: step, tokens, flops, loss (nats per token)."""
+    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
+        """Training loss along the run of every row, in their order; an empty curve where there is none."""
         ...
 
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -93,21 +97,22 @@ class StoreSource:
         with open_database(self.place) as database:
             return database.change_mark()
 
-    def curve(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        run_id = row.get("mlflow_run_id")
-        if not run_id:
-            return []
+    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
+        if self.kind == "file":
+            yield from no_curves(rows)
+            return
+        from analysis.dashboard.curves import by_run
+        from analysis.mlflow_tables import FEW_RUNS
         from analysis.runs import open_store
 
+        ids = [run_id if isinstance(run_id, str) else None for run_id in rows["mlflow_run_id"]]
+        count = 20  # runs at once, until it is known how long their curves are
         with open_store(self.store) as opened:
-            points = opened.curves([str(run_id)])
-        points = points.sort_values(["step", "timestamp"]).drop_duplicates(["step"], keep="last")
-        per_step = float(row.get("batch_size") or 0) * float(row.get("context_length") or 0)
-        per_token = float(row["flops"]) / float(row["tokens"]) if row.get("flops") else 0.0
-        return [
-            {"step": int(step), "tokens": step * per_step, "flops": step * per_step * per_token, "loss": loss}
-            for step, loss in zip(points["step"].tolist(), points["value"].tolist(), strict=True)
-        ]
+            while ids:
+                part, ids = ids[:count], ids[count:]
+                points = opened.curves([run_id for run_id in part if run_id is not None])
+                yield from by_run(points, part)
+                count = max(1, min(FEW_RUNS, POINTS_AT_ONCE * len(part) // max(len(points), 1)))
 
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
@@ -133,11 +138,18 @@ class PublishedSource:
         frame = frame.assign(key=[f"{self.name}-{number:04d}" for number in range(len(frame))])
         return Change(rows=frame, mark=1, whole=True, note=note)
 
-    def curve(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return []
+    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
+        return no_curves(rows)
 
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
+
+
+def no_curves(rows: pd.DataFrame) -> Iterator[Curve]:
+    """Of a run table, which holds one row per run."""
+    import numpy as np
+
+    return ((np.zeros(0), np.zeros(0)) for _ in range(len(rows)))
 
 
 def marks_of(files: tuple[Path, ...]) -> list[list[int]]:
@@ -186,10 +198,10 @@ def files_of(store: str) -> tuple[Path, ...]:
     from analysis.runs import kind_of
 
     kind, place = kind_of(store)
+    if kind not in ("file", "sqlite"):
+        return ()
     path = Path(place.removeprefix("sqlite:///")).absolute()
-    return (
-        tuple(path.with_name(path.name + end) for end in ("", "-wal")) if kind in ("file", "sqlite") else ()
-    )
+    return path, path.with_name(f"{path.name}-wal")
 
 
 def title_of(store: str) -> str:
@@ -197,11 +209,10 @@ def title_of(store: str) -> str:
     if store.startswith(PUBLISHED):
         return store.removeprefix(PUBLISHED)
     from analysis.mlflow_tables import without_password
+    from analysis.runs import kind_of
 
-    shown = without_password(store)
-    path = Path(shown.removeprefix("sqlite:///"))
-    return (
-        (path.stem if path.stem != "mlflow" else path.parent.name or "runs")
-        if "://" not in shown.replace("sqlite://", "")
-        else shown
-    )
+    kind, place = kind_of(store)
+    if kind not in ("file", "sqlite"):
+        return without_password(place)
+    path = Path(place.removeprefix("sqlite:///"))
+    return path.parent.name or "runs" if path.stem == "mlflow" else path.stem

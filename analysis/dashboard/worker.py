@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from analysis.dashboard.sources import Change, Source
 
 SNAPSHOT = "runs.parquet"
+CURVES_S = 90.0
+"""Reading curves for a file takes this long at most; the runs that are left have none in it."""
 PACKED = 4
 """gzip level: the page is read from this machine, so speed counts."""
 HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
@@ -77,14 +79,13 @@ class Reader:
 
     def read(self, job: Mapping[str, Any]) -> Answers:
         """What changed; the answer has no file where nothing did and the server has a page already."""
-        started = time.monotonic()
         change = self.source.read(self.mark)
         if change is not None:
             self._merge(change)
         if change is None and job.get("have"):
             yield {"same": True, "end": True}
             return
-        yield self._publish(started)
+        yield self._publish()
 
     def _merge(self, change: Change) -> None:
         import pandas as pd
@@ -98,7 +99,7 @@ class Reader:
         told = {"source": self.source.shown, "mark": self.mark, "note": self.note}
         write(self.cache / "mark.json", json.dumps(told).encode())
 
-    def _publish(self, started: float) -> dict[str, Any]:
+    def _publish(self) -> dict[str, Any]:
         from analysis.dashboard.fits import counts_of, default_counts
         from analysis.dashboard.measures import measures_of, nominal_budgets
 
@@ -120,21 +121,39 @@ class Reader:
         path = self.cache / "page.json.gz"
         write(path, content)
         write(self.cache / "facts.json", json.dumps({**facts, "etag": etag}).encode())
-        took = time.monotonic() - started
-        return {**facts, "etag": etag, "file": str(path), "took_s": took, "end": True}
+        return {**facts, "etag": etag, "file": str(path), "end": True}
+
+    def curves(self, job: Mapping[str, Any]) -> Answers:
+        """Page data as it stands and, in a file of at most job["room"] bytes, the curves of all its runs."""
+        from analysis.dashboard import curves
+
+        started = time.monotonic()
+        if self.frame is None:
+            yield from ({**answer, "end": False} for answer in self.read({}))
+        answer = self._publish()
+        assert self.frame is not None, "read above"
+        path = self.cache / f"curves-{answer['etag']}.npz"
+        # while runs train, their curves grow without a change in the table
+        if answer["open"] or not path.is_file():
+            for older in self.cache.glob("curves-*.npz"):
+                older.unlink()
+            until = started + CURVES_S
+            curves.collected(self.source.curves(self.frame), len(self.frame), until).save(path)
+        packed = self.cache / "curves.gz"
+        write(packed, curves.fitting(curves.Curves.load(path), int(job["room"])))
+        yield {**answer, "curves": str(packed)}
 
     def run(self, job: Mapping[str, Any]) -> Answers:
         """Curve and story of the run with that key."""
-        from analysis.dashboard.measures import thinned
+        from analysis.dashboard.curves import told
 
         frame = self.frame
         rows = frame[frame["key"] == job["key"]] if frame is not None and len(frame) else None
         if rows is None or not len(rows):
             yield {"unknown": True, "end": True}
             return
-        row = {name: None if value != value else value for name, value in rows.iloc[-1].items()}
-        curve = thinned(self.source.curve(row))
-        yield {"curve": curve, "story": self.source.story(row), "end": True}
+        curve = told(next(self.source.curves(rows.tail(1))))
+        yield {"curve": curve, "story": self.source.story(rows.iloc[-1]), "end": True}
 
 
 def with_keys(rows: pd.DataFrame) -> pd.DataFrame:
@@ -252,7 +271,7 @@ def _handler(name: str, reader: Reader | None, cache: Path) -> Callable[[Mapping
         os.nice(10)  # a sweep on this machine goes first
         return Fitter(cache).fit
     assert reader is not None, "made above"
-    return {"read": reader.read, "run": reader.run}[name]
+    return {"read": reader.read, "run": reader.run, "curves": reader.curves}[name]
 
 
 if __name__ == "__main__":

@@ -90,16 +90,6 @@ def test_bits_per_byte_need_one_text_and_tokenizer() -> None:
     assert "no run" in measures.measures_of(frame.drop(columns="bits_per_byte"))["why"]
 
 
-def test_a_long_curve_becomes_means_that_end_where_it_ends() -> None:
-    points = [{"step": n, "tokens": n, "flops": n, "loss": 1.0 + 1 / n} for n in range(1, 5001)]
-    thin = measures.thinned(points)
-    assert len(thin["step"]) <= measures.MOST_POINTS
-    assert thin["step"][0] == 1
-    assert thin["loss"] == sorted(thin["loss"], reverse=True)
-    short = measures.thinned([*points[:3], {"step": 4, "tokens": 4, "flops": 4, "loss": float("nan")}])
-    assert short["loss"][-1] is None
-
-
 def test_laws_told_are_those_that_fit_law_gives() -> None:
     import analysis
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from dashboard_help import EVIL, FLAGS, chromium, made_up, served, wait_for, write_csv
+from dashboard_help import EVIL, FLAGS, chromium, fetch, made_up, served, wait_for, write_csv
 
 pytestmark = pytest.mark.slow
 VIEWS = ("overview", "isoflop", "frontier", "compare", "ask", "health", "run")
@@ -43,8 +43,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def state_of(address: str) -> str:
-    from dashboard_help import fetch
-
     return fetch(address + "api/state").decode()
 
 
@@ -73,6 +71,12 @@ def open_view(page: Any, address: str, view: str, *, figure: bool = True) -> Non
     page.wait_for_selector("html[data-usable]", state="attached")
     if figure:
         page.wait_for_selector(".figure[data-drawn]", timeout=60000)
+
+
+def drawn(page: Any) -> list[dict[str, Any]]:
+    """The traces of the figure, as plotly.js has them."""
+    ask = "document.querySelector('.figure[data-drawn] .plot')?.data"
+    return list(wait_for(lambda: page.evaluate(ask)))
 
 
 def text_of(page: Any) -> str:
@@ -215,6 +219,28 @@ def test_the_keyboard_reaches_tabs_filters_and_export(page: Any, desk: str) -> N
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
     assert {"IsoFLOP", "family-ar", "pick-loss", "Export"} <= reached
+
+
+@pytest.mark.filterwarnings("ignore::Warning:(mlflow|alembic|sqlalchemy|pydantic|google).*")
+def test_the_file_has_the_loss_curves_that_the_server_has(page: Any, tmp_path: Path) -> None:
+    from benchmarks.generated_store import write_store
+
+    store = write_store(tmp_path / "mlflow.db", 20, 1000)
+    view = f"run?run={3:016x}"
+    with served(store, tmp_path / "cache") as (address, _):
+        open_view(page, address, view)
+        measured = drawn(page)[0]
+        told = text_of(page)
+        (tmp_path / "file.html").write_bytes(fetch(f"{address}export.html"))
+    open_view(page, f"file://{tmp_path / 'file.html'}", view)
+    carried = drawn(page)[0]
+    assert len(carried["x"]) > 100
+    assert carried["x"] == pytest.approx(measured["x"], rel=1e-3)
+    assert carried["y"] == pytest.approx(measured["y"], rel=3e-4)
+    points = f"{len(measured['x'])} of 1,000 points"
+    assert points in told
+    assert points in text_of(page)
+    assert "0.025%" in text_of(page)
 
 
 def test_runs_appear_as_they_arrive(page: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,25 @@ from typing import Any
 import pytest
 from dashboard_help import EVIL, made_up
 
-from analysis.dashboard import app, page, security, serve, worker
+from analysis.dashboard import app, curves, page, security, serve, worker
 from analysis.dashboard.board import Board, Laws
+from analysis.dashboard.children import ChildError
 from analysis.errors import UserError
 
 testclient = pytest.importorskip("starlette.testclient", reason="needs an HTTP client for starlette")
 LOCAL = "http://127.0.0.1:8050"
+
+
+class NoReader:
+    """In place of the reading process: there is none, or it hands out what it was given."""
+
+    def __init__(self, answer: dict[str, Any] | None = None) -> None:
+        self.answer = answer
+
+    async def last(self, **job: Any) -> dict[str, Any]:
+        if self.answer is None:
+            raise ChildError("the store is away")
+        return dict(self.answer)
 
 
 def board_of(tmp_path: Path, **changes: Any) -> Board:
@@ -27,6 +41,7 @@ def board_of(tmp_path: Path, **changes: Any) -> Board:
     from analysis.dashboard.fits import counts_of, default_counts
 
     board = Board({"source": "none", "options": {}}, tmp_path)
+    board.reader = NoReader()  # type: ignore[assignment]
     frame = worker.with_keys(made_up().assign(**changes))
     facts = {"rows": len(frame), "hash": "h", "counts": counts_of(frame), "default": default_counts(frame)}
     content = worker.pack({**facts, "columns": to_columns(frame)})
@@ -177,6 +192,27 @@ class TestExport:
             digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
             assert f"'sha256-{digest}'" in text
         assert "unsafe-inline" not in re.search(r"script-src[^;]*", text)[0]
+
+    def test_without_the_store_it_says_why_there_are_no_curves(self, client: Any) -> None:
+        told = json.loads(part_of(client.get("/export.html").text, "curves"))
+        assert told["problem"].endswith("the store is away")
+
+    def test_its_curves_are_those_of_the_runs_it_carries(self, tmp_path: Path) -> None:
+        board = board_of(tmp_path)
+        paths = {name: tmp_path / name for name in ("file", "curves")}
+        paths["file"].write_bytes(worker.pack({"rows": 7}))
+        paths["curves"].write_bytes(curves.nothing("none"))
+        told = {name: str(path) for name, path in paths.items()} | {"etag": "newer", "end": True}
+        board.reader = NoReader(told)  # type: ignore[assignment]
+        text = client_of(board).get("/export.html").text
+        assert json.loads(part_of(text, "runs")) == {"rows": 7}
+        assert json.loads(part_of(text, "curves")) == {"problem": "none"}
+
+    def test_curves_get_the_room_that_all_else_leaves(self, tmp_path: Path) -> None:
+        board = board_of(tmp_path)
+        room = page.room_for_curves(board)
+        text = page.exported(board, os.urandom(room), title="desk")
+        assert page.LARGEST_FILE - 40_000 < len(text) <= page.LARGEST_FILE
 
     def test_no_name_of_a_run_can_end_an_element(self, tmp_path: Path) -> None:
         text = (

@@ -55,7 +55,6 @@ class Figure {
     try {
       const Plotly = await loadPlotly();
       if (!this.box.isConnected) return;
-      const started = performance.now();
       this.figure = this.figure || this.make(this.box.clientWidth);
       const plot = el("div", { class: "plot" });
       this.box.append(plot);
@@ -67,7 +66,6 @@ class Figure {
       this.box.style.minHeight = "";
       this.listen(Plotly);
       this.box.dataset.drawn = String(Number(this.box.dataset.drawn || 0) + 1);
-      this.box.dataset.tookMs = String(Math.round(performance.now() - started));
     } catch (problem) {
       console.error(problem);
       this.box.append(el("p", { class: "note warn" }, `This figure cannot be drawn: ${problem.message}`));

@@ -45,11 +45,13 @@ async function drawNow() {
   for (const figure of [...figures]) if (figures.includes(figure)) await figure.draw();
 }
 
-async function carriedText(name) {
+function carried(name) {
   const packed = document.querySelector(`script[data-part="${name}"]`).textContent;
   const bytes = Uint8Array.from(atob(packed), letter => letter.charCodeAt(0));
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
 }
+const carriedText = name => carried(name).text();
+const carriedBytes = name => carried(name).arrayBuffer().then(buffer => new Uint8Array(buffer));
 
 async function startCarried() {
   store.carried = true;

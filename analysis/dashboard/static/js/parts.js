@@ -9,13 +9,19 @@ function viewHead(title, sentence, view) {
 // view: {figure(): Figure or null, csv(): {columns, rows}}
 function exportMenu(title, view) {
   const said = el("span", { class: "muted", role: "status" });
+  let busy = false;
   const item = (name, what, act) => el("button", { type: "button", "data-export": name, on: { click: async () => {
-    said.textContent = "";
+    if (busy) return;
+    busy = true;
+    said.textContent = name === "html" ? "At work; loss curves of thousands of runs take a while." : "At work.";
     try {
       await act();
+      said.textContent = "";
       menu.open = false;
     } catch (problem) {
       said.textContent = problem.message;
+    } finally {
+      busy = false;
     }
   } } }, what);
   const base = () => `${fileName(document.title)}-${route.view}`;

@@ -42,7 +42,6 @@ function finder(view) {
 }
 
 function showRun(view, root, at) {
-  const { runs } = store;
   const told = el("div");
   const curveBox = el("div");
   add(root, viewHead(labelOf(at), runSentence(at), view),
@@ -52,7 +51,7 @@ function showRun(view, root, at) {
       el("section", {}, el("h3", {}, "What came of it"), facts(at, OUTCOME), trackingLink(at))),
     el("h3", {}, "Samples of text"), emptyState("No samples were taken of this run."));
   curveBox.append(el("p", { class: "muted" }, "Reading the loss curve"));
-  loadStory(runs.key[at]).then(story => fillStory(view, curveBox, told, at, story));
+  loadStory(at).then(story => fillStory(view, curveBox, told, at, story));
   return [];
 }
 
@@ -66,32 +65,16 @@ function runSentence(at) {
   return `Status: ${statusOf(at)}${why ? `. ${why}` : ""}`;
 }
 
-const stories = new Map();
-async function loadStory(key) {
-  if (store.carried) return { curve: null, story: [] };
-  const known = stories.get(key);
-  if (known && known.etag === store.state.etag) return known;
-  try {
-    const answer = await fetch(`api/run?key=${encodeURIComponent(key)}`);
-    const told = { ...(await answer.json()), etag: store.state.etag };
-    stories.set(key, told);
-    return told;
-  } catch {
-    return known || { problem: "The server does not answer." };
-  }
-}
-
 function fillStory(view, box, told, at, story) {
   if (!box.isConnected) return;
-  const curve = story.curve;
   box.replaceChildren();
-  if (!curve || !curve.step.length) {
-    const why = store.carried ? "Loss curves are not in this file; the served page has them." : story.problem || "There is no loss curve of this run.";
-    box.append(emptyState(why));
+  if (!story.curve?.step.length) {
+    box.append(emptyState(story.problem || "There is no loss curve of this run."));
   } else {
-    view.curve = curve;
-    view.picture = new Figure(420, `Training loss of ${labelOf(at)}`, (width, how) => curveFigure(curve, at, width, how));
-    box.append(curveControls(), view.picture.box);
+    const { columns, recorded } = withSpending(story.curve, at);
+    view.curve = columns;
+    view.picture = new Figure(420, `Training loss of ${labelOf(at)}`, (width, how) => curveFigure(columns, at, width, how));
+    add(box, curveControls(columns), view.picture.box, thinnedNote(columns.step.length, recorded));
     view.picture.show();
     figures = [view.picture];
     drawSoon();
@@ -99,14 +82,23 @@ function fillStory(view, box, told, at, story) {
   if (story.story && story.story.length) told.replaceChildren(el("h3", {}, "Attempts"), attempts(story.story));
 }
 
-function curveControls() {
+function thinnedNote(shown, recorded) {
+  const exact = store.carried ? " This file keeps losses of curves to 0.025%." : "";
+  const means = shown < recorded ? `${shown} of ${recorded.toLocaleString()} points: each is the mean over a stretch of steps.` : "";
+  return means || exact ? el("p", { class: "muted" }, means + exact) : null;
+}
+
+const CURVE_AXES = [["flops", "compute"], ["tokens", "tokens"], ["step", "steps"]];
+const curveAxis = curve => (curve[route.x] ? route.x : CURVE_AXES.find(([name]) => curve[name])[0]);
+
+function curveControls(curve) {
   const pick = el("select", { "aria-label": "Horizontal axis", on: { change: () => go({ x: pick.value === "flops" ? "" : pick.value }) } },
-    [["flops", "compute"], ["tokens", "tokens"], ["step", "steps"]].map(([name, word]) => el("option", { value: name, selected: (route.x || "flops") === name }, word)));
+    CURVE_AXES.filter(([name]) => curve[name]).map(([name, word]) => el("option", { value: name, selected: curveAxis(curve) === name }, word)));
   return el("label", { class: "pick" }, "against", pick);
 }
 
 function curveFigure(curve, at, width, { print = false } = {}) {
-  const name = ["tokens", "step"].includes(route.x) ? route.x : "flops";
+  const name = curveAxis(curve);
   const style = familyStyle(familyOf(at)), factor = lossFactor();
   const x = curve[name], y = curve.loss.map(loss => (missing(loss) ? null : number(loss) * factor));
   const data = [{ x, y, mode: "lines", type: "scatter", name: "training loss", line: lineOf(style.colour, 1.8), showlegend: print,
@@ -119,7 +111,7 @@ function curveFigure(curve, at, width, { print = false } = {}) {
       marker: { color: style.colour, symbol: style.symbol, size: 12, line: { width: 1.5, color: "#ffffff" } }, hovertemplate: `held-out bound %{y:.4f}<extra></extra>` });
   }
   const text = name === "flops" ? computeText : countText;
-  const title = { flops: LOOK.titles.compute, tokens: LOOK.titles.tokens, step: "Steps" }[name];
+  const title = { flops: flopsTitle(), tokens: LOOK.titles.tokens, step: "Steps" }[name];
   return { title: `Training loss of ${labelOf(at)}`, data, layout: { height: 420, xaxis: logAxis(title, x, text, { room: width / 100 }),
     yaxis: logAxis(`Training loss (${LOSS_NAMES[route.loss]})`, values, plainTick, { room: 7 }) } };
 }

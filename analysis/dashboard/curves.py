@@ -1,0 +1,185 @@
+"""Training losses along runs: thinned, and packed so that those of thousands of runs fit into one file.
+
+A point of a thinned curve is the mean over a stretch; stretches are even on a logarithmic scale of steps.
+Packed: a line of JSON, then for all points, run after run, their steps and the logarithms of their losses in
+units of 1 / `PER_LOG`, both as differences to the point before, as unsigned numbers of four bytes (2 d, or
+-2 d - 1 below zero), all first bytes before all second ones, and so on. Most of these bytes are alike.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    Curve = tuple[np.ndarray, np.ndarray]
+    """Steps, rising, and the training losses there (nats per token)."""
+
+MOST_POINTS = 240
+MOST_IN_ALL, LEAST_POINTS = 800_000, 12
+"""Points of all runs together that are kept at first, and of one run at least. More do not fit into a file
+of 6 MB: noisy ones take a byte each."""
+SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
+"""Of the points kept at first, tried one after the other until a file has room for all runs."""
+PER_LOG = 2000
+"""Losses are kept to 0.025%, a tenth of a pixel of their figure."""
+MISSING = -(1 << 22)
+"""Stands for a loss that is not a finite number above 0; the log of no float comes near."""
+UNREAD = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Curves:
+    """The curves of several runs, one after the other."""
+
+    counts: np.ndarray
+    """(runs,) points of each."""
+    recorded: np.ndarray
+    """(runs,) points that its store holds; UNREAD where there was no time to look."""
+    steps: np.ndarray
+    """(points,)"""
+    losses: np.ndarray
+    """(points,) nats per token."""
+
+    def save(self, path: Path) -> None:
+        import numpy as np
+
+        with path.open("wb") as file:
+            np.savez(file, **{name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def load(cls, path: Path) -> Curves:
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as held:
+            return cls(**{name: held[name] for name in cls.__slots__})
+
+
+def collected(curves: Iterable[Curve], num_runs: int, until: float) -> Curves:
+    """Every curve thinned as it comes; those that come after `until` (as time.monotonic) are left unread."""
+    import numpy as np
+
+    found = []
+    for curve in curves:
+        found.append(thinned(one(curve), most_of(num_runs)))
+        if time.monotonic() > until:
+            break
+    unread = num_runs - len(found)
+    return Curves(
+        counts=np.array([len(part.steps) for part in found] + [0] * unread, dtype=np.int64),
+        recorded=np.array([part.recorded[0] for part in found] + [UNREAD] * unread, dtype=np.int64),
+        steps=np.concatenate([np.zeros(0), *(part.steps for part in found)]),
+        losses=np.concatenate([np.zeros(0), *(part.losses for part in found)]),
+    )
+
+
+def most_of(num_runs: int) -> int:
+    """Points that each of so many runs may keep at first."""
+    return max(LEAST_POINTS, min(MOST_POINTS, MOST_IN_ALL // max(num_runs, 1)))
+
+
+def one(curve: Curve) -> Curves:
+    """The curve of one run; steps below 1 have no place on a logarithmic scale."""
+    import numpy as np
+
+    steps, losses = (np.asarray(values, dtype=np.float64) for values in curve)
+    usable = steps >= 1
+    steps, losses = steps[usable], losses[usable]
+    count = np.array([len(steps)])
+    return Curves(counts=count, recorded=count, steps=steps, losses=losses)
+
+
+def by_run(points: pd.DataFrame, run_ids: list[str | None]) -> list[Curve]:
+    """Curves from recorded values (columns run_id, step, timestamp, value); of a step the latest counts."""
+    import numpy as np
+
+    empty = np.zeros(0), np.zeros(0)
+    points = points.sort_values(["run_id", "step", "timestamp"])
+    points = points.drop_duplicates(["run_id", "step"], keep="last")
+    ids, steps, values = (points[name].to_numpy() for name in ("run_id", "step", "value"))
+    ends = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else [0]
+    found = {ids[start]: (steps[start:end], values[start:end]) for start, end in pairwise(ends)}
+    return [found.get(run_id, empty) for run_id in run_ids]
+
+
+def thinned(curves: Curves, most: int) -> Curves:
+    """Curves longer than `most` as means over as many stretches, fewer where stretches are empty."""
+    import numpy as np
+
+    counts = curves.counts
+    if not len(curves.steps) or counts.max() <= most:
+        return curves
+    run = np.repeat(np.arange(len(counts)), counts)
+    starts = np.cumsum(counts) - counts
+    logs = np.log(curves.steps)
+    first, last = (logs[np.minimum(at, len(logs) - 1)] for at in (starts, np.maximum(starts + counts - 1, 0)))
+    width = np.maximum((last - first) / most, 1e-9)
+    stretch = np.minimum((logs - first[run]) / width[run], most - 1).astype(np.int64)
+    as_they_are = np.arange(len(run)) - starts[run]
+    group = run * most + np.where(counts[run] > most, stretch, as_they_are)
+    begins = np.flatnonzero(np.diff(group, prepend=-1))
+    sizes = np.diff(begins, append=len(group))
+    with np.errstate(invalid="ignore"):  # of a run that diverged: inf - inf
+        means = [np.add.reduceat(values, begins) / sizes for values in (curves.steps, curves.losses)]
+    kept = np.bincount(run[begins], minlength=len(counts))
+    return Curves(counts=kept, recorded=curves.recorded, steps=means[0], losses=means[1])
+
+
+def packed(curves: Curves) -> bytes:
+    """As above, gzipped."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        logs = np.log(curves.losses)
+    usable = np.isfinite(logs)
+    units = np.where(usable, np.round(PER_LOG * np.where(usable, logs, 0)), MISSING).astype(np.int64)
+    steps = np.round(curves.steps).astype(np.int64)
+    head = {"per_log": PER_LOG, "missing": MISSING, "counts": curves.counts.tolist(),
+            "recorded": curves.recorded.tolist()}  # fmt: skip
+    line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
+    return gzip.compress(line + _bytes(steps, curves.counts) + _bytes(units, curves.counts), 9, mtime=0)
+
+
+def _bytes(values: np.ndarray, counts: np.ndarray) -> bytes:
+    """Differences along each run, see above."""
+    import numpy as np
+
+    change = np.diff(values, prepend=0)
+    starts = (np.cumsum(counts) - counts)[counts > 0]
+    change[starts] = values[starts]
+    unsigned = ((change << 1) ^ (change >> 63)).astype("<u4")
+    return unsigned.view(np.uint8).reshape(-1, 4).T.tobytes()
+
+
+def fitting(curves: Curves, room: int) -> bytes:
+    """Packed with as many points as `room` bytes hold; without any, and told so, where it holds too few."""
+    most = most_of(len(curves.counts))
+    for share in SHARES:
+        content = packed(thinned(curves, max(LEAST_POINTS, round(share * most))))
+        if len(content) <= room:
+            return content
+    return nothing("The file has no room for loss curves of so many runs; the served page has them.")
+
+
+def nothing(problem: str) -> bytes:
+    """What stands in place of curves: why there are none."""
+    return gzip.compress(json.dumps({"problem": problem}).encode() + b"\n", mtime=0)
+
+
+def told(curve: Curve) -> dict[str, Any]:
+    """One curve as columns of JSON, short enough to send; `recorded` tells of how many points."""
+    from analysis.dashboard.columns import plain_number
+
+    thin = thinned(one(curve), MOST_POINTS)
+    columns = {"step": thin.steps, "loss": thin.losses}
+    plain = {name: [plain_number(x) for x in values.tolist()] for name, values in columns.items()}
+    return {**plain, "recorded": int(thin.recorded[0])}

@@ -1,0 +1,141 @@
+"""Loss curves: thinned honestly, packed small, and the same after unpacking."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.dashboard import curves
+
+
+def unpacked(content: bytes) -> tuple[dict[str, Any], list[tuple[list[int], list[float | None]]]]:
+    """As the page reads it, written anew: the head, and each run's steps and losses."""
+    head, _, rest = gzip.decompress(content).partition(b"\n")
+    told = json.loads(head)
+    total = sum(told["counts"])
+    assert len(rest) == 8 * total
+    runs, start = [], 0
+    for count in told["counts"]:
+        steps = summed(rest[: 4 * total], start, count)
+        units = summed(rest[4 * total :], start, count)
+        losses = [None if u == told["missing"] else math.exp(u / told["per_log"]) for u in units]
+        runs.append((steps, losses))
+        start += count
+    return told, runs
+
+
+def summed(planes: bytes, start: int, count: int) -> list[int]:
+    size, value, values = len(planes) // 4, 0, []
+    for at in range(start, start + count):
+        number = sum(planes[at + plane * size] << (8 * plane) for plane in range(4))
+        value += -(number + 1) // 2 if number % 2 else number // 2
+        values.append(value)
+    return values
+
+
+def of(*runs: tuple[list[float], list[float]]) -> curves.Curves:
+    return curves.collected(((np.array(s), np.array(v)) for s, v in runs), len(runs), time.monotonic() + 60)
+
+
+LOSSES = st.one_of(st.floats(1e-3, 1e3), st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -1.0, 1e300]))
+RUNS = st.lists(
+    st.dictionaries(st.integers(1, 10**8), LOSSES, max_size=12).map(lambda d: (sorted(d), list(d.values()))),
+    max_size=6,
+)
+
+
+@given(RUNS)
+def test_what_was_packed_comes_out_again(runs: list[tuple[list[int], list[float]]]) -> None:
+    told, found = unpacked(curves.packed(of(*runs)))
+    assert told["recorded"] == [len(steps) for steps, _ in runs]
+    for (steps, losses), (steps_again, losses_again) in zip(runs, found, strict=True):
+        assert steps_again == steps
+        for loss, again in zip(losses, losses_again, strict=True):
+            if not math.isfinite(loss) or loss <= 0:
+                assert again is None
+            else:
+                assert again == pytest.approx(loss, rel=0.6 / curves.PER_LOG)
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=5), st.integers(1, 60))
+def test_a_thinned_curve_keeps_its_ends_its_mean_and_its_order(lengths: list[int], most: int) -> None:
+    runs = [(np.arange(1.0, n + 1), 2 + 5 / np.arange(1.0, n + 1)) for n in lengths]
+    whole = of(*runs)
+    thin = curves.thinned(whole, most)
+    assert thin.counts.tolist() == [min(n, c) for n, c in zip(lengths, thin.counts, strict=True)]
+    assert (thin.counts <= most).all()
+    for place, (steps, losses) in enumerate(runs):
+        start = int(thin.counts[:place].sum())
+        part = slice(start, start + int(thin.counts[place]))
+        if len(steps) <= most:
+            assert thin.steps[part].tolist() == steps.tolist()
+            assert thin.losses[part].tolist() == losses.tolist()
+        else:
+            assert 1 <= thin.steps[part][0] <= thin.steps[part][-1] <= len(steps)
+            assert (np.diff(thin.steps[part]) > 0).all()
+            assert (np.diff(thin.losses[part]) < 0).all()
+
+
+def test_a_file_gets_as_many_points_as_it_has_room_for() -> None:
+    rng = np.random.default_rng(0)
+    steps = np.arange(1.0, 201)
+    many = of(*[(steps, 3 + rng.normal(0, 0.1, 200)) for _ in range(100)])
+    whole = curves.packed(many)
+    assert curves.fitting(many, len(whole)) == whole
+    told, runs = unpacked(curves.fitting(many, len(whole) // 4))
+    assert len(curves.fitting(many, len(whole) // 4)) <= len(whole) // 4
+    assert told["recorded"] == [200] * 100
+    assert all(12 <= len(steps) < 100 for steps, _ in runs)
+    assert "no room" in json.loads(gzip.decompress(curves.fitting(many, 100)))["problem"]
+
+
+def test_the_more_runs_the_fewer_points_each() -> None:
+    assert curves.most_of(1) == curves.most_of(1000) == curves.MOST_POINTS
+    assert curves.most_of(10_000) == 80
+    assert curves.most_of(10**7) == curves.LEAST_POINTS
+
+
+def test_runs_without_a_curve_and_runs_that_were_not_read_are_told_apart(tmp_path: Path) -> None:
+    late = iter([([1.0, 2.0], [3.0, 2.0]), ([], []), ([1.0], [1.0])])
+    found = curves.collected(((np.array(s), np.array(v)) for s, v in late), 3, until=time.monotonic() - 1)
+    found.save(tmp_path / "held.npz")
+    again = curves.Curves.load(tmp_path / "held.npz")
+    assert again.recorded.tolist() == [2, curves.UNREAD, curves.UNREAD]
+    assert of(([], [])).recorded.tolist() == [0]
+
+
+def test_of_a_repeated_step_the_latest_value_counts() -> None:
+    points = pd.DataFrame(
+        {
+            "run_id": ["b", "a", "b", "b"],
+            "step": [2, 1, 1, 2],
+            "timestamp": [5, 1, 1, 9],
+            "value": [9.0, 4, 3, 2],
+        }
+    )
+    found = curves.by_run(points, ["a", None, "b"])
+    assert [[values.tolist() for values in curve] for curve in found] == [
+        [[1], [4]],
+        [[], []],
+        [[1, 2], [3, 2]],
+    ]
+    assert [len(steps) for steps, _ in curves.by_run(points.head(0), ["a"])] == [0]
+
+
+def test_one_curve_is_told_as_columns() -> None:
+    steps = np.arange(0, 5001)
+    told = curves.told((steps, 1 + 1 / (steps + 1)))
+    assert len(told["step"]) <= curves.MOST_POINTS
+    assert (told["step"][0], told["recorded"]) == (1, 5000)
+    assert told["loss"] == sorted(told["loss"], reverse=True)
+    assert curves.told(([1, 2], [3.0, math.nan]))["loss"] == [3, None]
