@@ -158,16 +158,9 @@ def law_told(law: Law) -> dict[str, Any]:
         "options": {name: plain(value) for name, value in law.options.items()},
         "exponents": {name: [plain(v) for v in (e, e.low, e.high)] for name, e in law.exponents.items()},
         "numbers": records(law.summary(), 6),
-        "frontier": table(figures.frontier_table(law, points=48), 6),
-        "ask": answers(law),
+        "frontier": table(figures.frontier_table(law, points=48), 5),
     }
-    if law.method == "isoflop":
-        told |= isoflop_told(law)
-    else:
-        told["theta"] = {
-            name: plain(float(getattr(law, name)), 12) for name in ("E", "A", "B", "alpha", "beta")
-        }
-    return told
+    return told | (isoflop_told(law) if law.method == "isoflop" else surface_told(law))
 
 
 def isoflop_told(law: Any) -> dict[str, Any]:
@@ -188,26 +181,28 @@ def isoflop_told(law: Any) -> dict[str, Any]:
     return {"minima": rows, "curves": curves, "residual_sd": plain(law.residual_sd)}
 
 
-def answers(law: Law) -> dict[str, Any]:
-    """What a budget would buy: best size, tokens and loss with intervals over a wide grid of budgets, and,
-    from a surface, the loss where there are fewer tokens than the best number (the budget then goes into a
-    larger network)."""
+def surface_told(law: Any) -> dict[str, Any]:
+    """The parameters, and the answers to what a budget would buy."""
+    names = ("E", "A", "B", "alpha", "beta")
+    return {"theta": {name: plain(float(getattr(law, name)), 12) for name in names}, "ask": answers(law)}
+
+
+def answers(law: Any) -> dict[str, Any]:
+    """What a budget would buy: best size, tokens and loss with intervals over a wide grid of budgets, and the
+    loss where there are fewer tokens than the best number (the budget then goes into a larger network)."""
     import numpy as np
 
     low, high = law.flops_range
     count = round(np.log10(high * BEHIND / (low * BEFORE)) * PER_DECADE) + 1
     flops = np.geomspace(low * BEFORE, high * BEHIND, count)
     best = law.frontier(flops)
-    told: dict[str, Any] = {"frontier": table(best, 5)}
-    if law.method != "surface":
-        return told
     fewer = []
     for share in FEWER_TOKENS[1:]:
         tokens = best["tokens"].to_numpy(float) * share
         params = (flops / (law.cost.k * tokens)) ** (1 / law.cost.q)
-        loss = law.predict(params, tokens)  # type: ignore[attr-defined]
+        loss = law.predict(params, tokens)
         fewer.append({"share": share} | table(loss.drop(columns="tokens"), 5))
-    return told | {"fewer": fewer}
+    return {"frontier": table(best, 5), "fewer": fewer}
 
 
 def compared(frame: pd.DataFrame, names: list[str], bootstrap: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -128,11 +128,11 @@ def exported(board: Board, curves: bytes, *, title: str, start: str = "") -> byt
     known = {"start": start, "written": time.time(), "state": board.state()}
     parts = {
         "known": _pack(json.dumps(known).encode()),
-        "runs": _again(board.page.content) if board.page.content else _pack(b"null"),
+        "runs": _pack(gzip.decompress(board.page.content) if board.page.content else b"null"),
         "curves": curves,
         "library": packed_library(),
     }
-    parts |= {f"laws-{'|'.join(c)}": _again(t.content) for c, t in dict(board.laws).items() if t.content}
+    parts |= {f"laws-{'|'.join(c)}": t.content for c, t in dict(board.laws).items() if t.content}
     data = "\n".join(_carried(name, content) for name, content in parts.items())
     return _page(
         title=title,
@@ -151,11 +151,6 @@ def _page(**parts: str) -> str:
 
 def _pack(content: bytes) -> bytes:
     return gzip.compress(content, 9, mtime=0)
-
-
-def _again(content: bytes) -> bytes:
-    """Packed for speed, packed anew for size."""
-    return _pack(gzip.decompress(content))
 
 
 @cache

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 SNAPSHOT = "runs.parquet"
 CURVES_S = 90.0
 """Reading curves for a file takes this long at most; the runs that are left have none in it."""
-PACKED = 4
-"""gzip level: the page is read from this machine, so speed counts."""
+QUICK, SMALL = 4, 9
+"""gzip levels: of what is sent while runs arrive, and of laws that are whole, which exported files carry."""
 HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
 """Columns on which laws depend."""
 
@@ -50,9 +50,9 @@ def write(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def pack(value: Any) -> bytes:
+def pack(value: Any, level: int = QUICK) -> bytes:
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return gzip.compress(text.encode(), PACKED, mtime=0)
+    return gzip.compress(text.encode(), level, mtime=0)
 
 
 class Reader:
@@ -214,7 +214,7 @@ class Fitter:
             steps.append({"stage": stage})
 
         fits.work_out(asked, tell)
-        write(path, pack({**known, "done": True, "stage": ""}))
+        write(path, pack({**known, "done": True, "stage": ""}, SMALL))
         yield {"file": str(path), "steps": len(steps), "hash": now, "end": True}
 
 
