@@ -14,13 +14,12 @@ from sweeps import changed, prepare, report, results
 from sweeps.caps import Caps
 from sweeps.events import Events, call_webhook, check_webhook
 from sweeps.ledger import Ledger
-from sweeps.ledger_types import Entry, Run, State
-from sweeps.plan import DataFacts, Plan, PlannedRun
+from sweeps.ledger_types import Run, State
+from sweeps.plan import DataFacts, Plan
 from sweeps.pools import base as pool
 from sweeps.pools.storage import Storage, usable_storage
 from sweeps.progress import Progress
 from sweeps.record.tracking import check_tracking, tracking_uri, without_password
-from sweeps.rows import spec_columns
 from sweeps.run import Report, run_sweep
 from sweeps.status import summary
 from sweeps.tables import console, plan_brief
@@ -89,7 +88,7 @@ def drive(
         _tell_storage(asked, storage, terminal)
         stack.pop_all()  # from here on run_sweep closes the pool
         ended = run_sweep(
-            [_entry(run, dataset, plan) for run in plan.runs],
+            [plan.entry(run, dataset.folder) for run in plan.runs],
             sweep=name,
             out=out,
             pool=runners or how.pool_kind,
@@ -151,24 +150,6 @@ def _start_pool(stack: ExitStack, kind: str, address: str | None, **told: Any) -
     runners = pool.start(kind, address=address, **told)
     stack.callback(runners.close)
     return runners
-
-
-def _entry(run: PlannedRun, dataset: Dataset, plan: Plan) -> Entry:
-    """A planned run as the scheduler takes it."""
-    how = plan.config.training
-    options: dict[str, Any] = {"checkpoint_every_s": how.checkpoint_every_s}
-    if how.micro_batch_size is not None:
-        options["micro_batch_size"] = how.micro_batch_size
-    if how.compile:
-        options["compile_trunk"] = True
-    return Entry.of(
-        run.spec,
-        dataset=dataset.folder,
-        predicted_s=run.expected_s,
-        needs=run.needs,
-        columns=spec_columns(run.spec, unique_tokens=plan.data.train_tokens),
-        options=options,
-    )
 
 
 def _tell_failures(runs: Sequence[Run], out: Console) -> None:

@@ -84,9 +84,7 @@ def simulated(plan: Plan, nodes: tuple[Node, ...]) -> Schedule:
     """The schedule of what the plan has to do, each run as long as is expected of it where it lands."""
     from sweeps.simulate import simulate
 
-    entries = [
-        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs) for run in plan.to_do
-    ]
+    entries = [plan.entry(run, dataset=".") for run in plan.to_do]
     on_gpus = bool(plan.config.resources.gpus)
     kinds = {node.gpu_kind if on_gpus and node.gpu_kind else plan.kind for node in nodes}
     times = {kind: plan.seconds_on(kind) for kind in kinds}

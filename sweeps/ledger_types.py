@@ -89,6 +89,8 @@ class Entry:
     """Folder for `scaling.data.open_dataset`."""
     predicted_s: float
     needs: Needs = field(default_factory=Needs)
+    sequence_bytes: float = 0.0
+    """Of the memory in `needs`, what each sequence that goes through the network at once takes."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Run-table columns known before the run."""
     options: Mapping[str, Any] = field(default_factory=dict)

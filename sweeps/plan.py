@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
@@ -17,11 +18,12 @@ from scaling.families import FAMILIES, family_class, get_family
 from scaling.flops import sequence_flops, sequences_for
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-from sweeps import timing
-from sweeps.config import SweepConfig
-from sweeps.ledger_types import Needs, Run, State
+from sweeps import memory, timing
+from sweeps.config import Resources, SweepConfig
+from sweeps.ledger_types import Entry, Needs, Run, State
 from sweeps.new_runs import why_new
 from sweeps.pools.devices import is_cpu, kind_of
+from sweeps.rows import spec_columns
 from sweeps.sizes import size_params, sizes_per_budget
 
 FEW_STEPS = 200
@@ -123,6 +125,24 @@ class Plan:
 
     def of_family(self, family: str) -> tuple[PlannedRun, ...]:
         return tuple(run for run in self.runs if run.spec.family == family)
+
+    def entry(self, run: PlannedRun, dataset: Path | str) -> Entry:
+        """A planned run as the scheduler takes it."""
+        how = self.config.training
+        options: dict[str, Any] = {"checkpoint_every_s": how.checkpoint_every_s}
+        if how.micro_batch_size is not None:
+            options[memory.OPTION] = how.micro_batch_size
+        if how.compile:
+            options["compile_trunk"] = True
+        return Entry.of(
+            run.spec,
+            dataset=dataset,
+            predicted_s=run.expected_s,
+            needs=run.needs,
+            sequence_bytes=sequence_bytes(run.spec) / _shared_by(self.config.resources),
+            columns=spec_columns(run.spec, unique_tokens=self.data.train_tokens),
+            options=options,
+        )
 
     def seconds_on(self, kind: str) -> dict[str, float]:
         """Key -> expected seconds on another kind of device."""
@@ -262,14 +282,14 @@ def make_plan(
     states = {run.key: str(run.state) for run in past}
     runs = []
     for key, spec in by_key.items():
-        memory = memory_bytes(spec, config.training.micro_batch_size)
+        needed = memory_bytes(spec, config.training.micro_batch_size)
         runs.append(
             PlannedRun(
                 spec=spec,
                 params=spec.param_count("non_embedding"),
                 state=states.get(key, "new"),
-                memory_bytes=memory,
-                needs=_needs(config, memory),
+                memory_bytes=needed,
+                needs=_needs(config, needed),
                 expected_s=seconds[key],
             )
         )
@@ -285,16 +305,20 @@ def make_plan(
     )
 
 
-def _needs(config: SweepConfig, memory: float) -> Needs:
+def _needs(config: SweepConfig, needed: float) -> Needs:
     wanted = config.resources
     return Needs(
         cpus=wanted.cpus,
         gpus=wanted.gpus,
-        memory_bytes=0.0 if wanted.gpus else memory,
-        # Runs that share a GPU share its memory.
-        gpu_memory_bytes=memory / min(wanted.gpus, 1.0) if wanted.gpus else 0.0,
+        memory_bytes=0.0 if wanted.gpus else needed,
+        gpu_memory_bytes=needed / _shared_by(wanted) if wanted.gpus else 0.0,
         resources=tuple(sorted((name, float(amount)) for name, amount in wanted.custom.items())),
     )
+
+
+def _shared_by(wanted: Resources) -> float:
+    """Share of a GPU that a run has: runs that share one share its memory."""
+    return min(wanted.gpus, 1.0) or 1.0
 
 
 def _expected_s(
@@ -344,14 +368,20 @@ def memory_bytes(spec: RunSpec, micro_batch_size: int | None = None) -> float:
     read the text twice keep twice the activations; the full curriculum of `uniform` keeps a weight per id for
     every token of the batch.
     """
-    size, length = spec.size, spec.data.context_length
-    work = spec.build_family().work(length)
+    work = spec.build_family().work(spec.data.context_length)
     weights = 4 * 4 * spec.param_count()
-    width = 4 if spec.precision == "float32" else 2
-    per_token = width * BLOCK_VALUES * size.num_layers * size.hidden * work.inputs + 12 * spec.vocab_size
     sequences = min(spec.batch_size, micro_batch_size or spec.batch_size)
-    soft_inputs = 4 * spec.vocab_size * spec.batch_size * length if work.heads else 0
-    return PROCESS_BYTES + weights + sequences * length * per_token + soft_inputs
+    batch_tokens = spec.batch_size * spec.data.context_length
+    soft_inputs = 4 * spec.vocab_size * batch_tokens if work.heads else 0
+    return PROCESS_BYTES + weights + sequences * sequence_bytes(spec) + soft_inputs
+
+
+def sequence_bytes(spec: RunSpec) -> float:
+    """What each sequence that goes through the network at once adds to `memory_bytes`."""
+    size, length = spec.size, spec.data.context_length
+    width = 4 if spec.precision == "float32" else 2
+    inputs = spec.build_family().work(length).inputs
+    return length * (width * BLOCK_VALUES * size.num_layers * size.hidden * inputs + 12 * spec.vocab_size)
 
 
 # --- warnings

@@ -55,11 +55,10 @@ class Driver:
 
         priority: a sweep of higher priority that waits for the same pool goes first.
         """
-        self.order = sorted(entries, key=lambda entry: -entry.predicted_s)
+        entries = memory.as_known(entries, ledger.micro_batches())
+        self._plan(sorted(entries, key=lambda entry: -entry.predicted_s))
         self.keys = [entry.key for entry in self.order]
         self._open = {entry.key: entry for entry in self.order}
-        self._kinds = {entry.needs for entry in self.order}
-        self._least = least(self._kinds)
         self._fastest = 0.0
         """Speed of the fastest GPU that was used so far."""
         self._filled = False
@@ -77,12 +76,16 @@ class Driver:
         self._asked_others = -float("inf")
         self._files = StopFiles(ledger.folder.absolute() / "stop", ledger.owner.id)
         self._states: dict[str, Glance] = {}
-        self._micro_batches = ledger.micro_batches()
         self._looked = -float("inf")
         self._cancelled: set[str] = set()
         self._to_settle: list[tuple[Flight, Outcome]] = []
         self._stop_told = 0
         self._unavailable_since: float | None = None
+
+    def _plan(self, entries: list[Entry]) -> None:
+        self.order = entries
+        self._kinds = {entry.needs for entry in entries}
+        self._least = least(self._kinds)
 
     def run(self) -> None:
         """Drive until every run is settled, here or elsewhere, or until asked to stop.
@@ -181,6 +184,8 @@ class Driver:
         room_at: float | None = None
         # The first time every run is held against the nodes, so that those which fit none are told at once.
         again, self._filled = self._filled, True
+        if not again:
+            self._replan(memory.as_fits(self.order, lambda needs: self.pool.refusal(needs) is None))
         queues = self._queues()
         for entry in list(self._open.values()):
             if full == self._kinds:
@@ -208,6 +213,11 @@ class Driver:
                 if room_at is None:
                     room_at = max((flight.expected_end for flight in self.flights.values()), default=now)
 
+    def _replan(self, entries: list[Entry]) -> None:
+        """The same runs, with other needs."""
+        self._plan(entries)
+        self._open = {entry.key: entry for entry in entries if entry.key in self._open}
+
     def _queues(self) -> Queues:
         queues = Queues(self._fastest)
         for flight in self.flights.values():
@@ -231,7 +241,7 @@ class Driver:
             cpus=entry.needs.cpus,
             gpus=entry.needs.gpus,
             stop_files=self._files.watched_by(entry.key, claim.attempt),
-            options=memory.options(entry, self._micro_batches),
+            options=entry.options,
         )
         handle = self.pool.submit(job, entry.needs, avoid_host=claim.last_host)
         flight = self.flights[handle] = Flight(
@@ -241,7 +251,7 @@ class Driver:
             started=self.ledger.now(),
             node=node,
             slower=queues.seconds_on(node, 1.0),
-            micro_batch=memory.micro_batch(entry, self._micro_batches),
+            micro_batch=memory.micro_batch(entry),
         )
         queues.add(node, flight.expected_end)
         self._fastest = queues.fastest
@@ -310,7 +320,7 @@ class Driver:
             self.disk.proved_free()
         if verdict.micro_batch is not None:
             self.ledger.remember_micro_batch(memory.size_key(entry.spec), verdict.micro_batch)
-            self._micro_batches = self.ledger.micro_batches()
+            self._replan(memory.as_known(self.order, self.ledger.micro_batches()))
 
     # -- stopping -------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from sweeps import memory
 from sweeps.disk import Disk
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import Entry, Needs, State
@@ -179,6 +180,8 @@ def simulate(
     Amounts of further resources (quotas) are left out: a list of nodes does not say who has which.
     """
     entries = [replace(entry, needs=replace(entry.needs, resources=())) for entry in entries]
+    rack = Rack(nodes)
+    entries = memory.as_fits(entries, lambda needs: rack.refusal(needs) is None)
     by_key = {entry.key: entry for entry in entries}
     clock = Clock()
     placed: list[tuple[Entry, Node, float, float]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sweeps.ledger_types import Claim, State
+from sweeps.memory import halved
 from sweeps.worker import Outcome, Trouble
 
 
@@ -70,7 +71,7 @@ def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries
     if outcome.trouble == Trouble.DISK:  # no fault of the run: the driver waits for room
         return Verdict(state=State.WAITING, sentence=said, retry_at=at.now, counts=False)
     if outcome.trouble == Trouble.MEMORY and at.micro_batch > 1:
-        fewer = (at.micro_batch + 1) // 2
+        fewer = halved(at.micro_batch)
         sentence = f"{said} (goes on with {fewer} sequences at once instead of {at.micro_batch})"
         return Verdict(
             state=State.WAITING, sentence=sentence, retry_at=at.now, counts=False, micro_batch=fewer

@@ -70,13 +70,21 @@ class SimulatedPool(simulate.SimulatedPool):
     """Equal nodes whose jobs stop when their stop file is there. `log` has (time, event, key)."""
 
     def __init__(
-        self, clock: Clock, behaviour: Behaviour, *, slots: float = 2, nodes: int = 1, gpus: float = 0
+        self,
+        clock: Clock,
+        behaviour: Behaviour,
+        *,
+        slots: float = 2,
+        nodes: int = 1,
+        gpus: float = 0,
+        gpu_memory_bytes: float = float("inf"),
     ) -> None:
+        each = {"cpus": slots, "gpus": gpus, "gpu_memory_bytes": gpu_memory_bytes}
         self.log: list[tuple[float, str, str]] = []
         self.most = 0
         super().__init__(
             clock,
-            [Node(name=f"node {i}", host=f"host {i}", cpus=slots, gpus=gpus) for i in range(nodes)],
+            [Node(name=f"node {i}", host=f"host {i}", **each) for i in range(nodes)],
             lambda job, node: behaviour(job),
         )
 

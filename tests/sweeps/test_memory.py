@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from simulation import Clock, SimulatedPool, entry, failed, finished, other_owner
 
 from sweeps.ledger import Ledger
-from sweeps.ledger_types import State
+from sweeps.ledger_types import Needs, State
+from sweeps.memory import as_fits, at_most, micro_batch
+from sweeps.pools.rack import Node, Rack
 from sweeps.schedule import Driver
 from sweeps.worker import Trouble
 
@@ -72,3 +76,43 @@ def test_what_suffices_is_left_as_the_config_says(ledger):
     drive([of_size("a", "big"), of_size("b", "big", micro_batch_size=4)], ledger, machine)
     assert machine.brought == {"a": [10], "b": [4]}
     assert ledger.micro_batches() == {}
+
+
+# -- before a run starts ------------------------------------------------------------------------
+
+
+def large(key: str, batch: int = 256, **options):
+    """40 GB of its own, half a GB for each sequence at once."""
+    needs = Needs(gpus=1, gpu_memory_bytes=40e9 + batch * 0.5e9)
+    return replace(of_size(key, "big", batch=batch, **options), needs=needs, sequence_bytes=0.5e9)
+
+
+def test_sequences_are_halved_until_the_estimate_fits_the_largest_gpu():
+    rack = Rack([Node(name="a", cpus=8, gpus=1, gpu_memory_bytes=80e9), Node(name="b", cpus=8)])
+    found = as_fits([large("x"), large("y", batch=60)], lambda needs: rack.refusal(needs) is None)
+    assert [micro_batch(one) for one in found] == [64, 60]
+    assert found[0].needs.gpu_memory_bytes == pytest.approx(40e9 + 64 * 0.5e9)
+    assert found[0].spec["batch_size"] == 256, "the global batch is the run's own"
+
+
+def test_what_fits_with_no_sequence_is_refused_as_it_is_planned():
+    rack = Rack([Node(name="a", cpus=8, gpus=1, gpu_memory_bytes=24e9)])
+    assert as_fits([large("x")], lambda needs: rack.refusal(needs) is None) == [large("x")]
+
+
+@given(sequences=st.integers(1, 300), batch=st.integers(1, 300))
+def test_fewer_sequences_need_less_memory_and_never_become_more(sequences, batch):
+    once = at_most(large("x", batch=batch), sequences)
+    assert micro_batch(once) == min(batch, sequences)
+    assert once.needs.gpu_memory_bytes == pytest.approx(40e9 + min(batch, sequences) * 0.5e9)
+    assert at_most(once, sequences) == once
+
+
+def test_a_driver_starts_with_as_many_as_fit(ledger):
+    machine = Machine(1000)
+    entries = [large("x")]
+    ledger.register(entries)
+    pool = SimulatedPool(ledger.now, machine, gpus=1, gpu_memory_bytes=80e9)
+    Driver(entries, ledger, pool).run()
+    assert machine.brought["x"] == [64]
+    assert not ledger.micro_batches(), "an estimate is not remembered as if it had been tried"
