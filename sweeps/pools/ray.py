@@ -22,7 +22,7 @@ from sweeps.pools import ray_session
 from sweeps.pools.base import in_fresh_process_next, killed, lost
 from sweeps.pools.fork import Forks
 from sweeps.pools.rack import Handle, Node, Rack
-from sweeps.pools.ray_nodes import check_nodes, living_nodes
+from sweeps.pools.ray_nodes import Newcomers, check_nodes, living_nodes
 from sweeps.pools.ray_waiting import Waiting
 from sweeps.worker import RESULT, Job, Outcome, Trouble, failure, run_job
 
@@ -61,6 +61,7 @@ class RayPool:
         self._rack = Rack()
         self._ever: dict[str, Node] = {}
         """A node of every sort that was ever seen: one that is lost may come back."""
+        self._newcomers: Newcomers | None = None
         self._looked = 0.0
         self._tasks: dict[Handle, tuple[Any, Job]] = {}
         self._killed: set[Handle] = set()
@@ -104,7 +105,9 @@ class RayPool:
         self._run = ray.remote(max_retries=0)(_run)
         self._run_on_gpu = ray.remote(max_retries=0, num_gpus=1, max_calls=0)(_run_in_fork)
         if not self._is_here:
-            check_nodes([node for node in living_nodes() if node.cpus], self._shared)
+            nodes = [node for node in living_nodes() if node.cpus]
+            check_nodes(nodes, self._shared)
+            self._newcomers = Newcomers(self._shared, nodes)
 
     def _shut_down(self) -> None:
         ray_session.leave()
@@ -129,7 +132,7 @@ class RayPool:
         if not nodes and self._is_here:
             self._start_again()
             return
-        self._know(nodes)
+        self._know(nodes if self._newcomers is None else self._newcomers.fit(nodes))
 
     def _know(self, nodes: Sequence[Node]) -> None:
         self._rack.update(nodes)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,6 +25,8 @@ NEEDED = ("torch", "numpy", "pyarrow", "psutil")
 """What workers import beside the code that is sent to them."""
 _KIND = "accelerator_type:"
 _BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
+
+logger = logging.getLogger(__name__)
 
 
 def living_nodes() -> list[Node]:
@@ -75,24 +78,66 @@ def check_nodes(nodes: Sequence[Node], shared: Path | None) -> None:
 
     UserError, naming the first node that does not; or that did not get its runtime environment ready.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     probe = _write_probe(shared)
     try:
-        ask = ray.remote(max_retries=0, num_cpus=0)(_answer)
-        answers = [
-            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.name, soft=False)).remote(
-                str(probe) if probe else None
-            )
-            for node in nodes
-        ]
+        answers = [_ask(node, probe) for node in nodes]
         end = time.monotonic() + CHECK_S
         for node, answer in zip(nodes, answers, strict=True):
             _judge(node.host, shared, _wait(node.host, answer, end))
     finally:
         if probe is not None:
             probe.unlink(missing_ok=True)
+
+
+class Newcomers:
+    """Nodes that join while the sweep runs: each is used once it has passed the check of the others.
+
+    One that does not pass is left out, and why is told once. Nothing here waits.
+    """
+
+    def __init__(self, shared: Path | None, known: Iterable[Node]) -> None:
+        """known: nodes that were checked."""
+        self._shared = shared
+        self._fit = {node.name for node in known}
+        self._left_out: set[str] = set()
+        self._asked: dict[str, tuple[Any, Path | None]] = {}
+
+    def fit(self, nodes: Iterable[Node]) -> list[Node]:
+        """Those of `nodes` that may be used now."""
+        nodes = list(nodes)
+        for node in nodes:
+            if node.cpus and node.name not in self._fit | self._left_out:
+                self._look_at(node)
+        return [node for node in nodes if not node.cpus or node.name in self._fit]
+
+    def _look_at(self, node: Node) -> None:
+        import ray
+
+        if node.name not in self._asked:
+            probe = _write_probe(self._shared)
+            self._asked[node.name] = _ask(node, probe), probe
+        answer, probe = self._asked[node.name]
+        if not ray.wait([answer], timeout=0)[0]:
+            return
+        del self._asked[node.name]
+        try:
+            _judge(node.host, self._shared, _wait(node.host, answer, 0.0))
+            self._fit.add(node.name)
+        except UserError as error:
+            self._left_out.add(node.name)
+            logger.warning("a node that has joined is left out: %s", error)
+        finally:
+            if probe is not None:
+                probe.unlink(missing_ok=True)
+
+
+def _ask(node: Node, probe: Path | None) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(max_retries=0, num_cpus=0)(_answer)
+    there = NodeAffinitySchedulingStrategy(node.name, soft=False)
+    return task.options(scheduling_strategy=there).remote(str(probe) if probe else None)
 
 
 def _write_probe(shared: Path | None) -> Path | None:

@@ -211,6 +211,26 @@ def test_what_fits_a_node_that_is_gone_waits_for_it():
     assert not pool.has_room(Needs(gpus=8))
 
 
+def test_a_node_that_joins_is_used_once_it_has_passed_its_check(tmp_path, monkeypatch, caplog):
+    good = Answer(host="b", missing=[], sees=True, problem="")
+    blind = Answer(host="c", missing=[], sees=False, problem="")
+    answered: dict[str, Answer] = {}
+    monkeypatch.setattr(ray_nodes, "_ask", lambda node, probe: node.name)
+    monkeypatch.setattr("ray.wait", lambda asked, timeout: ([n for n in asked if n in answered], []))
+    monkeypatch.setattr(ray_nodes, "_wait", lambda host, asked, end: answered[asked])
+    nodes = [Node(name=name, host=name, cpus=1) for name in "abc"]
+    newcomers = ray_nodes.Newcomers(tmp_path, nodes[:1])
+    assert newcomers.fit(nodes) == nodes[:1], "nothing is waited for"
+    answered |= {"b": good, "c": blind}
+    for _ in range(3):
+        assert newcomers.fit(nodes) == nodes[:2]
+    assert [record.message.partition(": ")[0] for record in caplog.records] == [
+        "a node that has joined is left out"
+    ]
+    assert "node 'c' does not see the folder" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
 # -- who goes first -----------------------------------------------------------------------------
 
 
