@@ -211,10 +211,17 @@ def open_store(store: str | Path) -> Iterator[Database | _Server]:
 
 
 @contextmanager
+def open_server(uri: str) -> Iterator[_Server]:
+    """The tracking server at `uri`; UserError where nothing answers there."""
+    with _impatient():
+        yield _Server(uri)
+
+
+@contextmanager
 def _open(kind: str, place: str) -> Iterator[Database | _Server]:
     if kind == "server":
-        with _impatient():
-            yield _Server(place)
+        with open_server(place) as server:
+            yield server
     else:
         with open_database(place) as database:
             yield database
@@ -232,12 +239,24 @@ class _Server:
 
         return MlflowClient(tracking_uri=self.uri)
 
-    def runs(self) -> pd.DataFrame:
+    def runs(self, ended_since: int | None = None) -> pd.DataFrame:
+        """All runs; with `ended_since` (ms since 1970) those that have not ended, or not before."""
         import pandas as pd
         from mlflow.exceptions import MlflowException
 
+        wanted = [""]
+        if ended_since is not None:
+            wanted = [
+                " AND attributes.status = 'RUNNING'",
+                " AND attributes.status = 'SCHEDULED'",
+                f" AND attributes.end_time >= {ended_since}",
+            ]
         try:
-            names, found = self._search()
+            names = {number: name for name, number in self.experiments().items()}
+            # a run that ends between two searches is in both
+            found = list(
+                {run.info.run_id: run for one in wanted for run in self._search(names, one)}.values()
+            )
         except MlflowException as error:
             raise UserError(
                 f"tracking server {without_password(self.uri)} refused: {error.message}"
@@ -256,22 +275,25 @@ class _Server:
         metrics = pd.DataFrame([run.data.metrics for run in found], index=index)
         return assemble(heads, params, tags, metrics.mask(metrics >= LARGEST_FLOAT, float("inf")))
 
-    def _search(self) -> tuple[dict[str, str], list[Any]]:
+    def experiments(self) -> dict[str, str]:
+        """Name -> id of every experiment; a sweep is one."""
+        return {found.name: found.experiment_id for found in _all_experiments(self._client())}
+
+    def _search(self, names: dict[str, str], more: str) -> list[Any]:
         client = self._client()
-        names = {experiment.experiment_id: experiment.name for experiment in _all_experiments(client)}
         found: list[Any] = []
         token: str | None = ""
         while names and token is not None:
             page = client.search_runs(
                 list(names),
-                filter_string=f"tags.`{KEY_TAG}` != ''",
+                filter_string=f"tags.`{KEY_TAG}` != ''{more}",
                 max_results=5000,
                 order_by=["attributes.start_time ASC"],
                 page_token=token or None,
             )
             found += page
             token = page.token or None
-        return names, found
+        return found
 
     def curves(self, run_ids: list[str]) -> pd.DataFrame:
         import pandas as pd

@@ -53,8 +53,6 @@ class ReadLedger(Ledger):
 class LedgerSource:
     """The runs of one sweep, from its ledger and the journals beside the runs."""
 
-    tracking = None
-
     def __init__(self, folder: str, sweep: str, families: list[str] | None = None) -> None:
         """folder: the sweep's, with its ledger; it may not be there yet."""
         self.folder, self.sweep, self.families = Path(folder), sweep, frozenset(families or ())

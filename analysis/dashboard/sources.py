@@ -9,6 +9,7 @@ A sweep's own ledger is a source too; it stands in `sweeps.dashboard`, for this 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 PUBLISHED = "published:"
 POINTS_AT_ONCE = 20_000
 """Of loss curves, asked of a store in one query."""
+WHOLE_EVERY_S, SLACK_MS = 600.0, 60_000
+"""A tracking server is asked for all runs that often, which notices those deleted or marked later; in between
+for those that have not ended, or that ended since the last one known, and a little before: clocks differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,8 @@ class Change:
     """Whether `rows` are all there are, or only those that changed."""
     note: str = ""
     """A sentence for the page, e.g. why there are no runs yet."""
+    tracking: Mapping[str, Any] | None = None
+    """Of a tracking server: "address" of its own page, and its "experiments", name -> id."""
 
 
 class Source(Protocol):
@@ -43,8 +49,6 @@ class Source(Protocol):
 
     shown: str
     """As people may see it: no password."""
-    tracking: str | None
-    """Address of the tracking server's own page, where the store is one."""
     files: tuple[Path, ...]
     """Files that change when the runs do; none: the store has to be asked."""
 
@@ -69,10 +73,12 @@ class StoreSource:
         self.store, self.sweep, self.families = store, sweep, families or None
         self.kind, self.place = kind_of(store)
         self.shown = without_password(self.place)
-        self.tracking = self.shown.rstrip("/") if self.kind == "server" else None
         self.files = files_of(store)
+        self._seen = ""
 
     def read(self, mark: Any) -> Change | None:
+        if self.kind == "server":
+            return self._read_server(mark)
         now = self._mark()
         if now is not None and now == mark:
             return None
@@ -85,6 +91,36 @@ class StoreSource:
         except NoRunsError as error:
             return Change(rows=pd.DataFrame(), mark=now, whole=True, note=str(error))
         return Change(rows=frame, mark=now, whole=True)
+
+    def _read_server(self, mark: Any) -> Change | None:
+        import pandas as pd
+
+        from analysis.runs import NoRunsError, load_runs, open_server
+
+        whole = mark is None or time.time() - mark["whole_at"] > WHOLE_EVERY_S
+        try:
+            rows = load_runs(self.store, self.sweep, self.families) if whole else self._changed(mark)
+        except NoRunsError as error:
+            return Change(rows=pd.DataFrame(), mark=None, whole=True, note=str(error))
+        seen = rows.to_json(date_format="iso")
+        if not whole and (seen == self._seen or not len(rows)):
+            return None
+        self._seen = "" if whole else seen
+        ended = [int(at.timestamp() * 1000) for at in rows["ended"].dropna()]
+        now = {"whole_at": time.time()} if whole else dict(mark)
+        now["ended"] = max([now.get("ended", 0), *ended])
+        with open_server(self.place) as server:
+            tracking = {"address": self.shown.rstrip("/"), "experiments": server.experiments()}
+        return Change(rows=rows, mark=now, whole=whole, tracking=tracking)
+
+    def _changed(self, mark: Any) -> pd.DataFrame:
+        from analysis.runs import open_server
+
+        with open_server(self.place) as server:
+            rows = server.runs(ended_since=mark["ended"] - SLACK_MS)
+        if self.sweep is not None:
+            rows = rows[rows["sweep"] == self.sweep]
+        return rows[rows["family"].isin(self.families)] if self.families else rows
 
     def _mark(self) -> Any:
         """Changes when the store does; None where that cannot be told without reading it."""
@@ -121,7 +157,6 @@ class StoreSource:
 class PublishedSource:
     """A run table of `analysis.published`."""
 
-    tracking = None
     files: tuple[Path, ...] = ()
 
     def __init__(self, name: str) -> None:

@@ -63,6 +63,7 @@ class Reader:
         self.frame: pd.DataFrame | None = None
         self.mark: Any = None
         self.note = ""
+        self.tracking: Mapping[str, Any] | None = None
         self._take_up()
 
     def _take_up(self) -> None:
@@ -76,6 +77,7 @@ class Reader:
             return
         if told.get("source") == self.source.shown:
             self.frame, self.mark, self.note = frame, told["mark"], told["note"]
+            self.tracking = told.get("tracking")
 
     def read(self, job: Mapping[str, Any]) -> Answers:
         """What changed; the answer has no file where nothing did and the server has a page already."""
@@ -92,11 +94,14 @@ class Reader:
 
         rows = change.rows
         if not change.whole and self.frame is not None and "key" in self.frame:
-            kept = self.frame[~self.frame["key"].isin(rows["key"])] if len(rows) else self.frame
-            rows = pd.concat([kept, rows], ignore_index=True) if len(rows) else kept
+            names = ["sweep", "key"]
+            changed = pd.MultiIndex.from_frame(rows[names])
+            kept = self.frame[~pd.MultiIndex.from_frame(self.frame[names]).isin(changed)]
+            rows = pd.concat([kept, rows], ignore_index=True)
         self.frame, self.mark, self.note = with_keys(rows), change.mark, change.note
+        self.tracking = change.tracking
         self.frame.to_parquet(self.cache / SNAPSHOT, index=False)
-        told = {"source": self.source.shown, "mark": self.mark, "note": self.note}
+        told = {"source": self.source.shown, "mark": self.mark, "note": self.note, "tracking": self.tracking}
         write(self.cache / "mark.json", json.dumps(told).encode())
 
     def _publish(self) -> dict[str, Any]:
@@ -113,7 +118,7 @@ class Reader:
             "default": default_counts(frame) if len(frame) else {"params": "own", "flops": "own"},
             "bits": measures_of(frame),
             "open": num_open(frame),
-            "tracking": getattr(self.source, "tracking", None),
+            "tracking": self.tracking,
         }
         shown = frame.assign(nominal=nominal_budgets(frame)) if len(frame) else frame
         content = pack({**facts, "columns": to_columns(shown)})

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import mlflow_server
 
 from analysis import runs as runs_module
 from analysis.errors import UserError
@@ -301,8 +302,9 @@ class TestServers:
                 load_runs(address)
 
     @pytest.mark.slow
-    def test_a_real_server_gives_the_same_table(self, store: str) -> None:
-        with _mlflow_server(store) as address:
+    def test_a_real_server_gives_the_same_table(self, store: str, tmp_path: Path) -> None:
+        with mlflow_server(store, tmp_path) as server:
+            address = server.address
             pd.testing.assert_frame_equal(
                 load_runs(address).set_index("mlflow_run_id").sort_index(),
                 load_runs(store).set_index("mlflow_run_id").sort_index(),
@@ -336,38 +338,6 @@ class _answering:
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
-
-
-def _mlflow_server(store: str) -> Any:
-    import contextlib
-    import os
-    import signal
-    import urllib.request
-
-    @contextlib.contextmanager
-    def running() -> Iterator[str]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        address = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--workers", "1"], env=os.environ | quiet,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            cwd=Path(store.removeprefix("sqlite:///")).parent,
-        )  # fmt: skip
-        try:
-            for _ in range(240):
-                with contextlib.suppress(OSError), urllib.request.urlopen(address + "/health", timeout=1):
-                    break
-                time.sleep(0.25)
-            yield address
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=30)
-
-    return running()
 
 
 class TestColumns:

@@ -71,9 +71,9 @@ def served(store: str, cache: Path, *more: str) -> Iterator[tuple[str, subproces
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
+        found = re.search(r"(http://\S+) \(Ctrl-C", line)  # the store may have an address, too
         assert found, line + process.stdout.read()
-        yield found[0], process
+        yield found[1], process
     finally:
         process.terminate()
         process.communicate(timeout=20)

@@ -137,9 +137,9 @@ function facts(at, names) {
 
 function trackingLink(at) {
   const id = store.runs.mlflow_run_id?.[at];
-  const base = store.facts.tracking;
+  const server = store.facts.tracking, experiment = server?.experiments[store.runs.sweep?.[at]];
   if (!id) return null;
-  if (base) return el("p", {}, el("a", { href: `${base}/#/runs/${encodeURIComponent(id)}`, rel: "noreferrer", target: "_blank" }, "Open in MLflow"));
+  if (experiment) return el("p", {}, el("a", { href: `${server.address}/#/experiments/${encodeURIComponent(experiment)}/runs/${encodeURIComponent(id)}`, rel: "noreferrer", target: "_blank" }, "Open in MLflow"));
   return el("p", { class: "muted" }, "In MLflow's own page it has this id.");
 }
 
