@@ -21,7 +21,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from analysis import figures
+from analysis import figures, provenance
 from analysis.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.drawing.axes import is_missing
 from analysis.drawing.theme import FONT, PALETTES, family_order, template
@@ -74,7 +74,7 @@ def write_report(
         sections.append(_family(family, laws[family], (refused or {}).get(family, ()), runs, losses, drawn))
     if comparison is not None:
         sections.append(_comparison(comparison, drawn))
-    sections += [_runs(runs, laws), _provenance(laws)]
+    sections += [_runs(runs), _provenance(runs, laws, source)]
     return _write(path, _page(title, source, runs, sections, drawn))
 
 
@@ -95,7 +95,8 @@ def _overview(laws: Laws) -> Section:
     head = ["family", "law", "runs", "size exponent", "tokens exponent", "budget (FLOPs)",
             "best params", "tokens", "loss (nats)"]  # fmt: skip
     text = (
-        "<p>Exponents of the compute-optimal frontier; brackets are intervals at the level of the fits.</p>"
+        "<p>Exponents of the compute-optimal frontier; brackets are intervals at the level of the fits. "
+        'What each law was fitted to and how: <a href="#provenance">where the numbers come from</a>.</p>'
     )
     return "overview", "Overview", text + _table(head, rows)
 
@@ -114,13 +115,15 @@ def _family(
     parts += [_belief(law) for law in laws.values()]
     if "isoflop" in laws:
         parts.append(_figure(f"{family}-isoflop", laws["isoflop"].plot(), drawn))
-        parts.append(_minima(laws["isoflop"]))
+        parts += [_minima(laws["isoflop"]), _stamp(laws["isoflop"])]
     if laws:
         parts.append(_figure(f"{family}-frontier", figures.frontier(dict(laws)), drawn))
+        parts.append(_stamp(*laws.values()))
     for method, law in laws.items():
         table = law.summary()
         rows = [[q, *_interval(v, low, high)] for q, v, low, high in table.itertuples(index=False)]
-        parts.append(_folded(f"All numbers of the {method} law", _table(["", "value", "interval"], rows)))
+        numbers = _table(["", "value", "interval"], rows) + _stamp(law)
+        parts.append(_folded(f"All numbers of the {method} law", numbers))
     own = runs[runs["family"] == family] if "family" in runs else runs
     if losses is not None and len(losses) and 0 < len(own) <= MOST_CURVES:
         of_family = losses[losses["family"] == family] if "family" in losses else losses
@@ -184,11 +187,14 @@ def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
         _figure("compare-frontiers", figures.frontier(comparison.laws), drawn),
         _figure("compare-multipliers", figures.compare(comparison), drawn),
         _table(head, rows, caption=f"Compute over {comparison.reference} at equal loss"),
+        _folded(
+            "The laws compared", _list(f"{n}: {provenance.of_law(law)}" for n, law in comparison.laws.items())
+        ),
     ]
     return "compare", "Families compared", "".join(body)
 
 
-def _runs(runs: pd.DataFrame, laws: Laws) -> Section:
+def _runs(runs: pd.DataFrame) -> Section:
     names = [name for name in RUN_COLUMNS_SHOWN if name in runs.columns and runs[name].notna().any()]
     shown = runs.head(MOST_ROWS)
     rows = [[_cell(value) for value in row] for row in shown[names].itertuples(index=False)]
@@ -196,14 +202,31 @@ def _runs(runs: pd.DataFrame, laws: Laws) -> Section:
     return "runs", "Runs", more + _folded(f"{len(runs)} runs", _table(names, rows))
 
 
-def _provenance(laws: Laws) -> Section:
+def _provenance(runs: pd.DataFrame, laws: Laws, source: str) -> Section:
     rows = []
     for family in family_order(laws):
         for method, law in laws[family].items():
             options = ", ".join(f"{name}={value}" for name, value in law.options.items())
-            rows.append([family, method, str(law.status), options, str(law.cost), law.sha256[:16]])
-    head = ["family", "law", "status", "options", "cost of a run", "SHA-256 of the data"]
-    return "provenance", "Where the numbers come from", _table(head, rows)
+            low, high = law.flops_range
+            rows.append([family, method, len(law.runs), len(law.excluded), f"{low:.3g} to {high:.3g}",
+                         str(law.status), str(law.cost), law.sha256[:16], options])  # fmt: skip
+    head = ["family", "law", "runs", "left out", "budgets (FLOPs)", "status", "cost of a run",
+            "SHA-256 of the data", "options"]  # fmt: skip
+    body = [
+        _table(["", ""], provenance.of_runs(runs, source), caption="The runs"),
+        _table(head, rows, caption="The laws: every number and figure above names the one it is of"),
+        _table(["", ""], provenance.of_program(), caption=f"Fitted and written {_now()} with"),
+    ]
+    return "provenance", "Where the numbers come from", "".join(body)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _stamp(*laws: Law) -> str:
+    """Below a figure or a table: the laws its numbers are of."""
+    return "".join(f'<p class="muted stamp">{_text(provenance.of_law(law))}</p>' for law in laws)
 
 
 # -- pieces of HTML -----------------------------------------------------------------------------
@@ -286,7 +309,7 @@ def _page(
         font=FONT,
         title=_text(title),
         subtitle=f"{len(runs)} runs" + (f" from {_text(source)}" if source else "")
-        + f". Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        + f". Written {_now()}.",
         links="".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections),
         sections="".join(
             f'<section id="{anchor}"><h2>{_text(heading)}</h2>{body}</section>'

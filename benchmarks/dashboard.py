@@ -6,7 +6,9 @@ usable         from opening the page to texts, tables, filters and the figure be
 switch         from a click on a filter or a choice of convention to the new view on the screen; then drawn
 memory         of the server, its reading and its fitting process (shared pages counted once), now and most;
                the first two are there while runs arrive, the fitting one ends when it has nothing to do
-export         bytes of the page as one file, and usable and drawn from disk
+export         bytes of the page as one file, seconds to write it (with loss curves read, then again),
+               usable and drawn from disk
+report         bytes of `scaling report` over the same store, and seconds to write it
 mlflow         from opening MLflow's list of runs to its first hundred rows
 
     python -m benchmarks.dashboard [--runs 10000] [--points 200] [--rounds 5] [--no-mlflow]
@@ -44,6 +46,7 @@ FLOORS = {
     "server_mb": 250.0,
     "export_mb": 6.0,
     "export_usable_s": 1.2,
+    "report_mb": 6.0,
 }
 FLAGS = (
     "--no-sandbox",
@@ -88,7 +91,7 @@ def wait_for(what: Callable[[], Any], seconds: float) -> Any:
 
 
 def fetch(address: str) -> bytes:
-    with urllib.request.urlopen(address, timeout=30) as answer:
+    with urllib.request.urlopen(address, timeout=180) as answer:
         return bytes(answer.read())
 
 
@@ -179,6 +182,31 @@ def measure_switches(browser: Any, address: str, rounds: int) -> dict[str, Any]:
     }
 
 
+def measure_export(browser: Any, address: str, path: Path, rounds: int) -> dict[str, float]:
+    written = []
+    for _ in range(2):
+        started = time.monotonic()
+        path.write_bytes(fetch(f"{address}export.html?start=%23/isoflop"))
+        written.append(time.monotonic() - started)
+    found = [opened(browser, f"file://{path}") for _ in range(rounds)]
+    return {
+        "mb": path.stat().st_size / 1e6,
+        "first_written_s": written[0],
+        "written_s": written[1],
+        "usable_s": statistics.median(f[0] for f in found),
+        "drawn_s": statistics.median(f[1] for f in found),
+    }
+
+
+def measure_report(store: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-c", "from sweeps.cli import main; main()", "report", "--store", store]
+    started = time.monotonic()
+    subprocess.run([*command, "--out", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    took = time.monotonic() - started
+    (path,) = folder.glob("*/report.html")
+    return {"mb": path.stat().st_size / 1e6, "written_s": took}
+
+
 def measure_mlflow(browser: Any, store: str, folder: Path) -> dict[str, Any]:
     port = 5000 + os.getpid() % 900
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "DO_NOT_TRACK": "true"}
@@ -249,17 +277,11 @@ def measure(arguments: argparse.Namespace, chromium: str, folder: Path) -> dict[
         told["memory_mb"] = {"now": memory_mb(server), "most": most}
         told["pages"] = measure_pages(browser, address, arguments.rounds)
         told["switches"] = measure_switches(browser, address, arguments.rounds)
-        export = folder / "export.html"
-        export.write_bytes(fetch(f"{address}export.html?start=%23/isoflop"))
-        found = [opened(browser, f"file://{export}") for _ in range(arguments.rounds)]
-        told["export"] = {
-            "mb": export.stat().st_size / 1e6,
-            "usable_s": statistics.median(f[0] for f in found),
-            "drawn_s": statistics.median(f[1] for f in found),
-        }
+        told["export"] = measure_export(browser, address, folder / "export.html", arguments.rounds)
         if not arguments.no_mlflow:
             told["mlflow"] = measure_mlflow(browser, store, folder)
         browser.close()
+    told["report"] = measure_report(store, folder / "report")
     return told
 
 
@@ -272,6 +294,7 @@ def missed(told: dict[str, Any]) -> list[str]:
         "server_mb": sum(told["memory_mb"]["now"].get(name, 0.0) for name in ("server", "reader")),
         "export_mb": told["export"]["mb"],
         "export_usable_s": told["export"]["usable_s"],
+        "report_mb": told["report"]["mb"],
     }
     return [
         f"{name}: {value:.3g}, wanted below {FLOORS[name]:g}"
