@@ -308,7 +308,7 @@ class Ledger(LedgerFile):
         """Say how the claimed attempt ended. False, and nothing changes, if a later attempt holds the run.
 
         signature: what a failure looked like; None for any other end. counts: whether it uses up one of the
-        run's tries. facts: host and device of the attempt.
+        run's tries. facts: host and device of the attempt, and avoid_host, where the next had better not be.
         """
         facts, now = facts or {}, self.now()
         failed = signature is not None and counts
@@ -334,7 +334,7 @@ class Ledger(LedgerFile):
                 "WHERE key = ?",
                 (
                     *(str(state), sentence, traceback, json.dumps(dict(result or {})), failed),
-                    *(signature if failed else None, facts.get("host") if failed else None),
+                    *(signature if failed else None, facts.get("avoid_host")),
                     *(retry_at, now if state in SETTLED or state == State.PREEMPTED else None),
                     *(now, facts.get("host"), facts.get("device"), claim.key),
                 ),

@@ -119,7 +119,7 @@ class Claim:
     last_signature: str | None = None
     """What the previous failure looked like."""
     last_host: str | None = None
-    """Where that was."""
+    """Where the previous attempt failed or was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

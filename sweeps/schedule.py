@@ -277,6 +277,8 @@ class Driver:
 
     def _settle(self, flight: Flight, outcome: Outcome) -> None:
         key, now = flight.entry.key, self.ledger.now()
+        # who was lost could not say where
+        outcome = replace(outcome, host=outcome.host or flight.node.host or None)
         at = Circumstances(
             now=now,
             stopping=self.stop.asked,
@@ -296,7 +298,11 @@ class Driver:
             signature=outcome.signature,
             counts=verdict.counts,
             retry_at=verdict.retry_at,
-            facts={"host": outcome.host, "device": outcome.device},
+            facts={
+                "host": outcome.host,
+                "device": outcome.device,
+                "avoid_host": outcome.host if verdict.elsewhere else None,
+            },
         )
         self._cancelled.discard(key)
         if accepted:

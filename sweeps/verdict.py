@@ -38,6 +38,8 @@ class Verdict:
     """Whether a failure uses up one of the run's tries."""
     micro_batch: int | None = None
     """Sequences at once, from now on, for runs of this size."""
+    elsewhere: bool = False
+    """Whether the next attempt had better be on another host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +92,19 @@ def _failed(outcome: Outcome, claim: Claim, at: Circumstances, retries: Retries)
     lost = outcome.trouble == Trouble.LOST
     if lost and at.advanced:
         sentence = f"{said} (it had got further, so this does not count)"
-        return Verdict(state=State.WAITING, sentence=sentence, retry_at=at.now + retries.wait_s, counts=False)
+        return Verdict(
+            state=State.WAITING,
+            sentence=sentence,
+            retry_at=at.now + retries.wait_s,
+            counts=False,
+            elsewhere=True,
+        )
     allowed = retries.lost if lost else retries.attempts
     if failures >= allowed:
         return Verdict(state=State.FAILED, sentence=f"{said} (after {failures} failed attempts)")
     return Verdict(
         state=State.WAITING,
         sentence=f"{said} (attempt {failures} of {allowed} failed)",
+        elsewhere=True,
         retry_at=retries.retry_at(failures, at.now),
     )

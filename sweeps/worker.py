@@ -38,7 +38,7 @@ class Trouble(StrEnum):
     """Why an attempt failed; it decides whether another one makes sense."""
 
     LOST = "lost"
-    """The process or its node went away without a word."""
+    """The process, its node or its GPU went away."""
     MEMORY = "memory"
     DISK = "disk"
     USER = "user"
@@ -267,6 +267,7 @@ def failure(error: BaseException) -> Outcome:
     sentence = {
         Trouble.DISK: f"disk full: {error}",
         Trouble.MEMORY: f"out of memory: {error}",
+        Trouble.LOST: f"GPU lost: {error}",
         Trouble.USER: str(error),
     }.get(trouble, text)
     return Outcome(
@@ -290,6 +291,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
+_GPU_LOST = re.compile(
+    "CUDA.*(uncorrectable|hardware|NVLink|fallen off|launch failure|unknown error|initialization error|"
+    "busy or unavailable|is lost)|[Nn]o CUDA(-capable device| GPUs)"
+)
+"""What CUDA says of a GPU that is broken or gone; an illegal address is rather the program's fault."""
+
+
 def _trouble(error: BaseException) -> Trouble:
     from scaling.errors import UserError
 
@@ -300,6 +308,8 @@ def _trouble(error: BaseException) -> Trouble:
             return Trouble.MEMORY
         if isinstance(cause, RuntimeError) and "can't allocate memory" in str(cause):
             return Trouble.MEMORY
+        if isinstance(cause, RuntimeError) and _GPU_LOST.search(str(cause)):
+            return Trouble.LOST
     return Trouble.USER if isinstance(error, UserError) else Trouble.ERROR
 
 

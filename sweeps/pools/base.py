@@ -112,4 +112,4 @@ def lost(job: Job, how: str) -> Outcome:
 
 def in_fresh_process_next(outcome: Outcome) -> bool:
     """Whether what happened may have left the process unfit for another job."""
-    return outcome.status == "failed" and outcome.trouble in (Trouble.MEMORY, Trouble.ERROR)
+    return outcome.status == "failed" and outcome.trouble in (Trouble.MEMORY, Trouble.ERROR, Trouble.LOST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -111,6 +112,22 @@ def test_a_run_that_recovers_is_finished(ledger, clock):
     drive([entry("k")], ledger, pool)
     [run] = ledger.runs()
     assert (run.state, run.attempt, run.traceback) == (State.FINISHED, 3, None)
+
+
+def test_a_lost_gpu_is_left_for_another_host(ledger, clock):
+    """Also by a run that had got further, whose loss does not count."""
+    where = []
+
+    def behave(job):
+        where.append(pool.rack.on("node 0") != [])
+        (Path(job.folder) / "journal.jsonl").parent.mkdir(parents=True, exist_ok=True)
+        (Path(job.folder) / "journal.jsonl").write_text('{"kind": "checkpoint", "step": 4}\n')
+        return 1.0, failed("GPU lost", Trouble.LOST) if where[-1] else finished(job)
+
+    pool = SimulatedPool(clock, behave, slots=1, nodes=2)
+    drive([entry("k")], ledger, pool)
+    assert where == [True, False]
+    assert states(ledger) == {"k": "finished"}
 
 
 def test_the_same_failure_twice_is_enough(ledger, clock):

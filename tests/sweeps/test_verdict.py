@@ -51,3 +51,5 @@ def test_a_lost_worker_counts_only_where_the_run_got_nowhere():
     assert [verdict(n, False).retry_at for n in (0, 1)] == [2, 8]
     assert verdict(2, True).state == State.WAITING
     assert not verdict(2, True).counts
+    assert verdict(0, False).elsewhere
+    assert verdict(0, True).elsewhere

@@ -94,6 +94,16 @@ def test_jobs_and_outcomes_travel_as_json(tmp_path, data):
             "out of m",
         ),
         (UserError("corpus 'x' is missing"), Trouble.USER, "corpus 'x' is missing"),
+        *(
+            (RuntimeError(text), Trouble.LOST, f"GPU lost: {text}")
+            for text in (
+                "CUDA error: uncorrectable ECC error encountered",
+                "CUDA error: unspecified launch failure",
+                "CUDA driver initialization failed, initialization error",
+                "No CUDA GPUs are available",
+            )
+        ),
+        (RuntimeError("CUDA error: device-side assert triggered"), Trouble.ERROR, "RuntimeError: CUDA"),
         (IndexError("list index out of range"), Trouble.ERROR, "IndexError: list index out of range"),
         (KeyError(), Trouble.ERROR, "KeyError"),
     ],
