@@ -135,20 +135,20 @@ class Board:
             await self.fitter.close()
 
     async def _keep_reading(self) -> None:
-        seen: Any = None
         while True:
             began = time.monotonic()
-            mark = marks_of(self.files)
+            seen = marks_of(self.files)
             await self._read_once()
             took = time.monotonic() - began
-            seen = mark
             await asyncio.sleep(max(LOOK_S if self.files else ASK_S, REST * min(took, 10.0)))
             until = time.monotonic() + AT_LEAST_EVERY_S
-            while self.files and time.monotonic() < until and not self.page.problem:
-                if marks_of(self.files) != seen:
-                    break
-                # nothing was written since: what was read is still so
-                self.page.read_at = time.time()
+            while (
+                self.files
+                and time.monotonic() < until
+                and not self.page.problem
+                and marks_of(self.files) == seen
+            ):
+                self.page.read_at = time.time()  # nothing was written since: what was read is still so
                 await asyncio.sleep(LOOK_S)
 
     async def _read_once(self) -> None:

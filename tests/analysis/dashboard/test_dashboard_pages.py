@@ -147,7 +147,7 @@ def test_a_point_leads_to_its_run(page: Any, desk: str) -> None:
 def test_runs_are_found_by_words(page: Any, desk: str) -> None:
     open_view(page, desk, "run", figure=False)
     page.fill("input[aria-label='Find runs']", "diverged")
-    wait_for(lambda: "1 runs" in text_of(page))
+    wait_for(lambda: "1 run\n" in text_of(page))
     page.click("td a")
     assert "Status: diverged" in text_of(page)
     assert "There is no loss curve" in text_of(page) or wait_for(lambda: "no loss curve" in text_of(page))
@@ -290,4 +290,4 @@ def test_no_runs_yet_is_said(page: Any, tmp_path: Path) -> None:
         for view in VIEWS:
             open_view(page, address, view, figure=False)
             page.wait_for_timeout(200)
-            assert "1 runs" in text_of(page)
+            assert "1 run ·" in text_of(page)

@@ -1,6 +1,6 @@
 // Compare: how much more compute each family needs than a reference to reach the same loss.
 
-const referenceNow = () => (store.families.includes(route.ref) ? route.ref : store.families.includes("ar") ? "ar" : store.families[0]);
+const referenceNow = () => [route.ref, "ar"].find(name => store.families.includes(name)) ?? store.families[0];
 const comparison = () => lawsNow()?.compare?.[referenceNow()] || null;
 
 VIEWS.compare = {
@@ -92,9 +92,9 @@ function multiplierTable(told) {
     { title: `${referenceNow()} needs` }, { title: "" }];
   const cells = rows.map(row => [familyCell(row.family), flopsText(row.at_flops), (row.at_loss * lossFactor()).toFixed(3),
     `${intervalText(row.multiplier, row.low, row.high)}×`, flopsText(row.reference_flops), row.extrapolated ? "extrapolated" : ""]);
-  const told2 = () => ({ columns: ["family", "at FLOPs", "at loss", "multiplier", "low", "high", "reference FLOPs", "extrapolated"],
+  const copied = () => ({ columns: ["family", "at FLOPs", "at loss", "multiplier", "low", "high", "reference FLOPs", "extrapolated"],
     rows: rows.map(r => [r.family, r.at_flops, r.at_loss * lossFactor(), r.multiplier, r.low, r.high, r.reference_flops, r.extrapolated]) });
-  return el("div", {}, el("div", { class: "head" }, el("h3", {}, `Compute over ${referenceNow()} at equal loss`), copyButton(told2)), tableOf(columns, cells));
+  return el("div", {}, el("div", { class: "head" }, el("h3", {}, `Compute over ${referenceNow()} at equal loss`), copyButton(copied)), tableOf(columns, cells));
 }
 
 function crossoverTable(told) {

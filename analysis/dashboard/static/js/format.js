@@ -14,7 +14,11 @@ function sig(x, digits = 3) {
 }
 
 const expo = (x, places = 1) => x.toExponential(places).replace("e+", "e");
-const flopsText = x => (missing(x) ? "" : x === 0 ? "0" : Number.isFinite(x) ? expo(x, 1) : "∞");
+function flopsText(x) {
+  if (missing(x)) return "";
+  if (x === 0) return "0";
+  return Number.isFinite(x) ? expo(x, 1) : "∞";
+}
 const computeText = x => flopsText(x).replace(".0e", "e");
 
 function countText(x, digits = 3) {
@@ -50,6 +54,8 @@ function durationText(seconds) {
   if (seconds < 172800) return `${(seconds / 3600).toFixed(1)} h`;
   return `${(seconds / 86400).toFixed(1)} days`;
 }
+
+const counted = (count, one, several = `${one}s`) => `${count.toLocaleString("en-US")} ${count === 1 ? one : several}`;
 
 const timeText = at => (missing(at) ? "" : new Date(at * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC");
 

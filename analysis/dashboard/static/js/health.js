@@ -8,15 +8,13 @@ VIEWS.health = {
     this.residuals = families.map(residualsOf);
     add(root, viewHead("Whether to believe the laws", "How far runs lie from their surface, what the checks say, which runs are left out and why.", this), note(lawsNote()),
       verdictTable());
-    const figures = [];
     this.picture = null;
     if (families.length) {
       this.picture = new Figure(420, `Residuals of the surfaces of ${families.join(", ")}`, (width, how) => residualFigure(this.residuals, width, how));
       add(root, el("h3", {}, "Measured above predicted loss"), this.picture.box, outlierTable(this.residuals));
-      figures.push(this.picture);
     }
-    add(root, el("h3", {}, "Runs that did not finish, or are left out"), leftOutTable(), conventionTable(), checkSections(figures), cellsNote());
-    return figures;
+    add(root, el("h3", {}, "Runs that did not finish, or are left out"), leftOutTable(), conventionTable(), checkSections(), cellsNote());
+    return this.picture ? [this.picture] : [];
   },
   figure() { return this.picture; },
   csv() {
@@ -123,11 +121,15 @@ function conventionTable() {
   return el("div", {}, el("h3", {}, "Sensitivity to how N and FLOPs are counted"), tableOf(columns, rows, { caption: "Exponent of the best size in compute, surface laws; the counts looked at so far" }));
 }
 
-function checkSections(figures) {
-  const health = lawsNow()?.health || {};
-  return shownFamilies().flatMap(family => ["surface", "isoflop"].map(method => health[family]?.[method]).map((found, n) => ({ found, method: ["surface", "isoflop"][n] })))
-    .map(({ found, method }, n) => ({ found, method, family: shownFamilies()[Math.floor(n / 2)] })).filter(({ found }) => found?.checks)
-    .map(({ found, method, family }) => folded(`Checks of the ${method} law of ${family}`, () => checksOf(found, family, method)));
+function checkSections() {
+  const health = lawsNow()?.health || {}, sections = [];
+  for (const family of shownFamilies()) {
+    for (const method of ["surface", "isoflop"]) {
+      const found = health[family]?.[method];
+      if (found?.checks) sections.push(folded(`Checks of the ${method} law of ${family}`, () => checksOf(found, family, method)));
+    }
+  }
+  return sections;
 }
 
 function checksOf(found, family, method) {
@@ -143,14 +145,12 @@ function checksOf(found, family, method) {
 function cellsNote() {
   const { runs } = store;
   if (!runs.size || !runs.nominal) return null;
-  const cells = new Map();
-  for (const at of shownRuns()) {
-    if (!finished(at)) continue;
-    const id = [familyOf(at), runs.size[at], runs.nominal[at], runs.seed ? runs.seed[at] : ""].join("|");
-    cells.set(id, (cells.get(id) || 0) + 1);
+  const cells = new Set(), twice = new Map();
+  for (const at of shownRuns().filter(finished)) {
+    const id = JSON.stringify([familyOf(at), runs.size[at], runs.nominal[at], runs.seed?.[at]]);
+    if (cells.has(id)) twice.set(familyOf(at), (twice.get(familyOf(at)) || new Set()).add(id));
+    cells.add(id);
   }
-  const twice = new Map();
-  for (const [id, count] of cells) if (count > 1) twice.set(id.split("|")[0], (twice.get(id.split("|")[0]) || 0) + 1);
   if (!twice.size) return null;
-  return note([...twice].map(([family, count]) => `${family}: ${count} cells of one size, budget and seed hold more than one run, of an earlier version of the sweep, say. All count in the laws here.`).join(" "), true);
+  return note([...twice].map(([family, ids]) => `${family}: more than one run stands in ${counted(ids.size, "cell")} of one size, budget and seed, of an earlier version of the sweep, say. All count in the laws here.`).join(" "), true);
 }

@@ -48,7 +48,7 @@ function familyCard(family) {
     STATES.map(([state, , colour]) => el("span", { style: { width: `${(100 * (counts[state] || 0)) / total}%`, background: colour } })));
   return el("section", { class: "card", "data-family": family },
     el("h3", {}, familyMark(family), family || "all runs"), bar,
-    el("p", { class: "muted" }, `${total} runs: ${told.join(", ")}`), el("p", {}, verdictOf(family)));
+    el("p", { class: "muted" }, `${counted(total, "run")}: ${told.join(", ")}`), el("p", {}, verdictOf(family)));
 }
 
 // One sentence: compute over the reference at the largest budget, else whether the law is to be believed.

@@ -33,7 +33,7 @@ function finder(view) {
   const box = el("div");
   const fill = () => {
     const found = foundRuns();
-    box.replaceChildren(found.length ? runsTable(found, `${found.length.toLocaleString()} runs`) : emptyState("No run fits.", "Change the words or the filters above."));
+    box.replaceChildren(found.length ? runsTable(found, counted(found.length, "run")) : emptyState("No run fits.", "Change the words or the filters above."));
   };
   const input = el("input", { type: "text", value: route.find, "aria-label": "Find runs", placeholder: "key, size, state, host ...", style: { width: "300px" },
     on: { input: () => { route.find = input.value; history.replaceState(null, "", address()); fill(); } } });
@@ -43,14 +43,14 @@ function finder(view) {
 
 function showRun(view, root, at) {
   const told = el("div");
-  const curveBox = el("div");
+  const known = stories.get(store.runs.key[at]);
+  const curveBox = el("div", { style: known?.curve?.step.length ? { minHeight: "500px" } : {} }, known ? null : el("p", { class: "muted" }, "Reading the loss curve"));
   add(root, viewHead(labelOf(at), runSentence(at), view),
     curveBox, told,
     el("div", { class: "two" },
       el("section", {}, el("h3", {}, "What it is"), facts(at, SPEC)),
       el("section", {}, el("h3", {}, "What came of it"), facts(at, OUTCOME), trackingLink(at))),
     el("h3", {}, "Samples of text"), emptyState("No samples were taken of this run."));
-  curveBox.append(el("p", { class: "muted" }, "Reading the loss curve"));
   loadStory(at).then(story => fillStory(view, curveBox, told, at, story));
   return [];
 }
@@ -84,7 +84,7 @@ function fillStory(view, box, told, at, story) {
 
 function thinnedNote(shown, recorded) {
   const exact = store.carried ? " This file keeps losses of curves to 0.025%." : "";
-  const means = shown < recorded ? `${shown} of ${recorded.toLocaleString()} points: each is the mean over a stretch of steps.` : "";
+  const means = shown < recorded ? `${shown} of ${counted(recorded, "point")}: each is the mean over a stretch of steps.` : "";
   return means || exact ? el("p", { class: "muted" }, means + exact) : null;
 }
 

@@ -70,19 +70,16 @@ function renderTold() {
     return;
   }
   const done = (store.runs.status || []).filter(status => status === "finished").length;
-  const count = `${store.rows.toLocaleString()} runs${store.runs.status && done < store.rows ? `, ${done.toLocaleString()} finished` : ""}`;
-  const parts = [count, ...ageWords()];
-  told.replaceChildren(parts.map(part => (part instanceof Node ? part : document.createTextNode(part))).reduce((all, part, at) => {
-    if (at) all.append(" · ");
-    all.append(part);
-    return all;
-  }, document.createDocumentFragment()));
+  const parts = [counted(store.rows, "run") + (store.runs.status && done < store.rows ? `, ${done.toLocaleString("en-US")} finished` : ""), ...ageWords()];
+  told.replaceChildren(...parts.flatMap((part, at) => (at ? [" · ", part] : [part])));
 }
 
+const FRESH_S = 15;
 function ageWords() {
   if (store.carried) return [`written ${timeText(store.known.written)}`];
   const age = store.state.age_s;
-  const old = missing(age) ? "" : age < 15 ? "up to date" : `as of ${durationText(age)} ago`;
+  let old = "";
+  if (!missing(age)) old = age < FRESH_S ? "up to date" : `as of ${durationText(age)} ago`;
   if (store.problem) return [el("span", { class: "bad" }, `${store.problem} What is shown is ${old || "the last that was read"}.`)];
   if (store.state.problem) return [el("span", { class: "bad" }, `The store does not answer: ${store.state.problem}. What is shown is ${old}.`)];
   return [old].filter(Boolean);
