@@ -116,7 +116,7 @@ function answerTable(answers) {
   const columns = [{ title: "family" }, { title: "parameters" }, { title: "tokens" }, { title: "tokens per parameter" }, { title: `loss (${LOSS_NAMES[route.loss]})` }, { title: "", class: "wrap" }];
   const text = (a, name, words) => intervalText(a[name], a[`${name}_low`], a[`${name}_high`], words);
   const rows = answers.map(a => (a.outside ? [familyCell(a.family), "", "", "", "", "this is too far from its runs for any answer"]
-    : [familyCell(a.family), text(a, "params", countText), text(a, "tokens", countText), text(a, "tokens_per_param", sig),
+    : [familyCell(a.family), text(a, "params", amountText), text(a, "tokens", amountText), text(a, "tokens_per_param", sig),
       lossText(a.loss * factor, times(a.loss_low, factor), times(a.loss_high, factor)), a.limited ? "limited by tokens: larger and shorter than the best run" : ""]));
   return tableOf(columns, rows, { caption: `Intervals at ${Math.round(100 * (answers[0].level || 0.95))}%; ${paramsTitle().toLowerCase()}` });
 }

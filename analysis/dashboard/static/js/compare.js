@@ -99,7 +99,7 @@ function multiplierTable(told) {
 
 function crossoverTable(told) {
   const families = new Set(shownFamilies());
-  const rows = told.crossovers.filter(row => families.has(row.family));
+  const rows = [...families].flatMap(family => told.crossovers.filter(row => row.family === family));
   if (!rows.length) return el("p", { class: "muted" }, `No frontier crosses that of ${referenceNow()} within a thousand times the budgets.`);
   const columns = [{ title: "family" }, { title: "crosses at (FLOPs)" }, { title: "at loss", class: "num" }, { title: "resamples that cross", class: "num" }, { title: "" }];
   return el("div", {}, el("h3", {}, `Where frontiers cross that of ${referenceNow()}`), tableOf(columns, rows.map(row => [familyCell(row.family),

@@ -28,7 +28,7 @@ const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: [
 
 function framed(figure, box) {
   const narrow = box && box.clientWidth < 620;
-  const margin = { l: narrow ? 58 : 76, r: narrow ? 12 : 26, t: 30, b: 54, ...figure.layout.margin };
+  const margin = { l: narrow ? 70 : 76, r: narrow ? 12 : 26, t: 30, b: 54, ...figure.layout.margin };
   return { ...figure.layout, template: { layout: LOOK.templates[themeName()] }, autosize: true, showlegend: false, margin };
 }
 

@@ -21,13 +21,18 @@ function flopsText(x) {
 }
 const computeText = x => flopsText(x).replace(".0e", "e");
 
+// As a label: without zeros at the end. In a sentence or a table, `amountText`: three digits always.
 function countText(x, digits = 3) {
+  return amountText(x, digits).replace(/(\.\d*?)0+(?=\D?$)/, "$1").replace(/\.(?=\D?$)/, "");
+}
+
+function amountText(x, digits = 3) {
   if (missing(x)) return "";
   if (!Number.isFinite(x)) return "∞";
   const rounded = Number(x.toPrecision(digits));
   if (rounded >= 1e15) return expo(rounded, digits - 1);
   for (const [size, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
-    if (rounded >= size) return Number((rounded / size).toPrecision(digits)) + letter;
+    if (rounded >= size) return (rounded / size).toPrecision(digits) + letter;
   }
   return String(rounded);
 }

@@ -104,8 +104,8 @@ function optimumHover(name, line, at, level) {
   const text = (key, words) => intervalText(line[key][at], line[`${key}_low`][at], line[`${key}_high`][at], words);
   const factor = lossFactor();
   return `<b>${escaped(name)}</b> at ${flopsText(line.flops[at])} FLOPs${line.extrapolated[at] ? ", extrapolated" : ""}<br>`
-    + `loss ${lossText(line.loss[at] * factor, times(line.loss_low[at], factor), times(line.loss_high[at], factor))}<br>${text("params", countText)} parameters<br>`
-    + `${text("tokens", countText)} tokens<br>${text("tokens_per_param", sig)} tokens per parameter`;
+    + `loss ${lossText(line.loss[at] * factor, times(line.loss_low[at], factor), times(line.loss_high[at], factor))}<br>${text("params", amountText)} parameters<br>`
+    + `${text("tokens", amountText)} tokens<br>${text("tokens_per_param", sig)} tokens per parameter`;
 }
 
 function paperTrace(line, n, panel, axis, factor, shown) {
@@ -115,10 +115,12 @@ function paperTrace(line, n, panel, axis, factor, shown) {
     hovertemplate: `${escaped(line.name)}: %{y:.4s}<extra></extra>` };
 }
 
+const GAP_PX = 48;
 function placeQuarter(layout, at, columns, rows, shown, title, panel, width) {
   const column = at % columns, row = Math.floor(at / columns), name = at ? String(at + 1) : "";
-  const wide = columns === 1 ? 1 : 0.44, tall = (1 - 0.09 * (rows - 1)) / rows;
-  const left = column * 0.56, top = 1 - row * (tall + 0.09);
+  const gap = GAP_PX / (layout.height - 84);
+  const wide = columns === 1 ? 1 : 0.44, tall = (1 - gap * (rows - 1)) / rows;
+  const left = column * 0.56, top = 1 - row * (tall + gap);
   const all = lawsNow() ? VIEWS.frontier.families.flatMap(family => { const flops = lawOf(family, methodNow()).frontier.flops; return [flops[0], flops[flops.length - 1]]; }) : [];
   const text = panel === "tokens_per_param" ? plainTick : countText;
   layout[`xaxis${name}`] = { ...logAxis(row === rows - 1 ? flopsTitle() : "", all, computeText, { pad: 0.02, room: (width * wide) / 90 }), domain: [left, left + wide], anchor: `y${name}` };

@@ -44,8 +44,8 @@ function minimaTable(families) {
   const columns = [{ title: "family" }, { title: "budget" }, { title: "best parameters" }, { title: "tokens" }, { title: "tokens per parameter" },
     { title: `loss (${LOSS_NAMES[route.loss]})` }, { title: "" }];
   const rows = families.flatMap(family => minimaOf(family).map(m => (m.status === "bracketed"
-    ? [familyCell(family), budgetCell(m.nominal), intervalText(m.params, m.params_low, m.params_high, countText),
-      intervalText(m.tokens, m.tokens_low, m.tokens_high, countText), intervalText(m.tokens_per_param, m.tokens_per_param_low, m.tokens_per_param_high),
+    ? [familyCell(family), budgetCell(m.nominal), intervalText(m.params, m.params_low, m.params_high, amountText),
+      intervalText(m.tokens, m.tokens_low, m.tokens_high, amountText), intervalText(m.tokens_per_param, m.tokens_per_param_low, m.tokens_per_param_high),
       lossText(m.loss * factor, times(m.loss_low, factor), times(m.loss_high, factor)), ""]
     : [familyCell(family), budgetCell(m.nominal), "", "", "", "", { text: m.reason, class: "wrap" }])));
   const refused = families.filter(f => lawsNow()?.families?.[f]?.refused?.isoflop)
@@ -151,8 +151,8 @@ function minimaTrace(family, axis, factor) {
   return { ...axis, x: minima.map(m => m.params), y: minima.map(m => m.loss * factor), mode: "markers", hoverinfo: "text",
     marker: { symbol: "diamond", size: 11, color: minima.map(m => store.budgetColour.get(m.nominal) || LOOK.neutral), line: { width: 1, color: "#ffffff" } },
     error_x: bars("params", 1), error_y: bars("loss", factor),
-    hovertext: minima.map(m => `<b>best at ${flopsText(m.nominal)} FLOPs</b><br>${intervalText(m.params, m.params_low, m.params_high, countText)} parameters`
-      + `<br>${intervalText(m.tokens, m.tokens_low, m.tokens_high, countText)} tokens<br>`
+    hovertext: minima.map(m => `<b>best at ${flopsText(m.nominal)} FLOPs</b><br>${intervalText(m.params, m.params_low, m.params_high, amountText)} parameters`
+      + `<br>${intervalText(m.tokens, m.tokens_low, m.tokens_high, amountText)} tokens<br>`
       + `loss ${lossText(m.loss * factor, times(m.loss_low, factor), times(m.loss_high, factor))}`) };
 }
 const bar = (high, low) => (missing(high) || missing(low) || !Number.isFinite(high - low) ? 0 : Math.max(0, high - low));

@@ -120,7 +120,7 @@ const SPEC = [["sweep", "sweep"], ["key", "key"], ["objective", "objective"], ["
   ["params_non_embedding", "without embeddings", countText], ["params_body", "of the blocks", countText], ["params", "parameters", countText],
   ["tokens", "tokens", countText], ["unique_tokens", "different tokens", countText], ["budget", "budget (FLOPs)", flopsText],
   ["flops_exact", "FLOPs, exact", flopsText], ["flops_6nd", "FLOPs, 6 N D", flopsText], ["flops_sahoo2026", "FLOPs, Sahoo et al. 2026", flopsText],
-  ["context_length", "context length"], ["batch_size", "batch size"], ["steps", "steps"], ["learning_rate", "learning rate", x => sig(x, 4)], ["seed", "seed"],
+  ["context_length", "context length"], ["batch_size", "batch size"], ["steps", "steps"], ["learning_rate", "learning rate", x => String(Number(x.toPrecision(4)))], ["seed", "seed"],
   ["vocab_size", "vocabulary"], ["corpus", "text"], ["tokenizer", "tokenizer"], ["data_fingerprint", "fingerprint of the text"], ["notes", "notes"], ["tags", "tags"]];
 const OUTCOME = [["status", "status"], ["sentence", "in words"], ["excluded", "left out of fits"], ["loss", "bound (nats per token)", x => x.toFixed(5)],
   ["loss_se", "its standard error", x => sig(x, 3)], ["bits_per_byte", "bits per byte", x => x.toFixed(5)], ["bound", "kind of bound"], ["wall_s", "time", durationText],
