@@ -23,7 +23,7 @@ from sweeps.journal import JOURNAL, attempt_folders, read
 from sweeps.ledger import Ledger
 
 HERE = Path(__file__).parent
-DRIVER_PATIENCE_S = 900.0
+DRIVER_PATIENCE_S = 3600.0
 SERVER_READY_S = 90.0
 FULL = "disk-is-full"
 """The file whose presence fills the disk."""
