@@ -194,6 +194,9 @@ class _RandomText:
     def heldout(self, count: int, context_length: int) -> Any:
         return self._ids[:count]
 
+    def decode(self, ids: Any) -> str:
+        return str(ids)
+
 
 def project_step(family: str, shape: Shape, device: str, precision: str) -> Callable[[], float]:
     """One optimizer step as `scaling.training.train` takes it: batch, noise, gradient, clipping, update."""

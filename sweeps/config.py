@@ -215,6 +215,8 @@ class TrainingConfig(_Section):
     compile: bool = False
     """Compile the network (torch.compile): pays on GPUs and on runs of many minutes."""
     checkpoint_every_s: Positive = 15.0
+    samples: Annotated[int, Field(ge=0, le=100)] = 2
+    """Texts that each finished network makes, to be read in the dashboard."""
 
 
 class Resources(_Section):

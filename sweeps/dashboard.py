@@ -143,6 +143,14 @@ class LedgerSource:
         with self._opened() as ledger:
             return [{name: one[name] for name in names} for one in ledger.attempts(str(row["key"]))]
 
+    def texts(self, row: Mapping[str, Any]) -> list[str]:
+        """Samples of the attempt that finished; the journals have them."""
+        from sweeps.journal import JOURNAL, attempt_folders, last, run_folder
+
+        folders = attempt_folders(run_folder(self.folder, str(row["family"]), str(row["key"])))
+        told = [last(folder / JOURNAL, kind="samples") for folder in folders.values()]
+        return next((list(map(str, record["texts"])) for record in reversed(told) if record), [])
+
 
 def ledger_files(folder: Path) -> tuple[Path, ...]:
     """Files that change with every change of the ledger."""

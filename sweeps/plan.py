@@ -129,7 +129,7 @@ class Plan:
     def entry(self, run: PlannedRun, dataset: Path | str) -> Entry:
         """A planned run as the scheduler takes it."""
         how = self.config.training
-        options: dict[str, Any] = {"checkpoint_every_s": how.checkpoint_every_s}
+        options: dict[str, Any] = {"checkpoint_every_s": how.checkpoint_every_s, "samples": how.samples}
         if how.micro_batch_size is not None:
             options[memory.OPTION] = how.micro_batch_size
         if how.compile:

@@ -62,6 +62,10 @@ class Source(Protocol):
         """Its attempts, first to last: attempt, state, sentence, host, device, started, ended."""
         ...
 
+    def texts(self, row: Mapping[str, Any]) -> list[str]:
+        """What its network made when it was trained."""
+        ...
+
 
 class StoreSource:
     """Whatever `analysis.load_runs` reads: sqlite:///, postgresql://, http://, .parquet, .csv."""
@@ -153,6 +157,9 @@ class StoreSource:
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
 
+    def texts(self, row: Mapping[str, Any]) -> list[str]:
+        return []
+
 
 class PublishedSource:
     """A run table of `analysis.published`."""
@@ -177,6 +184,9 @@ class PublishedSource:
         return no_curves(rows)
 
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return []
+
+    def texts(self, row: Mapping[str, Any]) -> list[str]:
         return []
 
 

@@ -149,7 +149,7 @@ class Reader:
         yield {**answer, "curves": str(packed)}
 
     def run(self, job: Mapping[str, Any]) -> Answers:
-        """Curve and story of the run with that key."""
+        """Curve, story and texts of the run with that key."""
         from analysis.dashboard.curves import told
 
         frame = self.frame
@@ -158,7 +158,13 @@ class Reader:
             yield {"unknown": True, "end": True}
             return
         curve = told(next(self.source.curves(rows.tail(1))))
-        yield {"curve": curve, "story": self.source.story(rows.iloc[-1]), "end": True}
+        row = rows.iloc[-1]
+        yield {
+            "curve": curve,
+            "story": self.source.story(row),
+            "texts": self.source.texts(row),
+            "end": True,
+        }
 
 
 def with_keys(rows: pd.DataFrame) -> pd.DataFrame:

@@ -73,6 +73,9 @@ class Autoregressive(Family):
         logits = suppress(logits, self.mask_id)
         return F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none").view(x0.shape)
 
+    def sampling_steps(self, length: int) -> int:
+        return length
+
     def sample(
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:

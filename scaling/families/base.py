@@ -270,6 +270,13 @@ class Family(ABC):
     ) -> Tensor:
         """Generate ids of the given (B, L) shape with `steps` calls of the model (one more where noted)."""
 
+    def sampling_steps(self, length: int) -> int:
+        """Steps with which a text of `length` tokens is worth reading."""
+        return min(length, READABLE_STEPS)
+
+
+READABLE_STEPS = 64
+
 
 def per_token(row: Tensor) -> Tensor:
     """Numbers per row (B,) as (B, 1); numbers per position (B, L) as they are."""

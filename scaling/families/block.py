@@ -183,6 +183,10 @@ class Block(Absorbing):
 
     # -- generation --------------------------------------------------------------------------------
 
+    def sampling_steps(self, length: int) -> int:
+        """Of each block."""
+        return self.block_size
+
     def sample(
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from scaling.errors import UserError
 from scaling.evaluation import estimate_bound
+from scaling.evaluation.samples import sample_ids
 from scaling.families.base import Family, Noised
 from scaling.models import Transformer
 from scaling.randomness import generator_for
@@ -51,6 +52,8 @@ class TrainingData(Protocol):
     def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray: ...
 
     def heldout(self, count: int, context_length: int) -> np.ndarray: ...
+
+    def decode(self, ids: np.ndarray) -> str: ...
 
 
 class RunStatus(StrEnum):
@@ -141,13 +144,15 @@ def train(
     micro_batch_size: int | None = None,
     checkpoint_every_s: float = 15.0,
     compile_trunk: bool = False,
+    samples: int = 0,
 ) -> Result:
     """Train `spec` on `data`, evaluate its bound, and return how it ended.
 
     folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
     furthest intact checkpoint in any of them (and in `folder`) is continued, those of a folder under
     `fences` up to that step only.
-    log: receives records of kind "resumed", "damaged", "train", "checkpoint" and "bound".
+    log: receives records of kind "resumed", "damaged", "train", "checkpoint", "bound" and "samples".
+    samples: texts to draw from the trained network, for people to read; they change nothing else.
     should_stop: asked after every step; a reason makes the run write a checkpoint and end as preempted.
 
     Raises UserError where the data is too small for the spec, OSError where a checkpoint cannot be
@@ -191,7 +196,10 @@ def train(
 
     if progress.step and last_saved != started:
         _save(run, folder, log)  # a kill during evaluation costs the evaluation alone
-    return _evaluate(run, log)
+    result = _evaluate(run, log)
+    if samples and result.status == RunStatus.FINISHED:
+        _draw_samples(run, samples, log)
+    return result
 
 
 def _prepare(
@@ -336,6 +344,17 @@ def _evaluate(run: _Run, log: Log) -> Result:
     return replace(
         finished, bound=bound.value, bound_se=bound.se, bits_per_byte=bits, evaluation_s=evaluation_s
     )
+
+
+def _draw_samples(run: _Run, count: int, log: Log) -> None:
+    generator = generator_for(run.spec.seed, "samples", 0, run.device.type)
+    started = time.perf_counter()
+    try:
+        ids = sample_ids(run.model, run.family, count, run.spec.data.context_length, generator)
+        texts = [run.data.decode(row) for row in ids.cpu().numpy()]
+        log({"kind": "samples", "texts": texts, "seconds": time.perf_counter() - started})
+    except Exception as error:  # whatever it is, the run has its loss
+        log({"kind": "samples", "texts": [], "problem": f"{type(error).__name__}: {error}".splitlines()[0]})
 
 
 def family_bound(family: Family) -> str:

@@ -28,6 +28,9 @@ class ToyData:
     def heldout(self, count: int, context_length: int) -> np.ndarray:
         return np.stack([self._sequence(-1, n, context_length) for n in range(count)])
 
+    def decode(self, ids: np.ndarray) -> str:
+        return "".join(map(str, ids.tolist()))
+
     @staticmethod
     def _sequence(seed: int, number: int, length: int) -> np.ndarray:
         generator = np.random.default_rng([seed + 1, number])

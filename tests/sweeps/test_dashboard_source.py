@@ -10,6 +10,7 @@ from simulation import entry
 
 from analysis.errors import UserError
 from sweeps.dashboard import LedgerSource, spec_of
+from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger, State
 from sweeps.owner import Owner
 
@@ -56,6 +57,20 @@ def test_only_what_changed_is_read_again(tmp_path):
         assert source.story(third.rows.iloc[0])[0]["sentence"] == "bound 3"
         ((steps, losses),) = source.curves(third.rows)
         assert len(steps) == len(losses) == 0
+
+
+def test_samples_are_those_of_the_last_attempt_that_has_some(tmp_path):
+    row = {"family": "ar", "key": "a"}
+    source = LedgerSource(str(tmp_path / "desk"), "desk")
+    assert source.texts(row) == []
+    run = run_folder(tmp_path / "desk", "ar", "a")
+    for number, texts in ((1, ["old"]), (2, ["new", "<b>newer</b>"])):
+        with Journal(attempt_folder(run, number) / JOURNAL) as journal:
+            journal.append({"kind": "samples", "texts": texts})
+            journal.append({"kind": "end", "status": "finished", "sentence": ""})
+    with Journal(attempt_folder(run, 3) / JOURNAL) as journal:
+        journal.append({"kind": "start"})
+    assert source.texts(row) == ["new", "<b>newer</b>"]
 
 
 def test_a_run_of_a_dead_driver_is_told_as_interrupted_once(tmp_path):

@@ -313,6 +313,26 @@ def test_a_run_that_finishes(name: str, tmp_path: Path) -> None:
     assert (bound["kind"], bound["step"], bound["bound"]) == ("bound", 50, result.bound)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_samples_are_texts_of_the_corpus_and_change_nothing(name: str, tmp_path: Path) -> None:
+    spec = spec_of(name)
+    plain, _ = run(spec, tmp_path / "plain")
+    result, records = run(spec, tmp_path / "sampled", samples=3)
+    assert result.bound == plain.bound
+    told = records[-1]
+    assert (told["kind"], told.get("problem")) == ("samples", None)
+    assert [len(text) for text in told["texts"]] == [CONTEXT] * 3
+    assert set("".join(told["texts"])) <= set("0123456"), "no id that stands for noise"
+    _, records = run(spec, tmp_path / "again", samples=3)
+    assert records[-1]["texts"] == told["texts"]
+
+
+def test_a_sample_that_cannot_be_drawn_costs_no_run(tmp_path: Path) -> None:
+    result, records = run(toy_spec("ar", family_options={"start": "none"}), tmp_path, samples=1)
+    assert result.status is RunStatus.FINISHED
+    assert "no first token to sample from" in records[-1]["problem"]
+
+
 def test_a_long_curve_is_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many points as asked, the last step always among them, each the mean of its interval."""
     spec = toy_spec("ar")

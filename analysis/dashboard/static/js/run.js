@@ -42,7 +42,7 @@ function finder(view) {
 }
 
 function showRun(view, root, at) {
-  const told = el("div");
+  const told = el("div"), texts = el("div");
   const known = stories.get(store.runs.key[at]);
   const curveBox = el("div", { style: known?.curve?.step.length ? { minHeight: "500px" } : {} }, known ? null : el("p", { class: "muted" }, "Reading the loss curve"));
   add(root, viewHead(labelOf(at), runSentence(at), view),
@@ -50,8 +50,11 @@ function showRun(view, root, at) {
     el("div", { class: "two" },
       el("section", {}, el("h3", {}, "What it is"), facts(at, SPEC)),
       el("section", {}, el("h3", {}, "What came of it"), facts(at, OUTCOME), trackingLink(at))),
-    el("h3", {}, "Samples of text"), emptyState("No samples were taken of this run."));
-  loadStory(at).then(story => fillStory(view, curveBox, told, at, story));
+    el("h3", {}, "Samples of text"), texts);
+  loadStory(at).then(story => {
+    fillStory(view, curveBox, told, at, story);
+    texts.replaceChildren(...sampleTexts(story));
+  });
   return [];
 }
 
@@ -80,6 +83,11 @@ function fillStory(view, box, told, at, story) {
     drawSoon();
   }
   if (story.story && story.story.length) told.replaceChildren(el("h3", {}, "Attempts"), attempts(story.story));
+}
+
+function sampleTexts(story) {
+  if (story.texts?.length) return story.texts.map(text => el("pre", { class: "sample" }, text));
+  return [emptyState(store.carried ? "This file carries no samples." : "There are no samples of this run here; its sweep's own ledger has them once it has finished.")];
 }
 
 function thinnedNote(shown, recorded) {
