@@ -348,6 +348,8 @@ def _evaluate(run: _Run, log: Log) -> Result:
 
 def _draw_samples(run: _Run, count: int, log: Log) -> None:
     generator = generator_for(run.spec.seed, "samples", 0, run.device.type)
+    # as it was before it was compiled, which would be done again for every length that is read on the way
+    vars(run.model).pop("trunk", None)
     started = time.perf_counter()
     try:
         ids = sample_ids(run.model, run.family, count, run.spec.data.context_length, generator)
