@@ -45,7 +45,7 @@ EVERY_S = 2.0
 SLOWEST_S = 60.0
 GRACE_S = 20.0
 ROLE = "recorder"
-RECORDS_PER_BATCH = 100
+RECORDS_PER_BATCH = 500
 
 METRICS = ("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "peak_share")
 """Of a training record, beside the loss; sent as train_..., for the run table has columns of these names."""

@@ -269,7 +269,9 @@ class MlflowStore:
     ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(p.name, p.value, _ms(p.at), p.step) for p in points]
+        # latest first: MLflow keeps the latest value of each metric, and need not replace it point by point
+        latest_first = sorted(points, key=lambda point: -point.step)
+        metrics = [Metric(p.name, p.value, _ms(p.at), p.step) for p in latest_first]
         words = {
             "params": [Param(name, value) for name, value in (params or {}).items()],
             "tags": [RunTag(name, value) for name, value in (tags or {}).items()],
