@@ -25,6 +25,7 @@ from scaling.models import Transformer, build_model, head_loss
 Denoiser = Callable[..., Tensor]
 """(ids (B, L), conditioning (B,), the family's view by name) -> logits (B, L, V)."""
 
+READABLE_STEPS = 64
 EARLIEST = 1e-3
 """Smallest noise time that is trained on, as in the published code: below it next to nothing is corrupted."""
 
@@ -273,9 +274,6 @@ class Family(ABC):
     def sampling_steps(self, length: int) -> int:
         """Steps with which a text of `length` tokens is worth reading."""
         return min(length, READABLE_STEPS)
-
-
-READABLE_STEPS = 64
 
 
 def per_token(row: Tensor) -> Tensor:

@@ -351,12 +351,13 @@ def _draw_samples(run: _Run, count: int, log: Log) -> None:
     # as it was before it was compiled, which would be done again for every length that is read on the way
     vars(run.model).pop("trunk", None)
     started = time.perf_counter()
+    told: dict[str, Any] = {"texts": []}
     try:
         ids = sample_ids(run.model, run.family, count, run.spec.data.context_length, generator)
-        texts = [run.data.decode(row) for row in ids.cpu().numpy()]
-        log({"kind": "samples", "texts": texts, "seconds": time.perf_counter() - started})
+        told["texts"] = [run.data.decode(row) for row in ids.cpu().numpy()]
     except Exception as error:  # whatever it is, the run has its loss
-        log({"kind": "samples", "texts": [], "problem": f"{type(error).__name__}: {error}".splitlines()[0]})
+        told["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    log({"kind": "samples", **told, "seconds": time.perf_counter() - started})
 
 
 def family_bound(family: Family) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from scaling.errors import UserError
@@ -159,6 +160,10 @@ class Point:
     step: int
 
 
+Texts = Mapping[str, str]
+NONE: Texts = MappingProxyType({})
+
+
 class GoneError(Exception):
     """The run is not in the store any more."""
 
@@ -174,13 +179,7 @@ class Store(Protocol):
 
     def create(self, key: str, name: str, started: float, tags: Mapping[str, str]) -> str: ...
 
-    def log(
-        self,
-        run_id: str,
-        points: Sequence[Point],
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None: ...
+    def log(self, run_id: str, points: Sequence[Point], params: Texts = NONE, tags: Texts = NONE) -> None: ...
 
     def set_status(self, run_id: str, status: str, ended: float | None) -> None: ...
 
@@ -260,21 +259,15 @@ class MlflowStore:
         )
         return str(run.info.run_id)
 
-    def log(
-        self,
-        run_id: str,
-        points: Sequence[Point],
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
+    def log(self, run_id: str, points: Sequence[Point], params: Texts = NONE, tags: Texts = NONE) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         # latest first: MLflow keeps the latest value of each metric, and need not replace it point by point
         latest_first = sorted(points, key=lambda point: -point.step)
         metrics = [Metric(p.name, p.value, _ms(p.at), p.step) for p in latest_first]
         words = {
-            "params": [Param(name, value) for name, value in (params or {}).items()],
-            "tags": [RunTag(name, value) for name, value in (tags or {}).items()],
+            "params": [Param(name, value) for name, value in params.items()],
+            "tags": [RunTag(name, value) for name, value in tags.items()],
         }
         with _missing_run_told():
             self._client.log_batch(run_id, metrics=metrics, **words)
