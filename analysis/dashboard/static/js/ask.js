@@ -60,7 +60,7 @@ function budgetAsked() {
   if (!route.gpus && !route.days) return { problem: "" };
   const gpus = amount(route.gpus), days = amount(route.days), peak = route.peak ? amount(route.peak) : PEAK, use = route.use ? amount(route.use) : USE;
   if (!(gpus > 0 && days > 0 && peak > 0 && use > 0 && use <= 100)) return { problem: "GPUs, days and peak are numbers above 0, utilisation is a percentage." };
-  return { flops: gpus * peak * 1e12 * days * DAY_S * (use / 100), tokens, words: ` (${gpus} GPUs of ${peak} TFLOP/s for ${days} days at ${use}%)` };
+  return { flops: gpus * peak * 1e12 * days * DAY_S * (use / 100), tokens, words: ` (${counted(gpus, "GPU")} of ${peak} TFLOP/s for ${counted(days, "day")} at ${use}%)` };
 }
 
 function answer(family, { flops, tokens }) {
