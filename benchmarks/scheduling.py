@@ -35,7 +35,6 @@ from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import Entry, Needs, Run, State
 from sweeps.pools import base as pools
-from sweeps.record.process import collect_rarely
 from sweeps.record.recorder import Recorder
 from sweeps.record.tracking import ENVIRONMENT, client
 from sweeps.rows import spec_columns
@@ -164,7 +163,6 @@ def journals(folder: Path, runs: int, steps: int) -> Ledger:
 
 def recorder(folder: Path, runs: int = 100, steps: int = 200) -> dict[str, float]:
     """Points per second through the recorder, and with a `log_metrics` call for every step."""
-    collect_rarely()  # as the recorder's process does
     with journals(folder, runs, steps) as ledger:
         store = Recorder(ledger, "warm", f"sqlite:///{folder / 'mlflow.db'}")
         store.pass_once()  # makes the database

@@ -7,7 +7,6 @@ its records in order.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -99,17 +98,11 @@ class RecorderProcess:
         return trouble_of(self.ledger, self.uri)
 
 
-def collect_rarely() -> None:
-    """MLflow makes several objects per point; to look through them as often as usual takes a third more."""
-    gc.set_threshold(50_000, 20, 50)
-
-
 def main() -> None:
     """Record until the input ends, then catch up."""
     folder, sweep, grace_s = sys.argv[1:]
     uri = os.environ[URI_VARIABLE]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    collect_rarely()
     owner = Owner.this_process(RECORDER)
     with Ledger(Path(folder), owner=owner) as ledger, ledger.driving():
         recorder = Recorder(ledger, sweep, uri)

@@ -28,15 +28,8 @@ from sweeps import journal
 from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
 from sweeps.record.board import Board
-from sweeps.record.tracking import (
-    GoneError,
-    MlflowStore,
-    Point,
-    Store,
-    check_tracking,
-    tracking_uri,
-    without_password,
-)
+from sweeps.record.store import GoneError, Point, Store
+from sweeps.record.tracking import MlflowStore, check_tracking, tracking_uri, without_password
 from sweeps.rows import run_row
 
 __all__ = ["Recorder", "check_tracking", "ship", "tracking_uri"]

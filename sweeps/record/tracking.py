@@ -15,12 +15,12 @@ import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 from scaling.errors import UserError
+from sweeps.record.bulk import BulkPoints
+from sweeps.record.store import NONE, GoneError, Point, Texts, milliseconds
 
 CONNECT_S = 4.0
 KEY_TAG = "scaling.key"
@@ -150,48 +150,6 @@ def known_revisions() -> frozenset[str]:
 # -- use ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One value of one metric; `at` is seconds since 1970."""
-
-    name: str
-    value: float
-    at: float
-    step: int
-
-
-Texts = Mapping[str, str]
-NONE: Texts = MappingProxyType({})
-
-
-class GoneError(Exception):
-    """The run is not in the store any more."""
-
-
-class Store(Protocol):
-    """What the recorder needs of a tracking store. Any call may raise anything; it is then tried again."""
-
-    def open(self) -> str:
-        """Connect, and return an identity: another one means another, or a fresh, store."""
-
-    def find(self, key: str) -> str | None:
-        """The id of the run with that key, if there is one."""
-
-    def create(self, key: str, name: str, started: float, tags: Mapping[str, str]) -> str: ...
-
-    def log(self, run_id: str, points: Sequence[Point], params: Texts = NONE, tags: Texts = NONE) -> None: ...
-
-    def set_status(self, run_id: str, status: str, ended: float | None) -> None: ...
-
-    def tags(self) -> dict[str, str]:
-        """Of the sweep's experiment."""
-
-    def set_tag(self, name: str, value: str) -> None: ...
-
-    def delete_tag(self, name: str) -> None:
-        """One that is not there is as good as deleted."""
-
-
 def client(uri: str) -> Any:
     """MLflow's client for `uri`, its telemetry off and its patience short."""
     for name, value in ENVIRONMENT.items():
@@ -233,6 +191,7 @@ class MlflowStore:
         self.uri, self.sweep = uri, sweep
         self._client: Any = None
         self._experiment = ""
+        self._bulk: BulkPoints | None = None
 
     def open(self) -> str:
         with _alone(self.uri) as file:  # two processes that create the tables at once both fail
@@ -245,6 +204,9 @@ class MlflowStore:
             elif found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
         self._experiment = found.experiment_id
+        if self._bulk is not None:
+            self._bulk.close()
+        self._bulk = BulkPoints.at(self.uri)
         return f"{found.experiment_id}@{found.creation_time}"
 
     def find(self, key: str) -> str | None:
@@ -255,16 +217,23 @@ class MlflowStore:
 
     def create(self, key: str, name: str, started: float, tags: Mapping[str, str]) -> str:
         run = self._client.create_run(
-            self._experiment, start_time=_ms(started), tags={**tags, KEY_TAG: key}, run_name=name
+            self._experiment, start_time=milliseconds(started), tags={**tags, KEY_TAG: key}, run_name=name
         )
         return str(run.info.run_id)
 
     def log(self, run_id: str, points: Sequence[Point], params: Texts = NONE, tags: Texts = NONE) -> None:
+        if self._bulk is not None:
+            self._bulk.add(run_id, points)
+            points = ()
+        if points or params or tags:
+            self._log_batch(run_id, points, params, tags)
+
+    def _log_batch(self, run_id: str, points: Sequence[Point], params: Texts, tags: Texts) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         # latest first: MLflow keeps the latest value of each metric, and need not replace it point by point
         latest_first = sorted(points, key=lambda point: -point.step)
-        metrics = [Metric(p.name, p.value, _ms(p.at), p.step) for p in latest_first]
+        metrics = [Metric(p.name, p.value, milliseconds(p.at), p.step) for p in latest_first]
         words = {
             "params": [Param(name, value) for name, value in params.items()],
             "tags": [RunTag(name, value) for name, value in tags.items()],
@@ -277,7 +246,7 @@ class MlflowStore:
             if ended is None:
                 self._client.update_run(run_id, status=status)
             else:
-                self._client.set_terminated(run_id, status=status, end_time=_ms(ended))
+                self._client.set_terminated(run_id, status=status, end_time=milliseconds(ended))
 
     def tags(self) -> dict[str, str]:
         return self._board.tags()
@@ -291,10 +260,6 @@ class MlflowStore:
     @property
     def _board(self) -> ExperimentTags:
         return ExperimentTags(self._client, self._experiment)
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 @contextmanager

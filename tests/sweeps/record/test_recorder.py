@@ -17,12 +17,8 @@ from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import State
 from sweeps.record.recorder import Recorder, run_ids, ship
-from sweeps.record.tracking import (
-    GoneError,
-    MlflowStore,
-    check_tracking,
-    tracking_uri,
-)
+from sweeps.record.store import GoneError
+from sweeps.record.tracking import MlflowStore, check_tracking, tracking_uri
 
 
 @pytest.fixture(autouse=True)
