@@ -105,6 +105,8 @@ class Newcomers:
     def fit(self, nodes: Iterable[Node]) -> list[Node]:
         """Those of `nodes` that may be used now."""
         nodes = list(nodes)
+        for name in self._asked.keys() - {node.name for node in nodes}:
+            self._forget(name)  # it left before it answered
         for node in nodes:
             if node.cpus and node.name not in self._fit | self._left_out:
                 self._look_at(node)
@@ -116,10 +118,9 @@ class Newcomers:
         if node.name not in self._asked:
             probe = _write_probe(self._shared)
             self._asked[node.name] = _ask(node, probe), probe
-        answer, probe = self._asked[node.name]
+        answer, _ = self._asked[node.name]
         if not ray.wait([answer], timeout=0)[0]:
             return
-        del self._asked[node.name]
         try:
             _judge(node.host, self._shared, _wait(node.host, answer, 0.0))
             self._fit.add(node.name)
@@ -127,8 +128,12 @@ class Newcomers:
             self._left_out.add(node.name)
             logger.warning("a node that has joined is left out: %s", error)
         finally:
-            if probe is not None:
-                probe.unlink(missing_ok=True)
+            self._forget(node.name)
+
+    def _forget(self, name: str) -> None:
+        _, probe = self._asked.pop(name)
+        if probe is not None:
+            probe.unlink(missing_ok=True)
 
 
 def _ask(node: Node, probe: Path | None) -> Any:

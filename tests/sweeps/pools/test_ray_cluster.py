@@ -228,6 +228,8 @@ def test_a_node_that_joins_is_used_once_it_has_passed_its_check(tmp_path, monkey
         "a node that has joined is left out"
     ]
     assert "node 'c' does not see the folder" in caplog.text
+    newcomers.fit([*nodes, Node(name="d", host="d", cpus=1)])
+    assert newcomers.fit(nodes) == nodes[:2], "d left before it answered"
     assert not list(tmp_path.iterdir())
 
 
