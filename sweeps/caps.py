@@ -31,6 +31,26 @@ class Caps:
     def __bool__(self) -> bool:
         return any(cap is not None for cap in (self.flops, self.gpu_hours, self.hours))
 
+    @property
+    def flops_text(self) -> str:
+        return f"the cap of {flops_text(self.flops or 0.0)} FLOPs"
+
+    @property
+    def gpu_hours_text(self) -> str:
+        return f"the cap of {self.gpu_hours:g} GPU-hours"
+
+    @property
+    def hours_text(self) -> str:
+        return f"the cap of {self.hours:g} hours"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What a sweep has spent before it goes on."""
+
+    flops: float = 0.0
+    gpu_hours: float = 0.0
+
 
 def flops_of(entry: Entry) -> float:
     """Training FLOPs of a run, exact count."""
@@ -56,12 +76,12 @@ class Meter:
         """Which cap of hours is used up; None if none is."""
         caps = self.caps
         if caps.hours is not None and self.ledger.uptime() - self._began >= caps.hours * 3600:
-            return f"the cap of {caps.hours:g} hours"
+            return caps.hours_text
         if caps.gpu_hours is not None:
             spent_h = self.ledger.gpu_seconds(self._flops) / 3600
             if spent_h >= caps.gpu_hours:
-                return f"the cap of {caps.gpu_hours:g} GPU-hours"
+                return caps.gpu_hours_text
         return None
 
     def __str__(self) -> str:
-        return f"the cap of {flops_text(self.caps.flops or 0.0)} FLOPs"
+        return self.caps.flops_text

@@ -133,13 +133,18 @@ def plan(
     page: Annotated[
         bool, typer.Option("--page", help="Write that schedule to OUT/SWEEP/schedule.html.")
     ] = False,
+    max_flops: MaxFlops = None,
+    max_gpu_hours: MaxGpuHours = None,
+    max_hours: MaxHours = None,
 ) -> None:
-    """Show what a sweep would do: runs, cost, what is done already; on a cluster, when and where."""
+    """Show what a sweep would do: runs, cost, what is done already; on a cluster, when, where and how far."""
     from sweeps import prepare
+    from sweeps.caps import Caps
     from sweeps.dry_run import show_plan
 
     asked = prepare.request(sweep, config, family or (), out)
-    show_plan(asked, cluster=cluster, gpu_price=gpu_price, page=page)
+    caps = Caps(flops=max_flops, gpu_hours=max_gpu_hours, hours=max_hours)
+    show_plan(asked, cluster=cluster, gpu_price=gpu_price, page=page, caps=caps)
 
 
 @app.command("sweep")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scaling.errors import UserError
 from sweeps import prepare
+from sweeps.caps import SPENDS, Caps, Spent, flops_of
 from sweeps.cluster import parse_cluster
 from sweeps.ledger_types import Entry
 from sweeps.pools.rack import Node
@@ -28,14 +29,18 @@ def show_plan(
     cluster: str | None = None,
     gpu_price: float | None = None,
     page: bool = False,
+    caps: Caps | None = None,
 ) -> None:
     """Print the plan; with a cluster also its simulated schedule, as a page, too, where that is wanted.
+
+    caps: what the sweep may spend, with what it has spent so far.
 
     UserError for a cluster that cannot be read, or that has no room for the kind of runs the config asks for.
     """
     nodes = _nodes(asked.config, cluster)
-    if not nodes and (gpu_price is not None or page):
-        option = "--gpu-price" if gpu_price is not None else "--page"
+    about_cluster = {"--gpu-price": gpu_price is not None, "--page": page, "a cap": bool(caps)}
+    if not nodes and any(about_cluster.values()):
+        option = next(name for name, given in about_cluster.items() if given)
         raise UserError(
             f"{option} is about a cluster, and --cluster is not given; write --cluster 8xH100:4, say"
         )
@@ -50,7 +55,7 @@ def show_plan(
     if nodes and plan.to_do:
         from sweeps.gantt import schedule_view
 
-        schedule = simulated(plan, nodes)
+        schedule = simulated(plan, nodes, caps, _spent(plan, asked))
         out.print(schedule_view(schedule, gpu_price=gpu_price, width=out.width))
         if page:
             out.print(f"wrote {_write_page(schedule, asked)}", soft_wrap=True)
@@ -80,7 +85,22 @@ def _slots(plan: Plan, nodes: tuple[Node, ...]) -> int:
     return max((Rack(nodes).slots(run.needs) for run in plan.to_do), default=1)
 
 
-def simulated(plan: Plan, nodes: tuple[Node, ...]) -> Schedule:
+def _spent(plan: Plan, asked: prepare.Request) -> Spent:
+    """What counts towards the sweep's caps already."""
+    from sweeps.ledger import Ledger
+
+    to_do = {run.key for run in plan.to_do}
+    past = [run for run in plan.runs if run.key not in to_do and run.state in SPENDS]
+    flops = sum(flops_of(plan.entry(run, dataset=".")) for run in past)
+    if not Ledger.exists(asked.ledger_folder):
+        return Spent(flops=flops)
+    with Ledger(asked.ledger_folder) as ledger:
+        return Spent(flops=flops, gpu_hours=ledger.gpu_seconds(run.key for run in plan.runs) / 3600)
+
+
+def simulated(
+    plan: Plan, nodes: tuple[Node, ...], caps: Caps | None = None, spent: Spent | None = None
+) -> Schedule:
     """The schedule of what the plan has to do, each run as long as is expected of it where it lands."""
     from sweeps.simulate import simulate
 
@@ -92,7 +112,7 @@ def simulated(plan: Plan, nodes: tuple[Node, ...]) -> Schedule:
     def seconds(entry: Entry, node: Node) -> float:
         return times[node.gpu_kind if on_gpus and node.gpu_kind else plan.kind][entry.key]
 
-    return simulate(entries, nodes, seconds)
+    return simulate(entries, nodes, seconds, caps=caps, spent=spent)
 
 
 # --- as a page
@@ -128,6 +148,8 @@ def _write_page(schedule: Schedule, asked: prepare.Request) -> Path:
         f"{describe(schedule.nodes)}: {duration(schedule.makespan_s)} from start to end, "
         f"slots in use {schedule.utilisation:.0%} of the time. Simulated"
     )
+    if schedule.ended_by:
+        note += f" within {' and '.join(schedule.ended_by)}"
     slots = [(node, lane + 1) for node, lanes in schedule.lanes.items() for lane in range(lanes)]
     figure = figures.schedule(schedule_table(schedule), slots, title=f"Sweep {asked.config.name}", note=note)
     return figures.save(figure, asked.folder / PAGE)

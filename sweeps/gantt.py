@@ -26,6 +26,8 @@ def schedule_view(
 ) -> RenderableType:
     """What the schedule amounts to, and its picture. gpu_price: of a GPU-hour, in whatever currency."""
     parts: list[RenderableType] = [Text(describe(schedule.nodes), style="bold")]
+    if schedule.ended_by:
+        parts.append(_capped(schedule))
     if schedule.stays:
         parts += [
             _figures(schedule),
@@ -36,14 +38,25 @@ def schedule_view(
     return Group(*parts)
 
 
+def _capped(schedule: Schedule) -> Text:
+    """How far the sweep gets."""
+    stopped = len(schedule.stopped)
+    ends = {
+        "finish": len(schedule.stays) - stopped,
+        "stop with a checkpoint": stopped,
+        "are not started": schedule.not_started,
+    }
+    runs = ", ".join(f"{count} {how}" for how, count in ends.items() if count or how == "finish")
+    return Text(f"within {' and '.join(schedule.ended_by)}: {runs}", style="yellow")
+
+
 def _figures(schedule: Schedule) -> Text:
     slots = sum(schedule.lanes.values())
-    above = schedule.makespan_s / schedule.bound_s - 1
-    return Text(
-        f"{len(schedule.stays)} runs, {slots} at once: {duration(schedule.makespan_s)} from start to end, "
-        f"{above:.1%} above the least possible ({duration(schedule.bound_s)}); "
-        f"slots in use {schedule.utilisation:.0%} of the time"
-    )
+    text = f"{len(schedule.stays)} runs, {slots} at once: {duration(schedule.makespan_s)} from start to end"
+    if not schedule.ended_by:
+        above = schedule.makespan_s / schedule.bound_s - 1
+        text += f", {above:.1%} above the least possible ({duration(schedule.bound_s)})"
+    return Text(f"{text}; slots in use {schedule.utilisation:.0%} of the time")
 
 
 def _cost(schedule: Schedule, gpu_price: float | None) -> list[Text]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sweeps import memory
+from sweeps.caps import Caps, Spent
 from sweeps.disk import Disk
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import Entry, Needs, State
@@ -138,6 +139,12 @@ class Schedule:
     """No schedule could be shorter: all work shared out evenly, or the longest run."""
     driver_s: float
     """Real seconds that the driver took for it."""
+    stopped: frozenset[str] = frozenset()
+    """Keys of runs that a cap stops on their way, with a checkpoint."""
+    not_started: int = 0
+    """How many runs caps leave out."""
+    ended_by: tuple[str, ...] = ()
+    """The caps that are reached."""
 
     @cached_property
     def makespan_s(self) -> float:
@@ -171,11 +178,43 @@ class Schedule:
         """Of all GPUs of the cluster from start to end."""
         return sum(node.gpus for node in self.nodes) * self.makespan_s / 3600
 
+    def until(self, end_s: float, cap: str) -> Schedule:
+        """What of it happens if `cap` ends it at `end_s`."""
+        if end_s >= self.makespan_s:
+            return self
+        begun = [stay for stay in self.stays if stay.start_s < end_s]
+        return replace(
+            self,
+            stays=tuple(replace(stay, end_s=min(stay.end_s, end_s)) for stay in begun),
+            stopped=frozenset(stay.entry.key for stay in begun if stay.end_s > end_s),
+            not_started=self.not_started + len(self.stays) - len(begun),
+            ended_by=(*self.ended_by, cap),
+        )
+
+    def gpu_hours_reached_s(self, gpu_hours: float) -> float:
+        """When runs have had GPUs for so long together; infinity if they never do."""
+        changes = [(stay.start_s, stay.entry.needs.gpus) for stay in self.stays]
+        changes += [(stay.end_s, -stay.entry.needs.gpus) for stay in self.stays]
+        left_s, busy, last_s = max(0.0, gpu_hours * 3600), 0.0, 0.0
+        for at_s, change in sorted(changes):
+            if busy * (at_s - last_s) > left_s:
+                return last_s + left_s / busy
+            left_s -= busy * (at_s - last_s)
+            busy, last_s = busy + change, at_s
+        return float("inf")
+
 
 def simulate(
-    entries: Sequence[Entry], nodes: Sequence[Node], seconds: Callable[[Entry, Node], float]
+    entries: Sequence[Entry],
+    nodes: Sequence[Node],
+    seconds: Callable[[Entry, Node], float],
+    *,
+    caps: Caps | None = None,
+    spent: Spent | None = None,
 ) -> Schedule:
     """The schedule of `entries` on `nodes`, where a run takes `seconds` on the node it lands on.
+
+    caps: what the sweep may spend, `spent` of it before this begins; None: as much as it takes, and nothing.
 
     Amounts of further resources (quotas) are left out: a list of nodes does not say who has which.
     """
@@ -195,18 +234,30 @@ def simulate(
 
     began = time.perf_counter()
     pool = SimulatedPool(clock, nodes, play)
-    refused = _drive(entries, pool, clock)
+    caps, spent = caps or Caps(), spent or Spent()
+    flops = None if caps.flops is None else caps.flops - spent.flops
+    refused = _drive(entries, pool, clock, Caps(flops=flops))
     driver_s = time.perf_counter() - began
-    return Schedule(
+    not_started = len(entries) - len(placed) - len(refused)
+    schedule = Schedule(
         nodes=tuple(nodes),
         stays=tuple(_in_lanes(placed)),
         refused=refused,
         bound_s=lower_bound_s([entry for entry in entries if entry.key not in refused], nodes, seconds),
         driver_s=driver_s,
+        not_started=not_started,
+        ended_by=(caps.flops_text,) if not_started else (),
     )
+    ends = []
+    if caps.hours is not None:
+        ends.append((caps.hours * 3600, caps.hours_text))
+    if caps.gpu_hours is not None:
+        left = caps.gpu_hours - spent.gpu_hours
+        ends.append((schedule.gpu_hours_reached_s(left), caps.gpu_hours_text))
+    return schedule.until(*min(ends)) if ends else schedule
 
 
-def _drive(entries: Sequence[Entry], pool: SimulatedPool, clock: Clock) -> dict[str, str]:
+def _drive(entries: Sequence[Entry], pool: SimulatedPool, clock: Clock, caps: Caps) -> dict[str, str]:
     """Let the driver place all of `entries`; why those that fit no node do not."""
     with tempfile.TemporaryDirectory() as folder, Ledger(folder, now=clock, uptime=clock) as ledger:
         ledger.connection().execute("PRAGMA synchronous = OFF")  # nobody misses it when the power fails
@@ -215,7 +266,7 @@ def _drive(entries: Sequence[Entry], pool: SimulatedPool, clock: Clock) -> dict[
         # Nobody else changes this ledger, so one look is enough; nothing has to be polled.
         forever = float("inf")
         disk = Disk(ledger.folder, free_bytes=lambda path: forever)
-        Driver(entries, ledger, pool, disk=disk, poll_s=forever, look_s=forever).run()
+        Driver(entries, ledger, pool, disk=disk, caps=caps, poll_s=forever, look_s=forever).run()
         return {run.key: run.sentence for run in ledger.runs() if run.state == State.UNSCHEDULABLE}
 
 

@@ -83,11 +83,12 @@ def test_options_are_as_reviewed():
         for name, sub in command.commands.items()
     }
     which = ["--family", "--sweep", "--config"]
+    caps = ["--max-flops", "--max-gpu-hours", "--max-hours"]
     assert found == {
-        "plan": [*which, "--out", "--cluster", "--gpu-price", "--page"],
+        "plan": [*which, "--out", "--cluster", "--gpu-price", "--page", *caps],
         "sweep": [
-            *(*which, "--store", "--address", "--out", "--bootstrap", "--max-flops", "--max-gpu-hours"),
-            *("--max-hours", "--priority", "--extend", "--events", "--webhook", "--storage"),
+            *(*which, "--store", "--address", "--out", "--bootstrap", *caps),
+            *("--priority", "--extend", "--events", "--webhook", "--storage"),
         ],
         "status": [*which, "--store", "--out", "--watch", "-w", "--all"],
         "cancel": ["run", *which, "--store", "--out"],

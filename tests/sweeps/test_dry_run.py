@@ -8,6 +8,7 @@ import pytest
 
 from scaling.errors import UserError
 from sweeps import prepare, timing
+from sweeps.caps import Caps, flops_of
 from sweeps.cluster import parse_cluster
 from sweeps.dry_run import schedule_table, show_plan, simulated
 from sweeps.ledger import Ledger
@@ -106,6 +107,46 @@ def test_a_schedule_on_a_cluster(ask, capsys):
     assert not Path("out/dry").exists(), "a plan leaves nothing behind"
 
 
+def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(ask, capsys):
+    asked = ask()
+    keys = register(asked)
+    with Ledger(asked.ledger_folder) as ledger:
+        ledger.enlist()
+        for key in keys[:2]:
+            ledger.end(ledger.claim(key), State.FINISHED, sentence="")
+    plan = planned(asked)
+    costs = {run.key: flops_of(plan.entry(run, dataset=".")) for run in plan.runs}
+    one_more = sum(costs[key] for key in keys[:2]) + 1.01 * max(costs[key] for key in keys[2:])
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more))
+    assert "FLOPs: 1 finish, 5 are not started" in capsys.readouterr().out
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=sum(costs.values())))
+    assert "not started" not in capsys.readouterr().out
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(hours=1e-9), page=True)
+    assert (
+        "within the cap of 1e-09 hours: 0 finish, 4 stop with a checkpoint, 2 are" in capsys.readouterr().out
+    )
+    assert "within the cap of 1e-09 hours" in Path("out/dry/schedule.html").read_text()
+
+
+def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(ask, capsys):
+    asked = ask(CONFIG + "resources: {cpus: 4, gpus: 1}\n")
+    now = [0.0]
+    entries = [
+        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
+        for run in planned(asked).runs
+    ]
+    with Ledger(asked.ledger_folder, now=lambda: now[0]) as ledger:
+        ledger.enlist()
+        ledger.register(entries)
+        claim = ledger.claim(entries[0].key)
+        now[0] = 7200.0
+        ledger.end(claim, State.PREEMPTED, sentence="")
+    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=2.0))
+    assert "within the cap of 2 GPU-hours: 0 finish, 8 are not started" in capsys.readouterr().out
+    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=1000.0))
+    assert "cap" not in capsys.readouterr().out
+
+
 def test_the_page_is_written_when_asked_for(ask, capsys):
     show_plan(ask(), cluster="2xCPU:2", page=True)
     assert "wrote out/dry/schedule.html" in capsys.readouterr().out
@@ -133,6 +174,7 @@ def test_a_run_takes_as_long_as_its_kind_of_gpu_does(ask):
     [
         ({"gpu_price": 2.0}, "--gpu-price is about a cluster, and --cluster is not given"),
         ({"page": True}, "--page is about a cluster, and --cluster is not given"),
+        ({"caps": Caps(hours=1.0)}, "a cap is about a cluster, and --cluster is not given"),
         ({"cluster": "8xH100:4"}, "names no CPUs, and the runs of dry.yaml use no GPU"),
         ({"cluster": "8x"}, "'8x' cannot be read"),
     ],

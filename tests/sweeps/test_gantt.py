@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from simulation import entry
 
+from sweeps.caps import Caps
 from sweeps.cluster import parse_cluster
 from sweeps.gantt import IDLE, START, picture, schedule_view
 from sweeps.ledger_types import Needs
@@ -75,3 +76,13 @@ def test_figures_and_cost():
 def test_runs_that_fit_nowhere_are_counted_with_the_reason():
     text = text_of(schedule_of("4xH100", (1, 2e9), (2, 1e9), gpu_memory=90e9))
     assert "2 runs: no node can hold this run" in " ".join(text.split())
+
+
+def test_a_cap_that_is_reached_is_told_with_what_becomes_of_the_runs():
+    entries = [entry(f"r{i}", 3600.0) for i in range(5)]
+    schedule = simulate(entries, parse_cluster("2xCPU"), lambda e, node: 3600.0, caps=Caps(hours=1.5))
+    text = " ".join(text_of(schedule).split())
+    assert "within the cap of 1.5 hours: 2 finish, 2 stop with a checkpoint, 1 are not started" in text
+    assert "4 runs, 2 at once: 1.5 h from start to end; slots in use 100% of the time" in text
+    nothing = simulate(entries, parse_cluster("2xCPU"), lambda e, node: 3600.0, caps=Caps(hours=0.0))
+    assert "within the cap of 0 hours: 0 finish, 5 are not started" in text_of(nothing)

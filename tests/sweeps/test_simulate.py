@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation import entry
 
+from sweeps.caps import Caps, Spent
 from sweeps.cluster import parse_cluster
 from sweeps.ledger_types import Needs
 from sweeps.simulate import lower_bound_s, simulate
@@ -115,3 +117,58 @@ def test_no_slot_holds_two_runs_and_no_schedule_beats_the_bound(times, cluster):
     for node in nodes:
         lanes = {stay.lane for stay in schedule.stays if stay.node == node.name}
         assert len(lanes) <= node.cpus
+
+
+# --- caps
+
+
+def test_a_cap_of_hours_ends_the_schedule_there():
+    entries = [entry(name, s) for name, s in zip("abcde", (1, 5, 3, 4, 2), strict=True)]
+    schedule = simulate(entries, parse_cluster("2xCPU"), seconds, caps=Caps(hours=6 / 3600))
+    assert [(stay.entry.key, stay.start_s, stay.end_s) for stay in schedule.stays] == [
+        ("b", 0, 5),
+        ("d", 0, 4),
+        ("c", 4, 6),
+        ("e", 5, 6),
+    ]
+    assert schedule.stopped == {"c", "e"}
+    assert schedule.not_started == 1
+    assert schedule.makespan_s == 6
+    assert schedule.ended_by == (Caps(hours=6 / 3600).hours_text,)
+    whole = simulate(entries, parse_cluster("2xCPU"), seconds, caps=Caps(hours=8 / 3600))
+    assert (whole.makespan_s, whole.stopped, whole.not_started, whole.ended_by) == (8, set(), 0, ())
+
+
+def test_a_cap_of_flops_is_the_drivers_own():
+    costs = {"a": 4e9, "b": 3e9, "c": 2e9}
+    entries = [
+        replace(made := entry(name, cost / 1e9), columns={**made.columns, "flops_exact": cost})
+        for name, cost in costs.items()
+    ]
+    schedule = simulate(
+        entries, parse_cluster("1xCPU"), seconds, caps=Caps(flops=8e9), spent=Spent(flops=1.5e9)
+    )
+    assert [stay.entry.key for stay in schedule.stays] == ["a", "c"], "b would be too much, c is not"
+    assert (schedule.not_started, schedule.stopped, schedule.ended_by) == (
+        1,
+        set(),
+        ("the cap of 8.0e9 FLOPs",),
+    )
+
+
+@given(
+    times=st.lists(st.tuples(st.floats(1, 1000), st.sampled_from((1, 2, 4))), min_size=1, max_size=12),
+    share=st.floats(0, 1.5),
+    spent=st.floats(0, 1),
+)
+def test_runs_have_gpus_for_as_long_as_the_cap_allows(times, share, spent):
+    entries = [entry(f"r{i}", s, needs=Needs(cpus=1, gpus=gpus)) for i, (s, gpus) in enumerate(times)]
+    nodes = parse_cluster("4xH100:2", cpus_per_gpu=1)
+    whole = simulate(entries, nodes, seconds)
+    may = share * whole.gpu_hours
+    capped = simulate(entries, nodes, seconds, caps=Caps(gpu_hours=may + spent), spent=Spent(gpu_hours=spent))
+    assert capped.gpu_hours == pytest.approx(min(may, whole.gpu_hours), rel=1e-6, abs=1e-9)
+    assert len(capped.stays) + capped.not_started == len(entries)
+    assert {(stay.entry.key, stay.start_s) for stay in capped.stays} <= {
+        (stay.entry.key, stay.start_s) for stay in whole.stays
+    }
