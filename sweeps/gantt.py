@@ -42,11 +42,11 @@ def _capped(schedule: Schedule) -> Text:
     """How far the sweep gets."""
     stopped = len(schedule.stopped)
     ends = {
-        "finish": len(schedule.stays) - stopped,
-        "stop with a checkpoint": stopped,
-        "are not started": schedule.not_started,
+        "finished": len(schedule.stays) - stopped,
+        "stopped with a checkpoint": stopped,
+        "not started": schedule.not_started,
     }
-    runs = ", ".join(f"{count} {how}" for how, count in ends.items() if count or how == "finish")
+    runs = ", ".join(f"{count} {how}" for how, count in ends.items() if count or how == "finished")
     return Text(f"within {' and '.join(schedule.ended_by)}: {runs}", style="yellow")
 
 

@@ -118,12 +118,13 @@ def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(ask, caps
     costs = {run.key: flops_of(plan.entry(run, dataset=".")) for run in plan.runs}
     one_more = sum(costs[key] for key in keys[:2]) + 1.01 * max(costs[key] for key in keys[2:])
     show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more))
-    assert "FLOPs: 1 finish, 5 are not started" in capsys.readouterr().out
+    assert "FLOPs: 1 finished, 5 not started" in capsys.readouterr().out
     show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=sum(costs.values())))
     assert "not started" not in capsys.readouterr().out
     show_plan(asked, cluster="2xCPU:2", caps=Caps(hours=1e-9), page=True)
     assert (
-        "within the cap of 1e-09 hours: 0 finish, 4 stop with a checkpoint, 2 are" in capsys.readouterr().out
+        "within the cap of 1e-09 hours: 0 finished, 4 stopped with a checkpoint, 2 not"
+        in capsys.readouterr().out
     )
     assert "within the cap of 1e-09 hours" in Path("out/dry/schedule.html").read_text()
 
@@ -142,7 +143,7 @@ def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(ask, capsys):
         now[0] = 7200.0
         ledger.end(claim, State.PREEMPTED, sentence="")
     show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=2.0))
-    assert "within the cap of 2 GPU-hours: 0 finish, 8 are not started" in capsys.readouterr().out
+    assert "within the cap of 2 GPU-hours: 0 finished, 8 not started" in capsys.readouterr().out
     show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=1000.0))
     assert "cap" not in capsys.readouterr().out
 

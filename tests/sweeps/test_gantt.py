@@ -82,7 +82,7 @@ def test_a_cap_that_is_reached_is_told_with_what_becomes_of_the_runs():
     entries = [entry(f"r{i}", 3600.0) for i in range(5)]
     schedule = simulate(entries, parse_cluster("2xCPU"), lambda e, node: 3600.0, caps=Caps(hours=1.5))
     text = " ".join(text_of(schedule).split())
-    assert "within the cap of 1.5 hours: 2 finish, 2 stop with a checkpoint, 1 are not started" in text
+    assert "within the cap of 1.5 hours: 2 finished, 2 stopped with a checkpoint, 1 not started" in text
     assert "4 runs, 2 at once: 1.5 h from start to end; slots in use 100% of the time" in text
     nothing = simulate(entries, parse_cluster("2xCPU"), lambda e, node: 3600.0, caps=Caps(hours=0.0))
-    assert "within the cap of 0 hours: 0 finish, 5 are not started" in text_of(nothing)
+    assert "within the cap of 0 hours: 0 finished, 5 not started" in text_of(nothing)
