@@ -57,8 +57,10 @@ def show_plan(
 
         schedule = simulated(plan, nodes, caps, _spent(plan, asked))
         out.print(schedule_view(schedule, gpu_price=gpu_price, width=out.width))
-        if page:
+        if page and schedule.stays:
             out.print(f"wrote {_write_page(schedule, asked)}", soft_wrap=True)
+        elif page:
+            out.print("no run starts, so there is no schedule to draw")
 
 
 def _nodes(config: SweepConfig, cluster: str | None) -> tuple[Node, ...]:

@@ -144,6 +144,9 @@ def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(ask, capsys):
         ledger.end(claim, State.PREEMPTED, sentence="")
     show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=2.0))
     assert "within the cap of 2 GPU-hours: 0 finished, 8 not started" in capsys.readouterr().out
+    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=1.0), page=True)
+    assert "no run starts, so there is no schedule to draw" in capsys.readouterr().out
+    assert not Path("out/dry/schedule.html").exists()
     show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=1000.0))
     assert "cap" not in capsys.readouterr().out
 
