@@ -136,11 +136,6 @@ class Curve:
         log_above = np.log(np.where(above > 0, above, 1.0))
         return np.where(above > 0, np.exp((self.log_K[:, None] - log_above) / self.c[:, None]), np.inf)
 
-    def loss_range(self) -> tuple[float, float]:
-        """Lowest and highest frontier loss over the budgets with data."""
-        ends = self.loss(np.array(self.flops_range))[0]
-        return float(ends.min()), float(ends.max())
-
 
 def surface_curve(thetas: np.ndarray, cost: Cost, flops_range: tuple[float, float]) -> Curve:
     """The frontier of a surface law: thetas (1 + R, 5), the estimate first."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from analysis.laws.result import Law
 
 METHODS = ("isoflop", "surface")
-LN2 = 0.6931471805599453
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

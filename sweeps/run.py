@@ -19,7 +19,8 @@ from sweeps.pools.storage import Storage
 from sweeps.pools.stored import StoragePool
 from sweeps.progress import View
 from sweeps.record.process import RecorderProcess
-from sweeps.record.recorder import GRACE_S, check_tracking, tracking_uri
+from sweeps.record.recorder import GRACE_S
+from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.schedule import Driver
 from sweeps.stopping import stop_on_signals
 from sweeps.verdict import Retries

@@ -11,7 +11,7 @@ Not covered here: several epochs over the same text (see `constrained`), and los
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -86,11 +86,6 @@ class SurfaceLaw(PredictingLaw):
             name: estimate_of(values[:1] if name == "E" and held else values, self.rule)
             for name, values in zip(SYMBOLS, self.thetas.T, strict=True)
         }
-
-    def derive(self, number: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-        """The estimate and interval of any number computed from parameters: thetas (m, 5) -> (m,)."""
-        values = number(self.thetas)
-        return estimate_of(values, self.rule)
 
     @property
     def exponents(self) -> dict[str, Estimate]:

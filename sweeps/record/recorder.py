@@ -23,16 +23,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
-from scaling.errors import UserError
 from sweeps import journal
 from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
 from sweeps.record.board import Board
 from sweeps.record.store import GoneError, Point, Store
-from sweeps.record.tracking import MlflowStore, check_tracking, tracking_uri, without_password
+from sweeps.record.tracking import MlflowStore, without_password
 from sweeps.rows import run_row
-
-__all__ = ["Recorder", "check_tracking", "ship", "tracking_uri"]
 
 EVERY_S = 2.0
 SLOWEST_S = 60.0
@@ -276,22 +273,6 @@ def trouble_of(ledger: Ledger, uri: str) -> str | None:
     told = ledger.fact(_fact(uri)) or {}
     trouble: str | None = told.get("trouble")
     return trouble
-
-
-def ship(sweep: str, out: Path, uri: str | None = None, *, timeout_s: float = 60.0) -> int:
-    """Carry to the store what is not there yet, without running anything; how many runs still wait.
-
-    UserError where the store does not answer, or does not take the records.
-    """
-    uri = uri or tracking_uri(out)
-    check_tracking(uri)
-    with Ledger(out / sweep / "ledger") as ledger, ledger.driving():
-        recorder = Recorder(ledger, sweep, uri, every_s=0.1)
-        recorder.start()
-        waiting = recorder.close(timeout_s)
-    if waiting and recorder.trouble:
-        raise UserError(f"tracking store {without_password(uri)} takes no records: {recorder.trouble}")
-    return waiting
 
 
 def run_ids(ledger: Ledger) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
+from recording import record
 from simulation import entry
 
 from sweeps.audit import audit
@@ -12,7 +13,6 @@ from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import State
 from sweeps.record.recorded import recorded_run, recorded_runs
-from sweeps.record.recorder import ship
 from sweeps.remote import run_audit
 
 STEPS = 40
@@ -28,7 +28,7 @@ def swept(tmp_path_factory):
             train(ledger, out, key, range(1, STEPS + 1))
         train(ledger, out, "c", range(1, 25), state=State.WAITING)
         train(ledger, out, "c", range(21, STEPS + 1), resumed=20)
-    assert ship("s", out, f"sqlite:///{out / 'mlflow.db'}") == 0
+    assert record("s", out, f"sqlite:///{out / 'mlflow.db'}") == 0
     return out
 
 

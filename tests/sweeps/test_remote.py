@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from recording import record
 from simulation import entry
 
 from scaling.errors import UserError
@@ -12,7 +13,6 @@ from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import State
 from sweeps.record import board
-from sweeps.record.recorder import ship
 from sweeps.remote import reach
 from sweeps.status import rows_of
 
@@ -42,7 +42,7 @@ def recorded(tmp_path_factory):
                 traceback="Traceback: boom" if state == State.FAILED else None,
                 signature="boom",
             )
-    assert ship("s", folder, uri(folder)) == 0
+    assert record("s", folder, uri(folder)) == 0
     return folder
 
 
@@ -84,7 +84,7 @@ def test_rows_are_those_of_the_ledger(elsewhere, out, config):
 def test_a_wish_is_carried_out_by_the_next_recorder(elsewhere, out, monkeypatch):
     monkeypatch.setattr(board, "ANSWER_S", 0.2)
     assert "pinned up" in board.ask(elsewhere._tags, "retry", [], ["bad"], patience_s=0.2)
-    assert ship("s", out, uri(out)) == 0
+    assert record("s", out, uri(out)) == 0
     with Ledger(out / "s" / "ledger") as ledger:
         assert {row.key: row.state for row in rows_of(ledger)}["bad"] == "planned"
     assert {row.key: row.state for row in elsewhere.rows()}["bad"] == "planned"

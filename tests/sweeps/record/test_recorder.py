@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording import record
 from simulation import Clock, entry, other_owner
 
 from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import State
-from sweeps.record.recorder import Recorder, run_ids, ship
+from sweeps.record.recorder import Recorder, run_ids
 from sweeps.record.store import GoneError
 from sweeps.record.tracking import MlflowStore, check_tracking, tracking_uri
 
@@ -315,10 +316,10 @@ def test_mlflow_on_sqlite_end_to_end(tmp_path, sweep, monkeypatch):
     assert not (tmp_path / "mlflow.db").exists()
     sweep.attempt("a", [1, 2, 3], state=State.PREEMPTED)
     sweep.attempt("b", [1], state=State.DIVERGED)
-    assert ship("desk", tmp_path, timeout_s=120) == 0
+    assert record("desk", tmp_path, uri) == 0
     sweep.attempt("a", [3, 4], resumed=2)
-    assert ship("desk", tmp_path, timeout_s=120) == 0
-    assert ship("desk", tmp_path, timeout_s=120) == 0
+    assert record("desk", tmp_path, uri) == 0
+    assert record("desk", tmp_path, uri) == 0
     check_tracking(uri)
     db = sqlite3.connect(tmp_path / "mlflow.db")
     points = db.execute(
