@@ -111,15 +111,11 @@ def _follow(ledger: Ledger, row: Row) -> None:
                 for line in filter(None, map(record_line, follower.read())):
                     out.print(f"  {line}", soft_wrap=True)
             if settled:
-                out.print(heading(Row(**{**_plain(row), "state": str(ledger.runs([row.key])[0].state)})))
+                out.print(heading(row._replace(state=str(ledger.runs([row.key])[0].state))))
                 return
             time.sleep(FOLLOW_S)
     except KeyboardInterrupt:
         return
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    return dict(zip(Row.__dataclass_fields__, row.to_list(), strict=True))
 
 
 def show_recorded(row: Row, recorded: RecordedRun | None, *, lines: int = LINES) -> None:

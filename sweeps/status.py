@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +19,8 @@ from sweeps.ledger_types import SETTLED, State
 from sweeps.tables import WORDS, console, duration, flops_text, new_table, picture, state_text
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from rich.console import Console
 
 TOLD = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING, State.PREEMPTED})
@@ -31,8 +32,7 @@ LONG = 200
 WATCH_S = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A run as people ask about it. What is not known is None."""
 
     key: str
@@ -55,25 +55,27 @@ class Row:
     host: str | None = None
     sentence: str = ""
 
-    def to_list(self) -> list[Any]:
-        return list(asdict(self).values())
-
 
 _QUERY = """
-SELECT key, family, state, attempt, host, sentence, owner,
+SELECT key, family,
     json_extract(spec, '$.size.name') AS size,
     json_extract(spec, '$.budget') AS budget,
-    json_extract(spec, '$.seed') AS seed,
-    json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') AS tokens,
     json_extract(columns, '$.params') AS params,
+    json_extract(spec, '$.seed') AS seed,
+    state, attempt,
     json_extract(result, '$.bound') AS loss,
     json_extract(result, '$.bound_se') AS loss_se,
     json_extract(result, '$.bits_per_byte') AS bits_per_byte,
-    json_extract(result, '$.train_s') AS train_s,
-    json_extract(result, '$.evaluation_s') AS evaluation_s
-FROM runs ORDER BY budget, params, rowid
+    json_extract(result, '$.train_s') + COALESCE(json_extract(result, '$.evaluation_s'), 0.0) AS seconds,
+    NULL AS share, NULL AS left_s,
+    host, COALESCE(sentence, '') AS sentence,
+    owner,
+    CASE state WHEN 'running' THEN
+        json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') END AS tokens
+FROM runs ORDER BY rowid
 """
-"""SQLite reads the few values out of the specs: parsing 10,000 of them here would take a second."""
+"""A Row's fields in their order, then what is needed of a running run. SQLite picks the few values: to parse
+10,000 runs here would take a second."""
 
 
 def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
@@ -91,28 +93,22 @@ def rows_of(ledger: Ledger) -> list[Row]:
     """All runs of the ledger, by budget and size."""
     found = ledger.query(_QUERY)
     alive = ledger.alive({row["owner"] for row in found if row["state"] == State.RUNNING})
-    return [_row(values, ledger.folder.parent, alive) for values in found]
+    rows = [_row(values, ledger.folder.parent, alive) for values in found]
+    return sorted(rows, key=lambda row: (row.budget, row.params or 0.0))
 
 
-def _row(values: Any, sweep_folder: Path, alive: frozenset[str]) -> Row:
-    row: dict[str, Any] = {name: value for name, value in dict(values).items() if name in _NAMES}
-    row["sentence"] = row["sentence"] or ""
-    if values["train_s"] is not None:
-        row["seconds"] = values["train_s"] + (values["evaluation_s"] or 0.0)
-    if values["state"] == State.RUNNING:
-        if values["owner"] in alive:
-            row |= _under_way(values, sweep_folder)
-        else:
-            row |= {"state": State.PREEMPTED, "sentence": "its driver is gone; `scaling sweep` takes it up"}
-    return Row(**row)
+def _row(values: sqlite3.Row, sweep_folder: Path, alive: frozenset[str]) -> Row:
+    row = Row._make(values[: len(Row._fields)])
+    if row.state != State.RUNNING:
+        return row
+    if values["owner"] in alive:
+        return row._replace(**_under_way(row, values["tokens"], sweep_folder))
+    return row._replace(state=State.PREEMPTED, sentence="its driver is gone; `scaling sweep` takes it up")
 
 
-_NAMES = frozenset(Row.__dataclass_fields__)
-
-
-def _under_way(values: Any, sweep_folder: Path) -> dict[str, Any]:
-    """What the journal of a running attempt said last."""
-    folder = attempt_folder(run_folder(sweep_folder, values["family"], values["key"]), int(values["attempt"]))
+def _under_way(row: Row, tokens: int, sweep_folder: Path) -> dict[str, Any]:
+    """What the journal of a running attempt said last. tokens: that the run is to train on."""
+    folder = attempt_folder(run_folder(sweep_folder, row.family, row.key), row.attempt)
     record = journal.last(folder / JOURNAL, kind="train")
     if record is None or not record.get("tokens"):
         return {}
@@ -120,8 +116,8 @@ def _under_way(values: Any, sweep_folder: Path) -> dict[str, Any]:
     loss = record.get("loss", record.get("biased_loss"))
     return {
         "loss": float(loss) if loss is not None else None,
-        "share": record["tokens"] / values["tokens"],
-        "left_s": max(0.0, values["tokens"] - record["tokens"]) / speed if speed else None,
+        "share": record["tokens"] / tokens,
+        "left_s": max(0.0, tokens - record["tokens"]) / speed if speed else None,
         "seconds": record.get("elapsed_s"),
     }
 

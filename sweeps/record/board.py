@@ -74,7 +74,7 @@ class Board:
             return f"refused: {error}"
 
     def _pin(self, tags: Mapping[str, str]) -> None:
-        rows = [row.to_list() for row in rows_of(self.ledger)]
+        rows = [list(row) for row in rows_of(self.ledger)]
         if rows == self._pinned:
             return
         began = time.monotonic()
@@ -118,8 +118,7 @@ def read_rows(store: Tags, sweep: str) -> tuple[list[Row], float]:
         except (ValueError, KeyError):  # it is being pinned up just now
             time.sleep(POLL_S)
             continue
-        names = Row.__dataclass_fields__
-        return [Row(**dict(zip(names, row, strict=True))) for row in rows], time.time() - head["at"]
+        return [Row._make(row) for row in rows], time.time() - head["at"]
     raise UserError(
         f"the tracking store has no status of sweep {sweep!r}; it is there once `scaling sweep` has recorded"
     )

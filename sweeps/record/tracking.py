@@ -10,8 +10,6 @@ import logging
 import os
 import re
 import sqlite3
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +61,9 @@ def check_tracking(uri: str) -> None:
 
 
 def _check_server(uri: str, shown: str) -> None:
+    import urllib.error
+    import urllib.request
+
     address = re.sub(r"//[^/@]*@", "//", uri).rstrip(
         "/"
     )  # urllib takes a login for a part of the host's name
