@@ -118,6 +118,11 @@ def read_rows(store: Tags, sweep: str) -> tuple[list[Row], float]:
         except (ValueError, KeyError):  # it is being pinned up just now
             time.sleep(POLL_S)
             continue
+        if any(len(row) != len(Row._fields) for row in rows):
+            raise UserError(
+                f"the status of sweep {sweep!r} in the tracking store is not of this version of the program; "
+                "install the version that runs the sweep"
+            )
         return [Row._make(row) for row in rows], time.time() - head["at"]
     raise UserError(
         f"the tracking store has no status of sweep {sweep!r}; it is there once `scaling sweep` has recorded"

@@ -175,3 +175,13 @@ def test_ten_thousand_runs_fit_on_the_board():
 def test_a_store_without_the_sweep_says_so():
     with pytest.raises(UserError, match="no status of sweep 'desk'"):
         read_rows(Pins(), "desk")
+
+
+def test_a_status_of_another_version_is_refused_with_a_word(ledger):
+    pins = Pins()
+    Board(ledger, pins).attend()
+    older = packed([list(row)[:-1] for row in rows_of(ledger)])
+    assert len(older) == 1, "it fits one piece"
+    pins.pinned[f"{STATUS}.0"] = older[0]
+    with pytest.raises(UserError, match="not of this version of the program"):
+        read_rows(pins, "s")
