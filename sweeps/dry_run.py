@@ -55,7 +55,7 @@ def show_plan(
     if nodes and plan.to_do:
         from sweeps.gantt import schedule_view
 
-        schedule = simulated(plan, nodes, caps, _spent(plan, asked))
+        schedule = simulated(plan, nodes, caps, _spent(plan, asked) if caps else None)
         out.print(schedule_view(schedule, gpu_price=gpu_price, width=out.width))
         if page and schedule.stays:
             out.print(f"wrote {_write_page(schedule, asked)}", soft_wrap=True)
@@ -151,7 +151,7 @@ def _write_page(schedule: Schedule, asked: prepare.Request) -> Path:
         f"slots in use {schedule.utilisation:.0%} of the time. Simulated"
     )
     if schedule.ended_by:
-        note += f" within {' and '.join(schedule.ended_by)}"
+        note += f" within {schedule.ended_by}"
     slots = [(node, lane + 1) for node, lanes in schedule.lanes.items() for lane in range(lanes)]
     figure = figures.schedule(schedule_table(schedule), slots, title=f"Sweep {asked.config.name}", note=note)
     return figures.save(figure, asked.folder / PAGE)

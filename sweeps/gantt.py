@@ -47,7 +47,7 @@ def _capped(schedule: Schedule) -> Text:
         "not started": schedule.not_started,
     }
     runs = ", ".join(f"{count} {how}" for how, count in ends.items() if count or how == "finished")
-    return Text(f"within {' and '.join(schedule.ended_by)}: {runs}", style="yellow")
+    return Text(f"within {schedule.ended_by}: {runs}", style="yellow")
 
 
 def _figures(schedule: Schedule) -> Text:

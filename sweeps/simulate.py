@@ -143,8 +143,8 @@ class Schedule:
     """Keys of runs that a cap stops on their way, with a checkpoint."""
     not_started: int = 0
     """How many runs caps leave out."""
-    ended_by: tuple[str, ...] = ()
-    """The caps that are reached."""
+    ended_by: str = ""
+    """The caps that are reached; "" where none is."""
 
     @cached_property
     def makespan_s(self) -> float:
@@ -188,7 +188,7 @@ class Schedule:
             stays=tuple(replace(stay, end_s=min(stay.end_s, end_s)) for stay in begun),
             stopped=frozenset(stay.entry.key for stay in begun if stay.end_s > end_s),
             not_started=self.not_started + len(self.stays) - len(begun),
-            ended_by=(*self.ended_by, cap),
+            ended_by=f"{self.ended_by} and {cap}" if self.ended_by else cap,
         )
 
     def gpu_hours_reached_s(self, gpu_hours: float) -> float:
@@ -246,7 +246,7 @@ def simulate(
         bound_s=lower_bound_s([entry for entry in entries if entry.key not in refused], nodes, seconds),
         driver_s=driver_s,
         not_started=not_started,
-        ended_by=(caps.flops_text,) if not_started else (),
+        ended_by=caps.flops_text if not_started else "",
     )
     ends = []
     if caps.hours is not None:

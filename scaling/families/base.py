@@ -26,6 +26,8 @@ Denoiser = Callable[..., Tensor]
 """(ids (B, L), conditioning (B,), the family's view by name) -> logits (B, L, V)."""
 
 READABLE_STEPS = 64
+"""At most so many calls of the network for a text that is drawn to be read."""
+
 EARLIEST = 1e-3
 """Smallest noise time that is trained on, as in the published code: below it next to nothing is corrupted."""
 

@@ -1,9 +1,9 @@
 """Metric points in bulk: rows for the tables of MLflow's own database, past its client.
 
-`log_batch` makes an object of every point and looks up what is there, which was four fifths of the
-recorder's time; the database takes the same rows in bulk several times as fast. What is stored is the same:
-a point that is there already is kept once, and the latest value of a metric is the one of the largest step,
-then time, then value.
+`log_batch` makes an object of every point; the database takes the same rows in bulk several times as fast
+(`python -m benchmarks.scheduling --only recorder` measures both). What is stored is the same: a point that is
+there already is kept once, and the latest value of a metric is the one of the largest step, then time, then
+value.
 
 Only SQLite and PostgreSQL, and only tables with exactly the columns that are known here; whatever else a
 store may be, the client writes to it.

@@ -127,6 +127,9 @@ def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(ask, caps
         in capsys.readouterr().out
     )
     assert "within the cap of 1e-09 hours" in Path("out/dry/schedule.html").read_text()
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more, hours=1e-9))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "FLOPs and the cap of 1e-09 hours: 0 finished, 1 stopped with a checkpoint, 5 not started" in said
 
 
 def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(ask, capsys):

@@ -134,9 +134,9 @@ def test_a_cap_of_hours_ends_the_schedule_there():
     assert schedule.stopped == {"c", "e"}
     assert schedule.not_started == 1
     assert schedule.makespan_s == 6
-    assert schedule.ended_by == (Caps(hours=6 / 3600).hours_text,)
+    assert schedule.ended_by == Caps(hours=6 / 3600).hours_text
     whole = simulate(entries, parse_cluster("2xCPU"), seconds, caps=Caps(hours=8 / 3600))
-    assert (whole.makespan_s, whole.stopped, whole.not_started, whole.ended_by) == (8, set(), 0, ())
+    assert (whole.makespan_s, whole.stopped, whole.not_started, whole.ended_by) == (8, set(), 0, "")
 
 
 def test_a_cap_of_flops_is_the_drivers_own():
@@ -152,7 +152,7 @@ def test_a_cap_of_flops_is_the_drivers_own():
     assert (schedule.not_started, schedule.stopped, schedule.ended_by) == (
         1,
         set(),
-        ("the cap of 8.0e9 FLOPs",),
+        "the cap of 8.0e9 FLOPs",
     )
 
 
