@@ -1,4 +1,7 @@
-"""Run keys of every shipped config and of one that leaves all to the defaults, as they have always been: a changed key trains a whole sweep again."""
+"""Run keys of every shipped config and of one that leaves all to the defaults.
+
+A changed key trains a whole sweep again.
+"""
 
 from __future__ import annotations
 
