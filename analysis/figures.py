@@ -1,8 +1,8 @@
 """Every figure, once: for the notebook, the report, the dashboard and the docs alike.
 
 Each figure is a table function (`isoflop_table`, ...: what is shown, as a DataFrame) and a drawing function
-(`isoflop`, ...: that table as a Plotly figure). `FIGURES` lists them; the report and the dashboard read it, so
-a new figure is one file and one line there. `save` writes a figure as PNG, SVG or PDF (drawn again by
+(`isoflop`, ...: that table as a Plotly figure). `FIGURES` lists them; the report and the dashboard read it,
+so a new figure is one file and one line there. `save` writes a figure as PNG, SVG or PDF (drawn again by
 matplotlib: no browser) or as one HTML file that opens without a network. Figures come in the light theme;
 `set_theme(figure, "dark")` changes colours and nothing else.
 
