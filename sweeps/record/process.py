@@ -50,7 +50,7 @@ class RecorderProcess:
     def start(self) -> None:
         self._started = time.monotonic()
         log = (self.ledger.folder / "recorder.log").open("ab")
-        command = [sys.executable, "-m", "sweeps.record.process", str(self.ledger.folder), self.sweep]
+        command = [sys.executable, "-P", "-m", "sweeps.record.process", str(self.ledger.folder), self.sweep]
         with log:
             self._popen = subprocess.Popen(
                 [*command, str(self.grace_s)],
