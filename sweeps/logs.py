@@ -39,9 +39,8 @@ def show_log(ledger: Ledger, row: Row, *, lines: int = LINES, follow: bool = Fal
         for line in attempt_lines(attempt, reader.read() if reader else [], lines):
             out.print(line, soft_wrap=True)
         if reader and reader.skipped:
-            out.print(
-                Text(f"  {reader.skipped} lines of its journal are damaged and left out", style="yellow")
-            )
+            damage = f"  {reader.skipped} damaged lines of its journal are left out"
+            out.print(Text(damage, style="yellow"))
     if not attempts:
         out.print("it has not been started yet")
     if follow:
