@@ -124,7 +124,11 @@ def tune_trial(runs: int = 16) -> float:
         "print((time.perf_counter() - began) / int(sys.argv[1]))\n"
     )
     out = subprocess.run(
-        [sys.executable, "-P", "-c", script, str(runs)], capture_output=True, text=True, check=True, timeout=900
+        [sys.executable, "-P", "-c", script, str(runs)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=900,
     )
     return float(out.stdout.splitlines()[-1])
 
