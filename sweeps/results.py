@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,17 +69,13 @@ def ledger_table(
     import pandas as pd
 
     from analysis.run_columns import typed
-    from sweeps.ledger_types import State
-    from sweeps.record.recorder import run_ids
     from sweeps.rows import run_row
-    from sweeps.status import of_families, open_ledger, rows_of
+    from sweeps.status import of_families, open_ledger
 
     with open_ledger(sweep_folder, sweep) as ledger:
-        recorded = run_ids(ledger)
-        told = {row.key: row.state for row in of_families(rows_of(ledger), families)}
-        # a run whose driver died without a word is not running, whatever the ledger still says
-        runs = [replace(run, state=State(told[run.key])) for run in ledger.runs(told)]
-        rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
+        recorded = ledger.run_ids()
+        runs = of_families(ledger.runs(), families)
+    rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
     wanted = None if keys is None else set(keys)
     chosen = [row for row in rows if wanted is None or row["key"] in wanted]
     chosen_keys = {row["key"] for row in chosen}

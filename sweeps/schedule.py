@@ -31,6 +31,12 @@ YIELD_S = 5.0
 """How often another sweep is asked whether it goes first."""
 LEDGER_PATIENCE_S = 24 * 3600.0
 """How long a ledger that cannot be written is waited for: a disk that is full on a Saturday, say."""
+LOST_PATIENCE_S = 5.0
+"""How long one that is damaged or gone is looked for."""
+LEAVING_S = 60.0
+"""How long runs may take to write a checkpoint where the driver has to end without its ledger."""
+KILL_S = 10.0
+"""How long the pool may take to end runs when asked twice to stop."""
 
 
 class Driver:

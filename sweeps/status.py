@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -15,12 +15,10 @@ from scaling.errors import UserError
 from sweeps import journal
 from sweeps.journal import JOURNAL, attempt_folder, run_folder
 from sweeps.ledger import Ledger
-from sweeps.ledger_types import SETTLED, State
+from sweeps.ledger_types import SETTLED, Run, State
 from sweeps.tables import WORDS, console, duration, flops_text, new_table, picture, state_text
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from rich.console import Console
 
 TOLD = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING, State.PREEMPTED})
@@ -41,14 +39,14 @@ class Row(NamedTuple):
     budget: float
     params: float | None
     seed: int | None
-    state: str
-    attempt: int
     loss: float | None = None
     """The bound of a finished run; of a running one, the training loss it last told. Nats per token."""
     loss_se: float | None = None
     bits_per_byte: float | None = None
     seconds: float | None = None
     """Spent in training and evaluation, over all attempts."""
+    state: str = State.PLANNED
+    attempt: int = 0
     share: float | None = None
     """Of its tokens, done by a running run."""
     left_s: float | None = None
@@ -56,26 +54,7 @@ class Row(NamedTuple):
     sentence: str = ""
 
 
-_QUERY = """
-SELECT key, family,
-    json_extract(spec, '$.size.name') AS size,
-    json_extract(spec, '$.budget') AS budget,
-    json_extract(columns, '$.params') AS params,
-    json_extract(spec, '$.seed') AS seed,
-    state, attempt,
-    json_extract(result, '$.bound') AS loss,
-    json_extract(result, '$.bound_se') AS loss_se,
-    json_extract(result, '$.bits_per_byte') AS bits_per_byte,
-    json_extract(result, '$.train_s') + COALESCE(json_extract(result, '$.evaluation_s'), 0.0) AS seconds,
-    NULL AS share, NULL AS left_s,
-    host, COALESCE(sentence, '') AS sentence,
-    owner,
-    CASE state WHEN 'running' THEN
-        json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') END AS tokens
-FROM runs ORDER BY rowid
-"""
-"""A Row's fields in their order, then what is needed of a running run. SQLite picks the few values: to parse
-10,000 runs here would take a second."""
+OfFamily = TypeVar("OfFamily", Row, Run)
 
 
 def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
@@ -91,19 +70,17 @@ def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
 
 def rows_of(ledger: Ledger) -> list[Row]:
     """All runs of the ledger, by budget and size."""
-    found = ledger.query(_QUERY)
-    alive = ledger.alive({row["owner"] for row in found if row["state"] == State.RUNNING})
-    rows = [_row(values, ledger.folder.parent, alive) for values in found]
+    numbers = {values["key"]: values for values in ledger.summaries()}
+    rows = []
+    for run in ledger.runs(numbers, whole=False):
+        *values, tokens = numbers[run.key]
+        row = Row(
+            *values, state=str(run.state), attempt=run.attempt, host=run.host, sentence=run.sentence
+        )
+        if run.state == State.RUNNING:
+            row = row._replace(**_under_way(row, tokens, ledger.folder.parent))
+        rows.append(row)
     return sorted(rows, key=lambda row: (row.budget, row.params or 0.0))
-
-
-def _row(values: sqlite3.Row, sweep_folder: Path, alive: frozenset[str]) -> Row:
-    row = Row._make(values[: len(Row._fields)])
-    if row.state != State.RUNNING:
-        return row
-    if values["owner"] in alive:
-        return row._replace(**_under_way(row, values["tokens"], sweep_folder))
-    return row._replace(state=State.PREEMPTED, sentence="its driver is gone; `scaling sweep` takes it up")
 
 
 def _under_way(row: Row, tokens: int, sweep_folder: Path) -> dict[str, Any]:
@@ -121,7 +98,7 @@ def _under_way(row: Row, tokens: int, sweep_folder: Path) -> dict[str, Any]:
     }
 
 
-def of_families(rows: Sequence[Row], families: Sequence[str]) -> list[Row]:
+def of_families(rows: Sequence[OfFamily], families: Sequence[str]) -> list[OfFamily]:
     """Those of `families` where some are named; UserError for one that has no run."""
     known = sorted({row.family for row in rows})
     for family in families:
