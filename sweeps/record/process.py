@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from sweeps.ledger import RECORDER, Ledger
-from sweeps.owner import Owner
+from sweeps.ledger.ledger import RECORDER, Ledger
+from sweeps.ledger.owner import Owner
 from sweeps.record.recorder import GRACE_S, Recorder, trouble_of, waiting_for
 from sweeps.record.tracking import without_password
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS
+from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS
 
 LOSSES = (TRAIN_LOSS, BIASED_LOSS)
 FINAL = "loss"
@@ -54,7 +54,7 @@ def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
 
 
 def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
-    from analysis.mlflow_tables import open_database
+    from analysis.table.mlflow import open_database
 
     with open_database(uri) as database:
         runs = {
