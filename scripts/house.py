@@ -18,7 +18,7 @@ PACKAGES = ("scaling", "sweeps", "analysis")
 HEAD = """# The house: every file
 
 Data flows one way: a config becomes specs, specs become losses, losses become laws. `scaling` trains one run,
-`sweeps` runs many, `analysis` fits laws to them; the first and the last import neither each other nor `sweeps`.
+`sweeps` runs many, `analysis` fits laws to them; two that do not know each other.
 This page is written by `python scripts/house.py` from each file's first sentence; a test keeps it up to date.
 """
 
