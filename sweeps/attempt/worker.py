@@ -360,7 +360,7 @@ def code_version() -> str:
         number = version("scaling")
     except PackageNotFoundError:
         number = "unknown"
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         return number
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=10"]

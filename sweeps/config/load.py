@@ -34,7 +34,7 @@ from sweeps.config.model import (
     Window,
 )
 
-SHIPPED = Path(__file__).parent / "configs"
+SHIPPED = Path(__file__).parents[1] / "configs"
 
 
 class _Loader(yaml.SafeLoader):

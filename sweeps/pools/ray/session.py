@@ -220,7 +220,7 @@ def _staged_code() -> Iterator[Path]:
     One folder reaches the nodes faster than three modules do (measured: 2.9 s against 3.9 until the first
     task was done), and on a worker it comes before whatever lies where the driver was started.
     """
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     with tempfile.TemporaryDirectory(prefix="scaling-code-") as folder:
         for name in PACKAGES:
             shutil.copytree(
