@@ -44,8 +44,11 @@ class RecorderProcess:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # the sweep broke off: the recorder catches up by itself, nobody waits for it
+            self._end_input()
 
     def start(self) -> None:
         self._started = time.monotonic()
