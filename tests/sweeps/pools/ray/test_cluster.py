@@ -91,7 +91,7 @@ def test_the_code_that_is_sent_is_the_three_packages_and_small():
     with ray_session._staged_code() as folder:
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert {path.relative_to(folder).parts[0] for path in files} == {"scaling", "sweeps", "analysis"}
-        assert (folder / "sweeps" / "worker.py").exists()
+        assert (folder / "sweeps" / "attempt" / "worker.py").exists()
         assert not [path for path in files if "__pycache__" in path.parts or path.suffix == ".pyc"]
         assert sum(path.stat().st_size for path in files) < 10e6
     assert not folder.exists()
