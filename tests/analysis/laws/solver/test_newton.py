@@ -100,7 +100,9 @@ def test_a_coordinate_at_the_box_is_held_there():
     ended = minimise(derivatives, np.array([[-0.5, -1.5, -1.5, 0.3, 0.3]]), weight, 1.0)
     assert ended.theta_Rp[0, 3] == pytest.approx(UPPER[3], rel=1e-3)
     assert np.all((ended.theta_Rp >= LOWER) & (ended.theta_Rp <= UPPER))
-    assert derivatives.relative_gradient(ended.theta_Rp, weight, 1.0)[0] < 1e-6
+    # The other runs fit to 1e-9, so a gradient relative to their terms is rounding, which differs by processor.
+    again = minimise(derivatives, ended.theta_Rp + np.array([[0.01, 0.1, -0.01, -0.1, 0.001]]), weight, 1.0)
+    assert again.f_R[0] == pytest.approx(ended.f_R[0], rel=1e-9)
 
 
 def test_weights_multiply_the_terms_not_the_residuals(noisy):
