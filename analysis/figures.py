@@ -1,22 +1,31 @@
-"""Every figure, once: for the notebook, the report and the dashboard alike.
+"""Every figure, once: for the notebook, the report, the dashboard and the docs alike.
 
-    isoflop            loss against size at every budget, with parabolas and minima
-    frontier           loss, size, tokens and tokens per parameter of the best run at every budget
-    loss_curves        training loss along runs
-    compare            compute of families over a reference at equal loss
-    against            a law beside published ones
-    draws              resamples of a surface's parameters against each other
-    influence          leverage of every run, and what the law would be without it
-    variants           the same runs fitted otherwise
-    multiplier_curves  that as a curve over the loss, with bands
-    rollout            how far laws of the cheaper runs are off the dearer ones
-    schedule           which run of a sweep is where, and when
-    surface_residuals  how far runs lie from a fitted surface
-
-Each is a table function (`isoflop_table`, ...: what is shown, as a DataFrame) and a drawing function
-(`isoflop`, ...: that table as a Plotly figure). `save` writes a figure as PNG or SVG (drawn again by
+Each figure is a table function (`isoflop_table`, ...: what is shown, as a DataFrame) and a drawing function
+(`isoflop`, ...: that table as a Plotly figure). `FIGURES` lists them; the report and the dashboard read it,
+so a new figure is one file and one line there. `save` writes a figure as PNG, SVG or PDF (drawn again by
 matplotlib: no browser) or as one HTML file that opens without a network. Figures come in the light theme;
-`set_theme(figure, "dark")` changes that and nothing else.
+`set_theme(figure, "dark")` changes colours and nothing else.
+
+The dashboard filters by showing and hiding parts of a figure, so every part names what it belongs to:
+
+    trace.meta         {"family": name or None, "budget": FLOPs or None, "role": ..., "keys": [run keys]}
+                       role: "points" (runs), "line", "band", "interval", "minimum" (fitted), "reference"
+                       (belongs to no family and no budget), "legend" (no data: an entry of the legend);
+                       keys only on "points", in the order of the points
+    trace.customdata   run keys, on "points"; a click opens that run
+    trace.legendgroup  the family, or the budget as `flops_text` writes it; the legend names nothing else
+    trace.showlegend   True on "legend" traces only
+    annotation.name,   "family:NAME" or "budget:1e+10" (Python's repr of the float) if it belongs to one
+    shape.name         family or one budget; otherwise None
+    layout.meta        {"name": key in FIGURES, "caption": what lines, bands and marks mean (plain text),
+                       "provenance": runs, data hash, version, date (plain text)}
+
+The title and, as its subtitle, the caption stand in the figure for notebooks; a page that writes both as HTML
+takes `layout.title` out. Titles of panels and labels of lines are annotations in the coordinates of their
+panel ("x2 domain", or data), so a page may move panels by their axes' `domain` alone. Text is escaped.
+
+`theme.DARK` maps the data colours that change in the dark theme ({light: dark}, as they are written in the
+JSON: "#rrggbb" and "rgba(r, g, b,"): replace them in the JSON text, and use the template of that theme.
 """
 
 from analysis.drawing.against import against, against_table

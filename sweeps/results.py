@@ -162,9 +162,9 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
         known = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
         for record in merged(run_folder(sweep_folder, family, key)):
-            if record["kind"] == "train" and "loss" in record:  # a biased phase has no loss to compare
-                numbers = {name: float(record[name]) for name in ("tokens", "flops", "loss")}
-                points.append({**known, "step": int(record["step"]), **numbers})
+            if record.has_objective:
+                numbers = {name: record.numbers.get(name) for name in ("tokens", "flops")}
+                points.append({**known, "step": record.step, **numbers, "loss": record.loss})
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
 
 

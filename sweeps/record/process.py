@@ -44,13 +44,16 @@ class RecorderProcess:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # the sweep broke off: the recorder catches up by itself, nobody waits for it
+            self._end_input()
 
     def start(self) -> None:
         self._started = time.monotonic()
         log = (self.ledger.folder / "recorder.log").open("ab")
-        command = [sys.executable, "-m", "sweeps.record.process", str(self.ledger.folder), self.sweep]
+        command = [sys.executable, "-P", "-m", "sweeps.record.process", str(self.ledger.folder), self.sweep]
         with log:
             self._popen = subprocess.Popen(
                 [*command, str(self.grace_s)],
