@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.text import without_secrets
 from scaling.errors import UserError
 from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import Report, run_sweep
@@ -18,7 +19,7 @@ from sweeps.plan import changed, prepare
 from sweeps.plan.plan import DataFacts, Plan
 from sweeps.pools import base as pool
 from sweeps.pools.storage.files import Storage, usable_storage
-from sweeps.record.tracking import check_tracking, tracking_uri, without_password
+from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.results import laws as results
 from sweeps.results import terminal as report
 from sweeps.show.events import Events, call_webhook, check_webhook
@@ -86,7 +87,7 @@ def drive(
         if runners is None and plan.to_do:
             runners = start(None)
         terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
-        terminal.print(f"recorded in {without_password(uri)}", soft_wrap=True)
+        terminal.print(f"recorded in {without_secrets(uri)}", soft_wrap=True)
         _tell_storage(asked, storage, terminal)
         stack.pop_all()  # from here on run_sweep closes the pool
         ended = run_sweep(
