@@ -102,7 +102,7 @@ def test_a_coordinate_at_the_box_is_held_there():
     assert ended.theta_Rp[0, 3] == pytest.approx(UPPER[3], rel=1e-3)
     assert np.all((ended.theta_Rp >= LOWER) & (ended.theta_Rp <= UPPER))
     # With alpha at its bound only the first size feels A, so a search over the other four must not get lower.
-    # (A gradient relative to the runs' own terms is rounding here: they fit to 1e-9, and it differs by processor.)
+    # (A gradient relative to the runs' own terms is rounding here: they fit to 1e-9.)
     free = [0, 1, 2, 4]
 
     def objective(part):
