@@ -5,7 +5,7 @@ each store: after a kill, or an hour without a server, it goes on from there, an
 twice is stored once, because name, step, time and value are the same. Of two drivers one records.
 
 A step is sent once. What a later attempt does again is not sent again: on the same kind of device it is
-the same to the last bit. The journals keep both, see `sweeps.journal.merged`.
+the same to the last bit. The journals keep both, see `sweeps.attempt.journal.merged`.
 
 Nothing here can stop or delay a run: no error leaves the thread, which tries again more and more slowly.
 """
@@ -21,15 +21,16 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
-from sweeps import journal
-from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
-from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
-from sweeps.ledger_types import Shipped
+from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
+from analysis.text import without_secrets
+from sweeps.attempt import journal
+from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
+from sweeps.ledger.ledger import Ledger, LedgerUnavailableError, Run, State
+from sweeps.ledger.types import Shipped
+from sweeps.plan.rows import run_row
 from sweeps.record.board import Board
 from sweeps.record.store import GoneError, Point, Store
-from sweeps.record.tracking import MlflowStore, without_password
-from sweeps.rows import run_row
+from sweeps.record.tracking import MlflowStore
 
 EVERY_S = 2.0
 SLOWEST_S = 60.0
@@ -70,7 +71,7 @@ class Recorder:
         """store: a tracking URI, or what stands in for one in tests."""
         self.ledger, self.sweep, self.every_s = ledger, sweep, every_s
         self._store = MlflowStore(store, sweep) if isinstance(store, str) else store
-        self.uri = without_password(store) if isinstance(store, str) else ""
+        self.uri = without_secrets(store) if isinstance(store, str) else ""
         self._identity: str | None = None
         self._told: tuple[str | None, str | None] = (None, None)
         self._connected = False
@@ -126,7 +127,7 @@ class Recorder:
             return not (until_none_waits and self.waiting())
         except Exception as error:  # whatever MLflow, its server or the disk came up with
             self._connected = False
-            self._tell(without_password(f"{type(error).__name__}: {error}".splitlines()[0]))
+            self._tell(without_secrets(f"{type(error).__name__}: {error}".splitlines()[0]))
             logger.debug("recording failed, will be tried again", exc_info=True)
             return False
 
@@ -218,7 +219,7 @@ class Recorder:
 
 
 def _fact(uri: str) -> str:
-    return f"recording in {without_password(uri)}"
+    return f"recording in {without_secrets(uri)}"
 
 
 def waiting_for(ledger: Ledger, uri: str) -> int:

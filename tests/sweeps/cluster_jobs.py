@@ -11,15 +11,17 @@ import time
 from pathlib import Path
 
 import psutil
-from tiny import tiny_data, tiny_job
-from two_ray_nodes import QUOTA
 
 from scaling.errors import UserError
-from sweeps.journal import read
-from sweeps.ledger_types import Needs
+from sweeps.attempt.journal import read
+from sweeps.attempt.worker import Job, code_version
+from sweeps.ledger.types import Needs
 from sweeps.pools.base import start
-from sweeps.pools.ray_waiting import Waiting
-from sweeps.worker import Job, code_version
+from sweeps.pools.ray.waiting import Waiting
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, it finds only its own folder
+from tests.sweeps.tiny import tiny_data, tiny_job
+from tests.sweeps.two_ray_nodes import QUOTA
 
 
 def raylet_of(job: Job) -> dict[str, object]:
@@ -49,11 +51,11 @@ def quota(pool, data, out: Path) -> dict[str, object]:
     job = tiny_job(data, out / "quota", steps=2000)
     pool.submit(job, needs)
     return {
-        "slots": pool.slots(needs),
-        "slots_in_all": pool.slots(Needs()),
+        "slots": pool.rack.slots(needs),
+        "slots_in_all": pool.rack.slots(Needs()),
         "where": raylet_of(job),
         "ends": ends(pool, 1),
-        "refusal": pool.refusal(Needs(resources=(("quota_bert", 1.0),))),
+        "refusal": pool.rack.refusal(Needs(resources=(("quota_bert", 1.0),))),
         "driver": code_version(),
     }
 
@@ -68,7 +70,7 @@ def spread(pool, data, out: Path) -> dict[str, object]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-    chosen = pool.where(Needs())
+    chosen = pool.rack.find(Needs())
     there = On(chosen.name, soft=False)
     taken = ray.remote(num_cpus=1, max_retries=0)(occupy).options(scheduling_strategy=there).remote()
     time.sleep(5)

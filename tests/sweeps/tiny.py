@@ -7,9 +7,9 @@ from pathlib import Path
 from scaling.data import Dataset, prepare
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-from sweeps.ledger_types import Entry
-from sweeps.rows import spec_columns
-from sweeps.worker import Job
+from sweeps.attempt.worker import Job
+from sweeps.ledger.types import Entry
+from sweeps.plan.rows import spec_columns
 
 CONTEXT = 16
 
@@ -46,8 +46,12 @@ def tiny_spec(data: Dataset, *, seed: int = 0, steps: int = 20) -> RunSpec:
 
 def tiny_entry(data: Dataset, *, seed: int = 0, steps: int = 20, **options: object) -> Entry:
     spec = tiny_spec(data, seed=seed, steps=steps)
-    return Entry.of(
-        spec, dataset=data.folder, predicted_s=1.0 + seed / 100, columns=spec_columns(spec), options=options
+    return Entry(
+        spec=spec,
+        dataset=str(data.folder),
+        predicted_s=1.0 + seed / 100,
+        columns=spec_columns(spec),
+        options=options,
     )
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import tiny_data, tiny_job
 
 from scaling.errors import UserError
-from sweeps.journal import read
-from sweeps.ledger_types import Needs
+from sweeps.attempt.journal import read
+from sweeps.attempt.worker import Job, Outcome, Trouble, failure, run_job
+from sweeps.ledger.types import Needs
 from sweeps.pools import base as pools
 from sweeps.pools.base import in_fresh_process_next
-from sweeps.worker import Job, Outcome, Trouble, failure, run_job
+from tests.sweeps.tiny import tiny_data, tiny_job
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +78,13 @@ def local(tmp_path):
 
 
 def test_plain_processes_run_jobs_and_survive_a_killed_worker(local, tmp_path, data):
-    assert local.slots(Needs()) == 2
-    assert local.refusal(Needs(cpus=3)) is not None
+    assert local.rack.slots(Needs()) == 2
+    assert local.rack.refusal(Needs(cpus=3)) is not None
     local.warm(1)
     short = tiny_job(data, tmp_path / "short")
     long = tiny_job(data, tmp_path / "long", steps=20_000)
     first, second = local.submit(long, Needs()), local.submit(short, Needs())
-    assert not local.has_room(Needs())
+    assert local.rack.find(Needs()) is None
     assert outcome_of(local, second).status == "finished"
     os.kill(worker_pid(long), signal.SIGKILL)
     outcome = outcome_of(local, first)
@@ -118,7 +118,7 @@ def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
     job = tiny_job(data, tmp_path, steps=200_000)
     code = (
         "import json, sys, time; from sweeps.pools.local import LocalPool\n"
-        "from sweeps.ledger_types import Needs; from sweeps.worker import Job\n"
+        "from sweeps.ledger.types import Needs; from sweeps.attempt.worker import Job\n"
         "pool = LocalPool(cpus=1); pool.submit(Job.from_dict(json.loads(sys.argv[1])), Needs())\n"
         "time.sleep(600)"
     )
@@ -145,13 +145,13 @@ def ray_pool():
 
 
 def test_ray_runs_jobs(ray_pool, tmp_path, data):
-    assert ray_pool.slots(Needs()) == 2
-    assert ray_pool.slots(Needs(gpus=0.5)) == 2
-    assert "8 GPU" in ray_pool.refusal(Needs(gpus=8))
+    assert ray_pool.rack.slots(Needs()) == 2
+    assert ray_pool.rack.slots(Needs(gpus=0.5)) == 2
+    assert "8 GPU" in ray_pool.rack.refusal(Needs(gpus=8))
     job = tiny_job(data, tmp_path)
     handle = ray_pool.submit(job, Needs(memory_bytes=1e8))
-    assert ray_pool.has_room(Needs())
-    assert not ray_pool.has_room(Needs(cpus=2))
+    assert ray_pool.rack.find(Needs()) is not None
+    assert ray_pool.rack.find(Needs(cpus=2)) is None
     outcome = outcome_of(ray_pool, handle)
     assert outcome.status == "finished", outcome.traceback
     process = psutil.Process(worker_pid(job))
@@ -204,10 +204,10 @@ def test_ray_that_dies_here_is_started_again(ray_pool, tmp_path, data):
     outcome = outcome_of(ray_pool, handle)
     assert (outcome.status, outcome.trouble) == ("failed", Trouble.LOST)
     end = time.monotonic() + 60
-    while (full := ray_pool.slots(Needs()) != 2 or raylets[0].is_running()) and time.monotonic() < end:
+    while (full := ray_pool.rack.slots(Needs()) != 2 or raylets[0].is_running()) and time.monotonic() < end:
         time.sleep(0.2)
     assert not full
-    assert ray_pool.refusal(Needs()) is None
+    assert ray_pool.rack.refusal(Needs()) is None
     handle = ray_pool.submit(tiny_job(data, tmp_path / "again"), Needs())
     assert outcome_of(ray_pool, handle).status == "finished"
 
@@ -228,7 +228,7 @@ def test_a_cluster_that_does_not_answer_is_refused_within_seconds(monkeypatch):
 
 
 def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tmp_path):
-    from sweeps.pools import ray_session
+    from sweeps.pools.ray import session as ray_session
 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import tiny_data, tiny_job
 
-from sweeps.journal import read
-from sweeps.ledger_types import Needs
+from sweeps.attempt.journal import read
+from sweeps.attempt.worker import Job, Outcome, Trouble
+from sweeps.ledger.types import Needs
 from sweeps.pools.fork import Forks, message
 from sweeps.pools.local import LocalPool
-from sweeps.worker import Job, Outcome, Trouble
+from tests.sweeps.tiny import tiny_data, tiny_job
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_jobs_with_gpus_see_their_own_only(tmp_path, data):
     ]
     try:
         handles = [pool.submit(job, Needs(gpus=1)) for job in jobs]
-        assert not pool.has_room(Needs(gpus=1))
+        assert pool.rack.find(Needs(gpus=1)) is None
         seen = [pool._busy[handle].devices for handle in handles]
         assert sorted(seen) == [(0,), (1,)]
         assert len({pid_of(job) for job in jobs}) == 2

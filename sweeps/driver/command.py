@@ -1,0 +1,170 @@
+"""`scaling sweep`: check everything, prepare the data, run what is not done, then fit and show."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.text import without_secrets
+from scaling.errors import UserError
+from sweeps.driver.caps import Caps
+from sweeps.driver.sweep import run_sweep
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import State
+from sweeps.plan import changed, prepare
+from sweeps.plan.plan import DataFacts, Plan
+from sweeps.pools import base as pools
+from sweeps.pools.storage.files import usable_storage
+from sweeps.pools.storage.pool import StoragePool
+from sweeps.record.tracking import check_tracking, tracking_uri
+from sweeps.results import laws as results
+from sweeps.results import terminal as report
+from sweeps.show.events import Events, call_webhook, check_webhook
+from sweeps.show.progress import Progress
+from sweeps.show.status import summary
+from sweeps.show.tables import lasting_console, plan_brief
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeps.pools.base import Pool
+
+DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How a sweep is started; nothing here changes what comes out of a run."""
+
+    store: str | None = None
+    """Tracking store; None: MLFLOW_TRACKING_URI, else an SQLite file."""
+    address: str | None = None
+    """Of a Ray cluster; None: RAY_ADDRESS, else this machine."""
+    pool_kind: str = "ray"
+    bootstrap: int = 1000
+    caps: Caps = field(default_factory=Caps)
+    priority: int = 0
+    extend: bool = False
+    """Whether a config changed under the same name adds its runs to the sweep."""
+    events: str | None = None
+    """A file for events, "-" for standard output; what is said to people then goes to standard error."""
+    webhook: str | None = None
+    storage: str | None = None
+    """URI where runs keep their files, for workers that do not see OUT."""
+
+
+def drive(
+    sweep: str | None, config: Path | None, families: Sequence[str], *, out: Path, how: Launch | None = None
+) -> int:
+    """Run a whole sweep and return the exit code: 0 done, 1 some runs or laws are missing, 130 stopped.
+
+    Raises UserError, with nothing started and nothing overwritten, for whatever can be wrong beforehand.
+    """
+    how = how or Launch()
+    asked = prepare.request(sweep, config, families, out)
+    name, uri = asked.config.name, how.store or tracking_uri(out)
+    check_tracking(uri)
+    if how.webhook:
+        check_webhook(how.webhook)
+    storage = usable_storage(how.storage) if how.storage else None
+    with ExitStack() as stack:
+        terminal = stack.enter_context(lasting_console(stderr=how.events == "-"))
+        elsewhere = bool(how.address or os.environ.get("RAY_ADDRESS"))
+
+        def start() -> Pool:
+            shared = None if storage else out
+            kind, address = how.pool_kind, how.address
+            return stack.enter_context(closing(pools.start(kind, address=address, shared=shared, sweep=name)))
+
+        pool = start() if elsewhere else None
+        if pool is not None:
+            pool.ready()  # what is wrong with a cluster is told before any data is prepared
+        dataset = prepare.prepare_data(asked, terminal)
+        repaired = ""
+
+        def open_ledger() -> Ledger:
+            nonlocal repaired
+            ledger, repaired = Ledger.repaired(asked.ledger_folder)
+            return stack.enter_context(ledger)
+
+        # a sweep that is refused leaves no ledger behind
+        ledger = open_ledger() if Ledger.exists(asked.ledger_folder) else None
+        plan = prepare.plan(asked, DataFacts.of(dataset), ledger=ledger)
+        prepare.check_room(plan, out, checkpoints_elsewhere=storage is not None)
+        events = Events(how.events, name) if how.events else None
+        ledger = ledger or open_ledger()
+        snapshot = changed.snapshot(asked.config, dataset.fingerprint)
+        if not how.extend:
+            changed.check_unchanged(ledger, snapshot)
+        changed.note(ledger, snapshot)
+        if pool is None and plan.to_do:
+            pool = start()
+        if pool is not None and storage is not None:
+            pool = stack.enter_context(closing(StoragePool(pool, storage, [dataset.folder])))
+        terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
+        terminal.print(f"recorded in {without_secrets(uri)}", soft_wrap=True)
+        if repaired:
+            terminal.print(repaired, style="yellow", soft_wrap=True)
+        files, before = str(storage) if storage is not None else None, ledger.fact("storage")
+        ledger.note_fact("storage", files)
+        if files:
+            terminal.print(f"files of runs go to {files}", soft_wrap=True)
+        if before not in (None, files):
+            text = f"they went to {before} before, so runs that are not finished start from their beginning"
+            terminal.print(text, style="yellow", soft_wrap=True)
+        ended = run_sweep(
+            [plan.entry(run, dataset.folder) for run in plan.runs],
+            ledger,
+            pool,
+            sweep=name,
+            tracking=uri,
+            watchers=[Progress(terminal, name), *([events] if events else [])],
+            caps=how.caps,
+            priority=how.priority,
+        )
+        terminal.print(ended.sentence, soft_wrap=True)
+        for run in ended.runs:
+            if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
+                what = f"{run.family} {run.spec['size']['name']} at {run.spec['budget']:.3g} FLOPs"
+                terminal.print(f"{what} ({run.key}): {run.sentence}", style="red", soft_wrap=True)
+        code = INTERRUPTED
+        if not ended.interrupted:
+            fitted = [
+                _finish(asked, ledger, plan, family, how.bootstrap, terminal) for family in plan.families
+            ]
+            whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs)
+            code = DONE if whole and all(fitted) else INCOMPLETE
+        if events:
+            events.done(ended)
+        if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
+            terminal.print(problem, style="yellow", soft_wrap=True)
+        return code
+
+
+def _finish(
+    asked: prepare.Request, ledger: Ledger, plan: Plan, family: str, bootstrap: int, out: Console
+) -> bool:
+    """Fit, show and write one family's law, and say what to do next; whether there is a law."""
+    name = asked.config.name
+    table = results.ledger_table(asked.folder, name, plan.keys, [family], ledger=ledger)
+    if not (table.frame["status"] == State.FINISHED).any():
+        out.print(f"no law of {family!r} yet: none of its runs is finished", style="yellow", soft_wrap=True)
+        return False
+    try:
+        fits = results.fit(table, family, bootstrap=bootstrap)
+    except UserError as error:
+        out.print(f"{error} ({summary(table.frame['status'])})", style="yellow", soft_wrap=True)
+        return False
+    report.show_fits(fits, table, out)
+    losses = results.curves(table.of_family(family), asked.folder, name)
+    files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
+    report.show_files(files, out)
+    fitted = [path.parent.name for path in asked.folder.glob("*/law.json")]
+    known = [choice.name for choice in asked.config.families]
+    for step in report.next_steps(name, family, known, fitted):
+        out.print(f"next: {step}", soft_wrap=True)
+    return True

@@ -1,0 +1,152 @@
+"""A whole sweep, from entries to a report: ledger, recorder, pool and driver together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from sweeps.driver.caps import Caps
+from sweeps.driver.driver import Driver
+from sweeps.driver.stopping import stop_on_signals
+from sweeps.driver.verdict import Retries
+from sweeps.driver.view import View
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import SETTLED, Entry, Run, State
+from sweeps.pools.base import Pool
+from sweeps.record.process import RecorderProcess
+from sweeps.record.recorder import GRACE_S
+
+logger = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Somebody who is shown the sweep as it goes: a terminal, a stream of events."""
+
+    def show(self, view: View) -> None: ...
+
+    def close(self) -> None:
+        """Nothing more is shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a sweep ended."""
+
+    runs: Sequence[Run]
+    stopped_by: str
+    """What ended it before its end: "Ctrl-C", a cap of hours; "" if nothing did."""
+    interrupted: bool
+    """Whether that was somebody's wish, rather than a cap."""
+    capped: str | None
+    """Which cap kept runs from being started."""
+    waiting_records: int
+    """Runs whose latest the tracking store does not know yet."""
+    tracking_trouble: str | None
+    wall_s: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Runs by state."""
+        states = [str(run.state) for run in self.runs]
+        return {state: states.count(state) for state in State if state in states}
+
+    @property
+    def sentence(self) -> str:
+        counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
+        text = f"{len(self.runs)} runs: {counts}"
+        if self.stopped_by:
+            text += f"; stopped by {self.stopped_by}, run the same command again to go on"
+        if self.capped:
+            text += f"; {self.capped}"
+        if self.waiting_records:
+            text += (
+                f"; {self.waiting_records} of them are not in the tracking store yet "
+                f"({self.tracking_trouble or 'it was too slow'}), the next `scaling sweep` carries them over"
+            )
+        return text
+
+
+def run_sweep(
+    entries: Sequence[Entry],
+    ledger: Ledger,
+    pool: Pool | None,
+    *,
+    sweep: str,
+    tracking: str,
+    watchers: Sequence[Watcher] = (),
+    retries: Retries | None = None,
+    caps: Caps | None = None,
+    priority: int = 0,
+    grace_s: float = GRACE_S,
+) -> Report:
+    """Run what of `entries` is not done yet; what failed before is tried again, what was cancelled is not.
+
+    pool: has been started, and is closed at the end; None: whatever is not done stays so. tracking: a store's
+    URI. watchers: are shown the sweep as it goes. grace_s: how long the end of the sweep may wait for the
+    tracking store. Ctrl-C and SIGTERM stop it cleanly: `Report.interrupted`. UserError where the pool cannot
+    be had.
+    """
+    began = time.monotonic()
+    keys = [entry.key for entry in entries]
+    with ExitStack() as stack:
+        if pool is not None:
+            stack.callback(pool.close)
+        ledger.register(entries)
+        ledger.reopen(keys)
+        if not ledger.driven():
+            ledger.relax_micro_batches()
+        stop = stack.enter_context(stop_on_signals())
+        stack.enter_context(ledger.driving())
+        recorder = stack.enter_context(RecorderProcess(ledger, sweep, tracking, grace_s))
+        failed: set[Watcher] = set()
+
+        def show(view: View) -> None:
+            recorder.check()
+            for watcher in watchers:
+                try:
+                    watcher.show(view)
+                except Exception:  # a picture of the sweep must never end it
+                    if watcher not in failed:
+                        failed.add(watcher)
+                        logger.exception("the sweep goes on, but cannot be shown")
+
+        capped = None
+        if pool is not None and any(run.state not in SETTLED for run in ledger.runs(keys, whole=False)):
+            pool.warm(len(entries))
+            driver = Driver(
+                entries,
+                ledger,
+                pool,
+                stop=stop,
+                show=show,
+                retries=retries,
+                caps=caps,
+                priority=priority,
+            )
+            pool.ready()
+            try:
+                driver.run()
+            finally:
+                for watcher in watchers:
+                    with suppress(Exception):
+                        watcher.close()
+            capped = driver.capped
+            # Ray takes a second to end; the recorder catches up meanwhile
+            closing = threading.Thread(target=pool.close, name="pool closes", daemon=True)
+            closing.start()
+            stack.callback(closing.join)
+        waiting = recorder.close(give_up=lambda: stop.count > 1)
+        return Report(
+            runs=ledger.runs(keys),
+            stopped_by=stop.reason,
+            interrupted=stop.asked and not stop.planned,
+            capped=capped,
+            waiting_records=waiting,
+            tracking_trouble=recorder.trouble,
+            wall_s=time.monotonic() - began,
+        )

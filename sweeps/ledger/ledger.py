@@ -1,0 +1,585 @@
+"""The ledger: claims, attempts and states of a sweep's runs, in one SQLite file. It is the truth.
+
+Every change is one short `BEGIN IMMEDIATE` transaction, so drivers on one ledger never see half of one.
+A rollback journal, not a write-ahead log: the latter needs shared memory, which two hosts on one network
+file system do not have. (Measured here, synced commit: 0.34 ms with the journal file kept.)
+
+A driver holds its claims by a heartbeat. It is taken for dead when its process is provably gone, or when
+another driver has watched its beat stand still for `LEASE_S` of its own uptime; clocks of different hosts
+are never compared. Each claim raises the run's attempt number, and only the newest attempt may say how the
+run ended: a driver that was declared dead too early can do no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sweeps.attempt.journal import JOURNAL, Follower, attempt_folders, last, run_folder
+from sweeps.attempt.worker import Outcome, read_outcome
+from sweeps.ledger.file import REMEDY, LedgerFile, LedgerLostError, LedgerUnavailableError
+from sweeps.ledger.owner import Owner
+from sweeps.ledger.types import CLAIMABLE, RETRIED, SETTLED, Claim, Entry, Needs, Run, Shipped, State
+
+LEASE_S = 15.0
+BEAT_S = 3.0
+
+_STATE = "key, family, state, attempt, changed, owner, not_before, sentence, started, ended, host, device"
+"""Columns of a run that are read when only its state is asked for."""
+_NEXT = "(SELECT COALESCE(max(changed), 0) + 1 FROM runs)"
+"""Number of the change that is being made."""
+
+__all__ = ["Ledger", "LedgerLostError", "LedgerUnavailableError", "Run", "State"]
+
+
+class Ledger(LedgerFile):
+    """One sweep's ledger; safe to use from several threads and processes.
+
+    `now` is wall time, for people and retry times; `uptime` is a monotonic clock, for leases.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        now: Callable[[], float] = time.time,
+        uptime: Callable[[], float] = time.monotonic,
+        owner: Owner | None = None,
+        lease_s: float = LEASE_S,
+        read_only: bool = False,
+    ) -> None:
+        """Open `folder`/ledger.db, or create it. UserError for a newer schema or a file that is no ledger."""
+        self.folder = Path(folder)
+        self.now, self.uptime, self.lease_s = now, uptime, lease_s
+        self.owner = owner or Owner.this_process()
+        self._seen: dict[str, tuple[int, float]] = {}
+        self.id: str | None = None
+        super().__init__(self.folder / "ledger.db", read_only=read_only)
+        self.id = self.fact("ledger")
+
+    @classmethod
+    def repaired(cls, folder: str | Path) -> tuple[Ledger, str]:
+        """The ledger in `folder`; a damaged one is kept under another name, and a sentence says so.
+
+        What its runs did is in their own folders: `register` finds it there.
+        """
+        said = ""
+        while True:
+            try:
+                ledger = cls(folder)
+                try:
+                    ledger.check()
+                    return ledger, said
+                except BaseException:
+                    ledger.close()
+                    raise
+            except LedgerLostError:
+                path = Path(folder) / "ledger.db"
+                kept = next(
+                    name for n in count(1) if not (name := path.with_name(f"damaged-{n}.db")).exists()
+                )
+                for ending in ("-journal", ""):  # a journal must not be taken for the new file's
+                    with suppress(FileNotFoundError):
+                        path.with_name(path.name + ending).rename(kept.with_name(kept.name + ending))
+                said = f"the ledger was damaged: it is kept as {kept} and built anew from the runs' folders"
+
+    def check(self) -> None:
+        """LedgerLostError if any part of the file is damaged."""
+        if (found := self.query("PRAGMA quick_check(1)")[0][0]) != "ok":
+            raise self.unavailable(sqlite3.DatabaseError(found))
+        self.runs()
+        self.query("SELECT * FROM attempts")
+
+    @staticmethod
+    def exists(folder: str | Path) -> bool:
+        return (Path(folder) / "ledger.db").exists()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- drivers and their leases ---------------------------------------------------------------
+
+    @contextmanager
+    def driving(self) -> Iterator[Owner]:
+        """Be a driver: enlist, beat in a thread, and retire at the end."""
+        self.enlist()
+        stop = threading.Event()
+        thread = threading.Thread(target=self._beat_until, args=(stop,), name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield self.owner
+        finally:
+            stop.set()
+            thread.join()
+            with suppress(LedgerUnavailableError):  # a process that ended is as good as one that retired
+                self.retire()
+
+    def enlist(self) -> None:
+        me = self.owner
+        with self.write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO drivers "
+                "(id, role, host, machine, pid, process_started, beat, beat_at, started) "
+                "VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                (me.id, me.role, me.host, me.machine, me.pid, me.process_started, self.now(), self.now()),
+            )
+
+    def beat(self) -> None:
+        with self.write() as db:
+            db.execute(
+                "UPDATE drivers SET beat = beat + 1, beat_at = ? WHERE id = ?", (self.now(), self.owner.id)
+            )
+
+    def retire(self) -> None:
+        """Leave: what this driver still holds is free at once."""
+        with self.write() as db:
+            db.execute("UPDATE drivers SET ended = ? WHERE id = ?", (self.now(), self.owner.id))
+            db.execute("DELETE FROM leases WHERE owner = ?", (self.owner.id,))
+
+    def _beat_until(self, stop: threading.Event) -> None:
+        while not stop.wait(BEAT_S):
+            try:
+                self.beat()
+            except LedgerUnavailableError:
+                continue  # a full disk or a long lock: the next beat may get through, and claims are fenced
+        self.hang_up()
+
+    def _gone(self, owner: str | None) -> bool:
+        """Whether driver `owner` is dead for certain, or has not been seen to move for a whole lease."""
+        if owner is None:
+            return True
+        if owner == self.owner.id:
+            return False
+        rows = self.query("SELECT * FROM drivers WHERE id = ?", (owner,))
+        if not rows or rows[0]["ended"] is not None:
+            return True
+        row = rows[0]
+        who = Owner(
+            id=owner,
+            host=row["host"],
+            machine=row["machine"],
+            pid=row["pid"],
+            process_started=row["process_started"],
+        )
+        if who.provably_gone():
+            return True
+        uptime = self.uptime()
+        beat, since = self._seen.get(owner, (None, uptime))
+        if beat != row["beat"]:
+            self._seen[owner] = (row["beat"], uptime)
+            return False
+        return uptime - since >= self.lease_s
+
+    def alive(self, owners: Iterable[str | None]) -> frozenset[str]:
+        """Those of `owners` that live, as far as can be told."""
+        return frozenset(owner for owner in owners if owner is not None and not self._gone(owner))
+
+    def driven(self) -> bool:
+        """Whether some driver, other than this process, seems to live."""
+        rows = self.query(
+            "SELECT id FROM drivers WHERE ended IS NULL AND id != ? AND role = 'driver'", (self.owner.id,)
+        )
+        return bool(self.alive(row["id"] for row in rows))
+
+    def hold(self, name: str) -> bool:
+        """Take, or keep, the ledger-wide role `name` (such as the recorder's); False while another has it."""
+        with self.write() as db:
+            row = db.execute("SELECT owner FROM leases WHERE name = ?", (name,)).fetchone()
+            if row is not None and row["owner"] != self.owner.id and not self._gone(row["owner"]):
+                return False
+            db.execute("INSERT OR REPLACE INTO leases (name, owner) VALUES (?, ?)", (name, self.owner.id))
+        return True
+
+    def release(self, name: str) -> None:
+        with self.write() as db:
+            db.execute("DELETE FROM leases WHERE name = ? AND owner = ?", (name, self.owner.id))
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def register(self, entries: Iterable[Entry]) -> None:
+        """Add runs the ledger does not have yet; of the others, refresh what does not decide the outcome.
+
+        A run of which it knows no attempt, but which has a folder, is taken over from there: an earlier
+        ledger was lost.
+        """
+        entries = list(entries)
+        with self.write() as db:
+            for entry in entries:
+                needs = json.dumps(entry.needs.to_dict())
+                values = (entry.predicted_s, needs, json.dumps(dict(entry.columns)))
+                db.execute(
+                    "INSERT INTO runs (key, family, spec, predicted_s, needs, columns, state, changed) "
+                    f"VALUES (?, ?, ?, ?, ?, ?, 'planned', {_NEXT}) ON CONFLICT (key) DO UPDATE SET "
+                    "predicted_s = excluded.predicted_s, needs = excluded.needs, columns = excluded.columns",
+                    (entry.key, entry.family, json.dumps(entry.spec.to_dict()), *values),
+                )
+            fresh = {row["key"] for row in db.execute("SELECT key FROM runs WHERE attempt = 0")}
+            for entry in entries:
+                folders = attempt_folders(run_folder(self.folder.parent, entry.family, entry.key))
+                if folders and entry.key in fresh:
+                    self._take_over(db, entry.key, folders)
+
+    def _take_over(self, db: sqlite3.Connection, key: str, folders: Mapping[int, Path]) -> None:
+        """Attempts and state of a run from its folders."""
+        newest = max(folders)
+        outcome = None
+        for attempt in range(1, newest + 1):
+            path = folders.get(attempt, Path()) / JOURNAL
+            first, latest = next(iter(Follower(path).read(1)), None), last(path)
+            outcome = read_outcome(path.parent) if attempt in folders else None
+            if outcome is None or outcome.result.get("key", key) != key:
+                outcome = Outcome(status="lost", sentence="the ledger that knew its end is lost")
+            values = {
+                "key": key,
+                "attempt": attempt,
+                "owner": "",
+                "started": first.at if first else self.now(),
+                "ended": latest.at if latest else self.now(),
+                "state": outcome.status,
+                "host": outcome.host,
+                "sentence": outcome.sentence,
+                "traceback": outcome.traceback,
+                "device": outcome.device,
+                "accepted": attempt == newest,
+            }
+            names = ", ".join(values)
+            marks = ", ".join(f":{name}" for name in values)
+            db.execute(f"INSERT INTO attempts ({names}) VALUES ({marks})", values)
+            done = outcome.status in (State.FINISHED, State.DIVERGED)
+            values |= {
+                "result": json.dumps(dict(outcome.result)),
+                "state": outcome.status if done else "preempted",
+            }
+            db.execute(
+                "UPDATE runs SET attempt = :attempt, state = :state, sentence = :sentence, host = :host, "
+                "device = :device, result = :result, started = COALESCE(started, :started), ended = :ended, "
+                f"changed = {_NEXT} WHERE key = :key",
+                values,
+            )
+
+    def reopen(
+        self,
+        keys: Iterable[str] | None = None,
+        states: Iterable[str] = RETRIED,
+    ) -> int:
+        """Plan runs that ended in one of `states` anew, with all their tries; how many there were.
+
+        They go on from their last checkpoint.
+        """
+        with self.write() as db:
+            return self._update_states(
+                db,
+                keys,
+                states,
+                "state = 'planned', failures = 0, signature = NULL, failed_host = NULL, not_before = 0, "
+                "cancel_asked = 0, ended = NULL",
+            )
+
+    def cancel(self, keys: Iterable[str] | None = None) -> int:
+        """Cancel runs: at once where nobody runs them, else through their driver. How many that concerns."""
+        wanted = list(keys) if keys is not None else None
+        with self.write() as db:
+            waiting = self._update_states(db, wanted, CLAIMABLE, _CANCEL.format(self.now()))
+            running = self._update_states(db, wanted, (State.RUNNING,), "cancel_asked = 1")
+            for row in db.execute("SELECT key, owner FROM runs WHERE cancel_asked = 1 AND state = 'running'"):
+                if self._gone(row["owner"]):
+                    self._update_states(db, [row["key"]], (State.RUNNING,), _CANCEL.format(self.now()))
+        return waiting + running
+
+    def _update_states(
+        self,
+        db: sqlite3.Connection,
+        keys: Iterable[str] | None,
+        states: Iterable[str],
+        change: str,
+    ) -> int:
+        names = [str(state) for state in states]
+        marks = ", ".join("?" * len(names))
+        if keys is None:
+            rows = db.execute(f"SELECT key FROM runs WHERE state IN ({marks})", names).fetchall()
+            keys = [row["key"] for row in rows]
+        return sum(
+            db.execute(
+                f"UPDATE runs SET {change}, changed = {_NEXT} WHERE key = ? AND state IN ({marks})",
+                (key, *names),
+            ).rowcount
+            for key in keys
+        )
+
+    def refuse(self, key: str, sentence: str) -> None:
+        """No node can hold this run: `sentence` says what it would need."""
+        with self.write() as db:
+            db.execute(
+                f"UPDATE runs SET state = 'unschedulable', sentence = ?, changed = {_NEXT} "
+                "WHERE key = ? AND state IN ('planned', 'waiting', 'preempted')",
+                (sentence, key),
+            )
+
+    def claim(self, key: str) -> Claim | None:
+        """Take `key` if it waits for somebody, or if whoever ran it is dead; None if not."""
+        now = self.now()
+        with self.write() as db:
+            row = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
+            run = self._run(row, {row["owner"]}) if row is not None else None
+            orphaned = row is not None and row["state"] == State.RUNNING and self._gone(row["owner"])
+            if run is None or not (orphaned or run.due(now)):
+                return None
+            if row["cancel_asked"]:
+                self._update_states(db, [key], (*CLAIMABLE, State.RUNNING), _CANCEL.format(now))
+                return None
+            if orphaned:
+                db.execute(
+                    "UPDATE attempts SET state = 'lost', sentence = 'its driver is gone', ended = ? "
+                    "WHERE key = ? AND attempt = ?",
+                    (now, key, row["attempt"]),
+                )
+            attempt = row["attempt"] + 1
+            db.execute(
+                "UPDATE runs SET state = 'running', attempt = ?, owner = ?, ended = NULL, "
+                f"changed = {_NEXT}, started = COALESCE(started, ?) WHERE key = ?",
+                (attempt, self.owner.id, now, key),
+            )
+            db.execute(
+                "INSERT INTO attempts (key, attempt, owner, started, state) VALUES (?, ?, ?, ?, 'running')",
+                (key, attempt, self.owner.id, now),
+            )
+        return Claim(
+            key=key,
+            attempt=attempt,
+            failures=row["failures"],
+            last_signature=row["signature"],
+            last_host=row["failed_host"],
+        )
+
+    def end(
+        self,
+        claim: Claim,
+        state: State,
+        *,
+        sentence: str,
+        result: Mapping[str, Any] | None = None,
+        traceback: str | None = None,
+        signature: str | None = None,
+        counts: bool = True,
+        retry_at: float = 0.0,
+        facts: Mapping[str, Any] | None = None,
+        micro_batch: tuple[str, int] | None = None,
+    ) -> State | None:
+        """Say how the claimed attempt ended. None, and nothing changes, if a later attempt holds the run.
+
+        Else the run's state from now on: a wish to cancel it, which its driver may not have heard yet, is
+        honoured. signature: what a failure looked like; None for any other end. counts: whether it uses up
+        one of the run's tries. facts: host and device of the attempt, and avoid_host, where the next had
+        better not be. micro_batch: a size and how many of its sequences at once fit into memory.
+        """
+        facts, now = facts or {}, self.now()
+        failed = signature is not None and counts
+        with self.write() as db:
+            held = db.execute(
+                "SELECT cancel_asked FROM runs "
+                "WHERE key = ? AND attempt = ? AND owner = ? AND state = 'running'",
+                (claim.key, claim.attempt, self.owner.id),
+            ).fetchone()
+            if held and held["cancel_asked"] and state not in (State.FINISHED, State.DIVERGED):
+                state = State.CANCELLED
+            db.execute(
+                "UPDATE attempts SET state = ?, sentence = ?, traceback = ?, signature = ?, ended = ?, "
+                "host = ?, device = ?, accepted = ? WHERE key = ? AND attempt = ?",
+                (
+                    *(str(state), sentence, traceback, signature, now),
+                    *(facts.get("host"), facts.get("device"), held is not None, claim.key, claim.attempt),
+                ),
+            )
+            if micro_batch is not None:
+                db.execute(
+                    "INSERT INTO micro_batches (size, sequences) VALUES (?, ?) ON CONFLICT (size) DO UPDATE "
+                    "SET sequences = min(sequences, excluded.sequences)",
+                    micro_batch,
+                )
+            if held is None:
+                return None
+            db.execute(
+                "UPDATE runs SET state = ?, sentence = ?, traceback = ?, result = ?, "
+                "failures = failures + ?, signature = ?, failed_host = ?, not_before = ?, ended = ?, "
+                f"changed = {_NEXT}, owner = NULL, host = COALESCE(?, host), device = COALESCE(?, device) "
+                "WHERE key = ?",
+                (
+                    *(str(state), sentence, traceback, json.dumps(dict(result or {})), failed),
+                    *(signature if failed else None, facts.get("avoid_host")),
+                    *(retry_at, now if state in SETTLED or state == State.PREEMPTED else None),
+                    *(facts.get("host"), facts.get("device"), claim.key),
+                ),
+            )
+        return state
+
+    def cancel_requests(self) -> list[str]:
+        """Runs of this driver that somebody wants cancelled."""
+        rows = self.query(
+            "SELECT key FROM runs WHERE state = 'running' AND cancel_asked = 1 AND owner = ?",
+            (self.owner.id,),
+        )
+        return [row["key"] for row in rows]
+
+    def runs(
+        self, keys: Iterable[str] | None = None, *, since: int | None = None, whole: bool = True
+    ) -> list[Run]:
+        """All runs (of `keys`) in order of registration.
+
+        since: only those that a later change of the ledger concerns, and those that are running, for their
+        driver may be gone. whole: with all the ledger has of them, not only their state.
+        """
+        if self.id != self.fact("ledger"):
+            raise LedgerLostError(f"the ledger {self.path} was emptied, or replaced by another one; {REMEDY}")
+        chosen = ""
+        values: list[Any] = []
+        if keys is not None:
+            chosen, values = " AND key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
+        if since is not None:
+            chosen, values = f"{chosen} AND (changed > ? OR state = 'running')", [*values, since]
+        rows = self.query(
+            f"SELECT {'*' if whole else _STATE} FROM runs WHERE TRUE{chosen} ORDER BY rowid", values
+        )
+        alive = self.alive({row["owner"] for row in rows if row["state"] == State.RUNNING})
+        return [self._run(row, alive, whole=whole) for row in rows]
+
+    def summaries(self) -> list[sqlite3.Row]:
+        """What tables show of each run beside its state: see the names below; tokens: it is to train on.
+
+        SQLite picks the few values: to parse 10,000 runs here would take a second.
+        """
+        return self.query(
+            """SELECT key, family,
+                json_extract(spec, '$.size.name') AS size,
+                json_extract(spec, '$.budget') AS budget,
+                json_extract(columns, '$.params') AS params,
+                json_extract(spec, '$.seed') AS seed,
+                json_extract(result, '$.bound') AS loss,
+                json_extract(result, '$.bound_se') AS loss_se,
+                json_extract(result, '$.bits_per_byte') AS bits_per_byte,
+                json_extract(result, '$.train_s') + COALESCE(json_extract(result, '$.evaluation_s'), 0.0)
+                    AS seconds,
+                json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') AS tokens
+            FROM runs ORDER BY rowid"""
+        )
+
+    def _run(self, row: sqlite3.Row, alive: Collection[str | None], *, whole: bool = False) -> Run:
+        try:
+            run = Run(
+                key=row["key"],
+                family=row["family"],
+                state=State(row["state"]),
+                attempt=row["attempt"],
+                changed=int(row["changed"]),
+                owner=row["owner"],
+                not_before=row["not_before"],
+                sentence=row["sentence"] or "",
+                started=row["started"],
+                ended=row["ended"],
+                host=row["host"],
+                device=row["device"],
+            )
+            if run.state == State.RUNNING and run.owner not in alive:
+                gone = "its driver is gone; `scaling sweep` takes it up"
+                run = replace(run, state=State.PREEMPTED, sentence=gone, not_before=0.0)
+            if not whole:
+                return run
+            return replace(
+                run,
+                spec=json.loads(row["spec"]),
+                columns=json.loads(row["columns"]),
+                predicted_s=row["predicted_s"],
+                needs=Needs.from_dict(json.loads(row["needs"])),
+                traceback=row["traceback"],
+                result=json.loads(row["result"] or "{}"),
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self.unavailable(sqlite3.DatabaseError(f"run {row['key']!r}: {error}")) from error
+
+    def attempts(self, key: str) -> list[dict[str, Any]]:
+        """Every attempt of a run, first to last, as the ledger keeps it."""
+        rows = self.query("SELECT * FROM attempts WHERE key = ? ORDER BY attempt", (key,))
+        return [dict(row) for row in rows]
+
+    # -- the sweep as a whole -------------------------------------------------------------------
+
+    def fact(self, name: str) -> Any:
+        """What was noted under `name`; None if nothing was."""
+        rows = self.query("SELECT value FROM facts WHERE name = ?", (name,))
+        return self._parsed(rows[0]["value"]) if rows else None
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError) as error:
+            raise self.unavailable(sqlite3.DatabaseError(error)) from error
+
+    def note_fact(self, name: str, value: Any) -> None:
+        """Keep `value`, plain data, for the sweep."""
+        with self.write() as db:
+            db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, json.dumps(value)))
+
+    def micro_batches(self) -> dict[str, int]:
+        """Size -> how many of its sequences at once fit into memory, of those that once did not."""
+        rows = self.query("SELECT size, sequences FROM micro_batches")
+        return {row["size"]: row["sequences"] for row in rows}
+
+    def relax_micro_batches(self) -> None:
+        """Twice as many sequences at once may be tried: what took the memory may be gone."""
+        with self.write() as db:
+            db.execute("UPDATE micro_batches SET sequences = min(2 * sequences, 1 << 20)")
+
+    def gpu_seconds(self, keys: Iterable[str]) -> float:
+        """GPU-seconds of all attempts of `keys` so far, whatever came of them."""
+        rows = self.query(
+            "SELECT sum((COALESCE(a.ended, ?) - a.started) * json_extract(r.needs, '$.gpus')) AS seconds "
+            "FROM attempts a JOIN runs r ON r.key = a.key WHERE r.key IN (SELECT value FROM json_each(?))",
+            (self.now(), json.dumps(list(keys))),
+        )
+        return float(rows[0]["seconds"] or 0.0)
+
+    # -- what is recorded in a tracking store ---------------------------------------------------
+
+    def shipped(self, store: str | None, key: str) -> Shipped:
+        """How far run `key` has been carried to `store`."""
+        for row in self.query("SELECT * FROM shipped WHERE store = ? AND key = ?", (store, key)):
+            positions = self._parsed(row["positions"])
+            return Shipped(run_id=row["run_id"], mark=row["state"], step=row["step"], positions=positions)
+        return Shipped()
+
+    def note_shipped(self, store: str | None, key: str, shipped: Shipped) -> None:
+        positions = json.dumps(dict(shipped.positions))
+        with self.write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO shipped (store, key, run_id, state, step, positions) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (store, key, shipped.run_id, shipped.mark, shipped.step, positions),
+            )
+
+    def not_shipped(self, store: str | None) -> list[str]:
+        """Runs of which `store` does not know the latest."""
+        rows = self.query(
+            "SELECT r.key FROM runs r LEFT JOIN shipped s ON s.key = r.key AND s.store = ? "
+            "WHERE r.attempt > 0 AND (s.state IS NULL OR s.state != r.state || ':' || r.attempt "
+            "OR r.state = 'running')",
+            (store,),
+        )
+        return [row["key"] for row in rows]
+
+    def run_ids(self) -> dict[str, str]:
+        """Key -> id of the run in the store recorded to last."""
+        rows = self.query("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
+        return {row["key"]: row["run_id"] for row in rows}
+
+
+_CANCEL = "state = 'cancelled', cancel_asked = 0, ended = {}"

@@ -1,0 +1,167 @@
+"""What the ledger, the scheduler and the pools say to each other: states, needs, entries, claims, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaling.spec import RunSpec
+
+
+class State(StrEnum):
+    """What became of a run, as the ledger knows it."""
+
+    PLANNED = "planned"
+    WAITING = "waiting"
+    """For the moment after which it may be tried again."""
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNSCHEDULABLE = "unschedulable"
+
+
+CLAIMABLE = frozenset({State.PLANNED, State.WAITING, State.PREEMPTED})
+SETTLED = frozenset(set(State) - CLAIMABLE - {State.RUNNING})
+"""Nothing happens to the run any more, unless somebody asks for it."""
+RETRIED = frozenset({State.FAILED, State.UNSCHEDULABLE})
+"""Settled states that each `scaling sweep`, or `scaling retry`, opens again."""
+
+LONGEST_PAUSE_S = 600.0
+"""No run waits longer than this to be tried again: a later time is from before the clock was set back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a run takes from a node while it runs."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: float = 0.0
+    gpu_memory_bytes: float = 0.0
+    """Of each GPU."""
+    resources: tuple[tuple[str, float], ...] = ()
+    """Further ones by name, such as a user's quota: what Ray nodes are given with --resources."""
+
+    def amounts(self) -> dict[str, float]:
+        """What is shared out among runs, by name."""
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes, **dict(self.resources)}
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Needs:
+        resources = tuple((str(name), float(amount)) for name, amount in values.get("resources", ()))
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**{**known, "resources": resources})
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpus:g} CPU"]
+        if self.gpus:
+            each = f" of {self.gpu_memory_bytes / 1e9:.1f} GB" if self.gpu_memory_bytes else ""
+            parts.append(f"{self.gpus:g} GPU{each}")
+        parts += [f"{self.memory_bytes / 1e9:.1f} GB of memory"] if self.memory_bytes else []
+        parts += [f"{amount:g} of {name!r}" for name, amount in self.resources]
+        return " + ".join(parts)
+
+
+def least(kinds: Iterable[Needs]) -> Needs:
+    """Where this finds no room, none of `kinds` does."""
+    kinds = list(kinds) or [Needs()]
+    return Needs(
+        cpus=min(needs.cpus for needs in kinds),
+        gpus=min(needs.gpus for needs in kinds),
+        memory_bytes=min(needs.memory_bytes for needs in kinds),
+        gpu_memory_bytes=min(needs.gpu_memory_bytes for needs in kinds),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A run as the scheduler wants it: spec, data, what it needs of a node, and how long it may take."""
+
+    spec: RunSpec
+    dataset: str
+    """Folder for `scaling.data.open_dataset`."""
+    predicted_s: float
+    needs: Needs = field(default_factory=Needs)
+    sequence_bytes: float = 0.0
+    """Of the memory in `needs`, what each sequence that goes through the network at once takes."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Run-table columns known before the run."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Passed on to `scaling.training.train`; nothing here may change the outcome."""
+
+    key: str = ""
+    """Of the spec; worked out once, and given only where a test wants one that can be read."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.key or self.spec.key)
+
+    @property
+    def family(self) -> str:
+        return self.spec.family
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to run `key` as attempt `attempt`, and to say how it ended while no later attempt exists."""
+
+    key: str
+    attempt: int
+    failures: int = 0
+    """Failed attempts since the run was planned or reopened."""
+    last_signature: str | None = None
+    """What the previous failure looked like."""
+    last_host: str | None = None
+    """Where the previous attempt failed or was lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What the ledger knows of a run. Times are seconds since 1970."""
+
+    key: str
+    family: str
+    state: State
+    """A running run is one whose driver lives, or may live; else it is preempted."""
+    attempt: int
+    changed: int
+    """Number of the ledger's change that was the last to concern this run."""
+    owner: str | None = None
+    not_before: float = 0.0
+    sentence: str = ""
+    started: float | None = None
+    ended: float | None = None
+    host: str | None = None
+    device: str | None = None
+    # Left out where only the state was asked for:
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """As it was registered, perhaps by an earlier version of the program."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    predicted_s: float = 0.0
+    needs: Needs = field(default_factory=Needs)
+    traceback: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    def due(self, now: float) -> bool:
+        """Whether it may be started, as far as it is concerned."""
+        return self.state in CLAIMABLE and not 0 < self.not_before - now < LONGEST_PAUSE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """How far a run has been carried to one tracking store."""
+
+    run_id: str | None = None
+    mark: str | None = None
+    """State and attempt the store was last told."""
+    step: int = 0
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """Attempt -> bytes of its journal that are there."""

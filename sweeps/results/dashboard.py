@@ -1,0 +1,142 @@
+"""A sweep's own ledger as a source of the dashboard, see `analysis.dashboard.sources`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.dashboard.sources import Change
+from analysis.errors import UserError as AnalysisError
+from scaling.errors import UserError
+from sweeps.ledger.ledger import Ledger, LedgerLostError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.dashboard.curves import Curve
+
+
+class LedgerSource:
+    """The runs of one sweep, from its ledger and the journals beside the runs."""
+
+    def __init__(self, folder: str, sweep: str, families: list[str] | None = None) -> None:
+        """folder: the sweep's, with its ledger; it may not be there yet."""
+        self.folder, self.sweep, self.families = Path(folder), sweep, frozenset(families or ())
+        self.shown = str(self.folder)
+        self.files = ledger_files(self.folder)
+        self._told: dict[str, tuple[int, str]] = {}
+        """Key -> the last change and the state of a run that were read."""
+        self._ledger: Ledger | None = None
+
+    def read(self, mark: Any) -> Change | None:
+        """Runs that changed since the last call, or whose driver has gone since.
+
+        The mark is the ledger's id and the number of its newest change.
+        """
+        import pandas as pd
+
+        from analysis.table.columns import typed
+        from sweeps.plan.rows import run_row
+
+        if not Ledger.exists(self.folder / "ledger"):
+            note = f"sweep {self.sweep} has no runs yet: start it with `scaling sweep`"
+            return None if mark == "none" else Change(rows=pd.DataFrame(), mark="none", whole=True, note=note)
+        with self._opened() as ledger:
+            since = mark[1] if isinstance(mark, list) and mark[0] == ledger.id else None
+            self._told = self._told if since is not None else {}
+            runs = [run for run in ledger.runs(since=since) if self._wanted(run.family)]
+            runs = [run for run in runs if self._told.get(run.key) != (run.changed, run.state)]
+            recorded = ledger.run_ids()
+        if not runs:
+            note = "no run is planned yet"
+            empty = Change(rows=pd.DataFrame(), mark=[ledger.id, 0], whole=True, note=note)
+            return empty if since is None else None
+        rows = []
+        for run in runs:
+            about = {"sentence": run.sentence or None, "attempt": float(run.attempt)}
+            row = run_row(run, self.sweep, run_id=recorded.get(run.key))
+            rows.append(row | {name: value for name, value in about.items() if value is not None})
+        self._told |= {run.key: (run.changed, run.state) for run in runs}
+        newest = max(since or 0, *(run.changed for run in runs))
+        return Change(
+            rows=typed(pd.DataFrame(rows), self.shown), mark=[ledger.id, newest], whole=since is None
+        )
+
+    @contextmanager
+    def _opened(self) -> Iterator[Ledger]:
+        """The one ledger kept open: whether drivers live is told by their beats over time."""
+        try:
+            self._ledger = self._ledger or Ledger(self.folder / "ledger", read_only=True)
+            yield self._ledger
+        except UserError as error:
+            if isinstance(error, LedgerLostError):  # it may be another file next time
+                self._ledger = None
+            raise AnalysisError(str(error)) from error
+
+    def _wanted(self, family: str) -> bool:
+        return not self.families or family in self.families
+
+    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
+        """Training loss along the runs, from their journals; a biased phase has none to compare."""
+        import numpy as np
+
+        from sweeps.attempt.journal import merged, run_folder
+
+        for family, key in zip(rows["family"], rows["key"], strict=True):
+            records = merged(run_folder(self.folder, str(family), str(key)))
+            points = [
+                (r.step, r.loss) for r in records if r.kind == "train" and not r.biased and r.loss is not None
+            ]
+            steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
+            yield steps, losses
+
+    def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Every attempt: number, state, sentence, host, device, started and ended (seconds since 1970)."""
+        names = ("attempt", "state", "sentence", "host", "device", "started", "ended")
+        with self._opened() as ledger:
+            return [{name: one[name] for name in names} for one in ledger.attempts(str(row["key"]))]
+
+    def texts(self, row: Mapping[str, Any]) -> list[str]:
+        """Samples of the attempt that finished; the journals have them."""
+        from sweeps.attempt.journal import JOURNAL, attempt_folders, last, run_folder
+
+        folders = attempt_folders(run_folder(self.folder, str(row["family"]), str(row["key"])))
+        samples = [last(folder / JOURNAL, kind="samples") for folder in folders.values()]
+        texts = next((record.values.get("texts") for record in reversed(samples) if record), None)
+        return list(map(str, texts)) if isinstance(texts, list) else []
+
+
+def ledger_files(folder: Path) -> tuple[Path, ...]:
+    """Files that change with every change of the ledger."""
+    return (folder / "ledger" / "ledger.db",)
+
+
+def spec_of(folder: Path, sweep: str, families: list[str] | None = None) -> dict[str, Any]:
+    """What `analysis.dashboard.serve` needs to read the sweep's ledger."""
+    options = {"folder": str(folder.absolute()), "sweep": sweep, "families": list(families or [])}
+    return {"source": "sweeps.results.dashboard:LedgerSource", "options": options}
+
+
+def show(
+    sweep: str | None,
+    config: Path | None,
+    families: Sequence[str],
+    store: str | None,
+    out: Path,
+    **how: Any,
+) -> None:
+    """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
+    from analysis.dashboard import sources
+    from analysis.dashboard.serve import serve
+    from sweeps.config.load import find_config
+
+    if store is not None:
+        name = find_config(sweep, config).name if sweep or config else None
+        spec = sources.spec_of(store, name, list(families))
+        serve(spec, title=name or sources.title_of(store), files=sources.files_of(store), **how)
+        return
+    name = find_config(sweep, config).name
+    folder = out / name
+    serve(spec_of(folder, name, list(families)), title=name, files=ledger_files(folder.absolute()), **how)

@@ -1,0 +1,239 @@
+"""What a person sees while a sweep runs: a line per running run, and one for the sweep with its end.
+
+On a terminal the lines stand still and change; elsewhere a line is printed when a run ends, and one for
+the sweep every minute. All of it is read off the journals, so nothing asks the workers.
+"""
+
+from __future__ import annotations
+
+import heapq
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeps.attempt.journal import JOURNAL, Follower, Record
+from sweeps.attempt.worker import signature_of
+from sweeps.driver.view import Flight, View, label
+from sweeps.ledger.types import CLAIMABLE, SETTLED, State
+from sweeps.show.tables import duration, short
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+READ_S = 1.0
+LINE_S = 60.0
+KNOWN_SHARE = 0.02
+"""A run says something about its own speed from this share on."""
+QUIET_S, QUIET_SHARE = 30.0, 0.05
+"""Nothing moves if no journal has grown for so long: seconds, and of the longest attempt's expected time."""
+
+
+# -- how long it takes --------------------------------------------------------------------------
+
+
+class Forecast:
+    """When runs and sweep will be done: predicted times, corrected by how long runs really take."""
+
+    def __init__(self) -> None:
+        self._followers: dict[Path, Follower] = {}
+        self._latest: dict[Path, Record] = {}
+        self._done_predicted = self._done_actual = 0.0
+        self._read_at = -float("inf")
+        self._running: set[Path] = set()
+        self._moved_at: float | None = None
+
+    def update(self, view: View) -> None:
+        """Read what the journals have that is new, and learn from runs that ended."""
+        for ended in view.ended:
+            if ended.verdict is not None and ended.verdict.state == State.FINISHED:
+                self._done_predicted += ended.entry.predicted_s
+                self._done_actual += ended.seconds
+        folders = {flight.folder for flight in view.flights}
+        self._followers = {
+            folder: self._followers.get(folder) or Follower(folder / JOURNAL) for folder in folders
+        }
+        self._latest = {folder: record for folder, record in self._latest.items() if folder in folders}
+        elsewhere = sum(run.state == State.RUNNING for run in view.states.values()) > len(folders)
+        if self._moved_at is None or folders != self._running or elsewhere:
+            self._running, self._moved_at = folders, view.now
+        if view.now - self._read_at < READ_S:
+            return
+        self._read_at = view.now
+        for folder, follower in self._followers.items():
+            for record in follower.read():
+                self._moved_at = view.now
+                if record.kind == "train":
+                    self._latest[folder] = record
+
+    def latest(self, flight: Flight) -> Record | None:
+        """The newest training record of an attempt."""
+        return self._latest.get(flight.folder)
+
+    def _left_by_speed(self, flight: Flight) -> float | None:
+        """Seconds left at the present speed; None before the run has said enough."""
+        record = self.latest(flight)
+        total = flight.entry.spec.tokens
+        if record is None:
+            return None
+        done, speed = record.numbers.get("tokens", 0.0), record.numbers.get("tokens_per_s", 0.0)
+        if not speed > 0 or not done >= KNOWN_SHARE * total:
+            return None
+        return max(0.0, total - done) / speed
+
+    def pace(self, view: View) -> float:
+        """Real seconds per predicted second, over runs that ended and those that are under way.
+
+        Loading and waiting are left out: they come once, not once per predicted second.
+        """
+        predicted, actual = self._done_predicted, self._done_actual
+        for flight in view.flights:
+            left = self._left_by_speed(flight)
+            if left is not None:
+                predicted += flight.predicted_s
+                actual += self._latest[flight.folder].numbers.get("elapsed_s", 0.0) + left
+        return actual / predicted if predicted > 0 else 1.0
+
+    def left_of(self, flight: Flight, view: View) -> float:
+        """Seconds that an attempt still needs."""
+        left = self._left_by_speed(flight)
+        if left is not None:
+            return left
+        return max(0.0, flight.predicted_s * self.pace(view) - (view.now - flight.started))
+
+    def left(self, view: View) -> float | None:
+        """Seconds until the whole sweep is done: the waiting runs, longest first, on the slots there are.
+
+        None while something holds the sweep up, or nothing has moved for longer than the runs explain.
+        """
+        pace = self.pace(view)
+        longest = max((flight.predicted_s * pace for flight in view.flights), default=0.0)
+        quiet_s = view.now - (view.now if self._moved_at is None else self._moved_at)
+        if view.note or quiet_s > max(QUIET_S, QUIET_SHARE * longest):
+            return None
+        mine = {flight.entry.key for flight in view.flights}
+        ends = [self.left_of(flight, view) for flight in view.flights]
+        waiting = []
+        for entry in view.entries:
+            run = view.states.get(entry.key)
+            if entry.key in mine or run is None:
+                continue
+            if run.state == State.RUNNING:
+                ends.append(entry.predicted_s * pace)  # another driver's, and a slot of its own
+            elif run.state in CLAIMABLE:
+                waiting.append(entry.predicted_s * pace)
+        ends += [0.0] * max(0, view.slots - len(view.flights))
+        heapq.heapify(ends)
+        for seconds in sorted(waiting, reverse=True):
+            heapq.heapreplace(ends, ends[0] + seconds)
+        return max(ends, default=0.0)
+
+
+# -- what it looks like -------------------------------------------------------------------------
+
+
+class Progress:
+    """Shows views on a console; `close` it before anything else is printed there."""
+
+    def __init__(self, console: Console, sweep: str) -> None:
+        self.console, self.sweep = console, sweep
+        self.forecast = Forecast()
+        self._live: Live | None = None
+        self._line_at: float | None = None
+        self._noted = ""
+
+    def show(self, view: View) -> None:
+        self.forecast.update(view)
+        for ended in view.ended:
+            assert ended.verdict is not None, "it has ended"
+            if ended.verdict.state != State.FINISHED or not self.console.is_terminal:
+                what = f"{ended.verdict.state}, {ended.verdict.sentence} ({duration(ended.seconds)})"
+                self._print(f"{label(ended.entry)}: {what}; {self.sweep_line(view)}")
+        if self.console.is_terminal:
+            self._draw(view)
+            return
+        self._line_at = view.now if self._line_at is None else self._line_at
+        due = view.now - self._line_at >= LINE_S
+        kind = signature_of(view.note)  # a number in it that counts down is no news
+        if kind != self._noted or (due and view.note):
+            self._noted = kind
+            self._print(view.note)
+        if due:
+            self._line_at = view.now
+            self._print(self.sweep_line(view))
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _print(self, text: str) -> None:
+        if text:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self, view: View) -> None:
+        from rich.live import Live
+
+        if self._live is None:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(self.picture(view), refresh=True)
+
+    def picture(self, view: View) -> RenderableType:
+        """The live view: running runs, as many as the terminal has lines for, and the sweep."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, show_header=bool(view.flights))
+        for name in ("running", "loss", "step", "tokens/s", "left"):
+            table.add_column(name, justify="left" if name == "running" else "right", no_wrap=True, style=None)
+        fitting = max(1, self.console.height - 5)
+        for flight in view.flights[:fitting]:
+            table.add_row(*self._cells(flight, view))
+        lines: list[RenderableType] = [table] if view.flights else []
+        if len(view.flights) > fitting:
+            lines.append(Text(f"and {len(view.flights) - fitting} more running"))
+        lines.append(Text(self.sweep_line(view), style="bold"))
+        if view.note:
+            lines.append(Text(view.note, style="yellow"))
+        return Group(*lines)
+
+    def _cells(self, flight: Flight, view: View) -> tuple[str, ...]:
+        record = self.forecast.latest(flight)
+        again = f" (attempt {flight.claim.attempt})" if flight.claim.attempt > 1 else ""
+        loss = "" if record is None or record.loss is None else f"{record.loss:.3f}"
+        speed = record.numbers.get("tokens_per_s", 0.0) if record else 0.0
+        return (
+            label(flight.entry) + again,
+            f"{loss} (biased)" if record and record.biased else loss,
+            f"{record.step if record else 0}/{flight.entry.spec.steps}",
+            short(speed) if speed else "",
+            duration(self.forecast.left_of(flight, view)),
+        )
+
+    def sweep_line(self, view: View) -> str:
+        """The sweep in a line: how many are done, running and waiting, and when it will be finished."""
+        states = [view.states[e.key].state for e in view.entries if e.key in view.states]
+        settled = [state for state in states if state in SETTLED]
+        finished, running = states.count(State.FINISHED), states.count(State.RUNNING)
+        elsewhere = running - len(view.flights)
+        parts = [f"{self.sweep}: {finished} of {len(view.entries)} runs finished"]
+        if len(settled) > finished:
+            parts.append(f"{len(settled) - finished} ended otherwise")
+        if running:
+            parts.append(f"{running} running" + (f" ({elsewhere} elsewhere)" if elsewhere > 0 else ""))
+        if len(settled) < len(view.entries):
+            left = self.forecast.left(view)
+            if left is None:
+                parts.append("waiting")
+            else:
+                parts.append(f"about {duration(left)} left, done {_clock(view.now, left)}")
+        return ", ".join(parts)
+
+
+def _clock(now: float, left: float) -> str:
+    """14:05, or with the date where it is another day."""
+    start = datetime.fromtimestamp(now)
+    end = start + timedelta(seconds=left)
+    return f"{end:%H:%M}" if end.date() == start.date() else f"{end:%a %d %b %H:%M}"
