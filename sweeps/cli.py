@@ -194,14 +194,15 @@ def status(
     every_row: Annotated[bool, typer.Option("--all", help="Every row of a long table.")] = False,
 ) -> None:
     """Show what became of a sweep's runs so far."""
+    from sweeps.ledger.status import of_families
     from sweeps.show import status as shown
     from sweeps.show.remote import reach
 
     with reach(sweep, config, store, out) as reached:
         if watch:
-            shown.watch(lambda: shown.of_families(reached.rows(), family or ()), reached.sweep)
+            shown.watch(lambda: of_families(reached.rows(), family or ()), reached.sweep)
             return
-        rows = shown.of_families(reached.rows(), family or ())
+        rows = of_families(reached.rows(), family or ())
         shown.show(rows, reached.sweep, whole=every_row)
         if reached.note:
             print(reached.note)

@@ -14,6 +14,7 @@ from scaling.errors import UserError
 from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import State
 from sweeps.plan import changed, prepare
 from sweeps.plan.plan import DataFacts, Plan
@@ -88,7 +89,7 @@ def drive(
 
         def open_ledger() -> Ledger:
             nonlocal repaired
-            ledger, repaired = Ledger.repaired(asked.ledger_folder)
+            ledger, repaired = open_whole(asked.ledger_folder)
             return stack.enter_context(ledger)
 
         # a sweep that is refused leaves no ledger behind

@@ -16,6 +16,7 @@ from sweeps.driver.stopping import stop_on_signals
 from sweeps.driver.verdict import Retries
 from sweeps.driver.view import View
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.rebuild import take_over
 from sweeps.ledger.types import SETTLED, Entry, Run, State
 from sweeps.pools.base import Pool
 from sweeps.record.process import RecorderProcess
@@ -97,6 +98,7 @@ def run_sweep(
         if pool is not None:
             stack.callback(pool.close)
         ledger.register(entries)
+        take_over(ledger, entries)
         ledger.reopen(keys)
         if not ledger.driven():
             ledger.relax_micro_batches()

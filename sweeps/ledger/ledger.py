@@ -19,12 +19,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sweeps.attempt.journal import JOURNAL, Follower, attempt_folders, last, run_folder
-from sweeps.attempt.worker import Outcome, read_outcome
 from sweeps.ledger.file import REMEDY, LedgerFile, LedgerLostError, LedgerUnavailableError
 from sweeps.ledger.owner import Owner
 from sweeps.ledger.types import CLAIMABLE, RETRIED, SETTLED, Claim, Entry, Needs, Run, Shipped, State
@@ -34,7 +31,7 @@ BEAT_S = 3.0
 
 _STATE = "key, family, state, attempt, changed, owner, not_before, sentence, started, ended, host, device"
 """Columns of a run that are read when only its state is asked for."""
-_NEXT = "(SELECT COALESCE(max(changed), 0) + 1 FROM runs)"
+NEXT = "(SELECT COALESCE(max(changed), 0) + 1 FROM runs)"
 """Number of the change that is being made."""
 
 __all__ = ["Ledger", "LedgerLostError", "LedgerUnavailableError", "Run", "State"]
@@ -64,39 +61,6 @@ class Ledger(LedgerFile):
         self.id: str | None = None
         super().__init__(self.folder / "ledger.db", read_only=read_only)
         self.id = self.fact("ledger")
-
-    @classmethod
-    def repaired(cls, folder: str | Path) -> tuple[Ledger, str]:
-        """The ledger in `folder`; a damaged one is kept under another name, and a sentence says so.
-
-        What its runs did is in their own folders: `register` finds it there.
-        """
-        said = ""
-        while True:
-            try:
-                ledger = cls(folder)
-                try:
-                    ledger.check()
-                    return ledger, said
-                except BaseException:
-                    ledger.close()
-                    raise
-            except LedgerLostError:
-                path = Path(folder) / "ledger.db"
-                kept = next(
-                    name for n in count(1) if not (name := path.with_name(f"damaged-{n}.db")).exists()
-                )
-                for ending in ("-journal", ""):  # a journal must not be taken for the new file's
-                    with suppress(FileNotFoundError):
-                        path.with_name(path.name + ending).rename(kept.with_name(kept.name + ending))
-                said = f"the ledger was damaged: it is kept as {kept} and built anew from the runs' folders"
-
-    def check(self) -> None:
-        """LedgerLostError if any part of the file is damaged."""
-        if (found := self.query("PRAGMA quick_check(1)")[0][0]) != "ok":
-            raise self.unavailable(sqlite3.DatabaseError(found))
-        self.runs()
-        self.query("SELECT * FROM attempts")
 
     @staticmethod
     def exists(folder: str | Path) -> bool:
@@ -208,65 +172,17 @@ class Ledger(LedgerFile):
     # -- runs -----------------------------------------------------------------------------------
 
     def register(self, entries: Iterable[Entry]) -> None:
-        """Add runs the ledger does not have yet; of the others, refresh what does not decide the outcome.
-
-        A run of which it knows no attempt, but which has a folder, is taken over from there: an earlier
-        ledger was lost.
-        """
-        entries = list(entries)
+        """Add runs the ledger does not have yet; of the others, refresh what does not decide the outcome."""
         with self.write() as db:
             for entry in entries:
                 needs = json.dumps(entry.needs.to_dict())
                 values = (entry.predicted_s, needs, json.dumps(dict(entry.columns)))
                 db.execute(
                     "INSERT INTO runs (key, family, spec, predicted_s, needs, columns, state, changed) "
-                    f"VALUES (?, ?, ?, ?, ?, ?, 'planned', {_NEXT}) ON CONFLICT (key) DO UPDATE SET "
+                    f"VALUES (?, ?, ?, ?, ?, ?, 'planned', {NEXT}) ON CONFLICT (key) DO UPDATE SET "
                     "predicted_s = excluded.predicted_s, needs = excluded.needs, columns = excluded.columns",
                     (entry.key, entry.family, json.dumps(entry.spec.to_dict()), *values),
                 )
-            fresh = {row["key"] for row in db.execute("SELECT key FROM runs WHERE attempt = 0")}
-            for entry in entries:
-                folders = attempt_folders(run_folder(self.folder.parent, entry.family, entry.key))
-                if folders and entry.key in fresh:
-                    self._take_over(db, entry.key, folders)
-
-    def _take_over(self, db: sqlite3.Connection, key: str, folders: Mapping[int, Path]) -> None:
-        """Attempts and state of a run from its folders."""
-        newest = max(folders)
-        outcome = None
-        for attempt in range(1, newest + 1):
-            path = folders.get(attempt, Path()) / JOURNAL
-            first, latest = next(iter(Follower(path).read(1)), None), last(path)
-            outcome = read_outcome(path.parent) if attempt in folders else None
-            if outcome is None or outcome.result.get("key", key) != key:
-                outcome = Outcome(status="lost", sentence="the ledger that knew its end is lost")
-            values = {
-                "key": key,
-                "attempt": attempt,
-                "owner": "",
-                "started": first.at if first else self.now(),
-                "ended": latest.at if latest else self.now(),
-                "state": outcome.status,
-                "host": outcome.host,
-                "sentence": outcome.sentence,
-                "traceback": outcome.traceback,
-                "device": outcome.device,
-                "accepted": attempt == newest,
-            }
-            names = ", ".join(values)
-            marks = ", ".join(f":{name}" for name in values)
-            db.execute(f"INSERT INTO attempts ({names}) VALUES ({marks})", values)
-            done = outcome.status in (State.FINISHED, State.DIVERGED)
-            values |= {
-                "result": json.dumps(dict(outcome.result)),
-                "state": outcome.status if done else "preempted",
-            }
-            db.execute(
-                "UPDATE runs SET attempt = :attempt, state = :state, sentence = :sentence, host = :host, "
-                "device = :device, result = :result, started = COALESCE(started, :started), ended = :ended, "
-                f"changed = {_NEXT} WHERE key = :key",
-                values,
-            )
 
     def reopen(
         self,
@@ -311,7 +227,7 @@ class Ledger(LedgerFile):
             keys = [row["key"] for row in rows]
         return sum(
             db.execute(
-                f"UPDATE runs SET {change}, changed = {_NEXT} WHERE key = ? AND state IN ({marks})",
+                f"UPDATE runs SET {change}, changed = {NEXT} WHERE key = ? AND state IN ({marks})",
                 (key, *names),
             ).rowcount
             for key in keys
@@ -321,7 +237,7 @@ class Ledger(LedgerFile):
         """No node can hold this run: `sentence` says what it would need."""
         with self.write() as db:
             db.execute(
-                f"UPDATE runs SET state = 'unschedulable', sentence = ?, changed = {_NEXT} "
+                f"UPDATE runs SET state = 'unschedulable', sentence = ?, changed = {NEXT} "
                 "WHERE key = ? AND state IN ('planned', 'waiting', 'preempted')",
                 (sentence, key),
             )
@@ -347,7 +263,7 @@ class Ledger(LedgerFile):
             attempt = row["attempt"] + 1
             db.execute(
                 "UPDATE runs SET state = 'running', attempt = ?, owner = ?, ended = NULL, "
-                f"changed = {_NEXT}, started = COALESCE(started, ?) WHERE key = ?",
+                f"changed = {NEXT}, started = COALESCE(started, ?) WHERE key = ?",
                 (attempt, self.owner.id, now, key),
             )
             db.execute(
@@ -412,7 +328,7 @@ class Ledger(LedgerFile):
             db.execute(
                 "UPDATE runs SET state = ?, sentence = ?, traceback = ?, result = ?, "
                 "failures = failures + ?, signature = ?, failed_host = ?, not_before = ?, ended = ?, "
-                f"changed = {_NEXT}, owner = NULL, host = COALESCE(?, host), device = COALESCE(?, device) "
+                f"changed = {NEXT}, owner = NULL, host = COALESCE(?, host), device = COALESCE(?, device) "
                 "WHERE key = ?",
                 (
                     *(str(state), sentence, traceback, json.dumps(dict(result or {})), failed),
@@ -452,26 +368,6 @@ class Ledger(LedgerFile):
         )
         alive = self.alive({row["owner"] for row in rows if row["state"] == State.RUNNING})
         return [self._run(row, alive, whole=whole) for row in rows]
-
-    def summaries(self) -> list[sqlite3.Row]:
-        """What tables show of each run beside its state: see the names below; tokens: it is to train on.
-
-        SQLite picks the few values: to parse 10,000 runs here would take a second.
-        """
-        return self.query(
-            """SELECT key, family,
-                json_extract(spec, '$.size.name') AS size,
-                json_extract(spec, '$.budget') AS budget,
-                json_extract(columns, '$.params') AS params,
-                json_extract(spec, '$.seed') AS seed,
-                json_extract(result, '$.bound') AS loss,
-                json_extract(result, '$.bound_se') AS loss_se,
-                json_extract(result, '$.bits_per_byte') AS bits_per_byte,
-                json_extract(result, '$.train_s') + COALESCE(json_extract(result, '$.evaluation_s'), 0.0)
-                    AS seconds,
-                json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') AS tokens
-            FROM runs ORDER BY rowid"""
-        )
 
     def _run(self, row: sqlite3.Row, alive: Collection[str | None], *, whole: bool = False) -> Run:
         try:

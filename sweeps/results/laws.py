@@ -77,8 +77,8 @@ def ledger_table(
     import pandas as pd
 
     from analysis.table.columns import typed
+    from sweeps.ledger.status import of_families, open_ledger
     from sweeps.plan.rows import run_row
-    from sweeps.show.status import of_families, open_ledger
 
     with nullcontext(ledger) if ledger is not None else open_ledger(sweep_folder, sweep) as opened:
         recorded = opened.run_ids()

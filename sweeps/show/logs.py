@@ -11,8 +11,8 @@ from rich.text import Text
 
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.status import Row
 from sweeps.ledger.types import SETTLED
-from sweeps.show.status import Row
 from sweeps.show.tables import WORDS, console, duration, flops_text, short
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sweeps.attempt.worker import Job
 from sweeps.driver.sweep import run_sweep
-from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import Needs
 from sweeps.pools.base import start
 from sweeps.pools.local import LocalPool
@@ -45,7 +45,7 @@ def main() -> None:
     runners = FarPool(logs=out) if storage else start(pool)
     if storage:
         runners = StoragePool(runners, usable_storage(storage[0]), [data.folder])
-    ledger, repaired = Ledger.repaired(out / "toy" / "ledger")
+    ledger, repaired = open_whole(out / "toy" / "ledger")
     print(repaired)
     with ledger:
         report = run_sweep(

@@ -78,6 +78,31 @@ def test_what_suffices_is_left_as_the_config_says(ledger):
     assert ledger.micro_batches() == {}
 
 
+def test_memory_that_others_took_shrinks_no_run(ledger):
+    brought = []
+
+    def behave(job):
+        brought.append(job.options.get("micro_batch_size"))
+        low = failed("the node was low on memory", Trouble.NODE_MEMORY)
+        return 1.0, low if job.attempt < 4 else finished(job)
+
+    drive([of_size("a", "big")], ledger, behave)
+    assert brought == [None] * 4
+    assert ledger.micro_batches() == {}
+    assert [run.state for run in ledger.runs()] == [State.FINISHED]
+
+
+def test_each_sweep_tries_twice_as_many_again(ledger):
+    machine = Machine(3)
+    drive([of_size("a", "big")], ledger, machine)
+    ledger.relax_micro_batches()
+    machine.limit = 64
+    drive([of_size("b", "big")], ledger, machine)
+    ledger.relax_micro_batches()
+    drive([of_size("c", "big")], ledger, machine)
+    assert (machine.brought["b"], machine.brought["c"]) == ([6], [10])
+
+
 # -- before a run starts ------------------------------------------------------------------------
 
 

@@ -177,3 +177,39 @@ def test_the_end_is_told_with_its_day_where_that_is_another(tmp_path):
     in_a_minute, in_two_days = soon.split("done ")[1], late.split("done ")[1]
     assert re.fullmatch(r"\d\d:\d\d", in_a_minute)
     assert re.fullmatch(r"\w{3} \d\d \w{3} \d\d:\d\d", in_two_days)
+
+
+def test_no_time_left_is_told_while_nothing_moves(tmp_path):
+    progress = Progress(Console(file=io.StringIO()), "desk")
+    running = flight("a", tmp_path)
+    for after, moves, expected in (
+        (0, True, "left"),
+        (25, True, "left"),
+        (50, False, "left"),
+        (80, False, "waiting"),
+    ):
+        if moves:
+            log(running, share=0.2 + after / 100, elapsed_s=10.0 + after)
+        progress.show(now := view([running], now=NOW + after))
+        assert expected in progress.sweep_line(now)
+    log(running, share=0.9, elapsed_s=90.0)
+    progress.show(now := view([running], now=NOW + 90))
+    assert "left" in progress.sweep_line(now), "it moves again"
+    assert "waiting" in progress.sweep_line(view([running], note="the disk is full", now=NOW + 91))
+
+
+def test_a_long_run_may_be_quiet_for_longer(tmp_path):
+    forecast = Forecast()
+    running = flight("a", tmp_path, seconds=36_000.0)
+    forecast.update(view([running]))
+    assert forecast.left(view([running], now=NOW + 1000)) is not None
+    assert forecast.left(view([running], now=NOW + 2000)) is None
+
+
+def test_a_note_that_counts_down_is_a_line_a_minute(tmp_path):
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=200), "desk")
+    for after in range(120):
+        progress.show(view([], [entry("b")], note=f"waits for {1800 - after} s", now=NOW + after))
+    lines = [line for line in out.getvalue().splitlines() if "waits" in line]
+    assert lines == ["waits for 1800 s", "waits for 1740 s"]
