@@ -69,7 +69,7 @@ class Hybrid(Family):
     p_u comes with a schedule of its own.
     objective: what is trained on, see `training_weights`; by default what each paper trains on, "dynamic"
     with p_u and "unweighted" with noise. max_weight: where the clipping objectives clip, 2 by default.
-    time_conditioned: whether the network is conditioned on -log alpha_t, as GIDD's is; the scaling study's is not.
+    time_conditioned: whether the network is conditioned on -log alpha_t, as in GIDD, not in the study.
 
     Not covered: clean prompts, noise levels of a token's own and empty tokens in training (arXiv
     2512.10858, section 4.1), and a log-SNR slope other than 1.
