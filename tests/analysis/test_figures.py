@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 import pytest
 
 import analysis
-from analysis import figures
+from analysis import figures, influence
 from analysis.drawing import axes, parts, theme
 from analysis.errors import UserError
 from analysis.laws.isoflop import IsoflopLaw
@@ -322,6 +322,18 @@ class TestResiduals:
         table = figures.surface_residuals_table(law)
         assert "odd" in table[table["outlier"]]["label"].tolist()
         assert "odd" in figures.surface_residuals(law).data[0].text
+
+    def test_the_checks_and_the_picture_name_the_same_outliers(self, runs: pd.DataFrame) -> None:
+        """4.5 robust deviations from the surface, which two thresholds of 4 and 5 would tell apart."""
+        planted = runs[runs["family"] == "uniform"].reset_index(drop=True)
+        law = analysis.fit_law(planted, bootstrap=0)
+        for _ in range(8):  # the surface and the deviations move with that loss
+            off = 4.5 * law.scatter.sd - influence.influence_table(law)["residual_percent"][4] / 100
+            planted.loc[4, "loss"] *= math.exp(off)
+            law = analysis.fit_law(planted, bootstrap=0)
+        shown = figures.surface_residuals_table(law)["outlier"].tolist()
+        assert shown == influence.influence_table(law)["outlier"].tolist()
+        assert shown[4]
 
 
 class TestThemeOfFigures:
