@@ -46,21 +46,22 @@ def _glob(pattern: str) -> Iterator[str]:
         yield from glob.glob(pattern)
         return
     at = parts.index("**")
-    rest = parts[at + 1 :] or ["*"]
+    rest = os.sep.join(parts[at + 1 :] or ["*"])
     for top in glob.glob(os.sep.join(parts[:at]) + os.sep) if at else [""]:
-        folders = {_identity(top or "."): top}
-        queue = [top]
-        while queue:
-            folder = queue.pop()
-            yield from _glob(glob.escape(folder) + os.sep.join(rest))
-            for entry in sorted(glob.glob(glob.escape(folder) + "*" + os.sep)):
-                if folders.setdefault(_identity(entry), entry) == entry:
-                    queue.append(entry)
+        for folder in _folders(top):
+            yield from _glob(glob.escape(folder) + rest)
 
 
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+def _folders(top: str) -> list[str]:
+    """`top` and the folders below it, each once, with a slash at their ends."""
+    found: dict[tuple[int, int], str] = {}
+    queue = [top]
+    while queue:
+        folder = queue.pop()
+        status = os.stat(folder or ".")
+        if found.setdefault((status.st_dev, status.st_ino), folder) == folder:
+            queue += sorted(glob.glob(glob.escape(folder) + "*" + os.sep), reverse=True)
+    return list(found.values())
 
 
 def split_suffix(text: str, mark: str) -> tuple[str, str | None]:
