@@ -1,4 +1,4 @@
-"""gaussian against exact denoisers: a tight bound, free of the schedule, and gradients that go where conditioned."""
+"""gaussian against exact denoisers: a tight bound, free of the schedule, and gradients that go where they should."""
 
 from __future__ import annotations
 
