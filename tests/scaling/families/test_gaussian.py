@@ -1,4 +1,4 @@
-"""gaussian against exact denoisers: a tight bound, free of the schedule, and gradients that go where they should."""
+"""gaussian against exact denoisers: a tight bound, free of the schedule, and gradients only where wanted."""
 
 from __future__ import annotations
 
