@@ -26,7 +26,7 @@ TAIL_BYTES = 16384
 _ATTEMPT = re.compile(r"attempt-(\d{3,})")
 
 NUMBERS = (
-    *("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "peak_share"),
+    *("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "mfu"),
     *("elapsed_s", "bound", "bound_se"),
 )
 LATEST = 1e11
@@ -62,6 +62,8 @@ class Record:
             loss = values.get("biased_loss" if biased else "loss")
             loss = None if loss is None else float(loss)
             numbers = {name: float(values[name]) for name in NUMBERS if values.get(name) is not None}
+            if "peak_share" in values:  # its name in journals of earlier versions
+                numbers["mfu"] = float(values["peak_share"])
             if not 0 <= at < LATEST or step < 0:
                 return None
             return cls(kind, at, step, loss, biased, numbers, values, attempt)

@@ -16,7 +16,7 @@ from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import State
-from sweeps.plan import changed, prepare
+from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
 from sweeps.pools import base as pools
 from sweeps.pools.storage.files import usable_storage
@@ -98,10 +98,10 @@ def drive(
         prepare.check_room(plan, out, checkpoints_elsewhere=storage is not None)
         events = Events(how.events, name) if how.events else None
         ledger = ledger or open_ledger()
-        snapshot = changed.snapshot(asked.config, dataset.fingerprint)
+        snapshot = diff.snapshot(asked.config, dataset.fingerprint)
         if not how.extend:
-            changed.check_unchanged(ledger, snapshot)
-        changed.note(ledger, snapshot)
+            diff.check_unchanged(ledger, snapshot)
+        diff.remember(ledger, snapshot)
         if pool is None and plan.to_do:
             pool = start()
         if pool is not None and storage is not None:

@@ -127,8 +127,8 @@ def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
         driver.kill()
     worker.wait(60)
     records = read(Path(job.folder) / "journal.jsonl")
-    assert records[-1]["kind"] == "end"
-    assert "driver is gone" in records[-1]["sentence"]
+    assert records[-1].kind == "end"
+    assert "driver is gone" in records[-1].values["sentence"]
     assert list(Path(job.folder).glob("checkpoint-*.pt"))
 
 
