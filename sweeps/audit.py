@@ -74,15 +74,15 @@ def _endings(runs: Iterable[Run], attempts: Attempts) -> Iterator[str]:
 
 def audit_journals(ledger: Ledger) -> list[Check]:
     """Whether every step of a finished run's curve is there once, up to its end."""
-    problems, steps, again, done = [], 0, 0, 0
+    problems, steps, again, done, damaged = [], 0, 0, 0, 0
     for run in ledger.runs():
         folder = run_folder(ledger.folder.parent, run.family, run.key)
-        told = [record["step"] for record in journal.merged(folder) if record["kind"] == "train"]
-        written = sum(
-            record["kind"] == "train"
-            for path in attempt_folders(folder).values()
-            for record in journal.read(path / journal.JOURNAL)
-        )
+        told = [record.step for record in journal.merged(folder) if record.kind == "train"]
+        written = 0
+        for path in attempt_folders(folder).values():
+            reader = journal.Follower(path / journal.JOURNAL)
+            written += sum(record.kind == "train" for record in reader.read())
+            damaged += reader.skipped
         steps, again = steps + len(told), again + written - len(told)
         if sorted(set(told)) != told:
             problems.append(f"run {run.key}: the steps of its curve are not in order, each once")
@@ -92,6 +92,7 @@ def audit_journals(ledger: Ledger) -> list[Check]:
             if told and told[-1] != last:
                 problems.append(f"run {run.key}: its curve ends at step {told[-1]} of {last}")
     share = f", {again} more were done again after faults" if again else ""
+    share += f", {damaged} damaged lines left out" if damaged else ""
     question = "each run's curve has every point once, up to its end"
     examined = f"{steps} points of {done} finished runs{share}"
     return [Check(question=question, examined=examined, problems=problems)]
@@ -132,11 +133,8 @@ def audit_between(ledger: Ledger, recorded: Sequence[RecordedRun], sweep: str) -
             problems.append(f"run {run.key} is finished and not in the tracking store")
             continue
         folder = run_folder(ledger.folder.parent, run.family, run.key)
-        told = {}
-        for record in journal.merged(folder):
-            loss = record.get("loss", record.get("biased_loss"))
-            if record["kind"] == "train" and loss is not None:
-                told[int(record["step"])] = float(loss)
+        story = [record for record in journal.merged(folder) if record.kind == "train"]
+        told = {record.step: record.loss for record in story if record.loss is not None}
         compared += 1
         points += len(told)
         problems += _compare(run, told, here[run.key])

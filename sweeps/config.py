@@ -7,19 +7,19 @@ turns it into runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from scaling.flops import Convention
+from scaling.ladder import Size
+from scaling.spec import EvaluationSpec, OptimizerSettings, OptimizerSpec, Precision
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""As far as run tables and tracking stores can hold a whole number."""
 
 
 class _Section(BaseModel):
@@ -35,17 +35,6 @@ class FamilyChoice(_Section):
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
-
-
-class SizeConfig(_Section):
-    """An architecture written out in the config instead of taken from a named ladder."""
-
-    name: str
-    hidden: Count
-    num_layers: Count
-    num_heads: Count
-    cond_dim: Count = 128
-    time_features: Count = 256
 
 
 class SizeRule(_Section):
@@ -175,36 +164,20 @@ class DataConfig(_Section):
     """Token ids to plan with before the data is prepared; afterwards the prepared data's own count holds."""
 
 
-class OptimizerConfig(_Section):
-    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerRule(OptimizerSettings):
+    """The optimizer of all runs; warm-up depends on a run's length, the learning rate on its size."""
+
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Warm-up is the larger of warmup_fraction of the steps and this many, but at most half of the steps."""
-    final_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
-    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of the steps spent decaying under the `wsd` schedule."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip_norm: Positive | None = 1.0
 
-    @field_validator("betas")
-    @classmethod
-    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas {list(betas)} must each be at least 0 and below 1")
-        return betas
-
-    def warmup(self, steps: int) -> int:
-        return min(max(int(self.warmup_fraction * steps), self.warmup_steps), steps // 2)
-
-
-class EvaluationConfig(_Section):
-    sequences: Count = 512
-    """Held-out sequences the bound is estimated on."""
-    noise_levels: Count = 16
-    """Stratified noise levels per sequence."""
-    seed: int = 0
+    def spec(self, learning_rate: float, steps: int) -> OptimizerSpec:
+        """The optimizer of a run of so many steps."""
+        settings = asdict(self)
+        fraction = settings.pop("warmup_fraction")
+        settings["warmup_steps"] = min(max(int(fraction * steps), self.warmup_steps), steps // 2)
+        return OptimizerSpec(learning_rate=learning_rate, **settings)
 
 
 class TrainingConfig(_Section):
@@ -219,12 +192,21 @@ class TrainingConfig(_Section):
     """Texts that each finished network makes, to be read in the dashboard."""
 
 
+def _check_custom(custom: dict[str, float]) -> dict[str, float]:
+    """Ray would add these to what it counts itself, and no node would ever have room for the run."""
+    for name in custom:
+        if name.lower() in ("cpu", "gpu", "memory", "object_store_memory"):
+            remedy = f"write {name.lower()}s beside it" if name.lower() in ("cpu", "gpu") else "leave it out"
+            raise ValueError(f"{name!r} is no custom resource; {remedy}")
+    return custom
+
+
 class Resources(_Section):
     """What one run needs of the cluster."""
 
     cpus: Positive = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
-    custom: dict[str, Positive] = Field(default_factory=dict)
+    custom: Annotated[dict[str, Positive], AfterValidator(_check_custom)] = Field(default_factory=dict)
     """Further ones by name, of which nodes have some: a quota per user, say."""
 
 
@@ -243,29 +225,38 @@ def _family_choices(value: Any) -> Any:
     return choices
 
 
+def _check_name(name: str) -> str:
+    """A sweep's name is that of its folder under OUT, beside the data and the tracking store."""
+    if name == "data" or name.startswith("mlflow.db"):
+        raise ValueError(f"{name!r} is taken in the folder of results; choose another name for the sweep")
+    return name
+
+
 class SweepConfig(_Section):
     """A whole sweep. `source` is the file it came from (for messages; no part of any run)."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100), AfterValidator(_check_name)
+    ]
     families: Annotated[tuple[FamilyChoice, ...], BeforeValidator(_family_choices), Field(min_length=1)]
     ladder: str = "desk"
-    sizes: tuple[SizeConfig, ...] | None = None
+    sizes: tuple[Size, ...] | None = None
     """Architectures written out, used instead of the ladder."""
     size_rule: SizeRule | None = None
     """Architectures by rule, used instead of the ladder."""
     grid: Grid
-    flop_convention: Literal["exact", "sahoo2026", "2nd"] = "exact"
+    flop_convention: Convention = "exact"
     """Which FLOPs the budgets count."""
     context_length: Count
     data: DataConfig = DataConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerRule = OptimizerRule()
     learning_rate: LearningRateRule
     batch: BatchRule
     overrides: dict[str, FamilyOverride] = Field(default_factory=dict)
     """By family name; a family needs no entry."""
-    evaluation: EvaluationConfig = EvaluationConfig()
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_listed), Field(min_length=1)] = (1,)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)] = (1,)
+    precision: Precision = "float32"
     training: TrainingConfig = TrainingConfig()
     resources: Resources = Resources()
     source: str = Field(default="", exclude=True)
@@ -277,6 +268,9 @@ class SweepConfig(_Section):
             raise ValueError(f"families {names} name one twice; each must appear once")
         if self.sizes is not None and self.size_rule is not None:
             raise ValueError("sizes and size_rule are both given; give one of them, or a ladder alone")
+        labels = [size.name for size in self.sizes or ()]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"sizes {labels} name one twice; names must differ")
         for family, override in self.overrides.items():
             if family not in names:
                 listed = ", ".join(names)

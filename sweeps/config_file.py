@@ -8,64 +8,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from scaling.errors import UserError
-from sweeps.config import (
-    BatchRule,
-    DataConfig,
-    EvaluationConfig,
-    FamilyChoice,
-    FamilyOverride,
-    Grid,
-    LearningRateRule,
-    OptimizerConfig,
-    Resources,
-    SizeConfig,
-    SizeRule,
-    SweepConfig,
-    TrainingConfig,
-    Window,
-)
+from sweeps.config import FamilyOverride, SweepConfig
 
 SHIPPED = Path(__file__).parent / "configs"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that 1e11 is a number and a key given twice is refused."""
+    """YAML 1.1 as PyYAML reads it, but 1e11 is a number, a date is text, a key given twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known: set[Any] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be a word or a number", problem_mark=key_node.start_mark
+                )
+            key = key_node.value if key_node.tag.endswith(":merge") else self.construct_object(key_node)
+            if key in known:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            known.add(key)
+        return dict(super().construct_mapping(node, deep=True))
 
 
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, list | dict):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key must be a word or a number", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is given twice", key_node.start_mark
-            )
-        seen.add(key)
-    loader.flatten_mapping(node)
-    return dict(loader.construct_mapping(node, deep=True))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -104,17 +88,29 @@ def load_config(path: Path) -> SweepConfig:
     return parse_config(text, source=path.name)
 
 
-def parse_config(text: str, *, source: str) -> SweepConfig:
-    """A config from YAML text; `source` is how messages call it."""
+def parse_yaml(text: str, source: str) -> Any:
+    """What YAML text holds: plain values, lists and mappings. UserError for whatever YAML cannot be."""
     try:
         # A subclass of SafeLoader, so no object of ours or anyone's is built from the file.
-        raw = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        repr(value)  # refuses here what no message could show
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{source}: not valid YAML{where}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{source}: not valid YAML: nested too deeply") from None
+    except (ValueError, LookupError, AttributeError) as error:
+        # PyYAML passes on what Python says of 5000 digits, and of other text after !!int or !!bool
+        raise UserError(f"{source}: not valid YAML: a value cannot be read ({error})") from None
+
+
+def parse_config(text: str, *, source: str) -> SweepConfig:
+    """A config from YAML text; `source` is how messages call it."""
+    raw = parse_yaml(text, source)
     if not isinstance(raw, dict):
         raise UserError(
             f"{source}: must be a mapping of keys such as name, families, grid; it holds {_kind(raw)}"
@@ -136,76 +132,66 @@ def _hint(name: str, known: tuple[str, ...] | list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where in the file an error is: the dotted path as written, and the section's known keys."""
+def _keys(section: type | None) -> tuple[str, ...]:
+    """The keys that a section of the file may have."""
+    if section is None:
+        return ()
+    if issubclass(section, BaseModel):
+        return tuple(name for name in section.model_fields if name != "source")
+    return tuple(field.name for field in fields(cast(Any, section)))
 
-    dotted: str
-    known: tuple[str, ...]
+
+def _section_of(section: type | None, key: str) -> type | None:
+    """The section that stands under `key`, by the type of that field; None for a plain value."""
+    if section is FamilyOverride and key not in _keys(section):
+        return section  # a family's name, under overrides
+    kinds = [get_type_hints(section).get(key)] if section is not None else []
+    while kinds:
+        kind = kinds.pop()
+        if isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel)):
+            return kind
+        kinds += get_args(kind)
+    return None
 
 
-def _place(loc: tuple[int | str, ...], raw: Any) -> _Place:
-    """Follow pydantic's location down the raw file, skipping the names it adds for alternatives."""
-    known: tuple[str, ...] = tuple(name for name in SweepConfig.model_fields if name != "source")
-    model: type[BaseModel] | None = SweepConfig
-    value, parts = raw, []
+def _place(loc: tuple[int | str, ...], raw: Any) -> tuple[str, tuple[str, ...]]:
+    """The dotted path as it is written in the file, and the keys known there.
+
+    Follows pydantic's location down the file, and skips the names that pydantic adds for alternatives.
+    """
+    section: type | None = SweepConfig
+    value, path = raw, ""
     for step in loc:
-        if isinstance(value, Mapping) and (
-            step in value or (model is not None and step in model.model_fields)
-        ):
+        if isinstance(value, Mapping) and (step in value or step in _keys(section)):
             value = value.get(step)
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             value = value[step]
-        elif model is None or step not in model.model_fields:
+        elif step not in _keys(section):
             continue
-        parts.append(f"[{step}]" if isinstance(step, int) else f".{step}")
-        model = _section_of(model, step) if isinstance(step, str) else model
-        known = tuple(model.model_fields) if model is not None else ()
-    return _Place(dotted="".join(parts).lstrip("."), known=known)
-
-
-_SECTIONS: dict[tuple[type[BaseModel], str], type[BaseModel]] = {
-    (SweepConfig, "grid"): Grid,
-    (SweepConfig, "families"): FamilyChoice,
-    (SweepConfig, "sizes"): SizeConfig,
-    (SweepConfig, "size_rule"): SizeRule,
-    (SweepConfig, "data"): DataConfig,
-    (SweepConfig, "optimizer"): OptimizerConfig,
-    (SweepConfig, "learning_rate"): LearningRateRule,
-    (SweepConfig, "batch"): BatchRule,
-    (SweepConfig, "overrides"): FamilyOverride,
-    (SweepConfig, "evaluation"): EvaluationConfig,
-    (SweepConfig, "training"): TrainingConfig,
-    (SweepConfig, "resources"): Resources,
-    (Grid, "window"): Window,
-    (FamilyOverride, "window"): Window,
-    (FamilyOverride, "learning_rate"): LearningRateRule,
-    (FamilyOverride, "batch"): BatchRule,
-}
-
-
-def _section_of(model: type[BaseModel] | None, step: str) -> type[BaseModel] | None:
-    if model is FamilyOverride and step not in FamilyOverride.model_fields:
-        return FamilyOverride  # a family's name, under overrides
-    return None if model is None else _SECTIONS.get((model, step))
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+        section = _section_of(section, step) if isinstance(step, str) else section
+    return path.lstrip("."), _keys(section)
 
 
 def _sentence(error: ValidationError, raw: dict[Any, Any]) -> str:
     """The likeliest cause first: an unknown key explains a missing one."""
-    ranks = {"extra_forbidden": 0, "missing": 2}
-    problems = sorted(error.errors(), key=lambda problem: ranks.get(problem["type"], 1))
-    first, loc = problems[0], problems[0]["loc"]
-    if first["type"] == "extra_forbidden":
-        place = _place(loc[:-1], raw)
-        under = repr(place.dotted) if place.dotted else "the top level"
-        hint = _hint(str(loc[-1]), place.known) or f" (known: {', '.join(place.known)})"
-        return f"unknown key {str(loc[-1])!r} under {under}{hint}"
-    place = _place(loc, raw)
-    if first["type"] == "missing":
-        under = _place(loc[:-1], raw).dotted
-        return f"key {str(loc[-1])!r} is missing under {repr(under) if under else 'the top level'}"
+    ranks = {"extra_forbidden": 0, "unexpected_keyword_argument": 0, "missing": 2}
+    first = min(error.errors(), key=lambda problem: ranks.get(problem["type"], 1))
+    loc, kind = first["loc"], first["type"]
+    if ranks.get(kind) is not None:
+        path, known = _place(loc[:-1], raw)
+        key, under = repr(str(loc[-1])), repr(path) if path else "the top level"
+        if kind == "missing":
+            return f"key {key} is missing under {under}"
+        return f"unknown key {key} under {under}" + (
+            _hint(str(loc[-1]), known) or f" (known: {', '.join(known)})"
+        )
+    path, known = _place(loc, raw)
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{place.dotted}: {message}" if place.dotted else message
-    wanted = message[0].lower() + message[1:]
-    return f"{place.dotted} is {first['input']!r}: {wanted}"
+    if kind == "value_error":
+        return f"{path}: {message}" if path else message
+    if kind in ("dataclass_type", "model_type"):
+        message = f"it must be a mapping with keys such as {', '.join(known[:3])}"
+    value = repr(first["input"])
+    value = value if len(value) <= 80 else f"{value[:76]} ..."
+    return f"{path or 'a key'} is {value}: {message[0].lower()}{message[1:]}"

@@ -133,7 +133,9 @@ class LedgerSource:
 
         for family, key in zip(rows["family"], rows["key"], strict=True):
             records = merged(run_folder(self.folder, str(family), str(key)))
-            points = [(r["step"], float(r["loss"])) for r in records if r["kind"] == "train" and "loss" in r]
+            points = [
+                (r.step, r.loss) for r in records if r.kind == "train" and not r.biased and r.loss is not None
+            ]
             steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
             yield steps, losses
 
@@ -148,8 +150,9 @@ class LedgerSource:
         from sweeps.journal import JOURNAL, attempt_folders, last, run_folder
 
         folders = attempt_folders(run_folder(self.folder, str(row["family"]), str(row["key"])))
-        told = [last(folder / JOURNAL, kind="samples") for folder in folders.values()]
-        return next((list(map(str, record["texts"])) for record in reversed(told) if record), [])
+        samples = [last(folder / JOURNAL, kind="samples") for folder in folders.values()]
+        texts = next((record.values.get("texts") for record in reversed(samples) if record), None)
+        return list(map(str, texts)) if isinstance(texts, list) else []
 
 
 def ledger_files(folder: Path) -> tuple[Path, ...]:

@@ -1,8 +1,8 @@
-"""The journal: what a run had to say, one JSON object per line, appended beside the run.
+"""The journal: the log of a run, one JSON object per line, appended beside the run.
 
-A line is one `write` call, so a killed process costs at most the line it was writing, and a reader passes
-over a torn one. Times (`at`) are seconds since 1970. Numbers JSON has no word for are written as the texts
-"nan", "inf" and "-inf", which `float` reads back.
+A line is one `write` call, so a killed process costs at most the line it was writing. Readers get `Record`s;
+a line that is torn or is no record is skipped and counted. Times (`at`) are seconds since 1970. Numbers that
+JSON has no word for are written as the texts "nan", "inf" and "-inf", which `float` reads back.
 
 Folders: <sweep>/<family>/runs/<key>/attempt-001/journal.jsonl. Each attempt has its own; `merged` tells
 them as one story, in which what a later attempt did again replaces what was done before.
@@ -16,6 +16,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +25,53 @@ JOURNAL = "journal.jsonl"
 TAIL_BYTES = 16384
 _ATTEMPT = re.compile(r"attempt-(\d{3,})")
 
-Record = dict[str, Any]
+NUMBERS = (
+    *("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "peak_share"),
+    *("elapsed_s", "bound", "bound_se"),
+)
+LATEST = 1e11
+"""A time beyond the year 5000 is damage, too."""
+HAVE_A_STEP = frozenset({"train", "checkpoint", "resumed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of a journal."""
+
+    kind: str
+    at: float
+    step: int = 0
+    loss: float | None = None
+    """Of a training record, in nats per token."""
+    biased: bool = False
+    """Whether `loss` is of a curriculum's biased phase: no curve and no law may take it for the objective."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Those of `NUMBERS` that the line has."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """The line as it was written."""
+    attempt: int = 0
+
+    @classmethod
+    def parse(cls, line: bytes, attempt: int = 0) -> Record | None:
+        """None for a line that is no record: torn, not JSON, or without what its kind must have."""
+        try:
+            values = json.loads(line)
+            kind, at = str(values["kind"]), float(values["at"])
+            step = int(values["step"] if kind in HAVE_A_STEP else values.get("step", 0))
+            biased = "biased_loss" in values
+            loss = values.get("biased_loss" if biased else "loss")
+            loss = None if loss is None else float(loss)
+            numbers = {name: float(values[name]) for name in NUMBERS if values.get(name) is not None}
+            if not 0 <= at < LATEST or step < 0:
+                return None
+            return cls(kind, at, step, loss, biased, numbers, values, attempt)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError, RecursionError):
+            return None
+
+    @property
+    def has_objective(self) -> bool:
+        """Whether it is a point of the training curve that a law may use."""
+        return self.kind == "train" and self.loss is not None and not self.biased
 
 
 def run_folder(sweep_folder: Path, family: str, key: str) -> Path:
@@ -108,13 +155,16 @@ def _plain(value: Any) -> Any:
 class Follower:
     """Reads a journal as it grows: each `read` gives the whole lines since the last one."""
 
-    def __init__(self, path: Path, position: int = 0) -> None:
-        self.path, self.position = path, position
+    def __init__(self, path: Path, position: int = 0, *, attempt: int = 0) -> None:
+        """attempt: whose journal it is, for the records to say."""
+        self.path, self.position, self.attempt = path, position, attempt
+        self.skipped = 0
+        """Whole lines so far that were no records."""
 
     def read(self, limit: int | None = None) -> list[Record]:
         """Records after `position` (at most `limit`), which moves on to behind the last whole line read.
 
-        A last line without its end stays for the next time; a torn one inside is passed over.
+        A last line without its end stays for the next time.
         """
         records: list[Record] = []
         try:
@@ -127,18 +177,11 @@ class Follower:
                 if not line.endswith(b"\n") or (limit is not None and len(records) >= limit):
                     break
                 self.position += len(line)
-                record = _parse(line)
-                if record is not None:
+                if record := Record.parse(line, self.attempt):
                     records.append(record)
+                elif line.strip():
+                    self.skipped += 1
         return records
-
-
-def _parse(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and "kind" in record else None
 
 
 def read(path: Path) -> list[Record]:
@@ -153,7 +196,7 @@ def last(path: Path, *, kind: str | None = None) -> Record | None:
     except FileNotFoundError:
         return None
     records = Follower(path, max(0, size - TAIL_BYTES)).read()
-    return next((record for record in reversed(records) if kind in (None, record["kind"])), None)
+    return next((record for record in reversed(records) if kind in (None, record.kind)), None)
 
 
 def fences(run: Path) -> dict[int, int]:
@@ -166,7 +209,7 @@ def fences(run: Path) -> dict[int, int]:
     for attempt, folder in reversed(attempt_folders(run).items()):
         if lowest is not None:
             found[attempt] = lowest
-        steps = [int(record["step"]) for record in read(folder / JOURNAL) if record["kind"] == "resumed"]
+        steps = [record.step for record in read(folder / JOURNAL) if record.kind == "resumed"]
         lowest = min([*steps, *([] if lowest is None else [lowest])], default=None)
     return found
 
@@ -175,18 +218,17 @@ def merged(run: Path) -> list[Record]:
     """The journals of all attempts of the run in folder `run` as one, each step once and in order.
 
     What earlier attempts did beyond the step from which the last one went on is left out, for it was, or
-    will be, done again; of what several did before that step the latest counts. Each record tells its
-    `attempt`.
+    will be, done again; of what several did before that step the latest counts.
     """
     story = [
-        {**record, "attempt": attempt}
+        record
         for attempt, folder in attempt_folders(run).items()
-        for record in read(folder / JOURNAL)
+        for record in Follower(folder / JOURNAL, attempt=attempt).read()
     ]
-    resumed = [(r["attempt"], int(r["step"])) for r in story if r["kind"] == "resumed"]
-    last, start = resumed[-1] if resumed else (0, 0)
-    story = [r for r in story if r["attempt"] >= last or r.get("step", 0) <= start]
-    newest = {r["step"]: r for r in story if r["kind"] == "train"}
+    resumed = [record for record in story if record.kind == "resumed"]
+    last, start = (resumed[-1].attempt, resumed[-1].step) if resumed else (0, 0)
+    story = [record for record in story if record.attempt >= last or record.step <= start]
+    newest = {record.step: record for record in story if record.kind == "train"}
     in_order = iter([newest[step] for step in sorted(newest)])
-    kept = [r for r in story if r["kind"] != "train" or newest[r["step"]] is r]
-    return [next(in_order) if r["kind"] == "train" else r for r in kept]
+    kept = [record for record in story if record.kind != "train" or newest[record.step] is record]
+    return [next(in_order) if record.kind == "train" else record for record in kept]

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from sweeps import journal
-from sweeps.journal import JOURNAL, Follower, attempt_folders, run_folder
+from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger import Ledger
 from sweeps.ledger_types import SETTLED
 from sweeps.status import Row
@@ -36,8 +35,12 @@ def show_log(ledger: Ledger, row: Row, *, lines: int = LINES, follow: bool = Fal
     folders = attempt_folders(folder)
     for attempt in attempts:
         path = folders.get(attempt["attempt"])
-        for line in attempt_lines(attempt, journal.read(path / JOURNAL) if path else [], lines):
+        reader = Follower(path / JOURNAL) if path else None
+        for line in attempt_lines(attempt, reader.read() if reader else [], lines):
             out.print(line, soft_wrap=True)
+        if reader and reader.skipped:
+            damage = f"  {reader.skipped} damaged lines of its journal are left out"
+            out.print(Text(damage, style="yellow"))
     if not attempts:
         out.print("it has not been started yet")
     if follow:
@@ -51,19 +54,19 @@ def heading(row: Row) -> Text:
     return text.append(word, style=style)
 
 
-def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Mapping[str, Any]], lines: int) -> list[Text]:
+def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Record], lines: int) -> list[Text]:
     """One attempt: when and where, what it resumed, its last training records, how it ended."""
     ended = attempt["ended"]
     took = f" for {duration(ended - attempt['started'])}" if ended else ", still running"
     where = f" on {attempt['host']}" if attempt["host"] else ""
     title = f"attempt {attempt['attempt']}: {_when(attempt['started'])}{took}{where}"
     out = [Text(title, style="bold")]
-    training = [record for record in records if record["kind"] == "train"]
+    training = [record for record in records if record.kind == "train"]
     shown = {id(record) for record in training[len(training) - lines if lines else len(training) :]}
     if len(training) > lines:
         out.append(Text(f"  ... {len(training) - lines} training records before these", style="dim"))
     for record in records:
-        if record["kind"] == "train" and id(record) not in shown:
+        if record.kind == "train" and id(record) not in shown:
             continue
         if line := record_line(record):
             out.append(Text(f"  {line}"))
@@ -75,25 +78,26 @@ def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Mapping[str, Any
     return out
 
 
-def record_line(record: Mapping[str, Any]) -> str | None:
+def record_line(record: Record) -> str | None:
     """A record of the journal in words; None for one that says nothing to people."""
-    at, kind = _when(record["at"]), record["kind"]
-    if kind == "train":
-        loss = record.get("loss", record.get("biased_loss"))
-        speed = short(float(record["tokens_per_s"])) if record.get("tokens_per_s") else "–"
-        rate, norm = float(record.get("learning_rate", 0.0)), float(record.get("grad_norm", 0.0))
+    at, values, numbers = _when(record.at), record.values, record.numbers
+    if record.kind == "train":
+        loss = "–" if record.loss is None else f"{record.loss:.4f}{' (biased)' if record.biased else ''}"
+        speed = short(numbers["tokens_per_s"]) if numbers.get("tokens_per_s") else "–"
         return (
-            f"{at}  step {record['step']:>7}  loss {float(loss or 0.0):.4f}  rate {rate:.3g}  "
-            f"gradient {norm:.3g}  {speed} tokens/s"
+            f"{at}  step {record.step:>7}  loss {loss}  rate {numbers.get('learning_rate', 0.0):.3g}  "
+            f"gradient {numbers.get('grad_norm', 0.0):.3g}  {speed} tokens/s"
         )
-    told = {
-        "start": lambda r: f"started by process {r.get('pid')} on {r.get('host')}, {r.get('device')}",
-        "resumed": lambda r: f"goes on from step {r['step']}" if r["step"] else "begins at step 0",
-        "damaged": lambda r: f"passed over: {r['sentence']}",
-        "bound": lambda r: f"bound {float(r['bound']):.4f} ± {float(r['bound_se']):.4f} nats per token",
-        "end": lambda r: f"ended: {r.get('status')}",
-    }
-    return f"{at}  {told[kind](record)}" if kind in told else None
+    nan = float("nan")
+    bound, error = numbers.get("bound", nan), numbers.get("bound_se", nan)
+    text = {
+        "start": f"started by process {values.get('pid')} on {values.get('host')}, {values.get('device')}",
+        "resumed": f"goes on from step {record.step}" if record.step else "begins at step 0",
+        "damaged": f"passed over: {values.get('sentence')}",
+        "bound": f"bound {bound:.4f} ± {error:.4f} nats per token",
+        "end": f"ended: {values.get('status')}",
+    }.get(record.kind)
+    return f"{at}  {text}" if text else None
 
 
 def _follow(ledger: Ledger, row: Row) -> None:

@@ -17,7 +17,7 @@ from scaling.errors import UserError
 from scaling.families import FAMILIES, family_class, get_family
 from scaling.flops import sequence_flops, sequences_for
 from scaling.ladder import Size
-from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
+from scaling.spec import DataSpec, RunSpec
 from sweeps import memory, timing
 from sweeps.config import Resources, SweepConfig
 from sweeps.ledger_types import Entry, Needs, Run, State
@@ -222,18 +222,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
             f"one optimizer step of {batch_size} sequences, which costs {batch_size * per_sequence:.3g} FLOPs"
         )
     rate = override.learning_rate or config.learning_rate
-    chosen = config.optimizer
-    optimizer = OptimizerSpec(
-        learning_rate=float(f"{rate(size_params(size, data.num_token_ids)):.6g}"),
-        schedule=chosen.schedule,
-        warmup_steps=chosen.warmup(-(-sequences // batch_size)),
-        final_lr_fraction=chosen.final_lr_fraction,
-        decay_fraction=chosen.decay_fraction,
-        betas=chosen.betas,
-        eps=chosen.eps,
-        weight_decay=chosen.weight_decay,
-        clip_norm=chosen.clip_norm,
-    )
+    learning_rate = float(f"{rate(size_params(size, data.num_token_ids)):.6g}")
     try:
         return RunSpec(
             family=family,
@@ -250,8 +239,8 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
                 num_token_ids=data.num_token_ids,
                 context_length=length,
             ),
-            optimizer=optimizer,
-            evaluation=EvaluationSpec(**config.evaluation.model_dump()),
+            optimizer=config.optimizer.spec(learning_rate, -(-sequences // batch_size)),
+            evaluation=config.evaluation,
             precision=config.precision,
             seed=seed,
         )

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweeps.journal import JOURNAL, Follower
+from sweeps.journal import JOURNAL, Follower, Record
 from sweeps.ledger_types import CLAIMABLE, SETTLED, Claim, Entry, Glance, State
 from sweeps.tables import duration, flops_text, short
 
@@ -90,7 +90,7 @@ class Forecast:
 
     def __init__(self) -> None:
         self._followers: dict[Path, Follower] = {}
-        self._latest: dict[Path, dict[str, Any]] = {}
+        self._latest: dict[Path, Record] = {}
         self._done_predicted = self._done_actual = 0.0
         self._read_at = -float("inf")
 
@@ -101,17 +101,19 @@ class Forecast:
                 self._done_predicted += ended.entry.predicted_s
                 self._done_actual += ended.seconds
         folders = {flight.folder for flight in view.flights}
-        self._followers = {folder: self._followers.get(folder) or _follow(folder) for folder in folders}
+        self._followers = {
+            folder: self._followers.get(folder) or Follower(folder / JOURNAL) for folder in folders
+        }
         self._latest = {folder: record for folder, record in self._latest.items() if folder in folders}
         if view.now - self._read_at < READ_S:
             return
         self._read_at = view.now
         for folder, follower in self._followers.items():
             for record in follower.read():
-                if record["kind"] == "train":
+                if record.kind == "train":
                     self._latest[folder] = record
 
-    def latest(self, flight: Flight) -> dict[str, Any] | None:
+    def latest(self, flight: Flight) -> Record | None:
         """The newest training record of an attempt."""
         return self._latest.get(flight.folder)
 
@@ -119,9 +121,12 @@ class Forecast:
         """Seconds left at the present speed; None before the run has said enough."""
         record = self.latest(flight)
         total = _tokens(flight.entry)
-        if record is None or not record.get("tokens_per_s") or record["tokens"] < KNOWN_SHARE * total:
+        if record is None:
             return None
-        return max(0.0, total - record["tokens"]) / float(record["tokens_per_s"])
+        done, speed = record.numbers.get("tokens", 0.0), record.numbers.get("tokens_per_s", 0.0)
+        if not speed > 0 or not done >= KNOWN_SHARE * total:
+            return None
+        return max(0.0, total - done) / speed
 
     def pace(self, view: View) -> float:
         """Real seconds per predicted second, over runs that ended and those that are under way.
@@ -133,7 +138,7 @@ class Forecast:
             left = self._left_by_speed(flight)
             if left is not None:
                 predicted += flight.predicted_s
-                actual += float(self._latest[flight.folder]["elapsed_s"]) + left
+                actual += self._latest[flight.folder].numbers.get("elapsed_s", 0.0) + left
         return actual / predicted if predicted > 0 else 1.0
 
     def left_of(self, flight: Flight, view: View) -> float:
@@ -162,10 +167,6 @@ class Forecast:
         for seconds in sorted(waiting, reverse=True):
             heapq.heapreplace(ends, ends[0] + seconds)
         return max(ends, default=0.0)
-
-
-def _follow(folder: Path) -> Follower:
-    return Follower(folder / JOURNAL)
 
 
 def _tokens(entry: Entry) -> float:
@@ -244,16 +245,15 @@ class Progress:
 
     def _cells(self, flight: Flight, view: View) -> tuple[str, ...]:
         record = self.forecast.latest(flight)
-        left = duration(self.forecast.left_of(flight, view))
         again = f" (attempt {flight.claim.attempt})" if flight.claim.attempt > 1 else ""
-        if record is None:
-            return label(flight.entry) + again, "", f"0/{_steps(flight.entry)}", "", left
+        loss = "" if record is None or record.loss is None else f"{record.loss:.3f}"
+        speed = record.numbers.get("tokens_per_s", 0.0) if record else 0.0
         return (
             label(flight.entry) + again,
-            f"{float(record['loss']):.3f}",
-            f"{record['step']}/{_steps(flight.entry)}",
-            short(float(record["tokens_per_s"])),
-            left,
+            f"{loss} (biased)" if record and record.biased else loss,
+            f"{record.step if record else 0}/{_steps(flight.entry)}",
+            short(speed) if speed else "",
+            duration(self.forecast.left_of(flight, view)),
         )
 
     def _ended_line(self, ended: Ended, view: View) -> str:

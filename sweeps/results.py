@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.text import flops_text, without_secrets
 from scaling.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> 
     import analysis
 
     frame = analysis.load_runs(store, sweep=sweep, family=list(families) or None)
-    return RunTable(frame=_labelled(frame), source=store)
+    return RunTable(frame=_labelled(frame), source=without_secrets(store))
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +111,7 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     seeds = frame["seed"] if "seed" in frame.columns and frame["seed"].nunique() > 1 else None
     labels = [
-        f"{size} at {budget:.3g} FLOPs" + ("" if seeds is None else f" (seed {seeds.iloc[i]})")
+        f"{size} at {flops_text(budget)} FLOPs" + ("" if seeds is None else f" (seed {seeds.iloc[i]})")
         for i, (size, budget) in enumerate(zip(frame["size"], frame["budget"], strict=True))
     ]
     return frame.set_axis(labels, axis=0)
@@ -161,9 +162,9 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
         known = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
         for record in merged(run_folder(sweep_folder, family, key)):
-            if record["kind"] == "train" and "loss" in record:  # a biased phase has no loss to compare
-                numbers = {name: float(record[name]) for name in ("tokens", "flops", "loss")}
-                points.append({**known, "step": int(record["step"]), **numbers})
+            if record.has_objective:
+                numbers = {name: record.numbers.get(name) for name in ("tokens", "flops")}
+                points.append({**known, "step": record.step, **numbers, "loss": record.loss})
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
 
 

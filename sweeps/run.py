@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,8 @@ from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.schedule import Driver
 from sweeps.stopping import stop_on_signals
 from sweeps.verdict import Retries
+
+logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
@@ -151,10 +154,17 @@ def _with_storage(pool: Pool, storage: Storage | None, entries: Sequence[Entry])
 
 
 def _shown_to(recorder: RecorderProcess, watchers: Sequence[Watcher]) -> Callable[[View], None]:
+    failed: set[int] = set()
+
     def show(view: View) -> None:
         recorder.check()
-        for watcher in watchers:
-            watcher.show(view)
+        for number, watcher in enumerate(watchers):
+            try:
+                watcher.show(view)
+            except Exception:  # a picture of the sweep must never end it
+                if number not in failed:
+                    failed.add(number)
+                    logger.exception("the sweep goes on, but cannot be shown")
 
     return show
 
@@ -165,4 +175,5 @@ def _drive(driver: Driver, pool: Pool, watchers: Sequence[Watcher]) -> None:
         driver.run()
     finally:
         for watcher in watchers:
-            watcher.close()
+            with suppress(Exception):
+                watcher.close()

@@ -24,17 +24,9 @@ def size_params(size: Size, num_token_ids: int) -> int:
 
 
 def known_sizes(config: SweepConfig) -> dict[str, Size]:
-    """Every size the config can name, by name. UserError for an unknown ladder or a name given twice."""
+    """Every size the config can name, by name. UserError for an unknown ladder."""
     if config.sizes is not None:
-        sizes: dict[str, Size] = {}
-        for given in config.sizes:
-            if given.name in sizes:
-                raise UserError(f"{config.source}: sizes: {given.name!r} is there twice; names must differ")
-            try:
-                sizes[given.name] = Size(**given.model_dump())
-            except UserError as error:
-                raise UserError(f"{config.source}: {error}") from None
-        return sizes
+        return {size.name: size for size in config.sizes}
     if config.size_rule is not None:
         return {size.name: size for size in rule_sizes(config.size_rule)}
     if config.ladder not in LADDERS:

@@ -110,15 +110,14 @@ def _under_way(row: Row, tokens: int, sweep_folder: Path) -> dict[str, Any]:
     """What the journal of a running attempt said last. tokens: that the run is to train on."""
     folder = attempt_folder(run_folder(sweep_folder, row.family, row.key), row.attempt)
     record = journal.last(folder / JOURNAL, kind="train")
-    if record is None or not record.get("tokens"):
+    if record is None or not (done := record.numbers.get("tokens")):
         return {}
-    speed = float(record.get("tokens_per_s") or 0.0)
-    loss = record.get("loss", record.get("biased_loss"))
+    speed = record.numbers.get("tokens_per_s")
     return {
-        "loss": float(loss) if loss is not None else None,
-        "share": record["tokens"] / tokens,
-        "left_s": max(0.0, tokens - record["tokens"]) / speed if speed else None,
-        "seconds": record.get("elapsed_s"),
+        "loss": record.loss,
+        "share": done / tokens,
+        "left_s": max(0.0, tokens - done) / speed if speed else None,
+        "seconds": record.numbers.get("elapsed_s"),
     }
 
 

@@ -72,7 +72,14 @@ def matmul_flops_per_s(shapes: frozenset[Shape], threads: int, seconds: float = 
     """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     env = {**os.environ, **dict.fromkeys(names, str(threads))}
-    command = [sys.executable, "-c", _MATMUL, str(seconds), *(f"{rows}x{width}" for rows, width in shapes)]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        _MATMUL,
+        str(seconds),
+        *(f"{rows}x{width}" for rows, width in shapes),
+    ]
     out = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
     speeds = {}
     for line in out.stdout.splitlines():

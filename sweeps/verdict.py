@@ -72,6 +72,8 @@ def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries
         return Verdict(state=State.FAILED, sentence=said)
     if outcome.trouble == Trouble.DISK:  # no fault of the run: the driver waits for room
         return Verdict(state=State.WAITING, sentence=said, retry_at=at.now, counts=False)
+    if outcome.trouble in (Trouble.DATA, Trouble.NODE_MEMORY):  # no fault of the run either
+        return Verdict(state=State.WAITING, sentence=said, retry_at=at.now + retries.wait_s, counts=False)
     if outcome.trouble == Trouble.MEMORY and at.micro_batch > 1:
         fewer = halved(at.micro_batch)
         sentence = f"{said} (goes on with {fewer} sequences at once instead of {at.micro_batch})"

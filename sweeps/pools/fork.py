@@ -41,7 +41,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "sweeps.pools.fork"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", "sweeps.pools.fork"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def run(self, job: Job) -> Outcome:

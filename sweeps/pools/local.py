@@ -188,7 +188,7 @@ class LocalPool:
             log = (self._logs / "workers.log").open("ab")
         try:
             popen = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-P", "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

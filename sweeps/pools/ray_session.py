@@ -39,6 +39,7 @@ def start_here(cpus: int | None, gpus: int | None) -> None:
         num_cpus=cpus,
         num_gpus=gpus,
         object_store_memory=OBJECT_STORE_BYTES,
+        job_config=_import_paths(Path(__file__).parents[2]),
         include_dashboard=False,
         _temp_dir=short_folder(),
     )
@@ -59,7 +60,7 @@ def join(address: str) -> None:
     with _staged_code() as code:
         environment = _runtime_environment(asked, code)
         try:
-            _init(address=address, runtime_env=environment)
+            _init(address=address, runtime_env=environment, job_config=_import_paths())
         except (RuntimeError, ConnectionError) as error:
             raise UserError(_why_not_joined(address, str(error))) from error
 
@@ -70,6 +71,21 @@ def _forget_token() -> None:
 
     internals: Any = _raylet
     internals.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _import_paths(*folders: Path) -> Any:
+    """Folders that workers import from first, and no others.
+
+    Ray would add the folder in which the driver was started, and a file scaling.py there would take the place
+    of our package. It leaves that folder out for a job that it believes to bring a working folder.
+    """
+    from ray.job_config import JobConfig
+
+    class OwnFolders(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return OwnFolders(_py_driver_sys_path=[str(folder) for folder in folders])
 
 
 def _init(**options: Any) -> None:

@@ -172,10 +172,10 @@ class Scene:
             if not folders:
                 continue
             folder = list(folders.values())[-1]
-            starts = [r for r in read(folder / JOURNAL) if r["kind"] == "start"]
+            starts = [r for r in read(folder / JOURNAL) if r.kind == "start"]
             if starts and not (folder / "result.json").exists():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    found.append((folder, psutil.Process(int(starts[-1]["pid"]))))
+                    found.append((folder, psutil.Process(int(starts[-1].values["pid"]))))
         return found
 
     def recorders(self) -> list[psutil.Process]:

@@ -46,7 +46,7 @@ def assert_as_undisturbed(scene: Scene, undisturbed: dict[str, tuple], database:
     with Ledger(scene.sweep_folder / "ledger") as ledger:
         for run in ledger.runs():
             story = merged(run_folder(scene.sweep_folder, run.family, run.key))
-            curve = [(r["step"], r["loss"]) for r in story if r["kind"] == "train"]
+            curve = [(r.step, r.loss) for r in story if r.kind == "train"]
             assert recorded[run.key] == curve
             assert len({step for step, _ in curve}) == len(curve)
 

@@ -173,8 +173,8 @@ REFUSED = [
     ("optimizer.betas", (0.9, 1.0), "betas is"),
     ("optimizer.weight_decay", -1, "weight_decay is -1"),
     ("optimizer.clip_norm", 0, "clip_norm is 0"),
-    ("evaluation.sequences", 1, "evaluation.sequences is 1"),
-    ("evaluation.noise_levels", 0, "evaluation.noise_levels is 0"),
+    ("evaluation.sequences", 1, "sequences is 1"),
+    ("evaluation.noise_levels", 0, "noise_levels is 0"),
 ]
 
 

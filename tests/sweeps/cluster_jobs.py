@@ -26,13 +26,13 @@ def raylet_of(job: Job) -> dict[str, object]:
     """What the node that runs the job was given, and where its worker found the code."""
     while not (records := read(Path(job.folder) / "journal.jsonl")):
         time.sleep(0.05)
-    worker = psutil.Process(records[0]["pid"])
+    worker = psutil.Process(records[0].values["pid"])
     raylet = next(parent for parent in worker.parents() if parent.name() == "raylet")
     return {
         "quota": any(QUOTA in word for word in raylet.cmdline()),
         "cwd": worker.cwd(),
         "environment": worker.environ().get("MINE", ""),
-        "code_version": records[0]["code_version"],
+        "code_version": records[0].values["code_version"],
         "node": raylet.pid,
     }
 

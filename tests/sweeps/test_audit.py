@@ -124,6 +124,14 @@ def test_a_curve_that_stops_short_is_found(copy):
     assert f"run a: its curve ends at step {STEPS - 3} of {STEPS}" in problems(copy)
 
 
+def test_damaged_lines_of_a_journal_are_counted_and_do_not_end_the_audit(copy):
+    journal = attempt_folder(run_folder(copy / "s", "uniform", "a"), 1) / JOURNAL
+    with journal.open("a") as file:
+        file.write("[" * 100_000 + '\n{"kind": "train", "loss": 1.0}\n')
+    assert problems(copy) == ""
+    assert "2 damaged lines left out" in audit(copy / "s", "s", None)[2].examined
+
+
 def test_a_run_is_found_in_the_store_by_its_key(swept):
     uri = f"sqlite:///{swept / 'mlflow.db'}"
     found = recorded_run(uri, "s", "c")

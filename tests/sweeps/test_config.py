@@ -71,6 +71,20 @@ def test_quotas_are_amounts_by_name():
     assert "custom" in refused(GOOD + "resources: {custom: {ada: 0}}\n")
 
 
+def test_merge_keys_take_what_is_not_said_beside_them():
+    config = parse(
+        GOOD.replace("learning_rate:", "learning_rate: &rate")
+        + "overrides:\n  ar: {learning_rate: {<<: *rate, base: 4e-3}}\n"
+        + "  masked: {learning_rate: {<<: [{base: 1e-3}, *rate]}}\n"
+    )
+    assert config.override("ar").learning_rate == config.learning_rate.model_copy(update={"base": 4e-3})
+    assert config.override("masked").learning_rate == config.learning_rate.model_copy(update={"base": 1e-3})
+
+
+def test_the_largest_seed_that_a_run_table_holds():
+    assert parse(GOOD + f"seeds: [0, {2**63 - 1}]\n").seeds == (0, 2**63 - 1)
+
+
 def test_config_cannot_be_changed():
     config = parse(GOOD)
     with pytest.raises(Exception, match="frozen"):
@@ -119,7 +133,7 @@ def test_config_cannot_be_changed():
         (
             "context_length: 32",
             "optimizer: {betas: [0.9, 1.5]}\ncontext_length: 32",
-            "optimizer.betas: betas [0.9, 1.5]",
+            "optimizer: betas is (0.9, 1.5), it must be two numbers in [0, 1)",
         ),
         (
             "context_length: 32",
@@ -134,6 +148,60 @@ def test_config_cannot_be_changed():
         ("context_length: 32", "context_length: 32\nname: again", "key 'name' is given twice"),
         ("sizes: [8x1, 16x1]", "sizes: [8x1, 16x1", "not valid YAML at line"),
         (GOOD, "", "it holds nothing"),
+        ("name: try", "name: data", "name: 'data' is taken in the folder of results"),
+        ("name: try", "name: mlflow.db", "name: 'mlflow.db' is taken in the folder of results"),
+        ("name: try", f"name: {'x' * 300}", "string should have at most 100 characters"),
+        (
+            "name: try",
+            "name: try\nseeds: 2024-02-30",
+            "seeds is '2024-02-30': input should be a valid integer",
+        ),
+        (
+            "name: try",
+            "name: try\nseeds: !!timestamp 2024-02-30",
+            "a value cannot be read (day is out of range",
+        ),
+        ("name: try", "name: try\nprecision: !!bool x", "a value cannot be read"),
+        ("name: try", f"name: try\nseeds: {'9' * 5000}", "a value cannot be read (Exceeds the limit"),
+        ("name: try", f"name: try\nseeds: 0x{'f' * 5000}", "a value cannot be read (Exceeds the limit"),
+        ("[1e9, 3e9]", f"[{'1' * 400}]", "grid.budgets[0] is 1111"),
+        ("name: try", f"name: try\ndata: {'[' * 3000}{']' * 3000}", "nested too deeply"),
+        ("name: try", "name: try\ndata: " + "{a: " * 2500 + "1" + "}" * 2500, "nested too deeply"),
+        ("name: try", "name: try\n~: 3", "a key is None: keys should be strings"),
+        ("name: try", "name: try\nbatch: 3\nbatch: 4", "key 'batch' is given twice"),
+        ("name: try", "name: try\ndata: {<<: {corpus: a}, <<: {corpus: b}}", "key '<<' is given twice"),
+        ("name: try", "name: try\nseeds: 17982163893102248868", "less than 9223372036854775808"),
+        (
+            "name: try",
+            "name: try\nseeds: [1, -1]",
+            "seeds[1] is -1: input should be greater than or equal to 0",
+        ),
+        (
+            "name: try",
+            "name: try\nresources: {custom: {CPU: 5}}",
+            "'CPU' is no custom resource; write cpus beside",
+        ),
+        ("name: try", "name: try\nresources: {custom: {memory: 5}}", "'memory' is no custom resource"),
+        (
+            "name: try",
+            "name: try\nevaluation: 3",
+            "evaluation is 3: it must be a mapping with keys such as sequences",
+        ),
+        (
+            "name: try",
+            "name: try\noptimizer: {lr: 1}",
+            "unknown key 'lr' under 'optimizer' (known: schedule,",
+        ),
+        (
+            "name: try",
+            "name: try\nsizes: [{name: a, hiden: 8, num_layers: 1, num_heads: 1}]",
+            "unknown key 'hiden' under 'sizes[0]'; did you mean 'hidden'?",
+        ),
+        (
+            "name: try",
+            "name: try\nsizes: [{name: a, num_layers: 1, num_heads: 1}]",
+            "key 'hidden' is missing under 'sizes[0]'",
+        ),
         (GOOD, "[1, 2]", "it holds a list"),
     ],
 )
@@ -174,6 +242,5 @@ def test_rules():
     assert config.batch(1e9, 32) == 8
     assert config.batch(4e9, 32) == 16
     assert config.batch(1.0, 32) == 1
-    assert config.optimizer.warmup(100_000) == 1000
-    assert config.optimizer.warmup(2000) == 100
-    assert config.optimizer.warmup(10) == 5
+    warmup = {steps: config.optimizer.spec(1e-3, steps).warmup_steps for steps in (100_000, 2000, 10)}
+    assert warmup == {100_000: 1000, 2000: 100, 10: 5}

@@ -41,10 +41,12 @@ def test_records_come_back_with_their_time(tmp_path):
             {"kind": "train", "step": np.int64(3), "loss": np.float32(0.5), "ok": True, "none": None}
         )
         lines.append({"kind": "end", "list": [1, 2.5], "nested": {"a": "b"}})
-    assert journal.read(tmp_path / "j") == [
+    assert [record.values for record in journal.read(tmp_path / "j")] == [
         {"at": 10.0, "kind": "train", "step": 3, "loss": 0.5, "ok": True, "none": None},
         {"at": 11.5, "kind": "end", "list": [1, 2.5], "nested": {"a": "b"}},
     ]
+    first = journal.read(tmp_path / "j")[0]
+    assert (first.kind, first.at, first.step, first.loss, first.biased) == ("train", 10.0, 3, 0.5, False)
 
 
 def test_numbers_that_json_has_no_word_for_survive(tmp_path):
@@ -52,7 +54,7 @@ def test_numbers_that_json_has_no_word_for_survive(tmp_path):
     write(tmp_path / "j", {"kind": "x", "values": values})
     text = (tmp_path / "j").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    back = [float(value) for value in journal.read(tmp_path / "j")[0]["values"]]
+    back = [float(value) for value in journal.read(tmp_path / "j")[0].values["values"]]
     assert math.isnan(back[0])
     assert back[1:] == values[1:]
 
@@ -66,10 +68,10 @@ def test_a_kill_at_any_byte_costs_the_last_line_at_most(tmp_path_factory, data, 
     cut = data.draw(st.integers(0, len(content)))
     path.write_bytes(content[:cut])
     whole = content[:cut].count(b"\n")
-    assert [r["step"] for r in journal.read(path)] == list(range(whole))
+    assert [r.step for r in journal.read(path)] == list(range(whole))
     write(path, train(99))  # the next writer starts on a line of its own
-    assert [r["step"] for r in journal.read(path)][-1] == 99
-    kept = {r["step"] for r in journal.read(path)} - {99}
+    assert [r.step for r in journal.read(path)][-1] == 99
+    kept = {r.step for r in journal.read(path)} - {99}
     assert kept >= set(range(whole))
 
 
@@ -78,20 +80,55 @@ def test_a_follower_reads_each_line_once_and_waits_for_the_end_of_a_line(tmp_pat
     follower = Follower(path)
     assert follower.read() == []
     write(path, train(1), train(2), train(3))
-    assert [r["step"] for r in follower.read(2)] == [1, 2]
+    assert [r.step for r in follower.read(2)] == [1, 2]
     with path.open("ab") as file:
         file.write(b'{"kind": "train", "st')
-    assert [r["step"] for r in follower.read()] == [3]
+    assert [r.step for r in follower.read()] == [3]
     assert follower.read() == []
     with path.open("ab") as file:
-        file.write(b'ep": 4}\n')
-    assert [r["step"] for r in follower.read()] == [4]
-    assert [r["step"] for r in Follower(path, follower.position).read()] == []
+        file.write(b'ep": 4, "at": 1.0}\n')
+    assert [r.step for r in follower.read()] == [4]
+    assert [r.step for r in Follower(path, follower.position).read()] == []
 
 
-def test_lines_that_are_not_records_are_passed_over(tmp_path):
-    (tmp_path / "j").write_bytes(b'\n{"kind": "a"}\n[1]\n{"no": 1}\n\xff\xfe\n{"kind": "b"}\n')
-    assert [r["kind"] for r in journal.read(tmp_path / "j")] == ["a", "b"]
+DAMAGE = (
+    b"[1]",
+    b'{"no": 1}',
+    b"\xff\xfe",
+    b"\0\0\0",
+    b'{"kind": "train", "at": 1.0, "st',
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"kind": "train", "at": 1.0, "loss": 2.0}',
+    b'{"kind": "train", "step": 5, "loss": 2.0}',
+    b'{"kind": "train", "step": "many", "at": 1.0}',
+    b'{"kind": "train", "step": "inf", "at": 1.0}',
+    b'{"kind": "train", "step": 5, "at": "nan"}',
+    b'{"kind": "train", "step": 5, "at": 1e300}',
+    b'{"kind": "train", "step": 5, "at": 1.0, "loss": [2.0]}',
+    b'{"kind": "resumed", "at": 1.0}',
+    b'"text"',
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=[line[:40].decode(errors="replace") for line in DAMAGE])
+def test_a_line_that_is_no_record_is_skipped_and_counted(tmp_path, damage):
+    path = attempt_folder(tmp_path, 1) / JOURNAL
+    write(path, train(1), {"kind": "end"})
+    first, last = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, damage, b"", last, b""]))
+    reader = Follower(path)
+    assert [record.kind for record in reader.read()] == ["train", "end"]
+    assert reader.skipped == 1
+    assert [record.kind for record in merged(tmp_path)] == ["train", "end"]
+    assert fences(tmp_path) == {}
+
+
+def test_a_biased_loss_is_told_from_the_objective(tmp_path):
+    write(tmp_path / "j", {"kind": "train", "step": 1, "biased_loss": 2.5, "tokens": 8, "elapsed_s": "inf"})
+    [record] = journal.read(tmp_path / "j")
+    assert (record.loss, record.biased) == (2.5, True)
+    assert record.numbers == {"tokens": 8.0, "elapsed_s": math.inf}
 
 
 def test_the_last_record_is_found_without_reading_all(tmp_path):
@@ -99,7 +136,7 @@ def test_the_last_record_is_found_without_reading_all(tmp_path):
     assert journal.last(path) is None
     write(path, *(train(i) for i in range(2000)))
     assert path.stat().st_size > 3 * journal.TAIL_BYTES
-    assert journal.last(path)["step"] == 1999
+    assert journal.last(path).step == 1999
 
 
 def test_a_full_disk_is_an_error_and_the_next_line_is_whole(tmp_path, monkeypatch):
@@ -114,7 +151,7 @@ def test_a_full_disk_is_an_error_and_the_next_line_is_whole(tmp_path, monkeypatc
     lines.sync()
     lines.close()
     lines.close()
-    assert [r["step"] for r in journal.read(tmp_path / "j")] == [1, 3]
+    assert [r.step for r in journal.read(tmp_path / "j")] == [1, 3]
 
 
 def test_folders_of_a_run(tmp_path):
@@ -143,9 +180,9 @@ def test_what_a_later_attempt_did_again_replaces_what_was_done_before(tmp_path):
         train(30, 3.5),
     )
     write(attempt_folder(tmp_path, 3) / JOURNAL, {"kind": "start"})  # died before it said anything
-    story = [(r["attempt"], r["step"], r["loss"]) for r in merged(tmp_path) if r["kind"] == "train"]
+    story = [(r.attempt, r.step, r.loss) for r in merged(tmp_path) if r.kind == "train"]
     assert story == [(1, 10, 5.0), (2, 20, 4.5), (2, 30, 3.5)]
-    assert {r["attempt"] for r in merged(tmp_path) if r["kind"] == "start"} == {1, 2, 3}
+    assert {r.attempt for r in merged(tmp_path) if r.kind == "start"} == {1, 2, 3}
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,9 +206,9 @@ def test_however_often_interrupted_the_story_has_each_step_once_and_in_order(
             *(train(step, loss=step / 7) for step in steps),
         )
         reached = max(reached, stop)
-    steps = [r["step"] for r in merged(run) if r["kind"] == "train"]
+    steps = [r.step for r in merged(run) if r.kind == "train"]
     assert steps == list(range(1, total + 1))
-    assert all(r["loss"] == r["step"] / 7 for r in merged(run) if r["kind"] == "train")
+    assert all(r.loss == r.step / 7 for r in merged(run) if r.kind == "train")
 
 
 def test_what_an_attempt_wrote_after_it_was_replaced_is_fenced_off(tmp_path):

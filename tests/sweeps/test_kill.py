@@ -60,7 +60,7 @@ def curves(out: Path) -> dict[str, list]:
     with Ledger(out / "toy" / "ledger") as ledger:
         folders = {run.key: run_folder(out / "toy", run.family, run.key) for run in ledger.runs()}
     return {
-        key: [(r["step"], r["loss"]) for r in merged(folder) if r["kind"] == "train"]
+        key: [(r.step, r.loss) for r in merged(folder) if r.kind == "train"]
         for key, folder in folders.items()
     }
 
@@ -94,11 +94,11 @@ def training_workers(out: Path, *, step: int) -> list[psutil.Process]:
     attempts = [attempt for folder in folders for attempt in attempt_folders(folder).values()]
     for attempt in attempts:
         steps = [int(path.stem.rpartition("-")[2]) for path in attempt.glob("checkpoint-*.pt")]
-        records = [r for r in merged(attempt.parent) if r["kind"] == "start"]
+        records = [r for r in merged(attempt.parent) if r.kind == "start"]
         if not steps or max(steps) < step or not records or (attempt / "result.json").exists():
             continue
-        if psutil.pid_exists(records[-1]["pid"]):
-            found.append(psutil.Process(records[-1]["pid"]))
+        if psutil.pid_exists(records[-1].values["pid"]):
+            found.append(psutil.Process(records[-1].values["pid"]))
     return found
 
 
@@ -143,10 +143,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path, data_folder
     assert sweep(data_folder, tmp_path).wait(PATIENCE_S) == 0
     assert_equal_to(undisturbed, tmp_path)
     resumed = [
-        r["step"]
-        for f in (tmp_path / "toy").glob("uniform/runs/*")
-        for r in merged(f)
-        if r["kind"] == "resumed"
+        r.step for f in (tmp_path / "toy").glob("uniform/runs/*") for r in merged(f) if r.kind == "resumed"
     ]
     assert max(resumed) > 0
 

@@ -341,7 +341,7 @@ def test_sizes_written_out():
         "sizes: [{name: mine, hidden: 16, num_layers: 1, num_heads: 2, cond_dim: 8, time_features: 16}]\n"
     )
     assert {run.spec.size.name for run in plan_of(text).runs} == {"mine"}
-    with pytest.raises(UserError, match=r"^try.yaml: size 'mine': hidden 16 .* 3 heads"):
+    with pytest.raises(UserError, match=r"^try.yaml: sizes\[0\]: size 'mine': hidden 16 .* 3 heads"):
         plan_of(text.replace("num_heads: 2", "num_heads: 3"))
 
 

@@ -37,7 +37,7 @@ def view(flights=(), waiting=(), done=(), ended=(), elsewhere=(), *, slots=2, no
     return View(entries=entries, states=states, flights=flights, ended=ended, slots=slots, now=now, note=note)
 
 
-def log(flight: Flight, *, share: float, elapsed_s: float, loss: float = 2.5) -> None:
+def log(flight: Flight, *, share: float, elapsed_s: float, loss: float = 2.5, name: str = "loss") -> None:
     """A training record: the entry's 800 tokens are done to `share`, after `elapsed_s`."""
     tokens = 800 * share
     with Journal(flight.folder / JOURNAL, now=lambda: NOW) as lines:
@@ -45,7 +45,7 @@ def log(flight: Flight, *, share: float, elapsed_s: float, loss: float = 2.5) ->
             {
                 "kind": "train",
                 "step": int(10 * share),
-                "loss": loss,
+                name: loss,
                 "tokens": tokens,
                 "tokens_per_s": tokens / elapsed_s,
                 "elapsed_s": elapsed_s,
@@ -137,6 +137,17 @@ def test_a_terminal_shows_a_line_per_run_and_troubles_above(tmp_path):
     for part in ("2.500", "5/10", "40", "10 s", "(attempt 2)", "killed by SIGKILL", "2 running", "a note"):
         assert part in text
     assert "fine" not in text
+
+
+def test_a_run_in_a_biased_phase_is_shown_with_its_loss(tmp_path):
+    out = io.StringIO()
+    progress = Progress(Console(file=out, force_terminal=True, width=120, color_system=None), "desk")
+    running = flight("a", tmp_path)
+    log(running, share=0.5, elapsed_s=10.0, name="biased_loss")
+    progress.show(view([running]))
+    progress.close()
+    assert "2.500 (biased)" in out.getvalue()
+    assert "5/10" in out.getvalue()
 
 
 def test_more_runs_than_lines(tmp_path):

@@ -68,9 +68,12 @@ def test_a_real_run_from_start_to_end(tmp_path, data):
     assert outcome.host
     assert outcome.worker_s > outcome.result["train_s"]
     records = journal.read(Path(job.folder) / "journal.jsonl")
-    assert records[0].items() >= {"kind": "start", "key": job.key, "attempt": 1, "host": outcome.host}.items()
-    assert {"device", "code_version", "at"} <= set(records[0])
-    assert [r["kind"] for r in records][-2:] == ["bound", "end"]
+    assert (
+        records[0].values.items()
+        >= {"kind": "start", "key": job.key, "attempt": 1, "host": outcome.host}.items()
+    )
+    assert {"device", "code_version", "at"} <= set(records[0].values)
+    assert [r.kind for r in records][-2:] == ["bound", "end"]
     assert read_outcome(Path(job.folder)) == outcome
     assert json.loads((tmp_path / "spec.json").read_text()) == json.loads(json.dumps(job.spec))
 
@@ -162,7 +165,7 @@ def test_a_stop_file_stops_a_real_run_with_a_checkpoint_from_which_the_next_goes
     again = run_job(tiny_job(data, tmp_path / "run", attempt=2, steps=120, stop_files=(str(stop_file),)))
     assert again.status == "finished"
     records = journal.read(tmp_path / "run" / "attempt-002" / "journal.jsonl")
-    assert next(r["step"] for r in records if r["kind"] == "resumed") == outcome.result["steps_done"] > 0
+    assert next(r.step for r in records if r.kind == "resumed") == outcome.result["steps_done"] > 0
     whole = run_job(tiny_job(data, tmp_path / "whole", steps=120))
     assert again.result["bound"] == whole.result["bound"]  # to the last bit
 

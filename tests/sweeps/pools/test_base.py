@@ -42,8 +42,8 @@ def worker_pid(job: Job, within_s: float = 120) -> int:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         records = read(Path(job.folder) / "journal.jsonl")
-        if any(r["kind"] == "train" for r in records):
-            return records[0]["pid"]
+        if any(r.kind == "train" for r in records):
+            return records[0].values["pid"]
         time.sleep(0.02)
     pytest.fail("the job does not begin to train")
 
@@ -186,7 +186,7 @@ def test_ray_replaces_a_process_after_a_failure(ray_pool, tmp_path, data):
     outcome = outcome_of(ray_pool, ray_pool.submit(bad, Needs()))
     assert outcome.trouble == Trouble.ERROR
     assert "Traceback" in outcome.traceback
-    pid = read(Path(bad.folder) / "journal.jsonl")[0]["pid"]
+    pid = read(Path(bad.folder) / "journal.jsonl")[0].values["pid"]
     end = time.monotonic() + 30
     while psutil.pid_exists(pid) and time.monotonic() < end:
         time.sleep(0.1)

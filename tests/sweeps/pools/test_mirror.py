@@ -81,7 +81,7 @@ def test_a_run_without_a_shared_disk_is_the_run_with_one(tmp_path, data, there):
     assert "spec.json" in there.sizes(RUN)
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "journal.jsonl").write_text(far.journal)
-    assert [r["kind"] for r in journal.read(tmp_path / "copy" / "journal.jsonl")][-1] == "end"
+    assert [r.kind for r in journal.read(tmp_path / "copy" / "journal.jsonl")][-1] == "end"
     assert attempts_left(tmp_path) == []
     assert not Path("/nowhere").exists()
 
@@ -195,7 +195,7 @@ def test_the_next_attempt_goes_on_from_the_newest_whole_checkpoint(tmp_path, dat
     again = run_job(far_job(data, there, attempt=2, steps=120))
     records = _records(tmp_path, again)
     expected = left[1] if damage == "none" else left[0]
-    assert next(r["step"] for r in records if r["kind"] == "resumed") == int(expected.stem[-10:])
+    assert next(r.step for r in records if r.kind == "resumed") == int(expected.stem[-10:])
     assert any("damaged" in str(r) for r in records) == (damage in ("cut", "flipped", "empty"))
     assert again.result["bound"] == whole.result["bound"]
 

@@ -254,7 +254,7 @@ def table(out: Path) -> dict[str, tuple]:
     found = {}
     for run in runs:
         story = merged(run_folder(out / "toy", run.family, run.key))
-        curve = [(r["step"], r["loss"]) for r in story if r["kind"] == "train"]
+        curve = [(r.step, r.loss) for r in story if r.kind == "train"]
         found[run.key] = (str(run.state), run.result.get("bound"), run.result.get("steps_done"), curve)
     return found
 
@@ -283,7 +283,7 @@ def worker_with_checkpoint(out: Path, server: S3Server) -> psutil.Process | None
             continue
         path = out / "start"
         path.write_bytes(server.objects[f"{run}/{JOURNAL}"])
-        pid = journal.read(path)[0]["pid"]
+        pid = journal.read(path)[0].values["pid"]
         if psutil.pid_exists(pid):
             return psutil.Process(pid)
     return None
@@ -315,9 +315,9 @@ def test_killed_workers_and_drivers_resume_from_the_storage(tmp_path, data):
     assert found == expected  # to the last bit
     assert {key: [step for step, _ in row[3]] for key, row in found.items()} == recorded(out)
     resumed = [
-        record["step"]
+        record.step
         for run in (out / "toy" / "uniform" / "runs").iterdir()
         for record in merged(run)
-        if record["kind"] == "resumed"
+        if record.kind == "resumed"
     ]
     assert max(resumed) >= STEPS // 5
