@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import figures, provenance
 from analysis.diagnostics import MOST_DIAGNOSED, diagnose
-from analysis.drawing.axes import count_text, flops_text, is_missing, number_text
 from analysis.drawing.saving import document, placed, write_whole
 from analysis.drawing.theme import family_order
 from analysis.errors import UserError
+from analysis.text import count_text, flops_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,12 +75,14 @@ def write_report(
         for anchor, heading, body in sections
     ]
     origin = f"{len(runs)} runs" + (f" from {_text(source)}" if source else "") + f". Written {_now()}."
-    body = (
-        f'<header><h1>{_text(title)}</h1><p class="muted">{origin}</p><nav aria-label="sections">{links}</nav></header>'
-        "<noscript><p>The tables below are complete; the figures need JavaScript.</p></noscript>"
-        f"<main>{''.join(parts)}</main><footer><p>scaling {metadata.version('scaling')}; losses are nats per token on "
-        "held-out text.</p></footer>"
-    )
+    body = f"""<header>
+<h1>{_text(title)}</h1>
+<p class="muted">{origin}</p>
+<nav aria-label="sections">{links}</nav>
+</header>
+<noscript><p>The tables below are complete; the figures need JavaScript.</p></noscript>
+<main>{"".join(parts)}</main>
+<footer><p>scaling {metadata.version("scaling")}; losses are nats per token on held-out text.</p></footer>"""
     return write_whole(path, document(_text(title), body, drawn).encode())
 
 
@@ -226,8 +228,8 @@ def _provenance(runs: pd.DataFrame, laws: Laws, source: str) -> Section:
     for family in family_order(laws):
         for method, law in laws[family].items():
             options = ", ".join(f"{name}={value}" for name, value in law.options.items())
-            low, high = law.flops_range
-            rows.append([family, method, len(law.runs), len(law.excluded), f"{flops_text(low)} to {flops_text(high)}",
+            low, high = map(flops_text, law.flops_range)
+            rows.append([family, method, len(law.runs), len(law.excluded), f"{low} to {high}",
                          str(law.status), str(law.cost), law.sha256[:16], options])  # fmt: skip
     head = ["family", "law", "runs", "left out", "budgets (FLOPs)", "status", "cost of a run",
             "SHA-256 of the data", "options"]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.drawing import axes, parts, theme
 from analysis.errors import UserError
+from analysis.text import count_text, flops_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 MAX_CURVE_POINTS = 60
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": (axes.COMPUTE, axes.compute_text),
-    "tokens": (axes.TOKENS, axes.count_text),
+    "tokens": (axes.TOKENS, count_text),
 }
 ROW_PX = 270
 
@@ -73,21 +74,21 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     of_key = dict(tuple(table.groupby("key", sort=False)))
     for run, budget in zip(runs.to_dict(orient="records"), budgets, strict=True):
         style = theme.family_style(run["family"]) if several else theme.Style(
-            colour=theme.NEUTRAL if axes.is_missing(budget) else colours[budget], symbol=symbol
+            colour=theme.NEUTRAL if is_missing(budget) else colours[budget], symbol=symbol
         )  # fmt: skip
         tags: dict[str, Any] = {
             "family": run.get("family"),
-            "budget": None if axes.is_missing(budget) else budget,
+            "budget": None if is_missing(budget) else budget,
             "group": parts.safe(run["family"]) if several
-            else "unknown" if axes.is_missing(budget) else axes.flops_text(budget),
+            else "unknown" if is_missing(budget) else flops_text(budget),
         }  # fmt: skip
         if run["key"] in of_key:
             curve = of_key[run["key"]]
             look = {"color": style.colour, "width": 1.3}
             texts = [
-                f"<b>{parts.safe(run['label'])}</b><br>{name} {row['loss']:.4f} (mean of {row['points']} up to "
-                f"step {row['step']:,.0f})<br>{axes.count_text(row['tokens'])} tokens, "
-                f"{axes.flops_text(row['flops'])} FLOPs"
+                f"<b>{parts.safe(run['label'])}</b><br>{name} {row['loss']:.4f} (mean of {row['points']} "
+                f"up to step {row['step']:,.0f})<br>{count_text(row['tokens'])} tokens, "
+                f"{flops_text(row['flops'])} FLOPs"
                 for row in curve.to_dict(orient="records")
             ]
             line = parts.scatter("line", curve[x], curve["loss"], text=texts, mode="lines", line=look, **tags)
@@ -110,14 +111,13 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
         figure.update_xaxes(**axes.log_axis(title if row == 2 else "", values, text), row=row, col=1)
     figure.update_xaxes(matches="x", row=2, col=1)
     y_title = f"Training {name}<br>(nats per token, not the bound)"
-    y_axis = axes.log_axis(y_title, table["loss"], axes.number_text, room=6)
+    y_axis = axes.log_axis(y_title, table["loss"], number_text, room=6)
     figure.update_yaxes(**y_axis, row=1, col=1)
     figure.update_yaxes(title_text=axes.LOSS, tickformat=axes.LOSS_DIGITS, row=2, col=1)
     caption = (
         f"Above: the training {name}, means over short stretches of each run; not comparable with the bound. "
         "Below: held-out bound of finished runs."
     )
-    return parts.finish(
-        figure, "loss_curves", parts.titled("Losses along runs", "" if several else "".join(families)), caption,
-        parts.run_provenance([runs]), legend="" if several else "Budget (FLOPs)",
-    )  # fmt: skip
+    title = parts.titled("Losses along runs", "" if several else "".join(families))
+    legend = "" if several else "Budget (FLOPs)"
+    return parts.finish(figure, "loss_curves", title, caption, parts.run_provenance([runs]), legend=legend)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.drawing import axes, parts, theme
+from analysis.text import is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,12 +43,12 @@ def variants(diagnosis: Diagnosis, check: str | None = None) -> go.Figure:
     colour = theme.family_style(law.family).colour
     places = [-place for place in range(len(labels))]
     for column, (title, own, others) in enumerate(shown, start=1):
-        values = [None if axes.is_missing(value) else float(value) for value in (float(own), *others)]
+        values = [None if is_missing(value) else float(value) for value in (float(own), *others)]
         traces, ends = [], [value for value in values if value is not None]
         if own.low is not None and own.high is not None:
             top, bottom = 0.6, 0.5 - len(labels)
             area = ([own.low, own.high], [bottom, bottom], [top, top])
-            traces += parts.band(*area, theme.NEUTRAL, family=law.family)
+            traces += parts.band(*area, (-math.inf, math.inf), theme.NEUTRAL, family=law.family)
             ends += [own.low, own.high]
             note = f"{law.level:.0%} interval of the law"
             figure.add_annotation(
@@ -54,7 +56,7 @@ def variants(diagnosis: Diagnosis, check: str | None = None) -> go.Figure:
                 xref=f"x{column if column > 1 else ''}", yanchor="top", font={"size": theme.FONT_PX - 3},
             )  # fmt: skip
         texts = [
-            f"{label}: {'none' if value is None else axes.number_text(value, 4)}"
+            f"{label}: {'none' if value is None else number_text(value, 4)}"
             for label, value in zip(labels, values, strict=True)
         ]
         look = parts.marker(colour, ["diamond", *["circle"] * (len(labels) - 1)], 9)
@@ -169,7 +171,7 @@ def draws(diagnosis: Diagnosis) -> go.Figure:
         if y == "E":
             figure.update_yaxes(title_text=y, row=1, col=column)
         else:
-            figure.update_yaxes(**axes.log_axis(y, table[y], axes.number_text), row=1, col=column)
+            figure.update_yaxes(**axes.log_axis(y, table[y], number_text), row=1, col=column)
     lowest = float(law.runs["loss"].min())
     parts.level_line(figure, lowest, "dot", len(PAIRS))
     title = parts.titled("Resamples of the parameters", law.family or "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from analysis.drawing import axes, parts, theme
+from analysis.text import count_text, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ PANEL_PX = (390.0, float(ROW_PX))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One law in the four panels: its table (flops, every panel with _low and _high, extrapolated) and looks."""
+    """One law in the four panels. Its table has flops, every panel with _low and _high, and extrapolated."""
 
     name: str
     family: str | None
@@ -119,7 +120,7 @@ def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
                 "range": list(limits),
             }
         else:
-            text = axes.number_text if panel == "tokens_per_param" else axes.count_text
+            text = number_text if panel == "tokens_per_param" else count_text
             y_title = params_title if panel == "params" else title
             y_axis = axes.log_axis(y_title, y_values, text, room=7)
             limits = (10 ** y_axis["range"][0], 10 ** y_axis["range"][1])
@@ -146,12 +147,12 @@ def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
 
 def _traces(line: Line, panel: str, limits: tuple[float, float]) -> list[go.Scatter]:
     """Bands and lines of one law in one panel, and what was measured or fitted first."""
-    tags = {"family": line.family, "group": parts.safe(line.name)}
+    tags: dict[str, Any] = {"family": line.family, "group": parts.safe(line.name)}
     colour, table = line.style.colour, line.table[line.table[panel].notna()]
     traces = []
     for extrapolated, part in table.groupby("extrapolated"):
         ends = (part[f"{panel}_low"], part[f"{panel}_high"])
-        traces += parts.band(part["flops"], *ends, colour, **tags)
+        traces += parts.band(part["flops"], *ends, limits, colour, **tags)
         texts = [parts.optimum_text(line.name, row, line.level) for row in part.to_dict(orient="records")]
         look = {"color": colour, "width": 2.2, "dash": "dash" if extrapolated else line.dash}
         traces.append(

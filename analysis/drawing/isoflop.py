@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.drawing import axes, parts, theme
+from analysis.text import count_text, flops_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,7 @@ def isoflop(laws: IsoflopLaw | Mapping[str, IsoflopLaw], *, own_scale: bool = Fa
     width_px = (parts.WIDTH_PX - 190) * (1 - apart * (columns - 1)) / columns
     for number, (name, table) in enumerate(tables.items()):
         row, column = number // columns + 1, number % columns + 1
-        x_axis = axes.log_axis("", params, axes.count_text, room=axes.LABELS_WIDE / columns)
+        x_axis = axes.log_axis("", params, count_text, room=axes.LABELS_WIDE / columns)
         x_axis["range"][1] += 0.07 * columns * (x_axis["range"][1] - x_axis["range"][0])
         losses = _loss_range([table]) if own_scale else everywhere
         limits = (10 ** x_axis["range"][0], 10 ** x_axis["range"][1])
@@ -82,7 +83,7 @@ def isoflop(laws: IsoflopLaw | Mapping[str, IsoflopLaw], *, own_scale: bool = Fa
         traces, ends = [], []
         for flops, part in table.groupby("flops"):
             colour = colours[float(flops)]
-            tags = {"family": family, "budget": float(flops), "group": axes.flops_text(float(flops))}
+            tags = {"family": family, "budget": float(flops), "group": flops_text(float(flops))}
             traces += _budget_traces(part, colour, named[name].level, limits, losses, tags)
             end = part[part["kind"] != "minimum"].sort_values("params").iloc[-1]
             owner = parts.belongs(budget=float(flops))
@@ -121,7 +122,7 @@ def isoflop(laws: IsoflopLaw | Mapping[str, IsoflopLaw], *, own_scale: bool = Fa
 
 
 def _loss_range(tables: Any) -> tuple[float, float]:
-    """The losses of runs and minima with a margin; far ends of a steep parabola or a wide interval may leave."""
+    """The losses of runs and minima with a margin; ends of a steep parabola or a wide interval may leave."""
     losses = [loss for table in tables for loss in table.loc[table["kind"] != "curve", "loss"].dropna()]
     margin = 0.06 * (max(losses) - min(losses)) or 0.05
     return min(losses) - margin, max(losses) + margin

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.drawing import axes, parts, theme
 from analysis.errors import UserError
+from analysis.text import flops_text, interval_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ def compare_table(comparison: Comparison) -> pd.DataFrame:
 
     points = comparison.multipliers
     names = theme.family_order(name for name in comparison.laws if name != comparison.reference)
-    tables = []
+    tables = [points.iloc[:0].assign(kind="budget")]
     for name in names:
         own = points[points["family"] == name].sort_values("at_flops")
         tables += [own.assign(kind="budget"), comparison.curve(name).assign(kind="curve")]
@@ -53,9 +54,10 @@ def compare(comparison: Comparison) -> go.Figure:
     pad = 0.08 * (max(inside) - min(inside)) or 0.05
     curves = curves[curves["at_loss"].between(min(inside) - pad, max(inside) + pad)]
     shown = [*points["multiplier"], *curves["multiplier"]]
-    ends = [float(end) for name in ("low", "high") for end in table[name] if not axes.is_missing(end)]
+    given = [*points["low"], *points["high"], *curves["low"], *curves["high"]]
+    ends = [float(end) for end in given if not is_missing(end)]
     values = [1.0, *shown, *(end for end in ends if min(shown) / NEAR <= end <= max(shown) * NEAR)]
-    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", values, axes.number_text, room=8)
+    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", values, number_text, room=8)
     # lower is better: to the right, on the side of the larger budgets in the other figures
     x_range = [max(inside) + 1.5 * pad, min(inside) - 2.5 * pad]
     figure = parts.panels(1, 1, row_px=HEIGHT_PX)
@@ -68,9 +70,8 @@ def compare(comparison: Comparison) -> go.Figure:
         style = styles[family]
         curve, own = (part[part["family"] == family] for part in (curves, points))
         tags = {"family": family}
-        traces += parts.band(
-            curve["at_loss"], curve["low"].astype(float).clip(lower=1e-9), curve["high"], style.colour, **tags
-        )
+        area = (curve["at_loss"], curve["low"], curve["high"])
+        traces += parts.band(*area, limits, style.colour, **tags)
         stretch = (curve["extrapolated"] != curve["extrapolated"].shift()).cumsum()
         pieces = [piece for _, piece in curve.groupby(stretch)]
         for piece, after in zip(pieces, [*pieces[1:], None], strict=True):
@@ -137,19 +138,19 @@ def compare(comparison: Comparison) -> go.Figure:
     )  # y is the exponent of ten, as Plotly wants it on a logarithmic axis
     level = next(iter(comparison.laws.values())).level
     caption = (
-        f"Points: the budgets of each family; the first and the last are named (FLOPs). Bands: {level:.0%} "
-        f"intervals. Dashed, hollow: either law is read outside its measured budgets. Laws: {comparison.method}."
+        f"Points: budgets of each family, first and last with their FLOPs. Bands: {level:.0%} intervals. "
+        f"Dashed and hollow: extrapolated, at least one of the two laws. Laws: {comparison.method}."
     )
     provenance = parts.law_provenance(comparison.laws.values())
     return parts.finish(figure, "compare", f"Compute multipliers over {reference}", caption, provenance)
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    number = axes.interval_text(row["multiplier"], row["low"], row["high"], axes.number_text)
+    number = interval_text(row["multiplier"], row["low"], row["high"], number_text)
     family, reference = parts.safe(row["family"]), parts.safe(row["reference"])
     where = " (extrapolated)" if row["extrapolated"] else ""
     return (
         f"<b>{family}</b> needs {number} times the compute of {reference}<br>"
-        f"at {row['at_loss']:.3f} nats per token, its loss at {axes.flops_text(row['at_flops'])} FLOPs;<br>"
-        f"{reference} gets there with {axes.flops_text(row['reference_flops'])} FLOPs{where}"
+        f"at {row['at_loss']:.3f} nats per token, its loss at {flops_text(row['at_flops'])} FLOPs;<br>"
+        f"{reference} gets there with {flops_text(row['reference_flops'])} FLOPs{where}"
     )

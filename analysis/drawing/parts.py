@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from analysis.drawing import axes, theme
+from analysis.drawing import theme
 from analysis.errors import UserError
+from analysis.text import count_text, flops_text, interval_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,7 @@ BARE_RIGHT_PX, MIN_RIGHT_PX = 30, 110
 TOP_PX, CAPTION_LINE_PX, PANEL_TITLE_PX, BOTTOM_PX = 62, 19, 26, 64
 WIDTH_PX, GAP_PX = 1000, 48
 CAPTION_CHARACTERS = 125
+FAR = 1e3
 LABEL_PX, LABEL_CHARACTER_PX = 15, 6.6
 ORDER = ("legend", "band", "reference", "interval", "line", "points", "minimum")
 """What is drawn first is underneath: bands of all families lie below the lines of all."""
@@ -87,9 +89,11 @@ def panels(rows: int, columns: int, *, row_px: int, titles: Sequence[tuple[str, 
     gap = GAP_PX + (PANEL_TITLE_PX if titles else 0)
     height = rows * row_px + (rows - 1) * gap
     count = len(titles) or rows * columns
-    specs = [[{} if row * columns + column < count else None for column in range(columns)] for row in range(rows)]
-    spacing = {"horizontal_spacing": apart, "vertical_spacing": gap / height}
-    figure = make_subplots(rows, columns, specs=specs, **spacing)
+    places = [[row * columns + column for column in range(columns)] for row in range(rows)]
+    figure = make_subplots(
+        rows, columns, specs=[[{} if place < count else None for place in row] for row in places],
+        horizontal_spacing=apart, vertical_spacing=gap / height,
+    )  # fmt: skip
     for number, (text, name) in enumerate(titles, start=1):
         place = str(number) if number > 1 else ""
         figure.add_annotation(
@@ -183,7 +187,7 @@ def scatter(
     the budget; `keys` are the runs of its points; `text` is shown on hover."""
     import plotly.graph_objects as go
 
-    group = group or (safe(family) if family else axes.flops_text(budget) if budget else "")
+    group = group or (safe(family) if family else flops_text(budget) if budget else "")
     meta: dict[str, Any] = {"family": family or None, "budget": budget, "role": role}
     if role == "points":
         meta["keys"] = [] if keys is None or "key" not in keys else [str(key) for key in keys["key"]]
@@ -204,7 +208,7 @@ def entry(
     group: str = "",
 ) -> go.Scatter:
     """A trace without data that stands in the legend for all traces of its group."""
-    shown = {"line": {"color": style.colour, "width": 2.2}} if lines else {}
+    shown: dict[str, Any] = {"line": {"color": style.colour, "width": 2.2}} if lines else {}
     return scatter(
         "legend", [None], [None], family=family, budget=budget, group=group,
         mode="lines+markers" if lines else "markers", marker=marker(style.colour, style.symbol, 9), **shown,
@@ -221,7 +225,8 @@ def budget_entries(
 
 
 def marker(colour: str, symbol: str | list[str], size: float) -> dict[str, Any]:
-    # the outline in the same colour: hollow markers are drawn by it, and Plotly's own is dark grey
+    # triangles look smaller than squares; the outline is what hollow markers are drawn by
+    size *= 1.25 if "triangle" in "".join(symbol[:8] if isinstance(symbol, str) else symbol[:1]) else 1.0
     return {"color": colour, "symbol": symbol, "size": size, "line": {"width": 1.2, "color": colour}}
 
 
@@ -230,17 +235,22 @@ def hollow(symbol: str, which: Iterable[bool]) -> list[str]:
     return [symbol + "-open" if each else symbol for each in which]
 
 
-def band(x: Sequence[float], low: Any, high: Any, colour: str, **tags: Any) -> list[go.Scatter]:
-    """The area between low and high over x as one closed outline; no trace where there are no intervals."""
-    rows = [row for row in zip(x, low, high, strict=True) if not any(axes.is_missing(value) for value in row)]
+def band(
+    x: Any, low: Any, high: Any, limits: tuple[float, float], colour: str, **tags: Any
+) -> list[go.Scatter]:
+    """The area between low and high over x as one closed outline; no trace where there are no intervals.
+
+    An open end is cut far outside `limits`, those of the axis.
+    """
+    rows = [row for row in zip(x, low, high, strict=True) if not any(is_missing(value) for value in row)]
     if not rows:
         return []
     places, bottom, top = (list(map(float, column)) for column in zip(*rows, strict=True))
-    top = [min(value, 1e300) for value in top]
+    outline = [min(value, limits[1] * FAR) for value in top] + [max(v, limits[0] / FAR) for v in bottom[::-1]]
     return [
         scatter(
-            "band", places + places[::-1], top + bottom[::-1], mode="lines", line={"width": 0},
-            fill="toself", fillcolor=theme.see_through(colour, 0.14), **tags,
+            "band", places + places[::-1], outline, mode="lines", line={"width": 0}, fill="toself",
+            fillcolor=theme.see_through(colour, 0.14), **tags,
         )
     ]  # fmt: skip
 
@@ -252,7 +262,7 @@ def intervals(
     arrows = ("triangle-left", "triangle-right") if along == "x" else ("triangle-down", "triangle-up")
     places: list[tuple[float | None, float | None, int, str]] = []
     for at_x, at_y, *ends in zip(x, y, low, high, strict=True):
-        if any(axes.is_missing(end) for end in ends):
+        if any(is_missing(end) for end in ends):
             continue
         for end, limit, outside, arrow in zip(
             ends, limits, (float(ends[0]) < limits[0], float(ends[1]) > limits[1]), arrows, strict=True
@@ -264,9 +274,9 @@ def intervals(
     if not places:
         return []
     xs, ys, sizes, symbols = (list(column) for column in zip(*places, strict=True))
-    ends = {"color": colour, "size": sizes, "symbol": symbols, "line": {"width": 0}}
+    arrow_heads = {"color": colour, "size": sizes, "symbol": symbols, "line": {"width": 0}}
     line = {"color": colour, "width": 1.1}
-    return [scatter("interval", xs, ys, mode="lines+markers", line=line, marker=ends, **tags)]
+    return [scatter("interval", xs, ys, mode="lines+markers", line=line, marker=arrow_heads, **tags)]
 
 
 # ---- labels
@@ -298,7 +308,7 @@ def label_ends(
     placed: list[tuple[float, float, float]] = []
     place = str(panel) if panel > 1 else ""
     for text, name, x, y in sorted(ends, key=lambda end: end[3]):
-        if axes.is_missing(y) or not min(left, right) <= x <= max(left, right):
+        if is_missing(y) or not min(left, right) <= x <= max(left, right):
             continue
         at_x = (x - left) / (right - left) * size_px[0]
         at_y = (min(max(y, bottom), top) - bottom) / (top - bottom) * size_px[1]
@@ -337,8 +347,8 @@ def power_laws(law: Law, panel: str) -> str:
     high = high if high > low else 10 * low
     if panel == "loss":
         E, K, c = (float(values[0]) for values in (law.curve.E, np.exp(law.curve.log_K), law.curve.c))
-        floor = f"{axes.number_text(E)} + " if E > 0 else ""
-        return f"L* = {floor}{axes.number_text(K)} C^{-c:.3f}"
+        floor = f"{number_text(E)} + " if E > 0 else ""
+        return f"L* = {floor}{number_text(K)} C^{-c:.3f}"
     flops = np.geomspace(low, high, 3)
     logs = np.log(law.frontier(flops)[panel].to_numpy(dtype=np.float64))
     slopes = np.diff(logs) / np.diff(np.log(flops))
@@ -346,7 +356,7 @@ def power_laws(law: Law, panel: str) -> str:
         return ""
     symbol = {"params": "N*", "tokens": "D*", "tokens_per_param": "D*/N*"}[panel]
     factor = math.exp(logs[0] - slopes[0] * math.log(low))
-    return f"{symbol} = {axes.number_text(factor)} C^{slopes[0]:.2f}"
+    return f"{symbol} = {number_text(factor)} C^{slopes[0]:.2f}"
 
 
 # ---- words
@@ -366,9 +376,9 @@ def with_labels(runs: pd.DataFrame) -> pd.DataFrame:
     several = "seed" in runs.columns and runs["seed"].nunique() > 1
     labels = []
     for row in runs.to_dict(orient="records"):
-        words = [str(row["size"])] if not axes.is_missing(row.get("size")) else []
+        words = [str(row["size"])] if not is_missing(row.get("size")) else []
         words += [f"seed {row['seed']}"] if several else []
-        words += [str(row["key"])[:8]] if not axes.is_missing(row.get("key")) else []
+        words += [str(row["key"])[:8]] if not is_missing(row.get("key")) else []
         labels.append(" ".join(words))
     return runs.assign(label=labels)
 
@@ -377,14 +387,14 @@ def run_text(run: Mapping[str, Any], flops: float) -> str:
     """What the pointer shows of a run."""
     lines = [f"<b>{safe(run['label'])}</b>"] if run["label"] else []
     loss = f"loss {run['loss']:.4f} nats per token"
-    if not axes.is_missing(run.get("loss_se")):
-        loss += f" (standard error {axes.number_text(run['loss_se'], 2)})"
-    ratio = axes.number_text(run["tokens"] / run["params"])
+    if not is_missing(run.get("loss_se")):
+        loss += f" (standard error {number_text(run['loss_se'], 2)})"
+    ratio = number_text(run["tokens"] / run["params"])
     lines += [
         loss,
-        f"{axes.count_text(run['params'])} parameters, {axes.count_text(run['tokens'])} tokens",
+        f"{count_text(run['params'])} parameters, {count_text(run['tokens'])} tokens",
         f"{ratio} tokens per parameter",
-        f"{axes.flops_text(flops)} FLOPs",
+        f"{flops_text(flops)} FLOPs",
     ]
     return "<br>".join(lines)
 
@@ -393,16 +403,16 @@ def optimum_text(head: str, row: Mapping[str, Any], level: float) -> str:
     """What the pointer shows of a minimum or of a point of a frontier."""
     texts = {
         "loss": ("loss", lambda value: f"{value:.4f}"),
-        "params": ("parameters", axes.count_text),
-        "tokens": ("tokens", axes.count_text),
-        "tokens_per_param": ("tokens per parameter", axes.number_text),
+        "params": ("parameters", count_text),
+        "tokens": ("tokens", count_text),
+        "tokens_per_param": ("tokens per parameter", number_text),
     }
-    lines = [f"<b>{safe(head)}</b> at {axes.flops_text(row['flops'])} FLOPs".strip()]
+    lines = [f"<b>{safe(head)}</b> at {flops_text(row['flops'])} FLOPs".strip()]
     for name, (word, text) in texts.items():
-        if axes.is_missing(row.get(name)):
+        if is_missing(row.get(name)):
             continue
-        number = axes.interval_text(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), text)
+        number = interval_text(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), text)
         lines.append(f"{word} {number}")
-    if not axes.is_missing(row.get("loss_low")):
+    if not is_missing(row.get("loss_low")):
         lines.append(f"<i>brackets: {level:.0%} interval</i>")
     return "<br>".join(lines)

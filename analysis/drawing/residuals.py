@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from analysis.drawing import axes, parts, theme
+from analysis.text import number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": (axes.COMPUTE, axes.compute_text),
-    "tokens_per_param": (axes.TOKENS_PER_PARAM, axes.number_text),
+    "tokens_per_param": (axes.TOKENS_PER_PARAM, number_text),
 }
 
 

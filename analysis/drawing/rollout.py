@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.drawing import axes, parts
+from analysis.text import flops_text, interval_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,11 +36,11 @@ def rollout(rollout: Rollout) -> go.Figure:
         of_quantity = table[table["quantity"] == quantity]
         for flops, window in of_quantity.groupby("trained_to"):
             rows = window.to_dict(orient="records")
-            outside = [not axes.is_missing(row["covered"]) and not row["covered"] for row in rows]
+            outside = [not is_missing(row["covered"]) and not row["covered"] for row in rows]
             texts = [
-                f"{row['quantity']} at {axes.flops_text(row['flops'])} FLOPs<br>measured "
-                f"{axes.number_text(row['measured'], 4)}, predicted "
-                f"{axes.interval_text(row['predicted'], row['low'], row['high'], axes.number_text)}<br>"
+                f"{row['quantity']} at {flops_text(row['flops'])} FLOPs<br>measured "
+                f"{number_text(row['measured'], 4)}, predicted "
+                f"{interval_text(row['predicted'], row['low'], row['high'], number_text)}<br>"
                 f"off by {row['error_percent']:+.2f}%"
                 for row in rows
             ]
@@ -48,7 +49,7 @@ def rollout(rollout: Rollout) -> go.Figure:
                 mode="markers", marker=parts.marker(colours[flops], parts.hollow("circle", outside), 8),
             )  # fmt: skip
             parts.add(figure, [errors], 1, column)
-        x_axis = axes.log_axis("FLOPs over those fitted", of_quantity["beyond"], axes.number_text, room=6)
+        x_axis = axes.log_axis("FLOPs over those fitted", of_quantity["beyond"], number_text, room=6)
         figure.update_xaxes(**x_axis, row=1, col=column)
         parts.level_line(figure, 0.0, "solid", column)
     figure.update_yaxes(title_text="Predicted above measured (%)", row=1, col=1)

@@ -4,8 +4,8 @@ The figure itself says what is to be seen, this only redraws it, so that page an
 Covered: scatter traces (lines, markers, text, error bars, areas with fill="toself" or "tonexty"), horizontal
 bars, linear and logarithmic axes with given or automatic ticks, subplots, shared axes, a legend with groups
 and titles, title and subtitle, annotations, line and rectangle shapes, templates; and below the figure its
-provenance (layout.meta). Not covered: anything else (UserError names it), hover, colour bars, several legends,
-and HTML in texts beyond <br>, <b>, <i> and a coloured mark at the start.
+provenance (layout.meta). Not covered: anything else (UserError names it), hover, colour bars, several
+legends, and HTML in texts beyond <br>, <b>, <i> and a coloured mark at the start.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ _MARKERS: dict[str, Any] = {
 _SIZES = {
     "star": 1.35,
     "hexagram": 1.25,
-    "triangle-up": 1.1,
-    "triangle-down": 1.1,
+    "triangle-up": 0.9,
+    "triangle-down": 0.9,
     "diamond": 0.9,
     "square": 0.95,
 }
@@ -138,10 +138,7 @@ def draw(figure: go.Figure) -> Figure:
     draw_annotations(drawing, frame, layout, plots)
     draw_title(drawing, frame, layout)
     draw_legend(drawing, frame, layout, [_entry(trace) for trace in traces if _in_legend(trace)])
-    muted = font_of(
-        layout["font"], {"size": 11} | layout.get("title", {}).get("subtitle", {}).get("font", {})
-    )
-    muted["fontsize"] = SOURCE_PX * POINTS_PER_PX
+    muted = font_of(layout["font"], layout["title"].get("subtitle", {}).get("font", {}) | {"size": SOURCE_PX})
     drawing.text(0.012, 8 / height, "\n".join(source).replace("$", r"\$"), va="bottom", ha="left", **muted)
     return drawing
 

@@ -115,8 +115,9 @@ class Plot:
         )
         length = minor.get("ticklen", 3) * POINTS_PER_PX if minor.get("ticks") == "outside" else 0
         axis.set_tick_params(which="minor", length=length, color=colour)
-        grid = {"color": colour_of(settings.get("gridcolor", "#eeeeee")), "linewidth": POINTS_PER_PX}
-        axis.grid(settings.get("showgrid", True), which="major", **grid if settings.get("showgrid", True) else {})
+        if settings.get("showgrid", True):
+            colour = colour_of(settings.get("gridcolor", "#eeeeee"))
+            axis.grid(which="major", color=colour, linewidth=POINTS_PER_PX)
 
 
 def _place_ticks(axis: Any, settings: Mapping[str, Any], minor: Mapping[str, Any]) -> None:

@@ -51,10 +51,10 @@ VIRIDIS = (
 BUDGET_RAMPS = {"light": (0.0, 0.57), "dark": (0.43, 1.0)}
 """The stretch of viridis for budgets, smallest to largest: as far as contrast with the paper is 3:1."""
 RAMP_STEPS = 96
-GLYPHS = dict(zip(
-    ("circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "hexagram", "star", "cross",
-     "x", "hexagon", "bowtie"), "\u25cf\u25a0\u25b2\u25c6\u25bc\u2b1f\u2736\u2605\u271a\u2716\u2b22\u22c8", strict=True,
-))  # fmt: skip
+GLYPHS = {
+    "circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆", "triangle-down": "▼", "pentagon": "⬟",
+    "hexagram": "✶", "star": "★", "cross": "✚", "x": "✖", "hexagon": "⬢", "bowtie": "⋈",
+}  # fmt: skip
 """Markers as characters, which stand before a name in the text colour."""
 
 
