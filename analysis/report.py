@@ -15,18 +15,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import figures, provenance
-from analysis.diagnostics import MOST_DIAGNOSED, diagnose
-from analysis.drawing.saving import document, placed, write_whole
-from analysis.drawing.theme import family_order
+from analysis import figures
+from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
+from analysis.figures.saving import document, placed, write_whole
+from analysis.figures.theme import family_order
+from analysis.table import provenance
 from analysis.text import count_text, flops_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from analysis.comparison import Comparison
+    from analysis.comparison.multipliers import Comparison
     from analysis.laws.result import Law
 
 MOST_ROWS = 500
@@ -57,7 +58,7 @@ def write_report(
 
     runs: the table the laws were fitted to. source: where it came from, as the reader is to see it. refused:
     by family, why a law could not be fitted. losses: training loss along the runs, see
-    `analysis.runs.loss_curves`. UserError where nothing was fitted or the file cannot be written.
+    `analysis.table.runs.loss_curves`. UserError where nothing was fitted or the file cannot be written.
     """
     path = Path(path)
     if not any(laws.values()):

@@ -15,9 +15,9 @@ import pandas as pd
 
 from analysis.estimate import Estimate, Rule, estimate_of, interval, shortest
 from analysis.frontier import Cost, Curve, Optimum, as_flops
-from analysis.laws.powerlaw import PowerLaw
-from analysis.laws.table import Excluded, RunTable
+from analysis.laws.solver.powerlaw import PowerLaw
 from analysis.plotted import Plotted
+from analysis.table.fit_table import Excluded, RunTable
 
 if TYPE_CHECKING:
     from analysis.published.beside import Beside

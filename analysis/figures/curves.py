@@ -1,0 +1,123 @@
+"""Losses along runs: the training objective, and the held-out bound at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from analysis.errors import UserError
+from analysis.figures import axes, parts, theme
+from analysis.text import count_text, flops_text, is_missing, number_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+MAX_CURVE_POINTS = 60
+SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "flops": (axes.COMPUTE, axes.compute_text),
+    "tokens": (axes.TOKENS, count_text),
+}
+ROW_PX = 270
+
+
+def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> pd.DataFrame:
+    """What `loss_curves` shows: means over at most `MAX_CURVE_POINTS` stretches of each run, evenly spread on
+    a logarithmic scale of `x` ("flops" or "tokens"). The loss of single batches jumps too much to look at.
+
+    Columns key, step (the last of the stretch), flops, tokens, loss (nats per token), points (averaged), and
+    of the run: label, family, budget.
+    """
+    import numpy as np
+
+    if x not in SCALES:
+        raise UserError(f"x = {x!r}; a loss curve is drawn against {' or '.join(SCALES)}")
+    # the start of a run, before anything is spent, has no place on a logarithmic axis
+    usable = curves[curves[x] > 0].assign(_log=lambda part: np.log(part[x].to_numpy(dtype=np.float64)))
+    first, last = (usable.groupby("key")["_log"].transform(end) for end in ("min", "max"))
+    share = (usable["_log"] - first) / (last - first).where(last > first, 1.0)
+    stretch = np.floor(share * MAX_CURVE_POINTS).clip(upper=MAX_CURVE_POINTS - 1)
+    means = usable.assign(_stretch=stretch).groupby(["key", "_stretch"], sort=True)
+    measures = {name: (name, "mean") for name in ("flops", "tokens", "loss")}
+    points = means.agg(step=("step", "max"), **measures, points=("step", "size")).reset_index()
+    known = ["key", "label", *(name for name in ("family", "budget") if name in runs.columns)]
+    return points.drop(columns="_stretch").merge(parts.with_labels(runs)[known], on="key")
+
+
+def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> go.Figure:
+    """Training objective along every run, from `analysis.table.runs.loss_curves`; `x` is "flops" or "tokens".
+
+    The held-out bound of finished runs is in a panel of its own: the objective is no estimate of it. Colours
+    are families, or budgets where there is one family only.
+    """
+    table = loss_curves_table(runs, curves, x=x)
+    runs = parts.with_labels(runs)
+    finished = runs["status"] == "finished" if "status" in runs.columns else True
+    ended = runs[runs["loss"].notna() & finished]
+    families = theme.family_order(runs["family"].dropna().unique()) if "family" in runs.columns else []
+    several = len(families) > 1
+    budgets = runs["budget" if "budget" in runs.columns else "flops"].astype(float)
+    named = sorted(budgets.dropna().unique())
+    symbol = theme.family_style("".join(families)).symbol
+    colours, entries = parts.budget_entries(named, symbol)
+    if several:
+        entries = [parts.entry(theme.family_style(name), lines=True, family=name) for name in families]
+    elif budgets.isna().any():
+        grey = theme.Style(colour=theme.NEUTRAL, symbol=symbol)
+        entries.append(parts.entry(grey, lines=False, group="unknown"))
+    objectives = sorted(runs["objective"].dropna().unique()) if "objective" in runs.columns else []
+    name = f"{parts.safe(objectives[0]).replace('_', '-')} objective" if len(objectives) == 1 else "objective"
+
+    figure = parts.panels(2, 1, row_px=ROW_PX)
+    parts.add(figure, entries)
+    lines, ends = [], []
+    of_key = dict(tuple(table.groupby("key", sort=False)))
+    for run, budget in zip(runs.to_dict(orient="records"), budgets, strict=True):
+        style = theme.family_style(run["family"]) if several else theme.Style(
+            colour=theme.NEUTRAL if is_missing(budget) else colours[budget], symbol=symbol
+        )  # fmt: skip
+        tags: dict[str, Any] = {
+            "family": run.get("family"),
+            "budget": None if is_missing(budget) else budget,
+            "group": parts.safe(run["family"]) if several
+            else "unknown" if is_missing(budget) else flops_text(budget),
+        }  # fmt: skip
+        if run["key"] in of_key:
+            curve = of_key[run["key"]]
+            look = {"color": style.colour, "width": 1.3}
+            texts = [
+                f"<b>{parts.safe(run['label'])}</b><br>{name} {row['loss']:.4f} (mean of {row['points']} "
+                f"up to step {row['step']:,.0f})<br>{count_text(row['tokens'])} tokens, "
+                f"{flops_text(row['flops'])} FLOPs"
+                for row in curve.to_dict(orient="records")
+            ]
+            line = parts.scatter("line", curve[x], curve["loss"], text=texts, mode="lines", line=look, **tags)
+            line.customdata = [str(run["key"])] * len(curve)
+            lines.append(line.update(opacity=0.85))
+        own = ended[ended["key"] == run["key"]]
+        if len(own):
+            texts = [parts.run_text(run, run["flops"])]
+            look = parts.marker(style.colour, style.symbol, 8)
+            ends.append(
+                parts.scatter(
+                    "points", own[x], own["loss"], keys=own, text=texts, mode="markers", marker=look, **tags
+                )
+            )
+    parts.add(figure, lines, 1, 1)
+    parts.add(figure, ends, 2, 1)
+    title, text = SCALES[x]
+    values = [*table[x], *ended[x]]
+    for row in (1, 2):
+        figure.update_xaxes(**axes.log_axis(title if row == 2 else "", values, text), row=row, col=1)
+    figure.update_xaxes(matches="x", row=2, col=1)
+    y_title = f"Training {name}<br>(nats per token, not the bound)"
+    y_axis = axes.log_axis(y_title, table["loss"], number_text, room=6)
+    figure.update_yaxes(**y_axis, row=1, col=1)
+    figure.update_yaxes(title_text=axes.LOSS, tickformat=axes.LOSS_DIGITS, row=2, col=1)
+    caption = (
+        f"Above: the training {name}, means over short stretches of each run; not comparable with the bound. "
+        "Below: held-out bound of finished runs."
+    )
+    title = parts.titled("Losses along runs", "" if several else "".join(families))
+    legend = "" if several else "Budget (FLOPs)"
+    return parts.finish(figure, "loss_curves", title, caption, parts.run_provenance([runs]), legend=legend)
