@@ -7,13 +7,16 @@ schema first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
-from analysis.run_columns import RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS, Column, parse_text, typed
+from analysis.run_columns import KEY_TAG, RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS, Column, parse_text
+from analysis.text import without_secrets
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,7 +28,6 @@ CONNECT_TIMEOUT_S = 3
 FEW_RUNS = 500
 """Curves of up to as many runs are looked up run by run, those of more in one pass over all."""
 LARGEST_FLOAT = 1.7976931348623157e308  # MLflow stores +inf as this
-KEY_TAG = TAG_PREFIX + "key"
 _NEEDED_TABLES = {
     "experiments": {"experiment_id", "name", "lifecycle_stage"},
     "runs": {"run_uuid", "experiment_id", "lifecycle_stage", "start_time", "end_time"},
@@ -45,16 +47,9 @@ def open_database(place: str) -> Iterator[Database]:
     engine = _sqlite_engine(place) if place.startswith("sqlite") else _postgresql_engine(place)
     try:
         with _connect(engine, place) as connection:
-            yield Database(connection, without_password(place))
+            yield Database(connection, without_secrets(place))
     finally:
         engine.dispose()
-
-
-def without_password(place: str) -> str:
-    """The address as it may be shown: what stands between `user:` and `@` is left out."""
-    scheme, separator, rest = place.partition("://")
-    login, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{login.partition(':')[0]}{at}{host}" if at else place
 
 
 class Database:
@@ -187,7 +182,10 @@ def _parsed(column: Column, texts: pd.Series) -> pd.Series:
 def assemble(
     heads: pd.DataFrame, params: pd.DataFrame, tags: pd.DataFrame, metrics: pd.DataFrame
 ) -> pd.DataFrame:
-    """The run table from MLflow's parts; a column is taken from its home, or from wherever else it stands."""
+    """The run table from MLflow's parts, its values not yet checked (see `run_columns.typed`).
+
+    A column is taken from its home, or from wherever else it stands.
+    """
     import pandas as pd
 
     parts = {"param": params, "tag": tags, "metric": metrics}
@@ -206,7 +204,7 @@ def assemble(
     table = pd.DataFrame(columns).assign(mlflow_run_id=heads.index, **times)
     table["sweep"] = table["sweep"].where(table["sweep"].notna(), heads["sweep"])
     table["params"] = table["params"].where(table["params"].notna(), table["params_non_embedding"])
-    return typed(table, "MLflow")
+    return table
 
 
 def _sqlite_engine(place: str) -> Engine:
@@ -235,7 +233,7 @@ def _postgresql_engine(place: str) -> Engine:
         return create_engine(place, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
     except ImportError:
         raise UserError(
-            f"store {without_password(place)} needs a PostgreSQL driver: pip install 'psycopg[binary]'"
+            f"store {without_secrets(place)} needs a PostgreSQL driver: pip install 'psycopg[binary]'"
         ) from None
 
 
@@ -246,7 +244,7 @@ def _connect(engine: Engine, place: str) -> Connection:
         return engine.connect()
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0]
-        raise UserError(f"store {without_password(place)} cannot be opened: {reason}") from None
+        raise UserError(f"store {without_secrets(place)} cannot be opened: {reason}") from None
 
 
 def _check_schema(connection: Connection, shown: str) -> None:
@@ -261,11 +259,7 @@ def _check_schema(connection: Connection, shown: str) -> None:
     if "alembic_version" not in tables or "experiments" not in tables:
         raise UserError(f"store {shown} is not an MLflow database: it has no table experiments")
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if revision not in _known_revisions():
-        raise UserError(
-            f"store {shown} has schema revision {revision}, which the installed MLflow {_mlflow_version()} "
-            "does not know: it was written by a newer one; upgrade MLflow, or give another store"
-        )
+    check_revision(str(revision), shown)
     for table, needed in _NEEDED_TABLES.items():
         present = (
             {str(column["name"]) for column in inspector.get_columns(table)} if table in tables else set()
@@ -278,18 +272,54 @@ def _check_schema(connection: Connection, shown: str) -> None:
             )
 
 
-def _known_revisions() -> set[str]:
-    """Schema revisions the installed MLflow has migrations for; read from its files, without importing it."""
-    import importlib.util
+def check_revision(revision: str, shown: str) -> None:
+    """UserError unless the installed MLflow knows this revision of the schema."""
+    if revision not in known_revisions():
+        raise UserError(
+            f"store {shown} has schema revision {revision}, which the installed MLflow {version('mlflow')} "
+            "does not know: it was written by a newer one; upgrade MLflow, or give another store"
+        )
 
+
+def known_revisions() -> set[str]:
+    """Schema revisions the installed MLflow has migrations for; read from its files, without importing it."""
     spec = importlib.util.find_spec("mlflow")
     assert spec is not None, "mlflow is a dependency of this package"
     assert spec.origin is not None, "mlflow is an ordinary package"
     folder = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
-    return {path.name.split("_", 1)[0] for path in folder.glob("*.py")}
+    return {path.name.split("_", 1)[0] for path in folder.glob("*_*.py")}
 
 
-def _mlflow_version() -> str:
-    from importlib.metadata import version
+def require_answer(
+    uri: str,
+    *,
+    timeout_s: float | None = None,
+    fine: Container[int] = range(400, 500),
+    remedy: str = "or read a local store with --store sqlite:///runs/mlflow.db",
+) -> None:
+    """UserError unless a server answers at `uri` within seconds; MLflow itself would try for minutes.
 
-    return version("mlflow")
+    fine: HTTP errors that count as an answer. MLflow's client has the credentials and paths this has not.
+    """
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    shown = f"tracking server {without_secrets(uri)}"
+    scheme, _, rest = uri.partition("://")
+    login, _, address = rest.rpartition("@")
+    if set(login) & set("/?#@ "):
+        raise UserError(
+            f"{shown}: its login holds one of / ? # @; write them as %2F %3F %23 %40 in the address"
+        )
+    try:
+        request = f"{scheme}://{address.partition('?')[0].rstrip('/')}/health"
+        urllib.request.urlopen(request, timeout=timeout_s or CONNECT_TIMEOUT_S).close()
+    except urllib.error.HTTPError as error:
+        if error.code not in fine:
+            raise UserError(f"{shown} is failing (HTTP {error.code})") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"{shown} does not answer ({reason}): check the address and that it is running, {remedy}"
+        ) from None

@@ -8,18 +8,33 @@ the reader cannot drift apart.
 from __future__ import annotations
 
 import ast
-import math
-from collections.abc import Mapping
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
+from analysis.text import is_missing, printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STATUSES = ("planned", "running", "preempted", "finished", "diverged", "failed", "cancelled")
+_OTHER_STATUSES = {
+    word: status
+    for status, words in {
+        "planned": "scheduled queued pending waiting",
+        "running": "in_progress active started",
+        "finished": "completed complete success successful succeeded done ok passed",
+        "failed": "failure error errored crashed crash",
+        "cancelled": "canceled killed aborted stopped interrupted",
+    }.items()
+    for word in words.split()
+}
 TAG_PREFIX = "scaling."
+KEY_TAG = TAG_PREFIX + "key"
 TRAIN_LOSS = "train_loss"
 """Name of the MLflow metric that holds the training loss per step; `loss` is the final held-out bound."""
 BIASED_LOSS = "train_biased_loss"
@@ -86,6 +101,7 @@ REQUIRED = ("params", "tokens", "loss")
 """What a file must have to be a run table; everything else is welcome but optional."""
 
 _BY_NAME = {column.name: column for column in RUN_COLUMNS}
+_log = logging.getLogger(__name__)
 
 
 def to_mlflow(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], dict[str, float]]:
@@ -102,7 +118,7 @@ def to_mlflow(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], d
         if name not in _BY_NAME:
             raise ValueError(f"{name!r} is not a column of the run table; see analysis.runs.RUN_COLUMNS")
         column = _BY_NAME[name]
-        if _is_missing(value) or column.home == "run":
+        if is_missing(value) or column.home == "run":
             continue
         if column.home == "metric":
             metrics[name] = float(value)
@@ -113,13 +129,6 @@ def to_mlflow(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], d
     return params, tags, metrics
 
 
-def _is_missing(value: object) -> bool:
-    # pandas.NA is not imported for this: it is the one value here that is not equal to itself nor comparable
-    return (
-        value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
-    )
-
-
 def _plain(column: Column, value: Any) -> str | float | int:
     """A Python value, so that repr never says `np.float64(...)`."""
     if column.dtype == "float64":
@@ -128,45 +137,96 @@ def _plain(column: Column, value: Any) -> str | float | int:
 
 
 def parse_text(column: Column, text: str) -> str | float | int | None:
-    """The value a stored text stands for (a repr, or plain text written by other hands); None if missing."""
-    quoted = len(text) >= 2 and text[0] in "'\"" and text[-1] == text[0]
-    if column.dtype == "str":
-        return str(ast.literal_eval(text)) if quoted else text
-    if text in ("", "None", "nan", "NaN", "<NA>"):
+    """The value a stored text stands for (a repr, or plain text written by other hands); None if missing.
+
+    What is not the number it should be stays as it is: `typed` names it, if that run is read at all.
+    """
+    if text in ("", "None", "nan", "NaN", "<NA>") and column.dtype != "str":
         return None
     try:
+        if column.dtype == "str":
+            quoted = len(text) >= 2 and text[0] in "'\"" and text[-1] == text[0]
+            return str(ast.literal_eval(text)) if quoted else text
         return int(text) if column.dtype == "Int64" else float(text)
-    except ValueError:
-        raise UserError(f"run table: column {column.name} holds {text!r}, which is not a number") from None
+    except (ValueError, SyntaxError):
+        return text
 
 
-def typed(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+def status_of(word: object) -> str:
+    """A status in this program's words: those of other tools (FINISHED, success, crashed, ...) are known."""
+    plain = printable(word).strip().lower()
+    return _OTHER_STATUSES.get(plain, plain if plain in STATUSES else printable(word))
+
+
+def typed(frame: pd.DataFrame, source: str, *, lenient: bool = False) -> pd.DataFrame:
     """`frame` with the run table's dtypes, known columns first and in order, any others behind.
 
-    UserError names `source`, the column, the first row that cannot be read, and its value.
+    Texts are made `printable`. UserError names `source`, the column, the first row that cannot be read, and
+    its value; lenient: such values become missing, with a warning, for they must not hide the other rows.
     """
     import pandas as pd
 
+    refuse_repeated_columns(frame.columns, source)
     known = [name for name in COLUMN_NAMES if name in frame.columns]
     others = [name for name in frame.columns if name not in _BY_NAME]
-    columns = {name: _typed_column(frame[name], _BY_NAME[name], source) for name in known}
+    columns = {name: _typed_column(frame[name], _BY_NAME[name], source, lenient) for name in known}
     columns |= {name: frame[name] for name in others}
     return pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
 
 
-def _typed_column(values: pd.Series, column: Column, source: str) -> pd.Series:
+def refuse_repeated_columns(names: Iterable[object], source: str) -> None:
+    """UserError where two columns have one name."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{source}: more than one column is called {repeated[0]}; rename or drop all but one")
+
+
+def _typed_column(values: pd.Series, column: Column, source: str, lenient: bool) -> pd.Series:
     import pandas as pd
 
     if column.dtype == "str":
-        return values.astype("str")
-    if column.dtype == "time":
-        return pd.to_datetime(values, utc=True).astype("datetime64[ms, UTC]")
+        texts = values.astype("str")
+        clean = status_of if column.name == "status" else printable
+        return texts.map({word: clean(word) for word in texts.dropna().unique()}).astype("str")
+    if column.dtype == "time":  # no fit needs one: what is no time is missing
+        of_texts = {} if values.dtype.kind in "Mifu" else {"format": "mixed"}
+        times = pd.to_datetime(values, utc=True, errors="coerce", **of_texts)
+        return times.astype("datetime64[ms, UTC]")
+    if column.dtype == "Int64":
+        return _whole_numbers(values)
     numbers = pd.to_numeric(values, errors="coerce")
     unread = values.notna() & numbers.isna() & (values.astype(str).str.lower() != "nan")
     if unread.any():
-        row = int(unread.to_numpy().argmax())
-        raise UserError(
-            f"{source}: column {column.name}, row {row + 1} holds {values.iloc[row]!r}, which is not a number"
+        row = values.index[unread][0]
+        place = f"row {row + 1}" if isinstance(row, int) else f"run {row}"
+        sentence = (
+            f"{source}: column {column.name}, {place} holds {values[unread].iloc[0]!r}, which is not a number"
         )
+        if not lenient:
+            raise UserError(sentence)
+        _log.warning("%s; it counts as missing (%d such values in this column)", sentence, unread.sum())
     # float64 also for counts: 6 x params x tokens of a large run does not fit into int64
     return numbers.astype(column.dtype)
+
+
+def _whole_numbers(values: pd.Series) -> pd.Series:
+    """As Int64; as texts, digit for digit, where one is larger or none at all: a seed is only a name."""
+    import pandas as pd
+
+    if values.dtype.kind == "i":
+        return values.astype("Int64")
+    whole = [None if is_missing(value) else _whole_number(value) for value in values.tolist()]
+    if all(value is None or (isinstance(value, int) and abs(value) < 2**63) for value in whole):
+        return pd.Series(whole, index=values.index, dtype="Int64")
+    return pd.Series(
+        [None if value is None else printable(value) for value in whole], values.index, dtype="str"
+    )
+
+
+def _whole_number(value: Any) -> int | str:
+    for read in (int, float):
+        with suppress(ValueError, OverflowError):
+            if isinstance(value, str) or value == read(value):
+                number = read(value)
+                return int(number) if number == int(number) else str(value)
+    return str(value)

@@ -7,6 +7,7 @@ Not covered: other databases (MySQL, SQL Server), MLflow's old file store, loss 
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -16,16 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
 from analysis.mlflow_tables import (
-    CONNECT_TIMEOUT_S,
-    KEY_TAG,
     LARGEST_FLOAT,
     Database,
     assemble,
     open_database,
     plain_tags,
-    without_password,
+    require_answer,
 )
-from analysis.run_columns import REQUIRED, RUN_COLUMNS, STATUSES, TRAIN_LOSS, Column, to_mlflow, typed
+from analysis.run_columns import (
+    KEY_TAG,
+    REQUIRED,
+    RUN_COLUMNS,
+    STATUSES,
+    TRAIN_LOSS,
+    Column,
+    refuse_repeated_columns,
+    to_mlflow,
+    typed,
+)
+from analysis.text import printable, without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,21 +71,29 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
     `family` are a name, several names, or None for all. From MLflow every column is there (missing values
     where a run has none); from a file, the columns it has, `params` taken from `params_non_embedding` where
     only that is given. Where MLflow holds a key twice in a sweep, the finished run, else the latest, is kept.
+    Seeds are Int64, or texts where one is larger. Control characters in texts are escaped.
 
     UserError, in one sentence, for a store that does not exist, does not answer within seconds, is of a newer
-    schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family.
+    schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family; also for
+    a value that is no number, which is missing (with a warning) where several sweeps are read together.
     """
     kind, place = kind_of(store)
+    shown = without_secrets(place)
     if kind == "file":
         frame = _read_file(Path(place))
     else:
         with _open(kind, place) as source:
             frame = _without_duplicates(source.runs())
-    shown = without_password(place)
     if not len(frame):
         raise NoRunsError(f"{shown} holds no runs yet: start a sweep first, e.g. `make sweep FAMILY=uniform`")
-    frame = _only(frame, "sweep", sweep, shown)
-    return _only(frame, "family", family, shown).reset_index(drop=True)
+    return _chosen(frame, sweep, family, shown)
+
+
+def _chosen(frame: pd.DataFrame, sweep: Names, family: Names, shown: str) -> pd.DataFrame:
+    """The rows of that sweep and family with their types; a bad value elsewhere then does not matter."""
+    frame = _only(_only(frame, "sweep", sweep, shown), "family", family, shown)
+    several = "sweep" in frame.columns and frame["sweep"].nunique() > 1
+    return typed(frame, shown, lenient=several)
 
 
 def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:
@@ -98,8 +116,7 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
                 f"{path} has no loss curves (column {missing[0]} is missing): "
                 "a run table holds one row per run, so give the MLflow store the runs were recorded in"
             )
-        frame = frame[list(CURVE_COLUMNS)]
-        return _only(_only(frame, "sweep", sweep, str(path)), "family", family, str(path))
+        return _chosen(frame[list(CURVE_COLUMNS)], sweep, family, str(path))[list(CURVE_COLUMNS)]
     runs = load_runs(store, sweep, family)
     with _open(kind, place) as source:
         points = source.curves(runs["mlflow_run_id"].tolist())
@@ -132,7 +149,7 @@ def kind_of(store: str | Path) -> tuple[str, str]:
     if not scheme and Path(text).suffix in (".db", ".sqlite"):
         return "sqlite", f"sqlite:///{text}"
     raise UserError(
-        f"store is {without_password(text)!r}, which is not one of: "
+        f"store is {without_secrets(text)!r}, which is not one of: "
         "sqlite:///PATH, postgresql://..., http(s)://..., a .parquet file, a .csv file"
     )
 
@@ -143,11 +160,12 @@ def _only(frame: pd.DataFrame, column: str, wanted: Names, shown: str) -> pd.Dat
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     if column not in frame.columns:
         raise UserError(f"{shown} has no column {column}, so {column}={wanted!r} cannot be picked from it")
-    known = sorted(frame[column].dropna().unique())
+    values = frame[column].map(printable, na_action="ignore")
+    known = sorted(values.dropna().unique())
     for name in names:
         if name not in known:
             raise UserError(f"{column} {name!r} is not in {shown}, which has: {', '.join(known) or 'none'}")
-    return frame[frame[column].isin(names)]
+    return frame[values.isin(names)]
 
 
 def _without_duplicates(frame: pd.DataFrame) -> pd.DataFrame:
@@ -173,21 +191,43 @@ def _read_table(path: Path) -> pd.DataFrame:
 
     if not path.is_file():
         raise UserError(f"store {path} does not exist: give the path of a .parquet or .csv run table")
-    texts = {column.name: "str" for column in RUN_COLUMNS if column.dtype == "str"}
+    # without dtype=, a key such as 1234e56789012345 would be read as a number, a seed beside a gap as a float
+    texts = {column.name: "str" for column in RUN_COLUMNS if column.dtype in ("str", "Int64")}
     try:
-        # without dtype=, a key such as 1234e56789012345 would be read as a number
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=texts)
-    except (ValueError, OSError) as error:  # pandas' and arrow's "this is no such file" are both ValueErrors
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+            levels = [name for name in frame.index.names if name is not None]
+            frame = frame.reset_index(levels, allow_duplicates=True) if levels else frame
+            refuse_repeated_columns(frame.columns, str(path))
+            return frame.reset_index(drop=True)
+        _check_lines(path)
+        return pd.read_csv(path, dtype=texts)
+    except UserError:
+        raise
+    except (ValueError, OSError, csv.Error) as error:  # pandas' and arrow's "no such file" are ValueErrors
         raise UserError(
             f"{path} cannot be read as a {path.suffix[1:]} table: {str(error).splitlines()[0]}"
         ) from None
-    return typed(frame, str(path))
+
+
+def _check_lines(path: Path) -> None:
+    """UserError for a line longer than the heading, whose values pandas would take for those of others."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        heading = next(lines, [])
+        refuse_repeated_columns(heading, str(path))
+        for fields in lines:
+            if len(fields) > len(heading):
+                raise UserError(
+                    f"{path}: line {lines.line_num} has {len(fields)} fields and the heading {len(heading)}; "
+                    "remove what is too many (a comma at the end counts as a field), or name its column"
+                )
 
 
 def _read_file(path: Path) -> pd.DataFrame:
     frame = _read_table(path)
     if "params" not in frame.columns and "params_non_embedding" in frame.columns:
-        frame = typed(frame.assign(params=frame["params_non_embedding"]), str(path))
+        frame = frame.assign(params=frame["params_non_embedding"])
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise UserError(
@@ -258,9 +298,7 @@ class _Server:
                 {run.info.run_id: run for one in wanted for run in self._search(names, one)}.values()
             )
         except MlflowException as error:
-            raise UserError(
-                f"tracking server {without_password(self.uri)} refused: {error.message}"
-            ) from None
+            raise UserError(f"tracking server {without_secrets(self.uri)} refused: {error.message}") from None
         index = [run.info.run_id for run in found]
         heads = pd.DataFrame(
             {
@@ -314,29 +352,6 @@ def _all_experiments(client: MlflowClient) -> Iterator[Any]:
         page = client.search_experiments(page_token=token or None)
         yield from page
         token = page.token or None
-
-
-def require_answer(uri: str) -> None:
-    """UserError unless something answers at `uri` within seconds; MLflow itself would try for minutes."""
-    import urllib.error
-    import urllib.request
-
-    login_free = uri.partition("://")[0] + "://" + uri.partition("://")[2].rpartition("@")[2]
-    request = urllib.request.Request(login_free.rstrip("/") + "/health")
-    try:
-        urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise UserError(
-                f"tracking server {without_password(uri)} is failing (HTTP {error.code})"
-            ) from None
-        # a 401, 403 or 404 comes from something that answers; MLflow's client has the credentials and paths
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"tracking server {without_password(uri)} does not answer ({reason}): "
-            "check the address and that it is running, or read a local store with --store sqlite:///runs/mlflow.db"
-        ) from None
 
 
 @contextmanager

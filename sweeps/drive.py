@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.text import without_secrets
 from scaling.errors import UserError
 from sweeps import changed, prepare, report, results
 from sweeps.caps import Caps
@@ -19,7 +20,7 @@ from sweeps.plan import DataFacts, Plan
 from sweeps.pools import base as pool
 from sweeps.pools.storage import Storage, usable_storage
 from sweeps.progress import Progress
-from sweeps.record.tracking import check_tracking, tracking_uri, without_password
+from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.run import Report, run_sweep
 from sweeps.status import summary
 from sweeps.tables import console, plan_brief
@@ -84,7 +85,7 @@ def drive(
         if runners is None and plan.to_do:
             runners = start(None)
         terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
-        terminal.print(f"recorded in {without_password(uri)}", soft_wrap=True)
+        terminal.print(f"recorded in {without_secrets(uri)}", soft_wrap=True)
         _tell_storage(asked, storage, terminal)
         stack.pop_all()  # from here on run_sweep closes the pool
         ended = run_sweep(

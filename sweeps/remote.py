@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from analysis.text import without_secrets
 from scaling.errors import UserError
 from sweeps.config_file import find_config
 from sweeps.control import carry_out, find_one
 from sweeps.ledger import Ledger
-from sweeps.record.tracking import check_tracking, tracking_uri, without_password
+from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.status import Row, open_ledger, rows_of
 from sweeps.tables import console, duration
 
@@ -105,7 +106,7 @@ def _existing_experiment(uri: str, sweep: str) -> Any:
     api = client(uri)
     found = api.get_experiment_by_name(sweep)
     if found is None:
-        raise UserError(f"tracking store {without_password(uri)} has no sweep {sweep!r}")
+        raise UserError(f"tracking store {without_secrets(uri)} has no sweep {sweep!r}")
     return ExperimentTags(api, found.experiment_id)
 
 

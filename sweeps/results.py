@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.text import flops_text, without_secrets
 from scaling.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> 
     import analysis
 
     frame = analysis.load_runs(store, sweep=sweep, family=list(families) or None)
-    return RunTable(frame=_labelled(frame), source=store)
+    return RunTable(frame=_labelled(frame), source=without_secrets(store))
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +111,7 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     seeds = frame["seed"] if "seed" in frame.columns and frame["seed"].nunique() > 1 else None
     labels = [
-        f"{size} at {budget:.3g} FLOPs" + ("" if seeds is None else f" (seed {seeds.iloc[i]})")
+        f"{size} at {flops_text(budget)} FLOPs" + ("" if seeds is None else f" (seed {seeds.iloc[i]})")
         for i, (size, budget) in enumerate(zip(frame["size"], frame["budget"], strict=True))
     ]
     return frame.set_axis(labels, axis=0)

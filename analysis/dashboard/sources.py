@@ -71,12 +71,12 @@ class StoreSource:
     """Whatever `analysis.load_runs` reads: sqlite:///, postgresql://, http://, .parquet, .csv."""
 
     def __init__(self, store: str, sweep: str | None = None, families: list[str] | None = None) -> None:
-        from analysis.mlflow_tables import without_password
         from analysis.runs import kind_of
+        from analysis.text import without_secrets
 
         self.store, self.sweep, self.families = store, sweep, families or None
         self.kind, self.place = kind_of(store)
-        self.shown = without_password(self.place)
+        self.shown = without_secrets(self.place)
         self.files = files_of(store)
         self._seen = ""
 
@@ -118,13 +118,15 @@ class StoreSource:
         return Change(rows=rows, mark=now, whole=whole, tracking=tracking)
 
     def _changed(self, mark: Any) -> pd.DataFrame:
+        from analysis.run_columns import typed
         from analysis.runs import open_server
 
         with open_server(self.place) as server:
             rows = server.runs(ended_since=mark["ended"] - SLACK_MS)
         if self.sweep is not None:
             rows = rows[rows["sweep"] == self.sweep]
-        return rows[rows["family"].isin(self.families)] if self.families else rows
+        rows = rows[rows["family"].isin(self.families)] if self.families else rows
+        return typed(rows, self.shown, lenient=self.sweep is None)
 
     def _mark(self) -> Any:
         """Changes when the store does; None where that cannot be told without reading it."""
@@ -221,7 +223,8 @@ def spec_of(store: str, sweep: str | None = None, families: list[str] | None = N
         if name not in set(published.tables()["name"]):
             published.runs(name)  # raises, naming the tables there are
         return {"source": "analysis.dashboard.sources:PublishedSource", "options": {"name": name}}
-    from analysis.runs import kind_of, require_answer
+    from analysis.mlflow_tables import require_answer
+    from analysis.runs import kind_of
 
     kind, place = kind_of(store)
     if kind == "server":
@@ -253,11 +256,11 @@ def title_of(store: str) -> str:
     """A short name for the page."""
     if store.startswith(PUBLISHED):
         return store.removeprefix(PUBLISHED)
-    from analysis.mlflow_tables import without_password
     from analysis.runs import kind_of
+    from analysis.text import without_secrets
 
     kind, place = kind_of(store)
     if kind not in ("file", "sqlite"):
-        return without_password(place)
+        return without_secrets(place)
     path = Path(place.removeprefix("sqlite:///"))
     return path.parent.name or "runs" if path.stem == "mlflow" else path.stem

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from analysis.text import without_secrets
 from scaling.errors import UserError
 
 CHUNK_BYTES = 8 * 2**20
@@ -105,15 +106,6 @@ def _how_to_install(said: str) -> str:
     match = re.search(r"[Ii]nstall (\w[\w.-]*)|requires \"?([\w-]+)", said)
     package = next((name for name in match.groups() if name), None) if match else None
     return f"{said.rstrip('.')} (pip install {package})" if package else said
-
-
-def without_secrets(uri: str) -> str:
-    """`uri` without user, password and options, for people to read."""
-    scheme, mark, rest = uri.partition("://")
-    if not mark:
-        return uri
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _line(error: BaseException) -> str:

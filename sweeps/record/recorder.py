@@ -23,12 +23,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
+from analysis.text import without_secrets
 from sweeps import journal
 from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
 from sweeps.record.board import Board
 from sweeps.record.store import GoneError, Point, Store
-from sweeps.record.tracking import MlflowStore, without_password
+from sweeps.record.tracking import MlflowStore
 from sweeps.rows import run_row
 
 EVERY_S = 2.0
@@ -82,7 +83,7 @@ class Recorder:
         """store: a tracking URI, or what stands in for one in tests."""
         self.ledger, self.sweep, self.every_s = ledger, sweep, every_s
         self._store = MlflowStore(store, sweep) if isinstance(store, str) else store
-        self.uri = without_password(store) if isinstance(store, str) else ""
+        self.uri = without_secrets(store) if isinstance(store, str) else ""
         self._identity: str | None = None
         self._told: tuple[str | None, str | None] = (None, None)
         self._connected = False
@@ -138,7 +139,7 @@ class Recorder:
             return not (until_none_waits and self.waiting())
         except Exception as error:  # whatever MLflow, its server or the disk came up with
             self._connected = False
-            self._tell(without_password(f"{type(error).__name__}: {error}".splitlines()[0]))
+            self._tell(without_secrets(f"{type(error).__name__}: {error}".splitlines()[0]))
             logger.debug("recording failed, will be tried again", exc_info=True)
             return False
 
@@ -259,7 +260,7 @@ def _pending_keys(ledger: Ledger, identity: str | None) -> list[str]:
 
 
 def _fact(uri: str) -> str:
-    return f"recording in {without_password(uri)}"
+    return f"recording in {without_secrets(uri)}"
 
 
 def waiting_for(ledger: Ledger, uri: str) -> int:

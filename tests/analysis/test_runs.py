@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import mlflow_server
 
-from analysis import runs as runs_module
+from analysis import mlflow_tables
 from analysis.errors import UserError
 from analysis.run_columns import parse_text, typed
 from analysis.runs import CURVE_COLUMNS, RUN_COLUMNS, STATUSES, TRAIN_LOSS, load_runs, loss_curves, to_mlflow
@@ -31,6 +31,10 @@ from analysis.runs import CURVE_COLUMNS, RUN_COLUMNS, STATUSES, TRAIN_LOSS, load
 # MLflow's own imports and its database set-up warn; that is not ours to fix
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(mlflow|alembic|sqlalchemy|pydantic|google).*")
 
+OF_DESK = (
+    "run_uuid IN (SELECT run_uuid FROM runs JOIN experiments USING (experiment_id) "
+    "WHERE experiments.name = 'desk')"
+)
 BY_NAME = {column.name: column for column in RUN_COLUMNS}
 
 
@@ -220,6 +224,73 @@ class TestFiles:
         with pytest.raises(UserError, match="cannot be read as a parquet table"):
             load_runs(tmp_path / "runs.parquet")
 
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    @pytest.mark.parametrize(
+        "seeds",
+        [[2**60 + 1, None, 3], [17982163893102248868, 1, 2], [10**40, -(2**70), 0], ["17-b", "1", None]],
+    )
+    def test_seeds_of_any_size_survive_file_and_export(
+        self, tmp_path: Path, suffix: str, seeds: list[Any]
+    ) -> None:
+        frame = pd.DataFrame(
+            {"params": 1.0, "tokens": 2.0, "loss": 3.0, "seed": pd.Series(seeds, dtype=object)}
+        )
+        path = tmp_path / f"runs.{suffix}"
+        frame = typed(frame, "here")
+        frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path, index=False)
+        back = load_runs(path)["seed"]
+        assert [None if pd.isna(seed) else str(seed) for seed in back] == [
+            None if seed is None else str(seed) for seed in seeds
+        ]
+
+    def test_a_bad_value_of_another_sweep_does_not_matter(self, tmp_path: Path) -> None:
+        path = tmp_path / "runs.csv"
+        path.write_text("sweep,params,tokens,loss\na,1,2,3\nb,1,many,3\n")
+        assert load_runs(path, "a")["tokens"].tolist() == [2.0]
+        with pytest.raises(UserError, match="column tokens, row 2 holds 'many', which is not a number"):
+            load_runs(path, "b")
+
+    def test_times_of_any_form_are_read_or_missing(self, tmp_path: Path) -> None:
+        path = tmp_path / "runs.csv"
+        path.write_text(
+            "params,tokens,loss,started\n1,2,3,2026-03-01 10:00:00.125+00:00\n1,2,4,2026-03-01 10:00:00\n"
+            "1,2,5,yesterday\n1,2,6,\n1,2,7,2026-03-01T11:00:00+01:00\n"
+        )
+        started = load_runs(path)["started"]
+        ten = pd.Timestamp("2026-03-01 10:00", tz="UTC")
+        assert started.isna().tolist() == [False, False, True, True, False]
+        assert started.dropna().tolist() == [ten + pd.Timedelta(125, "ms"), ten, ten]
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("params,tokens,loss\n1,2,3,\n", "line 2 has 4 fields and the heading 3"),
+            ('params,tokens,loss\n1,2,"3\n"\n1,2,3\n1,2,3,40,5\n', "line 5 has 5 fields and the heading 3"),
+            ("params,tokens,loss,loss\n1,2,3,4\n", "more than one column is called loss"),
+            ("\ufeffparams,tokens,loss,params\n1,2,3,4\n", "more than one column is called params"),
+        ],
+    )
+    def test_a_table_out_of_step_is_refused(self, tmp_path: Path, text: str, sentence: str) -> None:
+        (tmp_path / "runs.csv").write_text(text)
+        with pytest.raises(UserError, match=sentence) as caught:
+            load_runs(tmp_path / "runs.csv")
+        assert "\n" not in str(caught.value)
+
+    def test_levels_of_a_parquet_index_are_columns(self, tmp_path: Path) -> None:
+        frame = pd.DataFrame({"family": ["ar"], "params": [1.0], "tokens": [2.0], "loss": [3.0], "x": [7]})
+        frame.set_index(["family", "params"]).to_parquet(tmp_path / "named.parquet")
+        assert load_runs(tmp_path / "named.parquet", family="ar")["params"].tolist() == [1.0]
+        frame.set_index("x", drop=False).to_parquet(tmp_path / "twice.parquet")
+        with pytest.raises(UserError, match="more than one column is called x"):
+            load_runs(tmp_path / "twice.parquet")
+
+    def test_names_from_outside_cannot_move_a_cursor(self, tmp_path: Path) -> None:
+        path = tmp_path / "runs.csv"
+        path.write_text("params,tokens,loss,family\n1,2,3,a\x1b[2Jr\n")
+        assert load_runs(path, family=r"a\x1b[2Jr")["family"].tolist() == [r"a\x1b[2Jr"]
+        with pytest.raises(UserError, match=r"which has: a\\x1b\[2Jr$"):
+            load_runs(path, family="b")
+
 
 class TestBadStores:
     def test_missing_database_is_not_created(self, tmp_path: Path) -> None:
@@ -268,9 +339,28 @@ class TestBadStores:
 
     def test_unreadable_number(self, store: str) -> None:
         with sqlite3.connect(store.removeprefix("sqlite:///")) as connection:
-            connection.execute("UPDATE params SET value = 'many' WHERE key = 'tokens'")
-        with pytest.raises(UserError, match="column tokens holds 'many'"):
-            load_runs(store)
+            connection.execute(f"UPDATE params SET value = 'many' WHERE key = 'tokens' AND {OF_DESK}")
+        with pytest.raises(UserError, match=r"column tokens, run \w+ holds 'many', which is not a number"):
+            load_runs(store, "desk")
+
+    def test_a_bad_value_hides_no_other_sweep(self, store: str, caplog: pytest.LogCaptureFixture) -> None:
+        with sqlite3.connect(store.removeprefix("sqlite:///")) as connection:
+            connection.execute(f"UPDATE params SET value = 'many' WHERE key = 'tokens' AND {OF_DESK}")
+            connection.execute(f"UPDATE params SET value = '\"it' WHERE key = 'size' AND {OF_DESK}")
+        assert load_runs(store, "evening")["tokens"].tolist() == [row("1234e567")["tokens"]]
+        assert not [record for record in caplog.records if "many" in record.message]
+        together = load_runs(store).set_index("sweep")
+        assert together["tokens"].notna().tolist() == [name == "evening" for name in together.index]
+        assert "holds 'many', which is not a number; it counts as missing (4 such values" in caplog.text
+
+    def test_a_seed_of_any_size_is_read_and_no_obstacle(self, store: str) -> None:
+        with sqlite3.connect(store.removeprefix("sqlite:///")) as connection:
+            connection.execute(
+                f"UPDATE params SET value = '17982163893102248868' WHERE key = 'seed' AND {OF_DESK}"
+            )
+        assert set(load_runs(store, "desk")["seed"]) == {"17982163893102248868"}
+        assert load_runs(store, "evening")["seed"].tolist() == [2**40 + 1]
+        assert set(load_runs(store)["seed"]) == {"17982163893102248868", str(2**40 + 1)}
 
 
 class TestServers:
@@ -287,7 +377,7 @@ class TestServers:
         assert "secret" not in str(caught.value)
 
     def test_a_silent_server(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(runs_module, "CONNECT_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(mlflow_tables, "CONNECT_TIMEOUT_S", 0.2)
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
@@ -366,6 +456,25 @@ class TestColumns:
     def test_plain_text_and_missing_text_are_understood(self) -> None:
         assert parse_text(BY_NAME["size"], "6M") == "6M"
         assert parse_text(BY_NAME["tokens"], "None") is None
+
+    @pytest.mark.parametrize(
+        ("word", "status"),
+        [
+            ("FINISHED", "finished"),
+            ("completed", "finished"),
+            (" Success ", "finished"),
+            ("done", "finished"),
+            ("OK", "finished"),
+            ("crashed", "failed"),
+            ("FAILED", "failed"),
+            ("killed", "cancelled"),
+            ("RUNNING", "running"),
+            ("diverged", "diverged"),
+            ("Pruned\n", "Pruned\\n"),
+        ],
+    )
+    def test_states_of_other_tools_are_understood(self, word: str, status: str) -> None:
+        assert typed(pd.DataFrame({"status": [word, None]}), "here")["status"].tolist()[0] == status
 
     def test_typed_keeps_missing_text_missing(self) -> None:
         frame = typed(pd.DataFrame({"family": ["ar", None], "loss": ["1.5", None]}), "here")

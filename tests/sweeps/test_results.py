@@ -104,7 +104,7 @@ def test_ledger_becomes_a_run_table(folder, specs):
     table = results.ledger_table(folder, "planted")
     assert len(table.frame) == len(specs)
     assert table.families == ("ar", "uniform")
-    assert table.frame.loc["d8 at 1e+11 FLOPs", "status"].tolist() == ["finished", "diverged"]
+    assert table.frame.loc["d8 at 1.0e11 FLOPs", "status"].tolist() == ["finished", "diverged"]
     assert table.older == {}
     assert set(results.ledger_table(folder, "planted", families=["ar"]).frame["family"]) == {"ar"}
 
@@ -136,8 +136,8 @@ def test_law_is_found_told_and_written(folder):
     text = said(report.show_fits, fits, table)
     assert "uniform: best size at each budget" in text
     assert "with 95% intervals" in text
-    assert "left out: d8 at 1e+11 FLOPs, status is diverged" in text
-    assert "left out: d80 at 3e+12 FLOPs, status is planned" in text
+    assert "left out: d8 at 1.0e11 FLOPs, status is diverged" in text
+    assert "left out: d80 at 3.0e12 FLOPs, status is planned" in text
     losses = results.curves(table.of_family("uniform"), folder, "planted")
     assert not len(losses)
     files = results.write_law(fits, table, folder / "uniform", sweep="planted", losses=losses)

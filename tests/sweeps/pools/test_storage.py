@@ -15,7 +15,7 @@ from s3_server import s3_server
 
 from scaling.errors import UserError
 from sweeps.pools import storage as storages
-from sweeps.pools.storage import StorageError, open_storage, patiently, usable_storage, without_secrets
+from sweeps.pools.storage import StorageError, open_storage, patiently, usable_storage
 
 
 @pytest.fixture(params=["folder", "file", "fsspec", "bucket", "s3"])
@@ -197,18 +197,6 @@ def test_small_files_are_one_request():
         storage = open_storage(server.uri("x"))
         storage.put(b"small", "name")
         assert [line.split()[0] for line in server.log] == ["PUT", "HEAD"]
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("s3://key:secret@bucket/x?region=us-east-1", "s3://bucket/x"),
-        ("gs://bucket", "gs://bucket"),
-        ("/disk/x", "/disk/x"),
-    ],
-)
-def test_secrets_are_not_shown(uri, shown):
-    assert without_secrets(uri) == shown
 
 
 def test_importing_it_loads_no_pyarrow():
