@@ -1,9 +1,9 @@
 """The `scaling` command: plan, sweep, status, cancel, retry, resume, logs, audit, fit, compare, export.
 
-Only this module decides exit codes: 0 done, 1 something is missing (a run did not finish, a family has no law,
-an audit found something), 2 wrong input (one sentence on standard error), 3 all runs and laws are there but the
-tracking store does not have every run, 130 stopped by Ctrl-C. A bug shows its traceback. Imports of anything
-heavy stand where they are used, so that `scaling --help` answers at once.
+Only this module decides exit codes: 0 done, 1 something is missing (a run did not finish, a family has no
+law, an audit found something), 2 wrong input (one sentence on standard error), 3 all runs and laws are there
+but the tracking store does not have every run, 130 stopped by Ctrl-C. A bug shows its traceback. Imports of
+anything heavy stand where they are used, so that `scaling --help` answers at once.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """The sweep, its families, the place of its runs and its limits, as the options of a command choose them."""
+    """What the common options of a command choose: sweep, families, the place of the runs, limits."""
 
     family: list[str]
     sweep: str | None = None
@@ -133,8 +133,8 @@ class Chosen:
     def runs(self, *, all_runs: bool = False, also: str | None = None) -> tuple[RunTable, str]:
         """The runs to work on and the name of the folder for results.
 
-        From --store: all it has, of --sweep where that is given. Else from the sweep's ledger: the runs of the
-        config as it stands (all_runs: and the older ones). also: a family wanted beside those of --family.
+        From --store: all it has, of --sweep if that is given. Else from the sweep's ledger: the runs of the
+        config as it stands (all_runs: and the older ones). also: a family beside those of --family.
         """
         from sweeps import results
 
@@ -367,8 +367,8 @@ def fit(chosen: Chosen, bootstrap: Bootstrap = 1000) -> None:
 
     table, name = chosen.runs()
     terminal = _console()
-    fitted, refused = results.fit_all(table, bootstrap=bootstrap, tell=terminal.print)
-    for fits in fitted:
+    refused: dict[str, str] = {}
+    for fits in results.fit_each(table, refused, bootstrap=bootstrap, tell=terminal.print):
         report.show_fits(fits, table, terminal)
         # A table without a family column is one law; its results stand beside the families'.
         folder = chosen.out / name

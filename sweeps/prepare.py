@@ -37,6 +37,8 @@ class Request:
     config: SweepConfig
     families: tuple[str, ...]
     out: Path
+    file: Path | None = None
+    """The config's, where it does not ship with the package."""
 
     @property
     def folder(self) -> Path:
@@ -57,7 +59,7 @@ def request(sweep: str | None, config: Path | None, families: Sequence[str], out
     found = find_config(sweep, config)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
-    return Request(config=found, families=choose_families(found, families), out=out)
+    return Request(config=found, families=choose_families(found, families), out=out, file=config)
 
 
 # --- room

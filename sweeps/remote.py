@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from analysis.text import without_secrets
+from analysis.text import duration, without_secrets
 from scaling.errors import UserError
 from sweeps.config_file import find_config
 from sweeps.control import carry_out, find_one
 from sweeps.ledger import Ledger
 from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.status import Row, open_ledger, rows_of
-from sweeps.tables import console, duration
+from sweeps.tables import console
 
 STALE_S = 60.0
 """A pinned-up status older than this is told with its age, if something still runs."""
