@@ -33,15 +33,15 @@ from typing import Any
 from scaling.data import Dataset, prepare
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
-from sweeps.ledger import Ledger
-from sweeps.ledger_types import Entry, Needs, Run, State
+from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
+from sweeps.driver.sweep import run_sweep
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import Entry, Needs, Run, State
+from sweeps.plan.rows import spec_columns
 from sweeps.pools import base as pools
 from sweeps.record.recorder import Recorder
 from sweeps.record.store import NONE, Point, Texts
 from sweeps.record.tracking import ENVIRONMENT, MlflowStore, client
-from sweeps.rows import spec_columns
-from sweeps.run import run_sweep
 
 TARGETS = {
     "overhead, warm process": (0.2, "s"),

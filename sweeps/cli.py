@@ -27,9 +27,9 @@ from scaling.families import FAMILIES
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sweeps.caps import Caps
-    from sweeps.prepare import Request
-    from sweeps.results import RunTable
+    from sweeps.driver.caps import Caps
+    from sweeps.plan.prepare import Request
+    from sweeps.results.laws import RunTable
 
 app = typer.Typer(
     name="scaling",
@@ -105,13 +105,13 @@ class Chosen:
 
     @property
     def caps(self) -> Caps:
-        from sweeps.caps import Caps
+        from sweeps.driver.caps import Caps
 
         return Caps(flops=self.max_flops, gpu_hours=self.max_gpu_hours, hours=self.max_hours)
 
     @property
     def name(self) -> str:
-        from sweeps.config_file import find_config
+        from sweeps.config.load import find_config
 
         return find_config(self.sweep, self.config).name
 
@@ -121,12 +121,12 @@ class Chosen:
         return self.name if self.sweep or self.config else None
 
     def request(self) -> Request:
-        from sweeps import prepare
+        from sweeps.plan import prepare
 
         return prepare.request(self.sweep, self.config, self.family, self.out)
 
     def reach(self) -> Any:
-        from sweeps.remote import reach
+        from sweeps.show.remote import reach
 
         return reach(self.sweep, self.config, self.store, self.out)
 
@@ -136,7 +136,7 @@ class Chosen:
         From --store: all it has, of --sweep if that is given. Else from the sweep's ledger: the runs of the
         config as it stands (all_runs: and the older ones). also: a family beside those of --family.
         """
-        from sweeps import results
+        from sweeps.results import laws as results
 
         families = [*self.family, also] if self.family and also else self.family
         if self.store is not None:
@@ -150,8 +150,8 @@ class Chosen:
 
 
 def _planned_keys(request: Request) -> frozenset[str]:
-    from sweeps import prepare
-    from sweeps.plan import plan_specs
+    from sweeps.plan import prepare
+    from sweeps.plan.plan import plan_specs
 
     if not request.ledger_folder.exists():
         return frozenset()
@@ -162,7 +162,7 @@ def _planned_keys(request: Request) -> frozenset[str]:
 
 
 def _console(*, stderr: bool = False) -> Console:
-    from sweeps.tables import console
+    from sweeps.show.tables import console
 
     return console(stderr=stderr)
 
@@ -250,7 +250,7 @@ def plan(
     page: Annotated[bool, option("Write that schedule to OUT/SWEEP/schedule.html.", "--page")] = False,
 ) -> None:
     """Show what a sweep would do: runs, cost, what is done already; on a cluster, when, where and how far."""
-    from sweeps.dry_run import show_plan
+    from sweeps.simulate.dry_run import show_plan
 
     show_plan(chosen.request(), cluster=cluster, gpu_price=gpu_price, page=page, caps=chosen.caps)
 
@@ -275,7 +275,7 @@ def sweep(
     storage: Annotated[Text, option(STORAGE, metavar="URI", envvar="SCALING_STORAGE")] = None,
 ) -> None:
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
-    from sweeps.drive import Launch, drive
+    from sweeps.driver.command import Launch, drive
 
     how = Launch(
         store=chosen.store,
@@ -298,7 +298,7 @@ def status(
     every_row: Annotated[bool, option("Every row of a long table.", "--all")] = False,
 ) -> None:
     """Show what became of a sweep's runs so far."""
-    from sweeps import status as shown
+    from sweeps.show import status as shown
 
     with chosen.reach() as reached:
         if watch:
@@ -349,7 +349,7 @@ def logs(
 @command(*WHICH, store=CHECK, otherwise=USUAL_STORE)
 def audit(chosen: Chosen) -> None:
     """Prove that nothing was trained or recorded twice: ledger, journals and tracking store compared."""
-    from sweeps.remote import run_audit
+    from sweeps.show.remote import run_audit
 
     sys.exit(0 if run_audit(chosen.sweep, chosen.config, chosen.store, chosen.out) else 1)
 
@@ -363,7 +363,8 @@ def fit(chosen: Chosen, bootstrap: Bootstrap = 1000) -> None:
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
-    from sweeps import report, results
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as report
 
     table, name = chosen.runs()
     terminal = _console()
@@ -387,7 +388,8 @@ def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 
 
     A family without a law is left out and named with the reason, and the exit code is then 1.
     """
-    from sweeps import report, results
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as report
 
     table, name = chosen.runs(also=reference)
     terminal = _console()
@@ -401,7 +403,8 @@ def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 
 @command("family", *WHICH, store=READ, name="report")
 def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 1000) -> None:
     """Write one HTML file with the laws, figures and comparison of all families; it needs no network."""
-    from sweeps import report, results
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as report
 
     table, name = chosen.runs()
     folder, terminal = chosen.out / name, _console()
@@ -429,7 +432,7 @@ def dashboard(
     bootstrap: Bootstrap = 1000,
 ) -> None:
     """Serve a page with all families' laws, which keeps itself up to date while runs arrive."""
-    from sweeps.dashboard import show
+    from sweeps.results.dashboard import show
 
     show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, host=host, port=port,
          token=token, names=name or (), bootstrap=bootstrap)  # fmt: skip
@@ -441,7 +444,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write the run table: FILE.parquet or FILE.csv.")],
 ) -> None:
     """Write the run table, one row per run, whatever their state."""
-    from sweeps import results
+    from sweeps.results import laws as results
 
     results.check_table_path(file)
     table, _ = chosen.runs(all_runs=True)

@@ -98,7 +98,7 @@ def work_out(asked: Asked, tell: Tell) -> None:
     parts: {"families": {name: ...}}, {"compare": {reference: ...}}, {"health": {name: ...}},
     {"published": ...}, each a dictionary that adds to what was told before.
     """
-    from analysis.drawing.theme import family_order
+    from analysis.figures.theme import family_order
 
     frame = asked.frame
     names = family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
@@ -240,7 +240,7 @@ def comparison_told(found: Any) -> dict[str, Any]:
 
 def checked(laws: Mapping[str, Law]) -> dict[str, Any]:
     """Whether to believe each law: verdict, checks, and the figure of its variants."""
-    from analysis.diagnostics import MOST_DIAGNOSED, diagnose
+    from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 
     told: dict[str, Any] = {}
     for method, law in laws.items():

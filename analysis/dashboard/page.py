@@ -21,8 +21,8 @@ from string import Template
 
 from analysis.dashboard.board import Board
 from analysis.dashboard.security import OWN_STYLES
-from analysis.drawing import axes
-from analysis.drawing.theme import (
+from analysis.figures import axes
+from analysis.figures.theme import (
     BUDGET_RAMP,
     FAMILY_STYLES,
     FONT,

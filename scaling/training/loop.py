@@ -339,7 +339,7 @@ def _evaluate(run: _Run, log: Log) -> Result:
             "evaluation_s": evaluation_s,
         }
     )
-    sentence = f"bound {bound.value:.4f} +- {bound.se:.4f} nats per token ({family_bound(run.family)})"
+    sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({family_bound(run.family)})"
     finished = _result(run, RunStatus.FINISHED, sentence)
     return replace(
         finished, bound=bound.value, bound_se=bound.se, bits_per_byte=bits, evaluation_s=evaluation_s

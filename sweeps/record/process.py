@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from analysis.text import without_secrets
-from sweeps.ledger import RECORDER, Ledger
-from sweeps.owner import Owner
+from sweeps.ledger.ledger import RECORDER, Ledger
+from sweeps.ledger.owner import Owner
 from sweeps.record.recorder import GRACE_S, Recorder, trouble_of, waiting_for
 
 URI_VARIABLE = "SCALING_RECORD_TO"

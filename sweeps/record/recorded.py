@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS
+from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS
 
 LOSSES = (TRAIN_LOSS, BIASED_LOSS)
 FINAL = "loss"
@@ -43,7 +43,7 @@ def recorded_runs(uri: str, sweep: str | None = None) -> list[RecordedRun]:
 
 def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
     """One run with its curves, by MLflow's own client; None where it has not been recorded."""
-    from analysis.run_columns import KEY_TAG
+    from analysis.table.columns import KEY_TAG
     from sweeps.record.tracking import client
 
     api = client(uri)
@@ -55,7 +55,7 @@ def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
 
 
 def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
-    from analysis.mlflow_tables import open_database
+    from analysis.table.mlflow import open_database
 
     with open_database(uri) as database:
         runs = {
@@ -80,7 +80,7 @@ def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
 
 
 def _from_server(uri: str, sweep: str | None) -> Iterator[RecordedRun]:
-    from analysis.run_columns import KEY_TAG
+    from analysis.table.columns import KEY_TAG
     from sweeps.record.tracking import client
 
     api = client(uri)
@@ -97,7 +97,7 @@ def _from_server(uri: str, sweep: str | None) -> Iterator[RecordedRun]:
 
 
 def _with_history(api: Any, run: Any, sweep: str) -> RecordedRun:
-    from analysis.run_columns import KEY_TAG
+    from analysis.table.columns import KEY_TAG
 
     tags = dict(run.data.tags)
     found = RecordedRun(run_id=run.info.run_id, sweep=sweep, key=tags[KEY_TAG], tags=tags)

@@ -5,7 +5,7 @@ each store: after a kill, or an hour without a server, it goes on from there, an
 twice is stored once, because name, step, time and value are the same. Of two drivers one records.
 
 A step is sent once. What a later attempt does again is not sent again: on the same kind of device it is
-the same to the last bit. The journals keep both, see `sweeps.journal.merged`.
+the same to the last bit. The journals keep both, see `sweeps.attempt.journal.merged`.
 
 Nothing here can stop or delay a run: no error leaves the thread, which tries again more and more slowly.
 """
@@ -22,15 +22,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
+from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
 from analysis.text import without_secrets
-from sweeps import journal
-from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
-from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
+from sweeps.attempt import journal
+from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
+from sweeps.ledger.ledger import Ledger, LedgerUnavailableError, Run, State
+from sweeps.plan.rows import run_row
 from sweeps.record.board import Board
 from sweeps.record.store import GoneError, Point, Store
 from sweeps.record.tracking import MlflowStore
-from sweeps.rows import run_row
 
 EVERY_S = 2.0
 SLOWEST_S = 60.0

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import UserError as AnalysisError
-from analysis.mlflow_tables import check_revision, require_answer
-from analysis.run_columns import KEY_TAG
+from analysis.table.columns import KEY_TAG
+from analysis.table.mlflow import check_revision, require_answer
 from analysis.text import without_secrets
 from scaling.errors import UserError
 from sweeps.record.bulk import BulkPoints

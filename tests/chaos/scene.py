@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from proxy import PASS, REFUSE, SLOW, Proxy
 
-from sweeps.journal import JOURNAL, attempt_folders, read
-from sweeps.ledger import Ledger
+from sweeps.attempt.journal import JOURNAL, attempt_folders, read
+from sweeps.ledger.ledger import Ledger
+from tests.chaos.proxy import PASS, REFUSE, SLOW, Proxy
 
 HERE = Path(__file__).parent
 DRIVER_PATIENCE_S = 3600.0

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import tiny_data, tiny_job
 
-from sweeps.journal import read
-from sweeps.ledger_types import Needs
+from sweeps.attempt.journal import read
+from sweeps.attempt.worker import Job, Outcome, Trouble
+from sweeps.ledger.types import Needs
 from sweeps.pools.fork import Forks, message
 from sweeps.pools.local import LocalPool
-from sweeps.worker import Job, Outcome, Trouble
+from tests.sweeps.tiny import tiny_data, tiny_job
 
 
 @pytest.fixture(scope="module")

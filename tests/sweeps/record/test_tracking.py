@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.mlflow_tables import known_revisions
+from analysis.table.mlflow import known_revisions
 from scaling.errors import UserError
 from sweeps.record.tracking import MlflowStore, check_tracking
 
