@@ -145,7 +145,7 @@ def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
         "tokens/param": count_text(spec.tokens / run.params),
         "steps": str(spec.steps),
         "batch": count_text(spec.batch_size * spec.data.context_length),
-        "learning rate": f"{spec.optimizer.learning_rate:.2g}",
+        "learning\nrate": f"{spec.optimizer.learning_rate:.2g}",
         "FLOPs": flops_text(spec.training_flops("exact")),
         "memory": size_text(run.memory_bytes),
         "time": duration(run.expected_s) if run.state != "finished" else "",
