@@ -13,17 +13,19 @@ solver: a few Newton steps a run.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from analysis.checks.influence import OUTLIER, condition_number, influence_table, without_outliers
 from analysis.checks.variants import variants
+from analysis.errors import UserError
 from analysis.estimate import Estimate, shortest
 from analysis.frontier import frontier_exponents
 from analysis.laws.result import FEW_STARTS, FitStatus, Law
 from analysis.laws.surface import TOUCHES_ZERO, SurfaceLaw
+from analysis.plotted import Plotted
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -47,9 +49,10 @@ FIGURE_OF = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Diagnosis:
+class Diagnosis(Plotted):
     """The checks of one law and their result."""
 
+    figure: ClassVar[str] = "variants"
     law: Law
     table: pd.DataFrame
     """check, grade ("fine", "note", "concern"), value (pandas.NA if there is no one number), finding."""
@@ -62,18 +65,13 @@ class Diagnosis:
     def summary(self) -> pd.DataFrame:
         return self.table
 
-    def plot(self, check: str | None = None) -> go.Figure:
+    def plot(self, check: str | None = None) -> go.Figure:  # type: ignore[override]
         """The figure behind one check, or (None) the exponent and E over all variants. UserError names the
         checks there are."""
-        from analysis import figures
-        from analysis.errors import UserError
-
         if check is not None and check not in set(self.table["check"]):
             raise UserError(f"check = {check!r} was not made; choose one of {', '.join(self.table['check'])}")
         kind = "variants" if check is None else FIGURE_OF.get(check, "variants")
-        if kind == "variants":
-            return figures.variants(self, check)
-        return figures.influence(self) if kind == "influence" else figures.draws(self)
+        return self._drawn(kind, **({"check": check} if kind == "variants" else {}))
 
     def __str__(self) -> str:
         width = max(map(len, self.table["check"]))

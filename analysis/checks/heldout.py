@@ -8,7 +8,7 @@ read from that budget's own runs, with the interval of the law's optimum.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,8 @@ from analysis.laws import fit_law
 from analysis.laws.isoflop import fit_isoflop
 from analysis.laws.result import Law, PredictingLaw
 from analysis.laws.solver.budget import BudgetStatus
+from analysis.plotted import Plotted
 from analysis.table.fit_table import RunTable, prepare
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 MOST_FOLDS = 12
 """Tables with more budgets than this are cut into WIDE_FOLDS stretches of equal width in log FLOPs."""
@@ -42,9 +40,10 @@ QUANTITIES = ("loss of a run", "lowest loss", "best size")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Rollout:
+class Rollout(Plotted):
     """Predictions of larger budgets by laws fitted to smaller ones, and how far off they were."""
 
+    figure: ClassVar[str] = "rollout"
     method: str
     level: float
     table: pd.DataFrame
@@ -73,12 +72,6 @@ class Rollout:
                 }
             )
         return pd.DataFrame(rows).astype({"covered": "Float64"})
-
-    def plot(self) -> go.Figure:
-        """Errors against how far beyond the fitted budgets they are, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.rollout(self)
 
     def __str__(self) -> str:
         lines = [

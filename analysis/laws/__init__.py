@@ -35,8 +35,6 @@ class LawEntry:
     """"module:function", imported on first use; the function takes runs and keyword options."""
     symbols: tuple[str, ...] = ()
     """Parameters with a symbol, attributes of the law; empty for power laws of the frontier alone."""
-    figure: str = "frontier"
-    """Name in `analysis.figures` of the figure that `law.plot()` draws."""
     predicts: bool = False
     """`law.predict` gives the loss of any run; else a law answers along its frontier only."""
     needs: tuple[str, ...] = ()
@@ -88,7 +86,6 @@ for _entry in (
         name="isoflop",
         label="IsoFLOP",
         fit="analysis.laws.isoflop:fit_isoflop",
-        figure="isoflop",
         standard=True,
         approaches={"": {}, "bias corrected": {"correct_bias": True}, "akima": {"shape": "akima"}},
         candidates={"": {}, "bias corrected": {"correct_bias": True}},

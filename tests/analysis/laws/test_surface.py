@@ -336,7 +336,6 @@ def test_json_holds_the_whole_fit(hoffmann):
         "residual": "log",
         "tied": False,
         "E": None,
-        "form": "separable",
         "resample": "rows",
         "interval": "percentile",
     }
