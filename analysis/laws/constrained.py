@@ -297,14 +297,10 @@ def fit_constrained(
         num_fitted=space.num_free,
     )
     caveats = law._caveats(table, len(draws), unfinished)
-    for i, name in enumerate(FORMS[form]):
-        if space.free[i] and len(draws):
-            for side, at_edge in (
-                ("lower", draws[:, i] <= space.lower[i]),
-                ("upper", draws[:, i] >= space.upper[i]),
-            ):
-                if np.mean(at_edge) > (1 - level) / 2:
-                    caveats.append(f"these runs put no {side} limit on {name}")
+    for side, at_edge in (("lower", draws <= space.lower), ("upper", draws >= space.upper)):
+        often = at_edge.sum(axis=0) > (1 - level) / 2 * len(draws)
+        names = [name for name, open_end in zip(FORMS[form], often & space.free, strict=True) if open_end]
+        caveats += [f"these runs put no {side} limit on {name}" for name in names]
     return replace(law, warnings=tuple(caveats))
 
 
