@@ -58,7 +58,7 @@ class DataSpec:
 
     @classmethod
     def of(cls, data: Any, context_length: int) -> DataSpec:
-        """Windows of `data`: a prepared dataset, or anything with its corpus, tokenizer, fingerprint and ids."""
+        """Windows of `data`: a prepared dataset, or anything with its four facts."""
         names = ("corpus", "tokenizer", "fingerprint", "num_token_ids")
         return cls(context_length=context_length, **{name: getattr(data, name) for name in names})
 
