@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.text import without_secrets
@@ -26,15 +24,14 @@ from sweeps.results import laws as results
 from sweeps.results import terminal as report
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
-from sweeps.show.status import summary
-from sweeps.show.tables import lasting_console, plan_brief
+from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_brief
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeps.pools.base import Pool
 
-DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
+DONE, INCOMPLETE, UNRECORDED, INTERRUPTED = 0, 1, 3, 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +55,15 @@ class Launch:
     """URI where runs keep their files, for workers that do not see OUT."""
 
 
-def drive(
-    sweep: str | None, config: Path | None, families: Sequence[str], *, out: Path, how: Launch | None = None
-) -> int:
-    """Run a whole sweep and return the exit code: 0 done, 1 some runs or laws are missing, 130 stopped.
+def drive(asked: prepare.Request, how: Launch | None = None) -> int:
+    """Run a whole sweep and return the exit code.
+
+    0 done, 1 some runs or laws are missing, 3 the tracking store does not have every run, 130 stopped.
 
     Raises UserError, with nothing started and nothing overwritten, for whatever can be wrong beforehand.
     """
     how = how or Launch()
-    asked = prepare.request(sweep, config, families, out)
-    name, uri = asked.config.name, how.store or tracking_uri(out)
+    out, name, uri = asked.out, asked.config.name, how.store or tracking_uri(asked.out)
     check_tracking(uri)
     if how.webhook:
         check_webhook(how.webhook)
@@ -131,14 +127,14 @@ def drive(
         for run in ended.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
                 what = f"{run.family} {run.spec['size']['name']} at {run.spec['budget']:.3g} FLOPs"
-                terminal.print(f"{what} ({run.key}): {run.sentence}", style="red", soft_wrap=True)
+                terminal.print(
+                    f"{what} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red", soft_wrap=True
+                )
         code = INTERRUPTED
         if not ended.interrupted:
-            fitted = [
-                _finish(asked, ledger, plan, family, how.bootstrap, terminal) for family in plan.families
-            ]
             whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs)
-            code = DONE if whole and all(fitted) else INCOMPLETE
+            fitted = _fit_all(asked, ledger, plan, how.bootstrap, terminal)
+            code = INCOMPLETE if not (whole and fitted) else UNRECORDED if ended.waiting_records else DONE
         if events:
             events.done(ended)
         if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
@@ -146,26 +142,19 @@ def drive(
         return code
 
 
-def _finish(
-    asked: prepare.Request, ledger: Ledger, plan: Plan, family: str, bootstrap: int, out: Console
-) -> bool:
-    """Fit, show and write one family's law, and say what to do next; whether there is a law."""
+def _fit_all(asked: prepare.Request, ledger: Ledger, plan: Plan, bootstrap: int, out: Console) -> bool:
+    """Fit, show and write each family's law, and say what to do next; whether every family has one."""
     name = asked.config.name
-    table = results.ledger_table(asked.folder, name, plan.keys, [family], ledger=ledger)
-    if not (table.frame["status"] == State.FINISHED).any():
-        out.print(f"no law of {family!r} yet: none of its runs is finished", style="yellow", soft_wrap=True)
-        return False
-    try:
-        fits = results.fit(table, family, bootstrap=bootstrap)
-    except UserError as error:
-        out.print(f"{error} ({summary(table.frame['status'])})", style="yellow", soft_wrap=True)
-        return False
-    report.show_fits(fits, table, out)
-    losses = results.curves(table.of_family(family), asked.folder, name)
-    files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
-    report.show_files(files, out)
-    fitted = [path.parent.name for path in asked.folder.glob("*/law.json")]
-    known = [choice.name for choice in asked.config.families]
-    for step in report.next_steps(name, family, known, fitted):
+    table = results.ledger_table(asked.folder, name, plan.keys, plan.families, ledger=ledger)
+    refused: dict[str, str] = {}
+    with suppress(UserError):  # no family has a law: `refused` says why
+        for fits in results.fit_each(table, refused, bootstrap=bootstrap, tell=out.print):
+            report.show_fits(fits, table, out)
+            family = fits.family or ""
+            losses = results.curves(table.of_family(family), asked.folder, name)
+            files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
+            report.show_files(files, out)
+    report.show_refused(refused, out)
+    for step in report.next_steps(asked, plan.families):
         out.print(f"next: {step}", soft_wrap=True)
-    return True
+    return not refused

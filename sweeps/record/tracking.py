@@ -11,9 +11,10 @@ import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from analysis.errors import UserError as AnalysisError
 from analysis.table.columns import KEY_TAG
@@ -43,24 +44,26 @@ def tracking_uri(out: Path) -> str:
 # -- check --------------------------------------------------------------------------------------
 
 
-def check_tracking(uri: str) -> None:
-    """UserError, within a few seconds, where `uri` cannot be recorded to; creates and imports nothing."""
+def check_tracking(uri: str, *, to_write: bool = True) -> None:
+    """UserError, within a few seconds, if `uri` cannot be used; creates and imports nothing."""
     shown = without_secrets(uri)
+    if uri == os.environ.get("MLFLOW_TRACKING_URI"):
+        shown += " (MLFLOW_TRACKING_URI)"
     if uri.startswith(("http://", "https://")):
         remedy = "or set MLFLOW_TRACKING_URI to another store"
         with _as_user_error():
             require_answer(uri, timeout_s=CONNECT_S, fine=(401, 403), remedy=remedy)
     elif uri.startswith("sqlite:///"):
-        _check_sqlite(Path(uri.removeprefix("sqlite:///")), shown)
+        _check_sqlite(Path(uri.removeprefix("sqlite:///")), shown, to_write)
     elif re.match(r"(postgresql|mysql|mssql)(\+\w+)?://", uri):
         _check_database(uri, shown)
     elif not uri.startswith("databricks"):
         raise UserError(
-            f"tracking store {shown!r} is not one of sqlite:///FILE, http(s)://HOST:PORT, postgresql://..."
+            f"tracking store {shown} is not one of sqlite:///FILE, http(s)://HOST:PORT, postgresql://..."
         )
 
 
-def _check_sqlite(path: Path, shown: str) -> None:
+def _check_sqlite(path: Path, shown: str, to_write: bool) -> None:
     if path.is_dir():
         raise UserError(f"tracking store {shown} is a folder; it must be a file")
     if not path.exists() or path.stat().st_size == 0:
@@ -68,7 +71,7 @@ def _check_sqlite(path: Path, shown: str) -> None:
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UserError(f"tracking store {shown} cannot be created: {parent} cannot be written")
         return
-    if not os.access(path, os.W_OK):
+    if to_write and not os.access(path, os.W_OK):
         raise UserError(f"tracking store {shown} cannot be written")
     try:
         # mode=rw creates nothing, and takes in the journal that a killed writer left; mode=ro refuses it
@@ -132,7 +135,17 @@ def client(uri: str) -> Any:
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    quoted = in_mlflow(uri)
+    api = MlflowClient(tracking_uri=quoted)
+    if quoted != uri:  # MLflow makes a folder of the quoted name
+        with suppress(OSError):
+            Path(quoted.removeprefix("sqlite:///")).parent.rmdir()
+    return api
+
+
+def in_mlflow(uri: str) -> str:
+    """A store as MLflow takes it: it decodes the path of an SQLite file, which ours write as it is."""
+    return re.sub(r"[%?]", lambda sign: quote(sign[0]), uri) if uri.startswith("sqlite:///") else uri
 
 
 class ExperimentTags:
@@ -179,7 +192,7 @@ class MlflowStore:
         self._experiment = found.experiment_id
         if self._bulk is not None:
             self._bulk.close()
-        self._bulk = BulkPoints.at(self.uri)
+        self._bulk = BulkPoints.at(in_mlflow(self.uri))
         return f"{found.experiment_id}@{found.creation_time}"
 
     def find(self, key: str) -> str | None:

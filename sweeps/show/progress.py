@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.text import count_text, duration
 from sweeps.attempt.journal import JOURNAL, Follower, Record
 from sweeps.attempt.worker import signature_of
 from sweeps.driver.view import Flight, View, label
 from sweeps.ledger.types import CLAIMABLE, SETTLED, State
-from sweeps.show.tables import duration, short
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -208,7 +208,7 @@ class Progress:
             label(flight.entry) + again,
             f"{loss} (biased)" if record and record.biased else loss,
             f"{record.step if record else 0}/{flight.entry.spec.steps}",
-            short(speed) if speed else "",
+            count_text(speed) if speed else "",
             duration(self.forecast.left_of(flight, view)),
         )
 
@@ -228,7 +228,7 @@ class Progress:
             if left is None:
                 parts.append("waiting")
             else:
-                parts.append(f"about {duration(left)} left, done {_clock(view.now, left)}")
+                parts.append(f"about {duration(left)} left, ends about {_clock(view.now, left)}")
         return ", ".join(parts)
 
 
