@@ -206,7 +206,7 @@ def schedule_of(cluster: str, *runs: tuple[float, float], gpu_memory: float = 1e
     entries = [
         replace(
             entry(f"r{i}", seconds, needs=Needs(cpus=1, gpus=1, gpu_memory_bytes=gpu_memory)),
-            spec={**entry("x").spec, "budget": budget},
+            spec=replace(entry("x").spec, budget=budget),
         )
         for i, (seconds, budget) in enumerate(runs)
     ]
