@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from analysis.laws.surface import SurfaceLaw
 
-OUTLIER = 5.0
-"""Runs further than this many robust standard deviations from the surface are named in the picture."""
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": (axes.COMPUTE, axes.compute_text),
     "tokens_per_param": (axes.TOKENS_PER_PARAM, axes.number_text),
@@ -25,20 +23,20 @@ def surface_residuals_table(law: SurfaceLaw) -> pd.DataFrame:
     """What `surface_residuals` shows: the runs of the fit with their prediction.
 
     Adds predicted (nats per token), residual_percent (100 (log loss - log predicted), what the fit
-    minimises), tokens_per_param, outlier and label.
+    minimises), tokens_per_param, outlier (see `influence.outliers`) and label.
     """
     import numpy as np
+
+    from analysis.checks.influence import outliers
 
     runs = law.runs
     predicted = law.E + law.A * runs["params"] ** -law.alpha + law.B * runs["tokens"] ** -law.beta
     residual = 100 * np.log(runs["loss"] / predicted)
-    # 1.4826 x the median absolute deviation estimates the standard deviation of normal noise, outliers or not
-    spread = 1.4826 * float(np.median(np.abs(residual)))
     return parts.with_labels(runs).assign(
         predicted=predicted,
         residual_percent=residual,
         tokens_per_param=runs["tokens"] / runs["params"],
-        outlier=np.abs(residual) > OUTLIER * spread,
+        outlier=outliers(law),
     )
 
 

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 import traceback as traceback_module
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from scaling.files import write_whole
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folders, fences
 
 RESULT = "result.json"
@@ -132,7 +134,7 @@ def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -
     spent_s = time.perf_counter() - started
     outcome = replace(outcome, host=outcome.host or socket.gethostname(), worker_s=spent_s)
     with suppress(OSError):  # a full disk: the outcome still reaches the driver by the pool
-        write_json(folder / RESULT, outcome.to_dict())
+        write_outcome(folder, outcome)
     return outcome
 
 
@@ -193,25 +195,30 @@ def _earlier_outcome(job: Job) -> Outcome | None:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome that the attempt in `folder` wrote down, if it got that far."""
+    """The outcome that the attempt in `folder` wrote down, if it did and nobody changed that."""
     try:
-        return Outcome.from_dict(json.loads((folder / RESULT).read_text()))
-    except (OSError, ValueError, TypeError):
+        values = json.loads((folder / RESULT).read_text())
+        if values.pop("checksum", None) not in (None, _checksum(values)):  # None: an earlier version's
+            return None
+        return Outcome.from_dict(values)
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Write down how the attempt in `folder` ended. OSError where that fails."""
+    values = outcome.to_dict()
+    write_json(folder / RESULT, {**values, "checksum": _checksum(values)})
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return f"crc32:{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write whole or not at all. OSError where that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as file:
-            json.dump(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_whole(path) as temporary:
+        temporary.write_text(json.dumps(values))
 
 
 # -- stopping -----------------------------------------------------------------------------------
@@ -273,6 +280,7 @@ def failure(error: BaseException) -> Outcome:
         Trouble.DISK: f"disk full: {error}",
         Trouble.MEMORY: f"out of memory: {error}",
         Trouble.LOST: f"GPU lost: {error}",
+        Trouble.DATA: str(error),
         Trouble.USER: str(error),
     }.get(trouble, text)
     return Outcome(
@@ -304,9 +312,11 @@ _GPU_LOST = re.compile(
 
 
 def _trouble(error: BaseException) -> Trouble:
-    from scaling.errors import UserError
+    from scaling.errors import DataAwayError, UserError
 
     for cause in _chain(error):
+        if isinstance(cause, DataAwayError):
+            return Trouble.DATA
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return Trouble.DISK
         if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":

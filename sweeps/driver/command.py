@@ -15,7 +15,7 @@ from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import Report, run_sweep
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Run, State
-from sweeps.plan import changed, prepare
+from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
 from sweeps.pools import base as pool
 from sweeps.pools.storage.files import Storage, usable_storage
@@ -122,11 +122,11 @@ def _conclude(asked: prepare.Request, plan: Plan, ended: Report, how: Launch, ou
 
 def _keep_config(asked: prepare.Request, dataset: Dataset, *, extend: bool) -> None:
     """Remember the config in the ledger. UserError where it holds runs of another one, unless `extend`."""
-    now = changed.snapshot(asked.config, dataset.fingerprint)
+    now = diff.snapshot(asked.config, dataset.fingerprint)
     with Ledger(asked.ledger_folder) as ledger:
         if not extend:
-            changed.check_unchanged(ledger, now)
-        changed.note(ledger, now)
+            diff.check_unchanged(ledger, now)
+        diff.remember(ledger, now)
 
 
 def _tell_storage(asked: prepare.Request, storage: Storage | None, out: Console) -> None:

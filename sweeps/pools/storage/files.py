@@ -18,6 +18,7 @@ from typing import IO, Any, TypeVar
 
 from analysis.text import without_secrets
 from scaling.errors import UserError
+from scaling.files import write_whole
 
 CHUNK_BYTES = 8 * 2**20
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -157,14 +158,18 @@ class Storage:
 
     def get(self, name: str, target: Path) -> None:
         """Copy `name` to the local file `target`, whole or not at all. FileNotFoundError where it is not."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with write_whole(target) as temporary, temporary.open("wb") as file:
+            self._read(name, file.write)
+
+    def holds(self, name: str, source: Path) -> bool:
+        """Whether `name` has the content of `source`."""
+        same = []
         try:
-            with temporary.open("wb") as file:
-                self._read(name, file.write)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            with source.open("rb") as file:
+                self._read(name, lambda chunk: same.append(file.read(len(chunk)) == chunk))
+                return all(same) and not file.read(1)
+        except FileNotFoundError:
+            return False
 
     def read(self, name: str) -> bytes:
         """The content of `name`. FileNotFoundError where there is none."""

@@ -5,29 +5,28 @@ fetched before it starts, and so is the dataset where the node does not have it.
 in the storage as below the driver's OUT: <sweep>/<family>/runs/<key>/attempt-001/...
 
 A storage that fails delays copies and stops no run. Each object proves by itself that it is whole:
-checkpoints by their checksum, journals and results by being JSON, datasets by sizes and by `meta.json`, which
-is put last.
+checkpoints by their checksum, journals and results by being JSON, datasets by the hashes in `meta.json`,
+which is put last.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import re
-import shutil
 import socket
 import tempfile
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 
-from scaling.errors import UserError
+from scaling.errors import DataAwayError, UserError
+from scaling.files import private_folder, scratch_folder
 from sweeps.attempt.journal import JOURNAL, fences
 from sweeps.attempt.worker import RESULT, SPEC, Job, Outcome, Stop, Trouble, failure, read_outcome
 from sweeps.pools.storage.files import Storage, StorageError, open_storage, patiently
@@ -85,7 +84,7 @@ def run_mirrored(job: Job, run: Callable[[Job], Outcome], stop: Stop) -> Outcome
     """
     began = time.perf_counter()
     try:
-        with stop.on_sigterm(), scratch_folder() as scratch:
+        with stop.on_sigterm(), scratch_folder(node_folder() / "attempts") as scratch:
             outcome = _run(job, run, stop, scratch)
     except StorageError as error:
         outcome = Outcome(status="preempted", sentence=f"the storage did not answer: {error}")
@@ -113,6 +112,8 @@ def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> 
         dataset = fetch_dataset(storage, job, give_up=lambda: stop.reason)
         local = replace(job, folder=str(folder), dataset=str(dataset), stop_files=(), storage=None)
         outcome = run(local)
+        if outcome.trouble == Trouble.USER and fingerprint_of(dataset) is None:
+            outcome = replace(outcome, trouble=Trouble.DATA)  # this node's copy: the next attempt fetches it
     finally:
         watch.stop()
         checkpoints.stop()
@@ -283,10 +284,11 @@ def is_whole(checkpoint: Path) -> bool:
 def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] = lambda: None) -> Path:
     """The job's dataset on this node: where the driver has it, if that is seen here, else fetched once.
 
-    StorageError where it is not in the storage, or that gives no answer for START_S; UserError where this
+    All its tokens are compared with their hashes, once per node. StorageError where it is not in the storage,
+    or that gives no answer for START_S; DataAwayError where the copy there is damaged; UserError where this
     node's disk has no room for it.
     """
-    from scaling.data.shards import META, Workshop
+    from scaling.data.shards import META, Workshop, read_checked
 
     fingerprint = str(job.spec["data"]["fingerprint"])
     seen = Path(job.dataset)
@@ -301,44 +303,43 @@ def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] =
             raise StorageError(f"{storage} has no dataset {fingerprint[:16]}")
         with shop.folder() as folder:
             for name in names:
-                get = _getter(storage, f"{place}/{name}", folder / name)
+                get = partial(storage.get, f"{place}/{name}", folder / name)
                 patiently(get, START_S, give_up=give_up)
+            try:
+                read_checked(folder)
+            except UserError as error:
+                raise DataAwayError(
+                    f"the copy of the data in {storage} is damaged; the driver puts it there again ({error})"
+                ) from error
     return shop.target
-
-
-def _getter(storage: Storage, name: str, target: Path) -> Callable[[], None]:
-    return lambda: storage.get(name, target)
 
 
 def fingerprint_of(folder: Path) -> str | None:
     """Of the dataset in `folder`; None where there is none that is whole."""
-    from scaling.data.shards import read_meta
+    from scaling.data.shards import read_checked
 
     try:
-        return str(read_meta(folder)["fingerprint"])
+        return str(read_checked(folder)["fingerprint"])
     except (UserError, KeyError):
         return None
 
 
 def put_dataset(storage: Storage, folder: Path, *, patience_s: float = START_S) -> None:
-    """Put the dataset in `folder` where workers look for it, unless it is there; announced when it is whole.
+    """Make the storage hold the dataset in `folder`, byte for byte, where workers look for it.
 
-    UserError where `folder` holds no dataset; StorageError after `patience_s` of failing.
+    What is there is read and compared; a damaged copy is mended. UserError where `folder` holds no dataset
+    that is whole; StorageError after `patience_s` of failing.
     """
-    from scaling.data.shards import META, read_meta
+    from scaling.data.shards import META, read_checked
 
-    place = data_place(str(read_meta(folder)["fingerprint"]))
+    place = data_place(str(read_checked(folder)["fingerprint"]))
     there = patiently(lambda: storage.sizes(place), patience_s)
-    if META in there:
-        return
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != META]
-    for path in [*files, folder / META]:
-        if there.get(path.name) != path.stat().st_size:
-            patiently(_putter(storage, path, f"{place}/{path.name}"), patience_s)
-
-
-def _putter(storage: Storage, path: Path, name: str) -> Callable[[], None]:
-    return lambda: storage.put(path, name)
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    for name in [*(name for name in names if name != META), META]:  # the last one announces them
+        path, target = folder / name, f"{place}/{name}"
+        same = there.get(name) == path.stat().st_size
+        if not (same and patiently(partial(storage.holds, target, path), patience_s)):
+            patiently(partial(storage.put, path, target), patience_s)
 
 
 # -- the node -----------------------------------------------------------------------------------
@@ -347,31 +348,4 @@ def _putter(storage: Storage, path: Path, name: str) -> Callable[[], None]:
 def node_folder() -> Path:
     """Where this node keeps running attempts, and datasets: SCALING_SCRATCH, else in TMPDIR."""
     given = os.environ.get(FOLDER_VARIABLE)
-    return Path(given) if given else Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}"
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """An empty folder that is gone afterwards; if this process is killed, the next one removes it."""
-    base = node_folder() / "attempts"
-    base.mkdir(parents=True, exist_ok=True)
-    _sweep(base)
-    folder = base / uuid.uuid4().hex
-    lock_path = folder.with_suffix(".lock")
-    with lock_path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            folder.mkdir()
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock_path.unlink(missing_ok=True)
-
-
-def _sweep(base: Path) -> None:
-    """Remove folders whose makers are dead: nobody holds their lock."""
-    for lock_path in base.glob("*.lock"):
-        with suppress(OSError), lock_path.open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
-            lock_path.unlink()
+    return Path(given) if given else private_folder(Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}")

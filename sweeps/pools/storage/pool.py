@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from scaling.errors import UserError
+from scaling.files import write_whole
 from sweeps.attempt.journal import JOURNAL
-from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble, read_outcome, write_json
+from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble, read_outcome, write_outcome
 from sweeps.ledger.types import Needs
 from sweeps.pools.base import Pool
 from sweeps.pools.rack import Handle, Node
@@ -62,6 +63,8 @@ class StoragePool:
         self._killed: set[Handle] = set()
         self._told: set[str] = set()
         """Names of stop files that are in the storage."""
+        self._doubtful = False
+        """Whether a worker found the data in the storage damaged."""
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -118,6 +121,7 @@ class StoragePool:
             followed = self._followed[handle]
             followed.ended = time.monotonic()
             followed.outcome = outcome
+            self._doubtful |= outcome.trouble == Trouble.DATA
         ended = [handle for handle, followed in self._followed.items() if followed.outcome is not None]
         told = [(handle, self._told_end(handle)) for handle in ended]
         return [(handle, outcome) for handle, outcome in told if outcome is not None]
@@ -136,7 +140,7 @@ class StoragePool:
             try:
                 with followed.lock:
                     _grow(folder / JOURNAL, outcome.journal.encode())
-                    write_json(folder / RESULT, replace(outcome, journal=None).to_dict())
+                    write_outcome(folder, replace(outcome, journal=None))
             except OSError:  # a full disk
                 if not overdue:
                     return None
@@ -162,7 +166,7 @@ class StoragePool:
         while not self._closing.wait(every_s):
             try:
                 action()
-            except OSError as error:
+            except (OSError, UserError) as error:  # of the data's folder, too
                 logger.warning("will be tried again: %s", error)
 
     def _tell_wishes(self) -> None:
@@ -176,6 +180,10 @@ class StoragePool:
                 self._told.add(name)
 
     def _fetch_all(self) -> None:
+        if self._doubtful:
+            self._doubtful = False
+            for folder in self._datasets:
+                put_dataset(self.storage, folder, patience_s=0.0)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             list(threads.map(self._fetch, list(self._followed.values())))
 
@@ -222,7 +230,5 @@ def _grow(path: Path, content: bytes) -> None:
     """Make `content` that of the file, unless there is more there already. OSError where that fails."""
     if path.exists() and path.stat().st_size >= len(content):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with write_whole(path) as temporary:
+        temporary.write_bytes(content)

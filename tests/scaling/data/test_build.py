@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scaling.data import build, open_dataset, prepare, shards
-from scaling.errors import UserError
+from scaling.errors import DataAwayError, DataDamagedError, UserError
 
 
 def write_corpus(folder: Path, documents: int = 100) -> str:
@@ -70,8 +70,8 @@ HANGS = """
         ("SplitWriter", "add", 1),  # nothing written yet
         ("SplitWriter", "add", 60),  # between documents
         ("SplitWriter", "close", 4),  # at the end of a split
-        ("", "sync_folder", 1),  # complete, not yet renamed
-        ("", "sync_folder", 2),  # renamed
+        ("", "sync", 1),  # complete, not yet renamed
+        ("", "sync", 2),  # renamed
     ],
 )
 def test_a_killed_builder_leaves_nothing_that_counts(
@@ -81,7 +81,7 @@ def test_a_killed_builder_leaves_nothing_that_counts(
         assert builder.stdout is not None
         assert builder.stdout.readline() == "here\n"
         builder.send_signal(signal.SIGKILL)
-    renamed = (name, calls) == ("sync_folder", 2)
+    renamed = (name, calls) == ("sync", 2)
     assert len(list(cache.iterdir())) == 1 + renamed
     dataset = prepare(corpus, "bytes", cache)
     assert dataset.fingerprint == prepare(corpus, "bytes", tmp_path / "elsewhere").fingerprint
@@ -200,6 +200,132 @@ def test_a_damaged_folder_is_refused_by_open_and_rebuilt_by_prepare(
     assert again.fingerprint == dataset.fingerprint
     again.train_batch(0, 4, 16, 0)
     assert len(list(cache.iterdir())) == 1
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one byte as a bad disk does: size and time stay."""
+    times = path.stat()
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_a_changed_byte_stops_who_reads_it_and_prepare_makes_the_data_again(
+    corpus: str, cache: Path, split: str
+) -> None:
+    dataset = prepare(corpus, "bytes", cache)
+    whole = dataset.train_batch(0, 50, 16, 0), dataset.heldout(50, 16)
+    flip(dataset.folder / f"{split}-00000.bin", 100)
+    damaged = open_dataset(dataset.folder)
+    with pytest.raises(DataDamagedError, match=rf"{split}-00000.bin does not match its sum at byte 0"):
+        damaged.train_batch(0, 50, 16, 0) if split == "train" else damaged.heldout(50, 16)
+    again = prepare(corpus, "bytes", cache)
+    assert (again.folder, again.fingerprint) == (dataset.folder, dataset.fingerprint)
+    for before, after in zip(whole, (again.train_batch(0, 50, 16, 0), again.heldout(50, 16)), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_a_block_is_checked_where_it_is_read_and_only_there(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 64)
+    monkeypatch.setattr("scaling.data.dataset.BLOCK_BYTES", 64)
+    dataset = prepare(write_corpus(tmp_path / "corpus", 10), "bytes", cache)
+    size = (dataset.folder / "heldout-00000.bin").stat().st_size
+    flip(dataset.folder / "heldout-00000.bin", size - 1)
+    damaged = open_dataset(dataset.folder)
+    windows = dataset.num_windows("heldout", 16)
+    assert windows is not None
+    damaged.heldout(1, 16)  # from the middle
+    with pytest.raises(DataDamagedError):
+        damaged.heldout(windows, size // windows)
+
+
+def test_a_byte_changed_by_hand_is_noticed_before_anything_is_read(corpus: str, cache: Path) -> None:
+    dataset = prepare(corpus, "bytes", cache)
+    shard = dataset.folder / "heldout-00000.bin"
+    content = shard.read_bytes()
+    shard.write_bytes(b"x" + content[1:])
+    prepare(corpus, "bytes", cache)
+    assert shard.read_bytes() == content
+
+
+def test_folders_without_sums_stay_in_use_and_get_them(corpus: str, cache: Path) -> None:
+    dataset = prepare(corpus, "bytes", cache)
+    kept = {path.name: path.read_bytes() for path in dataset.folder.iterdir()}
+    for path in [*dataset.folder.glob("*.sums"), dataset.folder / shards.CHECKED]:
+        path.unlink()
+    inode = (dataset.folder / "train-00000.bin").stat().st_ino
+    open_dataset(dataset.folder).train_batch(0, 4, 16, 0)
+    assert prepare(corpus, "bytes", cache).fingerprint == dataset.fingerprint
+    assert {path.name: path.read_bytes() for path in dataset.folder.iterdir()} == kept
+    assert (dataset.folder / "train-00000.bin").stat().st_ino == inode, "it was not made again"
+
+
+def test_damage_in_a_folder_without_sums_is_noticed(corpus: str, cache: Path) -> None:
+    dataset = prepare(corpus, "bytes", cache)
+    shard = dataset.folder / "train-00000.bin"
+    content = shard.read_bytes()
+    for path in [*dataset.folder.glob("*.sums"), dataset.folder / shards.CHECKED]:
+        path.unlink()
+    flip(shard, 7)
+    prepare(corpus, "bytes", cache)
+    assert shard.read_bytes() == content
+
+
+def test_tokens_are_hashed_once_per_host(corpus: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Path] = []
+    original = shards.check_tokens
+
+    def check(folder: Path, meta: dict[str, object]) -> None:
+        checked.append(folder)
+        original(folder, meta)
+
+    monkeypatch.setattr(shards, "check_tokens", check)
+    prepare(corpus, "bytes", cache)
+    prepare(corpus, "bytes", cache)
+    assert len(checked) == 1
+    monkeypatch.setattr(shards.socket, "gethostname", lambda: "another")
+    prepare(corpus, "bytes", cache)
+    assert len(checked) == 2
+    prepare(corpus, "bytes", cache)
+    assert len(checked) == 2
+
+
+def test_a_changed_number_in_meta_is_noticed(corpus: str, cache: Path) -> None:
+    dataset = prepare(corpus, "bytes", cache)
+    meta, content = dataset.folder / "meta.json", (dataset.folder / "meta.json").read_text()
+    meta.write_text(content.replace('"num_token_ids": 256', '"num_token_ids": 257'))
+    (dataset.folder / shards.CHECKED).unlink()
+    prepare(corpus, "bytes", cache)
+    assert meta.read_text() == content
+
+
+def test_data_that_cannot_be_read_just_now_is_neither_damaged_nor_made_again(
+    corpus: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = prepare(corpus, "bytes", cache)
+    opened = open_dataset(dataset.folder)
+
+    def fails(*arguments: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fails)
+        with pytest.raises(DataAwayError, match=r"cannot be read: .*Input/output error"):
+            opened.heldout(2, 16)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        patch.setattr(build, "_build", fails)
+        with pytest.raises(DataAwayError, match=r"cannot be read: .*Input/output error"):
+            prepare(corpus, "bytes", cache)
+    dataset.folder.rename(cache / "elsewhere")
+    with pytest.raises(DataAwayError, match="is not a prepared data folder"):
+        open_dataset(dataset.folder)
+    (cache / "elsewhere").rename(dataset.folder)
+    np.testing.assert_array_equal(opened.heldout(2, 16), dataset.heldout(2, 16))
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Corpora: what documents come out, in which order, and what bad input gets."""
 
+import glob
 import gzip
 import json
 import sys
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.data import corpora
+from scaling.data import corpora, records
 from scaling.data.corpora import PIECE_BYTES, StdlibCorpus, digest_of, heldout_limit, parse_corpus
+from scaling.data.names import find_files
 from scaling.data.synthetic import parse_source
 from scaling.errors import UserError
 
@@ -92,6 +94,43 @@ def test_globs_reach_into_folders_and_are_sorted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "pattern", ["**/*.txt", "**", "a/**/c/*", "**/b/**/*.txt", "*/**/*.md", "**/c/../*", "a/*/[bc]/**/x*"]
+)
+def test_globs_find_what_pythons_own_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    for name in ("x.txt", "a/x.txt", "a/b/c/x.txt", "a/b/c/x.md", "a/c/d/x.txt", "a/[b]/x.txt", ".h/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    for whole in (pattern, f"{tmp_path}/{pattern}"):
+        expected = {Path(path).resolve() for path in glob.glob(whole, recursive=True) if Path(path).is_file()}
+        assert {path.resolve() for path in find_files("text", whole)} == expected
+
+
+def test_what_links_show_under_several_names_is_read_once(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(f"text {name}\n")
+        for other in "ab":
+            (tmp_path / name / f"to-{other}").symlink_to(tmp_path / other)
+    (tmp_path / "a" / "hard.txt").hardlink_to(tmp_path / "b" / "b.txt")
+    assert sorted(texts(f"text:{tmp_path}/**/*.txt")) == [b"text a\n", b"text b\n"]
+    assert sorted(texts(f"text:{tmp_path}/a/**/*.txt")) == [b"text a\n", b"text b\n"]
+
+
+def test_a_file_that_says_it_is_empty_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.txt", "b.jsonl"):  # as /proc/kmsg does, which never ends
+        (tmp_path / name).write_bytes(b"")
+
+    def blocks(*arguments: object, **options: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("builtins.open", blocks)
+    assert texts(f"text:{tmp_path}/a.txt") == texts(f"jsonl:{tmp_path}/b.jsonl") == []
+
+
+@pytest.mark.parametrize(
     ("content", "why"),
     [
         (b"fine\n" * 5000 + b"\x00", "a NUL byte"),
@@ -123,6 +162,8 @@ def test_jsonl_gives_the_named_field(tmp_path: Path, suffix: str) -> None:
         ('["a"]', "a JSON object is wanted, this is list"),
         ('{"text": 7}', "field 'text' holds int, not text"),
         (r'{"text": "\ud800"}', "half a surrogate pair"),
+        (r'{"text": "a\u0000b"}', "field 'text' holds a NUL at character 1"),
+        ('{"a": ' + "[" * 100_000, "brackets within brackets, too deep"),
         ("\udcff", "not valid JSON"),
     ],
 )
@@ -132,6 +173,36 @@ def test_a_broken_jsonl_line_is_named_by_file_and_line(tmp_path: Path, line: str
     with pytest.raises(UserError, match=r"a\.jsonl, line 3") as caught:
         texts(f"jsonl:{file}")
     assert why in str(caught.value)
+
+
+def test_an_archive_that_grows_without_line_ends_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LINE_BYTES", 1 << 20)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"a" * (1 << 22)))
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz, line 1: longer than 1 MB, which is no document"):
+        texts(f"jsonl:{tmp_path}/a.jsonl.gz")
+
+
+def test_a_record_too_large_for_the_memory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+
+    def too_large(*arguments: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(records, "encode_text", too_large)
+    for kind, why in (("jsonl", "cannot be read"), ("parquet", "cannot be read as Parquet")):
+        with pytest.raises(UserError, match=rf"a\.{kind}: {why} \(out of memory\)"):
+            texts(f"{kind}:{tmp_path}/a.{kind}")
+
+
+def test_parquet_text_with_a_nul_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["fine", "a\0b"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet, row 1: field 'text' holds a NUL at character 1"):
+        texts(f"parquet:{tmp_path}/a.parquet")
 
 
 def test_a_broken_archive_is_named(tmp_path: Path) -> None:

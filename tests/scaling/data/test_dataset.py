@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from scaling.data import Dataset, build, open_dataset, prepare, shards
 from scaling.data.corpora import digest_of, heldout_limit, parse_corpus
-from scaling.data.dataset import ShardDataset
 from scaling.data.tokenizers import END_SHOWN, ByteTokenizer
 from scaling.errors import UserError
 
@@ -132,14 +131,6 @@ def test_windows_across_shards_equal_those_of_one_shard(
             many.train_batch(3, 20, length, 1), dataset.train_batch(3, 20, length, 1)
         )
         np.testing.assert_array_equal(many.heldout(5, 300), dataset.heldout(5, 300))
-
-
-def test_shards_are_mapped_not_read(dataset: Dataset) -> None:
-    assert isinstance(dataset, ShardDataset)
-    dataset.train_batch(0, 1, 16, 0)
-    tokens = dataset._map("train", 0)
-    assert isinstance(tokens.base, np.memmap)
-    assert not tokens.flags.writeable
 
 
 def test_a_dataset_travels_as_its_folder(dataset: Dataset) -> None:

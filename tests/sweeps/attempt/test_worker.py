@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -125,14 +125,6 @@ def test_a_full_disk_under_another_error_is_still_a_full_disk(tmp_path, data):
     assert run_job(tiny_job(data, tmp_path), train=fake(error=error)).trouble == Trouble.DISK
 
 
-def test_a_missing_dataset_is_the_users_to_mend(tmp_path, data):
-    job = tiny_job(data, tmp_path)
-    values = job.to_dict() | {"dataset": str(tmp_path / "nowhere")}
-    outcome = run_job(Job.from_dict(values))
-    assert outcome.trouble == Trouble.USER
-    assert "nowhere" in outcome.sentence
-
-
 def test_equal_failures_have_equal_signatures():
     assert signature_of("index 3 at 0x7f001") == signature_of("index 71 at 0x7f9ab")
     assert signature_of("index 3") != signature_of("key 3")
@@ -212,6 +204,54 @@ def test_what_an_earlier_attempt_did_not_finish_is_done_again(tmp_path, data, st
     (tmp_path / "attempt-000").mkdir()
     (tmp_path / "attempt-000" / RESULT).write_text("{not json")
     assert run_job(job, train=fake()).sentence == "well done"
+
+
+def test_a_result_that_was_changed_on_the_disk_does_not_count(tmp_path, data):
+    first = run_job(tiny_job(data, tmp_path), train=fake())
+    path = tmp_path / "attempt-001" / RESULT
+    path.write_text(path.read_text().replace("2.5", "2.6"))
+    assert read_outcome(path.parent) is None
+    again = run_job(tiny_job(data, tmp_path, attempt=2), train=fake())
+    assert again.result == first.result
+    assert read_outcome(tmp_path / "attempt-002") == again
+
+
+def test_a_result_of_a_version_without_checksums_counts(tmp_path):
+    (tmp_path / RESULT).write_text('{"status": "finished", "sentence": "done"}')
+    assert read_outcome(tmp_path) == Outcome(status="finished", sentence="done")
+
+
+def test_data_that_is_away_is_no_fault_of_the_run(tmp_path, data):
+    job = tiny_job(data, tmp_path)
+    away = data.folder.rename(data.folder.with_name("away"))
+    try:
+        outcome = run_job(job)
+    finally:
+        away.rename(data.folder)
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.DATA)
+    assert outcome.sentence.startswith(f"prepared data cannot be read: {data.folder}")
+    assert run_job(replace(job, attempt=2, folder=str(tmp_path / "attempt-002"))).status == "finished"
+
+
+def test_a_disk_of_data_that_fails_in_the_middle_is_no_fault_of_the_run(tmp_path, data, monkeypatch):
+    def fails(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fails)
+    outcome = run_job(tiny_job(data, tmp_path))
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.DATA)
+
+
+def test_damaged_data_stops_the_run_in_one_sentence(tmp_path):
+    data = tiny_data(tmp_path / "data")
+    shard = data.folder / "heldout-00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    outcome = run_job(tiny_job(data, tmp_path))
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.USER)
+    assert "prepared data is damaged" in outcome.sentence
+    assert "the next `scaling sweep` makes or fetches it again" in outcome.sentence
 
 
 def test_options_reach_training(tmp_path, data):

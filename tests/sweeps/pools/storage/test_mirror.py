@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import replace
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from scaling.errors import UserError
 from scaling.training.checkpoint import load_checkpoint, save_checkpoint
 from sweeps.attempt import journal
 from sweeps.attempt.worker import Job, Outcome, Trouble, run_job
 from sweeps.pools.storage import files as storage
 from sweeps.pools.storage import mirror
 from sweeps.pools.storage.files import StorageError, open_storage
-from sweeps.pools.storage.mirror import fetch_dataset, is_whole, put_dataset, scratch_folder
+from sweeps.pools.storage.mirror import fetch_dataset, is_whole, put_dataset
 from tests.sweeps import bucket
 from tests.sweeps.attempt.test_worker import fake
 from tests.sweeps.bucket import Bucket
@@ -278,10 +280,12 @@ def test_workers_at_once_fetch_a_dataset_once(tmp_path, data, there):
         thread.join()
     assert len(found) == 4
     assert len(set(found)) == 1
-    assert {p.name: p.read_bytes() for p in found[0].iterdir()} == {
-        p.name: p.read_bytes() for p in data.folder.iterdir()
-    }
-    assert sum("open rb" in call and "train-00000" in call for call in Bucket.calls) == 1
+    copied, whole = (
+        {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+        for folder in (found[0], data.folder)
+    )
+    assert copied == whole
+    assert sum("open rb" in call and "train-00000.bin" in call for call in Bucket.calls) == 1
 
 
 def test_a_dataset_is_announced_last_and_half_of_one_is_not_used(data):
@@ -290,7 +294,7 @@ def test_a_dataset_is_announced_last_and_half_of_one_is_not_used(data):
     put_dataset(there, data.folder)
     puts = [call.rpartition("/")[2] for call in Bucket.calls if call.startswith("put ")]
     assert puts[-1] == "meta.json"
-    assert len(puts) == len(list(data.folder.iterdir()))
+    assert sorted(puts) == sorted(path.name for path in data.folder.iterdir() if path.name[0] != ".")
     put_dataset(there, data.folder)
     assert len([call for call in Bucket.calls if call.startswith("put ")]) == len(puts)  # once
     there.remove(f"data/{data.fingerprint}/meta.json")
@@ -306,20 +310,50 @@ def test_a_damaged_copy_on_the_node_is_fetched_again(data, there):
     assert (folder / "train-00000.bin").read_bytes() == (data.folder / "train-00000.bin").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["train-00000.bin", "heldout-00000.bin", "meta.json"])
+def test_a_damaged_copy_in_the_storage_is_not_used_and_the_next_put_mends_it(data, there, name):
+    place = f"data/{data.fingerprint}/{name}"
+    content = bytearray(there.read(place))
+    content[content.find(b'"sha256"') + 12 if name == "meta.json" else len(content) // 2] ^= 1
+    there.put(bytes(content), place)
+    with pytest.raises(UserError, match=r"the copy of the data in .* is damaged"):
+        fetch_dataset(there, far_job(data, there))
+    outcome = run_job(far_job(data, there))
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.DATA)
+    put_dataset(there, data.folder)
+    assert there.read(place) == (data.folder / name).read_bytes()
+    assert run_job(far_job(data, there)).status == "finished"
+
+
+def test_a_copy_on_the_node_with_a_changed_byte_is_fetched_again(data, there):
+    job = far_job(data, there)
+    shard = fetch_dataset(there, job) / "heldout-00000.bin"
+    content, times = shard.read_bytes(), shard.stat()
+    shard.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a bad disk does
+    outcome = run_job(job)
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.DATA)
+    assert "prepared data is damaged" in outcome.sentence
+    assert run_job(replace(job, attempt=2)).status == "finished"
+    assert shard.read_bytes() == content
+
+
 # -- the node -----------------------------------------------------------------------------------
 
 
-def test_folders_of_killed_workers_are_removed_and_those_of_living_ones_kept(tmp_path):
-    base = tmp_path / "node" / "attempts"
-    with scratch_folder() as living:
-        (base / "dead").mkdir()
-        (base / "dead" / "checkpoint.pt").write_text("x")
-        (base / "dead.lock").write_text("")
-        with scratch_folder():
-            assert living.is_dir()
-            assert not (base / "dead").exists()
-            assert not (base / "dead.lock").exists()
-    assert list(base.iterdir()) == []
+def test_the_folder_for_data_is_this_users_alone(tmp_path, data, there, monkeypatch):
+    monkeypatch.delenv("SCALING_SCRATCH")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = fetch_dataset(there, far_job(data, there)).parents[1]
+    assert folder == tmp_path / f"scaling-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)
+    other = os.getuid() + 1
+    folder.rename(tmp_path / f"scaling-{other}")
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    outcome = run_job(far_job(data, there))
+    assert outcome.status == "failed"
+    assert "belongs to user" in outcome.sentence
 
 
 def test_a_full_node_is_told_as_a_full_disk(data, there, monkeypatch):

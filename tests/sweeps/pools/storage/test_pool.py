@@ -124,6 +124,16 @@ def test_data_that_cannot_be_put_is_the_users_to_mend(desk, there, data, monkeyp
         StoragePool(desk, there, [data.folder]).ready()
 
 
+def test_data_that_a_worker_found_damaged_is_put_again(pool, desk, there, data, tmp_path):
+    shard = f"data/{data.fingerprint}/train-00000.bin"
+    whole = there.read(shard)
+    there.put(bytes(len(whole)), shard)
+    handle = pool.submit(job_in(tmp_path, data), Needs())
+    desk.ended.append((handle, Outcome(status="failed", sentence="", trouble=Trouble.DATA, journal="")))
+    assert told(pool).trouble == Trouble.DATA
+    wait_for(lambda: there.read(shard) == whole)
+
+
 def _refused(*_):
     raise OSError("no room")
 
