@@ -68,8 +68,8 @@ class PlannedRun:
     spec: RunSpec
     params: int
     """Non-embedding parameters, the N of the law."""
-    state: str = "new"
-    """What the ledger says: finished, running, resume, diverged, failed, ..., or new."""
+    state: str = "planned"
+    """What the ledger says: finished, running, diverged, failed, ...; planned if it does not have it."""
     memory_bytes: float
     """On the GPU where it uses one, else of the process."""
     needs: Needs
@@ -276,7 +276,7 @@ def make_plan(
             PlannedRun(
                 spec=spec,
                 params=spec.param_count("non_embedding"),
-                state=states.get(key, "new"),
+                state=states.get(key, "planned"),
                 memory_bytes=needed,
                 needs=_needs(config, needed),
                 expected_s=seconds[key],
