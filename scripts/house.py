@@ -107,10 +107,10 @@ def in_words(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in inside)
     if origin is tuple:
-        one, _, limits = in_words(inside[0]).partition(",")
+        one, _, rest = in_words(inside[0]).partition(",")
         several = len(inside) == 2 and inside[1] is not Ellipsis
         count = f"{len(inside)} " if several else ""
-        return f"list of {count}{one}{'' if one == 'text' else 's'}{limits and f',{limits}'}"
+        return f"list of {count}{one}{'' if one == 'text' else 's'}{rest and f',{rest}'}"
     if origin is dict:
         return f"mapping of {in_words(inside[0])} to {in_words(inside[1])}"
     if is_section(kind):
