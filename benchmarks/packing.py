@@ -68,8 +68,8 @@ def main() -> None:
     )
     print(
         f"{arguments.family} at shape {shape.name}: {arguments.processes} processes of one thread give "
-        f"{times:.2f} x the work of one with {arguments.processes} threads (floor {FLOOR}; {speed:,.0f} against "
-        f"{one_speed:,.0f} tokens/s; {len(quiet)} of {len(rows)} rounds quiet)"
+        f"{times:.2f} x the work of one with {arguments.processes} threads (floor {FLOOR}; "
+        f"{speed:,.0f} against {one_speed:,.0f} tokens/s; {len(quiet)} of {len(rows)} rounds quiet)"
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(rows, indent=1))
