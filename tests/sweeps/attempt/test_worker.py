@@ -14,18 +14,8 @@ import pytest
 
 from scaling.errors import UserError
 from sweeps.attempt import journal
-from sweeps.attempt.worker import (
-    RESULT,
-    Job,
-    Outcome,
-    Stop,
-    Trouble,
-    failure,
-    read_outcome,
-    run_job,
-    signature_of,
-    write_json,
-)
+from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, failure, read_outcome, signature_of, write_json
+from sweeps.attempt.worker import Stop, run_job
 from tests.sweeps.tiny import tiny_data, tiny_job
 
 
