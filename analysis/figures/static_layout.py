@@ -110,6 +110,7 @@ class Plot:
             color=colour,
             labelsize=font["fontsize"],
             labelcolor=font["color"],
+            label1On=settings.get("showticklabels", True),
         )
         length = minor.get("ticklen", 3) * POINTS_PER_PX if minor.get("ticks") == "outside" else 0
         axis.set_tick_params(which="minor", length=length, color=colour)

@@ -139,6 +139,13 @@ class TestAround:
         titles = [(text.get_text(), text.get_fontweight()) for axes in drawn.axes for text in axes.texts]
         assert titles == [("left", "bold"), ("right", "normal")]
 
+    def test_hidden_tick_labels_are_hidden(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2])).update_yaxes(showticklabels=False)
+        drawn = draw(figure)
+        drawn.canvas.draw()
+        assert not any(label.get_visible() for label in drawn.axes[0].get_yticklabels())
+        assert all(label.get_visible() for label in drawn.axes[0].get_xticklabels())
+
     def test_annotations_on_log_axes_are_exponents(self) -> None:
         figure = go.Figure(go.Scatter(x=[1, 1000], y=[1, 2])).update_xaxes(type="log")
         figure.add_annotation(x=2, y=1.5, text="here", showarrow=True, ax=20, ay=-10)
