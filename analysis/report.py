@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Any
 from analysis import figures
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
-from analysis.estimate import shortest
-from analysis.figures.axes import is_missing
 from analysis.figures.theme import FONT, PALETTES, family_order, template
 from analysis.table import provenance
+from analysis.text import flops_text, interval_text, time_text, value_text, without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +65,7 @@ def write_report(
     by family, why a law could not be fitted. losses: training loss along the runs, see
     `analysis.table.runs.loss_curves`. UserError where nothing was fitted or the file cannot be written.
     """
-    path = Path(path)
+    path, source = Path(path), without_secrets(source)
     if not any(laws.values()):
         raise UserError("report: there is no law to report; fit one first")
     drawn: dict[str, go.Figure] = {}
@@ -90,9 +89,12 @@ def _overview(laws: Laws) -> Section:
         for method, law in laws[family].items():
             largest = law.flops_range[1]
             best = law.optimal(largest)
-            sizes = [_joined(number, number.low, number.high) for number in (best.params, best.tokens)]
+            best_sizes = {"params": best.params, "tokens": best.tokens}
+            sizes = [value_text(name, n, n.low, n.high) for name, n in best_sizes.items()]
             exponents = [str(law.exponents[name]) for name in ("params", "tokens")]
-            rows.append([family, method, len(law.runs), *exponents, f"{largest:.3g}", *sizes, str(best.loss)])
+            rows.append(
+                [family, method, len(law.runs), *exponents, flops_text(largest), *sizes, str(best.loss)]
+            )
     head = ["family", "law", "runs", "size exponent", "tokens exponent", "budget (FLOPs)",
             "best params", "tokens", "loss (nats)"]  # fmt: skip
     text = (
@@ -122,8 +124,8 @@ def _family(
         parts.append(_stamp(*laws.values()))
     for method, law in laws.items():
         table = law.summary()
-        rows = [[q, *_interval(v, low, high)] for q, v, low, high in table.itertuples(index=False)]
-        numbers = _table(["", "value", "interval"], rows) + _stamp(law)
+        rows = [[row[0], value_text(*row)] for row in table.itertuples(index=False)]
+        numbers = _table(["", "value and interval"], rows) + _stamp(law)
         parts.append(_folded(f"All numbers of the {method} law", numbers))
     own = runs[runs["family"] == family] if "family" in runs else runs
     if losses is not None and len(losses) and 0 < len(own) <= MOST_CURVES:
@@ -154,13 +156,13 @@ def _minima(law: Any) -> str:
     rows = []
     for row in law.minima.astype(object).to_dict(orient="records"):
         if row["status"] != "bracketed":
-            rows.append([f"{row['flops']:.3g}", row["num_runs"], str(row["reason"]), "", "", ""])
+            rows.append([flops_text(row["flops"]), row["num_runs"], str(row["reason"]), "", "", ""])
             continue
         cells = [
-            _joined(row[n], row[f"{n}_low"], row[f"{n}_high"])
+            value_text(n, row[n], row[f"{n}_low"], row[f"{n}_high"])
             for n in ("params", "tokens", "tokens_per_param", "loss")
         ]
-        rows.append([f"{row['flops']:.3g}", row["num_runs"], *cells])
+        rows.append([flops_text(row["flops"]), row["num_runs"], *cells])
     head = [
         "budget (FLOPs)",
         "runs",
@@ -175,9 +177,9 @@ def _minima(law: Any) -> str:
 def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
     rows = [
         [
-            row["family"], f"{row['at_flops']:.3g}", f"{row['at_loss']:.4f}",
-            _joined(row["multiplier"], row["low"], row["high"], unit="x"),
-            f"{row['reference_flops']:.3g}", "extrapolated" if row["extrapolated"] else "",
+            row["family"], flops_text(row["at_flops"]), f"{row['at_loss']:.4f}",
+            interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
+            flops_text(row["reference_flops"]), "extrapolated" if row["extrapolated"] else "",
         ]
         for row in comparison.multipliers.astype(object).to_dict(orient="records")
     ]  # fmt: skip
@@ -198,7 +200,7 @@ def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
 def _runs(runs: pd.DataFrame) -> Section:
     names = [name for name in RUN_COLUMNS_SHOWN if name in runs.columns and runs[name].notna().any()]
     shown = runs.head(MOST_ROWS)
-    rows = [[_cell(value) for value in row] for row in shown[names].itertuples(index=False)]
+    rows = [list(map(value_text, names, row)) for row in shown[names].itertuples(index=False)]
     more = f"<p>The first {len(shown)} of {len(runs)} runs.</p>" if len(runs) > len(shown) else ""
     return "runs", "Runs", more + _folded(f"{len(runs)} runs", _table(names, rows))
 
@@ -208,21 +210,22 @@ def _provenance(runs: pd.DataFrame, laws: Laws, source: str) -> Section:
     for family in family_order(laws):
         for method, law in laws[family].items():
             options = ", ".join(f"{name}={value}" for name, value in law.options.items())
-            low, high = law.flops_range
-            rows.append([family, method, len(law.runs), len(law.excluded), f"{low:.3g} to {high:.3g}",
+            budgets = " to ".join(map(flops_text, law.flops_range))
+            rows.append([family, method, len(law.runs), len(law.excluded), budgets,
                          str(law.status), str(law.cost), law.sha256[:16], options])  # fmt: skip
     head = ["family", "law", "runs", "left out", "budgets (FLOPs)", "status", "cost of a run",
             "SHA-256 of the data", "options"]  # fmt: skip
+    written = f"Fitted and written {time_text(datetime.now(UTC))} with"
     body = [
         _table(["", ""], provenance.of_runs(runs, source), caption="The runs"),
         _table(head, rows, caption="The laws: every number and figure above names the one it is of"),
-        _table(["", ""], provenance.of_program(), caption=f"Fitted and written {_now()} with"),
+        _table(
+            ["", ""],
+            provenance.of_program(),
+            caption=written,
+        ),
     ]
     return "provenance", "Where the numbers come from", "".join(body)
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _stamp(*laws: Law) -> str:
@@ -271,31 +274,6 @@ def _figure(name: str, figure: go.Figure, drawn: dict[str, go.Figure]) -> str:
     )
 
 
-def _interval(value: Any, low: Any, high: Any) -> list[str]:
-    if any(is_missing(number) for number in (value, low, high)):
-        return ["" if is_missing(value) else _short(value), ""]
-    return [_short(value), f"[{_short(low)}, {_short(high)}]"]
-
-
-def _joined(value: Any, low: Any, high: Any, *, unit: str = "") -> str:
-    shown, ends = _interval(value, low, high)
-    return f"{shown}{unit} {ends}".strip()
-
-
-def _short(number: float) -> str:
-    """Four digits; counts in thousands, millions and billions."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if size <= abs(number) < 1e12:
-            return f"{shortest(number / (1e3 if letter == 'k' else size), 3)}{letter}"
-    return shortest(float(number), 4)
-
-
-def _cell(value: object) -> str:
-    if is_missing(value):
-        return ""
-    return _short(value) if isinstance(value, float) else str(value)
-
-
 # -- the page -----------------------------------------------------------------------------------
 
 
@@ -310,7 +288,7 @@ def _page(
         font=FONT,
         title=_text(title),
         subtitle=f"{len(runs)} runs" + (f" from {_text(source)}" if source else "")
-        + f". Written {_now()}.",
+        + f". Written {time_text(datetime.now(UTC))}.",
         links="".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections),
         sections="".join(
             f'<section id="{anchor}"><h2>{_text(heading)}</h2>{body}</section>'

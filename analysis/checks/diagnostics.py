@@ -21,10 +21,11 @@ import pandas as pd
 
 from analysis.checks.influence import condition_number, influence_table, without_outliers
 from analysis.checks.variants import variants
-from analysis.estimate import Estimate, shortest
+from analysis.estimate import Estimate
 from analysis.frontier import frontier_exponents
 from analysis.laws.result import FitStatus, Law
 from analysis.laws.surface import FEW_STARTS, TOUCHES_ZERO, SurfaceLaw
+from analysis.text import number_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -173,9 +174,8 @@ def _starts(law: SurfaceLaw) -> Finding:
 
 def _condition(law: SurfaceLaw) -> Finding:
     number, pair, cosine = condition_number(law)
-    words = (
-        f"condition number {number:.3g}; {pair[0]} and {pair[1]} most nearly trade off (cosine {cosine:.4f})"
-    )
+    told = f"{' and '.join(pair)} most nearly trade off (cosine {cosine:.4f})"
+    words = f"condition number {number_text(number)}; {told}"
     return (NOTE if number > ILL_CONDITIONED else FINE), number, words
 
 
@@ -290,5 +290,5 @@ def _verdict_on_E(law: SurfaceLaw, checks: dict[str, Finding], others: pd.DataFr
     values = np.array([float(law.E), *same])
     spread = float((values.max() - values.min()) / float(law.runs["loss"].min()))
     identified = checks["E"][0] == FINE and spread <= E_SPREAD
-    ends = f"{shortest(values.min(), 3)} to {shortest(values.max(), 3)} over {len(values)} fits"
+    ends = f"{number_text(values.min())} to {number_text(values.max())} over {len(values)} fits"
     return f"E is {'identified' if identified else 'not identified'} ({ends})"

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from analysis.text import is_missing, without_zeros
+
 LOSS = "Held-out bound (nats per token)"
 LOSS_DIGITS = ".2f"
 TRAINING_LOSS = "Training loss (nats per token)"
@@ -28,45 +30,6 @@ _STEPS = (
     (1.0,),
 )
 _FEWEST = 3
-_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-
-
-def flops_text(flops: float) -> str:
-    """A budget as it is written everywhere: 3.0e+11 -> "3.0e11"."""
-    mantissa, exponent = f"{flops:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def count_text(count: float, digits: int = 3) -> str:
-    """A number of parameters or tokens: 163055232 -> "163M"; beyond 10^15 in e-notation."""
-    if not math.isfinite(count) or count >= 1e15:
-        return f"{count:.{digits - 1}e}".replace("e+", "e")
-    rounded = float(f"{count:.{digits}g}")
-    for size, letter in _UNITS:
-        if rounded >= size:
-            return f"{rounded / size:g}{letter}"
-    return f"{rounded:g}"
-
-
-def number_text(value: float, digits: int = 3) -> str:
-    """A plain number with that many significant digits: no exponent between 0.001 and 100000."""
-    if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e5:
-        rounded = float(f"{value:.{digits}g}")
-        return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:g}"
-    return f"{value:.{digits - 1}e}".replace("e+", "e")
-
-
-def interval_text(value: float, low: object, high: object, text: Callable[[float], str]) -> str:
-    """ "163M [150M, 178M]", or the number alone where there is no interval."""
-    ends = (low, high)
-    if any(is_missing(end) for end in ends):
-        return text(value)
-    return f"{text(value)} [{text(float(low))}, {text(float(high))}]"  # type: ignore[arg-type]
-
-
-def is_missing(value: object) -> bool:
-    """None, NaN or pandas.NA."""
-    return value is None or type(value).__name__ == "NAType" or value != value
 
 
 def log_ticks(low: float, high: float, room: float = LABELS_WIDE) -> tuple[list[float], list[float]]:
@@ -116,7 +79,7 @@ def log_axis(
 ) -> dict[str, Any]:
     """Plotly settings of a logarithmic axis that shows all positive `values`, with a margin of `pad` of it.
 
-    `room` is the number of labels that fit; `text` writes one.
+    `room` is the number of labels that fit; `text` writes one, and zeros at its end are left out.
     """
     logs = [math.log10(value) for value in values if not is_missing(value) and 0 < value < math.inf]
     low, high = (min(logs), max(logs)) if logs else (0.0, 1.0)
@@ -129,7 +92,7 @@ def log_axis(
         "range": [low, high],
         "tickmode": "array",
         "tickvals": labelled,
-        "ticktext": [text(tick) for tick in labelled],
+        "ticktext": [without_zeros(text(tick)) for tick in labelled],
         "minor": {
             "tickmode": "array",
             "tickvals": unlabelled,
@@ -138,8 +101,3 @@ def log_axis(
             "showgrid": False,
         },
     }
-
-
-def compute_text(flops: float) -> str:
-    """A tick of a compute axis: 3e19, and 1.5e19 where there are such."""
-    return flops_text(flops).replace(".0e", "e")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
 from analysis.figures import axes, parts, theme
+from analysis.text import count_text, flops_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 MAX_CURVE_POINTS = 60
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "flops": (axes.COMPUTE, axes.compute_text),
-    "tokens": (axes.TOKENS, axes.count_text),
+    "flops": (axes.COMPUTE, flops_text),
+    "tokens": (axes.TOKENS, count_text),
 }
 NO_BUDGET = "unknown"
 
@@ -67,7 +68,7 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     title, text = SCALES[x]
     figure.update_xaxes(**axes.log_axis(title, [*table[x], *ended[x]], text))
     losses = [*table["loss"], *ended["loss"]]
-    figure.update_yaxes(**axes.log_axis(axes.TRAINING_LOSS, losses, axes.number_text, room=8))
+    figure.update_yaxes(**axes.log_axis(axes.TRAINING_LOSS, losses, number_text, room=8))
     return parts.finish(
         figure,
         parts.titled("Training loss", "" if several else "".join(families)),
@@ -89,13 +90,13 @@ def _by_budget(runs: pd.DataFrame, families: list[str]) -> tuple[dict[str, str],
     symbol = theme.family_style("".join(families)).symbol
     colours = theme.budget_colours(len(known))
     styles = {
-        axes.flops_text(budget): theme.Style(colour=colour, symbol=symbol)
+        flops_text(budget): theme.Style(colour=colour, symbol=symbol)
         for budget, colour in zip(known, colours, strict=True)
     }
     if budgets.isna().any():
         styles[NO_BUDGET] = theme.Style(colour=theme.NEUTRAL, symbol=symbol)
     group_of = {
-        key: NO_BUDGET if axes.is_missing(budget) else axes.flops_text(budget)
+        key: NO_BUDGET if is_missing(budget) else flops_text(budget)
         for key, budget in zip(runs["key"], budgets, strict=True)
     }
     return group_of, styles
@@ -117,7 +118,7 @@ def _curve(curve: pd.DataFrame, x: str, group: str, style: theme.Style) -> go.Sc
         hovertext=[
             f"<b>{parts.safe(row['label'])}</b><br>"
             f"training loss {row['loss']:.4f} (mean of {row['points']} up to step {row['step']:,.0f})<br>"
-            f"{axes.count_text(row['tokens'])} tokens, {axes.flops_text(row['flops'])} FLOPs"
+            f"{count_text(row['tokens'])} tokens, {flops_text(row['flops'])} FLOPs"
             for row in curve.to_dict(orient="records")
         ],
     )

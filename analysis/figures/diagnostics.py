@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.figures import axes, parts, theme
+from analysis.text import is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +77,7 @@ def _band(low: float, high: float, num_rows: int) -> go.Scatter:
 def _dots(values: list[Any], labels: list[str], colour: str) -> go.Scatter:
     import plotly.graph_objects as go
 
-    shown = [None if axes.is_missing(value) else float(value) for value in values]
+    shown = [None if is_missing(value) else float(value) for value in values]
     return go.Scatter(
         x=shown,
         y=[-place for place in range(len(labels))],
@@ -85,7 +86,7 @@ def _dots(values: list[Any], labels: list[str], colour: str) -> go.Scatter:
         showlegend=False,
         hoverinfo="text",
         hovertext=[
-            f"{label}: {'none' if value is None else axes.number_text(value, 4)}"
+            f"{label}: {'none' if value is None else number_text(value, 4)}"
             for label, value in zip(labels, shown, strict=True)
         ],
     )
@@ -191,7 +192,7 @@ def draws(diagnosis: Diagnosis) -> go.Figure:
         if y == "E":
             figure.update_yaxes(title_text=y, row=1, col=column)
         else:
-            figure.update_yaxes(**axes.log_axis(y, table[y], axes.number_text), row=1, col=column)
+            figure.update_yaxes(**axes.log_axis(y, table[y], number_text), row=1, col=column)
     lowest = float(diagnosis.law.runs["loss"].min())
     parts.level_line(figure, lowest, "dot", len(PAIRS))
     title = parts.titled("Resamples of the parameters", diagnosis.law.family or "")

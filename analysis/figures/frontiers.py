@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
+from analysis.text import count_text, flops_text, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,9 +133,7 @@ def _set_axes(figure: go.Figure, laws: Mapping[str, Law], tables: Mapping[str, p
     flops += [value for law in laws.values() for value in law.runs["flops"]]
     for number, (panel, title) in enumerate(PANELS.items()):
         place = {"row": number // 2 + 1, "col": number % 2 + 1}
-        compute = axes.log_axis(
-            axes.COMPUTE if number > 1 else "", flops, axes.compute_text, pad=0.02, room=7
-        )
+        compute = axes.log_axis(axes.COMPUTE if number > 1 else "", flops, flops_text, pad=0.02, room=7)
         figure.update_xaxes(**compute, **place)
         if number:
             figure.update_xaxes(matches="x", **place)
@@ -143,7 +142,7 @@ def _set_axes(figure: go.Figure, laws: Mapping[str, Law], tables: Mapping[str, p
             continue
         values = [value for table in tables.values() for value in _to_show(table, panel)]
         values += [value for law in laws.values() for value in _to_show(_minima(law), panel)]
-        text = axes.number_text if panel == "tokens_per_param" else axes.count_text
+        text = number_text if panel == "tokens_per_param" else count_text
         figure.update_yaxes(**axes.log_axis(title, values, text, room=7), **place)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.figures import axes, parts, theme
+from analysis.text import count_text, flops_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ def isoflop(laws: IsoflopLaw | Mapping[str, IsoflopLaw]) -> go.Figure:
     budgets = sorted({flops for table in tables.values() for flops in table["flops"]})
     colours = dict(zip(budgets, theme.budget_colours(len(budgets)), strict=True))
     in_legend: set[str] = set()
-    parts.add(figure, [parts.point_entry(axes.flops_text(flops), colours[flops]) for flops in budgets], 1, 1)
+    parts.add(figure, [parts.point_entry(flops_text(flops), colours[flops]) for flops in budgets], 1, 1)
     for number, (name, table) in enumerate(tables.items()):
         traces = []
         for flops, of_budget in table.groupby("flops"):
@@ -90,7 +91,7 @@ def _budget_traces(part: pd.DataFrame, flops: float, colour: str, level: float) 
     used = part["status"].iloc[0] == parts.BRACKETED
     reason = "" if used else f"<br>{parts.safe(part['reason'].iloc[0])}"
     runs, curve, minimum = (part[part["kind"] == kind] for kind in ("run", "curve", "minimum"))
-    text = axes.flops_text(flops)
+    text = flops_text(flops)
     shared = {"name": text, "legendgroup": text, "showlegend": False}
     line = go.Scatter(
         **shared,
@@ -144,7 +145,7 @@ def _frontier_line(law: IsoflopLaw) -> go.Scatter:
 
 def _set_axes(figure: go.Figure, tables: Mapping[str, pd.DataFrame], columns: int) -> None:
     params = [value for table in tables.values() for value in table["params"]]
-    figure.update_xaxes(**axes.log_axis("", params, axes.count_text, room=axes.LABELS_WIDE / columns))
+    figure.update_xaxes(**axes.log_axis("", params, count_text, room=axes.LABELS_WIDE / columns))
     figure.update_yaxes(tickformat=axes.LOSS_DIGITS)
     for number in range(len(tables)):
         place = {"row": number // columns + 1, "col": number % columns + 1}

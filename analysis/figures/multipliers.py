@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
 from analysis.figures import axes, parts, theme
+from analysis.text import flops_text, interval_text, is_missing, number_text, without_zeros
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def compare(comparison: Comparison) -> go.Figure:
     reference = parts.safe(comparison.reference)
     if not len(table):
         raise UserError(f"the comparison has no multiplier over {comparison.reference}; see its warnings")
-    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", _to_show(table), axes.number_text)
+    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", _to_show(table), number_text)
     limits = 10.0 ** y_axis["range"][0] / 2, 10.0 ** y_axis["range"][1] * 2
     figure = parts.panels(1, 1)
     lowest = table.groupby("family")["multiplier"].mean().idxmin()
@@ -75,7 +76,7 @@ def compare(comparison: Comparison) -> go.Figure:
 
 def _to_show(table: pd.DataFrame) -> list[float]:
     low, high = table["multiplier"].min() / NEAR, table["multiplier"].max() * NEAR
-    ends = [end for name in ("low", "high") for end in table[name] if not axes.is_missing(end)]
+    ends = [end for name in ("low", "high") for end in table[name] if not is_missing(end)]
     return [1.0, *table["multiplier"], *(end for end in ends if low <= end <= high)]
 
 
@@ -85,7 +86,7 @@ def _multipliers(
     import plotly.graph_objects as go
 
     style = theme.family_style(family)
-    texts = [axes.compute_text(flops) for flops in part["at_flops"]]
+    texts = [without_zeros(flops_text(flops)) for flops in part["at_flops"]]
     if len(texts) > MAX_LABELS:
         texts = [text if i in (0, len(texts) - 1) else "" for i, text in enumerate(texts)]
     symbols = [style.symbol + ("-open" if beyond else "") for beyond in part["extrapolated"]]
@@ -106,13 +107,13 @@ def _multipliers(
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    number = axes.interval_text(row["multiplier"], row["low"], row["high"], axes.number_text)
+    number = interval_text(row["multiplier"], row["low"], row["high"], number_text)
     family, reference = parts.safe(row["family"]), parts.safe(row["reference"])
     where = " (extrapolated)" if row["extrapolated"] else ""
     return (
         f"<b>{family}</b> needs {number} times the compute of {reference}<br>"
-        f"at {row['at_loss']:.3f} nats per token, its loss at {axes.flops_text(row['at_flops'])} FLOPs;<br>"
-        f"{reference} gets there with {axes.flops_text(row['reference_flops'])} FLOPs{where}"
+        f"at {row['at_loss']:.3f} nats per token, its loss at {flops_text(row['at_flops'])} FLOPs;<br>"
+        f"{reference} gets there with {flops_text(row['reference_flops'])} FLOPs{where}"
     )
 
 
@@ -140,7 +141,7 @@ def multiplier_curves(comparison: Comparison) -> go.Figure:
     shown = inside if len(inside) else table
     values = [1.0, *table["multiplier"], *shown["low"].dropna(), *shown["high"].dropna()]
     finite = [value for value in values if 1e-3 < value < 1e6]
-    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", finite, axes.number_text)
+    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", finite, number_text)
     figure.update_yaxes(**y_axis)
     figure.update_xaxes(
         title_text="Held-out bound reached (nats per token)",

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
-from analysis.figures import axes, theme
+from analysis.figures import theme
+from analysis.text import count_text, flops_text, interval_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +169,7 @@ def bars(
 
 
 def _length(value: Any, end: Any, limits: tuple[float, float]) -> float | None:
-    return None if axes.is_missing(end) else abs(min(max(float(end), limits[0]), limits[1]) - float(value))
+    return None if is_missing(end) else abs(min(max(float(end), limits[0]), limits[1]) - float(value))
 
 
 # ---- words
@@ -188,9 +189,9 @@ def with_labels(runs: pd.DataFrame) -> pd.DataFrame:
     several = "seed" in runs.columns and runs["seed"].nunique() > 1
     labels = []
     for row in runs.to_dict(orient="records"):
-        words = [str(row["size"])] if not axes.is_missing(row.get("size")) else []
+        words = [str(row["size"])] if not is_missing(row.get("size")) else []
         words += [f"seed {row['seed']}"] if several else []
-        words += [str(row["key"])[:8]] if not axes.is_missing(row.get("key")) else []
+        words += [str(row["key"])[:8]] if not is_missing(row.get("key")) else []
         labels.append(" ".join(words))
     return runs.assign(label=labels)
 
@@ -199,14 +200,14 @@ def run_text(run: Mapping[str, Any], flops: float) -> str:
     """What the pointer shows of a run."""
     lines = [f"<b>{safe(run['label'])}</b>"] if run["label"] else []
     loss = f"loss {run['loss']:.4f} nats per token"
-    if not axes.is_missing(run.get("loss_se")):
-        loss += f" (standard error {axes.number_text(run['loss_se'], 2)})"
-    ratio = axes.number_text(run["tokens"] / run["params"])
+    if not is_missing(run.get("loss_se")):
+        loss += f" (standard error {number_text(run['loss_se'], 2)})"
+    ratio = number_text(run["tokens"] / run["params"])
     lines += [
         loss,
-        f"{axes.count_text(run['params'])} parameters, {axes.count_text(run['tokens'])} tokens",
+        f"{count_text(run['params'])} parameters, {count_text(run['tokens'])} tokens",
         f"{ratio} tokens per parameter",
-        f"{axes.flops_text(flops)} FLOPs",
+        f"{flops_text(flops)} FLOPs",
     ]
     return "<br>".join(lines)
 
@@ -215,16 +216,16 @@ def optimum_text(head: str, row: Mapping[str, Any], level: float) -> str:
     """What the pointer shows of a minimum or of a point of a frontier."""
     texts = {
         "loss": ("loss", lambda value: f"{value:.4f}"),
-        "params": ("parameters", axes.count_text),
-        "tokens": ("tokens", axes.count_text),
-        "tokens_per_param": ("tokens per parameter", axes.number_text),
+        "params": ("parameters", count_text),
+        "tokens": ("tokens", count_text),
+        "tokens_per_param": ("tokens per parameter", number_text),
     }
-    lines = [f"<b>{safe(head)}</b> at {axes.flops_text(row['flops'])} FLOPs".strip()]
+    lines = [f"<b>{safe(head)}</b> at {flops_text(row['flops'])} FLOPs".strip()]
     for name, (word, text) in texts.items():
-        if axes.is_missing(row.get(name)):
+        if is_missing(row.get(name)):
             continue
-        number = axes.interval_text(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), text)
+        number = interval_text(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), text)
         lines.append(f"{word} {number}")
-    if not axes.is_missing(row.get("loss_low")):
+    if not is_missing(row.get("loss_low")):
         lines.append(f"<i>brackets: {level:.0%} interval</i>")
     return "<br>".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
+from analysis.text import count_text, flops_text, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,12 +57,12 @@ def against(beside: Beside) -> go.Figure:
             parts.add(
                 figure, _traces(part, panel, name, order, own, beside.law.level), place["row"], place["col"]
             )
-        compute = axes.log_axis(axes.COMPUTE if number > 1 else "", table["flops"], axes.compute_text, room=7)
+        compute = axes.log_axis(axes.COMPUTE if number > 1 else "", table["flops"], flops_text, room=7)
         figure.update_xaxes(**compute, **place)
         if panel == "loss":
             figure.update_yaxes(title_text=title, tickformat=axes.LOSS_DIGITS, **place)
         else:
-            text = axes.number_text if panel == "tokens_per_param" else axes.count_text
+            text = number_text if panel == "tokens_per_param" else count_text
             figure.update_yaxes(**axes.log_axis(title, _to_show(table, panel), text, room=7), **place)
     for order, name in enumerate(names):
         parts.add(figure, [_entry(name, order, own)], 1, 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
+from analysis.text import flops_text, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from analysis.laws.surface import SurfaceLaw
 
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "flops": (axes.COMPUTE, axes.compute_text),
-    "tokens_per_param": (axes.TOKENS_PER_PARAM, axes.number_text),
+    "flops": (axes.COMPUTE, flops_text),
+    "tokens_per_param": (axes.TOKENS_PER_PARAM, number_text),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
+from analysis.text import flops_text, interval_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,12 +31,12 @@ def rollout(rollout: Rollout) -> go.Figure:
     figure = parts.panels(1, len(quantities), [parts.safe(name) for name in quantities])
     budgets = sorted(table["trained_to"].unique())
     colours = dict(zip(budgets, theme.budget_colours(len(budgets)), strict=True))
-    parts.add(figure, [parts.point_entry(axes.flops_text(flops), colours[flops]) for flops in budgets], 1, 1)
+    parts.add(figure, [parts.point_entry(flops_text(flops), colours[flops]) for flops in budgets], 1, 1)
     for column, quantity in enumerate(quantities, start=1):
         of_quantity = table[table["quantity"] == quantity]
         for flops, window in of_quantity.groupby("trained_to"):
-            figure.add_trace(_errors(window, colours[flops], axes.flops_text(flops)), row=1, col=column)
-        x_axis = axes.log_axis("FLOPs over those fitted", of_quantity["beyond"], axes.number_text, room=6)
+            figure.add_trace(_errors(window, colours[flops], flops_text(flops)), row=1, col=column)
+        x_axis = axes.log_axis("FLOPs over those fitted", of_quantity["beyond"], number_text, room=6)
         figure.update_xaxes(**x_axis, row=1, col=column)
         parts.level_line(figure, 0.0, "solid", column)
     figure.update_yaxes(title_text="Predicted above measured (%)", row=1, col=1)
@@ -47,7 +48,7 @@ def _errors(window: pd.DataFrame, colour: str, name: str) -> go.Scatter:
     import plotly.graph_objects as go
 
     rows = window.to_dict(orient="records")
-    outside = [not axes.is_missing(row["covered"]) and not row["covered"] for row in rows]
+    outside = [not is_missing(row["covered"]) and not row["covered"] for row in rows]
     return go.Scatter(
         x=window["beyond"],
         y=window["error_percent"],
@@ -58,9 +59,9 @@ def _errors(window: pd.DataFrame, colour: str, name: str) -> go.Scatter:
         showlegend=False,
         hoverinfo="text",
         hovertext=[
-            f"{row['quantity']} at {axes.flops_text(row['flops'])} FLOPs<br>measured "
-            f"{axes.number_text(row['measured'], 4)}, predicted "
-            f"{axes.interval_text(row['predicted'], row['low'], row['high'], axes.number_text)}<br>"
+            f"{row['quantity']} at {flops_text(row['flops'])} FLOPs<br>measured "
+            f"{number_text(row['measured'], 4)}, predicted "
+            f"{interval_text(row['predicted'], row['low'], row['high'], number_text)}<br>"
             f"off by {row['error_percent']:+.2f}%"
             for row in rows
         ],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.figures import axes, parts, theme
+from analysis.figures import parts, theme
+from analysis.text import flops_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,7 @@ def schedule(table: pd.DataFrame, slots: Sequence[tuple[str, int]], *, title: st
                 y=[rows[place] for place in zip(part["node"], part["slot"], strict=True)],
                 width=0.86,
                 marker={"color": colour, "line": {"width": 0.6, "color": "#ffffff"}},
-                name=axes.flops_text(budget),
+                name=flops_text(budget),
                 hoverinfo="text",
                 hovertext=[_text(row, one_s, unit) for row in part.to_dict(orient="records")],
                 textposition="none",
@@ -68,7 +69,7 @@ def _text(row: dict[str, Any], one_s: float, unit: str) -> str:
     start, end = row["start_s"] / one_s, row["end_s"] / one_s
     name = f"{parts.safe(row['family'])} {parts.safe(row['size'])}"
     return (
-        f"<b>{name}</b> at {axes.flops_text(row['budget'])} FLOPs"
+        f"<b>{name}</b> at {flops_text(row['budget'])} FLOPs"
         f"<br>seed {row['seed']}, key {str(row['key'])[:8]}<br>{parts.safe(row['node'])}, slot {row['slot']}"
         f"<br>{start:.3g} to {end:.3g} {unit}"
     )

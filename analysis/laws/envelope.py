@@ -22,6 +22,7 @@ from analysis.laws.solver.bootstrap import check_options, resample_weights
 from analysis.laws.solver.curves import CAUTION, read_curves
 from analysis.laws.solver.powerlaw import PowerLaw
 from analysis.table.fit_table import RunTable, prepare
+from analysis.text import flops_text
 
 MIN_VERTICES = 3
 
@@ -50,7 +51,8 @@ def fit_envelope(
     table = prepare(runs)
     if table.one_budget:
         raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); an envelope "
+            f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
+            "an envelope "
             "needs several"
         )
     logs = {name: np.log(getattr(table, name)) for name in ("flops", "params", "tokens", "loss")}

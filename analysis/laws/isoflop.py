@@ -35,6 +35,7 @@ from analysis.laws.solver.powerlaw import PowerLaw, fit_power_laws
 from analysis.laws.solver.refit import refit_surface
 from analysis.laws.surface import SurfaceLaw, fit_surface
 from analysis.table.fit_table import SAME_BUDGET, RunTable, prepare
+from analysis.text import flops_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -83,8 +84,8 @@ class IsoflopLaw(PowerLawFrontier):
         there are too few sizes for one). UserError names the budgets there are."""
         fit = next((b for b in self.budgets if abs(np.log(flops / b.flops)) <= np.log1p(SAME_BUDGET)), None)
         if fit is None:
-            known = ", ".join(f"{b.flops:.3g}" for b in self.budgets)
-            raise UserError(f"flops = {flops:.3g} is no budget of this law; its budgets are {known}")
+            known = ", ".join(flops_text(b.flops) for b in self.budgets)
+            raise UserError(f"flops = {flops_text(flops)} is no budget of this law; its budgets are {known}")
         grid = np.linspace(fit.sizes[0], fit.sizes[-1], GRID_POINTS)
         if fit.curves is None:
             return pd.DataFrame(
@@ -130,7 +131,7 @@ class IsoflopLaw(PowerLawFrontier):
         for fit, was in self._corrections():
             percent = _biases(fit, was)[0]
             low, high = fit.ends(percent, self.budget_rule) or (None, None)
-            text = f"parabola's bias in params at {fit.flops:.3g} FLOPs, taken out (%)"
+            text = f"parabola's bias in params at {flops_text(fit.flops)} FLOPs, taken out (%)"
             found[text] = Estimate(float(percent[0]), low, high, self.level)
         return found
 
@@ -186,7 +187,7 @@ def fit_isoflop(
     table = prepare(runs)
     if table.one_budget:
         raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); "
+            f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
             "power laws need at least 2 budgets"
         )
     groups = None if cluster is None else group_numbers(table.rows, cluster)
@@ -390,7 +391,7 @@ def _warnings(
         inside = fit.inside[1:last]
         if len(inside) and inside.mean() < BARELY_BRACKETED:
             found.append(
-                f"the minimum at {fit.flops:.1e} FLOPs is barely bracketed: {1 - inside.mean():.0%} "
+                f"the minimum at {flops_text(fit.flops)} FLOPs is barely bracketed: {1 - inside.mean():.0%} "
                 "of the resamples put it outside the sizes"
             )
     if len(usable) == 2:
@@ -445,7 +446,7 @@ def _widen(
                 widened[name] = law.stretched(stretch)
             found.append(
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
-                f"{flops[np.argmax(np.abs(off / sd))]:.1e} FLOPs); its intervals "
+                f"{flops_text(flops[np.argmax(np.abs(off / sd))])} FLOPs); its intervals "
                 + (f"are {stretch:.1f} times too narrow" if given else f"are widened by {stretch:.1f}")
             )
     return widened, found

@@ -37,6 +37,7 @@ from analysis.laws.solver.objective import GRADIENT_TOLERANCE, LOWER, Derivative
 from analysis.laws.solver.search import best_of
 from analysis.laws.solver.starts import grid_starts
 from analysis.table.fit_table import RunTable, prepare
+from analysis.text import flops_text
 
 if TYPE_CHECKING:
     from analysis.laws.interaction import InteractionLaw
@@ -254,7 +255,8 @@ def check_identified(table: RunTable, num_free: int) -> None:
         )
     if table.one_budget:
         raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs), where size "
+            f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs), "
+            "where size "
             "and tokens vary together; add runs at a second budget"
         )
     for name, values in (("params", table.params), ("tokens", table.tokens)):

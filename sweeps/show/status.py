@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
+from analysis.text import duration, flops_text
 from scaling.errors import UserError
 from sweeps.attempt import journal
 from sweeps.attempt.journal import JOURNAL, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import SETTLED, State
-from sweeps.show.tables import WORDS, console, duration, flops_text, new_table, picture, state_text
+from sweeps.show.tables import WORDS, console, new_table, picture, state_text
 
 if TYPE_CHECKING:
     import sqlite3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from analysis.text import MISSING, count_text, duration, flops_text, number_text, size_text, value_text
 
 if TYPE_CHECKING:
     from sweeps.plan.plan import Plan, PlannedRun
@@ -42,45 +43,6 @@ def console(*, stderr: bool = False) -> Console:
     """A console that does not squeeze tables when the output goes to a file or a pipe."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 140)
-
-
-# --- numbers as people read them
-
-
-def short(value: float | None) -> str:
-    """1234567 -> 1.23M; missing -> a dash."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    for size, letter in ((1e15, None), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value:.3g}" if letter is None else f"{_three(value / size)}{letter}"
-    return f"{value:.3g}"
-
-
-def _three(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def flops_text(value: float) -> str:
-    """1.0e11."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def duration(seconds: float) -> str:
-    """42 s, 7.5 min, 3.2 h, 2.1 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.1f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
-
-
-def size_text(num_bytes: float) -> str:
-    """380 MB, 1.2 GB."""
-    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"
 
 
 def state_text(state: str) -> Text:
@@ -129,7 +91,7 @@ def plan_brief(plan: Plan, *, slots: int = 1) -> RenderableType:
 def _heading(plan: Plan) -> Text:
     config, data = plan.config, plan.data
     if data.train_tokens is not None:
-        tokens = f"{short(data.train_tokens)} training tokens"
+        tokens = f"{count_text(data.train_tokens)} training tokens"
     else:
         tokens = "endless" if data.prepared else "not prepared yet"
     facts = [
@@ -165,12 +127,12 @@ def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
         "budget": flops_text(spec.budget),
         "size": spec.size.name + (f" #{spec.seed}" if seeds else ""),
         "key": run.key[:KEY_LETTERS],
-        "params": short(run.params),
-        "tokens": short(spec.tokens),
-        "tokens/param": short(spec.tokens / run.params),
+        "params": count_text(run.params),
+        "tokens": count_text(spec.tokens),
+        "tokens/param": count_text(spec.tokens / run.params),
         "steps": str(spec.steps),
-        "batch": short(spec.batch_size * spec.data.context_length),
-        "rate": f"{spec.optimizer.learning_rate:.2g}",
+        "batch": count_text(spec.batch_size * spec.data.context_length),
+        "rate": number_text(spec.optimizer.learning_rate, 2),
         "FLOPs": flops_text(spec.training_flops("exact")),
         "memory": size_text(run.memory_bytes),
         "time": duration(run.expected_s) if run.state != "finished" else "",
@@ -262,7 +224,7 @@ def picture(cells: Iterable[Cell]) -> Text:
     width = max(8, 2 + max((len(marks) for marks in drawn.values()), default=0))
     text = Text()
     for size in sizes:
-        text.append(f"{size:>{name_width}} {short(params[size]):>6} ", style="dim")
+        text.append(f"{size:>{name_width}} {count_text(params[size]):>6} ", style="dim")
         for budget in budgets:
             marks = drawn.get((size, budget), Text("·", style="dim"))
             left = (width - len(marks)) // 2
@@ -306,14 +268,6 @@ def frame_table(frame: Any, title: str = "") -> Table:
     for name in frame.columns:
         table.add_column(str(name), justify="right" if frame[name].dtype.kind in "iuf" else "left")
     for index, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
-        table.add_row(*([str(index)] if named else []), *(cell_text(value) for value in row))
+        cells = [value_text("", value) or MISSING for value in row]
+        table.add_row(*([str(index)] if named else []), *cells)
     return table
-
-
-def cell_text(value: Any) -> str:
-    """A value of a table: floats to four significant digits, missing as a dash."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)

@@ -143,7 +143,7 @@ def schedule_table(schedule: Schedule) -> pd.DataFrame:
 
 def _write_page(schedule: Schedule, asked: prepare.Request) -> Path:
     from analysis import figures
-    from sweeps.show.tables import duration
+    from analysis.text import duration
     from sweeps.simulate.cluster import describe
 
     note = (

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from analysis.figures.theme import budget_colours, rgb
-from sweeps.show.tables import duration, flops_text
+from analysis.text import duration, flops_text
 from sweeps.simulate.cluster import describe
 from sweeps.simulate.simulator import Schedule, Stay
 

@@ -25,6 +25,7 @@ from analysis.errors import UserError
 from analysis.figures import axes, parts, theme
 from analysis.laws.isoflop import IsoflopLaw
 from analysis.laws.surface import SurfaceLaw
+from analysis.text import flops_text
 
 BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20)
 
@@ -96,7 +97,7 @@ class TestIsoflop:
         circles = points(figure, "circle")
         drawn = sorted(itertools.chain.from_iterable(trace.y for trace in circles))
         assert drawn == sorted(table.loc[table["kind"] == "run", "loss"])
-        assert names_of(figure) == [axes.flops_text(flops) for flops in BUDGETS] + ["frontier"]
+        assert names_of(figure) == [flops_text(flops) for flops in BUDGETS] + ["frontier"]
         (largest,) = [t for t in points(figure, "diamond") if t.name == "1.0e20"]
         minimum = table[(table["kind"] == "minimum") & (table["flops"] > 9e19)].iloc[0]
         assert largest.x[0] + largest.error_x.array[0] == pytest.approx(minimum["params_high"], rel=1e-12)
@@ -119,7 +120,7 @@ class TestIsoflop:
         figure = figures.isoflop(isoflops)
         titles = [note.text for note in figure.layout.annotations]
         assert titles == ["<b>ar</b>", "<b>masked</b>", "<b>uniform</b>", "<b>esoteric</b>"]
-        assert names_of(figure) == [axes.flops_text(flops) for flops in BUDGETS] + ["frontier"]
+        assert names_of(figure) == [flops_text(flops) for flops in BUDGETS] + ["frontier"]
         assert figure.layout.yaxis2.matches == "y"
 
     def test_without_intervals(self, refused: IsoflopLaw) -> None:
