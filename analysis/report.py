@@ -7,24 +7,19 @@ from the laws handed in; the tables are complete without JavaScript.
 
 from __future__ import annotations
 
-import base64
-import gzip
 import html
-import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from analysis import figures
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
-from analysis.figures.theme import FONT, PALETTES, family_order, template
+from analysis.figures.saving import document, placed, write_whole
+from analysis.figures.theme import family_order
 from analysis.table import provenance
 from analysis.text import flops_text, interval_text, time_text, value_text, without_secrets
 
@@ -70,12 +65,30 @@ def write_report(
         raise UserError("report: there is no law to report; fit one first")
     drawn: dict[str, go.Figure] = {}
     sections = [_overview(laws)]
+    if comparison is not None:  # what most readers came for
+        sections.append(_comparison(comparison, drawn))
     for family in family_order(laws):
         sections.append(_family(family, laws[family], (refused or {}).get(family, ()), runs, losses, drawn))
-    if comparison is not None:
-        sections.append(_comparison(comparison, drawn))
     sections += [_runs(runs), _provenance(runs, laws, source)]
-    return _write(path, _page(title, source, runs, sections, drawn))
+    links = "".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections)
+    parts = [
+        f'<section id="{anchor}"><h2>{_text(heading)}</h2>{body}</section>'
+        for anchor, heading, body in sections
+    ]
+    origin = (
+        f"{len(runs)} runs"
+        + (f" from {_text(source)}" if source else "")
+        + f". Written {time_text(datetime.now(UTC))}."
+    )
+    body = f"""<header>
+<h1>{_text(title)}</h1>
+<p class="muted">{origin}</p>
+<nav aria-label="sections">{links}</nav>
+</header>
+<noscript><p>The tables below are complete; the figures need JavaScript.</p></noscript>
+<main>{"".join(parts)}</main>
+<footer><p>scaling {metadata.version("scaling")}; losses are nats per token on held-out text.</p></footer>"""
+    return write_whole(path, document(_text(title), body, drawn).encode())
 
 
 # -- sections: (anchor, heading, body) ----------------------------------------------------------
@@ -114,24 +127,27 @@ def _family(
 ) -> Section:
     parts = []
     notes = [f"{method}: {note}" for method, law in laws.items() for note in (law.sentence, *law.warnings)]
-    parts.append(_list([*notes, *refused]))
+    caveats = _list([*notes, *refused])
+    parts += [f"<h3>Caveats</h3>{caveats}"] if caveats else []
+    parts += ["<h3>Can these laws be trusted?</h3>"] if laws else []
     parts += [_belief(law) for law in laws.values()]
+    own = runs[runs["family"] == family] if "family" in runs else runs
+    material: dict[str, Any] = {"laws": dict(laws)} if laws else {}
     if "isoflop" in laws:
-        parts.append(_figure(f"{family}-isoflop", laws["isoflop"].plot(), drawn))
+        material["isoflop"] = laws["isoflop"]
+    if losses is not None and len(losses) and 0 < len(own) <= MOST_CURVES:
+        of_family = losses[losses["family"] == family] if "family" in losses else losses
+        if len(of_family):
+            material["runs"] = (own, of_family)
+    parts += [placed(figure, drawn) for figure in figures.drawn(report=True, **material).values()]
+    if "isoflop" in laws:
         parts += [_minima(laws["isoflop"]), _stamp(laws["isoflop"])]
-    if laws:
-        parts.append(_figure(f"{family}-frontier", figures.frontier(dict(laws)), drawn))
-        parts.append(_stamp(*laws.values()))
+    parts.append(_stamp(*laws.values()))
     for method, law in laws.items():
         table = law.summary()
         rows = [[row[0], value_text(*row)] for row in table.itertuples(index=False)]
         numbers = _table(["", "value and interval"], rows) + _stamp(law)
         parts.append(_folded(f"All numbers of the {method} law", numbers))
-    own = runs[runs["family"] == family] if "family" in runs else runs
-    if losses is not None and len(losses) and 0 < len(own) <= MOST_CURVES:
-        of_family = losses[losses["family"] == family] if "family" in losses else losses
-        if len(of_family):
-            parts.append(_figure(f"{family}-curves", figures.loss_curves(own, of_family), drawn))
     left_out = [str(run) for run in next(iter(laws.values())).excluded] if laws else []
     if left_out:
         parts.append(_folded(f"{len(left_out)} runs left out", _list(left_out)))
@@ -183,12 +199,14 @@ def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
         ]
         for row in comparison.multipliers.astype(object).to_dict(orient="records")
     ]  # fmt: skip
-    head = ["family", "at its budget (FLOPs)", "at loss", f"compute over {comparison.reference}",
+    head = ["family", "at its budget (FLOPs)", "at loss", f"times the compute of {comparison.reference}",
             f"{comparison.reference} needs (FLOPs)", ""]  # fmt: skip
     body = [
-        _list(comparison.warnings),
-        _figure("compare-frontiers", figures.frontier(comparison.laws), drawn),
-        _figure("compare-multipliers", figures.compare(comparison), drawn),
+        *([f"<h3>Caveats</h3>{_list(comparison.warnings)}"] if comparison.warnings else []),
+        *(
+            placed(figure, drawn)
+            for figure in figures.drawn(report=True, laws=comparison.laws, comparison=comparison).values()
+        ),
         _table(head, rows, caption=f"Compute over {comparison.reference} at equal loss"),
         _folded(
             "The laws compared", _list(f"{n}: {provenance.of_law(law)}" for n, law in comparison.laws.items())
@@ -262,76 +280,3 @@ def _list(sentences: Iterable[str]) -> str:
 
 def _folded(title: str, body: str) -> str:
     return f"<details><summary>{_text(title)}</summary>{body}</details>"
-
-
-def _figure(name: str, figure: go.Figure, drawn: dict[str, go.Figure]) -> str:
-    ident = f"figure-{len(drawn)}"
-    drawn[ident] = figure
-    height = figure.layout.height or 600
-    label = _text(figure.layout.title.text or name)
-    return (
-        f'<div class="figure" id="{ident}" role="img" aria-label="{label}" style="height:{height}px"></div>'
-    )
-
-
-# -- the page -----------------------------------------------------------------------------------
-
-
-def _page(
-    title: str, source: str, runs: pd.DataFrame, sections: Sequence[Section], drawn: Mapping[str, go.Figure]
-) -> str:
-    colours = {f"{theme}_{name}": getattr(PALETTES[theme], name)
-               for theme in PALETTES for name in ("paper", "text", "muted", "grid")}  # fmt: skip
-    page = Template(resources.files("analysis").joinpath("report.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        colours,
-        font=FONT,
-        title=_text(title),
-        subtitle=f"{len(runs)} runs" + (f" from {_text(source)}" if source else "")
-        + f". Written {time_text(datetime.now(UTC))}.",
-        links="".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections),
-        sections="".join(
-            f'<section id="{anchor}"><h2>{_text(heading)}</h2>{body}</section>'
-            for anchor, heading, body in sections
-        ),
-        footer=f"scaling {metadata.version('scaling')}; losses are nats per token on held-out text.",
-        library=_packed(_library()),
-        figures=_packed(_figures_json(drawn).encode()),
-    )  # fmt: skip
-
-
-def _figures_json(drawn: Mapping[str, go.Figure]) -> str:
-    """All figures without their templates, which are the same in all, one per theme."""
-    plain = {}
-    for name, figure in drawn.items():
-        content = figure.to_plotly_json()
-        layout = {key: value for key, value in content["layout"].items() if key not in ("template", "width")}
-        plain[name] = {"data": content["data"], "layout": {**layout, "autosize": True}}
-    templates = {theme: template(theme).to_plotly_json() for theme in PALETTES}
-    from plotly.utils import PlotlyJSONEncoder
-
-    return json.dumps({"templates": templates, "figures": plain}, cls=PlotlyJSONEncoder)
-
-
-def _library() -> bytes:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs().encode()
-
-
-def _packed(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
-
-
-def _write(path: Path, content: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    return path

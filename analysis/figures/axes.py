@@ -1,4 +1,4 @@
-"""Axes and numbers of the figures: ticks of logarithmic axes, sensible digits, and the words for the units.
+"""Axes of the figures: ticks of logarithmic axes, and the words for the units.
 
 Ticks of a logarithmic axis are chosen here instead of by Plotly, whose own choice ("2", "5", "1B", "2", ...)
 is hard to read, and so that the page and the printed picture have the same ones.
@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from analysis.text import is_missing, without_zeros
+from analysis.text import flops_text, is_missing, without_zeros
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOSS = "Held-out bound (nats per token)"
 LOSS_DIGITS = ".2f"
-TRAINING_LOSS = "Training loss (nats per token)"
 COMPUTE = "Training compute (FLOPs)"
-PARAMS = "Parameters without embeddings"
 TOKENS = "Training tokens"
 TOKENS_PER_PARAM = "Training tokens per parameter"
 
+PARAMS = {
+    "params_total": "Parameters",
+    "params_non_embedding": "Parameters without embeddings",
+    "params_body": "Parameters of the transformer blocks",
+}
 LABELS_WIDE = 10.0
 """Labels that fit along an axis as wide as the whole figure."""
 _STEPS = (
@@ -79,7 +85,7 @@ def log_axis(
 ) -> dict[str, Any]:
     """Plotly settings of a logarithmic axis that shows all positive `values`, with a margin of `pad` of it.
 
-    `room` is the number of labels that fit; `text` writes one, and zeros at its end are left out.
+    `room` is the number of labels that fit; `text` writes one.
     """
     logs = [math.log10(value) for value in values if not is_missing(value) and 0 < value < math.inf]
     low, high = (min(logs), max(logs)) if logs else (0.0, 1.0)
@@ -101,3 +107,42 @@ def log_axis(
             "showgrid": False,
         },
     }
+
+
+def compute_text(flops: float) -> str:
+    """A budget as a label: 3e19, and 1.5e19 where there are such."""
+    return without_zeros(flops_text(flops))
+
+
+def params_title(tables: Iterable[pd.DataFrame]) -> str:
+    """What the parameters of these runs are: the count among the columns that column params equals."""
+    titles = set()
+    for runs in tables:
+        same = (
+            text for name, text in PARAMS.items() if name in runs and (runs[name] == runs["params"]).all()
+        )
+        titles.add(next(same, "Parameters"))
+    return titles.pop() if len(titles) == 1 else "Parameters"
+
+
+def compute_axis(
+    title: str, budgets: Iterable[float], values: Iterable[float], room: float = 10, beyond: float = 0.0
+) -> dict[str, Any]:
+    """A logarithmic axis of compute whose ticks stand at the budgets, and at powers of ten beyond them.
+
+    Of budgets too close for their labels, the ends and then the larger ones are labelled; `beyond` is extra
+    room at the right, as a share of the axis.
+    """
+    axis = log_axis(title, values, compute_text, pad=0.03, room=room)
+    low, high = axis["range"]
+    high += beyond * (high - low)
+    at = sorted({float(budget) for budget in budgets}, reverse=True)
+    at = at[:1] + at[-1:] * (len(at) > 1) + at[1:-1]  # the ends first
+    tens = [10.0**ten for ten in range(math.ceil(low), math.floor(high) + 1)]
+    labelled: list[float] = []
+    for tick in [*at, *(ten for ten in tens if not at or ten > max(at) or ten < min(at))]:
+        if all(abs(math.log10(tick / other)) >= (high - low) / room for other in labelled):
+            labelled.append(tick)
+    minor = axis["minor"] | {"tickvals": sorted(set(at) - set(labelled))}
+    texts = [compute_text(tick) for tick in sorted(labelled)]
+    return axis | {"range": [low, high], "tickvals": sorted(labelled), "ticktext": texts, "minor": minor}

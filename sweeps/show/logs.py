@@ -86,7 +86,8 @@ def record_line(record: Record) -> str | None:
         loss = "–" if record.loss is None else f"{record.loss:.4f}{' (biased)' if record.biased else ''}"
         speed = count_text(numbers["tokens_per_s"]) if numbers.get("tokens_per_s") else "–"
         return (
-            f"{at}  step {record.step:>7}  loss {loss}  rate {numbers.get('learning_rate', 0.0):.3g}  "
+            f"{at}  step {record.step:>7}  loss {loss}  "
+            f"learning rate {numbers.get('learning_rate', 0.0):.3g}  "
             f"gradient {numbers.get('grad_norm', 0.0):.3g}  {speed} tokens/s"
         )
     nan = float("nan")

@@ -275,7 +275,7 @@ class Progress:
             parts.append(f"{running} running" + (f" ({elsewhere} elsewhere)" if elsewhere > 0 else ""))
         if len(settled) < len(view.entries):
             left = self.forecast.left(view)
-            parts.append(f"about {duration(left)} left, done {_clock(view.now, left)}")
+            parts.append(f"about {duration(left)} left, ends about {_clock(view.now, left)}")
         return ", ".join(parts)
 
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from analysis.text import MISSING, count_text, duration, flops_text, number_text, size_text, value_text
+from analysis.text import (
+    MISSING,
+    count_text,
+    duration,
+    flops_text,
+    number_text,
+    printable,
+    size_text,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from sweeps.plan.plan import Plan, PlannedRun
 
 WORDS: Mapping[str, tuple[str, str, str]] = {
-    "new": ("○", "new", ""),
-    "planned": ("○", "new", ""),
+    "planned": ("○", "planned", ""),
     "waiting": ("○", "waiting", ""),
     "running": ("◐", "running", "cyan"),
     "preempted": ("◑", "resume", "yellow"),
@@ -39,10 +48,22 @@ NARROW = 120
 """Columns of a terminal below which the plan's table leaves out what can be worked out from the rest."""
 
 
+class _Console(Console):
+    """Shows what is printed as it is: no markup is looked for in it, and control characters are escaped."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text == "\n" or segment.text.isprintable():
+                yield segment
+            else:
+                yield segment._replace(text="\n".join(map(printable, segment.text.split("\n"))))
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that does not squeeze tables when the output goes to a file or a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 140)
+    width = None if stream.isatty() else 140
+    return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
 def state_text(state: str) -> Text:
@@ -99,6 +120,7 @@ def _heading(plan: Plan) -> Text:
         f"data {data.corpus}, {data.tokenizer} ({data.num_token_ids} ids, {tokens})",
         f"context {config.context_length}",
         f"budgets in '{config.flop_convention}' FLOPs",
+        *(["sizes are width x blocks"] if config.ladder == "desk" and not config.own_sizes else []),
         config.precision,
     ]
     return Text("; ".join(facts))
@@ -132,7 +154,7 @@ def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
         "tokens/param": count_text(spec.tokens / run.params),
         "steps": str(spec.steps),
         "batch": count_text(spec.batch_size * spec.data.context_length),
-        "rate": number_text(spec.optimizer.learning_rate, 2),
+        "learning\nrate": number_text(spec.optimizer.learning_rate, 2),
         "FLOPs": flops_text(spec.training_flops("exact")),
         "memory": size_text(run.memory_bytes),
         "time": duration(run.expected_s) if run.state != "finished" else "",

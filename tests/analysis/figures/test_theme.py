@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.figures import axes, theme
-from analysis.text import count_text, flops_text
+from analysis.text import count_text
 
 
 class TestTheme:
@@ -40,7 +40,7 @@ class TestTheme:
     @pytest.mark.parametrize("name", ["light", "dark"])
     def test_contrast(self, name: str) -> None:
         palette = theme.PALETTES[name]
-        data = [style.colour for style in theme.FAMILY_STYLES.values()] + [theme.NEUTRAL, *theme.BUDGET_RAMP]
+        data = [style.colour for style in theme.FAMILY_STYLES.values()] + [theme.NEUTRAL, *theme.RAMP[name]]
         for colour in data:  # 3:1 for graphics and 4.5:1 for text: WCAG 2.2, 1.4.11 and 1.4.3
             assert self.contrast(colour, palette.paper) >= 3.0, colour
         for colour in (palette.text, palette.muted):
@@ -72,10 +72,18 @@ class TestTheme:
         assert theme.family_order(["zeta", "uniform", "ar"]) == ["ar", "uniform", "zeta"]
 
     def test_ramp(self) -> None:
-        assert theme.budget_colours(1) == [theme.BUDGET_RAMP[0]]
-        assert theme.budget_colours(6) == list(theme.BUDGET_RAMP)
+        assert theme.budget_colours(1) == [theme.RAMP["light"][0]]
+        assert theme.budget_colours(6)[::5] == [theme.RAMP["light"][0], theme.RAMP["light"][-1]]
         assert len(set(theme.budget_colours(40))) == 40
         assert theme.budget_colours(0) == []
+
+    @pytest.mark.parametrize("name", ["light", "dark"])
+    @pytest.mark.parametrize("matrix", DEFICIENCIES)
+    def test_budgets_rise_in_lightness_for_every_eye(self, name: str, matrix: Any) -> None:
+        ramp = [theme.RAMP[name][round(i * 95 / 4)] for i in range(5)]
+        shades = [self.lab(np.clip(np.array(matrix) @ self.linear(colour), 0, 1)) for colour in ramp]
+        assert (np.diff([shade[0] for shade in shades]) > 7).all()
+        assert min(np.linalg.norm(a - b) for a, b in itertools.pairwise(shades)) > 10
 
 
 class TestAxes:
@@ -90,9 +98,11 @@ class TestAxes:
         assert not set(labelled) & set(unlabelled)
         assert len(labelled) >= (2 if span < 1 or span > 2 else 1)
 
-    def test_labels_of_ticks_have_no_zeros_at_the_end(self) -> None:
-        assert axes.log_axis("", [1e18, 3e18], flops_text, room=3)["ticktext"] == ["1e18", "2e18", "3e18"]
-        assert axes.log_axis("", [1e6, 1e8], count_text, room=3)["ticktext"] == ["1M", "10M", "100M"]
+    def test_compute_ticks_are_the_budgets_and_tens_beyond(self) -> None:
+        axis = axes.compute_axis("", [6e18, 1e19, 3e19, 1e20], [6e18, 1e21], room=8)
+        assert axis["tickvals"] == [6e18, 3e19, 1e20, 1e21]  # the ends first: 1e19 finds no room
+        assert axis["ticktext"] == ["6e18", "3e19", "1e20", "1e21"]
+        assert axis["minor"]["tickvals"] == [1e19]
 
     def test_axis_of_nothing(self) -> None:
         assert axes.log_axis("", [], count_text)["range"] == [-0.05, 1.05]
