@@ -45,10 +45,10 @@ def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
     Raises UserError for an unknown family, an option the family does not have, or a value it refuses.
     """
     cls = family_class(name)
-    known = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
+    names = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
     for option in options:
-        if option not in known:
-            near = get_close_matches(option, known, n=1)
+        if option not in names:
+            near = get_close_matches(option, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(known)})")
+            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(names)})")
     return cls(vocab_size, **options)
