@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from analysis.laws.result import Law
     from sweeps.ledger.ledger import Ledger
 
-METHODS = ("isoflop", "surface")
 FOLDER_NAME = re.compile(
     r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 )
@@ -190,9 +189,10 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
 
 
 def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
-    """IsoFLOP and surface laws of one family; UserError if neither can be fitted."""
+    """The standard laws of one family (see `analysis.laws.METHODS`); UserError if none can be fitted."""
     import analysis
     from analysis.errors import UserError as AnalysisError
+    from analysis.laws import standard_methods
     from sweeps.show.status import summary
 
     frame = table.of_family(family)
@@ -201,7 +201,7 @@ def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
         raise UserError(f"no law can be fitted to {_whose(table, family)}: no run is finished ({states})")
     laws: dict[str, Law] = {}
     refused: dict[str, str] = {}
-    for method in METHODS:
+    for method in standard_methods():
         try:
             laws[method] = analysis.fit_law(frame, method, bootstrap=bootstrap)
         except AnalysisError as error:
@@ -249,9 +249,9 @@ def write_law(
     law_file, runs_file = folder / "law.json", folder / "runs.parquet"
     save_table(table.of_family(fits.family), runs_file)
     written = [law_file, runs_file]
-    drawings: dict[str, Any] = {}
-    if "isoflop" in fits.laws:
-        drawings["isoflop"] = fits.laws["isoflop"].plot()
+    drawings: dict[str, Any] = {
+        law.figure: law.plot() for law in fits.laws.values() if law.figure != "frontier"
+    }
     drawings["frontier"] = figures.frontier(fits.laws)
     if losses is not None and len(losses):
         drawings["loss_curves"] = figures.loss_curves(table.of_family(fits.family), losses)
