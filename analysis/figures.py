@@ -40,6 +40,7 @@ from analysis.drawing.diagnostics import (
 )
 from analysis.drawing.frontier import frontier, frontier_table
 from analysis.drawing.isoflop import isoflop, isoflop_table
+from analysis.drawing.measured import best_losses, best_losses_table, measured, measured_table
 from analysis.drawing.multipliers import (
     compare,
     compare_table,
@@ -55,6 +56,8 @@ from analysis.drawing.theme import set_theme
 __all__ = [
     "against",
     "against_table",
+    "best_losses",
+    "best_losses_table",
     "compare",
     "compare_table",
     "draws",
@@ -67,6 +70,8 @@ __all__ = [
     "isoflop_table",
     "loss_curves",
     "loss_curves_table",
+    "measured",
+    "measured_table",
     "multiplier_curves",
     "multiplier_curves_table",
     "page",
