@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis import published
-    from analysis.comparison import compare
-    from analysis.diagnostics import diagnose
+    from analysis.checks.diagnostics import diagnose
+    from analysis.checks.heldout import rollout
+    from analysis.checks.selection import select
+    from analysis.comparison.multipliers import compare
     from analysis.estimate import Estimate
-    from analysis.heldout import rollout
     from analysis.laws import fit_law
     from analysis.laws.powerfit import fit_power_law
     from analysis.laws.tuning import fit_tuning_law
-    from analysis.runs import load_runs
-    from analysis.selection import select
+    from analysis.table.runs import load_runs
 
 __all__ = [
     "Estimate",
@@ -38,14 +38,14 @@ __all__ = [
 
 _HOMES = {
     "Estimate": "analysis.estimate",
-    "compare": "analysis.comparison",
-    "diagnose": "analysis.diagnostics",
+    "compare": "analysis.comparison.multipliers",
+    "diagnose": "analysis.checks.diagnostics",
     "fit_law": "analysis.laws",
     "fit_power_law": "analysis.laws.powerfit",
     "fit_tuning_law": "analysis.laws.tuning",
-    "load_runs": "analysis.runs",
-    "rollout": "analysis.heldout",
-    "select": "analysis.selection",
+    "load_runs": "analysis.table.runs",
+    "rollout": "analysis.checks.heldout",
+    "select": "analysis.checks.selection",
 }
 
 

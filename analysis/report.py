@@ -21,18 +21,19 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from analysis import figures, provenance
-from analysis.diagnostics import MOST_DIAGNOSED, diagnose
-from analysis.drawing.axes import is_missing
-from analysis.drawing.theme import FONT, PALETTES, family_order, template
+from analysis import figures
+from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
 from analysis.estimate import shortest
+from analysis.figures.axes import is_missing
+from analysis.figures.theme import FONT, PALETTES, family_order, template
+from analysis.table import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from analysis.comparison import Comparison
+    from analysis.comparison.multipliers import Comparison
     from analysis.laws.result import Law
 
 MOST_ROWS = 500
@@ -63,7 +64,7 @@ def write_report(
 
     runs: the table the laws were fitted to. source: where it came from, as the reader is to see it. refused:
     by family, why a law could not be fitted. losses: training loss along the runs, see
-    `analysis.runs.loss_curves`. UserError where nothing was fitted or the file cannot be written.
+    `analysis.table.runs.loss_curves`. UserError where nothing was fitted or the file cannot be written.
     """
     path = Path(path)
     if not any(laws.values()):

@@ -16,6 +16,7 @@ from typing import Any
 MISSING = "–"
 AS_ZERO = 1e-5
 """The end of an interval that is smaller than this share of its value is written as 0."""
+_SECRET_OPTION = re.compile(r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|key|auth|cred|sig)[^=&;]*=)[^&;#\s]*")
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -25,6 +26,23 @@ def printable(text: object) -> str:
     For everything that comes from outside: names in run tables, tags of a tracking server, file names.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def without_secrets(text: object) -> str:
+    """`text` with the login of every address in it, and options that hold a password or a token, as ***.
+
+    The whole login goes, for a token may stand as the user's name. It ends at the last @, for a password may
+    hold that character or a slash; an @ further back in an address without a login stays.
+    """
+    return re.sub(r"(\w://)(\S+)", lambda match: match[1] + _without_login(match[2]), str(text))
+
+
+def _without_login(address: str) -> str:
+    host = re.split(r"[/?#]", address, maxsplit=1)[0]
+    # bob:p/ss@h: what looks like a host ends at the slash in the password, so a colon before it is enough
+    if "@" in host or (":" in host and "@" in address):
+        address = "***@" + address.rpartition("@")[2]
+    return _SECRET_OPTION.sub(r"\1***", address)
 
 
 def is_missing(value: object) -> bool:

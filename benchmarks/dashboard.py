@@ -199,7 +199,7 @@ def measure_export(browser: Any, address: str, path: Path, rounds: int) -> dict[
 
 
 def measure_report(store: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, "-c", "from sweeps.cli import main; main()", "report", "--store", store]
+    command = [sys.executable, "-P", "-c", "from sweeps.cli import main; main()", "report", "--store", store]
     started = time.monotonic()
     subprocess.run([*command, "--out", str(folder)], check=True, stdout=subprocess.DEVNULL)
     took = time.monotonic() - started

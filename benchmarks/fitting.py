@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import fit_law, published
-from analysis.laws.bootstrap import resample_weights
+from analysis.laws.solver.bootstrap import resample_weights
 
 FLOORS = {
     "reference_cpu_s": 0.8,

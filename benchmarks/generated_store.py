@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.run_columns import TRAIN_LOSS, to_mlflow
+from analysis.table.columns import TRAIN_LOSS, to_mlflow
 
 FAMILIES = {
     "ar": (1.70, 400, 400),

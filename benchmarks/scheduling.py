@@ -33,15 +33,15 @@ from typing import Any
 from scaling.data import Dataset, prepare
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
-from sweeps.ledger import Ledger
-from sweeps.ledger_types import Entry, Needs, Run, State
+from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
+from sweeps.driver.sweep import run_sweep
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import Entry, Needs, Run, State
+from sweeps.plan.rows import spec_columns
 from sweeps.pools import base as pools
 from sweeps.record.recorder import Recorder
 from sweeps.record.store import NONE, Point, Texts
 from sweeps.record.tracking import ENVIRONMENT, MlflowStore, client
-from sweeps.rows import spec_columns
-from sweeps.run import run_sweep
 
 TARGETS = {
     "overhead, warm process": (0.2, "s"),
@@ -124,7 +124,11 @@ def tune_trial(runs: int = 16) -> float:
         "print((time.perf_counter() - began) / int(sys.argv[1]))\n"
     )
     out = subprocess.run(
-        [sys.executable, "-c", script, str(runs)], capture_output=True, text=True, check=True, timeout=900
+        [sys.executable, "-P", "-c", script, str(runs)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=900,
     )
     return float(out.stdout.splitlines()[-1])
 
@@ -227,7 +231,7 @@ def status(folder: Path, runs: int = 10_000) -> dict[str, float]:
         "name: many\nfamilies: [uniform]\nladder: desk\ngrid: {budgets: [1e9], sizes: [4x1]}\n"
         "context_length: 16\nlearning_rate: {base: 1e-3}\nbatch: {base_tokens: 64}\n"
     )
-    command = [sys.executable, "-m", "sweeps.cli", "status", "--config", str(config)]
+    command = [sys.executable, "-P", "-m", "sweeps.cli", "status", "--config", str(config)]
     times = []
     for _ in range(5):
         began = time.perf_counter()

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.ledger_types import Entry, Needs
+from sweeps.ledger.types import Entry, Needs
 from sweeps.pools.rack import Node
-from sweeps.simulate import Schedule, simulate
+from sweeps.simulate.simulator import Schedule, simulate
 
 CLOSE = 1.05
 """Target, set before the project was written: within 5% of the bound."""

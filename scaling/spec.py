@@ -58,12 +58,10 @@ class DataSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerSpec:
-    """AdamW and the course of its learning rate."""
+class OptimizerSettings:
+    """AdamW and the shape of its schedule: what the runs of a sweep have in common."""
 
-    learning_rate: float
     schedule: Schedule = "cosine"
-    warmup_steps: int = 0
     final_lr_fraction: float = 0.1
     """Learning rate at the end, as a share of the peak (cosine and wsd)."""
     decay_fraction: float = 0.2
@@ -75,15 +73,13 @@ class OptimizerSpec:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        _as_floats(self, "learning_rate", "final_lr_fraction", "decay_fraction", "eps", "weight_decay")
+        _as_floats(self, "final_lr_fraction", "decay_fraction", "eps", "weight_decay")
         if self.clip_norm is not None:
             _as_floats(self, "clip_norm")
-        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, it must be positive")
         _require(
             self.schedule in get_args(Schedule),
             f"schedule is {self.schedule!r}, it must be one of {', '.join(get_args(Schedule))}",
         )
-        _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}, it must not be negative")
         for name in ("final_lr_fraction", "decay_fraction"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"{name} is {value}, it must lie in [0, 1]")
@@ -92,6 +88,8 @@ class OptimizerSpec:
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             f"betas is {self.betas}, it must be two numbers in [0, 1)",
         )
+        _require(self.eps > 0, f"eps is {self.eps}, it must be positive")
+        _require(self.decay_fraction > 0, "decay_fraction is 0, it must be positive")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}, it must not be negative")
         _require(
             self.clip_norm is None or self.clip_norm > 0,
@@ -100,19 +98,31 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSpec(OptimizerSettings):
+    """The optimizer of one run."""
+
+    learning_rate: float
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        OptimizerSettings.__post_init__(self)
+        _as_floats(self, "learning_rate")
+        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, it must be positive")
+        _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}, it must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSpec:
     """How the bound is estimated: the same text, noise levels and noise for every run of a sweep."""
 
-    sequences: int = 256
-    noise_levels: int = 8
+    sequences: int = 512
+    noise_levels: int = 16
     """Stratified noise levels per sequence; a family with an exact likelihood needs one pass only."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.sequences >= 2, f"evaluation.sequences is {self.sequences}, it must be at least 2")
-        _require(
-            self.noise_levels >= 1, f"evaluation.noise_levels is {self.noise_levels}, it must be positive"
-        )
+        _require(self.sequences >= 2, f"sequences is {self.sequences}, it must be at least 2")
+        _require(self.noise_levels >= 1, f"noise_levels is {self.noise_levels}, it must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sweeps.prepare import Request
-    from sweeps.results import RunTable
+    from sweeps.plan.prepare import Request
+    from sweeps.results.laws import RunTable
 
 app = typer.Typer(
     name="scaling",
@@ -138,9 +138,9 @@ def plan(
     max_hours: MaxHours = None,
 ) -> None:
     """Show what a sweep would do: runs, cost, what is done already; on a cluster, when, where and how far."""
-    from sweeps import prepare
-    from sweeps.caps import Caps
-    from sweeps.dry_run import show_plan
+    from sweeps.driver.caps import Caps
+    from sweeps.plan import prepare
+    from sweeps.simulate.dry_run import show_plan
 
     asked = prepare.request(sweep, config, family or (), out)
     caps = Caps(flops=max_flops, gpu_hours=max_gpu_hours, hours=max_hours)
@@ -166,8 +166,8 @@ def sweep_command(
     storage: StorageUri = None,
 ) -> None:
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
-    from sweeps.caps import Caps
-    from sweeps.drive import Launch, drive
+    from sweeps.driver.caps import Caps
+    from sweeps.driver.command import Launch, drive
 
     how = Launch(
         store=store,
@@ -194,8 +194,8 @@ def status(
     every_row: Annotated[bool, typer.Option("--all", help="Every row of a long table.")] = False,
 ) -> None:
     """Show what became of a sweep's runs so far."""
-    from sweeps import status as shown
-    from sweeps.remote import reach
+    from sweeps.show import status as shown
+    from sweeps.show.remote import reach
 
     with reach(sweep, config, store, out) as reached:
         if watch:
@@ -255,7 +255,7 @@ def _wish(
     store: str | None,
     out: Path,
 ) -> None:
-    from sweeps.remote import reach
+    from sweeps.show.remote import reach
 
     with reach(sweep, config, store, out) as reached:
         print(f"sweep {reached.sweep}: {reached.wish(action, family or (), run or ())}")
@@ -272,7 +272,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what the run says.")] = False,
 ) -> None:
     """Tell the story of one run: its attempts, losses, and how it ended, with the traceback."""
-    from sweeps.remote import reach
+    from sweeps.show.remote import reach
 
     with reach(sweep, config, store, out) as reached:
         reached.log(run, lines=lines, follow=follow)
@@ -286,7 +286,7 @@ def audit(
     out: Out = RUNS,
 ) -> None:
     """Prove that nothing was trained or recorded twice: ledger, journals and tracking store compared."""
-    from sweeps.remote import run_audit
+    from sweeps.show.remote import run_audit
 
     sys.exit(0 if run_audit(sweep, config, store, out) else 1)
 
@@ -301,8 +301,9 @@ def fit(
     bootstrap: Bootstrap = 1000,
 ) -> None:
     """Fit a law to the finished runs and write law.json and figures."""
-    from sweeps import report, results
-    from sweeps.tables import console
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as report
+    from sweeps.show.tables import console
 
     table, name = _runs(family, sweep, config, store, out)
     terminal = console()
@@ -326,8 +327,9 @@ def compare(
     bootstrap: Bootstrap = 1000,
 ) -> None:
     """Compute that each family needs, over a reference family's, to reach the same loss."""
-    from sweeps import report, results
-    from sweeps.tables import console
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as report
+    from sweeps.show.tables import console
 
     families = [*family, reference] if family else None
     table, name = _runs(families, sweep, config, store, out)
@@ -348,8 +350,9 @@ def report_command(
     bootstrap: Bootstrap = 1000,
 ) -> None:
     """Write one HTML file with the laws, figures and comparison of all families; it needs no network."""
-    from sweeps import report, results
-    from sweeps.tables import console
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as report
+    from sweeps.show.tables import console
 
     table, name = _runs(family, sweep, config, store, out)
     losses = results.curves(table.frame, out / name, name) if store is None else None
@@ -391,7 +394,7 @@ def dashboard(
     bootstrap: Bootstrap = 1000,
 ) -> None:
     """Serve a page with all families' laws, which keeps itself up to date while runs arrive."""
-    from sweeps.dashboard import show
+    from sweeps.results.dashboard import show
 
     show(sweep, config, family or (), store, out, host=host, port=port, token=token, names=name or (),
          bootstrap=bootstrap)  # fmt: skip
@@ -407,7 +410,7 @@ def export(
     out: Out = RUNS,
 ) -> None:
     """Write the run table, one row per run, whatever their state."""
-    from sweeps import results
+    from sweeps.results import laws as results
 
     results.check_table_path(file)
     table, _ = _runs(family, sweep, config, store, out, all_runs=True)
@@ -429,8 +432,9 @@ def _runs(
     From --store: all it has, of --sweep where that is given. Else from the sweep's ledger: the runs of the
     config as it stands (all_runs: and the older ones).
     """
-    from sweeps import prepare, results
-    from sweeps.config_file import find_config
+    from sweeps.config.load import find_config
+    from sweeps.plan import prepare
+    from sweeps.results import laws as results
 
     if store is not None:
         name = find_config(sweep, config).name if sweep or config else None
@@ -445,9 +449,9 @@ def _runs(
 
 def _planned_keys(asked: Request) -> frozenset[str]:
     from scaling.families import FAMILIES
-    from sweeps import prepare
-    from sweeps.plan import plan_specs
-    from sweeps.tables import console
+    from sweeps.plan import prepare
+    from sweeps.plan.plan import plan_specs
+    from sweeps.show.tables import console
 
     if not asked.ledger_folder.exists():
         return frozenset()

@@ -125,7 +125,7 @@ def test_ray_and_mlflow_know_the_options_they_are_given():
 
 
 def test_the_environment_file_of_the_docs_is_one(tmp_path, monkeypatch):
-    from sweeps.pools.ray_session import asked_environment
+    from sweeps.pools.ray.session import asked_environment
 
     page = (ROOT / "docs" / "clusters" / "README.md").read_text()
     file = tmp_path / "environment.yaml"

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_runners import RUNNERS, Case, Got, close, tensor
+
+from tests.golden_runners import RUNNERS, Case, Got, close, tensor
 
 FOLDER = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "golden")
 

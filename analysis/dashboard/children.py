@@ -74,7 +74,7 @@ class Child:
         if self._process is None or self._process.returncode is not None:
             one_thread = {name: os.environ.get(name, "1") for name in THREADS}
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "analysis.dashboard.worker",
+                sys.executable, "-P", "-m", "analysis.dashboard.worker",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                 limit=LONGEST_LINE, env={**os.environ, **one_thread},
                 start_new_session=True,  # Ctrl-C is for the server, which then lets go of its children

@@ -119,7 +119,7 @@ def first_paint(content: Mapping[str, Any]) -> str:
     """A plain figure as SVG of the light theme; texts stay texts, so that it is small."""
     import matplotlib as mpl
 
-    from analysis.drawing import static, theme
+    from analysis.figures import static, theme
 
     figure = _figure(content, theme.template("light"))
     figure.update_layout(width=FIRST_WIDTH, margin={"t": 34, "b": 54, **content["layout"].get("margin", {})})
@@ -135,7 +135,7 @@ def picture(content: Mapping[str, Any], path: Path, *, families: Collection[str]
             budgets: Collection[float] = (), theme_name: str = "light") -> Path:  # fmt: skip
     """Save a plain figure by the suffix of `path`, with those families and budgets alone (none: all)."""
     from analysis import figures
-    from analysis.drawing import theme
+    from analysis.figures import theme
 
     def shown(family: object, budget: object) -> bool:
         right_family = not families or family in (None, "") or family in families

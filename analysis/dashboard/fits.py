@@ -94,8 +94,8 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
     """
     import analysis
     from analysis import figures
-    from analysis.diagnostics import MOST_DIAGNOSED, diagnose
-    from analysis.drawing.theme import family_order
+    from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+    from analysis.figures.theme import family_order
 
     nominal: dict[float, float] = {}
 
@@ -267,9 +267,9 @@ def published_lines(laws: list[Law]) -> list[dict[str, Any]]:
     import numpy as np
 
     from analysis import published
-    from analysis.drawing import theme
-    from analysis.drawing.against import DASHES
-    from analysis.drawing.frontier import PANELS
+    from analysis.figures import theme
+    from analysis.figures.frontiers import PANELS
+    from analysis.figures.published_laws import DASHES
 
     low = min(law.flops_range[0] for law in laws)
     high = max(law.flops_range[1] for law in laws) * 10

@@ -22,9 +22,9 @@ from string import Template
 
 from analysis.dashboard.security import OWN_STYLES
 from analysis.dashboard.state import State
-from analysis.drawing import axes
-from analysis.drawing import theme as _t
-from analysis.drawing.theme import FONT, NEUTRAL, PALETTES, template_layout
+from analysis.figures import axes
+from analysis.figures import theme as _t
+from analysis.figures.theme import FONT, NEUTRAL, PALETTES, template_layout
 
 DARK = getattr(_t, "DARK", {})
 

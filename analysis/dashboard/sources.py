@@ -4,7 +4,7 @@ A source answers `read(mark)`: what changed since, or None. A mark is plain JSON
 after a restart goes on where it was. Sources live in the reading child process; nothing of a request gets
 here but the key of a run that is in the table. Everything is opened to be read.
 
-A sweep's own ledger is a source too; it stands in `sweeps.dashboard`, for this package does not know sweeps.
+A sweep's own ledger is a source too: `sweeps.results.dashboard`, since this package does not know sweeps.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ class StoreSource:
     """Whatever `analysis.load_runs` reads: sqlite:///, postgresql://, http://, .parquet, .csv."""
 
     def __init__(self, store: str, sweep: str | None = None, families: list[str] | None = None) -> None:
-        from analysis.mlflow_tables import without_password
-        from analysis.runs import kind_of
+        from analysis.table.runs import kind_of
+        from analysis.text import without_secrets
 
         self.store, self.sweep, self.families = store, sweep, families or None
         self.kind, self.place = kind_of(store)
-        self.shown = without_password(self.place)
+        self.shown = without_secrets(self.place)
         self.files = files_of(store)
         self._seen = ""
 
@@ -88,7 +88,7 @@ class StoreSource:
             return None
         import pandas as pd
 
-        from analysis.runs import NoRunsError, load_runs
+        from analysis.table.runs import NoRunsError, load_runs
 
         try:
             frame = load_runs(self.store, self.sweep, self.families)
@@ -99,7 +99,7 @@ class StoreSource:
     def _read_server(self, mark: Any) -> Change | None:
         import pandas as pd
 
-        from analysis.runs import NoRunsError, load_runs, open_server
+        from analysis.table.runs import NoRunsError, load_runs, open_server
 
         whole = mark is None or time.time() - mark["whole_at"] > WHOLE_EVERY_S
         try:
@@ -118,13 +118,15 @@ class StoreSource:
         return Change(rows=rows, mark=now, whole=whole, tracking=tracking)
 
     def _changed(self, mark: Any) -> pd.DataFrame:
-        from analysis.runs import open_server
+        from analysis.table.columns import typed
+        from analysis.table.runs import open_server
 
         with open_server(self.place) as server:
             rows = server.runs(ended_since=mark["ended"] - SLACK_MS)
         if self.sweep is not None:
             rows = rows[rows["sweep"] == self.sweep]
-        return rows[rows["family"].isin(self.families)] if self.families else rows
+        rows = rows[rows["family"].isin(self.families)] if self.families else rows
+        return typed(rows, self.shown, lenient=self.sweep is None)
 
     def _mark(self) -> Any:
         """Changes when the store does; None where that cannot be told without reading it."""
@@ -132,7 +134,7 @@ class StoreSource:
             return marks_of(self.files)
         if self.kind != "postgresql":
             return None
-        from analysis.mlflow_tables import open_database
+        from analysis.table.mlflow import open_database
 
         with open_database(self.place) as database:
             return database.change_mark()
@@ -142,8 +144,8 @@ class StoreSource:
             yield from no_curves(rows)
             return
         from analysis.dashboard.curves import by_run
-        from analysis.mlflow_tables import FEW_RUNS
-        from analysis.runs import open_store
+        from analysis.table.mlflow import FEW_RUNS
+        from analysis.table.runs import open_store
 
         ids = [run_id if isinstance(run_id, str) else None for run_id in rows["mlflow_run_id"]]
         count = 20  # runs at once, until it is known how long their curves are
@@ -221,7 +223,8 @@ def spec_of(store: str, sweep: str | None = None, families: list[str] | None = N
         if name not in set(published.tables()["name"]):
             published.runs(name)  # raises, naming the tables there are
         return {"source": "analysis.dashboard.sources:PublishedSource", "options": {"name": name}}
-    from analysis.runs import kind_of, require_answer
+    from analysis.table.mlflow import require_answer
+    from analysis.table.runs import kind_of
 
     kind, place = kind_of(store)
     if kind == "server":
@@ -240,7 +243,7 @@ def files_of(store: str) -> tuple[Path, ...]:
     """Files that change when the store does; none where it has to be asked."""
     if store.startswith(PUBLISHED):
         return ()
-    from analysis.runs import kind_of
+    from analysis.table.runs import kind_of
 
     kind, place = kind_of(store)
     if kind not in ("file", "sqlite"):
@@ -253,11 +256,11 @@ def title_of(store: str) -> str:
     """A short name for the page."""
     if store.startswith(PUBLISHED):
         return store.removeprefix(PUBLISHED)
-    from analysis.mlflow_tables import without_password
-    from analysis.runs import kind_of
+    from analysis.table.runs import kind_of
+    from analysis.text import without_secrets
 
     kind, place = kind_of(store)
     if kind not in ("file", "sqlite"):
-        return without_password(place)
+        return without_secrets(place)
     path = Path(place.removeprefix("sqlite:///"))
     return path.parent.name or "runs" if path.stem == "mlflow" else path.stem

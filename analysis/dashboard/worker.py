@@ -108,7 +108,7 @@ class Reader:
     def _publish(self) -> dict[str, Any]:
         from analysis.dashboard.fits import counts_of, default_counts
         from analysis.dashboard.measures import measures_of, nominal_budgets
-        from analysis.drawing import theme
+        from analysis.figures import theme
 
         frame = self.frame
         assert frame is not None, "a source that never changed has nothing to show"

@@ -1,4 +1,4 @@
-"""Data-constrained laws: text that is read more than once, in the forms of `analysis.laws.repeats`.
+"""Data-constrained laws: text that is read more than once, in the forms of `analysis.laws.solver.repeats`.
 
 The surface underneath is fitted together with the repeats, by the same robust objective on log loss, or taken
 from elsewhere (`base`), as Muennighoff et al. 2023 do, who fit it to runs that read their text once. Their
@@ -25,18 +25,18 @@ from analysis.frontier import (
     optimal_loss,
     surface_curve,
 )
-from analysis.laws.bootstrap import check_options, group_numbers
-from analysis.laws.logsum import LogSum
-from analysis.laws.newrun import Scatter, scatter
-from analysis.laws.objective import GRADIENT_TOLERANCE, Derivatives, Problem, Space
 from analysis.laws.predicting import PredictingLaw, positive_pairs
-from analysis.laws.repeats import FORMS, ONCE, STARTS, RepeatTerms, constrained_loss, repeat_space
 from analysis.laws.result import FitStatus, common_fields, interval_columns
 from analysis.laws.scarcity import best_given_text, critical_compute, worth_of_repeats
-from analysis.laws.search import best_of, resample
-from analysis.laws.starts import grid_starts
+from analysis.laws.solver.bootstrap import check_options, group_numbers
+from analysis.laws.solver.logsum import LogSum
+from analysis.laws.solver.newrun import Scatter, scatter
+from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Derivatives, Problem, Space
+from analysis.laws.solver.repeats import FORMS, ONCE, STARTS, RepeatTerms, constrained_loss, repeat_space
+from analysis.laws.solver.search import best_of, resample
+from analysis.laws.solver.starts import grid_starts
 from analysis.laws.surface import FEW_STARTS, SurfaceLaw, check_identified
-from analysis.laws.table import RunTable, prepare
+from analysis.table.fit_table import RunTable, prepare
 
 FEWEST_REPEATED = 3
 MOST_BASE_STARTS = 2
@@ -44,7 +44,7 @@ MOST_BASE_STARTS = 2
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ConstrainedLaw(PredictingLaw):
-    """Loss over params, tokens and unique tokens; counts, nats per token. Formulas: `analysis.laws.repeats`.
+    """Loss over params, tokens and unique tokens; counts, nats per token. Formulas: `laws.solver.repeats`.
 
     What every law has (exponents, curve, the frontier without `unique_tokens`) is that of unlimited text, the
     surface underneath. thetas: (1 + R, p) parameters named as in `repeats.FORMS`.
@@ -177,7 +177,7 @@ def fit_constrained(
     """Fit a law of repeated text to runs with columns params, tokens (all that were read), unique_tokens and
     loss.
 
-    form: "effective" or "additive", see `analysis.laws.repeats`. base: a surface to hold (a law fitted to
+    form: "effective" or "additive", see `laws.solver.repeats`. base: a surface to hold (a law fitted to
     runs that read their text once, whose resamples are used too, or five numbers E, A, B, alpha, beta); None:
     it is fitted together with the repeats. tied: alpha = beta. one_parameter: delta = kappa = 1 in the
     additive form. The other options are those of `fit_surface`. UserError for a table that cannot be fitted:

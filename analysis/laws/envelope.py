@@ -1,7 +1,7 @@
 """Approach 1: the lower envelope of loss over compute, and power laws along it.
 
 Hoffmann et al. 2022 (arXiv 2203.15556, section 3.1) take the minimum over loss curves, and so does this law
-where it is given curves (a table with a column step, see `analysis.laws.curves`). From a table of finished
+where it is given curves (a table with a column step, see `laws.solver.curves`). From a table of finished
 runs the envelope is the lower convex hull of (log flops, log loss) (as in Gemstones, arXiv
 2502.06857): the runs no mixture of cheaper and dearer runs improves on. Few runs lie on it, so its intervals,
 percentiles over resamples of the runs, are wide; the surface and IsoFLOP laws use all runs and are to be
@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.laws.bootstrap import check_options, resample_weights
-from analysis.laws.curves import CAUTION, read_curves
-from analysis.laws.powerlaw import PowerLaw
 from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields
-from analysis.laws.table import RunTable, prepare
+from analysis.laws.solver.bootstrap import check_options, resample_weights
+from analysis.laws.solver.curves import CAUTION, read_curves
+from analysis.laws.solver.powerlaw import PowerLaw
+from analysis.table.fit_table import RunTable, prepare
 
 MIN_VERTICES = 3
 

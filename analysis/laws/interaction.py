@@ -25,16 +25,16 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.estimate import Estimate, estimate_of
 from analysis.frontier import Curve
-from analysis.laws.bootstrap import group_numbers
-from analysis.laws.logsum import LogSum
-from analysis.laws.newrun import Scatter, scatter
-from analysis.laws.objective import GRADIENT_TOLERANCE, LOWER, UPPER, Derivatives, Problem, Space
 from analysis.laws.predicting import PredictingLaw
 from analysis.laws.result import FitStatus, common_fields
-from analysis.laws.search import best_of, resample
-from analysis.laws.starts import grid_starts
+from analysis.laws.solver.bootstrap import group_numbers
+from analysis.laws.solver.logsum import LogSum
+from analysis.laws.solver.newrun import Scatter, scatter
+from analysis.laws.solver.objective import GRADIENT_TOLERANCE, LOWER, UPPER, Derivatives, Problem, Space
+from analysis.laws.solver.search import best_of, resample
+from analysis.laws.solver.starts import grid_starts
 from analysis.laws.surface import FEW_STARTS, TOUCHES_ZERO, check_identified
-from analysis.laws.table import RunTable
+from analysis.table.fit_table import RunTable
 
 SYMBOLS = ("E", "A", "B", "alpha", "beta", "c", "kappa")
 KAPPAS = (0.0, 0.03, -0.03)

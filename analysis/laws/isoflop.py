@@ -25,16 +25,16 @@ from scipy.special import fdtrc
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, spread
 from analysis.frontier import number_column
-from analysis.laws.akima import solve_splines
-from analysis.laws.bootstrap import check_interval, check_options, group_numbers
-from analysis.laws.budget import BudgetFit, BudgetStatus, Curves, read_budget, too_few
-from analysis.laws.noise import Spread, draw_rows, spread_about_budgets, with_leave_outs
-from analysis.laws.parabola import Parabolas, correct, solve_parabolas
-from analysis.laws.powerlaw import PowerLaw, fit_power_laws
-from analysis.laws.refit import refit_surface
 from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields, interval_columns
+from analysis.laws.solver.akima import solve_splines
+from analysis.laws.solver.bootstrap import check_interval, check_options, group_numbers
+from analysis.laws.solver.budget import BudgetFit, BudgetStatus, Curves, read_budget, too_few
+from analysis.laws.solver.noise import Spread, draw_rows, spread_about_budgets, with_leave_outs
+from analysis.laws.solver.parabola import Parabolas, correct, solve_parabolas
+from analysis.laws.solver.powerlaw import PowerLaw, fit_power_laws
+from analysis.laws.solver.refit import refit_surface
 from analysis.laws.surface import SurfaceLaw, fit_surface
-from analysis.laws.table import SAME_BUDGET, RunTable, prepare
+from analysis.table.fit_table import SAME_BUDGET, RunTable, prepare
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -177,7 +177,7 @@ def fit_isoflop(
     its spread is that about a polynomial of degree 4 (6 sizes or more), 3 (5) or 2 (4).
     correct_bias: replace each parabola by the curve with the shape of a surface (its alpha and beta q,
     refitted for every resample to the same runs) of which that parabola is the least-squares image, and take
-    its minimum, see `analysis.laws.parabola.correct`; `law.bias` and the summary say by how much.
+    its minimum, see `analysis.laws.solver.parabola.correct`; `law.bias` and the summary say by how much.
     UserError where fewer than 2 budgets have a usable minimum, or options do not go together.
     """
     check_options(bootstrap, seed, level)

@@ -20,13 +20,13 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of, shortest
-from analysis.laws.bootstrap import check_options, chunk_rows
-from analysis.laws.logsum import LogSum
-from analysis.laws.newrun import Scatter, check_kind, scatter
-from analysis.laws.newton import minimise
-from analysis.laws.objective import Space
 from analysis.laws.result import interval_columns
-from analysis.laws.search import best_of
+from analysis.laws.solver.bootstrap import check_options, chunk_rows
+from analysis.laws.solver.logsum import LogSum
+from analysis.laws.solver.newrun import Scatter, check_kind, scatter
+from analysis.laws.solver.newton import minimise
+from analysis.laws.solver.objective import Space
+from analysis.laws.solver.search import best_of
 
 LEAST_SQUARES = 1e6
 """A Huber threshold on logs that nothing exceeds."""

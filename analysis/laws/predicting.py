@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
-from analysis.laws.newrun import Scatter, check_kind
 from analysis.laws.result import Law, interval_columns
+from analysis.laws.solver.newrun import Scatter, check_kind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -15,8 +15,8 @@ import pandas as pd
 
 from analysis.estimate import Estimate, Rule, estimate_of, interval, shortest
 from analysis.frontier import Cost, Curve, Optimum, as_flops
-from analysis.laws.powerlaw import PowerLaw
-from analysis.laws.table import Excluded, RunTable
+from analysis.laws.solver.powerlaw import PowerLaw
+from analysis.table.fit_table import Excluded, RunTable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.errors import UserError
 from analysis.frontier import Cost, optimal_logs
-from analysis.laws.repeats import ONCE, constrained_loss, effective_data, penalty
+from analysis.laws.solver.repeats import ONCE, constrained_loss, effective_data, penalty
 
 if TYPE_CHECKING:
     from analysis.laws.constrained import ConstrainedLaw

@@ -28,15 +28,15 @@ from analysis.frontier import (
     surface_curve,
     surface_loss,
 )
-from analysis.laws.bootstrap import check_interval, check_options, group_numbers
-from analysis.laws.draws import Plan, choose, draw_surfaces
-from analysis.laws.newrun import Scatter, scatter
-from analysis.laws.objective import GRADIENT_TOLERANCE, LOWER, Derivatives, Problem
 from analysis.laws.predicting import PredictingLaw
 from analysis.laws.result import FitStatus, common_fields
-from analysis.laws.search import best_of
-from analysis.laws.starts import grid_starts
-from analysis.laws.table import RunTable, prepare
+from analysis.laws.solver.bootstrap import check_interval, check_options, group_numbers
+from analysis.laws.solver.draws import Plan, choose, draw_surfaces
+from analysis.laws.solver.newrun import Scatter, scatter
+from analysis.laws.solver.objective import GRADIENT_TOLERANCE, LOWER, Derivatives, Problem
+from analysis.laws.solver.search import best_of
+from analysis.laws.solver.starts import grid_starts
+from analysis.table.fit_table import RunTable, prepare
 
 if TYPE_CHECKING:
     from analysis.laws.interaction import InteractionLaw
@@ -153,7 +153,7 @@ def fit_surface(
     runs' own deviations (with cluster: their signs, group by group); None: "rows" for 100 runs or more and
     with cluster, else "parametric", see docs/coverage.md. interval: "percentile", or "bca", which refits once
     more without each run (or group): n fits more. UserError for a table that cannot be fitted, see
-    `analysis.laws.table.prepare`.
+    `analysis.table.fit_table.prepare`.
     """
     check_options(bootstrap, seed, level)
     check_interval(interval)

@@ -167,7 +167,7 @@ def laws() -> pd.DataFrame:
 
     Exponents are powers of compute (params: N*, tokens: D*, loss: L*, or L* - E where loss_form is
     "reducible"; the two do not compare). E, A, B, alpha, beta are those of E + A/N^alpha + B/D^beta,
-    R_D and R_N those of the effective-data law (`analysis.laws.repeats`).
+    R_D and R_N those of the effective-data law (`analysis.laws.solver.repeats`).
     params_counted and flops_counted say what N and C count; evidence says where the number was read; status
     is valid, corrected, withdrawn or disputed.
     """

@@ -11,10 +11,19 @@ from typing import Any
 
 from scaling.data.corpora import HELDOUT_SHARE, Corpus, digest_of, heldout_limit, parse_corpus
 from scaling.data.dataset import Dataset, open_dataset
-from scaling.data.shards import FORMAT, SPLITS, SplitWriter, Workshop, dtype_for, read_meta, write_meta
+from scaling.data.shards import (
+    FORMAT,
+    SPLITS,
+    SplitWriter,
+    Workshop,
+    dtype_for,
+    fingerprint_of,
+    read_checked,
+    write_meta,
+)
 from scaling.data.synthetic import parse_source
 from scaling.data.tokenizers import Tokenizer, check_tokenizer, make_tokenizer, tokenizer_stamp
-from scaling.errors import UserError
+from scaling.errors import DataAwayError, UserError
 
 _TOKENIZER_TRAINING_BYTES = 1 << 26  # BPE merges hardly change beyond some ten megabytes of text
 _BATCH_BYTES = 1 << 20
@@ -66,10 +75,14 @@ def _built_once(cache: Path, name: str, build: Callable[[Path], None], progress:
 
 
 def _ready(folder: Path) -> bool:
-    if not folder.exists():
-        return False
     try:
-        read_meta(folder)
+        read_checked(folder)
+    except DataAwayError as error:
+        if isinstance(
+            error.__cause__, FileNotFoundError | NotADirectoryError
+        ):  # never built, or a file was removed
+            return False
+        raise
     except UserError:  # damaged from outside: built again
         return False
     return True
@@ -89,12 +102,12 @@ def _prepare_synthetic(corpus: str, tokenizer: str, cache: Path) -> Dataset:
     key = [FORMAT, source.name]
 
     def build(folder: Path) -> None:
-        identity = {"source": source.name, "format": FORMAT}
+        identity = json.dumps({"source": source.name, "format": FORMAT}, sort_keys=True)
         meta = {
             "format": FORMAT,
             "corpus": source.name,
             "tokenizer": "ids",
-            "fingerprint": _sha256(identity),
+            "fingerprint": hashlib.sha256(identity.encode()).hexdigest(),
             "num_token_ids": source.num_token_ids,
             "dtype": None,
             "splits": {},
@@ -104,10 +117,6 @@ def _prepare_synthetic(corpus: str, tokenizer: str, cache: Path) -> Dataset:
         write_meta(folder, meta)
 
     return _built_once(cache, _folder_name(source.name, "ids", key), build, _Progress(None))
-
-
-def _sha256(plain: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _build(folder: Path, source: Corpus, tokenizer_name: str, progress: "_Progress") -> None:
@@ -122,28 +131,21 @@ def _build(folder: Path, source: Corpus, tokenizer_name: str, progress: "_Progre
             f"corpus {source.name!r} changed while it was being read; run again when it is at rest"
         )
     splits = {split: writer.summary() for split, writer in writers.items()}
-    dtype = dtype_for(tokenizer.num_token_ids).str
-    identity = {
-        "tokens": {split: facts["sha256"] for split, facts in splits.items()},
-        "dtype": dtype,
-        "tokenizer": tokenizer.identity,
-        "num_token_ids": tokenizer.num_token_ids,
-        "split": SPLIT_RULE,
-    }
     meta = {
         "format": FORMAT,
         "corpus": source.name,
         "tokenizer": tokenizer.name,
         "tokenizer_identity": tokenizer.identity,
-        "fingerprint": _sha256(identity),
+        "fingerprint": "",
         "num_token_ids": tokenizer.num_token_ids,
         "end_of_document": tokenizer.end,
-        "dtype": dtype,
+        "dtype": dtype_for(tokenizer.num_token_ids).str,
         "split_rule": SPLIT_RULE,
         "bytes_per_token": splits["heldout"]["bytes"] / splits["heldout"]["tokens"],
         "splits": splits,
     }
-    write_meta(folder, meta)
+    write_meta(folder, {**meta, "fingerprint": fingerprint_of(meta)})
+    read_checked(folder)  # the disk has what was written to it; makes the blocks' sums
 
 
 def _limit_that_splits(source: Corpus) -> int:

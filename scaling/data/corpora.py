@@ -155,6 +155,8 @@ class TextCorpus:
     def _pieces(self, file: Path) -> Iterator[bytes]:
         rest = b""
         try:
+            if not file.stat().st_size:
+                return  # files such as /proc/kmsg, too, which never end
             with open(file, "rb") as stream:
                 while block := stream.read(PIECE_BYTES - len(rest)):
                     rest += block

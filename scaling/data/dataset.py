@@ -3,6 +3,8 @@
 import bisect
 import functools
 import itertools
+import os
+import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from scaling.data.permutation import permute
-from scaling.data.shards import SPLITS, read_meta, shard_name
+from scaling.data.shards import BLOCK_BYTES, SPLITS, away, damaged, read_meta, shard_name
 from scaling.data.synthetic import Source, parse_source
 from scaling.data.tokenizers import Tokenizer, open_tokenizer
 from scaling.errors import UserError
 
-_OPEN_SHARDS = 256  # a mapping keeps a file descriptor
+_OPEN_SHARDS = 256
 _ORDER_BLOCK = 4096  # window numbers permuted at a time: one by one costs more than a small batch's reading
 
 
@@ -112,9 +114,10 @@ class Dataset(ABC):
 
 
 def open_dataset(folder: Path | str) -> Dataset:
-    """The dataset of a folder made by `prepare`: reads meta.json, maps shards when they are first used.
+    """The dataset of a folder made by `prepare`: reads meta.json, opens shards when they are first used.
 
-    Raises UserError if the folder is not such a folder, or a shard is missing or has the wrong size.
+    Raises UserError if the folder is not such a folder, or a shard is missing or has the wrong size; reading
+    from it raises DataDamagedError for a block of tokens that is not what was written.
     """
     folder = Path(folder)
     meta = read_meta(folder)
@@ -136,19 +139,55 @@ def _order(num_windows: int, seed: int, epoch: int, block: int) -> list[int]:
     return permute(index, num_windows, "windows", seed, epoch).tolist()
 
 
+class _Shard:
+    """One open file of tokens, of which each block is compared with its sum when it is first read.
+
+    Read by calls, not mapped: a disk that fails is an OSError then, where a mapping would kill the process.
+    """
+
+    _descriptor = -1
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self._path, self._dtype = path, np.dtype(dtype)
+        self._descriptor = os.open(path, os.O_RDONLY)
+        sums = path.with_suffix(".sums")
+        self._sums = np.fromfile(sums, "<u4") if sums.exists() else None
+        blocks = -(-os.fstat(self._descriptor).st_size // BLOCK_BYTES)
+        if self._sums is not None and len(self._sums) != blocks:
+            raise damaged(path.parent, f"{sums} has {len(self._sums)} sums for {blocks} blocks")
+        self._unread = bytearray(b"\1" * blocks) if self._sums is not None else bytearray(blocks)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """Tokens first, first + 1, ... . Raises DataDamagedError, or OSError."""
+        start, size = first * self._dtype.itemsize, count * self._dtype.itemsize
+        for block in range(start // BLOCK_BYTES, (start + size - 1) // BLOCK_BYTES + 1):
+            if self._unread[block]:
+                assert self._sums is not None, "without sums every block counts as read"
+                at = block * BLOCK_BYTES
+                if zlib.crc32(os.pread(self._descriptor, BLOCK_BYTES, at)) != self._sums[block]:
+                    raise damaged(self._path.parent, f"{self._path} does not match its sum at byte {at}")
+                self._unread[block] = 0
+        data = os.pread(self._descriptor, size, start)
+        if len(data) != size:
+            raise damaged(self._path.parent, f"{self._path} was cut short")
+        return np.frombuffer(data, self._dtype)
+
+
 class ShardDataset(Dataset):
-    """Tokens in memory-mapped shards."""
+    """Tokens in shards."""
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         super().__init__(folder, meta)
         self._starts = {
             split: list(itertools.accumulate(meta["splits"][split]["shards"], initial=0)) for split in SPLITS
         }
-        self._map = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open_map)
-
-    def _open_map(self, split: str, shard: int) -> np.ndarray:
-        mapped = np.memmap(self.folder / shard_name(split, shard), dtype=self.meta["dtype"], mode="r")
-        return mapped.view(np.ndarray)  # still a mapping; slicing a memmap object costs ten times as much
+        self._shard = functools.lru_cache(maxsize=_OPEN_SHARDS)(
+            lambda split, number: _Shard(folder / shard_name(split, number), meta["dtype"])
+        )
 
     @functools.cached_property
     def _text(self) -> Tokenizer:
@@ -191,15 +230,19 @@ class ShardDataset(Dataset):
     def _windows(self, split: str, windows: list[int], context_length: int) -> np.ndarray:
         ids = np.empty((len(windows), context_length), dtype=np.int64)
         starts = self._starts[split]
-        for row, window in zip(ids, windows, strict=True):
-            position, filled = window * context_length, 0
-            while filled < context_length:  # a window may lie across two shards
-                shard = bisect.bisect_right(starts, position) - 1
-                offset = position - starts[shard]
-                part = self._map(split, shard)[offset : offset + context_length - filled]
-                row[filled : filled + len(part)] = part
-                filled += len(part)
-                position += len(part)
+        try:
+            for row, window in zip(ids, windows, strict=True):
+                position, filled = window * context_length, 0
+                while filled < context_length:  # a window may lie across two shards
+                    shard = bisect.bisect_right(starts, position) - 1
+                    count = min(context_length - filled, starts[shard + 1] - position)
+                    row[filled : filled + count] = self._shard(split, shard).read(
+                        position - starts[shard], count
+                    )
+                    filled += count
+                    position += count
+        except OSError as problem:
+            raise away(self.folder, problem) from problem
         return ids
 
     def decode(self, ids: np.ndarray) -> str:

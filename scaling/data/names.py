@@ -1,9 +1,11 @@
 """What the parts of this package share when they read what a user wrote."""
 
+import contextlib
 import difflib
 import glob
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from scaling.errors import UserError
@@ -18,18 +20,48 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def find_files(scheme: str, pattern: str) -> tuple[Path, ...]:
     """Files that match a glob (`**` reaches into folders, `~` is the home folder), sorted by path.
 
-    Raises UserError if nothing matches.
+    A file or folder that links show under several names counts once. Raises UserError if nothing matches.
     """
     if not pattern:
         raise UserError(f"corpus '{scheme}:' names no files; write {scheme}:PATH or {scheme}:GLOB")
     expanded = os.path.expanduser(pattern)
-    matches = [expanded] if os.path.isfile(expanded) else glob.glob(expanded, recursive=True)
-    files = sorted(path for path in matches if os.path.isfile(path))
+    matches = [expanded] if os.path.isfile(expanded) else _glob(expanded)
+    files: dict[tuple[int, int], str] = {}
+    for path in sorted(matches):
+        with contextlib.suppress(OSError):  # gone since, or a link to nothing
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode):
+                files.setdefault((status.st_dev, status.st_ino), path)
     if files:
-        return tuple(Path(path) for path in files)
+        return tuple(Path(path) for path in files.values())
     if os.path.isdir(expanded):
         raise UserError(f"corpus '{scheme}:{pattern}' is a folder; write {scheme}:{pattern.rstrip('/')}/**/*")
     raise UserError(f"corpus '{scheme}:{pattern}': no file matches {pattern!r} (seen from {os.getcwd()})")
+
+
+def _glob(pattern: str) -> Iterator[str]:
+    """As `glob.glob(recursive=True)`, but each folder below `**` once: links that lead back have no end."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.glob(pattern)
+        return
+    at = parts.index("**")
+    rest = os.sep.join(parts[at + 1 :] or ["*"])
+    for top in glob.glob(os.sep.join(parts[:at]) + os.sep) if at else [""]:
+        for folder in _folders(top):
+            yield from _glob(glob.escape(folder) + rest)
+
+
+def _folders(top: str) -> list[str]:
+    """`top` and the folders below it, each once, with a slash at their ends."""
+    found: dict[tuple[int, int], str] = {}
+    queue = [top]
+    while queue:
+        folder = queue.pop()
+        status = os.stat(folder or ".")
+        if found.setdefault((status.st_dev, status.st_ino), folder) == folder:
+            queue += sorted(glob.glob(glob.escape(folder) + "*" + os.sep), reverse=True)
+    return list(found.values())
 
 
 def split_suffix(text: str, mark: str) -> tuple[str, str | None]:

@@ -1,9 +1,10 @@
 """Corpora of records: JSON lines, Parquet, Hugging Face datasets. One record's text is one document."""
 
+import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ from scaling.errors import UserError
 
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 _ROWS_AT_ONCE = 64  # a web page is some kilobytes, a book a megabyte
+LINE_BYTES = 1 << 28  # a longer line is no document but a file without line ends, or a bomb
 
 
 class _FileRecords:
@@ -46,9 +48,11 @@ class _FileRecords:
 
 
 def encode_text(fail: Callable[[str], UserError], field: str, text: object) -> bytes:
-    """UTF-8 of `text`; raises `fail(why)` if it is not a string, or one that UTF-8 cannot hold."""
+    """UTF-8 of `text`; raises `fail(why)` if it is not a string, has a NUL, or UTF-8 cannot hold it."""
     if not isinstance(text, str):
         raise fail(f"field {field!r} holds {type(text).__name__}, not text")
+    if "\0" in text:
+        raise fail(f"field {field!r} holds a NUL at character {text.index(chr(0))}, which is not text")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
@@ -70,18 +74,25 @@ class JsonlCorpus(_FileRecords):
             try:
                 with _open_stream(file) as stream:
                     yield from self._lines(file, stream)
-            except OSError as problem:
-                raise self.fail(str(file), f"cannot be read ({problem})") from problem
+            except (OSError, MemoryError) as problem:
+                raise self.fail(str(file), f"cannot be read ({str(problem) or 'out of memory'})") from problem
 
     def _lines(self, file: Path, stream: IO[bytes]) -> Iterator[Document]:
-        for number, line in enumerate(stream, start=1):
+        for number in itertools.count(1):
+            line = stream.readline(LINE_BYTES + 1)
             where = f"{file}, line {number}"
+            if not line:
+                return
+            if len(line) > LINE_BYTES:
+                raise self.fail(where, f"longer than {LINE_BYTES / 1e6:.0f} MB, which is no document")
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
             except ValueError as problem:  # broken JSON, or bytes that are not UTF-8
                 raise self.fail(where, f"not valid JSON ({problem})") from None
+            except RecursionError:
+                raise self.fail(where, "brackets within brackets, too deep to be read") from None
             if not isinstance(record, dict):
                 raise self.fail(where, f"a JSON object is wanted, this is {type(record).__name__}")
             if self.field not in record:
@@ -92,10 +103,10 @@ class JsonlCorpus(_FileRecords):
 
 
 def _open_stream(file: Path) -> IO[bytes]:
+    if not file.stat().st_size:
+        return io.BytesIO()  # files such as /proc/kmsg, too, which never end
     if not file.name.endswith(_COMPRESSED):
         return open(file, "rb", buffering=1 << 20)
-    import io
-
     import pyarrow
 
     stream: IO[bytes] = io.BufferedReader(pyarrow.input_stream(str(file), compression="detect"), 1 << 20)
@@ -117,11 +128,12 @@ class ParquetCorpus(_FileRecords):
         for file in self.files:
             try:
                 yield from self._documents_of(file)
-            except (pyarrow.ArrowInvalid, OSError) as problem:
-                raise self.fail(str(file), f"cannot be read as Parquet ({problem})") from problem
+            except (pyarrow.ArrowInvalid, OSError, MemoryError) as problem:
+                why = str(problem) or "out of memory"
+                raise self.fail(str(file), f"cannot be read as Parquet ({why})") from problem
 
     def _documents_of(self, file: Path) -> Iterator[Document]:
-        texts = chain.from_iterable(self._batches(file))
+        texts = itertools.chain.from_iterable(self._batches(file))
         for row, text in enumerate(texts):
             encoded = self.encode(f"{file}, row {row}", text)
             if encoded:
@@ -198,7 +210,7 @@ class HubCorpus:
             yield from datasets.load_dataset(
                 self.path, self.config, split=self.split, revision=self.revision, streaming=True
             )
-        except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as problem:
+        except (ValueError, OSError, RuntimeError, MemoryError, datasets.exceptions.DatasetsError) as problem:
             first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
             raise self._fail(f"cannot be loaded: {first}") from problem
 

@@ -1,8 +1,12 @@
-"""Shards: the tokens of a corpus in files of bounded size, written once and memory-mapped ever after.
+"""Shards: the tokens of a corpus in files of bounded size, written once and read window by window ever after.
 
 A prepared folder holds meta.json, `train-00000.bin`..., `heldout-00000.bin`... (plain little-endian uint8,
 uint16 or uint32) and the tokenizer if it has a file. It appears by one rename, complete and synced, or not at
 all.
+
+meta.json has the SHA-256 of each split. Beside each shard `train-00000.sums` has the CRC-32 of every block of
+4 KiB, which a reader compares when it first reads the block (some 3 microseconds). Folders made before there
+were sums get them when `prepare` first checks them.
 """
 
 import contextlib
@@ -16,18 +20,23 @@ import socket
 import stat
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from scaling.errors import UserError
+from scaling.errors import DataAwayError, DataDamagedError, UserError
+from scaling.files import sync, write_whole
 
 FORMAT = 1
 SPLITS = ("train", "heldout")
 META = "meta.json"
 SHARD_BYTES = 1 << 28
+BLOCK_BYTES = 1 << 12
+CHECKED = ".checked.json"
+"""Host -> name, size, time and inode of the shards that it has compared with their hashes."""
 _WORKSHOP = "building"  # folder of the cache in which folders grow until they are renamed
 _ABANDONED_S = 86_400.0
 
@@ -78,7 +87,8 @@ class SplitWriter:
         if self._file is not None:
             file, self._file = self._file, None
             with file:
-                sync(file)
+                file.flush()
+                os.fsync(file.fileno())
 
     def summary(self) -> dict[str, Any]:
         """What meta.json says about the split."""
@@ -96,50 +106,117 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.bin"
 
 
-def sync(file: IO[Any]) -> None:
-    """Flush a file to the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json, synced."""
-    with open(folder / META, "x", encoding="utf-8") as file:
-        json.dump(meta, file, indent=1)
-        sync(file)
+    with write_whole(folder / META) as temporary:
+        temporary.write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def fingerprint_of(meta: dict[str, Any]) -> str:
+    """The fingerprint that the rest of a text corpus's meta.json amounts to."""
+    identity = {
+        "tokens": {split: facts["sha256"] for split, facts in meta["splits"].items()},
+        "dtype": meta["dtype"],
+        "tokenizer": meta["tokenizer_identity"],
+        "num_token_ids": meta["num_token_ids"],
+        "split": meta["split_rule"],
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """meta.json of a prepared folder, after checking that every shard has the size it says.
 
-    Raises UserError if the folder is not a prepared one or a shard is missing or cut short.
+    Raises DataAwayError if the folder or a shard is missing or cannot be read, DataDamagedError if one is cut
+    short, and UserError if the folder is not a prepared one.
     """
     try:
-        with open(folder / META, encoding="utf-8") as file:
-            meta: dict[str, Any] = json.load(file)
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{folder} is not a prepared data folder ({META}: {problem})") from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise UserError(f"{folder} was not prepared by this version; prepare the corpus again")
-    itemsize = np.dtype(meta["dtype"]).itemsize if meta["dtype"] else 0
-    for split, facts in meta["splits"].items():
-        for number, tokens in enumerate(facts["shards"]):
-            file_path = folder / shard_name(split, number)
-            size = file_path.stat().st_size if file_path.exists() else None
-            if size != tokens * itemsize:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise UserError(
-                    f"prepared data is damaged: {file_path} {found}, {tokens * itemsize} expected"
+        meta: dict[str, Any] = json.loads((folder / META).read_bytes())
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            raise UserError(f"{folder} was not prepared by this version; prepare the corpus again")
+        for path, size in _shards(folder, meta).items():
+            actual = path.stat().st_size
+            if actual != size:
+                raise DataDamagedError(
+                    f"prepared data is damaged: {path} has {actual} bytes, {size} expected"
                 )
+    except OSError as problem:
+        raise away(folder, problem) from problem
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError) as problem:
+        raise DataDamagedError(f"prepared data is damaged: {folder / META}: {problem!r}") from None
+    return meta
+
+
+def _shards(folder: Path, meta: dict[str, Any]) -> dict[Path, int]:
+    """Every shard and its bytes."""
+    itemsize = np.dtype(meta["dtype"]).itemsize if meta["dtype"] else 0
+    return {
+        folder / shard_name(split, number): tokens * itemsize
+        for split, facts in meta["splits"].items()
+        for number, tokens in enumerate(facts["shards"])
+    }
+
+
+def away(folder: Path, problem: OSError) -> DataAwayError:
+    """The sentence for prepared data that cannot be read."""
+    missing = f"{folder} is not a prepared data folder" if isinstance(problem, FileNotFoundError) else folder
+    return DataAwayError(f"prepared data cannot be read: {missing} ({problem})")
+
+
+def damaged(folder: Path, what: str) -> DataDamagedError:
+    """The sentence for tokens that are not what was written; the next `prepare` compares all of them."""
+    with contextlib.suppress(OSError):
+        (folder / CHECKED).unlink(missing_ok=True)
+    return DataDamagedError(
+        f"prepared data is damaged: {what}; the next `scaling sweep` makes or fetches it again"
+    )
+
+
+def check_tokens(folder: Path, meta: dict[str, Any]) -> None:
+    """Compare all tokens with the hashes in meta.json, and write the blocks' sums where they are not right.
+
+    Raises DataDamagedError or DataAwayError.
+    """
+    try:
+        sums: dict[Path, bytes] = {}
+        for split, facts in meta["splits"].items():
+            digest = hashlib.sha256()
+            for number in range(len(facts["shards"])):
+                path = folder / shard_name(split, number)
+                found: list[int] = []
+                with open(path, "rb") as file:
+                    while block := file.read(BLOCK_BYTES):
+                        digest.update(block)
+                        found.append(zlib.crc32(block))
+                sums[path.with_suffix(".sums")] = np.array(found, "<u4").tobytes()
+            if digest.hexdigest() != facts["sha256"]:
+                raise damaged(folder, f"the {split} tokens in {folder} do not match their SHA-256")
+        if sums and fingerprint_of(meta) != meta["fingerprint"]:
+            raise damaged(folder, f"{folder / META} does not match its fingerprint")
+    except OSError as problem:
+        raise away(folder, problem) from problem
+    with contextlib.suppress(OSError):  # somebody else's folder: its blocks go unchecked
+        for path, content in sums.items():
+            if not path.exists() or path.read_bytes() != content:
+                with write_whole(path) as temporary:
+                    temporary.write_bytes(content)
+
+
+def read_checked(folder: Path) -> dict[str, Any]:
+    """`read_meta`, and `check_tokens` unless this host has checked these very files before."""
+    meta, host = read_meta(folder), socket.gethostname()
+    status = {path.name: path.stat() for path in _shards(folder, meta)}
+    files = [[name, at.st_size, at.st_mtime_ns, at.st_ino] for name, at in status.items()]
+    try:
+        before = dict(json.loads((folder / CHECKED).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        before = {}
+    if before.get(host, []) != files:
+        check_tokens(folder, meta)
+        with contextlib.suppress(OSError), write_whole(folder / CHECKED) as temporary:
+            temporary.write_text(json.dumps({**before, host: files}))
     return meta
 
 
@@ -216,7 +293,7 @@ class Workshop:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _publish(self, temporary: Path) -> None:
-        sync_folder(temporary)
+        sync(temporary)
         aside = temporary.with_name(temporary.name + ".damaged")
         while True:
             try:
@@ -226,12 +303,12 @@ class Workshop:
                 if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             try:
-                read_meta(self.target)  # another builder was first: its folder is as good as ours
+                read_checked(self.target)  # another builder was first: its folder is as good as ours
                 break
             except UserError:
                 os.rename(self.target, aside)
                 shutil.rmtree(aside, ignore_errors=True)
-        sync_folder(self.cache)
+        sync(self.cache)
 
     def _sweep(self) -> None:
         """Remove what killed builders left: on this host if their lock is free, elsewhere after a day."""

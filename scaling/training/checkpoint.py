@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from scaling.files import write_whole
 
 DIGEST_BYTES = 32
 KEPT = 2
@@ -37,16 +38,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     torch.save({"step": step, **state}, payload)
     content = payload.getbuffer()
     path = folder / checkpoint_name(step)
-    temporary = folder / "checkpoint.tmp"  # one name, so that what a killed writer left is overwritten
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.write(hashlib.sha256(content).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for left in folder.glob("*checkpoint*.tmp"):  # by a killed writer
+        left.unlink(missing_ok=True)
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.write(hashlib.sha256(content).digest())
     # A later one is damaged, or this run would have continued it: it must not crowd out an intact one.
     earlier = [p for p in _checkpoints(folder) if p.name <= path.name]
     for old in earlier[KEPT:]:
@@ -65,7 +61,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{path} is damaged: its content does not match its checksum")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError) as error:
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+    # torch raises what it likes for bytes that are no checkpoint
+    except (RuntimeError, pickle.UnpicklingError, ValueError, IndexError, EOFError) as error:
         raise DamagedCheckpointError(f"{path} cannot be read: {error}") from error
     return state
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from scaling.errors import UserError
-from sweeps.ledger_types import Needs
+from sweeps.attempt.worker import Job, Outcome, Trouble, read_outcome, signature_of
+from sweeps.ledger.types import Needs
 from sweeps.pools.rack import Handle, Node
-from sweeps.worker import Job, Outcome, Trouble, read_outcome, signature_of
 
 WORKER_ENVIRONMENT = {
     # glibc gives large blocks back to the kernel and takes them again at every step unless told not to:
@@ -85,7 +85,7 @@ def start(
     UserError for an unknown kind and for an address that does not answer.
     """
     if kind == "ray":
-        from sweeps.pools.ray import RayPool
+        from sweeps.pools.ray.pool import RayPool
 
         return RayPool(address=address, cpus=cpus, gpus=gpus, shared=shared, sweep=sweep)
     if kind == "local":

@@ -1,7 +1,7 @@
 """Kinds of processor: how drivers, torch and Ray call a GPU, its peak speed and its memory.
 
 A kind is what runs are timed by: the model of a GPU, in the variants that differ in speed or memory, or a
-processor's name as `sweeps.worker.device_name` gives it.
+processor's name as `sweeps.attempt.worker.device_name` gives it.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from sweeps.attempt.worker import Job, Outcome, run_job
 from sweeps.pools.base import lost
-from sweeps.worker import Job, Outcome, run_job
 
 POLL_S = 0.05
 STOP_S = 20.0
@@ -41,7 +41,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "sweeps.pools.fork"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-m", "sweeps.pools.fork"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def run(self, job: Job) -> Outcome:

@@ -22,11 +22,11 @@ from typing import IO
 
 import psutil
 
-from sweeps.ledger_types import Needs
+from sweeps.attempt.worker import Job, Outcome, Stop, run_job
+from sweeps.ledger.types import Needs
 from sweeps.pools.base import WORKER_ENVIRONMENT, in_fresh_process_next, killed, lost
 from sweeps.pools.fork import message
 from sweeps.pools.rack import Handle, Node, Rack
-from sweeps.worker import Job, Outcome, Stop, run_job
 
 _WARM = "warm"
 
@@ -188,7 +188,7 @@ class LocalPool:
             log = (self._logs / "workers.log").open("ab")
         try:
             popen = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-P", "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sweeps.ledger_types import Needs
+from sweeps.ledger.types import Needs
 
 Handle = int
 

@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from scaling.errors import UserError
-from sweeps.control import ACTIONS, carry_out
-from sweeps.ledger import Ledger
-from sweeps.status import Row, rows_of
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.requests import ACTIONS, carry_out
+from sweeps.show.status import Row, rows_of
 
 STATUS, WISH, ANSWER = "scaling.status", "scaling.wish.", "scaling.answer."
 PIECE = 4800

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from sweeps.ledger import RECORDER, Ledger
-from sweeps.owner import Owner
+from analysis.text import without_secrets
+from sweeps.ledger.ledger import RECORDER, Ledger
+from sweeps.ledger.owner import Owner
 from sweeps.record.recorder import GRACE_S, Recorder, trouble_of, waiting_for
-from sweeps.record.tracking import without_password
 
 URI_VARIABLE = "SCALING_RECORD_TO"
 """The store's URI may hold a password, which a command line would show to everybody."""
@@ -44,13 +44,16 @@ class RecorderProcess:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # the sweep broke off: the recorder catches up by itself, nobody waits for it
+            self._end_input()
 
     def start(self) -> None:
         self._started = time.monotonic()
         log = (self.ledger.folder / "recorder.log").open("ab")
-        command = [sys.executable, "-m", "sweeps.record.process", str(self.ledger.folder), self.sweep]
+        command = [sys.executable, "-P", "-m", "sweeps.record.process", str(self.ledger.folder), self.sweep]
         with log:
             self._popen = subprocess.Popen(
                 [*command, str(self.grace_s)],
@@ -109,7 +112,7 @@ def main() -> None:
         recorder.start()
         sys.stdin.read()
         waiting = recorder.close(float(grace_s))
-    print(json.dumps({"store": without_password(uri), "waiting": waiting, "trouble": recorder.trouble}))
+    print(json.dumps({"store": without_secrets(uri), "waiting": waiting, "trouble": recorder.trouble}))
     sys.stdout.flush()
     os._exit(0)  # a thread that hangs in a call to a dead server must not keep the process
 

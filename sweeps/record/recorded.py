@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS
+from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS
 
 LOSSES = (TRAIN_LOSS, BIASED_LOSS)
 FINAL = "loss"
@@ -43,7 +43,8 @@ def recorded_runs(uri: str, sweep: str | None = None) -> list[RecordedRun]:
 
 def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
     """One run with its curves, by MLflow's own client; None where it has not been recorded."""
-    from sweeps.record.tracking import KEY_TAG, client
+    from analysis.table.columns import KEY_TAG
+    from sweeps.record.tracking import client
 
     api = client(uri)
     experiment = api.get_experiment_by_name(sweep)
@@ -54,7 +55,7 @@ def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
 
 
 def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
-    from analysis.mlflow_tables import open_database
+    from analysis.table.mlflow import open_database
 
     with open_database(uri) as database:
         runs = {
@@ -79,7 +80,8 @@ def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
 
 
 def _from_server(uri: str, sweep: str | None) -> Iterator[RecordedRun]:
-    from sweeps.record.tracking import KEY_TAG, client
+    from analysis.table.columns import KEY_TAG
+    from sweeps.record.tracking import client
 
     api = client(uri)
     experiments = {e.experiment_id: e.name for e in api.search_experiments() if sweep in (None, e.name)}
@@ -95,7 +97,7 @@ def _from_server(uri: str, sweep: str | None) -> Iterator[RecordedRun]:
 
 
 def _with_history(api: Any, run: Any, sweep: str) -> RecordedRun:
-    from sweeps.record.tracking import KEY_TAG
+    from analysis.table.columns import KEY_TAG
 
     tags = dict(run.data.tags)
     found = RecordedRun(run_id=run.info.run_id, sweep=sweep, key=tags[KEY_TAG], tags=tags)

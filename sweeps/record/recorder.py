@@ -5,7 +5,7 @@ each store: after a kill, or an hour without a server, it goes on from there, an
 twice is stored once, because name, step, time and value are the same. Of two drivers one records.
 
 A step is sent once. What a later attempt does again is not sent again: on the same kind of device it is
-the same to the last bit. The journals keep both, see `sweeps.journal.merged`.
+the same to the last bit. The journals keep both, see `sweeps.attempt.journal.merged`.
 
 Nothing here can stop or delay a run: no error leaves the thread, which tries again more and more slowly.
 """
@@ -22,14 +22,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from analysis.run_columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
-from sweeps import journal
-from sweeps.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
-from sweeps.ledger import Ledger, LedgerUnavailableError, Run, State
+from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
+from analysis.text import without_secrets
+from sweeps.attempt import journal
+from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
+from sweeps.ledger.ledger import Ledger, LedgerUnavailableError, Run, State
+from sweeps.plan.rows import run_row
 from sweeps.record.board import Board
 from sweeps.record.store import GoneError, Point, Store
-from sweeps.record.tracking import MlflowStore, without_password
-from sweeps.rows import run_row
+from sweeps.record.tracking import MlflowStore
 
 EVERY_S = 2.0
 SLOWEST_S = 60.0
@@ -82,7 +83,7 @@ class Recorder:
         """store: a tracking URI, or what stands in for one in tests."""
         self.ledger, self.sweep, self.every_s = ledger, sweep, every_s
         self._store = MlflowStore(store, sweep) if isinstance(store, str) else store
-        self.uri = without_password(store) if isinstance(store, str) else ""
+        self.uri = without_secrets(store) if isinstance(store, str) else ""
         self._identity: str | None = None
         self._told: tuple[str | None, str | None] = (None, None)
         self._connected = False
@@ -138,7 +139,7 @@ class Recorder:
             return not (until_none_waits and self.waiting())
         except Exception as error:  # whatever MLflow, its server or the disk came up with
             self._connected = False
-            self._tell(without_password(f"{type(error).__name__}: {error}".splitlines()[0]))
+            self._tell(without_secrets(f"{type(error).__name__}: {error}".splitlines()[0]))
             logger.debug("recording failed, will be tried again", exc_info=True)
             return False
 
@@ -193,12 +194,12 @@ class Recorder:
         """Send what is new in one journal, noting after every batch how far it got."""
         follower = Follower(path, shipped.positions.get(attempt, 0))
         while records := follower.read(RECORDS_PER_BATCH):
-            new = [r for r in records if r["kind"] == "train" and r["step"] > shipped.step]
+            new = [r for r in records if r.kind == "train" and r.step > shipped.step]
             assert shipped.run_id is not None, "a run is created before its journal is sent"
             self._store.log(shipped.run_id, [point for record in new for point in _points(record)])
             shipped = replace(
                 shipped,
-                step=max([shipped.step, *(int(r["step"]) for r in new)]),
+                step=max([shipped.step, *(r.step for r in new)]),
                 positions={**shipped.positions, attempt: follower.position},
             )
             self._note(key, shipped)
@@ -215,7 +216,7 @@ class Recorder:
     ) -> None:
         assert shipped.run_id is not None, "a run is created before its state is told"
         last = journal.last(journals[-1]) if journals else None
-        ended = float(last["at"]) if last else run.ended or self.ledger.now()
+        ended = last.at if last else run.ended or self.ledger.now()
         step = int(run.result.get("steps_done", shipped.step))
         points = [Point(name=n, value=v, at=ended, step=step) for n, v in metrics.items() if math.isfinite(v)]
         extra = {"scaling.attempt": str(run.attempt), "scaling.sentence": run.sentence[:5000]}
@@ -259,7 +260,7 @@ def _pending_keys(ledger: Ledger, identity: str | None) -> list[str]:
 
 
 def _fact(uri: str) -> str:
-    return f"recording in {without_password(uri)}"
+    return f"recording in {without_secrets(uri)}"
 
 
 def waiting_for(ledger: Ledger, uri: str) -> int:
@@ -282,13 +283,12 @@ def run_ids(ledger: Ledger) -> dict[str, str]:
 
 
 def _points(record: Record) -> list[Point]:
-    named = [(TRAIN_LOSS, record.get("loss")), (BIASED_LOSS, record.get("biased_loss"))]
-    named += [(f"train_{name}", record.get(name)) for name in METRICS]
-    values = [(name, float(value)) for name, value in named if value is not None]
+    named = [] if record.loss is None else [(BIASED_LOSS if record.biased else TRAIN_LOSS, record.loss)]
+    named += [(f"train_{name}", record.numbers[name]) for name in METRICS if name in record.numbers]
     return [
         # infinity would come back as the largest float; that a run diverged is told by its status
-        Point(name=name, value=value, at=record["at"], step=int(record["step"]))
-        for name, value in values
+        Point(name=name, value=value, at=record.at, step=record.step)
+        for name, value in named
         if math.isfinite(value)
     ]
 
@@ -305,5 +305,5 @@ def _start(run: Run, journals: Iterable[Path]) -> float:
     """When the first attempt began, by its journal; by the ledger where there is none."""
     for path in journals:
         if records := Follower(path).read(1):
-            return float(records[0]["at"])
+            return records[0].at
     return run.started or time.time()

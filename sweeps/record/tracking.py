@@ -5,7 +5,6 @@ MLflow takes a second to import, so everything here imports it late, in the thre
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -16,12 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from analysis.errors import UserError as AnalysisError
+from analysis.table.columns import KEY_TAG
+from analysis.table.mlflow import check_revision, require_answer
+from analysis.text import without_secrets
 from scaling.errors import UserError
 from sweeps.record.bulk import BulkPoints
 from sweeps.record.store import NONE, GoneError, Point, Texts, milliseconds
 
 CONNECT_S = 4.0
-KEY_TAG = "scaling.key"
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -38,18 +40,16 @@ def tracking_uri(out: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.absolute() / 'mlflow.db'}"
 
 
-def without_password(uri: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
-
-
 # -- check --------------------------------------------------------------------------------------
 
 
 def check_tracking(uri: str) -> None:
     """UserError, within a few seconds, where `uri` cannot be recorded to; creates and imports nothing."""
-    shown = without_password(uri)
+    shown = without_secrets(uri)
     if uri.startswith(("http://", "https://")):
-        _check_server(uri, shown)
+        remedy = "or set MLFLOW_TRACKING_URI to another store"
+        with _as_user_error():
+            require_answer(uri, timeout_s=CONNECT_S, fine=(401, 403), remedy=remedy)
     elif uri.startswith("sqlite:///"):
         _check_sqlite(Path(uri.removeprefix("sqlite:///")), shown)
     elif re.match(r"(postgresql|mysql|mssql)(\+\w+)?://", uri):
@@ -58,28 +58,6 @@ def check_tracking(uri: str) -> None:
         raise UserError(
             f"tracking store {shown!r} is not one of sqlite:///FILE, http(s)://HOST:PORT, postgresql://..."
         )
-
-
-def _check_server(uri: str, shown: str) -> None:
-    import urllib.error
-    import urllib.request
-
-    address = re.sub(r"//[^/@]*@", "//", uri).rstrip(
-        "/"
-    )  # urllib takes a login for a part of the host's name
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=CONNECT_S):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return  # it answers; whether the login is right is seen when recording
-        raise UserError(f"tracking server {shown} answers with an error: {error}") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"tracking server {shown} does not answer ({reason}); start it, "
-            "or set MLFLOW_TRACKING_URI to another store"
-        ) from error
 
 
 def _check_sqlite(path: Path, shown: str) -> None:
@@ -108,7 +86,9 @@ def _check_sqlite(path: Path, shown: str) -> None:
         raise UserError(f"tracking store {shown} cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:
         raise UserError(f"tracking store {shown} is no database: {error}") from error
-    _check_revision([str(row[0]) for row in rows], shown)
+    with _as_user_error():
+        for (revision,) in rows:
+            check_revision(str(revision), shown)
 
 
 def _check_database(uri: str, shown: str) -> None:
@@ -126,27 +106,18 @@ def _check_database(uri: str, shown: str) -> None:
         raise UserError(f"tracking store {shown} needs the package {error.name}: pip install it") from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise UserError(f"tracking store {shown} does not answer: {str(error).splitlines()[0]}") from error
-    _check_revision([str(row[0]) for row in rows], shown)
+    with _as_user_error():
+        for (revision,) in rows:
+            check_revision(str(revision), shown)
 
 
-def _check_revision(found: Sequence[str], shown: str) -> None:
-    """UserError unless the schema's revision is one that the installed MLflow knows."""
-    known = known_revisions()
-    unknown = [revision for revision in found if revision not in known]
-    if known and unknown:
-        raise UserError(
-            f"tracking store {shown} has schema {unknown[0]}, which the installed MLflow does not know: "
-            "it was made by a newer one; update MLflow or use another store"
-        )
-
-
-def known_revisions() -> frozenset[str]:
-    """Schema revisions of the installed MLflow, read off its migration files' names."""
-    spec = importlib.util.find_spec("mlflow")
-    if spec is None or spec.origin is None:
-        return frozenset()
-    versions = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
-    return frozenset(path.name.partition("_")[0] for path in versions.glob("*_*.py"))
+@contextmanager
+def _as_user_error() -> Iterator[None]:
+    """What analysis finds wrong with a store is the user's error here too."""
+    try:
+        yield
+    except AnalysisError as error:
+        raise UserError(str(error)) from None
 
 
 # -- use ----------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import re
 
 import pandas as pd
 import pytest
-from planted import CHINCHILLA, isoflop_table
 
 import analysis
 from analysis.errors import UserError
 from analysis.report import MOST_ROWS, write_report
+from tests.analysis.planted import CHINCHILLA, isoflop_table
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from analysis.text import (
     printable,
     size_text,
     time_text,
+    without_secrets,
     without_zeros,
 )
 
@@ -37,6 +38,29 @@ from analysis.text import (
 def test_what_would_move_a_cursor_is_escaped_and_the_rest_is_not(name: object, shown: str) -> None:
     assert printable(name) == shown
     assert printable(name).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:secret@h/db", "postgresql://***@h/db"),
+        ("http://bob:p@ss@h:5000", "http://***@h:5000"),
+        ("http://bob:p/ss@h", "http://***@h"),
+        ("http://bob:12/3@h", "http://***@h"),
+        ("https://hf_token@h/x", "https://***@h/x"),
+        ("http://h/?password=s3&a=b;Api_Key=t", "http://h/?password=***&a=b;Api_Key=***"),
+        ("s3://key:secret@bucket/x?region=us-east-1", "s3://***@bucket/x?region=us-east-1"),
+        ("s3://bucket/x?secret_key=s&region=y", "s3://bucket/x?secret_key=***&region=y"),
+        ("http://h:5000", "http://h:5000"),
+        ("http://h/mail@x", "http://h/mail@x"),
+        ("gs://bucket", "gs://bucket"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("/disk/a@b:c", "/disk/a@b:c"),
+        ("OSError: http://u:p@h refused, ask me@h", "OSError: http://***@h refused, ask me@h"),
+    ],
+)
+def test_no_login_or_token_of_an_address_is_shown(address: str, shown: str) -> None:
+    assert without_secrets(address) == shown
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from two_ray_nodes import TwoRayNodes
+from tests.sweeps.two_ray_nodes import TwoRayNodes
 
 QUICK = {
     # a lost node is noticed after seconds instead of half a minute

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from proxy import PASS, REFUSE, SLOW, Proxy
 
-from sweeps.journal import JOURNAL, attempt_folders, read
-from sweeps.ledger import Ledger
+from sweeps.attempt.journal import JOURNAL, attempt_folders, read
+from sweeps.ledger.ledger import Ledger
+from tests.chaos.proxy import PASS, REFUSE, SLOW, Proxy
 
 HERE = Path(__file__).parent
 DRIVER_PATIENCE_S = 3600.0
@@ -172,10 +172,10 @@ class Scene:
             if not folders:
                 continue
             folder = list(folders.values())[-1]
-            starts = [r for r in read(folder / JOURNAL) if r["kind"] == "start"]
+            starts = [r for r in read(folder / JOURNAL) if r.kind == "start"]
             if starts and not (folder / "result.json").exists():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    found.append((folder, psutil.Process(int(starts[-1]["pid"]))))
+                    found.append((folder, psutil.Process(int(starts[-1].values["pid"]))))
         return found
 
     def recorders(self) -> list[psutil.Process]:

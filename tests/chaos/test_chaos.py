@@ -11,12 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from scene import FAULTS, Scene, Server, full_disk, steps_recorded, table
-from tiny import tiny_data
 
-from sweeps.config_file import SHIPPED
-from sweeps.journal import merged, run_folder
-from sweeps.ledger import Ledger
+from sweeps.attempt.journal import merged, run_folder
+from sweeps.config.load import SHIPPED
+from sweeps.ledger.ledger import Ledger
+from tests.chaos.scene import FAULTS, Scene, Server, full_disk, steps_recorded, table
+from tests.sweeps.tiny import tiny_data
 
 TOY = Path(__file__).parents[1] / "sweeps" / "toy_sweep.py"
 LOCAL_FAULTS = (
@@ -46,7 +46,7 @@ def assert_as_undisturbed(scene: Scene, undisturbed: dict[str, tuple], database:
     with Ledger(scene.sweep_folder / "ledger") as ledger:
         for run in ledger.runs():
             story = merged(run_folder(scene.sweep_folder, run.family, run.key))
-            curve = [(r["step"], r["loss"]) for r in story if r["kind"] == "train"]
+            curve = [(r.step, r.loss) for r in story if r.kind == "train"]
             assert recorded[run.key] == curve
             assert len({step for step, _ in curve}) == len(curve)
 
@@ -126,7 +126,7 @@ def undisturbed(tmp_path_factory):
 @pytest.fixture
 def scene(tmp_path, request):
     """A sweep on two Ray nodes that records on a server; both can be broken."""
-    from cluster import FragileNodes
+    from tests.chaos.cluster import FragileNodes
 
     seed = request.param
     cluster = FragileNodes(full_disk(tmp_path), seed)

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from scene import Scene, table, wait_for
-from servers import Postgres, postgres_server
-from test_chaos import TOY, clean_environment
-from tiny import tiny_data
 
-from sweeps.audit import audit
 from sweeps.record.recorded import recorded_runs
+from sweeps.show.audit import audit
+from tests.chaos.scene import Scene, table, wait_for
+from tests.chaos.test_chaos import TOY, clean_environment
+from tests.servers import Postgres, postgres_server
+from tests.sweeps.tiny import tiny_data
 
 AWAY_S = 60.0
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from golden_runners import ar, block, curriculum, dit, esoteric, gaussian, hybrid, masked, schedules, uniform
-from golden_runners.common import Case, Got, Runners, close, tensor
+from tests.golden_runners import (
+    ar,
+    block,
+    curriculum,
+    dit,
+    esoteric,
+    gaussian,
+    hybrid,
+    masked,
+    schedules,
+    uniform,
+)
+from tests.golden_runners.common import Case, Got, Runners, close, tensor
 
 RUNNERS: dict[str, Runners] = {
     "ar": ar.RUNNERS,

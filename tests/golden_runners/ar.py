@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from golden_runners.common import Case, Got, Runners, inputs, with_gradient
 from scaling.families import get_family
+from tests.golden_runners.common import Case, Got, Runners, inputs, with_gradient
 
 
 def ar_shift(case: Case) -> Got:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from golden_runners.common import Case, Got, Runners, inputs, tensor, with_gradient
 from scaling.families import get_family
 from scaling.families.base import one_per_slice
 from scaling.families.block import clip_ranges
 from scaling.models import Doubled
+from tests.golden_runners.common import Case, Got, Runners, inputs, tensor, with_gradient
 
 
 def block(case: Case, **options: Any) -> Any:

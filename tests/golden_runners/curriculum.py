@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from golden_runners.common import Case, Got, Runners, close, inputs
 from scaling.families import get_family
 from scaling.families.base import noise_times, one_per_slice
 from scaling.families.curriculum import (
@@ -18,6 +17,7 @@ from scaling.families.curriculum import (
     tempered_weights,
 )
 from scaling.families.duality import to_discrete
+from tests.golden_runners.common import Case, Got, Runners, close, inputs
 
 
 def transform(case: Case) -> Got:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from golden_runners.common import Case, Got, Runners, inputs, tensor
 from scaling.ladder import Size
 from scaling.models.transformer import Transformer, interleave_heads
+from tests.golden_runners.common import Case, Got, Runners, inputs, tensor
 
 
 def network_logits(case: Case) -> Got:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden_runners.common import Case, Got, Runners, inputs
 from scaling.families import get_family
 from scaling.families.base import Noised, noise_times, one_per_slice
 from scaling.models import CAUSAL, Doubled
+from tests.golden_runners.common import Case, Got, Runners, inputs
 
 
 def esoteric(case: Case, **options: Any) -> Any:

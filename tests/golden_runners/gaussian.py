@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.common import Case, Got, Runners, inputs, tensor
 from scaling.families.gaussian import Gaussian, diffusion_nats, latents, prior_nats
 from scaling.ladder import Size
 from scaling.models.gaussian import GaussianTransformer, build_gaussian_model, unit
+from tests.golden_runners.common import Case, Got, Runners, inputs, tensor
 
 
 def model_of(case: Case, vocab: int, **changes: Any) -> GaussianTransformer:

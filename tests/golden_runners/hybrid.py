@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.common import Case, Got, Runners, inputs, predicted, with_gradient
 from scaling.families import get_family
+from tests.golden_runners.common import Case, Got, Runners, inputs, predicted, with_gradient
 
 OBJECTIVES = {"none": "nelbo", "clip": "clamp", "dynamic": "dynamic_released"}
 """By the reference's loss_weighting; its "dynamic" is not what the paper defines."""

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golden_runners.common import Case, Got, Runners, close, inputs, predicted, with_gradient
 from scaling.families import get_family
 from scaling.families.base import noise_times, one_per_slice, suppress
+from tests.golden_runners.common import Case, Got, Runners, close, inputs, predicted, with_gradient
 
 
 def masked(case: Case, **options: Any) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from golden_runners.common import Case, Got, Runners, inputs
 from scaling.families import get_family
 from scaling.families.base import noise_times, one_per_slice
+from tests.golden_runners.common import Case, Got, Runners, inputs
 
 
 def on_schedule(name: str, eps: float) -> Any:

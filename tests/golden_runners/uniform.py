@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from golden_runners.common import Case, Got, Runners, close, inputs, tensor, with_gradient
 from scaling.families import get_family
 from scaling.families.base import noise_times, one_per_slice
+from tests.golden_runners.common import Case, Got, Runners, close, inputs, tensor, with_gradient
 
 
 def uniform(case: Case, **options: Any) -> Any:

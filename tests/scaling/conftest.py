@@ -1,7 +1,4 @@
-"""One thread: the tests' matrices are tiny, and waiting for a second thread on a busy machine takes ages.
-
-This folder is importable in tests: `from enumeration import ...`, `from toys import ...`.
-"""
+"""One thread: the tests' matrices are tiny, and waiting for a second thread on a busy machine takes ages."""
 
 import os
 import sys

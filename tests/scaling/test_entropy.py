@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from enumeration import as_network, noise_at, told_the_time
 
 from scaling.data import Dataset, prepare
 from scaling.evaluation import estimate_bound
@@ -18,6 +17,7 @@ from scaling.families.base import Family
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
 from scaling.training import Result, RunStatus, train
+from tests.scaling.enumeration import as_network, noise_at, told_the_time
 
 NAMES = sorted(FAMILIES)
 DISCRETE = [name for name in NAMES if name != "gaussian"]

@@ -11,28 +11,30 @@ import time
 from pathlib import Path
 
 import psutil
-from tiny import tiny_data, tiny_job
-from two_ray_nodes import QUOTA
 
 from scaling.errors import UserError
-from sweeps.journal import read
-from sweeps.ledger_types import Needs
+from sweeps.attempt.journal import read
+from sweeps.attempt.worker import Job, code_version
+from sweeps.ledger.types import Needs
 from sweeps.pools.base import start
-from sweeps.pools.ray_waiting import Waiting
-from sweeps.worker import Job, code_version
+from sweeps.pools.ray.waiting import Waiting
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, it finds only its own folder
+from tests.sweeps.tiny import tiny_data, tiny_job
+from tests.sweeps.two_ray_nodes import QUOTA
 
 
 def raylet_of(job: Job) -> dict[str, object]:
     """What the node that runs the job was given, and where its worker found the code."""
     while not (records := read(Path(job.folder) / "journal.jsonl")):
         time.sleep(0.05)
-    worker = psutil.Process(records[0]["pid"])
+    worker = psutil.Process(records[0].values["pid"])
     raylet = next(parent for parent in worker.parents() if parent.name() == "raylet")
     return {
         "quota": any(QUOTA in word for word in raylet.cmdline()),
         "cwd": worker.cwd(),
         "environment": worker.environ().get("MINE", ""),
-        "code_version": records[0]["code_version"],
+        "code_version": records[0].values["code_version"],
         "node": raylet.pid,
     }
 

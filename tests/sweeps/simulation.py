@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sweeps import simulate
-from sweeps.ledger_types import Entry, Needs
-from sweeps.owner import Owner
+from sweeps.attempt.worker import Job, Outcome, Trouble, signature_of
+from sweeps.ledger.owner import Owner
+from sweeps.ledger.types import Entry, Needs
 from sweeps.pools.rack import Node
-from sweeps.worker import Job, Outcome, Trouble, signature_of
+from sweeps.simulate import simulator as simulate
 
 
 class Clock(simulate.Clock):

@@ -12,8 +12,10 @@ import pytest
 import typer
 
 from scaling.families import FAMILIES
-from sweeps import cli, results, timing
-from sweeps.drive import Launch, drive
+from sweeps import cli
+from sweeps.driver.command import Launch, drive
+from sweeps.plan import timing
+from sweeps.results import laws as results
 
 SMALL = """
 name: small
@@ -257,7 +259,7 @@ def test_bugs_show_their_traceback(here, monkeypatch):
     def broken(*_: object) -> None:
         raise ValueError("a bug of ours")
 
-    monkeypatch.setattr("sweeps.prepare.request", broken)
+    monkeypatch.setattr("sweeps.plan.prepare.request", broken)
     with pytest.raises(ValueError, match="a bug of ours"):
         scaling("plan")
 
@@ -266,7 +268,7 @@ def test_ctrl_c_ends_with_130(here, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sweeps.prepare.request", interrupted)
+    monkeypatch.setattr("sweeps.plan.prepare.request", interrupted)
     assert scaling("plan") == 130
 
 

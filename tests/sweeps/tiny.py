@@ -7,9 +7,9 @@ from pathlib import Path
 from scaling.data import Dataset, prepare
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-from sweeps.ledger_types import Entry
-from sweeps.rows import spec_columns
-from sweeps.worker import Job
+from sweeps.attempt.worker import Job
+from sweeps.ledger.types import Entry
+from sweeps.plan.rows import spec_columns
 
 CONTEXT = 16
 

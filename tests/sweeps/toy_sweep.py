@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from tiny import tiny_data, tiny_entry
 
-from sweeps.ledger_types import Needs
+from sweeps.attempt.worker import Job
+from sweeps.driver.sweep import run_sweep
+from sweeps.ledger.types import Needs
 from sweeps.pools.local import LocalPool
-from sweeps.pools.storage import usable_storage
-from sweeps.progress import Progress
-from sweeps.run import run_sweep
-from sweeps.worker import Job
+from sweeps.pools.storage.files import usable_storage
+from sweeps.show.progress import Progress
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, it finds only its own folder
+from tests.sweeps.tiny import tiny_data, tiny_entry
 
 
 class FarPool(LocalPool):

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from enumeration import (
+
+from scaling.evaluation import bound as bound_module
+from scaling.evaluation import estimate_bound
+from scaling.families import FAMILIES, family_class, get_family
+from scaling.families.base import Family
+from scaling.spec import EvaluationSpec
+from tests.scaling.enumeration import (
     Planted,
     Predictor,
     arbitrary_predictor,
@@ -17,12 +23,6 @@ from enumeration import (
     planted,
     told_the_time,
 )
-
-from scaling.evaluation import bound as bound_module
-from scaling.evaluation import estimate_bound
-from scaling.families import FAMILIES, family_class, get_family
-from scaling.families.base import Family
-from scaling.spec import EvaluationSpec
 
 NAMES = sorted(set(FAMILIES) - {"gaussian"})  # of latents: see tests/scaling/families/test_gaussian.py
 DIFFUSION = [name for name in NAMES if family_class(name).bound == "upper"]

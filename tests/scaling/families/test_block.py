@@ -8,16 +8,16 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from enumeration import Planted, all_sequences, planted, quadrature, sum_over_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import NUM_IDS, toy_size
 
 from scaling.families import get_family
 from scaling.families.base import Noised
 from scaling.families.block import Block, clip_ranges, search_clip
 from scaling.models import Doubled, Transformer
+from tests.scaling.enumeration import Planted, all_sequences, planted, quadrature, sum_over_steps
+from tests.scaling.toys import NUM_IDS, toy_size
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
 """(clean tokens before the block (n, c), noisy block (n, b)) -> logits (n, b, V)."""

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from enumeration import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from scaling.families import FAMILIES, family_class, get_family
+from scaling.families.base import Family
+from tests.scaling.enumeration import (
     arbitrary_predictor,
     as_network,
     best_predictor,
@@ -20,12 +26,6 @@ from enumeration import (
     step_matrix,
     told_the_time,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
-from scaling.families import FAMILIES, family_class, get_family
-from scaling.families.base import Family
 
 CONTINUOUS = {"gaussian"}
 """Families of latents, which no table can enumerate: the same claims are tested in files of their own."""

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from toys import ToyData, toy_size, toy_spec
 
 from scaling import flops
 from scaling.families import get_family
@@ -36,6 +35,7 @@ from scaling.families.duality import to_discrete
 from scaling.families.uniform import Uniform
 from scaling.models import Transformer
 from scaling.training import RunStatus, train
+from tests.scaling.toys import ToyData, toy_size, toy_spec
 
 FORMS: dict[str, dict[str, Any]] = {
     "full": {"curriculum": "full"},

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from enumeration import Planted, all_sequences, planted, quadrature, sum_over_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import NUM_IDS, toy_size
 
 from scaling.families import get_family
 from scaling.families.base import Noised
 from scaling.families.esoteric import Esoteric
 from scaling.models import Doubled, Transformer
+from tests.scaling.enumeration import Planted, all_sequences, planted, quadrature, sum_over_steps
+from tests.scaling.toys import NUM_IDS, toy_size
 
 Predictor = Callable[[Tensor], Tensor]
 """Known tokens in place, mask id elsewhere, (n, L) -> logits (n, L, V) of what each place holds."""

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import toy_size
 
 from scaling.evaluation import estimate_bound
 from scaling.families import gaussian
@@ -21,6 +20,7 @@ from scaling.families.base import Noised
 from scaling.families.gaussian import Gaussian, latents, prior_nats
 from scaling.models.gaussian import GaussianTransformer, unit
 from scaling.spec import EvaluationSpec
+from tests.scaling.toys import toy_size
 
 Course = Callable[[Tensor], tuple[Tensor, Tensor]]
 """t -> (s, ds/dt), s rising from 0 to 1."""

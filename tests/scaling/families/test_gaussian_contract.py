@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from toys import toy_size
 
 from scaling.families import get_family
 from scaling.families.gaussian import Gaussian
 from scaling.flops import flops_by_part, sequence_flops
 from scaling.ladder import Size
+from tests.scaling.toys import toy_size
 
 SIZES = [toy_size(), Size(name="plain", hidden=24, num_layers=1, num_heads=3, cond_dim=5, time_features=6)]
 

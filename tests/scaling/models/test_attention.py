@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from toys import toy_size
 
 from scaling.models import CAUSAL, FULL, Cache, Doubled, Layout, Transformer, attention, build_model
+from tests.scaling.toys import toy_size
 
 VOCAB = 9
 

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import toy_size
 
 from scaling.models import head
 from scaling.models.gaussian import GaussianTransformer, NoiseSchedule, build_gaussian_model, unit
+from tests.scaling.toys import toy_size
 
 VOCAB, EMBED = 11, 5
 

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from toys import NUM_IDS, toy_spec
 
 from scaling.families import get_family
 from scaling.families.base import Family, Noised
 from scaling.models import Transformer, build_model, head, head_loss
 from scaling.spec import RunSpec
+from tests.scaling.toys import NUM_IDS, toy_spec
 
 SPECS = [
     toy_spec("ar"),

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from toys import toy_size
 
 from scaling.models import Transformer, build_model
 from scaling.models.transformer import ROPE_BASE, _RotatedHeads, _sinusoids, interleave_heads
+from tests.scaling.toys import toy_size
 
 VOCAB = 9
 

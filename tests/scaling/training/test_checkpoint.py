@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import resource
 from pathlib import Path
@@ -163,16 +165,33 @@ def test_a_write_that_stops_half_way(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.tmp").write_bytes(b"half of it")
+    for name in ("checkpoint.tmp", ".checkpoint-0000000001.pt.77.tmp"):
+        (tmp_path / name).write_bytes(b"half of it")
     assert newest_checkpoint([tmp_path], "k") == (None, [])
     save_checkpoint(tmp_path, 1, state(1.0))
     assert names(tmp_path) == ["checkpoint-0000000001.pt"]
 
 
+@pytest.mark.parametrize("payload", [[1, 2], b"\x80\x02.", b""])
+def test_what_is_no_checkpoint_is_passed_over_whatever_its_checksum(tmp_path: Path, payload: object) -> None:
+    content = payload if isinstance(payload, bytes) else saved(payload)
+    path = tmp_path / "checkpoint-0000000009.pt"
+    path.write_bytes(content + hashlib.sha256(content).digest())
+    save_checkpoint(tmp_path, 1, state(1.0))
+    found, damaged = newest_checkpoint([tmp_path], "k")
+    assert found is not None
+    assert (found["step"], len(damaged)) == (1, 1)
+    assert str(path) in damaged[0]
+
+
+def saved(value: object) -> bytes:
+    payload = io.BytesIO()
+    torch.save(value, payload)
+    return payload.getvalue()
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     """Tensors and plain data only: a pickle that would call something is refused as damaged."""
-    import hashlib
-    import io
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from toys import ToyData, toy_spec
 
 from scaling.families import FAMILIES
 from scaling.training import RunStatus, train
+from tests.scaling.toys import ToyData, toy_spec
 
 pytestmark = pytest.mark.gpu
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import CONTEXT, ToyData, toy_spec
 
 from scaling.families import FAMILIES
 from scaling.families.base import Family
@@ -22,6 +21,7 @@ from scaling.spec import RunSpec
 from scaling.training import Result, RunStatus, loop, train
 from scaling.training.checkpoint import newest_checkpoint
 from scaling.training.loop import EXPLODED, WATCH_STEPS, _Progress
+from tests.scaling.toys import CONTEXT, ToyData, toy_spec
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in sorted(FAMILIES)} | {
     "block": ("block", {"block_size": 3}),
@@ -263,9 +263,9 @@ def test_the_loss_does_not_depend_on_what_ran_before(name: str, tmp_path: Path) 
 
 def test_another_process_finds_the_same_loss(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests/scaling')\n"
+        "import sys; sys.path.insert(0, '.')\n"
         "from pathlib import Path\n"
-        "from toys import ToyData, toy_spec\n"
+        "from tests.scaling.toys import ToyData, toy_spec\n"
         "from scaling.training import train\n"
         "print(train(toy_spec('uniform'), ToyData(), Path(sys.argv[1]), log=lambda r: None).bound.hex())"
     )

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import tiny_data, tiny_job
 
 from scaling.errors import UserError
-from sweeps.journal import read
-from sweeps.ledger_types import Needs
+from sweeps.attempt.journal import read
+from sweeps.attempt.worker import Job, Outcome, Trouble, failure, run_job
+from sweeps.ledger.types import Needs
 from sweeps.pools import base as pools
 from sweeps.pools.base import in_fresh_process_next
-from sweeps.worker import Job, Outcome, Trouble, failure, run_job
+from tests.sweeps.tiny import tiny_data, tiny_job
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def worker_pid(job: Job, within_s: float = 120) -> int:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         records = read(Path(job.folder) / "journal.jsonl")
-        if any(r["kind"] == "train" for r in records):
-            return records[0]["pid"]
+        if any(r.kind == "train" for r in records):
+            return records[0].values["pid"]
         time.sleep(0.02)
     pytest.fail("the job does not begin to train")
 
@@ -118,7 +118,7 @@ def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
     job = tiny_job(data, tmp_path, steps=200_000)
     code = (
         "import json, sys, time; from sweeps.pools.local import LocalPool\n"
-        "from sweeps.ledger_types import Needs; from sweeps.worker import Job\n"
+        "from sweeps.ledger.types import Needs; from sweeps.attempt.worker import Job\n"
         "pool = LocalPool(cpus=1); pool.submit(Job.from_dict(json.loads(sys.argv[1])), Needs())\n"
         "time.sleep(600)"
     )
@@ -186,7 +186,7 @@ def test_ray_replaces_a_process_after_a_failure(ray_pool, tmp_path, data):
     outcome = outcome_of(ray_pool, ray_pool.submit(bad, Needs()))
     assert outcome.trouble == Trouble.ERROR
     assert "Traceback" in outcome.traceback
-    pid = read(Path(bad.folder) / "journal.jsonl")[0]["pid"]
+    pid = read(Path(bad.folder) / "journal.jsonl")[0].values["pid"]
     end = time.monotonic() + 30
     while psutil.pid_exists(pid) and time.monotonic() < end:
         time.sleep(0.1)
@@ -228,7 +228,7 @@ def test_a_cluster_that_does_not_answer_is_refused_within_seconds(monkeypatch):
 
 
 def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tmp_path):
-    from sweeps.pools import ray_session
+    from sweeps.pools.ray import session as ray_session
 
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from scaling.errors import UserError
+from sweeps.attempt.worker import device_name
 from sweeps.pools.devices import GPUS, gpu, is_cpu, kind_of, known_gpu
-from sweeps.worker import device_name
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import tiny_data, tiny_job
 
-from sweeps.journal import read
-from sweeps.ledger_types import Needs
+from sweeps.attempt.journal import read
+from sweeps.attempt.worker import Job, Outcome, Trouble
+from sweeps.ledger.types import Needs
 from sweeps.pools.fork import Forks, message
 from sweeps.pools.local import LocalPool
-from sweeps.worker import Job, Outcome, Trouble
+from tests.sweeps.tiny import tiny_data, tiny_job
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def pid_of(job: Job, within_s: float = 60.0) -> int:
     while time.monotonic() < end:
         path = Path(job.folder) / "journal.jsonl"
         records = read(path) if path.exists() else []
-        if any(record["kind"] == "train" for record in records):
-            return int(records[0]["pid"])
+        if any(record.kind == "train" for record in records):
+            return int(records[0].values["pid"])
         time.sleep(0.02)
     pytest.fail("the job does not begin to train")
 
@@ -51,7 +51,7 @@ def test_each_job_has_a_process_of_its_own(forks, tmp_path, data):
     outcomes = [forks.run(job) for job in jobs]
     assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
     assert outcomes[0].result["bound"] == outcomes[1].result["bound"]
-    pids = {read(Path(job.folder) / "journal.jsonl")[0]["pid"] for job in jobs}
+    pids = {read(Path(job.folder) / "journal.jsonl")[0].values["pid"] for job in jobs}
     assert len(pids) == 2
     end = time.monotonic() + 10
     while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.ledger_types import Needs
+from sweeps.ledger.types import Needs
 from sweeps.pools.rack import Node, Rack
 
 GB = 1e9

@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import postgres_server
 
 from sweeps.record import bulk
 from sweeps.record.bulk import BulkPoints
 from sweeps.record.store import GoneError, Point
 from sweeps.record.tracking import MlflowStore
+from tests.servers import postgres_server
 
 NAMES = ("train_loss", "train_tokens", "loss")
 POINTS = st.builds(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from simulation import entry
 
-from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
-from sweeps.ledger import Ledger
-from sweeps.ledger_types import State
+from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import State
 from sweeps.record.process import RecorderProcess
+from tests.sweeps.simulation import entry
 
 STEPS = 50
 
@@ -82,7 +82,7 @@ def test_a_recorder_whose_driver_is_killed_still_carries_over_what_there_is(tmp_
     with Ledger(tmp_path / "s" / "ledger") as ledger:
         train(ledger, "a")
     script = (
-        "import sys, time; from pathlib import Path; from sweeps.ledger import Ledger\n"
+        "import sys, time; from pathlib import Path; from sweeps.ledger.ledger import Ledger\n"
         "from sweeps.record.process import RecorderProcess\n"
         f"ledger = Ledger(Path({str(tmp_path / 's' / 'ledger')!r}))\n"
         f"RecorderProcess(ledger, 's', 'sqlite:///{store}').start()\n"

@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recording import record
-from simulation import Clock, entry, other_owner
 
-from sweeps.journal import JOURNAL, Journal, attempt_folder, run_folder
-from sweeps.ledger import Ledger
-from sweeps.ledger_types import State
+from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import State
 from sweeps.record.recorder import Recorder, run_ids
 from sweeps.record.store import GoneError
 from sweeps.record.tracking import MlflowStore, check_tracking, tracking_uri
+from tests.sweeps.recording import record
+from tests.sweeps.simulation import Clock, entry, other_owner
 
 
 @pytest.fixture(autouse=True)
 def no_synced_writes(monkeypatch):
     """The power does not fail here."""
-    monkeypatch.setattr("sweeps.ledger_file.SYNCHRONOUS", "OFF")
+    monkeypatch.setattr("sweeps.ledger.file.SYNCHRONOUS", "OFF")
 
 
 class MemoryStore:

@@ -1,0 +1,221 @@
+"""Would the law have foretold the dearer runs? Fit the cheaper budgets, predict the dearer ones, widen,
+repeat.
+
+The expanding window of OLMo-core's `ScalingLawRollout`, with coverage: a run's loss is held against the
+interval of one new run, which a law's own interval (of the mean) is not meant to hold; the best size and loss
+of a later budget, read from that budget's own runs, against the interval of the law's optimum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import UserError
+from analysis.laws import fit_law
+from analysis.laws.interaction import InteractionLaw
+from analysis.laws.isoflop import IsoflopLaw
+from analysis.laws.result import Law
+from analysis.laws.solver.budget import BudgetStatus
+from analysis.laws.surface import SurfaceLaw
+from analysis.table.fit_table import RunTable, prepare
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+MOST_FOLDS = 12
+"""Tables with more budgets than this are cut into WIDE_FOLDS stretches of equal width in log FLOPs."""
+WIDE_FOLDS = 8
+COLUMNS = (
+    "trained_to",
+    "trained_runs",
+    "flops",
+    "quantity",
+    "measured",
+    "predicted",
+    "low",
+    "high",
+    "error_percent",
+    "covered",
+)
+QUANTITIES = ("loss of a run", "lowest loss", "best size")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Rollout:
+    """Predictions of dearer runs by laws fitted to the cheaper ones, and how far off they were."""
+
+    method: str
+    level: float
+    table: pd.DataFrame
+    """trained_to (largest budget fitted, FLOPs), trained_runs, flops (of what is predicted), quantity ("loss
+    of a run", "lowest loss" at a budget, nats per token; "best size", params), measured, predicted, low,
+    high, error_percent (predicted over measured), covered (pandas.NA without an interval)."""
+    skipped: tuple[str, ...]
+    """Windows that gave no law, and why."""
+
+    def summary(self) -> pd.DataFrame:
+        """Per window and quantity: trained_to, trained_runs, quantity, predictions, mean_error (signed, %),
+        mean_size (of the error, %), worst (%), covered (share; pandas.NA without intervals)."""
+        rows = []
+        for (trained_to, quantity), part in self.table.groupby(["trained_to", "quantity"], sort=False):
+            error, covered = part["error_percent"], part["covered"]
+            rows.append(
+                {
+                    "trained_to": trained_to,
+                    "trained_runs": int(part["trained_runs"].iloc[0]),
+                    "quantity": quantity,
+                    "predictions": len(part),
+                    "mean_error": float(error.mean()),
+                    "mean_size": float(error.abs().mean()),
+                    "worst": float(error.iloc[int(error.abs().argmax())]),
+                    "covered": pd.NA if covered.isna().any() else float(covered.astype(float).mean()),
+                }
+            )
+        return pd.DataFrame(rows).astype({"covered": "Float64"})
+
+    def plot(self) -> go.Figure:
+        """Errors against how far beyond the fitted budgets they are, as a Plotly figure."""
+        from analysis import figures
+
+        return figures.rollout(self)
+
+    def __str__(self) -> str:
+        lines = [f"rollout of the {self.method} law: fitted up to a budget, held against what is dearer", ""]
+        for row in self.summary().to_dict(orient="records"):
+            covered = (
+                "" if pd.isna(row["covered"]) else f", {self.level:.0%} intervals hold {row['covered']:.0%}"
+            )
+            lines.append(
+                f"  to {row['trained_to']:.3g} FLOPs ({row['trained_runs']} runs): {row['quantity']}, "
+                f"{row['predictions']} predicted, off by {row['mean_error']:+.2f}% (size "
+                f"{row['mean_size']:.2f}%, worst {row['worst']:+.2f}%){covered}"
+            )
+        lines += [f"left out: {reason}" for reason in self.skipped]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{reason}</li>" for reason in self.skipped)
+        return self.summary().to_html(index=False) + (f"<ul>{notes}</ul>" if notes else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types at full precision; a missing number is None."""
+        table = self.table.astype(object)
+        table = table.where(table.notna() & ~table.isin([np.inf, -np.inf]), None)
+        return {
+            "method": self.method,
+            "level": self.level,
+            "rows": table.to_dict(orient="records"),
+            "skipped": list(self.skipped),
+        }
+
+
+def rollout(runs: pd.DataFrame, method: str = "surface", **options: Any) -> Rollout:
+    """Fit `method` to the runs up to each budget but the last and predict what is dearer.
+
+    runs and options are those of `fit_law`. Methods that predict single runs (surface) are held against every
+    dearer run, all methods against the minima of the dearer budgets, where those have one. More than 12
+    budgets are taken together in 8 stretches of equal width in log FLOPs. UserError where no window gives a
+    law or nothing dearer can be held against it.
+    """
+    table = prepare(runs)
+    groups = folds(table)
+    if len(groups) < 2:
+        raise UserError("rollout: all runs spend one budget; give at least two, so that one can be held out")
+    minima = measured_minima(table)
+    rows: list[dict[str, Any]] = []
+    skipped = []
+    level = 0.95
+    for last in range(len(groups) - 1):
+        fitted = np.sort(np.concatenate([members for _, members in groups[: last + 1]]))
+        trained_to = float(table.spent[fitted].max())
+        try:
+            law = fit_law(table.rows.iloc[fitted], method, **options)
+        except UserError as problem:
+            skipped.append(f"up to {trained_to:.3g} FLOPs: {problem}")
+            continue
+        level = law.level
+        dearer = np.sort(np.concatenate([members for _, members in groups[last + 1 :]]))
+        window = {"trained_to": trained_to, "trained_runs": len(fitted)}
+        found = run_errors(law, table.rows.iloc[dearer])
+        found += minimum_errors(law, minima[minima["flops"] > trained_to * 1.01])
+        rows += [window | row for row in found]
+    if not rows:
+        raise UserError(
+            f"rollout: nothing could be predicted with method {method!r}: {'; '.join(skipped[:3])}"
+        )
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"low": "Float64", "high": "Float64"})
+    return Rollout(
+        method=method, level=level, table=frame.astype({"covered": "boolean"}), skipped=tuple(skipped)
+    )
+
+
+def folds(table: RunTable) -> list[tuple[float, np.ndarray]]:
+    """(FLOPs, indices of its runs) per budget, ascending; stretches of budgets where there are many."""
+    groups = table.budgets()
+    if len(groups) <= MOST_FOLDS:
+        return groups
+    logs = np.log(table.spent)
+    edges = np.linspace(logs.min(), logs.max(), WIDE_FOLDS + 1)
+    where = np.clip(np.searchsorted(edges, logs, side="right") - 1, 0, WIDE_FOLDS - 1)
+    found = [np.flatnonzero(where == i) for i in range(WIDE_FOLDS)]
+    return [(float(table.spent[members].max()), members) for members in found if len(members)]
+
+
+def measured_minima(table: RunTable) -> pd.DataFrame:
+    """flops, params, loss of every budget's own minimum (a parabola's); no rows where there is none."""
+    try:
+        law = fit_law(table.rows, "isoflop", bootstrap=0)
+    except UserError:
+        return pd.DataFrame({"flops": [], "params": [], "loss": []}, dtype=float)
+    assert isinstance(law, IsoflopLaw), "fit_law returns the law of its method"
+    usable = law.minima[law.minima["status"] == BudgetStatus.BRACKETED]
+    return usable[["flops", "params", "loss"]].astype(float).reset_index(drop=True)
+
+
+def run_errors(law: Law, runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row per run: its loss, what the law says, the interval of one new run there."""
+    if not isinstance(law, SurfaceLaw | InteractionLaw):
+        return []
+    told = law.predict(runs["params"].to_numpy(), runs["tokens"].to_numpy(), kind="run")
+    assert isinstance(told, pd.DataFrame), "arrays give a table"
+    spent = runs["budget" if "budget" in runs and runs["budget"].notna().all() else "flops"]
+    return [
+        _row(float(flops), QUANTITIES[0], float(loss), told_row)
+        for flops, loss, told_row in zip(
+            spent, runs["loss"], told[["loss", "loss_low", "loss_high"]].itertuples(index=False), strict=True
+        )
+    ]
+
+
+def minimum_errors(law: Law, minima: pd.DataFrame) -> list[dict[str, Any]]:
+    """Two rows per measured minimum: the lowest loss and the best size."""
+    rows = []
+    for minimum in minima.to_dict(orient="records"):
+        best = law.optimal(minimum["flops"])
+        for quantity, value, name in (
+            (QUANTITIES[1], best.loss, "loss"),
+            (QUANTITIES[2], best.params, "params"),
+        ):
+            ends = (float(value), value.low, value.high)
+            rows.append(_row(minimum["flops"], quantity, minimum[name], ends))
+    return rows
+
+
+def _row(flops: float, quantity: str, measured: float, told: Any) -> dict[str, Any]:
+    predicted, low, high = told
+    return {
+        "flops": flops,
+        "quantity": quantity,
+        "measured": measured,
+        "predicted": float(predicted),
+        "low": pd.NA if low is None else float(low),
+        "high": pd.NA if high is None else float(high),
+        "error_percent": 100 * (float(predicted) / measured - 1),
+        "covered": pd.NA if low is None else bool(low <= measured <= high),
+    }

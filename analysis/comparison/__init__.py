@@ -1,0 +1,1 @@
+"""Families against each other: compute multipliers and crossings at equal loss."""

@@ -1,0 +1,74 @@
+"""A schedule: which run is where, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from analysis.figures import axes, parts, theme
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+ROW_PX, LEAST_PX, MOST_PX = 18, 240, 1100
+MOST_NAMES = 40
+"""Names of rows that the axis has room for; of more rows every so many are named."""
+BARE_PX = 150
+UNITS = ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minutes"))
+"""From how many seconds on, seconds of one, and what the axis calls them."""
+
+
+def schedule(table: pd.DataFrame, slots: Sequence[tuple[str, int]], *, title: str, note: str) -> go.Figure:
+    """Bars of runs over time, a row per slot, coloured by budget.
+
+    table: a row per run with node, slot, start_s and end_s (seconds), family, size, budget, seed and key.
+    slots: every (node, slot) there is, from top to bottom, used or not.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    rows = {place: number for number, place in enumerate(slots)}
+    end_s = float(table["end_s"].max())
+    one_s, unit = next(((one, word) for least, one, word in UNITS if end_s >= least), (1, "seconds"))
+    budgets = sorted(table["budget"].unique())
+    for budget, colour in zip(budgets, theme.budget_colours(len(budgets)), strict=True):
+        part = table[table["budget"] == budget]
+        figure.add_trace(
+            go.Bar(
+                orientation="h",
+                base=part["start_s"] / one_s,
+                x=(part["end_s"] - part["start_s"]) / one_s,
+                y=[rows[place] for place in zip(part["node"], part["slot"], strict=True)],
+                width=0.86,
+                marker={"color": colour, "line": {"width": 0.6, "color": "#ffffff"}},
+                name=axes.flops_text(budget),
+                hoverinfo="text",
+                hovertext=[_text(row, one_s, unit) for row in part.to_dict(orient="records")],
+                textposition="none",
+            )
+        )
+    every = -(-len(slots) // MOST_NAMES)
+    alone = {node for node, _ in slots if (node, 2) not in rows}
+    figure.update_yaxes(
+        tickvals=list(range(0, len(slots), every)),
+        ticktext=[node if node in alone else f"{node} {slot}" for node, slot in slots[::every]],
+        range=[len(slots) - 0.5, -0.5],
+        showgrid=False,
+    )
+    figure.update_xaxes(title_text=f"Time since the start ({unit})", range=[0, end_s / one_s * 1.005])
+    height = BARE_PX + min(max(ROW_PX * len(slots), LEAST_PX), MOST_PX)
+    finished = parts.finish(
+        figure, parts.safe(title), parts.safe(note), height=height, legend="Budget (FLOPs)"
+    )
+    return finished.update_layout(barmode="overlay")
+
+
+def _text(row: dict[str, Any], one_s: float, unit: str) -> str:
+    start, end = row["start_s"] / one_s, row["end_s"] / one_s
+    name = f"{parts.safe(row['family'])} {parts.safe(row['size'])}"
+    return (
+        f"<b>{name}</b> at {axes.flops_text(row['budget'])} FLOPs"
+        f"<br>seed {row['seed']}, key {str(row['key'])[:8]}<br>{parts.safe(row['node'])}, slot {row['slot']}"
+        f"<br>{start:.3g} to {end:.3g} {unit}"
+    )

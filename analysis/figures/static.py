@@ -1,0 +1,336 @@
+"""Draws a Plotly figure with matplotlib: PNG and SVG without a browser and without a network.
+
+The figure itself says what is to be seen, this only redraws it, so that page and picture agree.
+Covered: scatter traces (lines, markers, text, error bars, areas with fill="toself" or "tonexty"), linear and
+logarithmic axes with given or automatic ticks, subplots, shared axes, a legend with groups and titles, title
+and subtitle, annotations, line and rectangle shapes, templates. Not covered: anything else (ValueError names
+it), hover, colour bars, several legends, and HTML in texts beyond <br>, <b> and <i>.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from analysis.figures.static_layout import (
+    DASHES,
+    POINTS_PER_PX,
+    Frame,
+    Plot,
+    colour_of,
+    draw_annotations,
+    draw_legend,
+    draw_shapes,
+    draw_title,
+    text_of,
+)
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_PX, HEIGHT_PX = 1000, 600
+DOTS_PER_INCH = 100
+TYPES = ("scatter", "scattergl")
+_MARKERS: dict[str, Any] = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "triangle-down": "v",
+    "pentagon": "p",
+    "hexagon": "h",
+    "star": "*",
+    "hexagram": (6, 1, 0),
+    "cross": "P",
+    "x": "X",
+    "bowtie": (4, 1, 0),
+    "hourglass": (4, 1, 45),
+}
+_SIZES = {
+    "star": 1.35,
+    "hexagram": 1.25,
+    "triangle-up": 1.1,
+    "triangle-down": 1.1,
+    "diamond": 0.9,
+    "square": 0.95,
+}
+"""Markers of equal size look unequal in matplotlib; this makes them look as in Plotly."""
+_DEFAULTS: dict[str, Any] = {
+    "paper_bgcolor": "#ffffff",
+    "plot_bgcolor": "#ffffff",
+    "font": {"size": 12, "color": "#444444"},
+    "margin": {"l": 80, "r": 80, "t": 100, "b": 80},
+    "title": {"x": 0.05, "font": {}, "subtitle": {"font": {}}},
+    "legend": {"x": 1.02, "y": 1.0, "font": {}, "title": {"font": {}}},
+    "xaxis": {},
+    "yaxis": {},
+}
+_COLOUR = "#3d8ef6"
+
+
+def render(figure: go.Figure, kind: str, *, scale: float = 2.0) -> bytes:
+    """The figure as "png" or "svg"; `scale` is the number of PNG pixels per Plotly pixel.
+
+    The same figure gives the same bytes: no date, no random names.
+    """
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    settings: Any = {"svg.hashsalt": "figure", "svg.fonttype": "path", "font.sans-serif": ["DejaVu Sans"]}
+    with mpl.rc_context(settings):
+        drawing = draw(figure)
+        drawing.savefig(
+            buffer,
+            format=kind,
+            dpi=DOTS_PER_INCH * scale,
+            facecolor=drawing.get_facecolor(),
+            metadata={"Date": None} if kind == "svg" else {"Software": None},
+        )
+    return buffer.getvalue()
+
+
+def draw(figure: go.Figure) -> Figure:
+    """The figure as a matplotlib figure of the same size; ValueError names what is not covered."""
+    from matplotlib.figure import Figure
+
+    traces, layout = _resolved(figure)
+    width, height = layout.get("width") or WIDTH_PX, layout.get("height") or HEIGHT_PX
+    drawing = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+    drawing.set_facecolor(colour_of(layout["paper_bgcolor"]))
+    frame = Frame(width, height, layout["margin"])
+    plots = {pair: Plot(drawing, frame, layout, *pair) for pair in _axis_pairs(traces, layout)}
+    by_axis = {name: plot for (x, y), plot in plots.items() for name in (x, y)}
+    for plot in plots.values():
+        plot.share(by_axis)
+    before: Mapping[str, Any] = {}
+    for number, trace in enumerate(traces):
+        _draw_trace(plots[_axes_of(trace)].axes, trace, 2 + number / len(traces), before)
+        before = trace
+    for plot in plots.values():
+        plot.finish()
+    draw_shapes(layout, plots)
+    draw_annotations(drawing, frame, layout, plots)
+    draw_title(drawing, frame, layout)
+    draw_legend(drawing, frame, layout, [_entry(trace) for trace in traces if _in_legend(trace)])
+    return drawing
+
+
+# ---- the figure as plain dictionaries, with its template filled in
+
+
+def _resolved(figure: go.Figure) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    plain = figure.to_dict()
+    template = plain["layout"].pop("template", {}).get("layout", {})
+    layout = _merged(_DEFAULTS, _merged(template, plain["layout"]))
+    for name in layout:
+        axis = re.fullmatch(r"([xy]axis)\d*", name)
+        if axis:
+            layout[name] = _merged(template.get(axis[1], {}), layout[name])
+    for items, default in (("annotations", "annotationdefaults"), ("shapes", "shapedefaults")):
+        layout[items] = [_merged(layout.get(default, {}), item) for item in layout.get(items, ())]
+    for trace in plain["data"]:
+        if trace.get("type", "scatter") not in TYPES:
+            raise ValueError(f"a printed figure shows {TYPES[0]} traces only, not {trace['type']!r}")
+    return [trace for trace in plain["data"] if trace.get("visible", True) is True], layout
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, `above` winning."""
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _axes_of(trace: Mapping[str, Any]) -> tuple[str, str]:
+    """Layout names of the trace's axes: ("xaxis", "yaxis2")."""
+    x, y = str(trace.get("xaxis") or "x"), str(trace.get("yaxis") or "y")
+    return f"xaxis{x.removeprefix('x')}", f"yaxis{y.removeprefix('y')}"
+
+
+def _axis_pairs(traces: list[dict[str, Any]], layout: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every pair of axes that belongs together, also those of an empty subplot."""
+    pairs = dict.fromkeys(_axes_of(trace) for trace in traces)
+    for name in layout:
+        if name.startswith("xaxis") and all(name != x for x, _ in pairs):
+            anchor = layout[name].get("anchor") or "y" + name.removeprefix("xaxis")
+            pairs[name, f"yaxis{anchor.removeprefix('y')}"] = None
+    return list(pairs)
+
+
+# ---- traces
+
+
+def _draw_trace(axes: Axes, trace: Mapping[str, Any], order: float, before: Mapping[str, Any]) -> None:
+    x, y = numbers_of(trace.get("x")), numbers_of(trace.get("y"))
+    if not len(x):
+        return
+    _draw_fill(axes, trace, x, y, before)
+    _draw_errors(axes, trace, x, y, order)
+    mode = _mode(trace)
+    if "lines" in mode and trace.get("line", {}).get("width", 2) > 0:
+        opacity = trace.get("opacity", 1)
+        axes.plot(x, y, zorder=order, alpha=opacity, solid_capstyle="round", **_line(trace))
+    if "markers" in mode:
+        _draw_markers(axes, trace, x, y, order)
+    if "text" in mode:
+        _draw_texts(axes, trace, x, y)
+
+
+def _draw_fill(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, before: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    fill = trace.get("fill") or "none"
+    if fill == "tonexty":
+        x = np.concatenate([x, numbers_of(before.get("x"))[::-1]])
+        y = np.concatenate([y, numbers_of(before.get("y"))[::-1]])
+    elif fill == "none":
+        return
+    elif fill != "toself":
+        raise ValueError(f"a printed figure fills toself and tonexty only, not {fill!r}")
+    axes.fill(x, y, facecolor=colour_of(trace.get("fillcolor") or _colour(trace)), linewidth=0, zorder=1.5)
+
+
+def _draw_errors(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, order: float) -> None:
+    import numpy as np
+
+    for side in ("x", "y"):
+        bars = trace.get(f"error_{side}") or {}
+        if bars.get("array") is None or bars.get("visible") is False:
+            continue
+        above = numbers_of(bars["array"])
+        below = numbers_of(bars["arrayminus"]) if bars.get("arrayminus") is not None else above
+        known = ~(np.isnan(above) & np.isnan(below))
+        if not known.any():
+            continue
+        lengths = np.nan_to_num([below[known], above[known]])
+        width = bars.get("thickness", 2) * POINTS_PER_PX
+        axes.errorbar(
+            x[known],
+            y[known],
+            xerr=lengths if side == "x" else None,
+            yerr=lengths if side == "y" else None,
+            fmt="none",
+            ecolor=colour_of(bars.get("color") or _colour(trace)),
+            elinewidth=width,
+            capsize=bars.get("width", 4) * POINTS_PER_PX,
+            capthick=width,
+            zorder=order,
+        )
+
+
+def _draw_markers(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, order: float) -> None:
+    styles = [_marker(trace, i) for i in range(len(x))]
+    alike: list[list[int]] = []
+    for i, style in enumerate(styles):  # neighbours that look alike are drawn at once
+        if i and style == styles[i - 1]:
+            alike[-1].append(i)
+        else:
+            alike.append([i])
+    for members in alike:
+        axes.plot(x[members], y[members], linestyle="none", zorder=order, **styles[members[0]])
+
+
+def _draw_texts(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any) -> None:
+    vertical, _, horizontal = str(trace.get("textposition") or "middle center").partition(" ")
+    up = {"top": 6, "bottom": -6, "middle": 0}[vertical]
+    right = {"left": -6, "right": 6, "center": 0}[horizontal]
+    font = trace.get("textfont", {})
+    for i in range(len(x)):
+        text = text_of(_at(trace.get("text"), i))
+        if text:
+            axes.annotate(
+                text,
+                (x[i], y[i]),
+                xytext=(right, up),
+                textcoords="offset points",
+                ha={"left": "right", "right": "left", "center": "center"}[horizontal],
+                va={"top": "bottom", "bottom": "top", "middle": "center"}[vertical],
+                fontsize=font.get("size", 12) * POINTS_PER_PX,
+                color=colour_of(_at(font.get("color"), i) or _colour(trace)),
+                zorder=5,
+            )
+
+
+def _in_legend(trace: Mapping[str, Any]) -> bool:
+    return bool(trace.get("showlegend", True) and trace.get("name"))
+
+
+def _entry(trace: Mapping[str, Any]) -> tuple[Any, str, str]:
+    """Line sample, name and group title of a trace in the legend."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    mode = _mode(trace)
+    lined = "lines" in mode and trace.get("line", {}).get("width", 2) > 0
+    sample: Any
+    if (trace.get("fill") or "none") != "none" and not lined:
+        sample = Patch(facecolor=colour_of(trace.get("fillcolor") or _colour(trace)))
+    else:
+        line = _line(trace) if lined else {"linestyle": "none"}
+        sample = Line2D([], [], **line, **(_marker(trace, 0) if "markers" in mode else {}))
+    return sample, text_of(trace["name"]), text_of((trace.get("legendgrouptitle") or {}).get("text"))
+
+
+def _mode(trace: Mapping[str, Any]) -> str:
+    return str(trace.get("mode") or ("lines+markers" if len(numbers_of(trace.get("x"))) < 20 else "lines"))
+
+
+def _line(trace: Mapping[str, Any]) -> dict[str, Any]:
+    line = trace.get("line", {})
+    return {
+        "color": colour_of(line.get("color") or _colour(trace)),
+        "linewidth": line.get("width", 2) * POINTS_PER_PX,
+        "linestyle": DASHES[line.get("dash") or "solid"],
+    }
+
+
+def _marker(trace: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """matplotlib's words for the i-th marker of a trace."""
+    marker = trace.get("marker", {})
+    symbol = str(_at(marker.get("symbol"), i) or "circle")
+    name = symbol.removesuffix("-open")
+    if name not in _MARKERS:
+        raise ValueError(f"a printed figure has no marker {symbol!r}; it has {', '.join(_MARKERS)}")
+    colour = colour_of(_at(marker.get("color"), i) or _colour(trace))
+    outline = marker.get("line", {})
+    hollow = symbol.endswith("-open")
+    width = _at(outline.get("width"), i) or (1.0 if hollow else 0.0)
+    return {
+        "marker": _MARKERS[name],
+        "markersize": (_at(marker.get("size"), i) or 6) * _SIZES.get(name, 1.0) * POINTS_PER_PX,
+        "markerfacecolor": "none" if hollow else colour,
+        "markeredgecolor": colour if hollow else colour_of(_at(outline.get("color"), i) or "#444444"),
+        "markeredgewidth": width * POINTS_PER_PX,
+        "alpha": _at(marker.get("opacity"), i) or trace.get("opacity", 1.0),
+    }
+
+
+def _colour(trace: Mapping[str, Any]) -> str:
+    """The colour that stands for the trace as a whole."""
+    marker, line = trace.get("marker", {}).get("color"), trace.get("line", {}).get("color")
+    return str((marker if isinstance(marker, str) else None) or line or _COLOUR)
+
+
+def _at(value: Any, i: int) -> Any:
+    """A Plotly attribute may be one value or one per point."""
+    return value[i] if isinstance(value, (list, tuple)) or hasattr(value, "__array__") else value
+
+
+def numbers_of(values: Any) -> Any:
+    """Coordinates as float64, missing ones as NaN; Plotly's compact {"dtype", "bdata"} form is read too."""
+    import base64
+
+    import numpy as np
+
+    if values is None:
+        return np.array([])
+    if isinstance(values, Mapping):
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).astype(np.float64)
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

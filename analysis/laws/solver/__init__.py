@@ -1,0 +1,1 @@
+"""Numerics of the laws: objectives, optimisers, starting points, resamples."""

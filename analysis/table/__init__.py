@@ -1,0 +1,1 @@
+"""Run tables: their columns, and reading them from MLflow, Parquet or CSV."""

@@ -1,0 +1,234 @@
+"""The journal: the log of a run, one JSON object per line, appended beside the run.
+
+A line is one `write` call, so a killed process costs at most the line it was writing. Readers get `Record`s;
+a line that is torn or is no record is skipped and counted. Times (`at`) are seconds since 1970. Numbers that
+JSON has no word for are written as the texts "nan", "inf" and "-inf", which `float` reads back.
+
+Folders: <sweep>/<family>/runs/<key>/attempt-001/journal.jsonl. Each attempt has its own; `merged` tells
+them as one story, in which what a later attempt did again replaces what was done before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+JOURNAL = "journal.jsonl"
+TAIL_BYTES = 16384
+_ATTEMPT = re.compile(r"attempt-(\d{3,})")
+
+NUMBERS = (
+    *("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "peak_share"),
+    *("elapsed_s", "bound", "bound_se"),
+)
+LATEST = 1e11
+"""A time beyond the year 5000 is damage, too."""
+HAVE_A_STEP = frozenset({"train", "checkpoint", "resumed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of a journal."""
+
+    kind: str
+    at: float
+    step: int = 0
+    loss: float | None = None
+    """Of a training record, in nats per token."""
+    biased: bool = False
+    """Whether `loss` is of a curriculum's biased phase: no curve and no law may take it for the objective."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Those of `NUMBERS` that the line has."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """The line as it was written."""
+    attempt: int = 0
+
+    @classmethod
+    def parse(cls, line: bytes, attempt: int = 0) -> Record | None:
+        """None for a line that is no record: torn, not JSON, or without what its kind must have."""
+        try:
+            values = json.loads(line)
+            kind, at = str(values["kind"]), float(values["at"])
+            step = int(values["step"] if kind in HAVE_A_STEP else values.get("step", 0))
+            biased = "biased_loss" in values
+            loss = values.get("biased_loss" if biased else "loss")
+            loss = None if loss is None else float(loss)
+            numbers = {name: float(values[name]) for name in NUMBERS if values.get(name) is not None}
+            if not 0 <= at < LATEST or step < 0:
+                return None
+            return cls(kind, at, step, loss, biased, numbers, values, attempt)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError, RecursionError):
+            return None
+
+    @property
+    def has_objective(self) -> bool:
+        """Whether it is a point of the training curve that a law may use."""
+        return self.kind == "train" and self.loss is not None and not self.biased
+
+
+def run_folder(sweep_folder: Path, family: str, key: str) -> Path:
+    return sweep_folder / family / "runs" / key
+
+
+def attempt_folder(run: Path, attempt: int) -> Path:
+    return run / f"attempt-{attempt:03d}"
+
+
+def attempt_folders(run: Path) -> dict[int, Path]:
+    """Attempt number -> folder, of those that exist, first to last."""
+    if not run.is_dir():
+        return {}
+    found = {}
+    for path in run.iterdir():
+        if match := _ATTEMPT.fullmatch(path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+class Journal:
+    """Appends records to `path`; each `append` is on its way to the disk when it returns."""
+
+    def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
+        """OSError where the file cannot be opened."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self._now = path, now
+        self._descriptor = os.open(path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o644)
+        self._torn = not _ends_with_newline(self._descriptor)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add `record` and the time. OSError (a full disk, say) leaves at most one torn line behind."""
+        line = json.dumps({"at": self._now(), **_plain(record)}, separators=(",", ":"), allow_nan=False)
+        data = ("\n" if self._torn else "").encode() + line.encode() + b"\n"
+        self._torn = True  # until the whole line is known to be out
+        if os.write(self._descriptor, data) == len(data):
+            self._torn = False
+        else:
+            raise OSError(28, "No space left on device", str(self.path))
+
+    def sync(self) -> None:
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _ends_with_newline(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's types; numpy and torch scalars become Python numbers."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else repr(float(value))
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return str(value)
+
+
+class Follower:
+    """Reads a journal as it grows: each `read` gives the whole lines since the last one."""
+
+    def __init__(self, path: Path, position: int = 0, *, attempt: int = 0) -> None:
+        """attempt: whose journal it is, for the records to say."""
+        self.path, self.position, self.attempt = path, position, attempt
+        self.skipped = 0
+        """Whole lines so far that were no records."""
+
+    def read(self, limit: int | None = None) -> list[Record]:
+        """Records after `position` (at most `limit`), which moves on to behind the last whole line read.
+
+        A last line without its end stays for the next time.
+        """
+        records: list[Record] = []
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return records
+        with file:
+            file.seek(self.position)
+            for line in file:
+                if not line.endswith(b"\n") or (limit is not None and len(records) >= limit):
+                    break
+                self.position += len(line)
+                if record := Record.parse(line, self.attempt):
+                    records.append(record)
+                elif line.strip():
+                    self.skipped += 1
+        return records
+
+
+def read(path: Path) -> list[Record]:
+    """All whole records of one journal."""
+    return Follower(path).read()
+
+
+def last(path: Path, *, kind: str | None = None) -> Record | None:
+    """The last whole record of a journal (of `kind`), without reading all of it."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return None
+    records = Follower(path, max(0, size - TAIL_BYTES)).read()
+    return next((record for record in reversed(records) if kind in (None, record.kind)), None)
+
+
+def fences(run: Path) -> dict[int, int]:
+    """Attempt -> the step beyond which its files do not count, for a later attempt went on from there.
+
+    Attempts that nobody has gone on from are left out. A node that was declared dead may have written more.
+    """
+    found: dict[int, int] = {}
+    lowest: int | None = None
+    for attempt, folder in reversed(attempt_folders(run).items()):
+        if lowest is not None:
+            found[attempt] = lowest
+        steps = [record.step for record in read(folder / JOURNAL) if record.kind == "resumed"]
+        lowest = min([*steps, *([] if lowest is None else [lowest])], default=None)
+    return found
+
+
+def merged(run: Path) -> list[Record]:
+    """The journals of all attempts of the run in folder `run` as one, each step once and in order.
+
+    What earlier attempts did beyond the step from which the last one went on is left out, for it was, or
+    will be, done again; of what several did before that step the latest counts.
+    """
+    story = [
+        record
+        for attempt, folder in attempt_folders(run).items()
+        for record in Follower(folder / JOURNAL, attempt=attempt).read()
+    ]
+    resumed = [record for record in story if record.kind == "resumed"]
+    last, start = (resumed[-1].attempt, resumed[-1].step) if resumed else (0, 0)
+    story = [record for record in story if record.attempt >= last or record.step <= start]
+    newest = {record.step: record for record in story if record.kind == "train"}
+    in_order = iter([newest[step] for step in sorted(newest)])
+    kept = [record for record in story if record.kind != "train" or newest[record.step] is record]
+    return [next(in_order) if record.kind == "train" else record for record in kept]

@@ -1,0 +1,387 @@
+"""What one worker does with one job: train, keep a journal, and say how it ended. Knows no Ray.
+
+A job is plain data and so is the outcome; both travel as JSON. Whatever happens inside becomes an outcome,
+also written to `result.json` beside the journal, so that it survives a process that dies before it could
+hand it over.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import threading
+import time
+import traceback as traceback_module
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from scaling.files import write_whole
+from sweeps.attempt.journal import JOURNAL, Journal, attempt_folders, fences
+
+RESULT = "result.json"
+SPEC = "spec.json"
+STOP_POLL_S = 0.5
+CODE_VERSION = "SCALING_CODE_VERSION"
+"""Variable that says which version it is, where the code came without its history."""
+
+
+class Trouble(StrEnum):
+    """Why an attempt failed; it decides whether another one makes sense."""
+
+    LOST = "lost"
+    """The process, its node or its GPU went away."""
+    MEMORY = "memory"
+    """The run needs more memory than there is."""
+    NODE_MEMORY = "node memory"
+    """Its node was low on memory, which other processes may have used up."""
+    DISK = "disk"
+    DATA = "data"
+    """The prepared data cannot be read just now: no fault of the run, and it may come back."""
+    USER = "user"
+    """Wrong input: trying again cannot help."""
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One attempt of one run, as it travels to a worker."""
+
+    key: str
+    family: str
+    attempt: int
+    spec: Mapping[str, Any]
+    dataset: str
+    folder: str
+    """Of this attempt; no other attempt writes there."""
+    cpus: float = 1.0
+    gpus: float = 0.0
+    stop_files: tuple[str, ...] = ()
+    """Any of these files, once it exists, asks the attempt to stop; its text is the reason."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    storage: str | None = None
+    """URI of a storage through which worker and driver exchange files, where they share no disk."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        return cls(**{**values, "stop_files": tuple(values["stop_files"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an attempt ended."""
+
+    status: str
+    """finished, diverged, preempted or failed."""
+    sentence: str
+    result: Mapping[str, Any] = field(default_factory=dict)
+    trouble: Trouble | None = None
+    traceback: str | None = None
+    signature: str | None = None
+    """What a failure looks like with its numbers left out; equal ones are the same failure."""
+    host: str | None = None
+    device: str | None = None
+    worker_s: float = 0.0
+    """Seconds from taking the job to handing over this outcome."""
+    journal: str | None = None
+    """Its text, where the driver cannot see the attempt's folder."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Outcome:
+        trouble = values.get("trouble")
+        return cls(**{**values, "trouble": Trouble(trouble) if trouble else None})
+
+
+Train = Callable[..., Any]
+"""The signature of `scaling.training.train`."""
+
+
+def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -> Outcome:
+    """Run `job` to its end in this process and return its outcome; never raises for what the run did.
+
+    train: stands in for `scaling.training.train` in tests. stop: where else a wish to stop may come from.
+    """
+    started = time.perf_counter()
+    stop = stop or Stop()
+    if job.storage:
+        from sweeps.pools.storage.mirror import run_mirrored
+
+        return run_mirrored(job, lambda local: run_job(local, train=train, stop=stop), stop)
+    folder = Path(job.folder)
+    try:
+        with stop.on_sigterm():
+            outcome = _earlier_outcome(job) or _train(job, folder, stop.asked_by(job), train)
+    except (KeyboardInterrupt, SystemExit) as error:
+        outcome = Outcome(status="preempted", sentence=f"the worker was stopped by {type(error).__name__}")
+    except BaseException as error:  # whatever it was, the driver hears of it
+        outcome = failure(error)
+    spent_s = time.perf_counter() - started
+    outcome = replace(outcome, host=outcome.host or socket.gethostname(), worker_s=spent_s)
+    with suppress(OSError):  # a full disk: the outcome still reaches the driver by the pool
+        write_outcome(folder, outcome)
+    return outcome
+
+
+def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train: Train | None) -> Outcome:
+    set_threads(job.cpus)
+    device = str(job.options.get("device") or default_device(job.gpus))
+    folders = attempt_folders(folder.parent)
+    earlier = [number for number in folders if number < job.attempt]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder.parent / SPEC, dict(job.spec))
+    with Journal(folder / JOURNAL) as journal:
+        journal.append(
+            {
+                "kind": "start",
+                "key": job.key,
+                "attempt": job.attempt,
+                "host": socket.gethostname(),
+                "device": device_name(device),
+                "pid": os.getpid(),
+                "python": platform.python_version(),
+                "code_version": code_version(),
+            }
+        )
+        from scaling.data import open_dataset
+        from scaling.spec import RunSpec
+        from scaling.training import train as real_train
+
+        result = (train or real_train)(
+            RunSpec.from_dict(job.spec),
+            open_dataset(job.dataset),
+            folder,
+            log=journal.append,
+            should_stop=should_stop,
+            resume_from=[folders[number] for number in reversed(earlier)],
+            fences={folders[n]: step for n, step in fences(folder.parent).items() if n in folders},
+            device=device,
+            **{name: value for name, value in job.options.items() if name != "device"},
+        ).to_dict()
+        result["code_version"] = code_version()
+        journal.append({"kind": "end", "status": result["status"], "sentence": result["sentence"]})
+        journal.sync()
+    return Outcome(
+        status=str(result["status"]),
+        sentence=str(result["sentence"]),
+        result=result,
+        device=device_name(device),
+    )
+
+
+def _earlier_outcome(job: Job) -> Outcome | None:
+    """What an earlier attempt finished but could not hand over, because its driver died first."""
+    for number, folder in reversed(attempt_folders(Path(job.folder).parent).items()):
+        outcome = read_outcome(folder)
+        done = outcome is not None and outcome.status == "finished" and outcome.result.get("key") == job.key
+        if number < job.attempt and done:
+            return outcome
+    return None
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """The outcome that the attempt in `folder` wrote down, if it did and nobody changed that."""
+    try:
+        values = json.loads((folder / RESULT).read_text())
+        if values.pop("checksum", None) not in (None, _checksum(values)):  # None: an earlier version's
+            return None
+        return Outcome.from_dict(values)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Write down how the attempt in `folder` ended. OSError where that fails."""
+    values = outcome.to_dict()
+    write_json(folder / RESULT, {**values, "checksum": _checksum(values)})
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return f"crc32:{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write whole or not at all. OSError where that fails."""
+    with write_whole(path) as temporary:
+        temporary.write_text(json.dumps(values))
+
+
+# -- stopping -----------------------------------------------------------------------------------
+
+
+class Stop:
+    """A wish to stop, from a signal, a file, or a later attempt that has taken over."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def ask(self, reason: str) -> None:
+        self.reason = self.reason or reason
+
+    @contextmanager
+    def on_sigterm(self) -> Iterator[None]:
+        """SIGTERM asks to stop; Ctrl-C in the terminal is for the driver, which passes it on."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        replaced = {
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: self.ask("the worker got SIGTERM")),
+            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        }
+        try:
+            yield
+        finally:
+            for number, handler in replaced.items():
+                signal.signal(number, handler)
+
+    def asked_by(self, job: Job) -> Callable[[], str | None]:
+        """A function for `should_stop`: looks at the files at most every STOP_POLL_S seconds."""
+        run = Path(job.folder).parent
+        last = -STOP_POLL_S
+
+        def asked() -> str | None:
+            nonlocal last
+            now = time.monotonic()
+            if self.reason is None and now - last >= STOP_POLL_S:
+                last = now
+                if max(attempt_folders(run), default=0) > job.attempt:
+                    self.ask("a later attempt has taken over")
+                for path in map(Path, job.stop_files):
+                    if path.exists():
+                        self.ask(path.read_text().strip() or "asked to stop")
+            return self.reason
+
+        return asked
+
+
+# -- failures -----------------------------------------------------------------------------------
+
+
+def failure(error: BaseException) -> Outcome:
+    """`error` as an outcome: what kind of trouble it is, in a sentence, with its traceback."""
+    trouble = _trouble(error)
+    text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+    sentence = {
+        Trouble.DISK: f"disk full: {error}",
+        Trouble.MEMORY: f"out of memory: {error}",
+        Trouble.LOST: f"GPU lost: {error}",
+        Trouble.DATA: str(error),
+        Trouble.USER: str(error),
+    }.get(trouble, text)
+    return Outcome(
+        status="failed",
+        sentence=sentence.splitlines()[0] if sentence else text,
+        trouble=trouble,
+        traceback="".join(traceback_module.format_exception(error)),
+        signature=signature_of(f"{trouble}: {text}"),
+    )
+
+
+def signature_of(text: str) -> str:
+    """The text without its numbers and addresses."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", text)[:500]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+_GPU_LOST = re.compile(
+    "CUDA.*(uncorrectable|hardware|NVLink|fallen off|launch failure|unknown error|initialization error|"
+    "busy or unavailable|is lost)|[Nn]o CUDA(-capable device| GPUs)"
+)
+"""What CUDA says of a GPU that is broken or gone; an illegal address is rather the program's fault."""
+
+
+def _trouble(error: BaseException) -> Trouble:
+    from scaling.errors import DataAwayError, UserError
+
+    for cause in _chain(error):
+        if isinstance(cause, DataAwayError):
+            return Trouble.DATA
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Trouble.DISK
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
+            return Trouble.MEMORY
+        if isinstance(cause, RuntimeError) and "can't allocate memory" in str(cause):
+            return Trouble.MEMORY
+        if isinstance(cause, RuntimeError) and _GPU_LOST.search(str(cause)):
+            return Trouble.LOST
+    return Trouble.USER if isinstance(error, UserError) else Trouble.ERROR
+
+
+# -- the machine --------------------------------------------------------------------------------
+
+
+def set_threads(cpus: float) -> None:
+    """As many torch threads as the job has CPUs: more would fight with the other workers."""
+    import torch
+
+    if torch.get_num_threads() != max(1, int(cpus)):
+        torch.set_num_threads(max(1, int(cpus)))
+
+
+def default_device(gpus: float) -> str:
+    return "cuda" if gpus > 0 else "cpu"
+
+
+def device_name(device: str) -> str:
+    """What the run table calls it: the GPU's name, or the processor's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    return _processor()
+
+
+@cache
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"cpu: {line.partition(':')[2].strip()}"
+    except OSError:
+        pass
+    return f"cpu: {platform.machine()}"
+
+
+@cache
+def code_version() -> str:
+    """Version of the package, and the commit where it runs from a git checkout."""
+    import subprocess
+    from importlib.metadata import PackageNotFoundError, version
+
+    if told := os.environ.get(CODE_VERSION):
+        return told
+    try:
+        number = version("scaling")
+    except PackageNotFoundError:
+        number = "unknown"
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return number
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return number
+    commit = described.stdout.strip()
+    return f"{number}+{commit}" if commit else number

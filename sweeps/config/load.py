@@ -1,0 +1,200 @@
+"""Reading a sweep's YAML file. Whatever a person may have mistyped ends in one sentence.
+
+The sentence names the file, the key as it is written, and what would be right: the nearest known key, the
+allowed range, the names that exist.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from scaling.errors import UserError
+from sweeps.config.model import (
+    FamilyOverride,
+    SweepConfig,
+)
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but 1e11 is a number, a date is text, a key given twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known: set[Any] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be a word or a number", problem_mark=key_node.start_mark
+                )
+            key = key_node.value if key_node.tag.endswith(":merge") else self.construct_object(key_node)
+            if key in known:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            known.add(key)
+        return dict(super().construct_mapping(node, deep=True))
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Names that `--sweep` knows."""
+    return tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+
+
+def find_config(sweep: str | None, config: Path | None) -> SweepConfig:
+    """The config that `--sweep NAME` (shipped with the package) or `--config FILE` means.
+
+    Raises UserError for an unknown name, both given at once, or anything wrong in the file.
+    """
+    if config is not None and sweep is not None:
+        raise UserError(f"--sweep {sweep} and --config {config} are both given; give one of them")
+    if config is not None:
+        return load_config(config)
+    name = sweep or "desk"
+    path = SHIPPED / f"{name}.yaml"
+    if name not in shipped_names():
+        hint = _hint(name, shipped_names())
+        raise UserError(
+            f"unknown sweep {name!r}{hint} (shipped: {', '.join(shipped_names())}; "
+            "for a file of your own give --config FILE.yaml)"
+        )
+    return load_config(path)
+
+
+def load_config(path: Path) -> SweepConfig:
+    """Read and validate one YAML file; UserError in one sentence that starts with the file's name."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    return parse_config(text, source=path.name)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """What YAML text holds: plain values, lists and mappings. UserError for whatever YAML cannot be."""
+    try:
+        # A subclass of SafeLoader, so no object of ours or anyone's is built from the file.
+        value = yaml.load(text, Loader=_Loader)
+        repr(value)  # refuses here what no message could show
+        return value
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{source}: not valid YAML{where}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{source}: not valid YAML: nested too deeply") from None
+    except (ValueError, LookupError, AttributeError) as error:
+        # PyYAML passes on what Python says of 5000 digits, and of other text after !!int or !!bool
+        raise UserError(f"{source}: not valid YAML: a value cannot be read ({error})") from None
+
+
+def parse_config(text: str, *, source: str) -> SweepConfig:
+    """A config from YAML text; `source` is how messages call it."""
+    raw = parse_yaml(text, source)
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"{source}: must be a mapping of keys such as name, families, grid; it holds {_kind(raw)}"
+        )
+    if "source" in raw:
+        raise UserError(f"{source}: unknown key 'source' under the top level")
+    try:
+        return SweepConfig.model_validate({**raw, "source": source})
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(error, raw)}") from None
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _hint(name: str, known: tuple[str, ...] | list[str]) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _keys(section: type | None) -> tuple[str, ...]:
+    """The keys that a section of the file may have."""
+    if section is None:
+        return ()
+    if issubclass(section, BaseModel):
+        return tuple(name for name in section.model_fields if name != "source")
+    return tuple(field.name for field in fields(cast(Any, section)))
+
+
+def _section_of(section: type | None, key: str) -> type | None:
+    """The section that stands under `key`, by the type of that field; None for a plain value."""
+    if section is FamilyOverride and key not in _keys(section):
+        return section  # a family's name, under overrides
+    kinds = [get_type_hints(section).get(key)] if section is not None else []
+    while kinds:
+        kind = kinds.pop()
+        if isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel)):
+            return kind
+        kinds += get_args(kind)
+    return None
+
+
+def _place(loc: tuple[int | str, ...], raw: Any) -> tuple[str, tuple[str, ...]]:
+    """The dotted path as it is written in the file, and the keys known there.
+
+    Follows pydantic's location down the file, and skips the names that pydantic adds for alternatives.
+    """
+    section: type | None = SweepConfig
+    value, path = raw, ""
+    for step in loc:
+        if isinstance(value, Mapping) and (step in value or step in _keys(section)):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        elif step not in _keys(section):
+            continue
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+        section = _section_of(section, step) if isinstance(step, str) else section
+    return path.lstrip("."), _keys(section)
+
+
+def _sentence(error: ValidationError, raw: dict[Any, Any]) -> str:
+    """The likeliest cause first: an unknown key explains a missing one."""
+    ranks = {"extra_forbidden": 0, "unexpected_keyword_argument": 0, "missing": 2}
+    first = min(error.errors(), key=lambda problem: ranks.get(problem["type"], 1))
+    loc, kind = first["loc"], first["type"]
+    if ranks.get(kind) is not None:
+        path, known = _place(loc[:-1], raw)
+        key, under = repr(str(loc[-1])), repr(path) if path else "the top level"
+        if kind == "missing":
+            return f"key {key} is missing under {under}"
+        return f"unknown key {key} under {under}" + (
+            _hint(str(loc[-1]), known) or f" (known: {', '.join(known)})"
+        )
+    path, known = _place(loc, raw)
+    message = first["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{path}: {message}" if path else message
+    if kind in ("dataclass_type", "model_type"):
+        message = f"it must be a mapping with keys such as {', '.join(known[:3])}"
+    value = repr(first["input"])
+    value = value if len(value) <= 80 else f"{value[:76]} ..."
+    return f"{path or 'a key'} is {value}: {message[0].lower()}{message[1:]}"

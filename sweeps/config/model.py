@@ -1,0 +1,288 @@
+"""A sweep's YAML file: which families, sizes, budgets, data and seeds, and by which rules they are trained.
+
+A config says what to run and nothing about what came of it; `config.load` reads one and `plan.plan` turns it
+into runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from scaling.flops import Convention
+from scaling.ladder import Size
+from scaling.spec import EvaluationSpec, OptimizerSettings, OptimizerSpec, Precision
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""As far as run tables and tracking stores can hold a whole number."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | int | float) else value
+
+
+class FamilyChoice(_Section):
+    """A family and the options it is built with, e.g. `masked: {objective: low_variance}`."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class SizeRule(_Section):
+    """Architectures by rule: one per hidden size, depth and heads in proportion to it.
+
+    num_layers = round(hidden / hidden_per_layer), at least 1; num_heads = the divisor of hidden nearest to
+    hidden / head_dim that leaves an even head dimension. Named `h<hidden>x<num_layers>`.
+    """
+
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)]
+    hidden_per_layer: Positive
+    head_dim: Count
+    cond_dim: Count = 128
+    time_features: Count = 256
+
+
+class Window(_Section):
+    """Which sizes of the ladder a budget gets: `count` of them around a guessed optimum.
+
+    centre(C) = params * (C / at_flops) ** exponent, in non-embedding parameters; the sizes nearest to
+    `count` log-spaced points from centre / span to centre * span.
+    """
+
+    params: Positive
+    at_flops: Positive
+    exponent: float = 0.5
+    span: Annotated[float, Field(gt=1)] = 4.0
+    count: Annotated[int, Field(ge=2)] = 6
+
+    def centre(self, budget: float) -> float:
+        return float(self.params * (budget / self.at_flops) ** self.exponent)
+
+
+SizesByBudget = dict[float, tuple[str, ...]]
+
+
+class Grid(_Section):
+    """Budgets, and at each the sizes: a list for all, a list per budget, or a window."""
+
+    budgets: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    sizes: tuple[str, ...] | SizesByBudget | None = None
+    window: Window | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> Grid:
+        if len(set(self.budgets)) != len(self.budgets):
+            raise ValueError(f"budgets {list(self.budgets)} name one twice; each must appear once")
+        _check_sizes(self.sizes, self.window, self.budgets, needed=True)
+        return self
+
+
+def _check_sizes(
+    sizes: tuple[str, ...] | SizesByBudget | None,
+    window: Window | None,
+    budgets: tuple[float, ...],
+    *,
+    needed: bool,
+) -> None:
+    if sizes is not None and window is not None:
+        raise ValueError("sizes and window are both given; give one of them")
+    if needed and sizes is None and window is None:
+        raise ValueError(
+            "neither sizes nor window is given; one of them must choose the sizes of each budget"
+        )
+    if isinstance(sizes, dict):
+        wrong = sorted(set(sizes) ^ set(budgets))
+        if wrong:
+            raise ValueError(
+                f"sizes by budget must have the same budgets as 'budgets'; "
+                f"{', '.join(f'{b:g}' for b in wrong)} is in one of the two only"
+            )
+    lists = sizes.values() if isinstance(sizes, dict) else [sizes] if sizes is not None else []
+    if any(len(names) == 0 for names in lists):
+        raise ValueError("sizes is an empty list; name at least one size per budget")
+
+
+class LearningRateRule(_Section):
+    """learning_rate = base * (params / at_params) ** exponent, kept within [smallest, largest].
+
+    `params` are non-embedding parameters. exponent 0 (the default) is one rate for all sizes.
+    """
+
+    base: Positive
+    at_params: Positive = 1.0
+    exponent: float = 0.0
+    smallest: Positive = 1e-6
+    largest: Positive = 0.1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LearningRateRule:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest {self.smallest:g} is above largest {self.largest:g}")
+        return self
+
+    def unclipped(self, params: float) -> float:
+        return float(self.base * (params / self.at_params) ** self.exponent)
+
+    def __call__(self, params: float) -> float:
+        return min(max(self.unclipped(params), self.smallest), self.largest)
+
+
+class BatchRule(_Section):
+    """batch tokens = base_tokens * (budget / at_flops) ** exponent, rounded to sequences, at least 1."""
+
+    base_tokens: Positive
+    at_flops: Positive = 1.0
+    exponent: float = 0.0
+
+    def __call__(self, budget: float, context_length: int) -> int:
+        tokens = self.base_tokens * (budget / self.at_flops) ** self.exponent
+        return max(1, round(tokens / context_length))
+
+
+class FamilyOverride(_Section):
+    """What one family does differently: its own sizes or window, learning-rate or batch rule."""
+
+    sizes: tuple[str, ...] | SizesByBudget | None = None
+    window: Window | None = None
+    learning_rate: LearningRateRule | None = None
+    batch: BatchRule | None = None
+
+
+class DataConfig(_Section):
+    corpus: str = "stdlib"
+    tokenizer: str = "bytes"
+    num_token_ids: Count | None = None
+    """Token ids to plan with before the data is prepared; afterwards the prepared data's own count holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerRule(OptimizerSettings):
+    """The optimizer of all runs; warm-up depends on a run's length, the learning rate on its size."""
+
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Warm-up is the larger of warmup_fraction of the steps and this many, but at most half of the steps."""
+
+    def spec(self, learning_rate: float, steps: int) -> OptimizerSpec:
+        """The optimizer of a run of so many steps."""
+        settings = asdict(self)
+        fraction = settings.pop("warmup_fraction")
+        settings["warmup_steps"] = min(max(int(fraction * steps), self.warmup_steps), steps // 2)
+        return OptimizerSpec(learning_rate=learning_rate, **settings)
+
+
+class TrainingConfig(_Section):
+    """How a run goes about its work; nothing here changes its outcome, so nothing is part of its key."""
+
+    micro_batch_size: Count | None = None
+    """Sequences that go through the network at once; None: the whole batch."""
+    compile: bool = False
+    """Compile the network (torch.compile): pays on GPUs and on runs of many minutes."""
+    checkpoint_every_s: Positive = 15.0
+    samples: Annotated[int, Field(ge=0, le=100)] = 2
+    """Texts that each finished network makes, to be read in the dashboard."""
+
+
+def _check_custom(custom: dict[str, float]) -> dict[str, float]:
+    """Ray would add these to what it counts itself, and no node would ever have room for the run."""
+    for name in custom:
+        if name.lower() in ("cpu", "gpu", "memory", "object_store_memory"):
+            remedy = f"write {name.lower()}s beside it" if name.lower() in ("cpu", "gpu") else "leave it out"
+            raise ValueError(f"{name!r} is no custom resource; {remedy}")
+    return custom
+
+
+class Resources(_Section):
+    """What one run needs of the cluster."""
+
+    cpus: Positive = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    custom: Annotated[dict[str, Positive], AfterValidator(_check_custom)] = Field(default_factory=dict)
+    """Further ones by name, of which nodes have some: a quota per user, say."""
+
+
+def _family_choices(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    choices = []
+    for entry in value:
+        if isinstance(entry, Mapping) and len(entry) == 1 and set(entry) != {"name"}:
+            (name, options), *_ = entry.items()
+            choices.append({"name": name, "options": options or {}})
+        elif isinstance(entry, str):
+            choices.append({"name": entry})
+        else:
+            choices.append(entry)
+    return choices
+
+
+def _check_name(name: str) -> str:
+    """A sweep's name is that of its folder under OUT, beside the data and the tracking store."""
+    if name == "data" or name.startswith("mlflow.db"):
+        raise ValueError(f"{name!r} is taken in the folder of results; choose another name for the sweep")
+    return name
+
+
+class SweepConfig(_Section):
+    """A whole sweep. `source` is the file it came from (for messages; no part of any run)."""
+
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100), AfterValidator(_check_name)
+    ]
+    families: Annotated[tuple[FamilyChoice, ...], BeforeValidator(_family_choices), Field(min_length=1)]
+    ladder: str = "desk"
+    sizes: tuple[Size, ...] | None = None
+    """Architectures written out, used instead of the ladder."""
+    size_rule: SizeRule | None = None
+    """Architectures by rule, used instead of the ladder."""
+    grid: Grid
+    flop_convention: Convention = "exact"
+    """Which FLOPs the budgets count."""
+    context_length: Count
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerRule = OptimizerRule()
+    learning_rate: LearningRateRule
+    batch: BatchRule
+    overrides: dict[str, FamilyOverride] = Field(default_factory=dict)
+    """By family name; a family needs no entry."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)] = (1,)
+    precision: Precision = "float32"
+    training: TrainingConfig = TrainingConfig()
+    resources: Resources = Resources()
+    source: str = Field(default="", exclude=True)
+
+    @model_validator(mode="after")
+    def _whole(self) -> SweepConfig:
+        names = [family.name for family in self.families]
+        if len(set(names)) != len(names):
+            raise ValueError(f"families {names} name one twice; each must appear once")
+        if self.sizes is not None and self.size_rule is not None:
+            raise ValueError("sizes and size_rule are both given; give one of them, or a ladder alone")
+        labels = [size.name for size in self.sizes or ()]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"sizes {labels} name one twice; names must differ")
+        for family, override in self.overrides.items():
+            if family not in names:
+                listed = ", ".join(names)
+                raise ValueError(
+                    f"overrides name family {family!r}, which is not under 'families' ({listed})"
+                )
+            _check_sizes(override.sizes, override.window, self.grid.budgets, needed=False)
+        return self
+
+    def family(self, name: str) -> FamilyChoice:
+        """The family as the config has it, or with its own defaults where the config does not list it."""
+        return next((choice for choice in self.families if choice.name == name), FamilyChoice(name=name))
+
+    def override(self, family: str) -> FamilyOverride:
+        return self.overrides.get(family, FamilyOverride())

@@ -1,0 +1,86 @@
+"""One row of the run table from what the ledger knows of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from scaling.spec import RunSpec
+from sweeps.ledger.types import Run, State
+
+_STATUS = {State.WAITING: "planned", State.UNSCHEDULABLE: "planned"}
+"""States that the run table has no word for of its own."""
+
+_FLOP_NAMES = {"2nd": "6nd"}
+"""2ND per forward pass is 6ND per training step, the name under which the table knows it."""
+
+
+def spec_columns(spec: RunSpec, *, unique_tokens: float | None = None) -> dict[str, Any]:
+    """Columns of the run table that the spec alone determines, for a run that meets its budget.
+
+    unique_tokens: tokens of the training text; None for an endless source, of which all are different.
+    """
+    family, size = spec.build_family(), spec.size
+    non_embedding = spec.param_count("non_embedding")
+    return {
+        "family": spec.family,
+        "size": size.name,
+        "key": spec.key,
+        "seed": spec.seed,
+        "budget": spec.budget,
+        "flop_convention": _FLOP_NAMES.get(spec.flop_convention, spec.flop_convention),
+        "flops": spec.training_flops(),
+        "flops_exact": spec.training_flops("exact"),
+        "flops_6nd": spec.training_flops("2nd"),
+        "flops_sahoo2026": spec.training_flops("sahoo2026"),
+        "params": non_embedding,
+        "params_total": spec.param_count("total"),
+        "params_non_embedding": non_embedding,
+        "params_body": spec.param_count("body"),
+        "tokens": spec.tokens,
+        "unique_tokens": spec.tokens if unique_tokens is None else min(spec.tokens, unique_tokens),
+        "bound": family.bound,
+        "objective": family.objective,
+        "context_length": spec.data.context_length,
+        "batch_size": spec.batch_size,
+        "steps": spec.steps,
+        "learning_rate": spec.optimizer.learning_rate,
+        "vocab_size": spec.vocab_size,
+        "corpus": spec.data.corpus,
+        "tokenizer": spec.data.tokenizer,
+        "data_fingerprint": spec.data.fingerprint,
+    }
+
+
+def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any]:
+    """The run-table row of `run`, by the names of `analysis.table.columns`. What is not known is left out.
+
+    Losses are there for finished runs only. Tokens and FLOPs are those of the whole run, also where it has
+    not got that far: what a run spent before it diverged is told by its journal.
+    """
+    result: Mapping[str, Any] = run.result
+    columns = dict(run.columns) or spec_columns(RunSpec.from_dict(run.spec))
+    row = {"sweep": sweep, **columns, "status": _STATUS.get(run.state, str(run.state))}
+    if run.state == State.FINISHED:
+        row |= {
+            "loss": result.get("bound"),
+            "loss_se": result.get("bound_se"),
+            "bits_per_byte": result.get("bits_per_byte"),
+        }
+    if run.state in (State.FINISHED, State.DIVERGED):
+        row["wall_s"] = result.get("train_s", 0.0) + result.get("evaluation_s", 0.0)
+        row["tokens_per_s"] = result.get("tokens_per_s")
+    row |= {
+        "device": run.device,
+        "host": run.host,
+        "code_version": result.get("code_version"),
+        "mlflow_run_id": run_id,
+        "started": _time(run.started),
+        "ended": _time(run.ended),
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

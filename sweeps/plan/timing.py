@@ -1,0 +1,185 @@
+"""How long a run will take on a kind of device: learned from runs already done, else guessed from a roofline.
+
+The guess: matrix products at a share of the device's speed (measured here for processors, the maker's peak
+for GPUs), plus a fixed cost per network operation, which dominates on small models. Runs already finished
+correct it by the ratio of what they took to what the guess said for their device, nearer sizes counting more;
+runs on another kind of device count only where the kind's own are far off in size. Wherever a guess is shown
+it is labelled as one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from scaling.flops import forward_flops
+from scaling.spec import RunSpec
+from sweeps.attempt.worker import device_name
+from sweeps.pools.devices import GPUS, gpu, is_cpu, kind_of
+
+MATMUL_SHARE = 0.5
+"""Share of matmul speed that a training step reaches (0.3-0.7 measured for such models on CPU cores)."""
+OPERATION_S = {"cpu": 75e-6, "gpu": 20e-6}
+"""Cost of one network operation, forward and backward, beyond its matrix products: 7 to 10 ms for a step of
+450 to 640 tokens on desk sizes 4x1 to 16x1, on one core of a 2.5 GHz Xeon (November 2026)."""
+OPERATIONS = (60, 45)
+"""Operations of a step: outside the blocks (optimizer and loss included), and per block."""
+START_S = 0.5
+"""A waiting worker until its first step: opening the data, building the network."""
+GPU_MATMUL_SHARE = 0.35
+"""Share of a GPU's peak, likewise."""
+ASSUMED_GPU = "A100"
+"""The kind that a plan for GPUs is made for where neither this machine nor a finished run has one."""
+NEARNESS = 0.7
+"""Runs whose sizes differ by this (natural logarithm) weigh 1/e; another family counts as as far again."""
+FAR_WEIGHT = 1e-3
+"""What a run weighs at any distance, if nothing nearer is known."""
+OTHER_KIND = 1e-3
+"""How much less a run weighs that was done on another kind of device."""
+
+_MATMUL = """
+import sys, time, numpy
+for shape in sys.argv[2:]:
+    rows, width = map(int, shape.split("x"))
+    a = numpy.ones((rows, width), dtype=numpy.float32)
+    b = numpy.ones((width, 4 * width), dtype=numpy.float32)
+    a @ b
+    best, end = 9e9, time.perf_counter() + float(sys.argv[1])
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    print(shape, 8 * rows * width * width / best)
+"""
+
+Shape = tuple[int, int]
+"""Rows (tokens of a batch) and width (hidden units) of a matrix product."""
+
+
+@cache
+def matmul_flops_per_s(shapes: frozenset[Shape], threads: int, seconds: float = 0.03) -> dict[Shape, float]:
+    """Measured float32 speed of (rows, width) x (width, 4 width) on this machine, the best of `seconds`.
+
+    In a process of its own, because the number of threads is fixed when the library loads.
+    """
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    env = {**os.environ, **dict.fromkeys(names, str(threads))}
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        _MATMUL,
+        str(seconds),
+        *(f"{rows}x{width}" for rows, width in shapes),
+    ]
+    out = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    speeds = {}
+    for line in out.stdout.splitlines():
+        shape, speed = line.split()
+        rows, width = shape.split("x")
+        speeds[int(rows), int(width)] = float(speed)
+    return speeds
+
+
+@cache
+def gpu_names() -> tuple[str, ...]:
+    """This machine's GPUs as nvidia-smi calls them."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in out.stdout.splitlines() if line.strip())
+
+
+def usual_kind(gpus: float, done: Iterable[str] = ()) -> str:
+    """The kind of device that a plan is for where nobody says.
+
+    Processors: this machine's. GPUs: this machine's, else the kind of most runs that are `done` (the name of
+    the device of each), else ASSUMED_GPU.
+    """
+    if gpus <= 0:
+        return device_name("cpu")
+    here = [kind_of(name) for name in gpu_names()[:1]]
+    if here and here[0] in GPUS:
+        return here[0]
+    kinds = Counter(kind for kind in map(kind_of, done) if kind in GPUS)
+    return max(kinds, key=lambda kind: kinds[kind], default=ASSUMED_GPU)
+
+
+def guesses_s(specs: Sequence[RunSpec], *, kind: str, cpus: float, gpus: float) -> list[float]:
+    """Guessed seconds of each run on a kind of device: start of its process, training, final evaluation.
+
+    A kind of GPU that is not known is taken for ASSUMED_GPU, any processor for this machine's.
+    """
+    if not is_cpu(kind):
+        known = gpu(kind) or GPUS[ASSUMED_GPU]
+        rate = (gpus or 1.0) * known.flops_per_s * GPU_MATMUL_SHARE
+        return [roofline_s(spec, rate, "gpu") for spec in specs]
+    shapes = [_shape(spec) for spec in specs]
+    speeds = matmul_flops_per_s(frozenset(shapes), max(1, int(cpus)))
+    return [roofline_s(spec, speeds[shape] * MATMUL_SHARE) for spec, shape in zip(specs, shapes, strict=True)]
+
+
+def roofline_s(spec: RunSpec, flops_per_s: float, kind: str = "cpu") -> float:
+    """Seconds of a run whose matrix products run at `flops_per_s`; kind: "cpu" or "gpu"."""
+    outside, per_block = OPERATIONS
+    operations = outside + per_block * spec.size.num_layers
+    training = spec.training_flops("exact") / flops_per_s + spec.steps * operations * OPERATION_S[kind]
+    passes = spec.evaluation.sequences * spec.evaluation.noise_levels
+    work = spec.build_family().work(spec.data.context_length)
+    forward = forward_flops(spec.size, spec.vocab_size, spec.data.context_length, work=work)
+    return START_S + training + passes * forward / flops_per_s
+
+
+def _shape(spec: RunSpec) -> Shape:
+    # Rounded to powers of two, so that a plan of 24 runs measures a handful of shapes.
+    rows = _power_of_two(spec.batch_size * spec.data.context_length, 64, 4096)
+    return rows, _power_of_two(spec.size.hidden, 8, 1024)
+
+
+def _power_of_two(value: float, low: int, high: int) -> int:
+    return int(min(max(2 ** round(math.log2(value)), low), high))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A run that is done: what the guess said for its kind of device, and what it took."""
+
+    family: str
+    params: float
+    kind: str
+    guess_s: float
+    wall_s: float
+    """Training and evaluation, without the start."""
+
+
+class Experience:
+    """Runs that are done, from which the times of others are foretold."""
+
+    def __init__(self, done: Iterable[Finished] = ()) -> None:
+        runs = tuple(done)
+        self.kinds = Counter(run.kind for run in runs)
+        self._kinds = np.array([run.kind for run in runs])
+        self._families = np.array([run.family for run in runs])
+        self._sizes = np.log([run.params for run in runs])
+        self._ratios = np.log([run.wall_s / max(run.guess_s - START_S, 1e-3) for run in runs])
+
+    def seconds(self, guess_s: float, family: str, params: float, kind: str) -> float:
+        """The guess, with the share that is not the start times what other runs took over their guess."""
+        if not any(is_cpu(other) == is_cpu(kind) for other in self.kinds):
+            return guess_s  # of a GPU a processor tells nothing
+        distance = np.abs(math.log(params) - self._sizes) + NEARNESS * (self._families != family)
+        weights = np.exp(-((distance / NEARNESS) ** 2)) + FAR_WEIGHT
+        weights *= np.where(self._kinds == kind, 1.0, OTHER_KIND)
+        weights *= np.char.startswith(self._kinds, "cpu") == is_cpu(kind)
+        ratio = math.exp(float(weights @ self._ratios) / float(weights.sum()))
+        return START_S + (guess_s - START_S) * ratio

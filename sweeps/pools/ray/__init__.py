@@ -1,0 +1,1 @@
+"""Runs as Ray tasks, on this machine or a cluster."""

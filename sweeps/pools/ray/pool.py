@@ -1,0 +1,286 @@
+"""Ray, all of it: any other module of the program works without.
+
+Plain tasks with `max_retries=0`; retries are the scheduler's. A worker process serves many jobs and is
+replaced only after a failure. Jobs with GPUs run in processes of their own: see `sweeps.pools.fork`.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UserError
+from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble, failure, run_job
+from sweeps.ledger.types import Needs
+from sweeps.pools.base import in_fresh_process_next, killed, lost
+from sweeps.pools.fork import Forks
+from sweeps.pools.rack import Handle, Node, Rack
+from sweeps.pools.ray import session as ray_session
+from sweeps.pools.ray.nodes import Newcomers, check_nodes, living_nodes
+from sweeps.pools.ray.waiting import Waiting
+
+NODES_EVERY_S = 5.0
+
+
+class RayPool:
+    """See `sweeps.pools.base.Pool`. Ray starts in a thread of its own, while the caller does other things.
+
+    That thread lives as long as the pool: Ray's processes ask the kernel to die with the thread that
+    started them.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        shared: Path | None = None,
+        sweep: str = "",
+    ) -> None:
+        """address: of a cluster (default: RAY_ADDRESS, else one is started here).
+
+        shared: a folder that all its nodes have to see. sweep: a name for other sweeps there to be told.
+        UserError where nothing listens at the address, and where there is no token for it.
+        """
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        if self._is_here:
+            ray_session.prepare_local_environment()
+        else:
+            ray_session.check_answers(self._address)
+            ray_session.prepare_token(self._address)
+        self._shared, self._waiting = shared, Waiting(sweep)
+        self._cpus, self._gpus = cpus, gpus
+        self._rack = Rack()
+        self._ever: dict[str, Node] = {}
+        """A node of every sort that was ever seen: one that is lost may come back."""
+        self._newcomers: Newcomers | None = None
+        self._looked = 0.0
+        self._tasks: dict[Handle, tuple[Any, Job]] = {}
+        self._killed: set[Handle] = set()
+        self._count = 0
+        self._lost: list[tuple[Handle, Outcome]] = []
+        self._up = threading.Event()
+        self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._error: Exception | None = None
+        self._closing = threading.Event()
+        self._warming: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        command = "start"
+        while command == "start":
+            try:
+                self._start()
+            except Exception as error:  # handed to the thread that calls `ready`
+                ray_session.leave()
+                self._error = error
+                self._up.set()
+                return
+            self._up.set()
+            command = self._commands.get()
+            self._shut_down()
+
+    @property
+    def _is_here(self) -> bool:
+        return self._address == "local"
+
+    def _start(self) -> None:
+        if self._is_here:
+            ray_session.start_here(self._cpus, self._gpus)
+        else:
+            ray_session.join(self._address)
+        import ray
+
+        internals: Any = ray._private.worker
+        self._session = Path(internals._global_node.get_session_dir_path())
+        self._run = ray.remote(max_retries=0)(_run)
+        self._run_on_gpu = ray.remote(max_retries=0, num_gpus=1, max_calls=0)(_run_in_fork)
+        if not self._is_here:
+            nodes = [node for node in living_nodes() if node.cpus]
+            check_nodes(nodes, self._shared)
+            self._newcomers = Newcomers(self._shared, nodes)
+
+    def _shut_down(self) -> None:
+        ray_session.leave()
+        if self._is_here:
+            shutil.rmtree(self._session, ignore_errors=True)
+
+    def ready(self) -> None:
+        self._up.wait()
+        if isinstance(self._error, UserError):
+            raise self._error
+        if self._error is not None:
+            where = "on this machine" if self._is_here else f"at {self._address!r}"
+            raise UserError(f"cannot start Ray {where}: {self._error}") from self._error
+        self._look()
+
+    def _look(self) -> None:
+        """The nodes there are; asked for every few seconds, for clusters grow and shrink."""
+        if time.monotonic() - self._looked < NODES_EVERY_S and self._looked:
+            return
+        self._looked = time.monotonic()
+        nodes = living_nodes()
+        if not nodes and self._is_here:
+            self._start_again()
+            return
+        self._know(nodes if self._newcomers is None else self._newcomers.fit(nodes))
+
+    def _know(self, nodes: Sequence[Node]) -> None:
+        self._rack.update(nodes)
+        self._ever |= {str(node): node for node in nodes}
+
+    def _start_again(self) -> None:
+        """A new Ray on this machine, whose own has died; what ran on it is lost."""
+        for handle, (_, job) in self._tasks.items():
+            self._rack.remove(handle)
+            self._lost.append((handle, lost(job, "Ray on this machine died")))
+        self._tasks.clear()
+        self._looked = 0.0
+        self._up.clear()
+        self._commands.put("start")
+        self.ready()
+
+    def warm(self, count: int) -> None:
+        self._warming = threading.Thread(target=self._warm, args=(count,), name="warm", daemon=True)
+        self._warming.start()
+
+    def _warm(self, count: int) -> None:
+        import ray
+
+        self._up.wait()
+        if self._error is not None:
+            return
+        with suppress(ray.exceptions.RayError):  # jobs load what they need themselves, too
+            task = ray.remote(max_retries=0)(_warm)
+            slots = int(ray.cluster_resources().get("CPU", 0))
+            left = [task.remote() for _ in range(min(count, slots))]
+            while left and not self._closing.is_set():
+                _, left = ray.wait(left, timeout=0.1)
+
+    def refusal(self, needs: Needs) -> str | None:
+        self._look()
+        return Rack(self._ever.values()).refusal(needs)
+
+    def slots(self, needs: Needs) -> int:
+        self._look()
+        return self._rack.slots(needs)
+
+    def hosts(self) -> int:
+        self._look()
+        return len({node.host for node in self._rack.nodes})
+
+    def has_room(self, needs: Needs) -> bool:
+        return self.where(needs) is not None
+
+    def where(self, needs: Needs) -> Node | None:
+        self._look()
+        return self._rack.find(needs)
+
+    def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
+        self._count += 1
+        options: dict[str, Any] = {
+            "num_cpus": needs.cpus,
+            "memory": int(needs.memory_bytes) or None,
+            "resources": dict(needs.resources),
+            "name": job.key,
+        }
+        node = self._rack.place(self._count, needs, avoid_host=avoid_host)
+        if node is not None:
+            options["scheduling_strategy"] = self._on(node.name)
+        if needs.gpus:
+            task = self._run_on_gpu.options(num_gpus=needs.gpus, **options)
+        else:
+            task = self._run.options(**options)
+        self._tasks[self._count] = (task.remote(job.to_dict()), job)
+        return self._count
+
+    def _on(self, node: str) -> Any:
+        """On that node, or on another should it be gone or taken by somebody else meanwhile."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
+
+    def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
+        import ray
+
+        self._look()  # tasks of a Ray that died say nothing
+        if self._lost:
+            ended, self._lost = self._lost, []
+            return ended
+        if not self._tasks:
+            time.sleep(timeout_s)
+            return []
+        handles = {task: handle for handle, (task, _) in self._tasks.items()}
+        done, rest = ray.wait(list(handles), num_returns=1, timeout=timeout_s)
+        if done and rest:
+            done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        return [(handles[task], self._settle(handles[task])) for task in done]
+
+    def _settle(self, handle: Handle) -> Outcome:
+        import ray
+
+        task, job = self._tasks.pop(handle)
+        self._rack.remove(handle)
+        try:
+            return Outcome.from_dict(ray.get(task))
+        except ray.exceptions.RayTaskError as error:  # raised before or after the run itself, not by it
+            return failure(error)
+        except ray.exceptions.OutOfMemoryError as error:
+            text = f"Ray ended the worker to save the node's memory: {error}".splitlines()[0]
+            return Outcome(status="failed", sentence=text, trouble=Trouble.MEMORY, signature="out of memory")
+        except ray.exceptions.RayError as error:
+            if handle in self._killed:
+                self._killed.discard(handle)
+                return killed()
+            return lost(job, f"the worker or its node was lost ({type(error).__name__})")
+
+    def yields_to(self, priority: int, waiting: int) -> str | None:
+        return None if self._is_here else self._waiting.tell(priority, waiting)
+
+    def kill(self, handle: Handle) -> None:
+        import ray
+
+        if handle in self._tasks:
+            self._killed.add(handle)
+            ray.cancel(self._tasks[handle][0], force=True)
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._warming is not None:
+            self._warming.join()  # Ray ends the process of whoever calls it while it is shut down
+        self._commands.put("stop")
+        self._thread.join()
+
+
+def _run(job: dict[str, Any]) -> dict[str, Any]:
+    """The task. After a failure it ends its process, so that the next job gets a fresh one."""
+    outcome = run_job(Job.from_dict(job))
+    if in_fresh_process_next(outcome) and (Path(job["folder"]) / RESULT).exists():
+        raise SystemExit(0)  # the driver finds the outcome where the worker wrote it
+    return outcome.to_dict()
+
+
+_forks: list[Forks] = []
+"""This worker process's server, once it has one."""
+
+
+def _run_in_fork(job: dict[str, Any]) -> dict[str, Any]:
+    """The task of a job with GPUs."""
+    if not _forks or not _forks[0].alive:
+        _forks[:] = [Forks()]
+    return _forks[0].run(Job.from_dict(job)).to_dict()
+
+
+def _warm() -> None:
+    from sweeps.pools.local import load_what_runs_need
+
+    load_what_runs_need()

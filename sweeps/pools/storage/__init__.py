@@ -1,0 +1,1 @@
+"""Journals, checkpoints and data kept on an object store instead of a shared disk."""

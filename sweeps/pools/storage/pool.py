@@ -1,0 +1,234 @@
+"""A pool whose workers share no disk with the driver: what has to pass between them goes by a storage.
+
+It stands before any other pool. Jobs learn of the storage; stop files are put there; journals are brought
+down every few seconds into the folders where ledger, recorder and progress look for them, and what is still
+missing when a job ends before its end is told. So nothing else in the driver knows that there is a storage.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+
+from scaling.errors import UserError
+from scaling.files import write_whole
+from sweeps.attempt.journal import JOURNAL
+from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble, read_outcome, write_outcome
+from sweeps.ledger.types import Needs
+from sweeps.pools.base import Pool
+from sweeps.pools.rack import Handle, Node
+from sweeps.pools.storage.files import Storage, StorageError
+from sweeps.pools.storage.mirror import attempt_of, attempt_place, put_dataset, run_place, stop_place
+
+FETCH_S = 3.0
+WISHES_S = 0.5
+HOLD_S = 120.0
+"""How long an end may wait for journals that the storage does not give."""
+CLOSE_S = 10.0
+AT_ONCE = 8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A job that runs, or has ended and is not told yet."""
+
+    job: Job
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    earlier_here: bool = False
+    """Whether the journals of earlier attempts are complete here."""
+    outcome: Outcome | None = None
+    ended: float = 0.0
+    complete: bool = False
+    """Whether all that the storage has was fetched after the end."""
+
+
+class StoragePool:
+    """See `sweeps.pools.base.Pool`."""
+
+    def __init__(
+        self, pool: Pool, storage: Storage, datasets: Iterable[str | Path], *, fetch_s: float = FETCH_S
+    ) -> None:
+        """datasets: folders of all datasets that jobs will ask for."""
+        self.pool, self.storage = pool, storage
+        self._datasets, self._fetch_s = sorted({Path(folder) for folder in datasets}), fetch_s
+        self._followed: dict[Handle, _Followed] = {}
+        self._killed: set[Handle] = set()
+        self._told: set[str] = set()
+        """Names of stop files that are in the storage."""
+        self._doubtful = False
+        """Whether a worker found the data in the storage damaged."""
+        self._closing = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def ready(self) -> None:
+        """UserError, too, where a dataset cannot be put into the storage."""
+        try:
+            for folder in self._datasets:
+                put_dataset(self.storage, folder)
+        except OSError as error:
+            raise UserError(f"the data cannot be put into storage {str(self.storage)!r}: {error}") from error
+        self.pool.ready()
+        for action, every_s in ((self._tell_wishes, WISHES_S), (self._fetch_all, self._fetch_s)):
+            thread = threading.Thread(target=self._repeat, args=(action, every_s), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    # -- as the pool behind it ------------------------------------------------------------------
+
+    def warm(self, count: int) -> None:
+        self.pool.warm(count)
+
+    def refusal(self, needs: Needs) -> str | None:
+        return self.pool.refusal(needs)
+
+    def slots(self, needs: Needs) -> int:
+        return self.pool.slots(needs)
+
+    def hosts(self) -> int:
+        return self.pool.hosts()
+
+    def has_room(self, needs: Needs) -> bool:
+        return self.pool.has_room(needs)
+
+    def where(self, needs: Needs) -> Node | None:
+        return self.pool.where(needs)
+
+    def yields_to(self, priority: int, waiting: int) -> str | None:
+        return self.pool.yields_to(priority, waiting)
+
+    def kill(self, handle: Handle) -> None:
+        self._killed.add(handle)
+        self.pool.kill(handle)
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
+        job = replace(job, storage=self.storage.uri)
+        handle = self.pool.submit(job, needs, avoid_host=avoid_host)
+        self._followed[handle] = _Followed(job, earlier_here=job.attempt == 1)
+        return handle
+
+    def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
+        for handle, outcome in self.pool.wait(timeout_s):
+            followed = self._followed[handle]
+            followed.ended = time.monotonic()
+            followed.outcome = outcome
+            self._doubtful |= outcome.trouble == Trouble.DATA
+        ended = [handle for handle, followed in self._followed.items() if followed.outcome is not None]
+        told = [(handle, self._told_end(handle)) for handle in ended]
+        return [(handle, outcome) for handle, outcome in told if outcome is not None]
+
+    def _told_end(self, handle: Handle) -> Outcome | None:
+        """The outcome, once what belongs to it is here, or nothing more is to be hoped for."""
+        followed = self._followed[handle]
+        outcome = followed.outcome
+        assert outcome is not None, "only what has ended is told"
+        overdue = handle in self._killed or time.monotonic() - followed.ended > HOLD_S
+        here = followed.complete or (outcome.journal is not None and followed.earlier_here)
+        if not (here or overdue):
+            return None
+        folder = Path(followed.job.folder)
+        if outcome.journal is not None:
+            try:
+                with followed.lock:
+                    _grow(folder / JOURNAL, outcome.journal.encode())
+                    write_outcome(folder, replace(outcome, journal=None))
+            except OSError:  # a full disk
+                if not overdue:
+                    return None
+        elif outcome.trouble == Trouble.LOST:
+            outcome = read_outcome(folder) or outcome
+        del self._followed[handle]
+        self._killed.discard(handle)
+        return replace(outcome, journal=None)
+
+    def close(self) -> None:
+        self.pool.close()
+        self._closing.set()
+        for thread in self._threads:
+            thread.join(CLOSE_S)
+        with suppress(OSError):
+            for name in list(self._told):
+                self.storage.remove(name)
+                self._told.discard(name)
+
+    # -- what passes by the storage -------------------------------------------------------------
+
+    def _repeat(self, action: Callable[[], None], every_s: float) -> None:
+        while not self._closing.wait(every_s):
+            try:
+                action()
+            except (OSError, UserError) as error:  # of the data's folder, too
+                logger.warning("will be tried again: %s", error)
+
+    def _tell_wishes(self) -> None:
+        """Put stop files of running jobs that are there into the storage, each once."""
+        for followed in list(self._followed.values()):
+            for path in map(Path, followed.job.stop_files):
+                name = f"{stop_place(followed.job)}/{path.name}"
+                if name in self._told or not path.exists():
+                    continue
+                self.storage.put(path, name)
+                self._told.add(name)
+
+    def _fetch_all(self) -> None:
+        if self._doubtful:
+            self._doubtful = False
+            for folder in self._datasets:
+                put_dataset(self.storage, folder, patience_s=0.0)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(self._fetch, list(self._followed.values())))
+
+    def _fetch(self, followed: _Followed) -> None:
+        """Bring down what is new of one job; earlier attempts first, for the recorder goes by steps."""
+        ended = followed.outcome is not None
+        try:
+            if not followed.earlier_here:
+                self._fetch_earlier(followed)
+                followed.earlier_here = True
+            place, folder = attempt_place(followed.job), Path(followed.job.folder)
+            self._fetch_journal(followed, f"{place}/{JOURNAL}", folder / JOURNAL)
+            if ended:
+                with suppress(FileNotFoundError):
+                    self.storage.get(f"{place}/{RESULT}", folder / RESULT)
+                followed.complete = True
+        except StorageError as error:
+            logger.warning("will be tried again: %s", error)
+
+    def _fetch_earlier(self, followed: _Followed) -> None:
+        place, run = run_place(followed.job), Path(followed.job.folder).parent
+        for name in self.storage.sizes(place):
+            last = PurePath(name).name
+            if not 0 < attempt_of(name) < followed.job.attempt:
+                continue
+            if last == JOURNAL:
+                self._fetch_journal(followed, f"{place}/{name}", run / name)
+            elif last == RESULT and not (run / name).exists():
+                self.storage.get(f"{place}/{name}", run / name)
+
+    def _fetch_journal(self, followed: _Followed, name: str, path: Path) -> None:
+        here = path.stat().st_size if path.exists() else 0
+        try:
+            if self.storage.size(name) <= here:
+                return
+            content = self.storage.read(name)
+        except FileNotFoundError:  # not begun yet
+            return
+        with followed.lock:
+            _grow(path, content)
+
+
+def _grow(path: Path, content: bytes) -> None:
+    """Make `content` that of the file, unless there is more there already. OSError where that fails."""
+    if path.exists() and path.stat().st_size >= len(content):
+        return
+    with write_whole(path) as temporary:
+        temporary.write_bytes(content)

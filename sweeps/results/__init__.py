@@ -1,0 +1,1 @@
+"""From finished runs to laws, figures, tables and the dashboard's data."""

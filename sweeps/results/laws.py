@@ -1,0 +1,332 @@
+"""The end of a sweep: from finished runs to a law, its figures and law.json. `results.terminal` prints it.
+
+The runs come from the sweep's ledger, which is the truth about it; a tracking store or a file serves as well.
+A fit uses the runs of the config as it stands: runs of an earlier version of it, under the same name, are
+counted and left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.text import flops_text, without_secrets
+from scaling.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.comparison.multipliers import Comparison
+    from analysis.laws.result import Law
+
+METHODS = ("isoflop", "surface")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTable:
+    """Runs to fit: the rows, where they came from, and how many of other configs were left out."""
+
+    frame: pd.DataFrame
+    source: str
+    older: Mapping[str, int] = field(default_factory=dict)
+    """Finished runs of an earlier config, by family."""
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        if "family" not in self.frame.columns:
+            return ()
+        return tuple(str(name) for name in self.frame["family"].dropna().unique())
+
+    def of_family(self, family: str | None) -> pd.DataFrame:
+        return self.frame if family is None else self.frame[self.frame["family"] == family]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fits:
+    """The laws of one family: by method, and for those that could not be fitted the sentence why."""
+
+    family: str | None
+    laws: Mapping[str, Law]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- tables of runs
+
+
+def ledger_table(
+    sweep_folder: Path, sweep: str, keys: Iterable[str] | None = None, families: Sequence[str] = ()
+) -> RunTable:
+    """The runs of a sweep's ledger, of `families` where some are named.
+
+    keys: only these, the finished others being counted as older. Raises UserError where there is no ledger,
+    a family has no runs in it, or none of its runs is among `keys`.
+    """
+    import pandas as pd
+
+    from analysis.table.columns import typed
+    from sweeps.ledger.types import State
+    from sweeps.plan.rows import run_row
+    from sweeps.record.recorder import run_ids
+    from sweeps.show.status import of_families, open_ledger, rows_of
+
+    with open_ledger(sweep_folder, sweep) as ledger:
+        recorded = run_ids(ledger)
+        told = {row.key: row.state for row in of_families(rows_of(ledger), families)}
+        # a run whose driver died without a word is not running, whatever the ledger still says
+        runs = [replace(run, state=State(told[run.key])) for run in ledger.runs(told)]
+        rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
+    wanted = None if keys is None else set(keys)
+    chosen = [row for row in rows if wanted is None or row["key"] in wanted]
+    chosen_keys = {row["key"] for row in chosen}
+    older = Counter(
+        row["family"] for row in rows if row["status"] == "finished" and row["key"] not in chosen_keys
+    )
+    if not chosen:
+        raise UserError(
+            f"none of the {len(rows)} runs under {sweep_folder} belongs to sweep {sweep!r} as its "
+            "config stands; run `scaling sweep` again, or fit the old ones with --store"
+        )
+    return RunTable(
+        frame=_labelled(typed(pd.DataFrame(chosen), str(sweep_folder))), source=str(sweep_folder), older=older
+    )
+
+
+def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> RunTable:
+    """The runs of a tracking store or a .parquet or .csv file; UserError as `analysis.load_runs`."""
+    import analysis
+
+    frame = analysis.load_runs(store, sweep=sweep, family=list(families) or None)
+    return RunTable(frame=_labelled(frame), source=without_secrets(store))
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows called by size, budget and seed, so that a law can say whom it left out."""
+    if not {"size", "budget"} <= set(frame.columns):
+        return frame
+    seeds = frame["seed"] if "seed" in frame.columns and frame["seed"].nunique() > 1 else None
+    labels = [
+        f"{size} at {flops_text(budget)} FLOPs" + ("" if seeds is None else f" (seed {seeds.iloc[i]})")
+        for i, (size, budget) in enumerate(zip(frame["size"], frame["budget"], strict=True))
+    ]
+    return frame.set_axis(labels, axis=0)
+
+
+def check_table_path(path: Path) -> None:
+    """UserError unless a run table can be written under this name."""
+    if path.suffix not in (".parquet", ".csv"):
+        ending = repr(path.suffix) if path.suffix else "no ending"
+        raise UserError(f"{path}: a run table is written as .parquet or .csv; this name has {ending}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file")
+
+
+def save_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a run table as .parquet or .csv, whole or not at all; UserError where that cannot be."""
+    check_table_path(path)
+    frame = frame.reset_index(drop=True)
+    _make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, index=False)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror or error})") from None
+
+
+def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
+    """Training loss along the runs of `frame`, from their journals: columns `table.runs.CURVE_COLUMNS`."""
+    import pandas as pd
+
+    from analysis.table.runs import CURVE_COLUMNS
+    from sweeps.attempt.journal import merged, run_folder
+
+    points = []
+    for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
+        known = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
+        for record in merged(run_folder(sweep_folder, family, key)):
+            if record.has_objective:
+                numbers = {name: record.numbers.get(name) for name in ("tokens", "flops")}
+                points.append({**known, "step": record.step, **numbers, "loss": record.loss})
+    return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
+
+
+# --- fitting
+
+
+def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
+    """IsoFLOP and surface laws of one family; UserError if neither can be fitted."""
+    import analysis
+    from analysis.errors import UserError as AnalysisError
+
+    laws: dict[str, Law] = {}
+    refused: dict[str, str] = {}
+    for method in METHODS:
+        try:
+            laws[method] = analysis.fit_law(table.of_family(family), method, bootstrap=bootstrap)
+        except AnalysisError as error:
+            refused[method] = str(error)
+    if not laws:
+        reasons = list(dict.fromkeys(refused.values()))
+        raise UserError(f"no law can be fitted to {_whose(table, family)}: {'; '.join(reasons)}")
+    return Fits(family=family, laws=laws, refused=refused)
+
+
+def _whose(table: RunTable, family: str | None) -> str:
+    return f"{family!r} of {table.source}" if family else table.source
+
+
+def write_law(
+    fits: Fits, table: RunTable, folder: Path, *, sweep: str | None, losses: pd.DataFrame | None = None
+) -> list[Path]:
+    """law.json, the runs and the figures (PNG and HTML) of one family into `folder`; the files written.
+
+    losses: training loss along the runs, for a figure of it (see `curves`).
+    """
+    from analysis import figures
+
+    _make_folder(folder)
+    law_file, runs_file = folder / "law.json", folder / "runs.parquet"
+    save_table(table.of_family(fits.family), runs_file)
+    written = [law_file, runs_file]
+    drawings: dict[str, Any] = {}
+    if "isoflop" in fits.laws:
+        drawings["isoflop"] = fits.laws["isoflop"].plot()
+    drawings["frontier"] = figures.frontier(fits.laws)
+    if losses is not None and len(losses):
+        drawings["loss_curves"] = figures.loss_curves(table.of_family(fits.family), losses)
+    written += save_figures(drawings, folder)
+    content = {
+        "sweep": sweep,
+        "family": fits.family,
+        "source": table.source,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "older_runs_left_out": older_runs(table, fits.family),
+        "laws": {method: law.to_dict() for method, law in fits.laws.items()},
+        "refused": dict(fits.refused),
+    }
+    write_text(law_file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return written
+
+
+def older_runs(table: RunTable, family: str | None) -> int:
+    """Finished runs of an earlier config that the table leaves out."""
+    return sum(table.older.values()) if family is None else table.older.get(family, 0)
+
+
+def save_figures(drawings: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Each figure as PNG and as a page of its own; the files written."""
+    from analysis import figures
+
+    written = [folder / f"{name}.{ending}" for name in drawings for ending in ("png", "html")]
+    for path in written:
+        figures.save(drawings[path.stem], path)
+    return written
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- comparing
+
+
+def compare(table: RunTable, reference: str, *, bootstrap: int = 1000) -> Comparison:
+    """Every family against `reference`; UserError where it has no runs, or a family no law."""
+    import analysis
+
+    if reference not in table.families:
+        raise UserError(
+            f"the reference family {reference!r} has no runs in {table.source}; sweep it first, or choose "
+            f"another with --reference (there: {', '.join(table.families) or 'none'})"
+        )
+    return analysis.compare(table.frame, reference=reference, bootstrap=bootstrap)
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """compare.json and the figures of a comparison into `folder`; the files written."""
+    from analysis import figures
+
+    _make_folder(folder)
+    written = [folder / "compare.json"]
+    write_text(written[0], json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
+    drawings = {"compare": figures.compare(comparison), "frontiers": figures.frontier(comparison.laws)}
+    return written + save_figures(drawings, folder)
+
+
+# --- reporting
+
+
+def write_report(
+    table: RunTable,
+    folder: Path,
+    sweep: str,
+    *,
+    reference: str,
+    bootstrap: int = 1000,
+    losses: pd.DataFrame | None = None,
+) -> Path:
+    """report.html in `folder`: every family's laws, and their comparison where `reference` is among them.
+
+    A family no law can be fitted to is in the report with the sentence why; UserError where that is all.
+    """
+    from analysis.errors import UserError as AnalysisError
+    from analysis.report import write_report as write_page
+
+    laws: dict[str, Mapping[str, Law]] = {}
+    refused: dict[str, Sequence[str]] = {}
+    for family in table.families or (None,):
+        name = family or "all runs"
+        try:
+            fits = fit(table, family, bootstrap=bootstrap)
+        except UserError as error:
+            laws[name], refused[name] = {}, [str(error)]
+            continue
+        laws[name] = fits.laws
+        refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    comparison = None
+    if reference in laws and sum(bool(fitted) for fitted in laws.values()) > 1:
+        try:
+            comparison = compare(table, reference, bootstrap=bootstrap)
+        except (UserError, AnalysisError) as error:
+            refused[reference] = [*refused[reference], f"families are not compared: {error}"]
+    title = f"{sweep}: scaling laws"
+    try:
+        return write_page(
+            folder / "report.html",
+            table.frame,
+            laws,
+            title=title,
+            source=table.source,
+            comparison=comparison,
+            refused=refused,
+            losses=losses,
+        )
+    except AnalysisError as error:
+        reasons = "; ".join(sentence for sentences in refused.values() for sentence in sentences)
+        raise UserError(f"{error}: {reasons}" if reasons else str(error)) from None

@@ -1,0 +1,161 @@
+"""What a person is told at the end of a sweep: the law in tables with intervals, files, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.results.laws import Fits, RunTable, older_runs
+from sweeps.show.tables import console, flops_text, frame_table, short, warning_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from analysis.comparison.multipliers import Comparison
+
+
+def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
+    """The law as tables with intervals, whom it left out, and what to be careful about."""
+    from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+
+    out = out or console()
+    frame = table.of_family(fits.family)
+    name = fits.family or "all runs"
+    if "isoflop" in fits.laws:
+        out.print(_minima_table(fits.laws["isoflop"], frame, name))
+    out.print(_exponent_table(fits, name))
+    if "surface" in fits.laws:
+        out.print(_surface_table(fits.laws["surface"], name))
+    for method, law in fits.laws.items():
+        if len(law.runs) <= MOST_DIAGNOSED:
+            out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
+    for note in _notes(fits, table):
+        out.print(note, style="yellow", soft_wrap=True)
+
+
+def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
+    """Best size per budget, from the parabolas."""
+    import pandas as pd
+
+    bits = _bits_per_nat(frame)
+    rows = []
+    for row in law.minima.astype(object).to_dict(orient="records"):
+        found = row["status"] == "bracketed"
+        rows.append(
+            {
+                "budget": flops_text(row["flops"]),
+                "runs": row["num_runs"],
+                "best params": _interval(row, "params") if found else str(row["reason"]),
+                "tokens": _interval(row, "tokens") if found else "",
+                "tokens/param": _interval(row, "tokens_per_param") if found else "",
+                "loss": _interval(row, "loss", "{:.4f}") if found else "",
+                "bits/byte": f"{row['loss'] * bits:.4f}" if found and bits else "",
+            }
+        )
+    table = frame_table(pd.DataFrame(rows), f"{name}: best size at each budget (loss in nats per token)")
+    return table
+
+
+def _bits_per_nat(frame: pd.DataFrame) -> float | None:
+    """Bits per byte of one nat per token on this table's text, where the table knows both."""
+    if not {"loss", "bits_per_byte"} <= set(frame.columns):
+        return None
+    ratio = (frame["bits_per_byte"] / frame["loss"]).dropna()
+    return float(ratio.median()) if len(ratio) else None
+
+
+def _interval(row: Mapping[str, Any], name: str, form: str = "") -> str:
+    text = form.format if form else short
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if low is None or high is None or low != low or high != high:
+        return text(row[name])
+    return f"{text(row[name])} [{text(low)}, {text(high)}]"
+
+
+def _exponent_table(fits: Fits, name: str) -> Any:
+    """Exponents of the frontier, one column per method."""
+    import pandas as pd
+
+    wanted = ("params", "tokens", "tokens_per_param", "loss", "reducible_loss")
+    rows = []
+    for quantity in wanted:
+        values = {method: law.exponents.get(quantity) for method, law in fits.laws.items()}
+        if any(value is not None for value in values.values()):
+            cells = {method: "" if value is None else str(value) for method, value in values.items()}
+            rows.append({"exponent of": quantity.replace("_", " "), **cells})
+    level = next(iter(fits.laws.values())).level
+    return frame_table(pd.DataFrame(rows), f"{name}: exponents in compute, with {level:.0%} intervals")
+
+
+def _surface_table(law: Any, name: str) -> Any:
+    """The five parameters of L = E + A/N^alpha + B/D^beta."""
+    import pandas as pd
+
+    row = {symbol: str(getattr(law, symbol)) for symbol in ("E", "A", "B", "alpha", "beta")}
+    return frame_table(pd.DataFrame([row]), f"{name}: surface L = E + A/N^alpha + B/D^beta")
+
+
+def _notes(fits: Fits, table: RunTable) -> list[str]:
+    notes = [f"warning: {sentence}" for law in fits.laws.values() for sentence in law.warnings]
+    notes += [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    notes += [f"left out: {run.row}, {run.reason}" for run in next(iter(fits.laws.values())).excluded]
+    if older := older_runs(table, fits.family):
+        notes.append(f"left out: {older} finished runs of an earlier config under the same name")
+    return list(dict.fromkeys(notes))
+
+
+def show_files(files: Iterable[Path], out: Console) -> None:
+    """Where results were written, one folder at a time."""
+    by_folder: dict[Path, list[str]] = {}
+    for file in files:
+        by_folder.setdefault(file.parent, []).append(file.name)
+    for folder, names in by_folder.items():
+        out.print(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
+
+
+def next_steps(sweep: str, family: str, known: Iterable[str], finished: Iterable[str]) -> list[str]:
+    """What a person may want to do after a sweep; `finished`: families that have a law already."""
+    done = set(finished) | {family}
+    others = [name for name in known if name not in done]
+    steps = []
+    if others:
+        steps.append(f"make sweep FAMILY={others[0]}{_sweep_option(sweep)}      the same for another family")
+    if len(done) > 1:
+        steps.append(f"make compare{_sweep_option(sweep)}      compute multipliers between families")
+    if sweep in ("smoke", "desk"):
+        bigger = {"smoke": "desk", "desk": "evening"}[sweep]
+        steps.append(f"make sweep FAMILY={family} SWEEP={bigger}      a law from larger budgets")
+    return steps
+
+
+def _sweep_option(sweep: str) -> str:
+    return "" if sweep == "desk" else f" SWEEP={sweep}"
+
+
+def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
+    """Multipliers with their intervals, the losses and budgets they are taken at, and crossovers."""
+    import pandas as pd
+
+    out = out or console()
+    rows = []
+    for row in comparison.multipliers.astype(object).to_dict(orient="records"):
+        ends = "" if row["low"] is None else f" [{short(row['low'])}, {short(row['high'])}]"
+        rows.append(
+            {
+                "family": row["family"],
+                "at its budget": flops_text(row["at_flops"]),
+                "at loss": f"{row['at_loss']:.4f}",
+                "needs": f"{short(row['multiplier'])}x{ends}",
+                f"{comparison.reference} needs": flops_text(row["reference_flops"]),
+                "": "extrapolated" if row["extrapolated"] else "",
+            }
+        )
+    title = f"compute over {comparison.reference} at equal loss ({comparison.method} laws)"
+    out.print(frame_table(pd.DataFrame(rows), title))
+    for row in comparison.crossovers.astype(object).to_dict(orient="records"):
+        where = " (extrapolated)" if row["extrapolated"] else ""
+        out.print(f"{row['family']} meets {row['reference']} at {flops_text(row['flops'])} FLOPs{where}")
+    for line in warning_lines(comparison.warnings):
+        out.print(line, soft_wrap=True)

@@ -1,0 +1,142 @@
+"""`scaling logs RUN`: the story of one run, attempt by attempt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import SETTLED
+from sweeps.show.status import Row
+from sweeps.show.tables import WORDS, console, duration, flops_text, short
+
+if TYPE_CHECKING:
+    from sweeps.record.recorded import RecordedRun
+
+LINES = 10
+FOLLOW_S = 1.0
+
+
+def show_log(ledger: Ledger, row: Row, *, lines: int = LINES, follow: bool = False) -> None:
+    """Print what the run's attempts did, the last `lines` training records of each, and how they ended.
+
+    follow: then go on with what the run says, until it is settled or Ctrl-C.
+    """
+    out = console()
+    out.print(heading(row))
+    folder = run_folder(ledger.folder.parent, row.family, row.key)
+    out.print(Text(f"kept in {folder}", style="dim"), soft_wrap=True)
+    attempts = ledger.attempts(row.key)
+    folders = attempt_folders(folder)
+    for attempt in attempts:
+        path = folders.get(attempt["attempt"])
+        reader = Follower(path / JOURNAL) if path else None
+        for line in attempt_lines(attempt, reader.read() if reader else [], lines):
+            out.print(line, soft_wrap=True)
+        if reader and reader.skipped:
+            damage = f"  {reader.skipped} damaged lines of its journal are left out"
+            out.print(Text(damage, style="yellow"))
+    if not attempts:
+        out.print("it has not been started yet")
+    if follow:
+        _follow(ledger, row)
+
+
+def heading(row: Row) -> Text:
+    """Key, family, size, budget and state in a line."""
+    _, word, style = WORDS.get(row.state, ("?", row.state, ""))
+    text = Text(f"{row.key}  {row.family} {row.size} at {flops_text(row.budget)} FLOPs: ", style="bold")
+    return text.append(word, style=style)
+
+
+def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Record], lines: int) -> list[Text]:
+    """One attempt: when and where, what it resumed, its last training records, how it ended."""
+    ended = attempt["ended"]
+    took = f" for {duration(ended - attempt['started'])}" if ended else ", still running"
+    where = f" on {attempt['host']}" if attempt["host"] else ""
+    title = f"attempt {attempt['attempt']}: {_when(attempt['started'])}{took}{where}"
+    out = [Text(title, style="bold")]
+    training = [record for record in records if record.kind == "train"]
+    shown = {id(record) for record in training[len(training) - lines if lines else len(training) :]}
+    if len(training) > lines:
+        out.append(Text(f"  ... {len(training) - lines} training records before these", style="dim"))
+    for record in records:
+        if record.kind == "train" and id(record) not in shown:
+            continue
+        if line := record_line(record):
+            out.append(Text(f"  {line}"))
+    if attempt["sentence"]:
+        out.append(Text(f"  {attempt['state']}: {attempt['sentence']}"))
+    if not attempt["accepted"] and ended and attempt["state"] != "lost":
+        out.append(Text("  it had lost the run by then, so this does not count", style="yellow"))
+    out += [Text(f"  {line}", style="red") for line in (attempt["traceback"] or "").splitlines()]
+    return out
+
+
+def record_line(record: Record) -> str | None:
+    """A record of the journal in words; None for one that says nothing to people."""
+    at, values, numbers = _when(record.at), record.values, record.numbers
+    if record.kind == "train":
+        loss = "–" if record.loss is None else f"{record.loss:.4f}{' (biased)' if record.biased else ''}"
+        speed = short(numbers["tokens_per_s"]) if numbers.get("tokens_per_s") else "–"
+        return (
+            f"{at}  step {record.step:>7}  loss {loss}  rate {numbers.get('learning_rate', 0.0):.3g}  "
+            f"gradient {numbers.get('grad_norm', 0.0):.3g}  {speed} tokens/s"
+        )
+    nan = float("nan")
+    bound, error = numbers.get("bound", nan), numbers.get("bound_se", nan)
+    text = {
+        "start": f"started by process {values.get('pid')} on {values.get('host')}, {values.get('device')}",
+        "resumed": f"goes on from step {record.step}" if record.step else "begins at step 0",
+        "damaged": f"passed over: {values.get('sentence')}",
+        "bound": f"bound {bound:.4f} ± {error:.4f} nats per token",
+        "end": f"ended: {values.get('status')}",
+    }.get(record.kind)
+    return f"{at}  {text}" if text else None
+
+
+def _follow(ledger: Ledger, row: Row) -> None:
+    out = console()
+    followers: dict[int, Follower] = {}
+    folder = run_folder(ledger.folder.parent, row.family, row.key)
+    for number, path in attempt_folders(folder).items():
+        followers[number] = Follower(path / JOURNAL)
+        followers[number].read()
+    try:
+        while True:
+            settled = ledger.runs([row.key])[0].state in SETTLED
+            for number, path in attempt_folders(folder).items():
+                follower = followers.setdefault(number, Follower(path / JOURNAL))
+                for line in filter(None, map(record_line, follower.read())):
+                    out.print(f"  {line}", soft_wrap=True)
+            if settled:
+                out.print(heading(row._replace(state=str(ledger.runs([row.key])[0].state))))
+                return
+            time.sleep(FOLLOW_S)
+    except KeyboardInterrupt:
+        return
+
+
+def show_recorded(row: Row, recorded: RecordedRun | None, *, lines: int = LINES) -> None:
+    """What a tracking store knows of a run: its last losses and how it ended. Not the tracebacks' text."""
+    out = console()
+    out.print(heading(row))
+    if recorded is None:
+        out.print("it has not been recorded yet")
+        return
+    for name, curve in recorded.curves.items():
+        for step, value in sorted(curve.items())[-lines:]:
+            out.print(f"  step {step:>7}  {name} {value:.4f}", soft_wrap=True)
+    if row.sentence:
+        out.print(f"  {row.state}: {row.sentence}", soft_wrap=True)
+    for line in recorded.tags.get("scaling.traceback", "").splitlines():
+        out.print(Text(f"  {line}", style="red"), soft_wrap=True)
+
+
+def _when(at: float) -> str:
+    return f"{datetime.fromtimestamp(float(at)):%d %b %H:%M:%S}"

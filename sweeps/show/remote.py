@@ -1,0 +1,142 @@
+"""A sweep within reach: by its ledger on this machine, or by the tracking store from any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from analysis.text import without_secrets
+from scaling.errors import UserError
+from sweeps.config.load import find_config
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.requests import carry_out, find_one
+from sweeps.record.tracking import check_tracking, tracking_uri
+from sweeps.show.status import Row, open_ledger, rows_of
+from sweeps.show.tables import console, duration
+
+STALE_S = 60.0
+"""A pinned-up status older than this is told with its age, if something still runs."""
+
+
+class Reached(Protocol):
+    """What can be asked of a sweep, wherever it is."""
+
+    sweep: str
+    note: str
+    """What should be said beside the rows last read."""
+
+    def rows(self) -> list[Row]: ...
+
+    def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str: ...
+
+    def log(self, key: str, *, lines: int, follow: bool) -> None: ...
+
+
+@contextmanager
+def reach(sweep: str | None, config: Path | None, store: str | None, out: Path) -> Iterator[Reached]:
+    """The sweep by its ledger under `out`, or by the tracking store where one is given.
+
+    UserError where there is no such ledger, the store does not answer, or it does not know the sweep.
+    """
+    name = find_config(sweep, config).name
+    if store is not None:
+        yield _InStore(store, name)
+        return
+    with open_ledger(out / name, name) as ledger:
+        yield _Here(ledger, name)
+
+
+class _Here:
+    """By the ledger."""
+
+    def __init__(self, ledger: Ledger, sweep: str) -> None:
+        self.ledger, self.sweep, self.note = ledger, sweep, ""
+
+    def rows(self) -> list[Row]:
+        return rows_of(self.ledger)
+
+    def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
+        return carry_out(self.ledger, action, families, keys)
+
+    def log(self, key: str, *, lines: int, follow: bool) -> None:
+        from sweeps.show.logs import show_log
+
+        show_log(self.ledger, find_one(self.rows(), key), lines=lines, follow=follow)
+
+
+class _InStore:
+    """By the board in the tracking store."""
+
+    def __init__(self, uri: str, sweep: str) -> None:
+        check_tracking(uri)
+        self.uri, self.sweep, self.note = uri, sweep, ""
+        self._tags = _existing_experiment(uri, sweep)
+
+    def rows(self) -> list[Row]:
+        from sweeps.record.board import read_rows
+
+        rows, age_s = read_rows(self._tags, self.sweep)
+        running = any(row.state == "running" for row in rows)
+        self.note = f"as of {duration(age_s)} ago" if running and age_s > STALE_S else ""
+        return rows
+
+    def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
+        from sweeps.record.board import ask
+
+        return ask(self._tags, action, families, keys)
+
+    def log(self, key: str, *, lines: int, follow: bool) -> None:
+        from sweeps.record.recorded import recorded_run
+        from sweeps.show.logs import show_recorded
+
+        if follow:
+            raise UserError(
+                "--follow needs the ledger: give --out on the machine that has it, without --store"
+            )
+        row = find_one(self.rows(), key)
+        show_recorded(row, recorded_run(self.uri, self.sweep, row.key), lines=lines)
+
+
+def _existing_experiment(uri: str, sweep: str) -> Any:
+    """The sweep's experiment; it is not created by looking."""
+    from sweeps.record.tracking import ExperimentTags, client
+
+    api = client(uri)
+    found = api.get_experiment_by_name(sweep)
+    if found is None:
+        raise UserError(f"tracking store {without_secrets(uri)} has no sweep {sweep!r}")
+    return ExperimentTags(api, found.experiment_id)
+
+
+def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Path) -> bool:
+    """Print all checks that can be made; whether none of them found anything.
+
+    With a ledger under `out` ledger, journals and store (the one given, else the usual one, where it exists)
+    are compared; with a store alone, that is looked at by itself.
+    """
+    from sweeps.record.recorded import recorded_runs
+    from sweeps.show.audit import audit, audit_store
+
+    name = find_config(sweep, config).name
+    have_ledger = Ledger.exists(out / name / "ledger")
+    uri = store or tracking_uri(out)
+    if not have_ledger and store is None:
+        open_ledger(out / name, name)  # says what to do
+    in_file = uri.startswith("sqlite:///")
+    absent = store is None and in_file and not Path(uri.removeprefix("sqlite:///")).exists()
+    recorded = None
+    if not absent:
+        check_tracking(uri)
+        recorded = recorded_runs(uri, name if have_ledger or sweep or config else None)
+    checks = audit(out / name, name, recorded) if have_ledger else audit_store(recorded or [])
+    terminal = console()
+    for check in checks:
+        mark, style = ("ok", "green") if check.good else ("NO", "red")
+        terminal.print(f"{mark:3} {check.question} ({check.examined})", style=style, soft_wrap=True)
+        for problem in check.problems[:20]:
+            terminal.print(f"      {problem}", soft_wrap=True)
+        if len(check.problems) > 20:
+            terminal.print(f"      and {len(check.problems) - 20} more")
+    return all(check.good for check in checks)

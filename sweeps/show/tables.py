@@ -1,0 +1,319 @@
+"""How plans, sweeps and laws look in a terminal: tables, and a picture of budgets against sizes."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from sweeps.plan.plan import Plan, PlannedRun
+
+WORDS: Mapping[str, tuple[str, str, str]] = {
+    "new": ("○", "new", ""),
+    "planned": ("○", "new", ""),
+    "waiting": ("○", "waiting", ""),
+    "running": ("◐", "running", "cyan"),
+    "preempted": ("◑", "resume", "yellow"),
+    "finished": ("●", "finished", "green"),
+    "diverged": ("✗", "diverged", "red"),
+    "failed": ("✗", "failed", "red"),
+    "cancelled": ("–", "cancelled", "yellow"),
+    "unschedulable": ("!", "unschedulable", "red"),
+}
+"""What a state looks like: its mark in the picture, its word in a table, its colour."""
+
+
+KEY_LETTERS = 8
+"""Of a key, in a table: enough to name a run by."""
+NARROW = 120
+"""Columns of a terminal below which the plan's table leaves out what can be worked out from the rest."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that does not squeeze tables when the output goes to a file or a pipe."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 140)
+
+
+# --- numbers as people read them
+
+
+def short(value: float | None) -> str:
+    """1234567 -> 1.23M; missing -> a dash."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    for size, letter in ((1e15, None), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value:.3g}" if letter is None else f"{_three(value / size)}{letter}"
+    return f"{value:.3g}"
+
+
+def _three(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def flops_text(value: float) -> str:
+    """1.0e11."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def duration(seconds: float) -> str:
+    """42 s, 7.5 min, 3.2 h, 2.1 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.1f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def size_text(num_bytes: float) -> str:
+    """380 MB, 1.2 GB."""
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"
+
+
+def state_text(state: str) -> Text:
+    """A state in its colour."""
+    _, word, style = WORDS.get(state, ("?", state, ""))
+    return Text(word, style=style)
+
+
+def new_table(title: str) -> Table:
+    """An empty table in the house style."""
+    return Table(
+        title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+    )
+
+
+# --- the plan
+
+
+def plan_view(plan: Plan, *, slots: int = 1, width: int = NARROW) -> RenderableType:
+    """The whole plan: a table and a picture per family, totals and warnings.
+
+    slots: how many runs go at once here, for the expected end. width: of the terminal, in characters.
+    """
+    parts: list[RenderableType] = [_heading(plan)]
+    for family in plan.families:
+        runs = plan.of_family(family)
+        options = ", ".join(f"{k} {v}" for k, v in plan.config.family(family).options.items())
+        title = f"{family} ({options})" if options else family
+        parts += [plan_table(runs, title, width=width), picture(_cell(run) for run in runs)]
+        parts += [Text(runs[0].spec.build_family().statement), Text()]
+    parts.append(totals(plan, slots=slots))
+    parts += [Text(sentence) for sentence in plan.news]
+    parts += warning_lines(plan.warnings)
+    return Group(*parts)
+
+
+def plan_brief(plan: Plan, *, slots: int = 1) -> RenderableType:
+    """The plan without its table: what is on the grid, what is left, and what to be careful about."""
+    parts: list[RenderableType] = [_heading(plan)]
+    for family in plan.families:
+        parts += [Text(family, style="bold"), picture(_cell(run) for run in plan.of_family(family))]
+    news = [Text(sentence) for sentence in plan.news]
+    return Group(*parts, totals(plan, slots=slots), *news, *warning_lines(plan.warnings))
+
+
+def _heading(plan: Plan) -> Text:
+    config, data = plan.config, plan.data
+    if data.train_tokens is not None:
+        tokens = f"{short(data.train_tokens)} training tokens"
+    else:
+        tokens = "endless" if data.prepared else "not prepared yet"
+    facts = [
+        f"sweep {config.name}",
+        f"data {data.corpus}, {data.tokenizer} ({data.num_token_ids} ids, {tokens})",
+        f"context {config.context_length}",
+        f"budgets in '{config.flop_convention}' FLOPs",
+        config.precision,
+    ]
+    return Text("; ".join(facts))
+
+
+def plan_table(runs: Sequence[PlannedRun], title: str, *, width: int = NARROW) -> Table:
+    """One row per run, by budget and size. FLOPs are the exact count, whatever the budgets mean."""
+    left_out = {"FLOPs", "batch", "memory", "tokens/param"} if width < NARROW else set()
+    seeds = len({run.spec.seed for run in runs}) > 1
+    rows = [_plan_row(run, seeds=seeds) for run in runs]
+    table = new_table(title)
+    names = [name for name in rows[0] if name not in left_out] if rows else []
+    for name in names:
+        table.add_column(name, justify="left" if name in ("size", "key", "state") else "right", no_wrap=True)
+    last = None
+    for row in rows:
+        cells = {**row, "budget": "" if row["budget"] == last else row["budget"]}
+        table.add_row(*(cells[name] for name in names))
+        last = row["budget"]
+    return table
+
+
+def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
+    spec = run.spec
+    return {
+        "budget": flops_text(spec.budget),
+        "size": spec.size.name + (f" #{spec.seed}" if seeds else ""),
+        "key": run.key[:KEY_LETTERS],
+        "params": short(run.params),
+        "tokens": short(spec.tokens),
+        "tokens/param": short(spec.tokens / run.params),
+        "steps": str(spec.steps),
+        "batch": short(spec.batch_size * spec.data.context_length),
+        "rate": f"{spec.optimizer.learning_rate:.2g}",
+        "FLOPs": flops_text(spec.training_flops("exact")),
+        "memory": size_text(run.memory_bytes),
+        "time": duration(run.expected_s) if run.state != "finished" else "",
+        "state": state_text(run.state),
+    }
+
+
+def totals(plan: Plan, *, slots: int) -> Text:
+    """How much work in all, how much is left, and how long that takes with `slots` runs at once."""
+    left = plan.to_do
+    work_s = sum(run.expected_s for run in left)
+    longest_s = max((run.expected_s for run in left), default=0.0)
+    flops = sum(run.spec.training_flops("exact") for run in left)
+    done = len(plan.runs) - len(left)
+    if not left:
+        return Text(f"{len(plan.runs)} runs, all of them done")
+    wait_s = max(work_s / max(slots, 1), longest_s)
+    at_once = "one at a time" if slots == 1 else f"{slots} at a time"
+    return Text(
+        f"{len(plan.runs)} runs, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
+        f"about {duration(wait_s)} {at_once} ({_grounds(plan)})"
+    )
+
+
+def places(plan: Plan, folder: Path, *, data: Path) -> Text:
+    """Which runs are left out and why, and where everything goes. folder: of the sweep."""
+    from sweeps.attempt.journal import run_folder
+    from sweeps.plan.plan import SETTLED
+
+    lines = []
+    for state, remedy in SETTLED.items():
+        number = sum(run.state == state for run in plan.runs)
+        if number:
+            lines.append(f"skipped: {number} {state}" + (f" ({remedy})" if remedy else ""))
+    lines.append(f"each run in {run_folder(folder, 'FAMILY', 'KEY')}, laws and figures in {folder}/FAMILY")
+    lines.append(f"states in {folder}/ledger, data in {data}")
+    return Text("\n".join(lines))
+
+
+def _grounds(plan: Plan) -> str:
+    """What the expected times rest on."""
+    from sweeps.pools.devices import is_cpu
+
+    cpu = is_cpu(plan.kind)
+    device = "this machine" if cpu else plan.kind
+    if plan.kind in plan.experience.kinds:
+        return f"from runs done on {device}"
+    others = [kind for kind in plan.experience.kinds if is_cpu(kind) == cpu]
+    if others:
+        return f"a guess for {device} from runs done on {' and '.join(sorted(others))}"
+    return (
+        "a guess from a quick measurement of this machine"
+        if cpu
+        else f"a guess from the data sheet of one {device}"
+    )
+
+
+def warning_lines(warnings: Iterable[str]) -> list[Text]:
+    """Each warning on a line of its own."""
+    return [Text(f"warning: {sentence}", style="yellow") for sentence in warnings]
+
+
+# --- budget x size
+
+
+Cell = tuple[float, str, float, str]
+"""Budget, size name, params, state."""
+
+
+def _cell(run: PlannedRun) -> Cell:
+    return run.spec.budget, run.spec.size.name, float(run.params), run.state
+
+
+MANY = 8
+"""Runs of one cell beyond which they are counted instead of drawn one by one."""
+
+
+def picture(cells: Iterable[Cell]) -> Text:
+    """Budgets across, sizes down (largest on top), a mark per run; several seeds stand side by side."""
+    states: dict[tuple[str, float], list[str]] = defaultdict(list)
+    params: dict[str, float] = {}
+    for budget, size, count, state in cells:
+        states[size, budget].append(state)
+        params[size] = count
+    drawn = {place: _marks(group) for place, group in states.items()}
+    budgets = sorted({budget for _, budget in states})
+    sizes = sorted(params, key=lambda name: -params[name])
+    name_width = max((len(name) for name in sizes), default=0)
+    width = max(8, 2 + max((len(marks) for marks in drawn.values()), default=0))
+    text = Text()
+    for size in sizes:
+        text.append(f"{size:>{name_width}} {short(params[size]):>6} ", style="dim")
+        for budget in budgets:
+            marks = drawn.get((size, budget), Text("·", style="dim"))
+            left = (width - len(marks)) // 2
+            text.append(" " * left).append_text(marks).append(" " * (width - left - len(marks)))
+        text.append("\n")
+    text.append(" " * (name_width + 8) + "".join(f"{flops_text(b):^{width}}" for b in budgets), style="dim")
+    text.append("\n" + _legend(states.values()), style="dim")
+    return text
+
+
+def _marks(states: Sequence[str]) -> Text:
+    """A mark for each state, or where there are many a number before each kind's."""
+    text = Text()
+    if len(states) <= MANY:
+        for state in states:
+            mark, _, style = WORDS.get(state, ("?", state, ""))
+            text.append(mark, style=style)
+        return text
+    counts = Counter(states)
+    for state in (name for name in WORDS if counts[name]):
+        mark, _, style = WORDS[state]
+        text.append(f" {counts[state]}{mark}" if text else f"{counts[state]}{mark}", style=style)
+    return text
+
+
+def _legend(states: Iterable[Sequence[str]]) -> str:
+    seen = {state for group in states for state in group}
+    words = [WORDS[state][:2] for state in WORDS if state in seen]
+    return "  ".join(f"{mark} {word}" for mark, word in dict.fromkeys(words))
+
+
+# --- tables of anything
+
+
+def frame_table(frame: Any, title: str = "") -> Table:
+    """A DataFrame as a table; floats to four significant digits."""
+    table = new_table(title)
+    named = frame.index.name is not None or frame.index.dtype.kind not in "iu"
+    if named:
+        table.add_column(str(frame.index.name or ""))
+    for name in frame.columns:
+        table.add_column(str(name), justify="right" if frame[name].dtype.kind in "iuf" else "left")
+    for index, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
+        table.add_row(*([str(index)] if named else []), *(cell_text(value) for value in row))
+    return table
+
+
+def cell_text(value: Any) -> str:
+    """A value of a table: floats to four significant digits, missing as a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

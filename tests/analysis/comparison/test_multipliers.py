@@ -1,0 +1,176 @@
+"""Families against each other: planted multipliers and crossovers, the published study, refusals."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import compare, published
+from analysis.errors import UserError
+from tests.analysis.planted import isoflop_table
+
+AR = (1.8, 400.0, 1500.0, 0.34, 0.36)
+BUDGETS = (1e18, 1e19, 1e20, 1e21)
+
+
+def slower(theta, factor):
+    """The same law for a family that needs `factor` times the compute: N* and D* each grow by its square
+    root."""
+    E, A, B, alpha, beta = theta
+    return (E, A * factor ** (alpha / 2), B * factor ** (beta / 2), alpha, beta)
+
+
+def two_families(other, noise=0.0, seed=0, budgets=BUDGETS):
+    return pd.concat(
+        [
+            isoflop_table(AR, budgets=budgets, sizes=7, span=6, noise=noise, seed=2 * seed, family="ar"),
+            isoflop_table(
+                other, budgets=budgets, sizes=7, span=6, noise=noise, seed=2 * seed + 1, family="masked"
+            ),
+        ],
+        ignore_index=True,
+    )
+
+
+def test_a_planted_multiplier_is_found():
+    found = compare(two_families(slower(AR, 16.0)), bootstrap=0).multipliers
+    assert found["at_flops"].tolist() == list(BUDGETS)
+    np.testing.assert_allclose(found["multiplier"], 16.0, rtol=1e-6)
+    np.testing.assert_allclose(found["reference_flops"], np.array(BUDGETS) / 16, rtol=1e-6)
+    assert found["law"].tolist() == ["surface"] * 4
+
+
+def test_power_laws_find_it_where_the_frontier_has_no_floor():
+    """With E = 0 the frontier is a power law. With a floor it is not, which is why the surface is the
+    default."""
+    straight = (0.0, *AR[1:])
+    runs = pd.concat(
+        isoflop_table(theta, budgets=BUDGETS, sizes=7, span=6, family=family)
+        for theta, family in ((straight, "ar"), (slower(straight, 16.0), "masked"))
+    )
+    found = compare(runs, method="isoflop", bootstrap=0)
+    np.testing.assert_allclose(found.multipliers["multiplier"], 16.0, rtol=1e-6)
+    bent = compare(two_families(slower(AR, 16.0)), method="isoflop", bootstrap=0).multipliers
+    assert np.abs(np.log(bent["multiplier"] / 16)).max() > 0.5
+
+
+def test_a_family_with_its_own_reference_has_multiplier_one():
+    same = two_families(AR)
+    found = compare(same, bootstrap=0).multipliers
+    np.testing.assert_allclose(found["multiplier"], 1.0, rtol=1e-6)
+    assert not found["extrapolated"].any()
+
+
+def test_reading_the_reference_outside_its_data_is_said():
+    comparison = compare(two_families(slower(AR, 16.0)), bootstrap=0)
+    assert comparison.multipliers["extrapolated"].tolist() == [True, True, False, False]
+    assert any("2 of 4 multipliers read the law of ar outside its budgets" in w for w in comparison.warnings)
+
+
+def test_intervals_hold_the_planted_multiplier():
+    """8 noisy tables x 4 budgets; the 4 of a table go together, so at least 6 tables of 8 (p > 0.99)."""
+    held = 0
+    for seed in range(8):
+        found = compare(
+            two_families(slower(AR, 16.0), noise=0.003, seed=seed), bootstrap=100, seed=seed
+        ).multipliers
+        assert (found["low"] < found["multiplier"]).all()
+        held += ((found["low"] <= 16) & (found["high"] >= 16)).mean()
+    assert held >= 6
+
+
+def test_multipliers_and_crossovers_agree_where_frontiers_meet():
+    """A steeper family overtakes: before the crossing it needs more compute, after it less."""
+    steeper = (1.8, 900.0, 4000.0, 0.37, 0.40)
+    comparison = compare(two_families(steeper, noise=0.001), bootstrap=100)
+    assert len(comparison.crossovers) == 1
+    crossing = comparison.crossovers.iloc[0]
+    assert crossing["low"] < crossing["flops"] < crossing["high"]
+    assert crossing["share"] > 0.9
+    laws = comparison.laws
+    at = crossing["flops"]
+    assert laws["ar"].optimal(at).loss == pytest.approx(laws["masked"].optimal(at).loss, abs=1e-9)
+    assert crossing["loss"] == pytest.approx(laws["ar"].optimal(at).loss, abs=1e-9)
+    before, after = (
+        float(laws["masked"].optimal(f * at).loss - laws["ar"].optimal(f * at).loss) for f in (0.5, 2)
+    )
+    assert before > 0 > after
+
+
+def test_frontiers_that_never_meet_have_no_crossover():
+    comparison = compare(two_families(slower(AR, 4.0)), bootstrap=50)
+    assert comparison.crossovers.empty
+    assert "meets" not in str(comparison)
+
+
+def test_below_the_floor_of_the_reference_there_is_no_multiplier():
+    better = (1.2, 400.0, 1500.0, 0.34, 0.36)
+    comparison = compare(two_families(better), bootstrap=20)
+    assert len(comparison.multipliers) < 4
+    assert not comparison.multipliers.isna().any().any()
+    assert any("lies at or below the floor E of ar" in warning for warning in comparison.warnings)
+
+
+@pytest.fixture(scope="module")
+def sahoo():
+    return compare(published.runs("sahoo2026"), method="isoflop", bootstrap=200)
+
+
+@pytest.mark.parametrize(
+    ("family", "first", "last"), [("masked", 11.7, 14.7), ("uniform", 24.6, 25.2), ("esoteric", 30.5, 35.3)]
+)
+def test_published_runs_give_the_known_multipliers(sahoo, family, first, last):
+    """Equal-loss ratios of offset-free laws at 6e18 and 1e20, recomputed elsewhere from these 134 runs."""
+    rows = sahoo.multipliers[sahoo.multipliers["family"] == family]
+    assert rows["multiplier"].iloc[0] == pytest.approx(first, rel=0.01)
+    assert rows["multiplier"].iloc[-1] == pytest.approx(last, rel=0.01)
+    assert rows["low"].iloc[-1] < last < rows["high"].iloc[-1]
+    assert rows["at_flops"].tolist() == [6e18, 1e19, 3e19, 6e19, 1e20]
+
+
+def test_the_other_law_is_asked_and_disagreement_is_said(sahoo):
+    assert set(sahoo.checks["law"]) == {"surface"}
+    assert any("the form of the law matters more than the noise" in warning for warning in sahoo.warnings)
+
+
+def test_what_is_printed_says_where_and_from_which_law(sahoo):
+    text = str(sahoo)
+    assert "compute over ar at equal loss, from the isoflop law of each family" in text
+    assert "at loss 2.825 (its budget 1e+20 FLOPs" in text
+    summary = sahoo.summary()
+    assert summary["family"].tolist() == ["ar", "masked", "uniform", "esoteric"]
+    assert summary["multiplier_at_largest"][0] == "1 (reference)"
+    assert "upper bound" in text
+    told = json.loads(json.dumps(sahoo.to_dict(), allow_nan=False))
+    assert len(told["multipliers"]) == 15
+
+
+def test_seeds_make_comparisons_repeatable(sahoo):
+    again = compare(
+        published.runs("sahoo2026").sample(frac=1, random_state=0), method="isoflop", bootstrap=200
+    )
+    columns = ["family", "at_flops"]
+    pd.testing.assert_frame_equal(
+        again.multipliers.sort_values(columns, ignore_index=True),
+        sahoo.multipliers.sort_values(columns, ignore_index=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda t: t.drop(columns="family"), "a column family"),
+        (lambda t: t[t["family"] == "masked"], "reference = 'ar' has no runs; the families are masked"),
+        (lambda t: t[t["family"] == "ar"], "only the family ar has runs"),
+        (lambda t: t.assign(corpus=t["family"]), "corpus: the families' runs hold 2 kinds"),
+        (lambda t: t.assign(flop_convention=t["family"]), "flop_convention: the families' runs hold 2 kinds"),
+        (
+            lambda t: t[(t["family"] == "ar") | (t["budget"] == 1e18)],
+            "family masked: runs: all 7 runs spend one budget",
+        ),
+    ],
+)
+def test_bad_tables_get_one_sentence(spoil, sentence):
+    with pytest.raises(UserError, match=sentence):
+        compare(spoil(two_families(slower(AR, 4.0))), bootstrap=0)

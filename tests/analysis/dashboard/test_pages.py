@@ -1,0 +1,303 @@
+"""The page in real Chromium: every view, filters, links, export, dark, narrow, live, lost, accessible."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.analysis.dashboard.dashboard_help import (
+    EVIL,
+    FLAGS,
+    chromium,
+    fetch,
+    made_up,
+    served,
+    wait_for,
+    write_csv,
+)
+
+pytestmark = pytest.mark.slow
+VIEWS = ("overview", "isoflop", "frontier", "compare", "ask", "health", "run")
+WITH_FIGURE = ("overview", "isoflop", "frontier", "compare", "ask?flop=1e20&tokens=2B", "health")
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server whose laws are all there."""
+    folder = tmp_path_factory.mktemp("desk")
+    frame = made_up(("ar", "masked", "uniform"))
+    lost = frame.head(1).assign(key="f" * 16, status="diverged", loss=None)
+    store = write_csv(pd.concat([frame, lost]), folder / "desk.csv")
+    with served(str(store), folder / "cache") as (address, _):
+        wait_for(lambda: '"done":true' in state_of(address), seconds=120)
+        yield address
+
+
+def state_of(address: str) -> str:
+    return fetch(address + "api/state").decode()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that must not say anything to the console, nor ask another host."""
+    opened = browser.new_page(viewport={"width": 1440, "height": 900})
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda asked: said.append(asked.url) if not local(asked.url) else None)
+    opened.said = said
+    yield opened
+    opened.close()
+    away = [text for text in said if "ERR_CONNECTION" not in text and "503" not in text]
+    assert not away, away
+
+
+def local(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1", "data:", "blob:", "file:"))
+
+
+def open_view(page: Any, address: str, view: str, *, figure: bool = True) -> None:
+    page.goto("about:blank")
+    page.goto(f"{address}#/{view}")
+    page.wait_for_selector("html[data-usable]", state="attached")
+    if figure:
+        page.wait_for_selector(".figure[data-drawn]", timeout=60000)
+
+
+def drawn(page: Any) -> list[dict[str, Any]]:
+    """The traces of the figure, as plotly.js has them."""
+    ask = "document.querySelector('.figure[data-drawn] .plot')?.data"
+    return list(wait_for(lambda: page.evaluate(ask)))
+
+
+def text_of(page: Any) -> str:
+    return str(page.inner_text("body"))
+
+
+@pytest.mark.parametrize("view", WITH_FIGURE)
+def test_every_view_draws_its_figure_and_its_numbers(page: Any, desk: str, view: str) -> None:
+    open_view(page, desk, view)
+    for family in ("ar", "masked", "uniform"):
+        assert family in text_of(page)
+    assert page.locator("td").count() > 2
+    assert not re.search(r"\b(NaN|undefined|null|\[object)\b", text_of(page))
+
+
+def test_the_first_drawing_does_not_wait_for_the_library(page: Any, desk: str) -> None:
+    page.route("**/plotly.js*", lambda route: None)
+    open_view(page, desk, "isoflop", figure=False)
+    assert page.locator('.figure[data-shown="canvas"] canvas').count() == 1
+
+
+def test_filters_act_everywhere_and_stand_in_the_address(page: Any, desk: str) -> None:
+    open_view(page, desk, "isoflop")
+    page.click("#family-masked")
+    page.click("#budget-4\\.0e17")
+    assert page.evaluate("location.hash") == "#/isoflop?family=masked&budget=4.0e17"
+    cells = page.locator("main tbody td").all_inner_texts()
+    assert "masked" in cells[0]
+    assert not any(cell.strip() == "ar" for cell in cells)
+    page.click("nav >> text=Overview")
+    assert page.locator(".card").count() == 1
+    page.click("#all-family")
+    assert page.locator(".card").count() == 3
+
+
+def test_a_link_opens_what_it_names(page: Any, desk: str) -> None:
+    open_view(page, desk, "frontier?family=ar&params=params_total&loss=bits")
+    assert page.input_value("#pick-params") == "params_total"
+    assert page.input_value("#pick-loss") == "bits"
+    assert page.get_attribute("#family-masked", "aria-pressed") == "false"
+
+
+def test_conventions_switch_loss_and_counts(page: Any, desk: str) -> None:
+    open_view(page, desk, "overview")
+    before = float(page.locator("main table td.num a").first.inner_text())
+    page.select_option("#pick-loss", "bits")
+    after = float(page.locator("main table td.num a").first.inner_text())
+    assert after == pytest.approx(before * 0.4, abs=2e-3)
+    page.select_option("#pick-params", "params_total")
+    page.select_option("#pick-flops", "flops_exact")
+    assert "params=params_total&flops=flops_exact&loss=bits" in page.evaluate("location.hash")
+    wait_for(lambda: "surface laws" in text_of(page))
+
+
+def test_a_point_leads_to_its_run(page: Any, desk: str) -> None:
+    open_view(page, desk, "isoflop?family=ar")
+    # lines of minima and curves lie over some points: any that answers will do
+    for point in page.locator(".scatterlayer .points path.point").all()[:12]:
+        box = point.bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(150)
+        if "run=" in page.evaluate("location.hash"):
+            break
+    assert "#/run?family=ar&run=" in page.evaluate("location.hash")
+    assert "Finished" in text_of(page)
+
+
+def test_runs_are_found_by_words(page: Any, desk: str) -> None:
+    open_view(page, desk, "run", figure=False)
+    page.fill("input[aria-label='Find runs']", "diverged")
+    wait_for(lambda: "1 run\n" in text_of(page))
+    page.click("td a")
+    assert "Status: diverged" in text_of(page)
+    assert "There is no loss curve" in text_of(page) or wait_for(lambda: "no loss curve" in text_of(page))
+
+
+def test_ask_answers_and_warns(page: Any, desk: str) -> None:
+    open_view(page, desk, "ask", figure=False)
+    page.fill("#ask-gpus", "64")
+    page.fill("#ask-days", "14")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("main table")
+    assert "64 GPUs of 989 TFLOP/s for 14 days at 40%" in text_of(page)
+    assert "beyond the largest" in text_of(page)
+    page.fill("#ask-flop", "lots")
+    page.keyboard.press("Enter")
+    assert '"lots" is no number of FLOPs' in text_of(page)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "csv", "html"])
+def test_a_view_is_exported(page: Any, desk: str, kind: str, tmp_path: Path) -> None:
+    open_view(page, desk, "isoflop?family=ar,masked")
+    page.click("summary:has-text('Export')")
+    with page.expect_download() as waiting:
+        page.click(f"[data-export={kind}]")
+    path = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    assert path.suffix == f".{kind}"
+    content = path.read_bytes()
+    start = {"png": b"\x89PNG", "svg": b"<svg", "csv": b"family,budget", "html": b"<!doctype html>"}[kind]
+    assert content.startswith(start)
+    assert len(content) > 500
+    if kind == "html":
+        page.goto(f"file://{path}")
+        page.wait_for_selector(".figure[data-drawn]", timeout=60000)
+        assert page.evaluate("location.hash") == ""
+        assert page.get_attribute("#family-uniform", "aria-pressed") == "false"
+        assert "Best size at each budget" in text_of(page)
+
+
+@pytest.mark.parametrize("width", [480, 1024])
+@pytest.mark.parametrize(
+    "view", ["overview", "isoflop", "frontier", "compare", "ask?flop=1e20", "health", "run"]
+)
+def test_nothing_sticks_out_of_a_narrow_window(page: Any, desk: str, view: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    open_view(page, desk, view, figure=view != "run")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", [*WITH_FIGURE, "run", "run?run=0000000000000000"])
+def test_axe_finds_nothing_serious(browser: Any, desk: str, view: str, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
+    page = context.new_page()
+    open_view(page, desk, view, figure=view in WITH_FIGURE)
+    assert page.get_attribute("html", "data-theme") == scheme
+    page.wait_for_timeout(300)
+    found = axe.Axe().run(page).response["violations"]
+    bad = [(one["id"], one["nodes"][0]["html"][:160]) for one in found if one["impact"] in SERIOUS]
+    context.close()
+    assert not bad, bad
+
+
+def test_the_keyboard_reaches_tabs_filters_and_export(page: Any, desk: str) -> None:
+    open_view(page, desk, "overview")
+    reached = set()
+    for _ in range(45):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
+    assert {"IsoFLOP", "family-ar", "pick-loss", "Export"} <= reached
+
+
+@pytest.mark.filterwarnings("ignore::Warning:(mlflow|alembic|sqlalchemy|pydantic|google).*")
+def test_the_file_has_the_loss_curves_that_the_server_has(page: Any, tmp_path: Path) -> None:
+    from benchmarks.generated_store import write_store
+
+    store = write_store(tmp_path / "mlflow.db", 20, 1000)
+    view = f"run?run={3:016x}"
+    with served(store, tmp_path / "cache") as (address, _):
+        open_view(page, address, view)
+        measured = drawn(page)[0]
+        told = text_of(page)
+        (tmp_path / "file.html").write_bytes(fetch(f"{address}export.html"))
+    open_view(page, f"file://{tmp_path / 'file.html'}", view)
+    carried = drawn(page)[0]
+    assert len(carried["x"]) > 100
+    assert carried["x"] == pytest.approx(measured["x"], rel=1e-3)
+    assert carried["y"] == pytest.approx(measured["y"], rel=3e-4)
+    points = f"{len(measured['x'])} of 1,000 points"
+    assert points in told
+    assert points in text_of(page)
+    assert "0.025%" in text_of(page)
+
+
+def test_runs_appear_as_they_arrive(page: Any, tmp_path: Path) -> None:
+    frame = made_up()
+    store = write_csv(frame.head(3), tmp_path / "live.csv")
+    with served(str(store), tmp_path / "cache") as (address, _):
+        open_view(page, address, "overview", figure=False)
+        wait_for(lambda: "3 runs" in text_of(page))
+        write_csv(frame, store)
+        wait_for(lambda: "56 runs" in text_of(page))
+        assert wait_for(lambda: "times the compute of ar" in text_of(page), seconds=120)
+
+
+def test_a_lost_store_and_a_lost_server_leave_the_last_state(page: Any, tmp_path: Path) -> None:
+    store = write_csv(made_up(), tmp_path / "lost.csv")
+    with served(str(store), tmp_path / "cache") as (address, process):
+        open_view(page, address, "isoflop")
+        store.write_text("not,a,run,table\n1,2,3,4\n")
+        wait_for(lambda: "The store does not answer" in text_of(page))
+        assert "56 runs" in text_of(page)
+        write_csv(made_up(), store)
+        wait_for(lambda: "up to date" in text_of(page))
+        os.kill(process.pid, signal.SIGKILL)
+        wait_for(lambda: "The server does not answer" in text_of(page))
+        assert page.locator(".figure").count() == 1
+
+
+def test_names_of_runs_are_text(page: Any, tmp_path: Path) -> None:
+    frame = made_up((EVIL, "masked")).assign(size=EVIL, host=EVIL, corpus=EVIL, objective=EVIL)
+    store = write_csv(frame, tmp_path / "evil.csv")
+    with served(str(store), tmp_path / "cache") as (address, _):
+        for view in VIEWS:
+            open_view(page, address, view, figure=False)
+            page.wait_for_timeout(400)
+        open_view(page, address, f"run?run={frame['key'][0]}", figure=False)
+        assert EVIL in text_of(page)
+        open_view(page, address, "isoflop")
+        page.locator(".scatterlayer .points path.point").first.hover(force=True)
+        page.wait_for_timeout(300)
+        assert page.title() == "evil"
+        assert page.locator("img[src=x]").count() == 0
+
+
+def test_no_runs_yet_is_said(page: Any, tmp_path: Path) -> None:
+    store = write_csv(made_up().head(1), tmp_path / "one.csv")
+    with served(str(store), tmp_path / "cache") as (address, _):
+        for view in VIEWS:
+            open_view(page, address, view, figure=False)
+            page.wait_for_timeout(200)
+            assert "1 run ·" in text_of(page)

@@ -1,0 +1,280 @@
+"""The server: what it answers, to whom, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.dashboard import app, curves, page, security, serve, worker
+from analysis.dashboard.board import Board, Laws
+from analysis.dashboard.children import ChildError
+from analysis.errors import UserError
+from tests.analysis.dashboard.dashboard_help import EVIL, made_up
+
+testclient = pytest.importorskip("starlette.testclient", reason="needs an HTTP client for starlette")
+LOCAL = "http://127.0.0.1:8050"
+
+
+class NoReader:
+    """In place of the reading process: there is none, or it hands out what it was given."""
+
+    def __init__(self, answer: dict[str, Any] | None = None) -> None:
+        self.answer = answer
+
+    async def last(self, **job: Any) -> dict[str, Any]:
+        if self.answer is None:
+            raise ChildError("the store is away")
+        return dict(self.answer)
+
+
+def board_of(tmp_path: Path, **changes: Any) -> Board:
+    """A board with runs and laws, without processes behind it."""
+    from analysis.dashboard.columns import to_columns
+    from analysis.dashboard.fits import counts_of, default_counts
+
+    board = Board({"source": "none", "options": {}}, tmp_path)
+    board.reader = NoReader()  # type: ignore[assignment]
+    frame = worker.with_keys(made_up().assign(**changes))
+    facts = {"rows": len(frame), "hash": "h", "counts": counts_of(frame), "default": default_counts(frame)}
+    content = worker.pack({**facts, "columns": to_columns(frame)})
+    board.page.content, board.page.etag, board.page.facts = content, "tag", facts
+    board.laws[("params_total", "flops_6nd")] = Laws(content=worker.pack({"done": True}), etag="law")
+    return board
+
+
+def client_of(board: Board, *, title: str = "desk", **guard: Any) -> Any:
+    built = security.Guard(app.build(board, title=title, watch=False), **guard)
+    return testclient.TestClient(built, base_url=LOCAL, follow_redirects=False)
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Any:
+    return client_of(board_of(tmp_path))
+
+
+def test_page_script_style_and_library_come_from_here(client: Any) -> None:
+    answers = {path: client.get(path) for path in ("/", "/app.js", "/style.css", "/plotly.js")}
+    assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(answers, 200)
+    assert not re.search(r"(?:src|href)=.?https?://", answers["/"].text), "nothing from another host"
+    assert "plotly.js v" in answers["/plotly.js"].text[:200]
+
+
+def test_data_is_sent_once_and_then_by_its_tag(client: Any) -> None:
+    first = client.get("/api/data")
+    assert first.json()["rows"] == 56
+    again = client.get("/api/data", headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code == 304
+    assert not again.content
+
+
+def test_before_the_first_read_the_page_is_told_to_wait(tmp_path: Path) -> None:
+    board = Board({"source": "none", "options": {}}, tmp_path)
+    board.page.problem = "the store is away"
+    answer = client_of(board).get("/api/data")
+    assert (answer.status_code, answer.json()) == (503, {"waiting": "the store is away"})
+
+
+def test_laws_are_given_for_known_counts_only(client: Any) -> None:
+    ok = client.get("/api/laws", params={"params": "params_total", "flops": "flops_6nd"})
+    assert ok.json() == {"done": True}
+    waiting = client.get("/api/laws", params={"params": "params_body", "flops": "flops_6nd"})
+    assert waiting.status_code == 503
+    for name in ("../../../etc/passwd", "flops_exact; DROP TABLE runs", "__class__"):
+        assert client.get("/api/laws", params={"params": name, "flops": name}).status_code == 404
+
+
+class TestWhoMayAsk:
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "evil.example:8050", "127.0.0.1.evil.example", "localhost.evil.example", "",
+                 "[::1", "127.0.0.1:80:80", "2130706433", "0x7f.1"]
+    )  # fmt: skip
+    def test_a_rebound_name_is_refused(self, client: Any, host: str) -> None:
+        for path in ("/", "/api/data", "/export.html"):
+            assert client.get(path, headers={"host": host}).status_code == 403
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "LOCALHOST:8050", "[::1]:8050"])
+    def test_names_of_this_machine_are_known(self, client: Any, host: str) -> None:
+        assert client.get("/", headers={"host": host}).status_code == 200
+
+    def test_on_all_addresses_any_address_is_known_and_a_foreign_name_is_not(self, tmp_path: Path) -> None:
+        client = client_of(board_of(tmp_path), host="0.0.0.0", token="a-long-token", names=["my.host"])
+        auth = {"authorization": "Bearer a-long-token"}
+        assert client.get("/", headers={"host": "10.1.2.3:8050", **auth}).status_code == 200
+        assert client.get("/", headers={"host": "my.host", **auth}).status_code == 200
+        assert client.get("/", headers={"host": "evil.example", **auth}).status_code == 403
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+    def test_only_questions_are_answered(self, client: Any, method: str) -> None:
+        assert client.request(method, "/api/data").status_code == 405
+
+    def test_another_site_may_not_read(self, client: Any) -> None:
+        headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+        assert client.get("/api/data", headers=headers).status_code == 403
+        link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        assert client.get("/", headers=link).status_code == 200
+
+
+class TestToken:
+    @pytest.fixture
+    def client(self, tmp_path: Path) -> Any:
+        return client_of(board_of(tmp_path), host="0.0.0.0", token="right-token")
+
+    @pytest.mark.parametrize("path", ["/", "/app.js", "/api/data", "/api/state", "/export.html", "/nothing"])
+    def test_without_it_nothing_is_told(self, client: Any, path: str) -> None:
+        wrong = ("Bearer wrong", "Bearer ", "Basic right-token")
+        cookies = ("scaling_token=wrong", "scaling_token=", "\x00;=")
+        tried = [{"authorization": text} for text in wrong] + [{"cookie": text} for text in cookies]
+        for headers in ({}, *tried):
+            answer = client.get(path, headers=headers)
+            assert answer.status_code == 401
+            assert "right-token" not in answer.text + str(answer.headers)
+
+    def test_a_visit_with_it_sets_a_cookie_and_cleans_the_address(self, client: Any) -> None:
+        answer = client.get("/?token=right-token")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        cookie = answer.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert client.get("/api/data").status_code == 200
+
+    @pytest.mark.parametrize("token", ["wrong", "", "right-toke", "right-token2", "ünïcödé"])
+    def test_a_wrong_one_is_no_visit(self, client: Any, token: str) -> None:
+        assert client.get("/", params={"token": token}).status_code == 401
+
+    def test_it_works_at_the_front_door_only(self, client: Any) -> None:
+        assert client.get("/api/data?token=right-token").status_code == 401
+
+
+def test_every_answer_carries_the_policy(tmp_path: Path) -> None:
+    open_client = client_of(board_of(tmp_path))
+    closed = client_of(board_of(tmp_path), host="0.0.0.0", token="right-token")
+    answers = [open_client.get(path) for path in ("/", "/app.js", "/api/data", "/api/state", "/nothing")]
+    answers += [open_client.get("/", headers={"host": "evil.example"}), closed.get("/")]
+    for answer in answers:
+        policy = answer.headers["content-security-policy"]
+        script = next(part for part in policy.split(";") if part.strip().startswith("script-src"))
+        assert script.strip() == "script-src 'self'"
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../etc/passwd", "/static/../../pyproject.toml", "/%2e%2e/%2e%2e/etc/passwd", "/js/main.js",
+     "/..%2fpyproject.toml", "//etc/passwd", "/app.js/../../../pyproject.toml", "/docs", "/openapi.json"],
+)  # fmt: skip
+def test_no_path_reaches_a_file(client: Any, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert "root:" not in answer.text
+
+
+class TestExport:
+    def test_carries_the_data_and_allows_its_own_scripts_by_hash(self, client: Any) -> None:
+        answer = client.get("/export.html", params={"start": "#/isoflop?family=ar"})
+        text = answer.text
+        assert answer.headers["content-disposition"] == "attachment; filename=desk-dashboard.html"
+        known = json.loads(part_of(text, "known"))
+        assert known["start"] == "#/isoflop?family=ar"
+        assert json.loads(part_of(text, "runs"))["rows"] == 56
+        assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == {"done": True}
+        script = text[text.rindex("<script>") + 8 : text.rindex("</script>")]
+        for content in (script.encode(), part_of(text, "library")):
+            digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+            assert f"'sha256-{digest}'" in text
+        assert "unsafe-inline" not in re.search(r"script-src[^;]*", text)[0]
+
+    def test_without_the_store_it_says_why_there_are_no_curves(self, client: Any) -> None:
+        told = json.loads(part_of(client.get("/export.html").text, "curves"))
+        assert told["problem"].endswith("the store is away")
+
+    def test_its_curves_are_those_of_the_runs_it_carries(self, tmp_path: Path) -> None:
+        board = board_of(tmp_path)
+        paths = {name: tmp_path / name for name in ("file", "curves")}
+        paths["file"].write_bytes(worker.pack({"rows": 7}))
+        paths["curves"].write_bytes(curves.nothing("none"))
+        told = {name: str(path) for name, path in paths.items()} | {"etag": "newer", "end": True}
+        board.reader = NoReader(told)  # type: ignore[assignment]
+        text = client_of(board).get("/export.html").text
+        assert json.loads(part_of(text, "runs")) == {"rows": 7}
+        assert json.loads(part_of(text, "curves")) == {"problem": "none"}
+
+    def test_curves_get_the_room_that_all_else_leaves(self, tmp_path: Path) -> None:
+        board = board_of(tmp_path)
+        room = page.room_for_curves(board)
+        text = page.exported(board, os.urandom(room), title="desk")
+        assert page.LARGEST_FILE - 40_000 < len(text) <= page.LARGEST_FILE
+
+    def test_no_name_of_a_run_can_end_an_element(self, tmp_path: Path) -> None:
+        text = (
+            client_of(board_of(tmp_path, family=EVIL, size=EVIL, host=EVIL), title=EVIL)
+            .get("/export.html")
+            .text
+        )
+        assert "onerror=document.title" not in text.replace("&lt;img src=x onerror=document.title", "")
+        assert text.count("<script>") == 1
+
+    @pytest.mark.parametrize(
+        "start", ["</script><script>alert(1)</script>", "https://evil.example", "#/x?<", "#" * 999]
+    )
+    def test_a_start_that_is_no_address_is_dropped(self, client: Any, start: str) -> None:
+        text = client.get("/export.html", params={"start": start}).text
+        assert json.loads(part_of(text, "known"))["start"] == ""
+
+    def test_the_file_is_called_by_letters_only(self) -> None:
+        assert page.file_name("../../etc/pass\r\nwd") == "etc-pass-wd-dashboard.html"
+
+
+def part_of(text: str, name: str) -> bytes:
+    found = re.search(rf'data-part="{re.escape(name)}">([^<]*)<', text)
+    assert found, name
+    return gzip.decompress(base64.b64decode(found[1]))
+
+
+def test_a_title_is_text(tmp_path: Path) -> None:
+    text = client_of(board_of(tmp_path), title=EVIL).get("/").text
+    assert "<img" not in text
+
+
+def test_scripts_never_write_html() -> None:
+    text = page.script()
+    assert not re.search(
+        r"innerHTML|outerHTML\s*=|insertAdjacentHTML|document\.write|\beval\(|new Function", text
+    )
+    assert "</script" not in text.lower(), "it would end the element that the exported file has it in"
+
+
+def test_a_short_token_and_a_taken_port_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 8"):
+        serve.serve({"source": "x"}, title="x", token="short")
+    taken = serve.listen("127.0.0.1", 0)
+    try:
+        with pytest.raises(UserError, match="cannot be used"):
+            serve.listen("127.0.0.1", taken.getsockname()[1], tries=1)
+        with pytest.raises(UserError, match="no address"):
+            serve.listen("no-such-host.invalid", 0)
+    finally:
+        taken.close()
+
+
+def test_the_server_process_loads_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, analysis.dashboard.app, analysis.dashboard.serve, analysis.dashboard.page as page; "
+        "page.script(); page.style(); page.library(); "
+        "heavy = ('pandas', 'numpy', 'plotly', 'mlflow', 'sqlalchemy', 'torch', 'scipy'); "
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

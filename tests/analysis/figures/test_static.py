@@ -1,0 +1,212 @@
+"""The printed figure shows what the Plotly figure says, and refuses what it cannot show."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from analysis.figures import theme
+from analysis.figures.static import draw, numbers_of, render
+from analysis.figures.static_layout import colour_of, text_of
+
+
+def lines_of(drawing: Figure, plot: int = 0) -> list[Any]:
+    return [line for line in drawing.axes[plot].get_lines() if len(line.get_xdata()) > 1]
+
+
+class TestTraces:
+    def test_line(self) -> None:
+        line = {"color": "#cc1c2e", "width": 3, "dash": "dash"}
+        (drawn,) = lines_of(
+            draw(go.Figure(go.Scatter(x=[1, 2, 3], y=[1.0, None, 9.0], mode="lines", line=line)))
+        )
+        assert list(drawn.get_xdata()) == [1, 2, 3]
+        assert np.isnan(drawn.get_ydata()[1])  # a gap stays a gap
+        assert to_hex(drawn.get_color()) == "#cc1c2e"
+        assert drawn.get_linewidth() == pytest.approx(3 * 0.72)
+        assert drawn.get_linestyle() == "--"
+
+    def test_hollow_and_filled_markers_in_one_trace(self) -> None:
+        marker = {"symbol": ["circle", "circle", "square-open"], "color": "#3d8ef6", "size": 10}
+        drawn = draw(go.Figure(go.Scatter(x=[1, 2, 3], y=[1, 2, 3], mode="markers", marker=marker)))
+        filled, hollow = drawn.axes[0].get_lines()
+        assert (filled.get_marker(), len(filled.get_xdata())) == ("o", 2)
+        assert (hollow.get_marker(), hollow.get_markerfacecolor()) == ("s", "none")
+        assert to_hex(hollow.get_markeredgecolor()) == "#3d8ef6"
+
+    def test_every_family_has_a_printed_marker(self) -> None:
+        for symbol in [style.symbol for style in theme.FAMILY_STYLES.values()] + list(theme.SPARE_SYMBOLS):
+            trace = go.Scatter(x=[1], y=[1], mode="markers", marker={"symbol": symbol})
+            assert len(draw(go.Figure(trace)).axes[0].get_lines()) == 1
+
+    def test_error_bars_reach_the_ends(self) -> None:
+        bars = {"type": "data", "symmetric": False, "array": [0.5, None], "arrayminus": [0.25, None]}
+        trace = go.Scatter(x=[1, 2], y=[1, 2], mode="markers", error_y=bars, marker={"color": "#cc1c2e"})
+        (container,) = draw(go.Figure(trace)).axes[0].containers
+        (segment,) = container.lines[2][0].get_segments()  # the second point has no bar
+        assert segment.tolist() == [[1, 0.75], [1, 1.5]]
+
+    def test_bands(self) -> None:
+        closed = go.Scatter(
+            x=[1, 2, 2, 1], y=[1, 1, 2, 2], fill="toself", fillcolor="rgba(61, 142, 246, 0.2)"
+        )
+        below = go.Scatter(x=[1, 2], y=[0, 0], mode="lines")
+        above = go.Scatter(x=[1, 2], y=[3, 4], mode="lines", fill="tonexty")
+        drawn = draw(go.Figure([closed, below, above]))
+        first, second = drawn.axes[0].patches
+        assert first.get_facecolor() == pytest.approx((61 / 255, 142 / 255, 246 / 255, 0.2))
+        assert [tuple(corner) for corner in second.get_xy()[:4]] == [(1, 3), (2, 4), (2, 0), (1, 0)]
+
+    def test_texts_and_missing_texts(self) -> None:
+        trace = go.Scatter(
+            x=[1, 2], y=[1, 2], mode="markers+text", text=["a<br>$b &lt;", ""], textposition="top right"
+        )
+        (text,) = draw(go.Figure(trace)).axes[0].texts
+        assert text.get_text() == "a\n\\$b <"
+
+    def test_hidden_traces_are_not_drawn(self) -> None:
+        hidden = go.Scatter(x=[1, 2], y=[1, 2], name="h", visible="legendonly")
+        drawn = draw(go.Figure([hidden, go.Scatter(x=[1, 2], y=[1, 2], mode="lines", name="shown")]))
+        assert len(lines_of(drawn)) == 1
+        assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["shown"]
+
+    @pytest.mark.parametrize(
+        ("trace", "sentence"),
+        [
+            (go.Bar(x=[1], y=[1]), "scatter traces only, not 'bar'"),
+            (go.Scatter(x=[1], y=[1], fill="tozeroy"), "not 'tozeroy'"),
+            (go.Scatter(x=[1], y=[1], mode="markers", marker={"symbol": "y-up"}), "no marker 'y-up'"),
+        ],
+    )
+    def test_refuses_what_it_cannot_show(self, trace: Any, sentence: str) -> None:
+        with pytest.raises(ValueError, match=sentence):
+            draw(go.Figure(trace))
+
+    def test_refuses_other_shapes(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1], y=[1])).add_shape(type="circle", x0=0, x1=1, y0=0, y1=1)
+        with pytest.raises(ValueError, match="not 'circle'"):
+            draw(figure)
+
+    def test_packed_numbers(self) -> None:
+        packed = go.Figure(go.Scatter(x=np.array([1.5, 2.5]))).to_plotly_json()["data"][0]["x"]
+        assert numbers_of(packed).tolist() == [1.5, 2.5]
+        assert math.isnan(numbers_of([None])[0])
+
+
+class TestAround:
+    def test_log_axis_with_given_ticks(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1e18, 1e20], y=[1, 2]))
+        figure.update_xaxes(
+            type="log", range=[18, 20], tickvals=[1e18, 1e19], ticktext=["1e18", "1e19"],
+            minor={"tickvals": [2e18, 6e18]}, title_text="Compute",
+        )  # fmt: skip
+        drawn = draw(figure)
+        drawn.canvas.draw()
+        axis = drawn.axes[0].xaxis
+        assert drawn.axes[0].get_xlim() == pytest.approx((1e18, 1e20))
+        assert [label.get_text() for label in axis.get_ticklabels()] == ["1e18", "1e19"]
+        assert [label.get_text() for label in axis.get_ticklabels(minor=True)] == ["", ""]
+        assert axis.get_label_text() == "Compute"
+
+    def test_linear_axis_with_format_and_reversed_range(self) -> None:
+        figure = go.Figure(go.Scatter(x=[3.6, 2.8], y=[-1, 1]))
+        figure.update_xaxes(range=[3.6, 2.8], tickformat=".2f").update_yaxes(nticks=4)
+        drawn = draw(figure)
+        drawn.canvas.draw()
+        assert drawn.axes[0].get_xlim() == (3.6, 2.8)
+        assert "3.00" in [label.get_text() for label in drawn.axes[0].get_xticklabels()]
+        assert "\u22121" in [label.get_text() for label in drawn.axes[0].get_yticklabels()]
+
+    def test_subplots_share_axes_and_stand_where_plotly_puts_them(self) -> None:
+        figure = make_subplots(1, 2, subplot_titles=["<b>left</b>", "right"])
+        figure.add_scatter(x=[1, 2], y=[1, 2], row=1, col=1).add_scatter(x=[1, 2], y=[5, 9], row=1, col=2)
+        figure.update_yaxes(matches="y", row=1, col=2)
+        figure.update_layout(width=1000, margin={"l": 100, "r": 100})
+        left, right = (drawn := draw(figure)).axes
+        assert left.get_ylim() == right.get_ylim()
+        assert left.get_ylim()[1] > 9
+        domain = figure.layout.xaxis2.domain
+        assert right.get_position().x0 == pytest.approx((100 + 800 * domain[0]) / 1000)
+        titles = [(text.get_text(), text.get_fontweight()) for axes in drawn.axes for text in axes.texts]
+        assert titles == [("left", "bold"), ("right", "normal")]
+
+    def test_annotations_on_log_axes_are_exponents(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 1000], y=[1, 2])).update_xaxes(type="log")
+        figure.add_annotation(x=2, y=1.5, text="here", showarrow=True, ax=20, ay=-10)
+        (note,) = draw(figure).axes[0].texts
+        assert note.xy == (100.0, 1.5)
+        assert note.get_position() == pytest.approx((20 * 0.72, 10 * 0.72))
+
+    def test_shapes_keep_the_range(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2], mode="lines"))
+        figure.add_hline(y=1.5).add_vrect(x0=1.2, x1=1.4, fillcolor="#cc1c2e", line_width=0)
+        drawn = draw(figure)
+        plain = draw(go.Figure(go.Scatter(x=[1, 2], y=[1, 2], mode="lines")))
+        assert drawn.axes[0].axis() == plain.axes[0].axis()
+        assert list(lines_of(drawn)[1].get_ydata()) == [1.5, 1.5]
+        assert drawn.axes[0].patches[0].get_width() == pytest.approx(0.2)
+
+    def test_legend_titles_groups_and_order(self) -> None:
+        group = {"legendgroup": "a", "legendgrouptitle": {"text": "Group"}}
+        figure = go.Figure(
+            [
+                go.Scatter(x=[1], y=[1], name="one", mode="lines+markers", **group),
+                go.Scatter(x=[1], y=[1], name="two", mode="markers", **group),
+                go.Scatter(x=[1], y=[1], name="silent", showlegend=False),
+                go.Scatter(x=[1, 2], y=[1, 1], name="band", fill="toself", line={"width": 0}, mode="lines"),
+            ]
+        )
+        figure.update_layout(legend_title_text="Family")
+        (legend,) = draw(figure).legends
+        assert [text.get_text() for text in legend.get_texts()] == ["Group", "one", "two", "band"]
+        assert legend.get_title().get_text() == "Family"
+        assert not draw(figure.update_layout(showlegend=False)).legends
+
+    def test_title_subtitle_size_and_theme(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2]))
+        figure.update_layout(title={"text": "Title", "subtitle": {"text": "sub"}}, width=700, height=300)
+        drawn = draw(theme.set_theme(figure, "dark"))
+        assert [text.get_text() for text in drawn.texts] == ["Title", "sub"]
+        assert drawn.texts[0].get_fontsize() > drawn.texts[1].get_fontsize()
+        assert to_hex(drawn.get_facecolor()) == theme.PALETTES["dark"].paper
+        assert to_hex(drawn.texts[1].get_color()) == theme.PALETTES["dark"].muted
+        assert drawn.get_size_inches().tolist() == [7.0, 3.0]
+
+    def test_png_has_the_size_asked_for(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2])).update_layout(width=400, height=300)
+        data = render(figure, "png", scale=1.5)
+        # width and height stand in the first chunk of a PNG file
+        assert (int.from_bytes(data[16:20]), int.from_bytes(data[20:24])) == (600, 450)
+
+    def test_empty_figure(self) -> None:
+        assert render(go.Figure(), "svg").startswith(b"<?xml")
+
+    def test_leaves_the_figure_alone(self) -> None:
+        figure = theme.set_theme(go.Figure(go.Scatter(x=[1, 2], y=[1, 2])), "light")
+        before = figure.to_json()
+        draw(figure)
+        assert figure.to_json() == before
+
+
+@pytest.mark.parametrize(
+    ("css", "expected"),
+    [
+        ("#ff0000", "#ff0000"),
+        ("rgb(255, 0, 0)", (1.0, 0.0, 0.0)),
+        ("rgba(0,255,0,0.5)", (0.0, 1.0, 0.0, 0.5)),
+    ],
+)
+def test_colours(css: str, expected: Any) -> None:
+    assert colour_of(css) == expected
+
+
+def test_text_keeps_angle_brackets_of_users() -> None:
+    assert text_of("<b>a</b> &lt;b&gt; <sup>2</sup>") == "a <b> 2"
+    assert text_of(None) == ""

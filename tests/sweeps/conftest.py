@@ -1,1 +1,0 @@
-"""Its being here lets tests of the folders below import what stands beside it: simulation, tiny sweeps."""

@@ -1,0 +1,83 @@
+"""Why runs count as new: what differs from those the ledger has, a sentence for each kind of change."""
+
+from __future__ import annotations
+
+import copy
+
+from sweeps.ledger.types import Needs, Run, State
+from sweeps.plan.new_runs import why_new
+
+SPEC = {
+    "family": "uniform",
+    "size": {"name": "8x1", "hidden": 8},
+    "budget": 1e9,
+    "seed": 1,
+    "optimizer": {"learning_rate": 8e-3, "betas": [0.9, 0.95]},
+    "batch_size": 4,
+}
+
+
+def spec(**changes):
+    changed = copy.deepcopy(SPEC)
+    for path, value in changes.items():
+        place = changed
+        *parents, last = path.split("__")
+        for name in parents:
+            place = place[name]
+        place[last] = value
+    return changed
+
+
+def past(key: str, values) -> Run:
+    known = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
+    return Run(
+        key=key,
+        family="uniform",
+        spec=values,
+        columns={},
+        predicted_s=1,
+        needs=Needs(),
+        state=State.FINISHED,
+        attempt=1,
+        sentence="",
+        result={},
+        changed=0,
+        **known,
+    )
+
+
+def test_runs_that_differ_alike_share_a_sentence():
+    planned = [spec(budget=b, optimizer__learning_rate=4e-3) for b in (1e9, 2e9, 3e9)]
+    ledger = [past(f"old{b}", spec(budget=b)) for b in (1e9, 2e9, 3e9)]
+    assert why_new(planned, ["a", "b", "c"], ledger) == [
+        "3 runs count as new: optimizer.learning_rate 0.008 -> 0.004"
+    ]
+
+
+def test_values_that_differ_by_run_are_shown_by_example():
+    planned = [spec(budget=b, optimizer__learning_rate=b * 1e-12) for b in (1e9, 2e9, 3e9)]
+    ledger = [past(f"old{b}", spec(budget=b)) for b in (1e9, 2e9, 3e9)]
+    [sentence] = why_new(planned, ["a", "b", "c"], ledger)
+    assert sentence.endswith("optimizer.learning_rate 0.008 -> 0.001, 0.008 -> 0.002, ...")
+
+
+def test_different_differences_get_a_sentence_each():
+    planned = [spec(batch_size=8), spec(seed=2, optimizer__betas=[0.9, 0.99], batch_size=8)]
+    ledger = [past("x", spec()), past("y", spec(seed=2))]
+    assert why_new(planned, ["a", "b"], ledger) == [
+        "1 run counts as new: batch_size 4 -> 8",
+        "1 run counts as new: optimizer.betas [0.9, 0.95] -> [0.9, 0.99]; batch_size 4 -> 8",
+    ]
+
+
+def test_the_nearest_earlier_run_is_the_one_to_compare_with():
+    ledger = [past("far", spec(batch_size=2, optimizer__learning_rate=1.0)), past("near", spec(batch_size=2))]
+    assert why_new([spec()], ["a"], ledger) == ["1 run counts as new: batch_size 2 -> 4"]
+
+
+def test_what_the_ledger_has_and_what_is_like_nothing_in_it_is_no_news():
+    ledger = [past("a", spec()), past("b", spec(batch_size=2))]
+    assert why_new([spec()], ["a"], ledger) == []
+    assert why_new([spec(seed=7)], ["new"], ledger) == []
+    assert why_new([spec()], ["new"], [past("planned", spec(batch_size=2))][:0]) == []
+    assert why_new([spec(), spec(batch_size=2)], ["new", "b"], [past("b", spec(batch_size=2))]) == []

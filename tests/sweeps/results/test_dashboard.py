@@ -1,0 +1,109 @@
+"""A sweep's ledger as a source of the dashboard: what changed, who is dead, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from analysis.errors import UserError
+from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
+from sweeps.ledger.ledger import Ledger, State
+from sweeps.ledger.owner import Owner
+from sweeps.results.dashboard import LedgerSource, spec_of
+from tests.sweeps.simulation import entry
+
+NO_PROCESS = 2**22 + 1
+"""Beyond the largest process number of Linux."""
+COLUMNS = {
+    "size": "s", "budget": 1e9, "flop_convention": "exact", "flops": 1e9, "flops_exact": 1e9, "params": 10.0,
+    "params_non_embedding": 10.0, "tokens": 1e6,
+}  # fmt: skip
+
+
+def planned(key):
+    one = entry(key)
+    return replace(one, columns={**COLUMNS, "family": one.family, "key": key})
+
+
+def test_before_the_sweep_starts_there_are_no_runs_and_a_sentence(tmp_path):
+    source = LedgerSource(str(tmp_path / "desk"), "desk")
+    change = source.read(None)
+    assert len(change.rows) == 0
+    assert "no runs yet" in change.note
+    assert source.read(change.mark) is None
+    assert not (tmp_path / "desk").exists(), "looking makes nothing"
+
+
+def test_only_what_changed_is_read_again(tmp_path):
+    clock = iter(range(1000, 100000, 10))
+    with Ledger(tmp_path / "desk" / "ledger", now=lambda: float(next(clock))) as ledger:
+        ledger.enlist()
+        ledger.register([planned("a"), planned("b"), planned("c")])
+        source = LedgerSource(str(tmp_path / "desk"), "desk")
+        first = source.read(None)
+        assert sorted(first.rows["key"]) == ["a", "b", "c"]
+        assert first.whole
+        json.dumps(first.mark)
+        assert source.read(first.mark) is None
+        claim = ledger.claim("b")
+        second = source.read(first.mark)
+        assert (list(second.rows["key"]), list(second.rows["status"])) == (["b"], ["running"])
+        assert not second.whole
+        ledger.end(claim, State.FINISHED, sentence="bound 3", result={"bound": 3.0, "bits_per_byte": 1.2})
+        third = source.read(second.mark)
+        assert third.rows["loss"].tolist() == [3.0]
+        assert source.story(third.rows.iloc[0])[0]["sentence"] == "bound 3"
+        ((steps, losses),) = source.curves(third.rows)
+        assert len(steps) == len(losses) == 0
+
+
+def test_samples_are_those_of_the_last_attempt_that_has_some(tmp_path):
+    row = {"family": "ar", "key": "a"}
+    source = LedgerSource(str(tmp_path / "desk"), "desk")
+    assert source.texts(row) == []
+    run = run_folder(tmp_path / "desk", "ar", "a")
+    for number, texts in ((1, ["old"]), (2, ["new", "<b>newer</b>"])):
+        with Journal(attempt_folder(run, number) / JOURNAL) as journal:
+            journal.append({"kind": "samples", "texts": texts})
+            journal.append({"kind": "end", "status": "finished", "sentence": ""})
+    with Journal(attempt_folder(run, 3) / JOURNAL) as journal:
+        journal.append({"kind": "start"})
+    assert source.texts(row) == ["new", "<b>newer</b>"]
+
+
+def test_a_run_of_a_dead_driver_is_told_as_interrupted_once(tmp_path):
+    gone = replace(Owner.this_process(), id="gone", pid=NO_PROCESS)
+    with Ledger(tmp_path / "desk" / "ledger", owner=gone) as ledger:
+        ledger.enlist()
+        ledger.register([planned("a")])
+        ledger.claim("a")
+    source = LedgerSource(str(tmp_path / "desk"), "desk")
+    change = source.read(None)
+    assert change.rows["status"].tolist() == ["preempted"]
+    assert source.read(change.mark) is None
+
+
+def test_nothing_is_written_to_the_ledger(tmp_path):
+    with Ledger(tmp_path / "desk" / "ledger") as ledger:
+        ledger.register([planned("a")])
+    path = tmp_path / "desk" / "ledger" / "ledger.db"
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    source = LedgerSource(str(tmp_path / "desk"), "desk")
+    source.read(None)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    with pytest.raises(UserError, match="readonly"), source._opened() as opened:
+        opened.note_fact("x", 1)
+
+
+def test_another_schema_or_a_file_of_something_else_is_one_sentence(tmp_path):
+    (tmp_path / "desk" / "ledger").mkdir(parents=True)
+    (tmp_path / "desk" / "ledger" / "ledger.db").write_text("this is no database " * 100)
+    with pytest.raises(UserError, match="is not a ledger"):
+        LedgerSource(str(tmp_path / "desk"), "desk").read(None)
+
+
+def test_what_the_server_needs_is_plain_json(tmp_path):
+    spec = spec_of(tmp_path / "desk", "desk", ["ar"])
+    assert json.loads(json.dumps(spec))["source"] == "sweeps.results.dashboard:LedgerSource"

@@ -1,0 +1,43 @@
+"""The story of a run, in lines that people read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sweeps.attempt.journal import JOURNAL, Journal, Record, attempt_folder, run_folder
+from sweeps.ledger.ledger import Ledger
+from sweeps.show.logs import record_line, show_log
+from sweeps.show.status import rows_of
+from tests.sweeps.simulation import entry
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"kind": "train", "step": 7, "biased_loss": 2.5, "tokens_per_s": 40}, "loss 2.5000 (biased)"),
+        ({"kind": "train", "step": 7}, "loss –"),
+        ({"kind": "resumed", "step": 0}, "begins at step 0"),
+        ({"kind": "bound", "bound": 1.5, "bound_se": 0.25}, "bound 1.5000 ± 0.2500 nats per token"),
+        ({"kind": "end"}, "ended: None"),
+    ],
+)
+def test_each_kind_of_record_in_words(values, words):
+    line = record_line(Record.parse(json.dumps({"at": 1e9, **values}).encode()))
+    assert words in line
+
+
+def test_damaged_lines_are_counted_where_the_log_is_shown(tmp_path, capsys):
+    with Ledger(tmp_path / "ledger") as ledger:
+        ledger.register([entry("a")])
+        claim = ledger.claim("a")
+        path = attempt_folder(run_folder(tmp_path, "uniform", "a"), claim.attempt) / JOURNAL
+        with Journal(path) as journal:
+            journal.append({"kind": "train", "step": 3, "loss": 2.0})
+        with path.open("a") as file:
+            file.write('{"kind": "train"}\n')
+        show_log(ledger, rows_of(ledger)[0])
+    said = capsys.readouterr().out
+    assert "loss 2.0000" in said
+    assert "1 damaged lines of its journal" in said

@@ -1,0 +1,168 @@
+"""What a person sees: honest times, one line per run, and quiet lines where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import datetime
+
+import pytest
+from rich.console import Console
+
+from sweeps.attempt.journal import JOURNAL, Journal
+from sweeps.ledger.types import Claim, Glance, State
+from sweeps.pools.rack import Node
+from sweeps.show.progress import Ended, Flight, Forecast, Progress, View
+from tests.sweeps.simulation import entry
+
+NOW = datetime(2026, 11, 20, 12, 0).timestamp()
+"""Noon where the test runs, so that a minute later is the same day."""
+
+
+def glance(state: State, *, alive: bool = True) -> Glance:
+    return Glance(state=state, owner="me", not_before=0.0, alive=alive, attempt=1)
+
+
+def flight(key: str, folder, *, seconds: float = 100.0, started: float = NOW, attempt: int = 1) -> Flight:
+    claim = Claim(key=key, attempt=attempt)
+    node = Node(name="here", cpus=1)
+    return Flight(entry=entry(key, seconds), claim=claim, folder=folder / key, started=started, node=node)
+
+
+def view(flights=(), waiting=(), done=(), ended=(), elsewhere=(), *, slots=2, now=NOW, note="") -> View:
+    entries = [*(f.entry for f in flights), *waiting, *done, *elsewhere]
+    states = {f.entry.key: glance(State.RUNNING) for f in flights}
+    states |= {e.key: glance(State.PLANNED) for e in waiting} | {e.key: glance(State.FINISHED) for e in done}
+    states |= {e.key: glance(State.RUNNING) for e in elsewhere}
+    return View(entries=entries, states=states, flights=flights, ended=ended, slots=slots, now=now, note=note)
+
+
+def log(flight: Flight, *, share: float, elapsed_s: float, loss: float = 2.5, name: str = "loss") -> None:
+    """A training record: the entry's 800 tokens are done to `share`, after `elapsed_s`."""
+    tokens = 800 * share
+    with Journal(flight.folder / JOURNAL, now=lambda: NOW) as lines:
+        lines.append(
+            {
+                "kind": "train",
+                "step": int(10 * share),
+                name: loss,
+                "tokens": tokens,
+                "tokens_per_s": tokens / elapsed_s,
+                "elapsed_s": elapsed_s,
+            }
+        )
+
+
+def test_before_anything_is_known_the_plan_counts(tmp_path):
+    forecast = Forecast()
+    now = view([flight("a", tmp_path)], [entry("b", 50.0), entry("c", 40.0), entry("d", 30.0)])
+    forecast.update(now)
+    assert forecast.pace(now) == 1.0
+    assert forecast.left(now) == 120.0  # a: 100; the other slot: b, c, d
+
+
+def test_a_run_slower_than_planned_makes_all_that_waits_slower(tmp_path):
+    running = flight("a", tmp_path, started=NOW - 60)
+    log(running, share=0.25, elapsed_s=50.0)
+    forecast = Forecast()
+    now = view([running], [entry("b", 100.0)], slots=1)
+    forecast.update(now)
+    assert forecast.left_of(running, now) == pytest.approx(150)
+    assert forecast.pace(now) == pytest.approx(2.0)
+    assert forecast.left(now) == pytest.approx(150 + 200)
+
+
+def test_a_run_that_has_hardly_begun_says_nothing_yet(tmp_path):
+    running = flight("a", tmp_path, started=NOW - 5)
+    log(running, share=0.01, elapsed_s=5.0)
+    forecast = Forecast()
+    now = view([running])
+    forecast.update(now)
+    assert forecast.pace(now) == 1.0
+    assert forecast.left_of(running, now) == 95.0
+
+
+def test_finished_runs_correct_the_rest(tmp_path):
+    ended = Ended(entry=entry("x", 10.0), state=State.FINISHED, sentence="", seconds=5.0)
+    failed = Ended(entry=entry("y", 10.0), state=State.WAITING, sentence="", seconds=900.0)
+    forecast = Forecast()
+    now = view([], [entry("b", 100.0)], ended=[ended, failed])
+    forecast.update(now)
+    assert forecast.left(now) == 50.0
+
+
+def test_runs_of_other_drivers_take_slots_of_their_own(tmp_path):
+    forecast = Forecast()
+    now = view([], [entry("b", 30.0)], elsewhere=[entry("far", 100.0)], slots=1)
+    assert forecast.left(now) == 100.0
+    assert forecast.left(view([])) == 0.0
+
+
+def test_an_overdue_run_has_no_negative_time_left(tmp_path):
+    running = flight("a", tmp_path, started=NOW - 1000)
+    assert Forecast().left_of(running, view([running])) == 0.0
+
+
+def test_lines_where_there_is_no_terminal(tmp_path):
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=200), "desk")
+    running = flight("a", tmp_path)
+    progress.show(view([running], [entry("b", 50.0)]))
+    assert out.getvalue() == ""
+    progress.show(view([running], [entry("b", 50.0)], now=NOW + 30))
+    assert out.getvalue() == ""
+    progress.show(view([running], [entry("b", 50.0)], now=NOW + 61))
+    assert "desk: 0 of 2 runs finished, 1 running" in out.getvalue()
+    done = Ended(entry=running.entry, state=State.FINISHED, sentence="bound 2.5", seconds=42.0)
+    progress.show(view([], [entry("b", 50.0)], [running.entry], [done], now=NOW + 70))
+    last = out.getvalue().splitlines()[-1]
+    assert last.startswith("uniform 4k 1.0e9: finished, bound 2.5 (42 s); desk: 1 of 2 runs finished")
+    assert "about 21 s left" in last  # 50 s at 42 real for 100 planned seconds
+    progress.show(view([], [entry("b", 50.0)], [running.entry], note="Ctrl-C: stopping", now=NOW + 71))
+    assert out.getvalue().splitlines()[-1] == "Ctrl-C: stopping"
+    progress.close()
+
+
+def test_a_terminal_shows_a_line_per_run_and_troubles_above(tmp_path):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, height=40, color_system=None)
+    progress = Progress(console, "desk")
+    running = [flight("a", tmp_path), flight("b", tmp_path, attempt=2)]
+    log(running[0], share=0.5, elapsed_s=10.0)
+    bad = Ended(entry=entry("z"), state=State.WAITING, sentence="killed by SIGKILL", seconds=3.0)
+    good = Ended(entry=entry("g"), state=State.FINISHED, sentence="fine", seconds=3.0)
+    progress.show(view(running, ended=[bad, good], note="a note"))
+    progress.close()
+    text = out.getvalue()
+    for part in ("2.500", "5/10", "40", "10 s", "(attempt 2)", "killed by SIGKILL", "2 running", "a note"):
+        assert part in text
+    assert "fine" not in text
+
+
+def test_a_run_in_a_biased_phase_is_shown_with_its_loss(tmp_path):
+    out = io.StringIO()
+    progress = Progress(Console(file=out, force_terminal=True, width=120, color_system=None), "desk")
+    running = flight("a", tmp_path)
+    log(running, share=0.5, elapsed_s=10.0, name="biased_loss")
+    progress.show(view([running]))
+    progress.close()
+    assert "2.500 (biased)" in out.getvalue()
+    assert "5/10" in out.getvalue()
+
+
+def test_more_runs_than_lines(tmp_path):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, height=10, color_system=None)
+    progress = Progress(console, "desk")
+    progress.show(view([flight(f"k{i}", tmp_path) for i in range(30)], slots=30))
+    progress.close()
+    assert "and 25 more running" in out.getvalue()
+
+
+def test_the_end_is_told_with_its_day_where_that_is_another(tmp_path):
+    progress = Progress(Console(file=io.StringIO()), "desk")
+    soon = progress.sweep_line(view([], [entry("b", 60.0)], slots=1))
+    late = progress.sweep_line(view([], [entry("b", 2 * 86400.0)], slots=1))
+    in_a_minute, in_two_days = soon.split("done ")[1], late.split("done ")[1]
+    assert re.fullmatch(r"\d\d:\d\d", in_a_minute)
+    assert re.fullmatch(r"\w{3} \d\d \w{3} \d\d:\d\d", in_two_days)

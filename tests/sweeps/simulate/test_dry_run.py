@@ -1,0 +1,198 @@
+"""`scaling plan`: keys, places, what is skipped, what is new and why; and the schedule on a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scaling.errors import UserError
+from sweeps.driver.caps import Caps, flops_of
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import Entry, State
+from sweeps.plan import prepare, timing
+from sweeps.plan.plan import DataFacts
+from sweeps.simulate.cluster import parse_cluster
+from sweeps.simulate.dry_run import schedule_table, show_plan, simulated
+
+CONFIG = """
+name: dry
+families: [uniform]
+grid:
+  budgets: [1e8, 2e8]
+  sizes: [8x1, 12x1, 16x1, 24x1]
+context_length: 32
+data: {corpus: "CORPUS"}
+learning_rate: {base: 3e-3}
+batch: {base_tokens: 64}
+evaluation: {sequences: 8, noise_levels: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick_machine(monkeypatch):
+    monkeypatch.setattr(timing, "matmul_flops_per_s", lambda shapes, threads: dict.fromkeys(shapes, 1e10))
+    monkeypatch.setattr(timing, "gpu_names", lambda: ())
+
+
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch):
+    """A function from the text of a config to what was asked for."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in "abc":
+        (texts / f"{name}.txt").write_text(f"{name} quick brown fox jumps over the lazy dog\n" * 200)
+    corpus = f"text:{texts}/*.txt"
+    monkeypatch.chdir(tmp_path)
+
+    def asked(text: str = CONFIG) -> prepare.Request:
+        config = tmp_path / "dry.yaml"
+        config.write_text(text.replace("CORPUS", corpus))
+        return prepare.request(None, config, (), Path("out"))
+
+    return asked
+
+
+def planned(asked: prepare.Request):
+    from sweeps.show.tables import console
+
+    return prepare.plan(asked, prepare.facts_for_plan(asked, console()))
+
+
+def register(asked: prepare.Request) -> list[str]:
+    """Put the plan's runs into the ledger; their keys."""
+    entries = [
+        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
+        for run in planned(asked).runs
+    ]
+    with Ledger(asked.ledger_folder) as ledger:
+        ledger.register(entries)
+    return [entry.key for entry in entries]
+
+
+def test_keys_places_and_what_is_skipped(ask, capsys):
+    asked = ask()
+    keys = register(asked)
+    with Ledger(asked.ledger_folder) as ledger:
+        ledger.enlist()
+        ledger.end(ledger.claim(keys[0]), State.FINISHED, sentence="")
+        ledger.end(ledger.claim(keys[1]), State.DIVERGED, sentence="")
+        ledger.cancel([keys[2]])
+    show_plan(asked)
+    text = capsys.readouterr().out
+    assert all(key[:8] in text for key in keys)
+    assert "8 runs, 3 done, 5 to do" in text
+    assert "skipped: 1 finished\n" in text
+    assert "skipped: 1 diverged (`scaling retry KEY` trains one again)" in text
+    assert "skipped: 1 cancelled (`scaling resume` takes them up)" in text
+    assert "each run in out/dry/FAMILY/runs/KEY, laws and figures in out/dry/FAMILY" in text
+
+
+def test_runs_of_a_changed_config_are_told_with_what_changed(ask, capsys):
+    register(ask())
+    show_plan(ask(CONFIG.replace("base: 3e-3", "base: 2e-3")))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "8 runs count as new: optimizer.learning_rate 0.003 -> 0.002" in text
+    show_plan(ask())
+    assert "count as new" not in capsys.readouterr().out
+
+
+def test_a_schedule_on_a_cluster(ask, capsys):
+    show_plan(ask(), cluster="2xCPU:2")
+    text = capsys.readouterr().out
+    assert "8 runs, 0 done, 8 to do" in text
+    assert "4 at a time" in text
+    assert "2 nodes of 2 CPU\n8 runs, 4 at once" in text
+    assert "CPU-2 2" in text
+    assert not Path("out/dry").exists(), "a plan leaves nothing behind"
+
+
+def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(ask, capsys):
+    asked = ask()
+    keys = register(asked)
+    with Ledger(asked.ledger_folder) as ledger:
+        ledger.enlist()
+        for key in keys[:2]:
+            ledger.end(ledger.claim(key), State.FINISHED, sentence="")
+    plan = planned(asked)
+    costs = {run.key: flops_of(plan.entry(run, dataset=".")) for run in plan.runs}
+    one_more = sum(costs[key] for key in keys[:2]) + 1.01 * max(costs[key] for key in keys[2:])
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more))
+    assert "FLOPs: 1 finished, 5 not started" in capsys.readouterr().out
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=sum(costs.values())))
+    assert "not started" not in capsys.readouterr().out
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(hours=1e-9), page=True)
+    assert (
+        "within the cap of 1e-09 hours: 0 finished, 4 stopped with a checkpoint, 2 not"
+        in capsys.readouterr().out
+    )
+    assert "within the cap of 1e-09 hours" in Path("out/dry/schedule.html").read_text()
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more, hours=1e-9))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "FLOPs and the cap of 1e-09 hours: 0 finished, 1 stopped with a checkpoint, 5 not started" in said
+
+
+def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(ask, capsys):
+    asked = ask(CONFIG + "resources: {cpus: 4, gpus: 1}\n")
+    now = [0.0]
+    entries = [
+        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
+        for run in planned(asked).runs
+    ]
+    with Ledger(asked.ledger_folder, now=lambda: now[0]) as ledger:
+        ledger.enlist()
+        ledger.register(entries)
+        claim = ledger.claim(entries[0].key)
+        now[0] = 7200.0
+        ledger.end(claim, State.PREEMPTED, sentence="")
+    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=2.0))
+    assert "within the cap of 2 GPU-hours: 0 finished, 8 not started" in capsys.readouterr().out
+    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=1.0), page=True)
+    assert "no run starts, so there is no schedule to draw" in capsys.readouterr().out
+    assert not Path("out/dry/schedule.html").exists()
+    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=1000.0))
+    assert "cap" not in capsys.readouterr().out
+
+
+def test_the_page_is_written_when_asked_for(ask, capsys):
+    show_plan(ask(), cluster="2xCPU:2", page=True)
+    assert "wrote out/dry/schedule.html" in capsys.readouterr().out
+    page = Path("out/dry/schedule.html").read_text()
+    assert "2 nodes of 2 CPU" in page
+    assert "http://" not in page.split("<script")[0]
+
+
+def test_a_run_takes_as_long_as_its_kind_of_gpu_does(ask):
+    plan = planned(ask(CONFIG + "resources: {cpus: 4, gpus: 1}\n"))
+    nodes = parse_cluster("1xA100,1xH200", cpus_per_gpu=4)
+    schedule = simulated(plan, nodes)
+    times = {kind: plan.seconds_on(kind) for kind in ("A100", "H200")}
+    assert {stay.node for stay in schedule.stays} == {"A100-1", "H200-1"}
+    for stay in schedule.stays:
+        kind = stay.node.split("-")[0]
+        assert stay.end_s - stay.start_s == pytest.approx(times[kind][stay.entry.key])
+    table = schedule_table(schedule)
+    assert list(table["slot"].unique()) == [1]
+    assert sorted(table["key"]) == sorted(run.key for run in plan.runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"gpu_price": 2.0}, "--gpu-price is about a cluster, and --cluster is not given"),
+        ({"page": True}, "--page is about a cluster, and --cluster is not given"),
+        ({"caps": Caps(hours=1.0)}, "a cap is about a cluster, and --cluster is not given"),
+        ({"cluster": "8xH100:4"}, "names no CPUs, and the runs of dry.yaml use no GPU"),
+        ({"cluster": "8x"}, "'8x' cannot be read"),
+    ],
+)
+def test_wrong_options_end_in_a_sentence_before_anything_is_done(ask, options, says):
+    with pytest.raises(UserError, match=says):
+        show_plan(ask(), **options)
+    assert not Path("out").exists()
+
+
+def test_a_plan_without_data_has_no_news(ask):
+    asked = ask()
+    facts = DataFacts(corpus="hf:x", tokenizer="bytes", fingerprint="", num_token_ids=256)
+    assert prepare.plan(asked, facts).news == ()
