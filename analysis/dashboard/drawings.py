@@ -23,6 +23,8 @@ MOST_POINTS = 1400
 """Of one figure; of points on top of each other one is kept, which says how many it stands for."""
 FIRST_WIDTH, PICTURE_WIDTH = 1380, 1200
 DIGITS = 5
+BARE_PX, TITLE_PX = 40, 84
+"""Room above the panels, without and with a title."""
 FINEST, COARSER = 400, 1.3
 """Cells along an axis that are tried first, and the factor by which there are fewer then."""
 
@@ -46,6 +48,9 @@ def plain(figure: go.Figure, nominal: Mapping[float, float] | None = None) -> di
     title = content["layout"].get("title", {})
     caption = meta.get("caption") or title.get("subtitle", {}).get("text", "")
     shown = {"data": data, "layout": _json(layout), "caption": caption, "title": title.get("text", "")}
+    margin = shown["layout"].get("margin", {})
+    shown["top"] = margin.get("t", TITLE_PX)  # with the title, which the page writes elsewhere
+    shown["layout"]["margin"] = margin | {"t": BARE_PX}
     for note in (*shown["layout"].get("annotations", ()), *shown["layout"].get("shapes", ())):
         kind, _, value = str(note.get("name") or "").partition(":")
         if kind == "budget":
@@ -122,7 +127,7 @@ def first_paint(content: Mapping[str, Any]) -> str:
     from analysis.figures import static, theme
 
     figure = _figure(content, theme.template("light"))
-    figure.update_layout(width=FIRST_WIDTH, margin={"t": 34, "b": 54, **content["layout"].get("margin", {})})
+    figure.update_layout(width=FIRST_WIDTH, margin={"b": 54, **content["layout"]["margin"]})
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "figure", "svg.fonttype": "none"}):
         static.draw(figure).savefig(buffer, format="svg", metadata={"Date": None})
@@ -151,7 +156,7 @@ def picture(content: Mapping[str, Any], path: Path, *, families: Collection[str]
         layout[name] = [note for note in layout.get(name, ()) if shown_note(note)]
     figure = _figure({"data": kept, "layout": layout}, theme.template("light"))
     title = {"text": content["title"], "subtitle": {"text": content["caption"]}}
-    figure.update_layout(title=title, width=PICTURE_WIDTH)
+    figure.update_layout(title=title, width=PICTURE_WIDTH, margin={"t": content["top"]})
     return figures.save(theme.set_theme(figure, theme_name), path)
 
 

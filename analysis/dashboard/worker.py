@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.dashboard.columns import to_columns
+from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ class Reader:
         families = theme.family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
         styles = {name: theme.family_style(name) for name in families}
         facts["families"] = {name: {"colour": s.colour, "symbol": s.symbol} for name, s in styles.items()}
-        budgets = sorted(shown["nominal"].dropna().unique().tolist()) if len(frame) else []
+        nominal = shown["nominal"].dropna().unique().tolist() if len(frame) else []
+        budgets = [plain_number(budget) for budget in sorted(nominal)]
         facts["budgets"] = [
             list(pair) for pair in zip(budgets, theme.budget_colours(len(budgets)), strict=True)
         ]

@@ -56,10 +56,14 @@ function arranged(content, more, width) {
     layout[kind] = layout[kind].filter(part => [part.xref, part.yref].every(ref => !ref || ref === "paper" || there.has(ref.split(" ")[0])));
   }
   const narrow = width < NARROW_PX;
-  layout.margin = { t: 34, b: 54, ...layout.margin, ...(narrow ? { l: 62, r: 12 } : {}) };
+  layout.margin = { b: 54, ...layout.margin, ...(narrow ? { l: 62, r: 12 } : {}) };
   if (narrow) {
     layout.showlegend = false;
-    for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key))) if (layout[name].title?.text) layout[name].title.text = wrapped(layout[name].title.text);
+    for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key))) {
+      const axis = layout[name], every = Math.ceil((axis.ticktext?.length || 0) / 5);
+      if (axis.title?.text) axis.title.text = wrapped(axis.title.text);
+      if (name.startsWith("x") && every > 1) axis.ticktext = axis.ticktext.map((text, at) => (at % every ? "" : text));
+    }
   }
   return lossFactor() === 1 ? { data, layout } : inBits(data, layout);
 }
@@ -243,7 +247,7 @@ class Figure {
     document.body.append(hidden);
     try {
       const title = { text: this.content.title || this.label, subtitle: { text: this.content.caption } };
-      await Plotly.newPlot(hidden, data, { ...layout, width, height, autosize: false, title, margin: { ...layout.margin, t: 100 } }, { staticPlot: true });
+      await Plotly.newPlot(hidden, data, { ...layout, width, height, autosize: false, title, margin: { ...layout.margin, t: this.content.top || 84 } }, { staticPlot: true });
       return await Plotly.toImage(hidden, { format, width, height, scale: format === "png" ? 2 : 1 });
     } finally {
       Plotly.purge(hidden);

@@ -75,8 +75,9 @@ function conventionTable() {
 
 function checkSections() {
   const health = lawsNow()?.health || {};
-  return shownFamilies().flatMap(family => Object.entries(health[family] || {}).filter(([, result]) => result.checks)
-    .map(([method, result]) => folded(`Checks of the ${method} law of ${family}`, () => checksOf(result, family, method))));
+  return shownFamilies().filter(family => Object.values(health[family] || {}).some(result => result.checks))
+    .map(family => folded(`Checks of the laws of ${family}`, () => el("div", {}, Object.entries(health[family]).filter(([, result]) => result.checks)
+      .map(([method, result]) => checksOf(result, family, method)))));
 }
 
 function checksOf(result, family, method) {
@@ -85,7 +86,7 @@ function checksOf(result, family, method) {
   const picture = new Figure(`The ${method} law of ${family}, fitted otherwise`, result.figure);
   figures.push(picture);
   setTimeout(() => picture.draw());
-  return el("div", {}, tableOf(columns, rows), picture.box);
+  return el("section", {}, el("h3", {}, lawsNow().methods[method]), tableOf(columns, rows), picture.box);
 }
 
 // Runs of one size, budget and seed that are there twice differ in something a law does not see.

@@ -73,6 +73,7 @@ function lawsNote() {
   const state = store.state.laws?.[countName()];
   if (store.carried) return lawsNow() ? "" : "Laws were not fitted with these counts when this file was written.";
   if (!store.facts.hash) return "";
+  if (!state && lawsNow()?.done) return "";
   if (!state || (!state.etag && !state.problem)) return "Fitting laws; they appear one by one.";
   if (state.problem) return `The laws could not be fitted: ${state.problem}`;
   if (!state.done) return `Fitting: ${state.stage || "laws"}`;
