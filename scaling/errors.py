@@ -1,4 +1,4 @@
-"""What a user can cause, told in one sentence."""
+"""Errors that a user can cause, each one clear sentence."""
 
 
 class UserError(ValueError):

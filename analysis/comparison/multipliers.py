@@ -183,7 +183,8 @@ def compare(
     one E, as the same text has one entropy (options then: delta, bootstrap, level, resample); a warning says
     where the runs speak against it, or where bounds of different tightness make it an assumption. laws: those
     of an earlier comparison of the same runs with the same options, over another reference; they do not
-    depend on it. UserError names a family without runs or a law that fails.
+    depend on it. A family that cannot be fitted is left out, with the reason in `warnings`. UserError names
+    a reference without runs or without a law, and every reason where no two families are left.
     """
     if not isinstance(runs, pd.DataFrame) or "family" not in runs.columns:
         raise UserError("runs: compare needs a pandas DataFrame with a column family")
@@ -200,12 +201,17 @@ def compare(
     parts = {name: runs[runs["family"] == name] for name in ordered}
     told: list[str] = []
     if laws is not None:
-        laws = {name: laws[name] for name in ordered}
+        laws = {name: laws[name] for name in ordered if name in laws}
+        if reference not in laws or len(laws) < 2:
+            raise UserError(f"reference = {reference!r} has no law, or no other family has one")
     elif shared_E:
         laws, told = _shared(parts, method, seeds, options)
     else:
-        laws = _each(parts, method, seeds, options)
-    base = laws[reference]
+        laws, told = _each(parts, method, seeds, options)
+    unnamed = int(runs["family"].isna().sum())
+    if unnamed:
+        told.append(f"{unnamed} rows without a family are left out")
+    base, ordered = laws[reference], list(laws)
     multipliers = pd.DataFrame(
         [row for name in ordered[1:] for row in _multipliers(name, laws[name], reference, base)],
         columns=list(MULTIPLIER_COLUMNS),
@@ -234,14 +240,18 @@ def compare(
 
 def _each(
     parts: Mapping[str, pd.DataFrame], method: str, seeds: Mapping[str, int], options: Mapping[str, Any]
-) -> dict[str, Law]:
-    laws = {}
+) -> tuple[dict[str, Law], list[str]]:
+    """The laws of the families, and a sentence for each family that has none; UserError if none is left."""
+    laws: dict[str, Law] = {}
+    refused = []
     for name, rows in parts.items():
         try:
             laws[name] = fit_law(rows, method, seed=seeds[name], **options)
         except UserError as problem:
-            raise UserError(f"family {name}: {problem}") from problem
-    return laws
+            refused.append(f"family {name}: {problem}")
+    if next(iter(parts)) not in laws or len(laws) < 2:
+        raise UserError("; ".join(refused))
+    return laws, [f"not compared: {sentence}" for sentence in refused]
 
 
 def _shared(
@@ -388,18 +398,24 @@ def _root(curve: Curve, other: Curve, grid: np.ndarray, gap: np.ndarray, piece: 
 
 
 def _other_law(runs: pd.DataFrame, names: list[str], method: str) -> tuple[pd.DataFrame, list[str]]:
-    """Multipliers from the kind of law that was not asked for, or a sentence why there are none."""
+    """Multipliers from the kind of law that was not asked for, and a sentence for each family without."""
     other = "isoflop" if method == "surface" else "surface"
     columns = ["family", "at_flops", "multiplier", "law"]
     try:
-        laws = {name: fit_law(runs[runs["family"] == name], other, bootstrap=0) for name in names}
+        laws, refused = _each(
+            {name: runs[runs["family"] == name] for name in names},
+            other,
+            dict.fromkeys(names, 0),
+            {"bootstrap": 0},
+        )
     except UserError as problem:
-        return pd.DataFrame(columns=columns), [
-            f"not checked against the {other} law, which has no fit: {problem}"
-        ]
-    base = laws[names[0]]
-    rows = [row for name in names[1:] for row in _multipliers(name, laws[name], names[0], base)]
-    return pd.DataFrame([{key: row[key] for key in columns} for row in rows], columns=columns), []
+        laws, refused = {}, [f"the {other} law has no fit: {problem}"]
+    told = [sentence.replace("not compared", f"the {other} law has no fit") for sentence in refused]
+    rows = [
+        row for name in list(laws)[1:] for row in _multipliers(name, laws[name], names[0], laws[names[0]])
+    ]
+    checks = pd.DataFrame([{key: row[key] for key in columns} for row in rows], columns=columns)
+    return checks, [f"not checked against another law: {sentence}" for sentence in told]
 
 
 def _disagreements(multipliers: pd.DataFrame, checks: pd.DataFrame) -> list[str]:

@@ -22,7 +22,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-COOKIE = "scaling_token"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OWN_STYLES = (
     "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=' "
@@ -92,7 +91,7 @@ class Guard:
             await _refuse(send, 405, "This server only answers questions.")
         elif _foreign(headers):
             await _refuse(send, 403, "Another web site may not read this page.")
-        elif self.token is None or self._shown(headers):
+        elif self.token is None or self._shown(headers, cookie_name(scope)):
             await self.app(scope, receive, with_headers(send))
         else:
             await self._visit(scope, send)
@@ -111,12 +110,12 @@ class Guard:
             return False
         return True
 
-    def _shown(self, headers: dict[str, str]) -> bool:
+    def _shown(self, headers: dict[str, str], cookie_name: str) -> bool:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._right(bearer.strip()):
             return True
         try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(cookie_name)
         except CookieError:
             return False
         return cookie is not None and self._right(cookie.value)
@@ -129,10 +128,15 @@ class Guard:
         """A right token in the address becomes a cookie, and the address is opened again without it."""
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and self._right(given):
-            cookie = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+            cookie = f"{cookie_name(scope)}={self.token}; Path=/; HttpOnly; SameSite=Strict"
             await _answer(send, 303, b"", [(b"location", b"/"), (b"set-cookie", cookie.encode())])
             return
         await _refuse(send, 401, "Open the address with its token, as the server printed it at its start.")
+
+
+def cookie_name(scope: Scope) -> str:
+    """One per port: a browser sends a host's cookies to all its ports, and each server has its own token."""
+    return f"scaling_token_{(scope.get('server') or ('', ''))[1]}"
 
 
 def host_of(header: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -46,7 +47,7 @@ def listen(host: str, port: int, *, tries: int = 20) -> socket.socket:
             opened.close()
             problem = error
             continue
-        opened.listen(128)
+        opened.listen()
         return opened
     assert problem is not None, "it was tried at least once"
     raise UserError(f"port {port} of {host} cannot be used ({problem.strerror}); choose another with --port")
@@ -72,11 +73,14 @@ def serve(
     """
     import uvicorn
 
-    from analysis.dashboard import app, security
+    from analysis.dashboard import app, limits, security
     from analysis.dashboard.state import State
 
-    if token is not None and len(token) < 8:
-        raise UserError("token: give at least 8 characters, or none and one is made")
+    # what an address and a cookie hold as it is, or the printed link would not open the page
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]{8,}", token):
+        raise UserError(
+            "token: give at least 8 letters, digits or characters of . _ ~ -, or none and one is made"
+        )
     if token is None and not security.is_loopback(host):
         token = security.new_token()
     opened = listen(host, port)
@@ -86,7 +90,13 @@ def serve(
     guarded = security.Guard(app.build(state, title=title), host=host, token=token, names=names)
     # no access log: an address may hold the token
     config = uvicorn.Config(
-        guarded, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
+        guarded,
+        http=limits.LimitedProtocol,
+        backlog=limits.BACKLOG,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
     )
     say(f"dashboard of {title}: {_address(opened, host, token)} (Ctrl-C ends it)")
     with suppress(KeyboardInterrupt):

@@ -23,7 +23,7 @@ def surface_residuals_table(law: SurfaceLaw) -> pd.DataFrame:
     """What `surface_residuals` shows: the runs of the fit with their prediction.
 
     Adds predicted (nats per token), residual_percent (100 (log loss - log predicted), what the fit
-    minimises), tokens_per_param, outlier and label.
+    minimises), tokens_per_param, outlier (see `influence.outliers`) and label.
     """
     import numpy as np
 

@@ -7,6 +7,7 @@ order in which a tracking server hands the runs over.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.frontier import WARN_ABOVE, Cost, fit_cost
+from analysis.table.columns import refuse_repeated_columns, status_of
+from analysis.text import flops_text, number_text
 
 ONE_VALUE_PER_FIT = (
     "family",
@@ -29,6 +32,12 @@ ONE_VALUE_PER_FIT = (
 SAME_BUDGET = 0.05
 """FLOPs this close (relative) are one budget, where the table does not type its budgets."""
 SHOWN_ROWS = 5
+PER_TOKEN = (0.05, 1000.0)
+"""FLOPs per parameter and token, the median of a table: 6 in theory; 3 to 200 with other counts of both. A
+thousandth or a thousand times as much is another unit."""
+FEWEST_TOKENS = 1e-6
+"""Per parameter, the median of a table: published tables have 9 to 100, tokens in billions 1e-7 or less."""
+REPEATED = "repeats "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +59,7 @@ class RunTable:
     params: np.ndarray
     tokens: np.ndarray
     flops: np.ndarray
-    """As given, else 6 params tokens."""
+    """As given, else the typed budgets if a cost per token describes them, else 6 params tokens."""
     loss: np.ndarray
     loss_se: np.ndarray | None
     budget: np.ndarray | None
@@ -100,6 +109,11 @@ class RunTable:
     def warnings(self) -> tuple[str, ...]:
         """What is odd about the table itself, whatever is fitted to it."""
         found = []
+        repeated = sum(run.reason.startswith(REPEATED) for run in self.excluded)
+        if repeated:
+            found.append(
+                f"{repeated} row{'s' * (repeated > 1)} of the table repeat others; each run counts once"
+            )
         if "loss_se" in self.rows and self.loss_se is None and self.rows["loss_se"].notna().any():
             found.append(f"loss_se is not used: {self.rows['loss_se'].isna().sum()} runs have none")
         if self.cost.largest_error > WARN_ABOVE:
@@ -125,29 +139,36 @@ def _middle(values: np.ndarray) -> float:
 def prepare(runs: pd.DataFrame) -> RunTable:
     """Check and convert a run table with columns params, tokens, loss (flops, budget, loss_se, ... optional).
 
-    Rows whose status is not "finished", or whose column `excluded` gives a reason, are left out and listed.
+    Left out and listed: rows whose status is not "finished" (in any tool's words), whose column `excluded`
+    gives a reason, that repeat another row (the same key and result, or equal in every column), and rows
+    without a family if others have one; a table of such rows alone is one unnamed family.
     UserError names column and rows for anything that cannot be fitted: a missing column, missing,
-    non-numeric, infinite or non-positive values, duplicate keys, or several families or conventions in one
-    table.
+    non-numeric, infinite or non-positive values, one key with several results, several families or
+    conventions in one table, or numbers whose units do not belong together.
     """
     if not isinstance(runs, pd.DataFrame):
         raise UserError(
             f"runs is a {type(runs).__name__}; give a pandas DataFrame with columns params, tokens, loss"
         )
+    refuse_repeated_columns(runs.columns, "runs")
     missing = [name for name in ("params", "tokens", "loss") if name not in runs.columns]
     if missing:
         have = ", ".join(map(str, runs.columns)) or "none"
         raise UserError(f"runs: column {', '.join(missing)} is missing (columns: {have})")
     kept, excluded = _leave_out(runs)
     if kept.empty:
-        raise UserError(f"runs: no finished run to fit ({len(runs)} rows, {len(excluded)} left out)")
+        reasons = Counter(run.reason for run in excluded).most_common(3)
+        why = ": " + ", ".join(f"{reason} ({count})" for reason, count in reasons) if reasons else ""
+        raise UserError(f"runs: no finished run to fit ({len(runs)} rows, {len(excluded)} left out{why})")
     family = _one_kind(kept)
     columns = {name: _numbers(kept, name) for name in ("params", "tokens", "loss")}
-    columns["flops"] = (
-        _numbers(kept, "flops") if _has(kept, "flops") else 6.0 * columns["params"] * columns["tokens"]
-    )
     if _has(kept, "budget"):
         columns["budget"] = _numbers(kept, "budget")
+    if _has(kept, "flops"):
+        columns["flops"] = _numbers(kept, "flops")
+    _check_units(columns)
+    if "flops" not in columns:
+        columns["flops"] = _flops_of(columns)
     if _has(kept, "loss_se") and kept["loss_se"].notna().all():
         columns["loss_se"] = _numbers(kept, "loss_se", zero_allowed=True)
     order = np.lexsort((columns["loss"], columns["tokens"], columns["params"]))
@@ -174,27 +195,82 @@ def _has(runs: pd.DataFrame, name: str) -> bool:
     return name in runs.columns and bool(runs[name].notna().any())
 
 
+def _check_units(columns: dict[str, np.ndarray]) -> None:
+    """UserError, a question, where the columns are off by thousands from anything that is trained."""
+    pairs = columns["params"] * columns["tokens"]
+    for name in ("flops", "budget"):
+        if name in columns:
+            ratio = float(np.median(columns[name] / pairs))
+            if not PER_TOKEN[0] <= ratio <= PER_TOKEN[1]:
+                factor = 1000.0 ** round(np.log10(6 / ratio) / 3)
+                unit = (
+                    f"is {name} in units of {flops_text(factor)} FLOPs"
+                    if factor > 1
+                    else f"are params or tokens in units of {flops_text(1 / factor)}"
+                )
+                raise UserError(
+                    f"{name}: the median of {name} / (params x tokens) is {number_text(ratio)} instead of "
+                    f"about 6; {unit}? Give all three in units of one"
+                )
+    ratio = float(np.median(columns["tokens"] / columns["params"]))
+    if ratio < FEWEST_TOKENS:
+        raise UserError(
+            f"tokens: the median of tokens / params is {number_text(ratio)}, usually 1 to 1000; are tokens "
+            "in billions? Give both in units of one"
+        )
+
+
+def _flops_of(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """FLOPs of a table without that column: its budgets, if they are more than names of 6 params tokens."""
+    params, tokens = columns["params"], columns["tokens"]
+    flops = 6.0 * params * tokens
+    budget = columns.get("budget")
+    if budget is None or np.max(np.abs(np.log(budget / flops))) <= np.log1p(SAME_BUDGET):
+        return flops
+    try:
+        fit_cost(params, tokens, budget)
+    except UserError:
+        return flops
+    return budget
+
+
 def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
+    labels = runs.index.tolist()
     reasons: list[str | None] = [None] * len(runs)
     if "status" in runs.columns:
-        for i, status in enumerate(runs["status"].tolist()):
-            if not pd.isna(status) and status != "finished":
-                reasons[i] = f"status is {status}"
+        states = {word: status_of(word) for word in runs["status"].dropna().unique()}
+        for i, word in enumerate(runs["status"].tolist()):
+            if not pd.isna(word) and states[word] != "finished":
+                reasons[i] = f"status is {states[word]}"
     if "excluded" in runs.columns:
         for i, reason in enumerate(runs["excluded"].tolist()):
             if not pd.isna(reason) and reason:
                 reasons[i] = reasons[i] or str(reason)
+    if _has(runs, "family"):
+        for i in np.flatnonzero(runs["family"].isna()).tolist():
+            reasons[i] = reasons[i] or "no family, which other rows have"
+    # the first of equal rows stays; most tables have no two rows with equal numbers, and are done here
+    numbers = [name for name in ("params", "tokens", "loss", "flops", "budget") if name in runs.columns]
+    alike = runs[numbers].duplicated(keep=False).to_numpy() & [reason is None for reason in reasons]
+    first: dict[object, object] = {}
+    keyed = "key" in runs.columns
+    for i in np.flatnonzero(alike).tolist():
+        row = runs.iloc[i]
+        run = row["key"] if keyed and not pd.isna(row["key"]) else tuple(map(str, row))
+        if (run, *row[numbers]) in first:
+            reasons[i] = f"{REPEATED}row {first[run, *row[numbers]]}"
+        first.setdefault((run, *row[numbers]), labels[i])
     keep = np.array([reason is None for reason in reasons], dtype=bool)
     left_out = tuple(
         Excluded(row=row, reason=reason)
-        for row, reason in zip(runs.index.tolist(), reasons, strict=True)
+        for row, reason in zip(labels, reasons, strict=True)
         if reason is not None
     )
     return runs.loc[keep], left_out
 
 
 def _one_kind(runs: pd.DataFrame) -> str | None:
-    """The family of the table (None without that column); refuses mixed kinds and duplicate keys."""
+    """The family of the table (None without that column); refuses mixed kinds and keys with two results."""
     for name in ONE_VALUE_PER_FIT:
         if name in runs.columns:
             found = sorted(map(str, runs[name].dropna().unique()))
@@ -206,7 +282,10 @@ def _one_kind(runs: pd.DataFrame) -> str | None:
     if "key" in runs.columns:
         twice = runs["key"].notna() & runs["key"].duplicated(keep=False)
         if twice.any():
-            raise UserError(f"key: the same run is listed more than once ({_rows(runs, twice.to_numpy())})")
+            raise UserError(
+                f"key: the same run is listed more than once, with different results "
+                f"({_rows(runs, twice.to_numpy())}); keep one of them"
+            )
     return str(runs["family"].dropna().iloc[0]) if _has(runs, "family") else None
 
 

@@ -21,7 +21,7 @@ from scaling.families.base import Family, Schedule, draw, per_token, sampling_ti
 
 
 class Absorbing(Family):
-    """Absorbing-state diffusion. The network is not told the noise level (it can count the masks).
+    """Absorbing-state diffusion. The network is not conditioned on the noise level (it can count the masks).
 
     Noise times may be given per row (B,) or per position (B, L).
     """
@@ -96,8 +96,8 @@ class Absorbing(Family):
     ) -> Tensor:
         """Restore the masked tokens of xt (B, L) from time 1 to 0 in `steps` even steps.
 
-        read: logits (B, L, V) of noisy ids. It is not told the time, so its answer is kept while no token of
-        the batch changes: at most L calls however many steps.
+        read: logits (B, L, V) of noisy ids. Without time conditioning its answer is kept while no token
+        of the batch changes: at most L calls however many steps.
         """
         probs: Tensor | None = None
         for t_now, t_next in pairwise(sampling_times(steps).to(generator.device)):

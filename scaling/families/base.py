@@ -1,4 +1,10 @@
-"""What every family answers: how text is corrupted, what is trained, and which bound is reported.
+"""A family: how text is corrupted, what is trained, and which bound is reported.
+
+A family must give `name`, `tightness`, `corrupt`, `token_bound` and `sample`. Everything else has a default
+that suits a discrete diffusion without extras, and may be overridden: another objective (`objectives`,
+`token_loss`), another network or view of the text (`causal`, `build_model`, `view`, `conditioning`), another
+way to draw a batch (`training_batch`, `evaluation_batch`), and what that costs (`work`, `param_count`).
+tests/scaling/families/test_conformance.py checks every family of the table against sums over all states.
 
 Shape letters: B batch, L length, V vocabulary. Losses are nats per token. Noise time t runs from 0
 (clean) to 1 (noise); the signal level alpha falls from 1 to 0 along it. Every draw comes from the
@@ -156,7 +162,7 @@ class Family(ABC):
         return noise_times(stratified(count, generator))
 
     def conditioning(self, t: Tensor) -> Tensor:
-        """What the network is told about the noise level, (B,); zeros where it is told nothing."""
+        """The noise level as the network gets it, (B,); zeros for a network without time conditioning."""
         return torch.zeros_like(t)
 
     @abstractmethod

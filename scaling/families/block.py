@@ -238,26 +238,28 @@ class _Reader:
 
     def logits(self, clean: Tensor, noisy: Tensor) -> Tensor:
         """(B, block size, V) of the noisy block, given the finished tokens before it."""
-        told = torch.zeros(len(noisy), device=noisy.device)
+        conditioning = torch.zeros(len(noisy), device=noisy.device)
         if self.cache is None:
-            return self._anew(clean, noisy, told)
+            return self._anew(clean, noisy, conditioning)
         for start in range(len(self.cache), clean.shape[1], self.family.block_size):
             end = start + self.family.block_size
-            self._read(clean[:, start:end], told, start, keep=self.family.block_size)
+            self._read(clean[:, start:end], conditioning, start, keep=self.family.block_size)
         assert isinstance(self.model, Transformer), "only a Transformer has a cache"
-        features = self._read(noisy, told, clean.shape[1], keep=0)
+        features = self._read(noisy, conditioning, clean.shape[1], keep=0)
         return self.model.predict(features, self.family.vocab_size)
 
-    def _read(self, ids: Tensor, told: Tensor, start: int, keep: int) -> Tensor:
+    def _read(self, ids: Tensor, conditioning: Tensor, start: int, keep: int) -> Tensor:
         assert isinstance(self.model, Transformer), "only a Transformer has a cache"
         positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(ids.shape)
-        return self.model.trunk(ids, told, layout=FULL, positions=positions, cache=self.cache, keep=keep)
+        return self.model.trunk(
+            ids, conditioning, layout=FULL, positions=positions, cache=self.cache, keep=keep
+        )
 
-    def _anew(self, clean: Tensor, noisy: Tensor, told: Tensor) -> Tensor:
+    def _anew(self, clean: Tensor, noisy: Tensor, conditioning: Tensor) -> Tensor:
         if not clean.shape[1]:
-            return self.model(noisy, told)
+            return self.model(noisy, conditioning)
         doubled = torch.cat([clean, noisy, clean, noisy], dim=1)
-        logits = self.model(doubled, told, layout=self.family.layout)
+        logits = self.model(doubled, conditioning, layout=self.family.layout)
         return logits[:, -self.family.block_size :]
 
 

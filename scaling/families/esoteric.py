@@ -231,8 +231,8 @@ class Esoteric(Absorbing):
         start = 0 if cache is None else read
         masks = decoded.new_full((len(decoded), count), self.mask_id)
         ids = torch.cat([decoded[:, start:], masks], dim=1)
-        told = torch.zeros(len(ids), device=ids.device)
+        conditioning = torch.zeros(len(ids), device=ids.device)
         view: dict[str, Any] = {"positions": order[:, start : start + ids.shape[1]]}
         if cache is not None:
             view |= {"cache": cache, "keep": ids.shape[1] - count}
-        return model(ids, told, **view)[:, -count:]
+        return model(ids, conditioning, **view)[:, -count:]

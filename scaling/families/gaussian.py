@@ -10,7 +10,7 @@ x_hat = sum_v p_v e_v. The bound (section 2 and appendix A; Kingma et al. 2021, 
     diffusion        1/2 integral over t of e^-gamma gamma' |x - x_hat|^2   sum over the E dimensions
 
 so t = 0 means reconstruction here and t > 0 diffusion. Where paper and released code differ (unit norm of
-the vectors, variance-preserving noise, gamma instead of t told to the network) the code is followed; its
+the vectors, variance-preserving noise, conditioning on gamma instead of t) the code is followed; its
 numbers are the golden ones.
 
 Self-conditioning: the network also reads x_hat of an earlier pass. In training a quarter of the rows does,
@@ -39,7 +39,7 @@ from scaling.families.base import Family, Noised, draw, sampling_times
 from scaling.ladder import Size
 from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaussian_model, unit
 
-TOLD_EVERY = 4
+SELF_CONDITION_EVERY = 4
 """One row in so many is self-conditioned in training, as published."""
 
 
@@ -206,7 +206,7 @@ class Gaussian(Family):
         per sequence, is not counted.
         """
         return flops.Work(
-            passes_without_gradient=1 / TOLD_EVERY if self.self_conditioning else 0.0,
+            passes_without_gradient=1 / SELF_CONDITION_EVERY if self.self_conditioning else 0.0,
             vocabulary_width=2 * self.embed_dim,
             input_width=2 * self.embed_dim + 2 * FREQUENCIES / context_length,
         )
@@ -238,10 +238,12 @@ class Gaussian(Family):
         t = torch.zeros(count, dtype=torch.float64, device=place)
         t[first:] = self.training_times(count - first, generator)
         weight = torch.where(t > 0, 1 / (1 - share), 1 / share)
-        turn = torch.randint(TOLD_EVERY, (1,), generator=generator, device=place)
-        told = (torch.arange(count, device=place) % TOLD_EVERY == turn) & self.self_conditioning
+        turn = torch.randint(SELF_CONDITION_EVERY, (1,), generator=generator, device=place)
+        conditioned = (
+            torch.arange(count, device=place) % SELF_CONDITION_EVERY == turn
+        ) & self.self_conditioning
         strength = 1.0 if not self.prior_anneal_share else min(1.0, progress / self.prior_anneal_share)
-        extra = {"told": told, "strength": torch.full_like(t, strength)}
+        extra = {"conditioned": conditioned, "strength": torch.full_like(t, strength)}
         return Noised(x0, self._noise(x0, generator), t, weight, extra)
 
     def _split(self, count: int, generator: torch.Generator) -> tuple[int, float]:
@@ -260,20 +262,26 @@ class Gaussian(Family):
         the estimate's variance; the ends and all else get the loss's own. Self-conditioned rows reach
         neither schedule nor vectors nor the first pass (appendix and released code).
         """
-        told, x0 = noised.extra["told"], noised.x0
-        gamma, slope, gamma_1, by_variance = _schedule_for(model, noised.t, told)
+        conditioned, x0 = noised.extra["conditioned"], noised.x0
+        gamma, slope, gamma_1, by_variance = _schedule_for(model, noised.t, conditioned)
         rows = model.rows()
         target = F.embedding(x0, rows)
-        target = torch.where(told[:, None, None], target.detach(), target)
+        target = torch.where(conditioned[:, None, None], target.detach(), target)
         z = latents(target, noised.xt.to(rows.dtype), gamma)
         strength = noised.extra["strength"]
         with torch.no_grad():
             guess = torch.zeros_like(z)
-            if told.any():
-                guess[told] = model.restore(
-                    z[told], gamma[told], x0[told], strength=strength[told], rows=rows
+            if conditioned.any():
+                guess[conditioned] = model.restore(
+                    z[conditioned],
+                    gamma[conditioned],
+                    x0[conditioned],
+                    strength=strength[conditioned],
+                    rows=rows,
                 )[0]
-        x_hat, nats = model.restore(z, gamma, x0, guess=guess, strength=strength, rows=rows, kept=~told)
+        x_hat, nats = model.restore(
+            z, gamma, x0, guess=guess, strength=strength, rows=rows, kept=~conditioned
+        )
         diffusion = diffusion_nats(target, x_hat, gamma, slope).mean(-1)
         by_variance(diffusion)
         terms = torch.where(noised.t > 0, diffusion, nats.mean(-1).double())
@@ -359,30 +367,30 @@ class Gaussian(Family):
 
     def _guess(self, model: GaussianTransformer, z: Tensor, gamma: Tensor, guess: Tensor) -> Tensor:
         ids = torch.zeros(z.shape[:2], dtype=torch.long, device=z.device)
-        told = guess if self.self_conditioning else None
-        return model.restore(z.to(guess.dtype), gamma.expand(len(z)), ids, guess=told)[0]
+        previous = guess if self.self_conditioning else None
+        return model.restore(z.to(guess.dtype), gamma.expand(len(z)), ids, guess=previous)[0]
 
     def _logits(self, model: GaussianTransformer, z: Tensor, gamma: Tensor, guess: Tensor) -> Tensor:
-        told = guess if self.self_conditioning else None
-        return model(z.to(guess.dtype), gamma.expand(len(z)), guess=told)
+        previous = guess if self.self_conditioning else None
+        return model(z.to(guess.dtype), gamma.expand(len(z)), guess=previous)
 
 
 def _schedule_for(
-    model: GaussianTransformer, t: Tensor, told: Tensor
+    model: GaussianTransformer, t: Tensor, conditioned: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor], None]]:
     """gamma, its derivative and gamma_1, each (B,), with the gradient rules of training.
 
-    The last of the four is told each row's diffusion loss (B,) before the backward pass: what then flows
+    The last of the four takes each row's diffusion loss (B,) before the backward pass: what then flows
     into the schedule's interior is multiplied by twice that loss, which makes it the gradient of the square.
     """
     factors: list[Tensor] = []
     course, slope = model.schedule.course(t)
-    fixed = told | (t == 0)
+    fixed = conditioned | (t == 0)
     course, slope = (torch.where(fixed, x.detach(), x) for x in (course, slope))
     for x in (course, slope):
         if x.requires_grad:
             x.register_hook(lambda gradient: gradient * factors[0])
-    gamma_0, gamma_1 = (torch.where(told, x.detach(), x) for x in model.schedule.endpoints.double())
+    gamma_0, gamma_1 = (torch.where(conditioned, x.detach(), x) for x in model.schedule.endpoints.double())
     rise = gamma_1 - gamma_0
     by_variance = lambda diffusion: factors.append(2 * diffusion.detach())  # noqa: E731
     return gamma_0 + rise * course, rise * slope, gamma_1, by_variance

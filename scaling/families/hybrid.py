@@ -69,8 +69,7 @@ class Hybrid(Family):
     p_u comes with a schedule of its own.
     objective: what is trained on, see `training_weights`; by default what each paper trains on, "dynamic"
     with p_u and "unweighted" with noise. max_weight: where the clipping objectives clip, 2 by default.
-    time_conditioned: whether the network is told -log alpha_t. GIDD tells its network the noise level, the
-    scaling study does not.
+    time_conditioned: whether the network is conditioned on -log alpha_t, as in GIDD, not in the study.
 
     Not covered: clean prompts, noise levels of a token's own and empty tokens in training (arXiv
     2512.10858, section 4.1), and a log-SNR slope other than 1.
@@ -280,7 +279,7 @@ class Hybrid(Family):
     ) -> Tensor:
         """Ancestral sampling from the noise at t = 1, times 1 to 0 in `steps` even steps, one call each.
 
-        A network that is not told the time is called again only after some token of the batch has changed.
+        A network without time conditioning is called again only after some token of the batch has changed.
         """
         if options:
             raise UserError(f"family 'hybrid' samples without options, not with {', '.join(options)}")
@@ -324,12 +323,14 @@ class Hybrid(Family):
             raise UserError(
                 "self-correction takes finished text, but ids hold the mask id; sample to the end"
             )
-        told = self.conditioning(torch.full((len(ids),), time, dtype=torch.float64, device=ids.device))
+        conditioning = self.conditioning(
+            torch.full((len(ids),), time, dtype=torch.float64, device=ids.device)
+        )
         best = torch.full((len(ids),), -1.0, device=ids.device)
         stale = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         active = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
         for _ in range(iterations):
-            logits = suppress(model(ids, told).double(), self.mask_id)
+            logits = suppress(model(ids, conditioning).double(), self.mask_id)
             probs = (logits / temperature).softmax(-1)
             new = draw(probs, generator)
             surest, place = probs.gather(-1, new[..., None])[..., 0].where(new != ids, 0.0).max(-1)

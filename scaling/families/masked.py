@@ -43,5 +43,5 @@ class Masked(Absorbing):
         """Ancestral sampling from all masks, times 1 to 0 in `steps` even steps; see `ancestral`."""
         refuse_options(self, options)
         xt = torch.full(shape, self.mask_id, device=generator.device)
-        told = torch.zeros(len(xt), device=xt.device)
-        return self.ancestral(lambda ids: model(ids, told), xt, steps, generator)
+        conditioning = torch.zeros(len(xt), device=xt.device)
+        return self.ancestral(lambda ids: model(ids, conditioning), xt, steps, generator)

@@ -35,14 +35,14 @@ from scaling.families.mixture import LogMixture
 from scaling.models import Transformer, head_loss
 
 LARGEST_SIGMA = 6.907755278982137
-"""-log 1e-3: the largest noise level the network is told, as in the published schedule's end."""
+"""-log 1e-3: the largest noise level the network is given, as in the published schedule's end."""
 
 SMALLEST_SHARE = 1e-30
 """Signal and noise are at least this: the bound is finite at t = 0 and t = 1, and no float32 overflows."""
 
 
 class Uniform(Family):
-    """Uniform-state diffusion, trained on its bound. The network is told -log alpha_t.
+    """Uniform-state diffusion, trained on its bound. The network is conditioned on -log alpha_t.
 
     No mask id by default. With `mask_id` the id stays in the vocabulary and noise may land on it, but
     it is never predicted: the published runs' arrangement (V = 32001 with id 32000).
@@ -158,8 +158,8 @@ class Uniform(Family):
         def row_loss(logits: Tensor, x0: Tensor, xt: Tensor, signal: Tensor) -> Tensor:
             return self.bound_at(logits, x0, xt, *signal.unbind(-1))
 
-        told = (-torch.log(signal[:, 0])).clamp(max=LARGEST_SIGMA)
-        features = model.trunk(embed(model.embedding, noised), told)
+        conditioning = (-torch.log(signal[:, 0])).clamp(max=LARGEST_SIGMA)
+        features = model.trunk(embed(model.embedding, noised), conditioning)
         about = (noised.x0, noised.xt, signal)
         return head_loss(model, features, about, row_loss, num_ids=self.predicted_ids)
 

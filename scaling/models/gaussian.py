@@ -4,7 +4,7 @@ Plaid (arXiv 2305.18619). Beside the network this model holds what family gaussi
 vector per token, which takes the place of the input embedding, and the noise schedule. gamma is the
 negative log of the signal-to-noise ratio: alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma).
 
-The network is the one all families share, so that families compare: adaLN (told gamma) stays, and Plaid's
+The network is the one all families share, so that families compare: adaLN (on gamma) stays, and Plaid's
 own input maps stand before it. Plaid's RMSNorm, its residual branches divided by sqrt(layers) and muP are
 left out.
 

@@ -1,5 +1,5 @@
 """Training one run: the loop, its optimizer, its checkpoints."""
 
-from scaling.training.loop import Result, RunStatus, train
+from scaling.training.loop import RunStatus, TrainResult, train
 
-__all__ = ["Result", "RunStatus", "train"]
+__all__ = ["RunStatus", "TrainResult", "train"]

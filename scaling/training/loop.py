@@ -1,9 +1,9 @@
 """The training loop: one spec in, one loss out.
 
 Straight code, top to bottom of `train`. Every draw of a step depends on (seed, purpose, step), and the
-global batch is corrupted before it is cut into micro-batches, so a run gives the same losses however
-often it was interrupted and however its batches were cut (bit for bit on the same device type when
-the cuts are the same).
+global batch is corrupted before it is cut into micro-batches (gradient accumulation), so a run gives the
+same losses however often it was interrupted and however its batches were cut (bit for bit on the same
+device type when the cuts are the same).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class RunStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class TrainResult:
     """How a run ended. Losses are nats per token; a run that did not finish has no bound."""
 
     key: str
@@ -87,7 +87,7 @@ class Result:
 
 
 @dataclass(slots=True)
-class _Progress:
+class _LoopState:
     """What a checkpoint carries beside the weights: all the loop's own memory."""
 
     step: int = 0
@@ -113,7 +113,7 @@ class _Progress:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run:
+class _Training:
     """The parts of a run that the loop's helpers share."""
 
     spec: RunSpec
@@ -124,7 +124,7 @@ class _Run:
     heldout: Tensor
     device: torch.device
     micro_batch_size: int
-    progress: _Progress = field(default_factory=_Progress)
+    progress: _LoopState = field(default_factory=_LoopState)
 
     def autocast(self) -> torch.autocast:
         enabled = self.spec.precision == "bfloat16"
@@ -145,7 +145,7 @@ def train(
     checkpoint_every_s: float = 15.0,
     compile_trunk: bool = False,
     samples: int = 0,
-) -> Result:
+) -> TrainResult:
     """Train `spec` on `data`, evaluate its bound, and return how it ended.
 
     folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
@@ -153,10 +153,11 @@ def train(
     `fences` up to that step only.
     log: receives records of kind "resumed", "damaged", "train", "checkpoint", "bound" and "samples".
     samples: texts to draw from the trained network, for people to read; they change nothing else.
-    should_stop: asked after every step; a reason makes the run write a checkpoint and end as preempted.
+    should_stop: called after every step; a reason makes the run write a checkpoint and end as preempted.
+    micro_batch_size: sequences of one forward and backward pass; below the batch size gradients accumulate.
 
-    Raises UserError where the data is too small for the spec, OSError where a checkpoint cannot be
-    written (the earlier ones stay whole).
+    Raises UserError if the data is too small for the spec, OSError if a checkpoint cannot be written (the
+    earlier ones stay whole).
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _prepare(spec, data, device, micro_batch_size, compile_trunk)
@@ -204,14 +205,14 @@ def train(
 
 def _prepare(
     spec: RunSpec, data: TrainingData, device: str, micro_batch_size: int | None, compile_trunk: bool
-) -> _Run:
+) -> _Training:
     torch.set_float32_matmul_precision(float32_route(spec.size.hidden) if device == "cpu" else "highest")
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights")).to(device)
     optimizer = FlatAdamW(model, spec.optimizer)
     if compile_trunk:
         model.trunk = torch.compile(model.trunk)  # type: ignore[method-assign]
-    return _Run(
+    return _Training(
         spec=spec,
         family=family,
         model=model,
@@ -235,24 +236,24 @@ def _heldout(spec: RunSpec, data: TrainingData) -> Tensor:
     return ids
 
 
-def _resume(run: _Run, folders: list[Path], fences: Mapping[Path, int] | None, log: Log) -> _Progress:
+def _resume(run: _Training, folders: list[Path], fences: Mapping[Path, int] | None, log: Log) -> _LoopState:
     state, damaged = newest_checkpoint(folders, run.spec.key, fences)
     for sentence in damaged:
         log({"kind": "damaged", "sentence": sentence})
     if state is not None:
         run.optimizer.restore(state)
-        run.progress = _Progress(**state["progress"])
+        run.progress = _LoopState(**state["progress"])
     log({"kind": "resumed", "step": run.progress.step})
     return run.progress
 
 
-def _save(run: _Run, folder: Path, log: Log) -> None:
+def _save(run: _Training, folder: Path, log: Log) -> None:
     state = {"key": run.spec.key, "progress": asdict(run.progress), **run.optimizer.state()}
     save_checkpoint(folder, run.progress.step, state)
     log({"kind": "checkpoint", "step": run.progress.step})
 
 
-def _batch(run: _Run) -> Noised:
+def _batch(run: _Training) -> Noised:
     """The current step's global batch, corrupted."""
     spec, step = run.spec, run.progress.step
     first = step * spec.batch_size
@@ -263,7 +264,7 @@ def _batch(run: _Run) -> Noised:
     return run.family.training_batch(x0, generator, step / spec.steps)
 
 
-def _gradient(run: _Run) -> tuple[float, float]:
+def _gradient(run: _Training) -> tuple[float, float]:
     """Mean loss per token of the step's global batch and the norm of its gradient (in the optimizer)."""
     batch = _batch(run)
     total = 0.0
@@ -278,7 +279,7 @@ def _gradient(run: _Run) -> tuple[float, float]:
 
 
 def _curve_point(
-    run: _Run, rate: float, norm: float, steps_per_s: float, flops_per_step: float, peak: float
+    run: _Training, rate: float, norm: float, steps_per_s: float, flops_per_step: float, peak: float
 ) -> dict[str, Any]:
     spec, progress = run.spec, run.progress
     done = min(progress.step * spec.batch_size, spec.sequences)
@@ -295,20 +296,20 @@ def _curve_point(
         "flops": spec.training_flops() * done / spec.sequences,
         "tokens_per_s": steps_per_s * spec.batch_size * spec.data.context_length,
         "flops_per_s": steps_per_s * flops_per_step,
-        "peak_share": steps_per_s * flops_per_step / peak,
+        "mfu": steps_per_s * flops_per_step / peak,
         "elapsed_s": progress.train_s,
     }
 
 
-def _diverged(run: _Run, sentence: str) -> Result:
+def _diverged(run: _Training, sentence: str) -> TrainResult:
     return _result(run, RunStatus.DIVERGED, f"diverged: {sentence}")
 
 
-def _result(run: _Run, status: RunStatus, sentence: str) -> Result:
+def _result(run: _Training, status: RunStatus, sentence: str) -> TrainResult:
     spec, progress = run.spec, run.progress
     share = min(1.0, progress.step * spec.batch_size / spec.sequences)
     seconds = max(progress.train_s, 1e-9)
-    return Result(
+    return TrainResult(
         key=spec.key,
         status=status,
         sentence=sentence,
@@ -319,7 +320,7 @@ def _result(run: _Run, status: RunStatus, sentence: str) -> Result:
     )
 
 
-def _evaluate(run: _Run, log: Log) -> Result:
+def _evaluate(run: _Training, log: Log) -> TrainResult:
     spec = run.spec
     started = time.perf_counter()
     autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
@@ -346,18 +347,18 @@ def _evaluate(run: _Run, log: Log) -> Result:
     )
 
 
-def _draw_samples(run: _Run, count: int, log: Log) -> None:
+def _draw_samples(run: _Training, count: int, log: Log) -> None:
     generator = generator_for(run.spec.seed, "samples", 0, run.device.type)
     # as it was before it was compiled, which would be done again for every length that is read on the way
     vars(run.model).pop("trunk", None)
     started = time.perf_counter()
-    told: dict[str, Any] = {"texts": []}
+    record: dict[str, Any] = {"texts": []}
     try:
         ids = sample_ids(run.model, run.family, count, run.spec.data.context_length, generator)
-        told["texts"] = [run.data.decode(row) for row in ids.cpu().numpy()]
+        record["texts"] = [run.data.decode(row) for row in ids.cpu().numpy()]
     except Exception as error:  # whatever it is, the run has its loss
-        told["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
-    log({"kind": "samples", **told, "seconds": time.perf_counter() - started})
+        record["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    log({"kind": "samples", **record, "seconds": time.perf_counter() - started})
 
 
 def family_bound(family: Family) -> str:

@@ -26,7 +26,7 @@ TAIL_BYTES = 16384
 _ATTEMPT = re.compile(r"attempt-(\d{3,})")
 
 NUMBERS = (
-    *("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "peak_share"),
+    *("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "mfu"),
     *("elapsed_s", "bound", "bound_se"),
 )
 LATEST = 1e11

@@ -38,7 +38,7 @@ GRACE_S = 20.0
 ROLE = "recorder"
 RECORDS_PER_BATCH = 500
 
-METRICS = ("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "peak_share")
+METRICS = ("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "mfu")
 """Of a training record, beside the loss; sent as train_..., for the run table has columns of these names."""
 
 _STATUS = {

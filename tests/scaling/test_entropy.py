@@ -16,7 +16,7 @@ from scaling.families import FAMILIES, family_class, get_family
 from scaling.families.base import Family
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-from scaling.training import Result, RunStatus, train
+from scaling.training import RunStatus, TrainResult, train
 from tests.scaling.enumeration import as_network, noise_at, told_the_time
 
 NAMES = sorted(FAMILIES)
@@ -104,7 +104,7 @@ def test_a_worse_predictor_scores_above(name: str, markov: Dataset) -> None:
     assert values[0] < values[1] < values[2]
 
 
-def trained(data: Dataset, folder: Path, name: str, steps: int, rate: float, **size: Any) -> Result:
+def trained(data: Dataset, folder: Path, name: str, steps: int, rate: float, **size: Any) -> TrainResult:
     shape = {"hidden": 24, "num_layers": 1, "num_heads": 1, "cond_dim": 8, "time_features": 16, **size}
     spec = RunSpec(
         family=name,
@@ -128,7 +128,7 @@ def trained(data: Dataset, folder: Path, name: str, steps: int, rate: float, **s
     return result
 
 
-def check(result: Result, known: float) -> float:
+def check(result: TrainResult, known: float) -> float:
     """Never below the entropy by more than 3 standard errors; returns the excess as a share."""
     assert result.bound is not None
     assert result.bound_se is not None

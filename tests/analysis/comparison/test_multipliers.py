@@ -157,6 +157,26 @@ def test_seeds_make_comparisons_repeatable(sahoo):
     )
 
 
+def test_a_family_without_a_law_is_named_and_the_others_are_compared():
+    runs = pd.concat(
+        [
+            two_families(slower(AR, 4.0)),
+            isoflop_table(AR, budgets=[1e18], family="short"),
+            isoflop_table(AR).head(3).assign(family=None),
+        ]
+    )
+    found = compare(runs, bootstrap=0)
+    assert list(found.laws) == ["ar", "masked"]
+    assert found.multipliers["multiplier"].to_numpy() == pytest.approx(4.0, rel=1e-6)
+    assert set(found.checks["family"]) == {"masked"}
+    assert any("not compared: family short: runs: all 15 runs spend one budget" in w for w in found.warnings)
+    assert "3 rows without a family are left out" in found.warnings
+    assert list(compare(runs, "masked", bootstrap=0, laws=found.laws).laws) == ["masked", "ar"]
+    for laws, reason in ((found.laws, "'short' has no law"), (None, "family short: runs: all 15 runs")):
+        with pytest.raises(UserError, match=reason):
+            compare(runs, "short", bootstrap=0, laws=laws)
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [

@@ -155,7 +155,12 @@ class TestToken:
     @pytest.mark.parametrize("path", ["/", "/app.js", "/api/data", "/api/state", "/export.html", "/nothing"])
     def test_without_it_nothing_is_told(self, client: Any, path: str) -> None:
         wrong = ("Bearer wrong", "Bearer ", "Basic right-token")
-        cookies = ("scaling_token=wrong", "scaling_token=", "\x00;=")
+        cookies = (
+            "scaling_token_8050=wrong",
+            "scaling_token_8050=",
+            "scaling_token_8051=right-token",
+            "\x00;=",
+        )
         tried = [{"authorization": text} for text in wrong] + [{"cookie": text} for text in cookies]
         for headers in ({}, *tried):
             answer = client.get(path, headers=headers)
@@ -168,6 +173,7 @@ class TestToken:
         cookie = answer.headers["set-cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=Strict" in cookie
+        assert cookie.startswith("scaling_token_8050="), "each port of a host has its own"
         assert client.get("/api/data").status_code == 200
 
     @pytest.mark.parametrize("token", ["wrong", "", "right-toke", "right-token2", "ünïcödé"])
@@ -288,9 +294,15 @@ def test_scripts_never_write_html() -> None:
     assert "</script" not in text.lower(), "it would end the element that the exported file has it in"
 
 
-def test_a_short_token_and_a_taken_port_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="at least 8"):
-        serve.serve({"source": "x"}, title="x", token="short")
+@pytest.mark.parametrize(
+    "token", ["short", "semi;colon", "and&more", "plus+plus", "söme-töken", "a space here"]
+)
+def test_a_token_that_would_not_open_the_page_is_refused(token: str) -> None:
+    with pytest.raises(UserError, match="at least 8 letters, digits"):
+        serve.serve({"source": "x"}, title="x", token=token)
+
+
+def test_a_taken_port_is_refused(tmp_path: Path) -> None:
     taken = serve.listen("127.0.0.1", 0)
     try:
         with pytest.raises(UserError, match="cannot be used"):

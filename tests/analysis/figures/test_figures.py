@@ -20,6 +20,7 @@ import pytest
 
 import analysis
 from analysis import figures
+from analysis.checks import influence
 from analysis.errors import UserError
 from analysis.figures import axes, parts, theme
 from analysis.laws.isoflop import IsoflopLaw
@@ -322,6 +323,17 @@ class TestResiduals:
         table = figures.surface_residuals_table(law)
         assert "odd" in table[table["outlier"]]["label"].tolist()
         assert "odd" in figures.surface_residuals(law).data[0].text
+
+    def test_the_checks_and_the_picture_name_the_same_outliers(self, runs: pd.DataFrame) -> None:
+        planted = runs[runs["family"] == "uniform"].reset_index(drop=True)
+        num_named = set()
+        for factor in np.linspace(1.0, 1.02, 21):  # from no outlier to one that any threshold finds
+            moved = planted.assign(loss=planted["loss"].where(planted.index != 4, planted["loss"] * factor))
+            law = analysis.fit_law(moved, bootstrap=0)
+            outlier = influence.influence_table(law)["outlier"].tolist()
+            assert figures.surface_residuals_table(law)["outlier"].tolist() == outlier
+            num_named.add(sum(outlier))
+        assert len(num_named) > 1
 
 
 class TestThemeOfFigures:

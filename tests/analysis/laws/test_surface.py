@@ -7,13 +7,14 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
 from analysis import fit_law, published
 from analysis.errors import UserError
 from analysis.laws.result import FitStatus
+from analysis.table.fit_table import FEWEST_TOKENS
 from tests.analysis.planted import BUDGETS, CHINCHILLA, isoflop_table, loss_of
 
 SYMBOLS = ("E", "A", "B", "alpha", "beta")
@@ -90,7 +91,9 @@ def test_noise_free_laws_are_recovered(ratio):
 )
 def test_any_planted_law_is_recovered(E, A, B, alpha, beta):
     theta = (E, A, B, alpha, beta)
-    law = fit_law(isoflop_table(theta, sizes=8), bootstrap=0)
+    runs = isoflop_table(theta, sizes=8)
+    assume(np.median(runs["tokens"] / runs["params"]) > FEWEST_TOKENS)
+    law = fit_law(runs, bootstrap=0)
     np.testing.assert_allclose(parameters(law), theta, rtol=1e-6)
 
 
@@ -140,13 +143,6 @@ def test_row_order_does_not_matter_to_the_bit(seed):
     one, other = fit_law(runs, bootstrap=20), fit_law(shuffled, bootstrap=20)
     np.testing.assert_array_equal(one.thetas, other.thetas)
     assert one.sha256 == other.sha256
-
-
-def test_duplicated_runs_do_not_move_the_optimum():
-    runs = isoflop_table(noise=0.01, sizes=6)
-    once, twice = fit_law(runs, bootstrap=0), fit_law(pd.concat([runs, runs]), bootstrap=0)
-    np.testing.assert_allclose(parameters(twice), parameters(once), rtol=1e-7)
-    assert twice.objective == pytest.approx(2 * once.objective, rel=1e-10)
 
 
 def test_same_seed_same_bits_other_seed_other_draws():

@@ -1,4 +1,4 @@
-"""gaussian against exact denoisers: a tight bound, free of the schedule, and gradients that go where told."""
+"""gaussian against exact denoisers: a tight bound, free of the schedule, and gradients only where wanted."""
 
 from __future__ import annotations
 
@@ -284,9 +284,9 @@ def test_every_row_estimates_one_term(count: int, share: float, seed: int) -> No
     t = batch.t[~first]
     assert (t * len(t)).ceil().tolist() == list(range(1, len(t) + 1)), "one time in each equal slice"
     torch.testing.assert_close(t.diff(), torch.full_like(t.diff(), 1 / len(t)))
-    told = batch.extra["told"].nonzero()[:, 0]
-    assert (told.diff() == 4).all()
-    assert len(told) == pytest.approx(count / 4, abs=1)
+    conditioned = batch.extra["conditioned"].nonzero()[:, 0]
+    assert (conditioned.diff() == 4).all()
+    assert len(conditioned) == pytest.approx(count / 4, abs=1)
 
 
 def test_a_batch_of_one_row_decides_by_a_coin() -> None:
@@ -347,7 +347,7 @@ def gradients(family: Gaussian, model: GaussianTransformer, batch: Noised) -> di
 def small_batch(family: Gaussian, **changes: Any) -> tuple[GaussianTransformer, Noised]:
     x0 = torch.randint(6, (12, 3), generator=torch.Generator().manual_seed(1))
     batch = family.training_batch(x0, torch.Generator().manual_seed(3), 1.0)
-    extra = {**batch.extra, "told": changes.pop("told", batch.extra["told"])}
+    extra = {**batch.extra, "conditioned": changes.pop("conditioned", batch.extra["conditioned"])}
     return awake(family), Noised(batch.x0, batch.xt.double(), changes.pop("t", batch.t), batch.weight, extra)
 
 
@@ -371,7 +371,7 @@ def plain_terms(model: GaussianTransformer, batch: Noised, guess: Tensor) -> tup
 
 
 def test_the_interior_of_the_schedule_lowers_the_square_and_the_rest_the_loss() -> None:
-    model, batch = small_batch(FAMILY, told=torch.zeros(12, dtype=torch.bool))
+    model, batch = small_batch(FAMILY, conditioned=torch.zeros(12, dtype=torch.bool))
     got = gradients(FAMILY, model, batch)
     terms, diffusion = plain_terms(model, batch, torch.zeros_like(batch.xt))
     value = float(FAMILY.training_loss(model, batch).detach())
@@ -388,7 +388,7 @@ def test_the_interior_of_the_schedule_lowers_the_square_and_the_rest_the_loss() 
 
 
 def test_self_conditioned_rows_reach_the_network_alone() -> None:
-    model, batch = small_batch(FAMILY, told=torch.ones(12, dtype=torch.bool))
+    model, batch = small_batch(FAMILY, conditioned=torch.ones(12, dtype=torch.bool))
     got = gradients(FAMILY, model, batch)
     for name in (*INTERIOR, "schedule.endpoints", "embedding"):
         assert (got[name] == 0).all(), name
@@ -405,8 +405,8 @@ def test_self_conditioned_rows_reach_the_network_alone() -> None:
 
 
 def test_rows_of_the_reconstruction_do_not_reach_the_interior() -> None:
-    told = torch.zeros(12, dtype=torch.bool)
-    model, batch = small_batch(FAMILY, told=told, t=torch.zeros(12, dtype=torch.float64))
+    conditioned = torch.zeros(12, dtype=torch.bool)
+    model, batch = small_batch(FAMILY, conditioned=conditioned, t=torch.zeros(12, dtype=torch.float64))
     got = gradients(FAMILY, model, batch)
     assert all((got[name] == 0).all() for name in INTERIOR)
     assert got["schedule.endpoints"].abs().min() > 0, "gamma_0 by the reconstruction, gamma_1 by the prior"
@@ -416,7 +416,7 @@ def test_rows_of_the_reconstruction_do_not_reach_the_interior() -> None:
 def test_mixed_rows_add_up() -> None:
     """The step's gradient is the sum over rows taken one by one, whichever kind they are."""
     model, batch = small_batch(FAMILY)
-    assert 0 < int(batch.extra["told"].sum()) < 12
+    assert 0 < int(batch.extra["conditioned"].sum()) < 12
     whole = gradients(FAMILY, model, batch)
     rows = [gradients(FAMILY, model, batch.rows(slice(i, i + 1))) for i in range(12)]
     for name, gradient in whole.items():

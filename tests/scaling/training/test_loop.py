@@ -18,9 +18,9 @@ import torch
 from scaling.families import FAMILIES
 from scaling.families.base import Family
 from scaling.spec import RunSpec
-from scaling.training import Result, RunStatus, loop, train
+from scaling.training import RunStatus, TrainResult, loop, train
 from scaling.training.checkpoint import newest_checkpoint
-from scaling.training.loop import EXPLODED, WATCH_STEPS, _Progress
+from scaling.training.loop import EXPLODED, WATCH_STEPS, _LoopState
 from tests.scaling.toys import CONTEXT, ToyData, toy_spec
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in sorted(FAMILIES)} | {
@@ -51,7 +51,7 @@ class Stopper:
         return "asked to" if self.polls in self.after else None
 
 
-def run(spec: RunSpec, folder: Path, **options: Any) -> tuple[Result, list[dict[str, Any]]]:
+def run(spec: RunSpec, folder: Path, **options: Any) -> tuple[TrainResult, list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
     result = train(spec, options.pop("data", None) or ToyData(), folder, log=records.append, **options)
     return result, records
@@ -308,7 +308,7 @@ def test_a_run_that_finishes(name: str, tmp_path: Path) -> None:
     assert [p[0] for p in points] == list(range(1, 51))
     rates = [p[3] for p in points]
     assert rates[:4] == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2])
-    assert all(set(r) >= {"tokens_per_s", "flops_per_s", "peak_share", "elapsed_s"} for r in records[1:-1])
+    assert all(set(r) >= {"tokens_per_s", "flops_per_s", "mfu", "elapsed_s"} for r in records[1:-1])
     bound = records[-1]
     assert (bound["kind"], bound["step"], bound["bound"]) == ("bound", 50, result.bound)
 
@@ -387,7 +387,7 @@ def test_an_absurd_learning_rate_diverges(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("start", [2.0, 50.0])
 def test_exploding_is_three_times_the_first_average(start: float) -> None:
     """Or three times ln V, 6 here, where the run was above it from the start."""
-    progress = _Progress()
+    progress = _LoopState()
 
     def watch(loss: float, times: int) -> bool:
         for _ in range(times):
