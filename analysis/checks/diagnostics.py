@@ -72,9 +72,7 @@ class Diagnosis:
         if check is not None and check not in set(self.table["check"]):
             raise UserError(f"check = {check!r} was not made; choose one of {', '.join(self.table['check'])}")
         kind = "variants" if check is None else FIGURE_OF.get(check, "variants")
-        if kind == "variants":
-            return figures.variants(self, check)
-        return figures.influence(self) if kind == "influence" else figures.draws(self)
+        return figures.FIGURES[kind].draw(self, *([check] if kind == "variants" else []))
 
     def __str__(self) -> str:
         width = max(map(len, self.table["check"]))

@@ -9,7 +9,7 @@ of a later budget, read from that budget's own runs, against the interval of the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,8 @@ from analysis.laws.isoflop import IsoflopLaw
 from analysis.laws.result import Law
 from analysis.laws.solver.budget import BudgetStatus
 from analysis.laws.surface import SurfaceLaw
+from analysis.plotted import Plotted
 from analysis.table.fit_table import RunTable, prepare
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 MOST_FOLDS = 12
 """Tables with more budgets than this are cut into WIDE_FOLDS stretches of equal width in log FLOPs."""
@@ -45,9 +43,10 @@ QUANTITIES = ("loss of a run", "lowest loss", "best size")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Rollout:
+class Rollout(Plotted):
     """Predictions of dearer runs by laws fitted to the cheaper ones, and how far off they were."""
 
+    figure: ClassVar[str] = "rollout"
     method: str
     level: float
     table: pd.DataFrame
@@ -76,12 +75,6 @@ class Rollout:
                 }
             )
         return pd.DataFrame(rows).astype({"covered": "Float64"})
-
-    def plot(self) -> go.Figure:
-        """Errors against how far beyond the fitted budgets they are, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.rollout(self)
 
     def __str__(self) -> str:
         lines = [f"rollout of the {self.method} law: fitted up to a budget, held against what is dearer", ""]

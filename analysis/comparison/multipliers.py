@@ -17,7 +17,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,7 @@ from analysis.estimate import shortest, spread
 from analysis.frontier import Curve
 from analysis.laws import fit_law
 from analysis.laws.result import Law
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from analysis.plotted import Plotted
 
 SEARCH_BEYOND = 1e3
 """Crossovers are looked for up to this factor below and above the budgets with data."""
@@ -58,9 +56,10 @@ CROSSOVER_COLUMNS = ("family", "reference", "flops", "low", "high", "loss", "sha
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Plotted):
     """Compute multipliers and crossovers of families against a reference, from one law per family."""
 
+    figure: ClassVar[str] = "compare"
     reference: str
     method: str
     laws: Mapping[str, Law]
@@ -93,12 +92,6 @@ class Comparison:
             raise UserError(f"family = {family!r} is not compared; choose one of {', '.join(others)}")
         return multiplier_curve(family, self.laws[family], self.reference, self.laws[self.reference], points)
 
-    def plot_curves(self) -> go.Figure:
-        """The multipliers over the loss with their bands, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.multiplier_curves(self)
-
     def summary(self) -> pd.DataFrame:
         """One row per family: exponents of its frontier, and its multiplier at its smallest and largest
         budget."""
@@ -116,12 +109,6 @@ class Comparison:
                 )
             rows.append(row)
         return pd.DataFrame(rows)
-
-    def plot(self) -> go.Figure:
-        """Multipliers over the budgets, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.compare(self)
 
     def __str__(self) -> str:
         lines = [

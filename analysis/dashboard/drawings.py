@@ -1,6 +1,6 @@
 """The figures of `analysis.figures` as the page gets them: plain JSON, with few enough points to draw.
 
-`plain` turns a Plotly figure into {"data", "layout", "caption"}; `first_paint` draws it as an SVG, which the
+`plain` turns a Plotly figure into {"data", "layout", "caption", ...}; `first_paint` draws it as an SVG, which the
 page shows until plotly.js has loaded; `picture` is a file of what a visitor sees, filters applied.
 """
 
@@ -45,12 +45,13 @@ def plain(figure: go.Figure, nominal: Mapping[float, float] | None = None) -> di
             # panels that show the same points say the same of them: the page looks it up
             first = texts.setdefault("\n".join(map(str, trace["hovertext"])), number)
             trace["hovertext"] = trace["hovertext"] if first == number else first
-    title = content["layout"].get("title", {})
-    caption = meta.get("caption") or title.get("subtitle", {}).get("text", "")
-    shown = {"data": data, "layout": _json(layout), "caption": caption, "title": title.get("text", "")}
+    shown = {"data": data, "layout": _json(layout), "heading": _json(content["layout"].get("title", {}))}
+    shown |= {name: meta.get(name, "") for name in ("caption", "provenance")}
     margin = shown["layout"].get("margin", {})
     shown["top"] = margin.get("t", TITLE_PX)  # with the title, which the page writes elsewhere
     shown["layout"]["margin"] = margin | {"t": BARE_PX}
+    if "height" in shown["layout"]:
+        shown["layout"]["height"] -= shown["top"] - BARE_PX
     for note in (*shown["layout"].get("annotations", ()), *shown["layout"].get("shapes", ())):
         kind, _, value = str(note.get("name") or "").partition(":")
         if kind == "budget":
@@ -155,8 +156,11 @@ def picture(content: Mapping[str, Any], path: Path, *, families: Collection[str]
     for name in ("annotations", "shapes"):
         layout[name] = [note for note in layout.get(name, ()) if shown_note(note)]
     figure = _figure({"data": kept, "layout": layout}, theme.template("light"))
-    title = {"text": content["title"], "subtitle": {"text": content["caption"]}}
-    figure.update_layout(title=title, width=PICTURE_WIDTH, margin={"t": content["top"]})
+    height = (layout.get("height") or 0) + content["top"] - BARE_PX
+    figure.update_layout(
+        title=content["heading"], width=PICTURE_WIDTH, height=height, margin={"t": content["top"]}
+    )
+    figure.update_layout(meta={"provenance": content["provenance"]})
     return figures.save(theme.set_theme(figure, theme_name), path)
 
 

@@ -251,9 +251,10 @@ def answers(law: Any) -> dict[str, Any]:
 def summary_of_comparison(comparison: Any) -> dict[str, Any]:
     from analysis import figures
 
+    shown = figures.compare_table(comparison)
     return {
         "method": comparison.method,
-        "multipliers": records(figures.compare_table(comparison), 5),
+        "multipliers": records(shown[shown["kind"] == "budget"].drop(columns="kind"), 5),
         "crossovers": records(comparison.crossovers, 5),
         "exponents": records(comparison.exponents, 4),
         "warnings": list(comparison.warnings),

@@ -23,10 +23,7 @@ from string import Template
 from analysis.dashboard.security import OWN_STYLES
 from analysis.dashboard.state import State
 from analysis.figures import axes
-from analysis.figures import theme as _t
-from analysis.figures.theme import FONT, NEUTRAL, PALETTES, template_layout
-
-DARK = getattr(_t, "DARK", {})
+from analysis.figures.theme import DARK, FONT, NEUTRAL, PALETTES, template_layout
 
 SCRIPTS = (
     *("dom", "format", "store", "route", "figure", "parts"),
@@ -36,6 +33,7 @@ SCRIPTS = (
 LARGEST_FILE = 5_900_000
 FRAME_BYTES = 20_000
 """Of an exported file beside its script, style and data."""
+OBJECTIVE = "Training objective (nats per token)"
 START = re.compile(r"#/[a-z]+(\?[A-Za-z0-9_.,:;|=&%+~*-]{0,600})?")
 """Addresses inside the page, as the page itself writes them."""
 
@@ -51,7 +49,7 @@ def look() -> str:
     axis = {"type": "log", "exponentformat": "SI", "automargin": True}
     curve = {
         "data": [{"type": "scatter", "mode": "lines", "line": {"width": 1.8}, "meta": {}}],
-        "layout": {"height": 420, "xaxis": axis, "yaxis": axis | {"title": {"text": axes.TRAINING_LOSS}}},
+        "layout": {"height": 420, "xaxis": axis, "yaxis": axis | {"title": {"text": OBJECTIVE}}},
         "caption": "The training objective along the run; the held-out loss, measured otherwise, is above.",
     }
     titles = {"loss": axes.LOSS, "flops": axes.COMPUTE, "tokens": axes.TOKENS, "step": "Steps"}

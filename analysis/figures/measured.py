@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
+from analysis.text import count_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,8 +17,8 @@ COLUMNS = 3
 
 
 def measured_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The finished runs that count in fits, with a label and with `nominal`, the budget they belong to (NaN:
-    none). Their own column nominal is kept if they have one."""
+    """What `measured` shows: the finished runs that count in fits, with a label, and with nominal, the budget
+    they belong to (NaN: none); a column nominal of the table is kept."""
     import pandas as pd
 
     done = runs["loss"].notna()
@@ -25,63 +27,54 @@ def measured_table(runs: pd.DataFrame) -> pd.DataFrame:
     if "excluded" in runs:
         done &= runs["excluded"].isna() | (runs["excluded"] == "")
     shown = parts.with_labels(runs[done])
-    spent = shown["nominal" if "nominal" in shown else "budget"] if _typed(shown) else float("nan")
-    return shown.assign(nominal=pd.to_numeric(spent), family=shown.get("family", ""))
-
-
-def _typed(runs: pd.DataFrame) -> bool:
-    return "nominal" in runs or ("budget" in runs and bool(runs["budget"].notna().any()))
+    nominal = shown.get("nominal", shown.get("budget", float("nan")))
+    spent = shown["flops"] if "flops" in shown else nominal
+    return shown.assign(nominal=pd.to_numeric(nominal), flops=spent, family=shown.get("family", ""))
 
 
 def measured(runs: pd.DataFrame) -> go.Figure:
     """Loss against size of every finished run, one panel per family, in the colours of their budgets."""
-    import plotly.graph_objects as go
-
     table = measured_table(runs)
     families = theme.family_order(table["family"].unique())
-    budgets = sorted(table["nominal"].dropna().unique())
-    colours = dict(zip(budgets, theme.budget_colours(len(budgets)), strict=True))
+    colours, entries = parts.budget_entries(sorted(table["nominal"].dropna().unique()))
     columns = max(1, min(COLUMNS, len(families)))
     rows = max(1, -(-len(families) // columns))
-    figure = parts.panels(rows, columns, [parts.safe(name) for name in families] if len(families) > 1 else [])
-    for note, family in zip(figure.layout.annotations, families, strict=False):
-        note.name = f"family:{family}"
-    parts.add(figure, [parts.point_entry(axes.flops_text(one), colours[one]) for one in budgets], 1, 1)
-    for number, family in enumerate(families):
-        place = {"row": number // columns + 1, "col": number % columns + 1}
-        own = table[table["family"] == family]
-        for budget, part in own.groupby("nominal", dropna=False):
-            known = budget == budget
-            text = axes.flops_text(float(budget)) if known else "no budget"
-            figure.add_trace(
-                go.Scatter(
-                    x=part["params"],
-                    y=part["loss"],
-                    mode="markers",
-                    name=text,
-                    legendgroup=text,
-                    showlegend=False,
-                    marker=parts.marker(colours[budget] if known else theme.NEUTRAL, "circle", 7),
-                    **_points(part, family, budget if known else None),
-                ),
-                **place,
-            )
-        figure.update_xaxes(**axes.log_axis(axes.PARAMS, own["params"], axes.count_text, room=6), **place)
-        figure.update_yaxes(
-            title_text=axes.LOSS if place["col"] == 1 else "", tickformat=axes.LOSS_DIGITS, **place
-        )
-    caption = "Finished runs; colours are budgets"
-    return parts.finish(
-        figure,
-        "Loss against size",
-        caption,
-        height=400 if rows == 1 else 330 * rows + 90,
-        legend="Budget (FLOPs)",
+    titles = [
+        (parts.marked(theme.family_style(name), f"<b>{parts.safe(name)}</b>"), parts.belongs(name) or "")
+        for name in families
+    ]
+    figure = parts.panels(
+        rows,
+        columns,
+        row_px=380 if rows == 1 else 280,
+        titles=titles if len(families) > 1 else (),
+        apart=0.08,
     )
+    parts.add(figure, entries)
+    for number, family in enumerate(families):
+        row, column = number // columns + 1, number % columns + 1
+        own = table[table["family"] == family]
+        for nominal, part in own.groupby("nominal", dropna=False):
+            budget = None if nominal != nominal else float(nominal)
+            colour = colours[budget] if budget is not None else theme.NEUTRAL
+            texts = [parts.run_text(run, run["flops"]) for run in part.to_dict(orient="records")]
+            points = parts.scatter(
+                "points", part["params"], part["loss"], family=family, budget=budget, keys=part, text=texts,
+                mode="markers", marker=parts.marker(colour, "circle", 8),
+            )  # fmt: skip
+            parts.add(figure, [points], row, column)
+        x_axis = axes.log_axis(axes.params_title([own]), own["params"], count_text, room=6)
+        figure.update_xaxes(**x_axis, row=row, col=column)
+        figure.update_yaxes(tickformat=axes.LOSS_DIGITS, row=row, col=column)
+        if column == 1:
+            figure.update_yaxes(title_text=axes.LOSS, row=row, col=column)
+    caption = "Points: finished runs, in the colours of their budgets."
+    provenance = parts.run_provenance([table])
+    return parts.finish(figure, "measured", "Loss against size", caption, provenance, legend="Budget (FLOPs)")
 
 
 def best_losses_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The run with the lowest loss of each family at every budget, smallest budget first."""
+    """What `best_losses` shows: the run with the lowest loss of each family at every budget."""
     table = measured_table(runs)
     best = table[table["nominal"].notna()].sort_values("loss", kind="stable")
     return best.drop_duplicates(["family", "nominal"]).sort_values("nominal")
@@ -89,39 +82,31 @@ def best_losses_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def best_losses(runs: pd.DataFrame) -> go.Figure:
     """The lowest loss of each family at every budget, and a line through them."""
-    import plotly.graph_objects as go
-
     best = best_losses_table(runs)
-    figure = parts.panels(1, 1)
+    figure = parts.panels(1, 1, row_px=340)
+    x_axis = axes.compute_axis("Budget (FLOPs)", best["nominal"], best["nominal"])
+    x_axis["range"][1] += 0.08 * (x_axis["range"][1] - x_axis["range"][0])
+    low, high = (best["loss"].min(), best["loss"].max()) if len(best) else (0.0, 1.0)
+    pad = 0.06 * (high - low) or 0.05
+    limits, ends, traces = (low - pad, high + pad), [], []
     for family in theme.family_order(best["family"].unique()):
-        part = best[best["family"] == family]
-        style = theme.family_style(family)
-        figure.add_trace(
-            go.Scatter(
-                x=part["nominal"],
-                y=part["loss"],
-                mode="lines+markers",
-                name=parts.safe(family),
-                legendgroup=family,
-                line={"color": style.colour, "width": 1.6},
+        part, style = best[best["family"] == family], theme.family_style(family)
+        texts = [parts.run_text(run, run["flops"]) for run in part.to_dict(orient="records")]
+        line = {"color": style.colour, "width": 1.6}
+        traces += [
+            parts.scatter("line", part["nominal"], part["loss"], family=family, mode="lines", line=line),
+            parts.scatter(
+                "points", part["nominal"], part["loss"], family=family, keys=part, text=texts, mode="markers",
                 marker=parts.marker(style.colour, style.symbol, 9),
-                **_points(part, family, None),
-            )
-        )
-    budgets = sorted(best["nominal"].unique())
-    figure.update_xaxes(**axes.log_axis("Budget (FLOPs)", budgets, axes.compute_text))
-    figure.update_yaxes(title_text=axes.LOSS, tickformat=axes.LOSS_DIGITS)
-    return parts.finish(figure, "Best loss of each budget", "Lowest held-out loss of any run", height=440)
-
-
-def _points(part: pd.DataFrame, family: str, budget: float | None) -> dict[str, Any]:
-    """What every point carries: its run's key and description, and what a reader may choose it by."""
-    rows = part.to_dict(orient="records")
-    keys = [str(row["key"]) for row in rows] if "key" in part else None
-    spent = [row["flops"] if "flops" in row else row["nominal"] for row in rows]
-    return {
-        "customdata": keys,
-        "meta": {"family": family, "budget": budget, "role": "points", "keys": keys},
-        "hoverinfo": "text",
-        "hovertext": [parts.run_text(row, flops) for row, flops in zip(rows, spent, strict=True)],
-    }
+            ),
+        ]  # fmt: skip
+        last = part.iloc[-1]
+        text = parts.marked(style, parts.safe(family))
+        ends.append((text, parts.belongs(family), math.log10(last["nominal"]), last["loss"]))
+    parts.add(figure, traces)
+    parts.label_ends(figure, 1, ends, (x_axis["range"], limits), (parts.WIDTH_PX - 110, 340))
+    figure.update_xaxes(**x_axis)
+    figure.update_yaxes(title_text=axes.LOSS, tickformat=axes.LOSS_DIGITS, range=list(limits))
+    caption = "Points: the run with the lowest loss of each family and budget."
+    provenance = parts.run_provenance([best])
+    return parts.finish(figure, "best_losses", "Best loss of each budget", caption, provenance)

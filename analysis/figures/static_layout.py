@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from analysis.errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -113,12 +115,9 @@ class Plot:
         )
         length = minor.get("ticklen", 3) * POINTS_PER_PX if minor.get("ticks") == "outside" else 0
         axis.set_tick_params(which="minor", length=length, color=colour)
-        axis.grid(
-            settings.get("showgrid", True),
-            which="major",
-            color=colour_of(settings.get("gridcolor", "#eeeeee")),
-            linewidth=POINTS_PER_PX,
-        )
+        if settings.get("showgrid", True):
+            colour = colour_of(settings.get("gridcolor", "#eeeeee"))
+            axis.grid(which="major", color=colour, linewidth=POINTS_PER_PX)
 
 
 def _place_ticks(axis: Any, settings: Mapping[str, Any], minor: Mapping[str, Any]) -> None:
@@ -208,7 +207,7 @@ def draw_legend(
 
 
 def draw_shapes(layout: Mapping[str, Any], plots: Mapping[tuple[str, str], Plot]) -> None:
-    """Lines and rectangles. ValueError names another shape."""
+    """Lines and rectangles. UserError names another shape."""
     from matplotlib.patches import Rectangle
 
     for shape in layout["shapes"]:
@@ -229,7 +228,7 @@ def draw_shapes(layout: Mapping[str, Any], plots: Mapping[tuple[str, str], Plot]
             fill = colour_of(shape.get("fillcolor", "rgba(0, 0, 0, 0)"))
             axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor=fill, edgecolor=colour, **style))
         else:
-            raise ValueError(f"a printed figure shows line and rect shapes only, not {shape.get('type')!r}")
+            raise UserError(f"a printed figure shows line and rect shapes only, not {shape.get('type')!r}")
         axes.axis(limits)
 
 
@@ -252,23 +251,25 @@ def draw_annotations(
                 "color": colour_of(note.get("arrowcolor", "#444444")),
                 "linewidth": note.get("arrowwidth", 1) * POINTS_PER_PX,
             }
-        axes.annotate(
-            text_of(note.get("text")),
-            point,
-            xycoords=coordinates,
-            xytext=shift,
-            textcoords="offset points",
-            arrowprops=arrow,
-            annotation_clip=False,
-            zorder=6,
-            ha=_CENTRED.get(note.get("xanchor", "center"), note.get("xanchor")),
-            va=_CENTRED.get(note.get("yanchor", "middle"), note.get("yanchor")),
-            rotation=-note.get("textangle", 0),
-            fontweight="bold" if "<b>" in note.get("text", "") else "normal",
+        style = {
+            "xycoords": coordinates,
+            "xytext": shift,
+            "textcoords": "offset points",
+            "annotation_clip": False,
+            "zorder": 6,
+            "ha": _CENTRED.get(note.get("xanchor", "center"), note.get("xanchor")),
+            "va": _CENTRED.get(note.get("yanchor", "middle"), note.get("yanchor")),
+            "rotation": -note.get("textangle", 0),
+            "fontweight": "bold" if "<b>" in note.get("text", "") else "normal",
             **font_of(layout["font"], note.get("font", {})),
-        )
+        }
+        axes.annotate(text_of(note.get("text")), point, arrowprops=arrow, **style)
+        mark = _MARK.match(note.get("text", ""))
+        if mark and style["ha"] == "left":  # the mark again, in its colour, on top of the first letter
+            axes.annotate(mark[2], point, **style | {"color": colour_of(mark[1])})
 
 
+_MARK = re.compile(r'<span style="color:([^"]+)">(.)</span>')
 _CENTRED = {"auto": "center", "center": "center", "middle": "center"}
 
 

@@ -16,7 +16,7 @@ curve does not bend upwards, or with fewer than 3 sizes. Resamples go through th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -36,9 +36,6 @@ from analysis.laws.solver.refit import refit_surface
 from analysis.laws.surface import SurfaceLaw, fit_surface
 from analysis.table.fit_table import SAME_BUDGET, RunTable, prepare
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
 RESAMPLINGS = ("parametric", "residuals", "rows")
 SHAPES = ("parabola", "akima")
 BARELY_BRACKETED = 0.95
@@ -53,6 +50,7 @@ class IsoflopLaw(PowerLawFrontier):
     """N*, D* and L* as powers of compute, through the minima of one curve per budget."""
 
     method: ClassVar[str] = "isoflop"
+    figure: ClassVar[str] = "isoflop"
     budgets: tuple[BudgetFit, ...]
     residual_sd: float | None
     """Pooled standard deviation of losses about their curves, relative to the loss; None if no budget has a
@@ -133,12 +131,6 @@ class IsoflopLaw(PowerLawFrontier):
             text = f"parabola's bias in params at {fit.flops:.3g} FLOPs, taken out (%)"
             found[text] = Estimate(float(percent[0]), low, high, self.level)
         return found
-
-    def plot(self) -> go.Figure:
-        """The parabolas with their runs and minima, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.isoflop(self)
 
     def to_dict(self) -> dict[str, Any]:
         minima = self.minima.astype(object)

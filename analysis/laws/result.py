@@ -16,11 +16,10 @@ import pandas as pd
 from analysis.estimate import Estimate, Rule, estimate_of, interval, shortest
 from analysis.frontier import Cost, Curve, Optimum, as_flops
 from analysis.laws.solver.powerlaw import PowerLaw
+from analysis.plotted import Plotted
 from analysis.table.fit_table import Excluded, RunTable
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from analysis.published.beside import Beside
 
 
@@ -37,11 +36,12 @@ class FitStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Law(ABC):
+class Law(Plotted, ABC):
     """A fitted relation between params, tokens, FLOPs and loss (nats per token). Frozen; arrays are read-
     only."""
 
     method: ClassVar[str] = ""
+    figure: ClassVar[str] = "frontier"
     family: str | None
     runs: pd.DataFrame
     """The runs used, with columns params, tokens, flops, loss and whatever else the table had."""
@@ -139,12 +139,6 @@ class Law(ABC):
         from analysis.published.beside import against
 
         return against(self, name, flops=flops, withdrawn=withdrawn)
-
-    def plot(self) -> go.Figure:
-        """The law with its runs, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.frontier({self.family or self.method: self})
 
     def __str__(self) -> str:
         name = f" of {self.family}" if self.family else ""

@@ -32,10 +32,10 @@ def of_runs(count: int, *, traces: int = 2) -> go.Figure:
 
 
 def test_a_figure_keeps_all_it_shows_and_loses_its_title_and_template() -> None:
-    figure = of_runs(20).update_layout(title={"text": "Runs", "subtitle": {"text": "dots"}}, margin={"t": 99})
+    figure = of_runs(20).update_layout(title={"text": "Runs"}, margin={"t": 99}, meta={"caption": "dots"})
     content = drawings.plain(figures.set_theme(figure, "light"))
     json.dumps(content, allow_nan=False)
-    assert (content["title"], content["caption"], content["top"]) == ("Runs", "dots", 99)
+    assert (content["heading"]["text"], content["caption"], content["top"]) == ("Runs", "dots", 99)
     assert not {"title", "template"} & set(content["layout"])
     trace = content["data"][1]
     assert trace["x"] == pytest.approx(figure.data[1].x, rel=1e-4)

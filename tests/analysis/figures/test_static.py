@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
+from analysis.errors import UserError
 from analysis.figures import theme
 from analysis.figures.static import draw, numbers_of, render
 from analysis.figures.static_layout import colour_of, text_of
@@ -64,6 +65,22 @@ class TestTraces:
         assert first.get_facecolor() == pytest.approx((61 / 255, 142 / 255, 246 / 255, 0.2))
         assert [tuple(corner) for corner in second.get_xy()[:4]] == [(1, 3), (2, 4), (2, 0), (1, 0)]
 
+    def test_horizontal_bars(self) -> None:
+        bars = go.Bar(
+            orientation="h", base=[1.0, 4.0], x=[2.0, 3.0], y=[0, 1], width=0.8, marker_color="#cc1c2e"
+        )
+        first, second = draw(go.Figure(bars)).axes[0].patches
+        assert (first.get_x(), first.get_width()) == (1.0, 2.0)
+        assert (second.get_x() + second.get_width(), second.get_height()) == (7.0, 0.8)
+        assert to_hex(first.get_facecolor()) == "#cc1c2e"
+
+    def test_a_mark_of_size_zero_is_not_drawn_and_arrows_are(self) -> None:
+        marker = {"symbol": ["circle", "triangle-right"], "size": [0, 8], "color": "#cc1c2e"}
+        trace = go.Scatter(x=[1, 2], y=[1, 1], mode="markers", marker=marker)
+        none, arrow = draw(go.Figure(trace)).axes[0].get_lines()
+        assert none.get_markersize() == 0
+        assert arrow.get_marker() == ">"
+
     def test_texts_and_missing_texts(self) -> None:
         trace = go.Scatter(
             x=[1, 2], y=[1, 2], mode="markers+text", text=["a<br>$b &lt;", ""], textposition="top right"
@@ -80,18 +97,19 @@ class TestTraces:
     @pytest.mark.parametrize(
         ("trace", "sentence"),
         [
-            (go.Bar(x=[1], y=[1]), "scatter traces only, not 'bar'"),
+            (go.Pie(values=[1]), "scatter traces and horizontal bars, not 'pie'"),
+            (go.Bar(x=[1], y=[1]), "not 'bar'"),
             (go.Scatter(x=[1], y=[1], fill="tozeroy"), "not 'tozeroy'"),
             (go.Scatter(x=[1], y=[1], mode="markers", marker={"symbol": "y-up"}), "no marker 'y-up'"),
         ],
     )
     def test_refuses_what_it_cannot_show(self, trace: Any, sentence: str) -> None:
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(UserError, match=sentence):
             draw(go.Figure(trace))
 
     def test_refuses_other_shapes(self) -> None:
         figure = go.Figure(go.Scatter(x=[1], y=[1])).add_shape(type="circle", x0=0, x1=1, y0=0, y1=1)
-        with pytest.raises(ValueError, match="not 'circle'"):
+        with pytest.raises(UserError, match="not 'circle'"):
             draw(figure)
 
     def test_packed_numbers(self) -> None:
@@ -173,11 +191,30 @@ class TestAround:
         figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2]))
         figure.update_layout(title={"text": "Title", "subtitle": {"text": "sub"}}, width=700, height=300)
         drawn = draw(theme.set_theme(figure, "dark"))
-        assert [text.get_text() for text in drawn.texts] == ["Title", "sub"]
+        assert [text.get_text() for text in drawn.texts] == ["Title", "sub", ""]
         assert drawn.texts[0].get_fontsize() > drawn.texts[1].get_fontsize()
         assert to_hex(drawn.get_facecolor()) == theme.PALETTES["dark"].paper
         assert to_hex(drawn.texts[1].get_color()) == theme.PALETTES["dark"].muted
         assert drawn.get_size_inches().tolist() == [7.0, 3.0]
+
+    def test_provenance_stands_below_and_takes_its_own_room(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2])).update_layout(height=300)
+        before = draw(figure).axes[0].get_position().height * 300
+        drawn = draw(figure.update_layout(meta={"provenance": "3 runs; data 1234abcd " * 10}))
+        assert "3 runs; data" in drawn.texts[-1].get_text()
+        height = drawn.get_size_inches()[1] * 100
+        assert height > 310
+        assert drawn.axes[0].get_position().height * height == pytest.approx(before)
+
+    def test_a_mark_before_a_name_keeps_its_colour(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1], y=[1]))
+        figure.add_annotation(
+            text='<span style="color:#cc1c2e">●</span> ar', x=1, y=1, xanchor="left", showarrow=False
+        )
+        whole, mark = draw(figure).axes[0].texts
+        assert (whole.get_text(), mark.get_text()) == ("● ar", "●")
+        assert to_hex(mark.get_color()) == "#cc1c2e"
+        assert to_hex(whole.get_color()) != "#cc1c2e"
 
     def test_png_has_the_size_asked_for(self) -> None:
         figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2])).update_layout(width=400, height=300)

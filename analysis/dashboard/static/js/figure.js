@@ -155,7 +155,7 @@ class Figure {
     Object.assign(this, { label, content, name, more });
     this.place = el("div", { class: "figure", role: "figure", "aria-label": label, style: { minHeight: `${content.layout.height || 450}px` } });
     this.place.addEventListener("pointerenter", () => hurry());
-    this.box = el("div", {}, this.place, content.caption ? el("p", { class: "caption" }, plainText(content.caption)) : null);
+    this.box = el("div", {}, this.place, content.caption ? el("p", { class: "caption", title: content.provenance }, content.caption) : null);
   }
 
   // Takes over the drawing of the figure that was in this place, so that nothing flickers while it changes.
@@ -246,7 +246,7 @@ class Figure {
     const hidden = el("div", { style: { position: "absolute", left: "-10000px" } });
     document.body.append(hidden);
     try {
-      const title = { text: this.content.title || this.label, subtitle: { text: this.content.caption } };
+      const title = this.content.heading || { text: escaped(this.label) };
       await Plotly.newPlot(hidden, data, { ...layout, width, height, autosize: false, title, margin: { ...layout.margin, t: this.content.top || 84 } }, { staticPlot: true });
       return await Plotly.toImage(hidden, { format, width, height, scale: format === "png" ? 2 : 1 });
     } finally {
@@ -256,11 +256,11 @@ class Figure {
   }
 }
 
+// plotly.js reads a little HTML in texts; names of runs must not be taken for it.
+const escaped = text => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
 // A figure of the laws by its name; null while it is not there.
 function figureOf(name, label, options = {}) {
   const content = lawsNow()?.figures?.[name];
   return content?.data.length ? new Figure(label, content, { name, ...options }) : null;
 }
-
-// Captions are written for plotly.js, which reads a little HTML.
-const plainText = text => String(text).replace(/<[^>]*>/g, " ").replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
