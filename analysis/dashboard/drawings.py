@@ -1,7 +1,7 @@
 """The figures of `analysis.figures` as the page gets them: plain JSON, with few enough points to draw.
 
-`plain` turns a Plotly figure into {"data", "layout", "caption", ...}; `first_paint` draws it as an SVG, which the
-page shows until plotly.js has loaded; `picture` is a file of what a visitor sees, filters applied.
+`plain` turns a Plotly figure into {"data", "layout", "caption", ...}; `first_paint` draws it as an SVG, which
+the page shows until plotly.js has loaded; `picture` is a file of what a visitor sees, filters applied.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def measured_table(runs: pd.DataFrame) -> pd.DataFrame:
         done &= runs["excluded"].isna() | (runs["excluded"] == "")
     shown = parts.with_labels(runs[done])
     nominal = shown.get("nominal", shown.get("budget", float("nan")))
-    spent = shown["flops"] if "flops" in shown else nominal
-    return shown.assign(nominal=pd.to_numeric(nominal), flops=spent, family=shown.get("family", ""))
+    columns = {"flops": shown.get("flops", nominal), "family": shown.get("family", "")}
+    return shown.assign(nominal=pd.to_numeric(nominal), **columns)
 
 
 def measured(runs: pd.DataFrame) -> go.Figure:

@@ -56,7 +56,8 @@ function arranged(content, more, width) {
     layout[kind] = layout[kind].filter(part => [part.xref, part.yref].every(ref => !ref || ref === "paper" || there.has(ref.split(" ")[0])));
   }
   const narrow = width < NARROW_PX;
-  layout.margin = { b: 54, ...layout.margin, ...(narrow ? { l: 62, r: 12 } : {}) };
+  const labelled = panels.length === 1 && layout.annotations.some(note => note.xref === "x" && note.xanchor === "left");
+  layout.margin = { b: 54, ...layout.margin, ...(narrow ? { l: 62, r: labelled ? 60 : 12 } : {}) };
   if (narrow) {
     layout.showlegend = false;
     for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key))) {
