@@ -64,13 +64,7 @@ def gap(label: str, source: str, steps: int) -> dict[str, Any]:
             budget=1e12,
             sequences=BATCH_SIZE * steps,
             batch_size=BATCH_SIZE,
-            data=DataSpec(
-                corpus=data.corpus,
-                tokenizer=data.tokenizer,
-                fingerprint=data.fingerprint,
-                num_token_ids=data.num_token_ids,
-                context_length=CONTEXT_LENGTH,
-            ),
+            data=DataSpec.of(data, CONTEXT_LENGTH),
             optimizer=OptimizerSpec(learning_rate=4e-3, warmup_steps=50, weight_decay=0.0),
             evaluation=EvaluationSpec(sequences=1024, noise_levels=8),
         )

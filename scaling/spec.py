@@ -56,6 +56,12 @@ class DataSpec:
         _require(self.context_length >= 2, f"context_length is {self.context_length}, it must be at least 2")
         _require(self.num_token_ids >= 2, f"num_token_ids is {self.num_token_ids}, it must be at least 2")
 
+    @classmethod
+    def of(cls, data: Any, context_length: int) -> DataSpec:
+        """Windows of `data`: a prepared dataset, or anything with its four facts."""
+        names = ("corpus", "tokenizer", "fingerprint", "num_token_ids")
+        return cls(context_length=context_length, **{name: getattr(data, name) for name in names})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSettings:

@@ -340,7 +340,7 @@ def _evaluate(run: _Training, log: Log) -> TrainResult:
             "evaluation_s": evaluation_s,
         }
     )
-    sentence = f"bound {bound.value:.4f} +- {bound.se:.4f} nats per token ({family_bound(run.family)})"
+    sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({family_bound(run.family)})"
     finished = _result(run, RunStatus.FINISHED, sentence)
     return replace(
         finished, bound=bound.value, bound_se=bound.se, bits_per_byte=bits, evaluation_s=evaluation_s

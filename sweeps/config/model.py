@@ -280,6 +280,11 @@ class SweepConfig(_Section):
             _check_sizes(override.sizes, override.window, self.grid.budgets, needed=False)
         return self
 
+    @property
+    def own_sizes(self) -> bool:
+        """Whether architectures are the config's own, not those of a ladder."""
+        return self.sizes is not None or self.size_rule is not None
+
     def family(self, name: str) -> FamilyChoice:
         """The family as the config has it, or with its own defaults where the config does not list it."""
         return next((choice for choice in self.families if choice.name == name), FamilyChoice(name=name))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from analysis.text import flops_text
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry, Glance, State
-from sweeps.show.tables import flops_text
 
 SPENDS = frozenset({State.RUNNING, State.FINISHED, State.DIVERGED})
 """States whose FLOPs count as spent: all of them, also of a run that has only begun."""

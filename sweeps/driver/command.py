@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import without_secrets
@@ -15,7 +14,7 @@ from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import Report, run_sweep
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Run, State
-from sweeps.plan import changed, prepare
+from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
 from sweeps.pools import base as pool
 from sweeps.pools.storage.files import Storage, usable_storage
@@ -24,8 +23,7 @@ from sweeps.results import laws as results
 from sweeps.results import terminal as report
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
-from sweeps.show.status import summary
-from sweeps.show.tables import console, plan_brief
+from sweeps.show.tables import KEY_LETTERS, console, plan_brief
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from scaling.data import Dataset
     from sweeps.pools.base import Pool
 
-DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
+DONE, INCOMPLETE, UNRECORDED, INTERRUPTED = 0, 1, 3, 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +55,16 @@ class Launch:
     """URI where runs keep their files, for workers that do not see OUT."""
 
 
-def drive(
-    sweep: str | None, config: Path | None, families: Sequence[str], *, out: Path, how: Launch | None = None
-) -> int:
-    """Run a whole sweep and return the exit code: 0 done, 1 some runs or laws are missing, 130 stopped.
+def drive(asked: prepare.Request, how: Launch | None = None) -> int:
+    """Run a whole sweep and return the exit code.
+
+    0 done, 1 some runs or laws are missing, 3 the tracking store does not have every run, 130 stopped.
 
     Raises UserError, with nothing started and nothing overwritten, for whatever can be wrong beforehand.
     """
     how = how or Launch()
     terminal = console(stderr=how.events == "-")
-    asked = prepare.request(sweep, config, families, out)
+    out = asked.out
     uri = how.store or tracking_uri(out)
     check_tracking(uri)
     if how.webhook:
@@ -115,18 +113,31 @@ def _conclude(asked: prepare.Request, plan: Plan, ended: Report, how: Launch, ou
     """Fit what there is, unless somebody wanted it all to stop; the exit code."""
     if ended.interrupted:
         return INTERRUPTED
-    fitted = [_finish(asked, plan, family, how.bootstrap, out) for family in plan.families]
-    whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs)
-    return DONE if whole and all(fitted) else INCOMPLETE
+    name = asked.config.name
+    table = results.ledger_table(asked.folder, name, plan.keys, plan.families)
+    refused: dict[str, str] = {}
+    with suppress(UserError):  # no family has a law: `refused` says why
+        for fits in results.fit_each(table, refused, bootstrap=how.bootstrap, tell=out.print):
+            report.show_fits(fits, table, out)
+            family = fits.family or ""
+            losses = results.curves(table.of_family(family), asked.folder, name)
+            files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
+            report.show_files(files, out)
+    report.show_refused(refused, out)
+    for step in report.next_steps(asked, plan.families):
+        out.print(f"next: {step}", soft_wrap=True)
+    if refused or not all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs):
+        return INCOMPLETE
+    return UNRECORDED if ended.waiting_records else DONE
 
 
 def _keep_config(asked: prepare.Request, dataset: Dataset, *, extend: bool) -> None:
     """Remember the config in the ledger. UserError where it holds runs of another one, unless `extend`."""
-    now = changed.snapshot(asked.config, dataset.fingerprint)
+    now = diff.snapshot(asked.config, dataset.fingerprint)
     with Ledger(asked.ledger_folder) as ledger:
         if not extend:
-            changed.check_unchanged(ledger, now)
-        changed.note(ledger, now)
+            diff.check_unchanged(ledger, now)
+        diff.remember(ledger, now)
 
 
 def _tell_storage(asked: prepare.Request, storage: Storage | None, out: Console) -> None:
@@ -160,27 +171,4 @@ def _tell_failures(runs: Sequence[Run], out: Console) -> None:
     for run in runs:
         if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
             name = f"{run.family} {run.spec['size']['name']} at {run.spec['budget']:.3g} FLOPs"
-            out.print(f"{name} ({run.key}): {run.sentence}", style="red", soft_wrap=True)
-
-
-def _finish(asked: prepare.Request, plan: Plan, family: str, bootstrap: int, out: Console) -> bool:
-    """Fit, show and write one family's law, and say what to do next; whether there is a law."""
-    name = asked.config.name
-    table = results.ledger_table(asked.folder, name, plan.keys, [family])
-    if not (table.frame["status"] == State.FINISHED).any():
-        out.print(f"no law of {family!r} yet: none of its runs is finished", style="yellow", soft_wrap=True)
-        return False
-    try:
-        fits = results.fit(table, family, bootstrap=bootstrap)
-    except UserError as error:
-        out.print(f"{error} ({summary(table.frame['status'])})", style="yellow", soft_wrap=True)
-        return False
-    report.show_fits(fits, table, out)
-    losses = results.curves(table.of_family(family), asked.folder, name)
-    files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
-    report.show_files(files, out)
-    fitted = [path.parent.name for path in asked.folder.glob("*/law.json")]
-    known = [choice.name for choice in asked.config.families]
-    for step in report.next_steps(name, family, known, fitted):
-        out.print(f"next: {step}", soft_wrap=True)
-    return True
+            out.print(f"{name} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red", soft_wrap=True)

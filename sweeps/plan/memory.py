@@ -1,8 +1,8 @@
-"""How many sequences go through the network at once, halved until they fit: by the estimate before a run
-starts, and after it ran out of memory.
+"""Memory of a run, and the micro-batch that fits: halved by the estimate, and after a run ran out of memory.
 
-The global batch stays the same, and so does the result, up to the order in which floats are added. What a
-run found out is kept in the ledger for its size, so the next run of that size starts with it.
+Smaller micro-batches mean more gradient accumulation: the global batch stays the same, and so does the
+result, up to the order in which floats are added. The ledger keeps what a run learned for its size, so the
+next run of that size starts with it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,39 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from scaling.spec import RunSpec
 from sweeps.ledger.types import Entry, Needs
 
 OPTION = "micro_batch_size"
+
+PROCESS_BYTES = 350e6
+"""A worker before its model: interpreter, torch, memory-mapped data (measured on CPU)."""
+BLOCK_VALUES = 17
+"""Values a block keeps per token and hidden unit for its backward pass: the 34 bytes at two bytes a value of
+arXiv 2205.05198, section 4.1, without dropout masks and without attention scores, which are recomputed."""
+
+
+def memory_bytes(spec: RunSpec, micro_batch_size: int | None = None) -> float:
+    """Estimated memory of a run: process, weights, and activations of a micro-batch (None: of a batch).
+
+    Weights come with their gradient and two moments; the logits of a token with two copies. Families that
+    read the text twice keep twice the activations; the full curriculum of `uniform` keeps a weight per id for
+    every token of the batch.
+    """
+    work = spec.build_family().work(spec.data.context_length)
+    weights = 4 * 4 * spec.param_count()
+    sequences = min(spec.batch_size, micro_batch_size or spec.batch_size)
+    batch_tokens = spec.batch_size * spec.data.context_length
+    soft_inputs = 4 * spec.vocab_size * batch_tokens if work.heads else 0
+    return PROCESS_BYTES + weights + sequences * sequence_bytes(spec) + soft_inputs
+
+
+def sequence_bytes(spec: RunSpec) -> float:
+    """What each sequence that goes through the network at once adds to `memory_bytes`."""
+    size, length = spec.size, spec.data.context_length
+    width = 4 if spec.precision == "float32" else 2
+    inputs = spec.build_family().work(length).inputs
+    return length * (width * BLOCK_VALUES * size.num_layers * size.hidden * inputs + 12 * spec.vocab_size)
 
 
 def size_key(spec: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from sweeps.config.model import Resources, SweepConfig
 from sweeps.config.sizes import size_params, sizes_per_budget
 from sweeps.ledger.types import Entry, Needs, Run, State
 from sweeps.plan import memory, timing
-from sweeps.plan.new_runs import why_new
+from sweeps.plan.diff import why_new
 from sweeps.plan.rows import spec_columns
 from sweeps.pools.devices import is_cpu, kind_of
 
@@ -68,8 +68,8 @@ class PlannedRun:
     spec: RunSpec
     params: int
     """Non-embedding parameters, the N of the law."""
-    state: str = "new"
-    """What the ledger says: finished, running, resume, diverged, failed, ..., or new."""
+    state: str = "planned"
+    """What the ledger says: finished, running, diverged, failed, ...; planned if it does not have it."""
     memory_bytes: float
     """On the GPU where it uses one, else of the process."""
     needs: Needs
@@ -139,7 +139,7 @@ class Plan:
             dataset=dataset,
             predicted_s=run.expected_s,
             needs=run.needs,
-            sequence_bytes=sequence_bytes(run.spec) / _shared_by(self.config.resources),
+            sequence_bytes=memory.sequence_bytes(run.spec) / _shared_by(self.config.resources),
             columns=spec_columns(run.spec, unique_tokens=self.data.train_tokens),
             options=options,
         )
@@ -232,13 +232,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
             flop_convention=convention,
             sequences=sequences,
             batch_size=batch_size,
-            data=DataSpec(
-                corpus=data.corpus,
-                tokenizer=data.tokenizer,
-                fingerprint=data.fingerprint,
-                num_token_ids=data.num_token_ids,
-                context_length=length,
-            ),
+            data=DataSpec.of(data, length),
             optimizer=config.optimizer.spec(learning_rate, -(-sequences // batch_size)),
             evaluation=config.evaluation,
             precision=config.precision,
@@ -271,12 +265,12 @@ def make_plan(
     states = {run.key: str(run.state) for run in past}
     runs = []
     for key, spec in by_key.items():
-        needed = memory_bytes(spec, config.training.micro_batch_size)
+        needed = memory.memory_bytes(spec, config.training.micro_batch_size)
         runs.append(
             PlannedRun(
                 spec=spec,
                 params=spec.param_count("non_embedding"),
-                state=states.get(key, "new"),
+                state=states.get(key, "planned"),
                 memory_bytes=needed,
                 needs=_needs(config, needed),
                 expected_s=seconds[key],
@@ -341,36 +335,6 @@ def _finished(
                 timing.Finished(family=spec.family, params=params, kind=kind, guess_s=guess_s, wall_s=wall_s)
             )
     return found
-
-
-PROCESS_BYTES = 350e6
-"""A worker before its model: interpreter, torch, memory-mapped data (measured on CPU)."""
-BLOCK_VALUES = 17
-"""Values a block keeps per token and hidden unit for its backward pass: the 34 bytes at two bytes a value of
-arXiv 2205.05198, section 4.1, without dropout masks and without attention scores, which are recomputed."""
-
-
-def memory_bytes(spec: RunSpec, micro_batch_size: int | None = None) -> float:
-    """Estimated memory of a run: process, weights, and activations of a micro-batch (None: of a batch).
-
-    Weights come with their gradient and two moments; the logits of a token with two copies. Families that
-    read the text twice keep twice the activations; the full curriculum of `uniform` keeps a weight per id for
-    every token of the batch.
-    """
-    work = spec.build_family().work(spec.data.context_length)
-    weights = 4 * 4 * spec.param_count()
-    sequences = min(spec.batch_size, micro_batch_size or spec.batch_size)
-    batch_tokens = spec.batch_size * spec.data.context_length
-    soft_inputs = 4 * spec.vocab_size * batch_tokens if work.heads else 0
-    return PROCESS_BYTES + weights + sequences * sequence_bytes(spec) + soft_inputs
-
-
-def sequence_bytes(spec: RunSpec) -> float:
-    """What each sequence that goes through the network at once adds to `memory_bytes`."""
-    size, length = spec.size, spec.data.context_length
-    width = 4 if spec.precision == "float32" else 2
-    inputs = spec.build_family().work(length).inputs
-    return length * (width * BLOCK_VALUES * size.num_layers * size.hidden * inputs + 12 * spec.vocab_size)
 
 
 # --- warnings

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ class Request:
     config: SweepConfig
     families: tuple[str, ...]
     out: Path
+    file: Path | None = None
+    """The config's, where it does not ship with the package."""
 
     @property
     def folder(self) -> Path:
@@ -57,7 +59,7 @@ def request(sweep: str | None, config: Path | None, families: Sequence[str], out
     found = find_config(sweep, config)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
-    return Request(config=found, families=choose_families(found, families), out=out)
+    return Request(config=found, families=choose_families(found, families), out=out, file=config)
 
 
 # --- room
@@ -98,7 +100,12 @@ def prepare_data(request: Request, out: Console) -> Dataset:
 
     data = request.config.data
     with _progress(out) as report:
-        return prepare(data.corpus, data.tokenizer, request.data_folder, report=report)
+
+        def tell(record: Mapping[str, Any]) -> None:
+            with suppress(OSError):  # of the terminal; `prepare` would take it for one of the data's disk
+                report(record)
+
+        return prepare(data.corpus, data.tokenizer, request.data_folder, report=tell)
 
 
 def facts_for_plan(request: Request, out: Console) -> DataFacts:

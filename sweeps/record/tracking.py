@@ -11,9 +11,10 @@ import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from analysis.errors import UserError as AnalysisError
 from analysis.table.columns import KEY_TAG
@@ -132,7 +133,17 @@ def client(uri: str) -> Any:
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    quoted = in_mlflow(uri)
+    api = MlflowClient(tracking_uri=quoted)
+    if quoted != uri:  # MLflow makes a folder of the quoted name
+        with suppress(OSError):
+            Path(quoted.removeprefix("sqlite:///")).parent.rmdir()
+    return api
+
+
+def in_mlflow(uri: str) -> str:
+    """A store as MLflow takes it: it decodes the path of an SQLite file, which ours write as it is."""
+    return re.sub(r"[%?]", lambda sign: quote(sign[0]), uri) if uri.startswith("sqlite:///") else uri
 
 
 class ExperimentTags:
@@ -179,7 +190,7 @@ class MlflowStore:
         self._experiment = found.experiment_id
         if self._bulk is not None:
             self._bulk.close()
-        self._bulk = BulkPoints.at(self.uri)
+        self._bulk = BulkPoints.at(in_mlflow(self.uri))
         return f"{found.experiment_id}@{found.creation_time}"
 
     def find(self, key: str) -> str | None:

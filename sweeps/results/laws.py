@@ -7,10 +7,13 @@ counted and left out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +29,19 @@ if TYPE_CHECKING:
     from analysis.laws.result import Law
 
 METHODS = ("isoflop", "surface")
+FOLDER_NAME = re.compile(
+    r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+)
+"""Names that may be folders beside our own files; no path is among them."""
+Tell = Callable[[str], object]
+
+
+def folder_name(name: str) -> str:
+    """A name from outside as that of a folder: what may not be in one becomes _, a hash keeps it apart."""
+    if FOLDER_NAME.fullmatch(name):
+        return name
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".-")[:60]
+    return f"{safe or '_'}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,18 +191,43 @@ def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
     """IsoFLOP and surface laws of one family; UserError if neither can be fitted."""
     import analysis
     from analysis.errors import UserError as AnalysisError
+    from sweeps.show.status import summary
 
+    frame = table.of_family(family)
+    if "status" in frame.columns and not (frame["status"] == "finished").any():
+        states = summary(frame["status"])
+        raise UserError(f"no law can be fitted to {_whose(table, family)}: no run is finished ({states})")
     laws: dict[str, Law] = {}
     refused: dict[str, str] = {}
     for method in METHODS:
         try:
-            laws[method] = analysis.fit_law(table.of_family(family), method, bootstrap=bootstrap)
+            laws[method] = analysis.fit_law(frame, method, bootstrap=bootstrap)
         except AnalysisError as error:
             refused[method] = str(error)
     if not laws:
         reasons = list(dict.fromkeys(refused.values()))
         raise UserError(f"no law can be fitted to {_whose(table, family)}: {'; '.join(reasons)}")
     return Fits(family=family, laws=laws, refused=refused)
+
+
+def fit_each(
+    table: RunTable, refused: dict[str, str], *, bootstrap: int = 1000, tell: Tell = str
+) -> Iterator[Fits]:
+    """The laws of each family that has one. The others go into `refused`, with the sentence why.
+
+    UserError where no family has a law. tell: is given a line before each fit, which may take half a minute.
+    """
+    families = table.families or (None,)
+    for family in families:
+        tell(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
+        try:
+            fits = fit(table, family, bootstrap=bootstrap)
+        except UserError as error:
+            refused[family or "all runs"] = str(error)
+            continue
+        yield fits
+    if len(refused) == len(families):
+        raise UserError("; ".join(refused.values()))
 
 
 def _whose(table: RunTable, family: str | None) -> str:
@@ -256,16 +297,33 @@ def write_text(path: Path, text: str) -> None:
 # --- comparing
 
 
-def compare(table: RunTable, reference: str, *, bootstrap: int = 1000) -> Comparison:
-    """Every family against `reference`; UserError where it has no runs, or a family no law."""
+def compare(
+    table: RunTable, reference: str, *, bootstrap: int = 1000, tell: Tell = str
+) -> tuple[Comparison, dict[str, str]]:
+    """Every family that has a law against `reference`, and of the others the sentence why they have none.
+
+    UserError where the reference has no runs or no law, or no other family has one.
+    """
     import analysis
+    from analysis.errors import UserError as AnalysisError
 
     if reference not in table.families:
         raise UserError(
             f"the reference family {reference!r} has no runs in {table.source}; sweep it first, or choose "
             f"another with --reference (there: {', '.join(table.families) or 'none'})"
         )
-    return analysis.compare(table.frame, reference=reference, bootstrap=bootstrap)
+    refused = {}
+    for family in table.families:
+        try:
+            analysis.fit_law(table.of_family(family), "surface", bootstrap=0)
+        except AnalysisError as error:
+            refused[family] = f"no law can be fitted to {_whose(table, family)}: {error}"
+    others = [family for family in table.families if family not in refused]
+    if refused and (reference in refused or len(others) < 2):
+        raise UserError(refused.get(reference) or "; ".join(refused.values()))
+    tell(f"comparing {', '.join(others)} ({bootstrap} resamples) ...")
+    frame = table.frame[~table.frame["family"].isin(list(refused))]
+    return analysis.compare(frame, reference=reference, bootstrap=bootstrap), refused
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
@@ -290,6 +348,7 @@ def write_report(
     reference: str,
     bootstrap: int = 1000,
     losses: pd.DataFrame | None = None,
+    tell: Tell = str,
 ) -> Path:
     """report.html in `folder`: every family's laws, and their comparison where `reference` is among them.
 
@@ -300,19 +359,18 @@ def write_report(
 
     laws: dict[str, Mapping[str, Law]] = {}
     refused: dict[str, Sequence[str]] = {}
-    for family in table.families or (None,):
-        name = family or "all runs"
-        try:
-            fits = fit(table, family, bootstrap=bootstrap)
-        except UserError as error:
-            laws[name], refused[name] = {}, [str(error)]
-            continue
-        laws[name] = fits.laws
-        refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    missing: dict[str, str] = {}
+    with suppress(UserError):  # what a report is without any law, `write_page` says
+        for fits in fit_each(table, missing, bootstrap=bootstrap, tell=tell):
+            name = fits.family or "all runs"
+            laws[name] = fits.laws
+            refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    laws |= {name: {} for name in missing}
+    refused |= {name: [sentence] for name, sentence in missing.items()}
     comparison = None
     if reference in laws and sum(bool(fitted) for fitted in laws.values()) > 1:
         try:
-            comparison = compare(table, reference, bootstrap=bootstrap)
+            comparison, _ = compare(table, reference, bootstrap=bootstrap, tell=tell)
         except (UserError, AnalysisError) as error:
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
     title = f"{sweep}: scaling laws"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.text import count_text, flops_text
 from sweeps.results.laws import Fits, RunTable, older_runs
-from sweeps.show.tables import console, flops_text, frame_table, short, warning_lines
+from sweeps.show.tables import console, frame_table, warning_lines
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
     from analysis.comparison.multipliers import Comparison
+    from sweeps.plan.prepare import Request
 
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
@@ -67,7 +70,7 @@ def _bits_per_nat(frame: pd.DataFrame) -> float | None:
 
 
 def _interval(row: Mapping[str, Any], name: str, form: str = "") -> str:
-    text = form.format if form else short
+    text = form.format if form else count_text
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     if low is None or high is None or low != low or high != high:
         return text(row[name])
@@ -115,23 +118,33 @@ def show_files(files: Iterable[Path], out: Console) -> None:
         out.print(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
 
 
-def next_steps(sweep: str, family: str, known: Iterable[str], finished: Iterable[str]) -> list[str]:
-    """What a person may want to do after a sweep; `finished`: families that have a law already."""
-    done = set(finished) | {family}
-    others = [name for name in known if name not in done]
-    steps = []
-    if others:
-        steps.append(f"make sweep FAMILY={others[0]}{_sweep_option(sweep)}      the same for another family")
-    if len(done) > 1:
-        steps.append(f"make compare{_sweep_option(sweep)}      compute multipliers between families")
-    if sweep in ("smoke", "desk"):
-        bigger = {"smoke": "desk", "desk": "evening"}[sweep]
-        steps.append(f"make sweep FAMILY={family} SWEEP={bigger}      a law from larger budgets")
+def show_refused(refused: Mapping[str, str], out: Console) -> None:
+    """Families without a law, and why; last, so that nobody misses it."""
+    for sentence in refused.values():
+        out.print(sentence, style="yellow", soft_wrap=True)
+
+
+def next_steps(asked: Request, families: Sequence[str]) -> list[str]:
+    """Commands that a person may want to give after a sweep of `families`, each with what it is for."""
+    name, folder = asked.config.name, asked.folder
+    fitted = {path.parent.name for path in folder.glob("*/law.json")}
+    by_make = asked.file is None and asked.out == Path("runs") and Path("Makefile").is_file()
+
+    def command(action: str, family: str = "", sweep: str = name) -> str:
+        if by_make:
+            options = (f" FAMILY={family}" if family else "") + ("" if sweep == "desk" else f" SWEEP={sweep}")
+            return f"make {action}{options}"
+        which = ["--config", str(asked.file)] if asked.file and sweep == name else ["--sweep", sweep]
+        only = ["--family", family] if family else []
+        return shlex.join(["scaling", action, *only, *which, "--out", str(asked.out)])
+
+    others = [family.name for family in asked.config.families if family.name not in {*fitted, *families}]
+    steps = [f"{command('sweep', others[0])}      the same for another family"] if others else []
+    if len(fitted) > 1:
+        steps.append(f"{command('compare')}      compute multipliers between families")
+    if asked.file is None and (bigger := {"smoke": "desk", "desk": "evening"}.get(name)):
+        steps.append(f"{command('sweep', families[0], bigger)}      a law from larger budgets")
     return steps
-
-
-def _sweep_option(sweep: str) -> str:
-    return "" if sweep == "desk" else f" SWEEP={sweep}"
 
 
 def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
@@ -141,13 +154,13 @@ def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
     out = out or console()
     rows = []
     for row in comparison.multipliers.astype(object).to_dict(orient="records"):
-        ends = "" if row["low"] is None else f" [{short(row['low'])}, {short(row['high'])}]"
+        ends = "" if row["low"] is None else f" [{count_text(row['low'])}, {count_text(row['high'])}]"
         rows.append(
             {
                 "family": row["family"],
                 "at its budget": flops_text(row["at_flops"]),
                 "at loss": f"{row['at_loss']:.4f}",
-                "needs": f"{short(row['multiplier'])}x{ends}",
+                "needs": f"{count_text(row['multiplier'])}x{ends}",
                 f"{comparison.reference} needs": flops_text(row["reference_flops"]),
                 "": "extrapolated" if row["extrapolated"] else "",
             }

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.text import count_text, duration, flops_text
 from sweeps.attempt.journal import JOURNAL, Follower, Record
 from sweeps.ledger.types import CLAIMABLE, SETTLED, Claim, Entry, Glance, State
-from sweeps.show.tables import duration, flops_text, short
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -252,7 +252,7 @@ class Progress:
             label(flight.entry) + again,
             f"{loss} (biased)" if record and record.biased else loss,
             f"{record.step if record else 0}/{_steps(flight.entry)}",
-            short(speed) if speed else "",
+            count_text(speed) if speed else "",
             duration(self.forecast.left_of(flight, view)),
         )
 
@@ -275,7 +275,7 @@ class Progress:
             parts.append(f"{running} running" + (f" ({elsewhere} elsewhere)" if elsewhere > 0 else ""))
         if len(settled) < len(view.entries):
             left = self.forecast.left(view)
-            parts.append(f"about {duration(left)} left, done {_clock(view.now, left)}")
+            parts.append(f"about {duration(left)} left, ends about {_clock(view.now, left)}")
         return ", ".join(parts)
 
 

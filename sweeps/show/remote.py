@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from analysis.text import without_secrets
+from analysis.text import duration, without_secrets
 from scaling.errors import UserError
 from sweeps.config.load import find_config
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
 from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.show.status import Row, open_ledger, rows_of
-from sweeps.show.tables import console, duration
+from sweeps.show.tables import console
 
 STALE_S = 60.0
 """A pinned-up status older than this is told with its age, if something still runs."""

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
+from analysis.text import duration, flops_text
 from scaling.errors import UserError
 from sweeps.attempt import journal
 from sweeps.attempt.journal import JOURNAL, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import SETTLED, State
-from sweeps.show.tables import WORDS, console, duration, flops_text, new_table, picture, state_text
+from sweeps.show.tables import KEY_LETTERS, WORDS, console, new_table, picture, state_text
 
 if TYPE_CHECKING:
     import sqlite3
@@ -152,7 +153,7 @@ def view(rows: Sequence[Row], sweep: str, *, whole: bool = False) -> list[Table 
             parts.append(status_table(shown, family))
         if len(shown) < len(own):
             title = "" if shown else f"{family}: "
-            parts.append(Text(f"{title}{len(own) - len(shown)} runs new or finished; --all lists them"))
+            parts.append(Text(f"{title}{len(own) - len(shown)} runs planned or finished; --all lists them"))
         parts.append(picture((row.budget, row.size, row.params or 0.0, row.state) for row in own))
     parts.append(Text(f"sweep {sweep}: {summary(row.state for row in rows)}"))
     return parts
@@ -168,22 +169,35 @@ def summary(states: Iterable[str]) -> str:
 def status_table(rows: Sequence[Row], title: str) -> Table:
     """One row per run: state, tries, loss, time, where it ran, and what went wrong."""
     table = new_table(title)
-    names = ("budget", "size", "key", "state", "tries", "loss", "bits/byte", "time", "left", "where", "")
-    for name in names:
-        right = name in ("budget", "tries", "loss", "bits/byte", "time", "left")
+    columns = (
+        "budget",
+        "size",
+        "key",
+        "state",
+        "tries",
+        "loss",
+        "bits/byte",
+        "time",
+        "done",
+        "left",
+        "where",
+    )
+    for name in (*columns, ""):
+        right = name not in ("size", "key", "state", "where", "")
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
     last = None
     for row in rows:
         table.add_row(
             flops_text(row.budget) if row.budget != last else "",
             row.size,
-            row.key,
+            row.key[:KEY_LETTERS],
             state_text(row.state),
             str(row.attempt),
             _loss(row),
             "" if row.bits_per_byte is None else f"{row.bits_per_byte:.3f}",
             duration(row.seconds) if row.seconds else "",
-            _left(row),
+            "" if row.share is None else f"{row.share:.0%}",
+            "" if row.left_s is None else duration(row.left_s),
             row.host or "",
             Text(row.sentence if row.state in TOLD else ""),
         )
@@ -197,12 +211,6 @@ def _loss(row: Row) -> str:
     if row.state == State.RUNNING:
         return f"training {row.loss:.3f}"
     return f"{row.loss:.4f}" if row.loss_se is None else f"{row.loss:.4f} ± {row.loss_se:.4f}"
-
-
-def _left(row: Row) -> str:
-    if row.share is None or row.left_s is None:
-        return ""
-    return f"{row.share:.0%}, {duration(row.left_s)}"
 
 
 def watch(read: Callable[[], Sequence[Row]], sweep: str, *, every_s: float = WATCH_S) -> None:

@@ -163,6 +163,6 @@ def test_the_end_is_told_with_its_day_where_that_is_another(tmp_path):
     progress = Progress(Console(file=io.StringIO()), "desk")
     soon = progress.sweep_line(view([], [entry("b", 60.0)], slots=1))
     late = progress.sweep_line(view([], [entry("b", 2 * 86400.0)], slots=1))
-    in_a_minute, in_two_days = soon.split("done ")[1], late.split("done ")[1]
+    in_a_minute, in_two_days = soon.split("ends about ")[1], late.split("ends about ")[1]
     assert re.fullmatch(r"\d\d:\d\d", in_a_minute)
     assert re.fullmatch(r"\w{3} \d\d \w{3} \d\d:\d\d", in_two_days)
