@@ -94,23 +94,26 @@ def _thin(data: list[dict[str, Any]], layout: Mapping[str, Any]) -> None:
         return
     for trace in points:
         count = len(trace["customdata"])
-        places = [_places(trace[name], layout, trace.get(f"{name}axis", name)) for name in ("x", "y")]
-        most, cells = max(2, round(count * MOST_POINTS / total)), float(FINEST)
-        while True:
-            kept: dict[tuple[int, int], list[int]] = {}
-            for at, (x, y) in enumerate(zip(*places, strict=True)):
-                kept.setdefault((int(x * cells), int(y * cells)), []).append(at)
-            if len(kept) <= most:
-                break
-            cells /= COARSER
-        first = [ats[0] for ats in kept.values()]
-        for holder in (trace, trace.get("marker", {}), trace.get("error_x", {}), trace.get("error_y", {})):
-            for name, values in holder.items():
-                if isinstance(values, list) and len(values) == count:
-                    holder[name] = [values[at] for at in first]
-        for at, ats in enumerate(kept.values()):
-            if len(ats) > 1 and "hovertext" in trace:
-                trace["hovertext"][at] += f"<br>and {len(ats) - 1} more here"
+        groups = _groups(trace, layout, max(2, round(count * MOST_POINTS / total)))
+        for holder in (trace, trace.get("marker", {})):
+            lists = {k: v for k, v in holder.items() if isinstance(v, list) and len(v) == count}
+            holder |= {name: [values[group[0]] for group in groups] for name, values in lists.items()}
+        if "hovertext" in trace:
+            more = [f"<br>and {len(group) - 1} more here" if len(group) > 1 else "" for group in groups]
+            trace["hovertext"] = [a + b for a, b in zip(trace["hovertext"], more, strict=True)]
+
+
+def _groups(trace: Mapping[str, Any], layout: Mapping[str, Any], most: int) -> list[list[int]]:
+    """Points close to each other, in at most `most` groups: cells of a grid, coarser until there are few."""
+    places = [_places(trace[name], layout, trace.get(f"{name}axis", name)) for name in ("x", "y")]
+    cells = float(FINEST)
+    while True:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for at, (x, y) in enumerate(zip(*places, strict=True)):
+            groups.setdefault((int(x * cells), int(y * cells)), []).append(at)
+        if len(groups) <= most:
+            return list(groups.values())
+        cells /= COARSER
 
 
 def _places(values: list[Any], layout: Mapping[str, Any], axis: str) -> list[float]:
@@ -158,9 +161,9 @@ def picture(content: Mapping[str, Any], path: Path, *, families: Collection[str]
     figure = _figure({"data": kept, "layout": layout}, theme.template("light"))
     height = (layout.get("height") or 0) + content["top"] - BARE_PX
     figure.update_layout(
-        title=content["heading"], width=PICTURE_WIDTH, height=height, margin={"t": content["top"]}
-    )
-    figure.update_layout(meta={"provenance": content["provenance"]})
+        title=content["heading"], width=PICTURE_WIDTH, height=height, margin={"t": content["top"]},
+        meta={"provenance": content["provenance"]},
+    )  # fmt: skip
     return figures.save(theme.set_theme(figure, theme_name), path)
 
 

@@ -43,13 +43,8 @@ def measured(runs: pd.DataFrame) -> go.Figure:
         (parts.marked(theme.family_style(name), f"<b>{parts.safe(name)}</b>"), parts.belongs(name) or "")
         for name in families
     ]
-    figure = parts.panels(
-        rows,
-        columns,
-        row_px=380 if rows == 1 else 280,
-        titles=titles if len(families) > 1 else (),
-        apart=0.08,
-    )
+    titles = titles if len(families) > 1 else []
+    figure = parts.panels(rows, columns, row_px=380 if rows == 1 else 280, titles=titles, apart=0.08)
     parts.add(figure, entries)
     for number, family in enumerate(families):
         row, column = number // columns + 1, number % columns + 1

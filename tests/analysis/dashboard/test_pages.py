@@ -106,7 +106,7 @@ def test_the_first_drawing_does_not_wait_for_the_library(page: Any, desk: str) -
     page.route("**/plotly.js*", lambda route: None)
     open_view(page, desk, "isoflop", figure=False)
     image = page.wait_for_selector('.figure[data-shown="svg"] img')
-    wait_for(lambda: image.evaluate("image => image.naturalWidth") > 500)
+    assert wait_for(lambda: image.evaluate("image => image.naturalWidth")) > 500
 
 
 def test_filters_choose_what_figures_show(page: Any, desk: str) -> None:
@@ -171,7 +171,7 @@ def test_conventions_switch_loss_and_counts(page: Any, desk: str) -> None:
 def test_a_point_leads_to_its_run(page: Any, desk: str) -> None:
     open_view(page, desk, "isoflop?family=ar")
     # lines of minima and curves lie over some points: any that answers will do
-    for point in page.locator(".scatterlayer .points path.point").all()[:12]:
+    for point in page.locator(".scatterlayer .points path.point[d*='A4']").all()[:12]:
         box = point.bounding_box()
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.wait_for_timeout(150)
@@ -322,7 +322,7 @@ def test_names_of_runs_are_text(page: Any, tmp_path: Path) -> None:
         open_view(page, address, f"run?run={frame['key'][0]}", figure=False)
         assert EVIL in text_of(page)
         open_view(page, address, "isoflop")
-        page.locator(".scatterlayer .points path.point").first.hover(force=True)
+        page.locator(".scatterlayer .points path.point[d*='A4']").first.hover(force=True)
         page.wait_for_timeout(300)
         assert page.title() == "IsoFLOP · evil"
         assert page.locator("img[src=x]").count() == 0
