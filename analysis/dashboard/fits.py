@@ -15,7 +15,7 @@ from analysis.dashboard import drawings
 from analysis.dashboard.columns import plain, records, table
 from analysis.dashboard.measures import nominal_budgets
 from analysis.errors import UserError
-from analysis.laws import METHODS
+from analysis.laws import LAWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +30,6 @@ BEFORE, BEHIND, PER_DECADE = 1e-2, 1e10, 4
 """Budgets of the answers to "what would a budget buy", as factors of the law's own, and how densely."""
 FEWER_TOKENS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4)
 """Shares of the best number of tokens for which the answers are worked out too."""
-FIRST = ("isoflop", "residuals", f"frontier/{next(iter(METHODS))}")
-"""Figures of laws that a view opens with."""
 MOST_LEFT_OUT, MOST_OUTLIERS = 300, 100
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -98,6 +96,7 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
     from analysis.figures.theme import family_order
 
     nominal: dict[float, float] = {}
+    methods = standard_methods()
 
     def drawn(figure: Any, *, first: bool = False) -> dict[str, Any]:
         content = drawings.plain(figure, nominal)
@@ -106,11 +105,11 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
     names = family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
     shown = {"best": figures.best_losses(frame), "measured": figures.measured(frame)}
     report("figures of the runs", {
-        "methods": {name: str(getattr(entry, "label", name)) for name, entry in METHODS.items()},
+        "methods": {name: LAWS[name].label for name in methods},
         "figures": {name: drawn(figure, first=True) for name, figure in shown.items()},
     })  # fmt: skip
 
-    laws: dict[str, dict[str, Any]] = {method: {} for method in METHODS}
+    laws: dict[str, dict[str, Any]] = {method: {} for method in methods}
     for name in names:
         own, summary = fit_family(frame[frame["family"] == name] if name else frame, bootstrap)
         for method, law in own.items():
@@ -119,20 +118,21 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
                 nominal[row["flops"]] = row["nominal"]
         last = name == names[-1]
         shown = {f"frontier/{method}": figures.frontier(of) for method, of in laws.items() if of}
-        if laws["isoflop"]:
+        if laws.get("isoflop"):
             shown["isoflop"] = figures.isoflop(laws["isoflop"])
-        if laws["surface"] and last:
+        if laws.get("surface") and last:
             shown["residuals"] = figures.surface_residuals(laws["surface"])
+        first = ("isoflop", "residuals", f"frontier/{methods[0]}")  # what a view opens with
         report(f"laws of {name or 'all runs'}", {
             "families": {name: summary},
-            "figures": {name: drawn(figure, first=last and name in FIRST) for name, figure in shown.items()},
+            "figures": {name: drawn(figure, first=last and name in first) for name, figure in shown.items()},
         })  # fmt: skip
 
     fitted = [law for of_method in laws.values() for law in of_method.values()]
     if fitted:
         report("published laws", {"published": published_lines(fitted)})
 
-    comparable = [name for name in names if name in laws["surface"]]
+    comparable = [name for name in names if name in laws.get("surface", ())]
     again: Mapping[str, Law] | None = None
     for reference in comparable if len(comparable) > 1 else ():
         try:
@@ -169,6 +169,11 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
             report(f"checks of {name or 'all runs'}", {"health": {name: checked}})
 
 
+def standard_methods() -> list[str]:
+    """The laws that are fitted here, as the registry says; the first one is the usual one."""
+    return [name for name, entry in LAWS.items() if entry.standard]
+
+
 def fit_family(runs: pd.DataFrame, bootstrap: int) -> tuple[dict[str, Law], dict[str, Any]]:
     """The laws of one family by method, and what the page shows of them; for those without a fit, why."""
     import analysis
@@ -177,7 +182,7 @@ def fit_family(runs: pd.DataFrame, bootstrap: int) -> tuple[dict[str, Law], dict
     summary: dict[str, Any] = {"laws": {}, "refused": {}, "runs": len(runs)}
     # rows called by the key of their run, so that a law names the runs it left out
     keyed = runs.set_axis(runs["key"].tolist(), axis=0) if "key" in runs else runs
-    for method in METHODS:
+    for method in standard_methods():
         try:
             law = analysis.fit_law(keyed, method, bootstrap=bootstrap)
         except UserError as error:
@@ -255,7 +260,7 @@ def summary_of_comparison(comparison: Any) -> dict[str, Any]:
     return {
         "method": comparison.method,
         "multipliers": records(shown[shown["kind"] == "budget"].drop(columns="kind"), 5),
-        "crossovers": records(comparison.crossovers, 5),
+        "crossovers": records(comparison.measured_crossovers, 5),
         "exponents": records(comparison.exponents, 4),
         "warnings": list(comparison.warnings),
         "level": next(iter(comparison.laws.values())).level,

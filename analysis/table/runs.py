@@ -54,6 +54,10 @@ class NoRunsError(UserError):
     """The store can be read and holds no runs yet."""
 
 
+class UnknownNameError(UserError):
+    """The store can be read and has no such sweep or family."""
+
+
 Names = str | Sequence[str] | None
 
 
@@ -152,12 +156,15 @@ def _only(frame: pd.DataFrame, column: str, wanted: Names, shown: str) -> pd.Dat
         return frame
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     if column not in frame.columns:
-        raise UserError(f"{shown} has no column {column}, so {column}={wanted!r} cannot be picked from it")
+        raise UnknownNameError(
+            f"{shown} has no column {column}, so {column}={wanted!r} cannot be picked from it"
+        )
     values = frame[column].map(printable, na_action="ignore")
     known = sorted(values.dropna().unique())
     for name in names:
         if name not in known:
-            raise UserError(f"{column} {name!r} is not in {shown}, which has: {', '.join(known) or 'none'}")
+            has = ", ".join(known) or "none"
+            raise UnknownNameError(f"{column} {name!r} is not in {shown}, which has: {has}")
     return frame[values.isin(names)]
 
 

@@ -44,24 +44,26 @@ def tracking_uri(out: Path) -> str:
 # -- check --------------------------------------------------------------------------------------
 
 
-def check_tracking(uri: str) -> None:
-    """UserError, within a few seconds, where `uri` cannot be recorded to; creates and imports nothing."""
+def check_tracking(uri: str, *, to_write: bool = True) -> None:
+    """UserError, within a few seconds, if `uri` cannot be used; creates and imports nothing."""
     shown = without_secrets(uri)
+    if uri == os.environ.get("MLFLOW_TRACKING_URI"):
+        shown += " (MLFLOW_TRACKING_URI)"
     if uri.startswith(("http://", "https://")):
         remedy = "or set MLFLOW_TRACKING_URI to another store"
         with _as_user_error():
             require_answer(uri, timeout_s=CONNECT_S, fine=(401, 403), remedy=remedy)
     elif uri.startswith("sqlite:///"):
-        _check_sqlite(Path(uri.removeprefix("sqlite:///")), shown)
+        _check_sqlite(Path(uri.removeprefix("sqlite:///")), shown, to_write)
     elif re.match(r"(postgresql|mysql|mssql)(\+\w+)?://", uri):
         _check_database(uri, shown)
     elif not uri.startswith("databricks"):
         raise UserError(
-            f"tracking store {shown!r} is not one of sqlite:///FILE, http(s)://HOST:PORT, postgresql://..."
+            f"tracking store {shown} is not one of sqlite:///FILE, http(s)://HOST:PORT, postgresql://..."
         )
 
 
-def _check_sqlite(path: Path, shown: str) -> None:
+def _check_sqlite(path: Path, shown: str, to_write: bool) -> None:
     if path.is_dir():
         raise UserError(f"tracking store {shown} is a folder; it must be a file")
     if not path.exists() or path.stat().st_size == 0:
@@ -69,7 +71,7 @@ def _check_sqlite(path: Path, shown: str) -> None:
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UserError(f"tracking store {shown} cannot be created: {parent} cannot be written")
         return
-    if not os.access(path, os.W_OK):
+    if to_write and not os.access(path, os.W_OK):
         raise UserError(f"tracking store {shown} cannot be written")
     try:
         # mode=rw creates nothing, and takes in the journal that a killed writer left; mode=ro refuses it

@@ -177,10 +177,18 @@ def show(
     """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
     from analysis.dashboard import sources
     from analysis.dashboard.serve import serve
+    from analysis.table.runs import UnknownNameError, load_runs
     from sweeps.config.load import find_config
 
     if store is not None:
         name = find_config(sweep, config).name if sweep or config else None
+        if name is not None:
+            try:  # a mistyped name would show an empty page for ever
+                load_runs(store, sweep=name)
+            except UnknownNameError:
+                raise
+            except AnalysisError:
+                pass  # a store that is empty, or does not answer, may be filled later
         spec = sources.spec_of(store, name, list(families))
         serve(spec, title=name or sources.title_of(store), files=sources.files_of(store), **how)
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.text import count_text, flops_text
+from analysis.text import flops_text, interval_text, value_text
 from sweeps.results.laws import Fits, RunTable, older_runs
 from sweeps.show.tables import console, frame_table, warning_lines
 
@@ -42,6 +42,9 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
     """Best size per budget, from the parabolas."""
     import pandas as pd
 
+    def value(row: Mapping[str, Any], name: str, digits: int) -> str:
+        return value_text(name, row[name], row[f"{name}_low"], row[f"{name}_high"], digits=digits)
+
     bits = _bits_per_nat(frame)
     rows = []
     for row in law.minima.astype(object).to_dict(orient="records"):
@@ -50,10 +53,10 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
             {
                 "budget": flops_text(row["flops"]),
                 "runs": row["num_runs"],
-                "best params": _interval(row, "params") if found else str(row["reason"]),
-                "tokens": _interval(row, "tokens") if found else "",
-                "tokens/param": _interval(row, "tokens_per_param") if found else "",
-                "loss": _interval(row, "loss", "{:.4f}") if found else "",
+                "best params": value(row, "params", 3) if found else str(row["reason"]),
+                "tokens": value(row, "tokens", 3) if found else "",
+                "tokens/param": value(row, "tokens_per_param", 3) if found else "",
+                "loss": value(row, "loss", 5) if found else "",
                 "bits/byte": f"{row['loss'] * bits:.4f}" if found and bits else "",
             }
         )
@@ -67,14 +70,6 @@ def _bits_per_nat(frame: pd.DataFrame) -> float | None:
         return None
     ratio = (frame["bits_per_byte"] / frame["loss"]).dropna()
     return float(ratio.median()) if len(ratio) else None
-
-
-def _interval(row: Mapping[str, Any], name: str, form: str = "") -> str:
-    text = form.format if form else count_text
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if low is None or high is None or low != low or high != high:
-        return text(row[name])
-    return f"{text(row[name])} [{text(low)}, {text(high)}]"
 
 
 def _exponent_table(fits: Fits, name: str) -> Any:
@@ -154,20 +149,19 @@ def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
     out = out or console()
     rows = []
     for row in comparison.multipliers.astype(object).to_dict(orient="records"):
-        ends = "" if row["low"] is None else f" [{count_text(row['low'])}, {count_text(row['high'])}]"
         rows.append(
             {
                 "family": row["family"],
                 "at its budget": flops_text(row["at_flops"]),
                 "at loss": f"{row['at_loss']:.4f}",
-                "needs": f"{count_text(row['multiplier'])}x{ends}",
+                "needs": interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
                 f"{comparison.reference} needs": flops_text(row["reference_flops"]),
                 "": "extrapolated" if row["extrapolated"] else "",
             }
         )
     title = f"compute over {comparison.reference} at equal loss ({comparison.method} laws)"
     out.print(frame_table(pd.DataFrame(rows), title))
-    for row in comparison.crossovers.astype(object).to_dict(orient="records"):
+    for row in comparison.measured_crossovers.astype(object).to_dict(orient="records"):
         where = " (extrapolated)" if row["extrapolated"] else ""
         out.print(f"{row['family']} meets {row['reference']} at {flops_text(row['flops'])} FLOPs{where}")
     for line in warning_lines(comparison.warnings):

@@ -70,7 +70,7 @@ class _InStore:
     """By the board in the tracking store."""
 
     def __init__(self, uri: str, sweep: str) -> None:
-        check_tracking(uri)
+        check_tracking(uri, to_write=False)
         self.uri, self.sweep, self.note = uri, sweep, ""
         self._tags = _existing_experiment(uri, sweep)
 
@@ -85,6 +85,7 @@ class _InStore:
     def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
         from sweeps.record.board import ask
 
+        check_tracking(self.uri)
         return ask(self._tags, action, families, keys)
 
     def log(self, key: str, *, lines: int, follow: bool) -> None:
@@ -128,7 +129,7 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     absent = store is None and in_file and not Path(uri.removeprefix("sqlite:///")).exists()
     recorded = None
     if not absent:
-        check_tracking(uri)
+        check_tracking(uri, to_write=False)
         recorded = recorded_runs(uri, name if have_ledger or sweep or config else None)
     checks = audit(out / name, name, recorded) if have_ledger else audit_store(recorded or [])
     terminal = console()

@@ -14,7 +14,16 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from analysis.text import count_text, duration, flops_text, number_text, printable, size_text
+from analysis.text import (
+    MISSING,
+    count_text,
+    duration,
+    flops_text,
+    number_text,
+    printable,
+    size_text,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from sweeps.plan.plan import Plan, PlannedRun
@@ -145,7 +154,7 @@ def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
         "tokens/param": count_text(spec.tokens / run.params),
         "steps": str(spec.steps),
         "batch": count_text(spec.batch_size * spec.data.context_length),
-        "learning\nrate": f"{spec.optimizer.learning_rate:.2g}",
+        "learning\nrate": number_text(spec.optimizer.learning_rate, 2),
         "FLOPs": flops_text(spec.training_flops("exact")),
         "memory": size_text(run.memory_bytes),
         "time": duration(run.expected_s) if run.state != "finished" else "",
@@ -281,10 +290,6 @@ def frame_table(frame: Any, title: str = "") -> Table:
     for name in frame.columns:
         table.add_column(str(name), justify="right" if frame[name].dtype.kind in "iuf" else "left")
     for index, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
-        table.add_row(*([str(index)] if named else []), *(cell_text(value) for value in row))
+        cells = [value_text("", value) or MISSING for value in row]
+        table.add_row(*([str(index)] if named else []), *cells)
     return table
-
-
-def cell_text(value: Any) -> str:
-    """A value of a table: floats to four significant digits, missing as a dash."""
-    return number_text(value, 4) if isinstance(value, float) or value is None else str(value)

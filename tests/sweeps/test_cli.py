@@ -210,6 +210,19 @@ def test_ray_cluster_that_does_not_answer(here, capsys):
     assert not (here / "runs").exists()
 
 
+def test_sentences_about_settings_name_the_variable_they_come_from(here, capsys, monkeypatch):
+    sweep = ("sweep", "--family", "ar", "--config", "../small.yaml")
+    monkeypatch.setenv("RAY_ADDRESS", address := f"127.0.0.1:{free_port()}")
+    assert f"no Ray cluster answers at '{address}' (RAY_ADDRESS)" in refused(capsys, *sweep)
+    assert f"no Ray cluster answers at '{address}' (--address)" in refused(
+        capsys, *sweep, "--address", address
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "t.csv")
+    assert "tracking store t.csv (MLFLOW_TRACKING_URI) is not one of" in refused(capsys, *sweep)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///../work")
+    assert "sqlite:///../work (MLFLOW_TRACKING_URI) is a folder" in refused(capsys, *sweep)
+
+
 def test_a_storage_that_cannot_be_used(here, capsys, monkeypatch):
     sweep = ("sweep", "--family", "ar", "--config", "../small.yaml")
     assert "pip install ossfs" in refused(capsys, *sweep, "--storage", "oss://lab/experiments")
@@ -290,6 +303,13 @@ def test_names_from_a_table_are_shown_as_they_are_and_lead_nowhere(here, capsys)
     assert all(
         law.is_relative_to(here / "runs") and not law.is_relative_to(here / "runs/data") for law in laws
     )
+
+
+def test_a_dashboard_of_a_sweep_that_a_store_does_not_have_is_refused(here, capsys):
+    write_table("two.csv", {"ar": 3})
+    pd.read_csv("two.csv").assign(sweep="desk").to_csv("two.csv", index=False)
+    said = refused(capsys, "dashboard", "--store", "two.csv", "--sweep", "smoke")
+    assert "sweep 'smoke' is not in two.csv, which has: desk" in said
 
 
 def test_sentences_on_standard_error_show_control_characters(here, capsys):

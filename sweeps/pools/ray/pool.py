@@ -54,7 +54,7 @@ class RayPool:
         if self._is_here:
             ray_session.prepare_local_environment()
         else:
-            ray_session.check_answers(self._address)
+            ray_session.check_answers(self._address, "--address" if address else "RAY_ADDRESS")
             ray_session.prepare_token(self._address)
         self._shared, self._waiting = shared, Waiting(sweep)
         self._cpus, self._gpus = cpus, gpus

@@ -49,13 +49,11 @@ function multiplierTable(result) {
 }
 
 function crossoverTable(result) {
-  const all = shownOf(result.crossovers), rows = all.filter(row => !row.extrapolated), far = all.length - rows.length;
-  const outside = far ? ` ${counted(far, "crossing")} outside the measured budgets ${far === 1 ? "is" : "are"} not shown.` : "";
-  if (!rows.length) return el("p", { class: "muted" }, `No frontier crosses that of ${referenceNow()} within the measured budgets.${outside}`);
+  const rows = shownOf(result.crossovers);
+  if (!rows.length) return el("p", { class: "muted" }, `No frontier crosses that of ${referenceNow()} within the measured budgets.`);
   const columns = [{ title: "family" }, { title: "crosses at (FLOPs)" }, { title: "at loss", class: "num" }, { title: "resamples that cross", class: "num" }];
   return el("div", {}, el("h3", {}, `Where frontiers cross that of ${referenceNow()}`), tableOf(columns, rows.map(row => [familyCell(row.family),
-    intervalText(row.flops, row.low, row.high, flopsText), (row.loss * lossFactor()).toFixed(3), missing(row.share) ? "" : `${Math.round(100 * row.share)}%`])),
-    outside ? el("p", { class: "muted" }, outside) : null);
+    intervalText(row.flops, row.low, row.high, flopsText), (row.loss * lossFactor()).toFixed(3), missing(row.share) ? "" : `${Math.round(100 * row.share)}%`])));
 }
 
 function exponentDifferences(result) {
