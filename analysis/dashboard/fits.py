@@ -122,10 +122,10 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
             shown["isoflop"] = figures.isoflop(laws["isoflop"])
         if laws.get("surface") and last:
             shown["residuals"] = figures.surface_residuals(laws["surface"])
-        first = ("isoflop", "residuals", f"frontier/{methods[0]}")  # what a view opens with
+        opening = ("isoflop", "residuals", f"frontier/{methods[0]}")  # what a view opens with
         report(f"laws of {name or 'all runs'}", {
             "families": {name: summary},
-            "figures": {name: drawn(figure, first=last and name in first) for name, figure in shown.items()},
+            "figures": {name: drawn(figure, first=last and name in opening) for name, figure in shown.items()},
         })  # fmt: skip
 
     fitted = [law for of_method in laws.values() for law in of_method.values()]
