@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from analysis.text import without_secrets
+from analysis.text import flops_text, without_secrets
 from scaling.errors import UserError
 from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import Report, run_sweep
@@ -170,5 +170,5 @@ def _tell_failures(runs: Sequence[Run], out: Console) -> None:
     """Runs that ended otherwise than finished, and why."""
     for run in runs:
         if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
-            name = f"{run.family} {run.spec['size']['name']} at {run.spec['budget']:.3g} FLOPs"
+            name = f"{run.family} {run.spec['size']['name']} at {flops_text(run.spec['budget'])} FLOPs"
             out.print(f"{name} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red", soft_wrap=True)
