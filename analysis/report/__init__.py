@@ -137,15 +137,13 @@ def _family(
     parts += [_belief(law) for law in laws.values()]
     own = runs[runs["family"] == family] if "family" in runs else runs
     material: dict[str, Any] = {"laws": dict(laws)} if laws else {}
-    if "isoflop" in laws:
-        material["isoflop"] = laws["isoflop"]
+    material |= {figures.FIGURES[law.figure].of: law for law in laws.values() if law.figure != "frontier"}
     if losses is not None and len(losses) and 0 < len(own) <= MOST_CURVES:
         of_family = losses[losses["family"] == family] if "family" in losses else losses
         if len(of_family):
             material["runs"] = (own, of_family)
     parts += [placed(figure, drawn) for figure in figures.drawn(report=True, **material).values()]
-    if "isoflop" in laws:
-        parts.append(_minima(laws["isoflop"]))
+    parts += [_minima(law) for law in laws.values() if hasattr(law, "minima")]
     parts.append(_stamp(*laws.values()))
     for method, law in laws.items():
         table = law.summary()

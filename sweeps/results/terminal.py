@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     """The law as tables with intervals, whom it left out, and what to be careful about."""
+    import pandas as pd
+
     from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+    from analysis.laws import METHODS
 
     out = out or console()
     frame = table.of_family(fits.family)
     name = fits.family or "all runs"
-    if "isoflop" in fits.laws:
-        out.print(_minima_table(fits.laws["isoflop"], frame, name))
+    for law in fits.laws.values():
+        if hasattr(law, "minima"):
+            out.print(_minima_table(law, frame, name))
     out.print(_exponent_table(fits, name))
-    if "surface" in fits.laws:
-        out.print(_surface_table(fits.laws["surface"], name))
+    for method, law in fits.laws.items():
+        if symbols := METHODS[method].symbols:
+            row = pd.DataFrame([{symbol: str(getattr(law, symbol)) for symbol in symbols}])
+            title = f"{name}: {METHODS[method].label} {METHODS[method].formula}"
+            out.print(frame_table(row, title.strip()))
     for method, law in fits.laws.items():
         if len(law.runs) <= MOST_DIAGNOSED:
             out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
@@ -85,14 +92,6 @@ def _exponent_table(fits: Fits, name: str) -> Any:
             rows.append({"exponent of": quantity.replace("_", " "), **cells})
     level = next(iter(fits.laws.values())).level
     return frame_table(pd.DataFrame(rows), f"{name}: exponents in compute, with {level:.0%} intervals")
-
-
-def _surface_table(law: Any, name: str) -> Any:
-    """The five parameters of L = E + A/N^alpha + B/D^beta."""
-    import pandas as pd
-
-    row = {symbol: str(getattr(law, symbol)) for symbol in ("E", "A", "B", "alpha", "beta")}
-    return frame_table(pd.DataFrame([row]), f"{name}: surface L = E + A/N^alpha + B/D^beta")
 
 
 def _notes(fits: Fits, table: RunTable) -> list[str]:
