@@ -298,7 +298,7 @@ def status(
     every_row: Annotated[bool, option("Every row of a long table.", "--all")] = False,
 ) -> None:
     """Show what became of a sweep's runs so far."""
-    from sweeps.ledger.ledger.status import of_families
+    from sweeps.ledger.status import of_families
     from sweeps.show import status as shown
 
     with chosen.reach() as reached:

@@ -125,7 +125,7 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
         opening = ("isoflop", "residuals", f"frontier/{methods[0]}")  # what a view opens with
         report(f"laws of {name or 'all runs'}", {
             "families": {name: summary},
-            "figures": {name: drawn(figure, first=last and name in opening) for name, figure in shown.items()},
+            "figures": {n: drawn(figure, first=last and n in opening) for n, figure in shown.items()},
         })  # fmt: skip
 
     fitted = [law for of_method in laws.values() for law in of_method.values()]

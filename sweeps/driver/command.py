@@ -12,10 +12,10 @@ from scaling.errors import UserError
 from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.rebuild import open_whole
+from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import State
-from sweeps.plan import prepare
-from sweeps.plan.plan import DataFacts, Plan, diff
+from sweeps.plan import diff, prepare
+from sweeps.plan.plan import DataFacts, Plan
 from sweeps.pools import base as pools
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool

@@ -16,7 +16,7 @@ from sweeps.driver.stopping import stop_on_signals
 from sweeps.driver.verdict import Retries
 from sweeps.driver.view import View
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.rebuild import take_over
+from sweeps.ledger.rebuild import take_over
 from sweeps.ledger.types import SETTLED, Entry, Run, State
 from sweeps.pools.base import Pool
 from sweeps.record.process import RecorderProcess

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.status import Row, of_families, rows_of
+from sweeps.ledger.status import Row, of_families, rows_of
 from sweeps.ledger.types import SETTLED, State
 
 ACTIONS = ("cancel", "retry", "resume")

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.status import Row, rows_of
 from sweeps.ledger.requests import ACTIONS, carry_out
+from sweeps.ledger.status import Row, rows_of
 
 STATUS, WISH, ANSWER = "scaling.status", "scaling.wish.", "scaling.answer."
 PIECE = 4800

@@ -94,7 +94,7 @@ def ledger_table(
     import pandas as pd
 
     from analysis.table.columns import typed
-    from sweeps.ledger.ledger.status import of_families, open_ledger
+    from sweeps.ledger.status import of_families, open_ledger
     from sweeps.plan.rows import run_row
 
     with nullcontext(ledger) if ledger is not None else open_ledger(sweep_folder, sweep) as opened:

@@ -12,7 +12,7 @@ from rich.text import Text
 from analysis.text import count_text, duration, flops_text
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.status import Row
+from sweeps.ledger.status import Row
 from sweeps.ledger.types import SETTLED
 from sweeps.show.tables import WORDS, console
 

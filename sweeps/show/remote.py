@@ -11,8 +11,8 @@ from analysis.text import duration, without_secrets
 from scaling.errors import UserError
 from sweeps.config.load import find_config
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.status import Row, open_ledger, rows_of
 from sweeps.ledger.requests import carry_out, find_one
+from sweeps.ledger.status import Row, open_ledger, rows_of
 from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.show.tables import console
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.text import duration, flops_text
-from sweeps.ledger.ledger.status import Row
+from sweeps.ledger.status import Row
 from sweeps.ledger.types import SETTLED, State
 from sweeps.show.tables import KEY_LETTERS, WORDS, console, new_table, picture, state_text
 

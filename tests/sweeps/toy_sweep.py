@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sweeps.attempt.worker import Job
 from sweeps.driver.sweep import run_sweep
-from sweeps.ledger.ledger.rebuild import open_whole
+from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import Needs
 from sweeps.pools.base import start
 from sweeps.pools.local import LocalPool

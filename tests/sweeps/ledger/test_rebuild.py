@@ -9,7 +9,7 @@ import pytest
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.attempt.worker import RESULT, Outcome, write_json
 from sweeps.ledger.ledger import Ledger, LedgerLostError
-from sweeps.ledger.ledger.rebuild import open_whole, take_over
+from sweeps.ledger.rebuild import open_whole, take_over
 from sweeps.ledger.types import State
 from sweeps.show.audit import audit_ledger
 from tests.sweeps.simulation import Clock, entry

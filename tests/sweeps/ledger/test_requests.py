@@ -10,8 +10,8 @@ import pytest
 
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.status import rows_of
 from sweeps.ledger.requests import carry_out, find_one
+from sweeps.ledger.status import rows_of
 from sweeps.ledger.types import State
 from sweeps.record.board import ANSWER, STATUS, WISH, Board, ask, packed, read_rows, unpacked
 from tests.sweeps.simulation import entry, other_owner

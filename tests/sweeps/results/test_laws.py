@@ -14,8 +14,8 @@ from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
 from sweeps.ledger.ledger import Entry, Ledger, State
-from sweeps.ledger.ledger.status import of_families, open_ledger, rows_of
 from sweeps.ledger.requests import carry_out
+from sweeps.ledger.status import of_families, open_ledger, rows_of
 from sweeps.plan import prepare
 from sweeps.plan.plan import DataFacts, plan_specs
 from sweeps.plan.rows import spec_columns

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.attempt.journal import JOURNAL, Journal, Record, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.status import rows_of
+from sweeps.ledger.status import rows_of
 from sweeps.show.logs import record_line, show_log
 from tests.sweeps.simulation import entry
 

@@ -9,7 +9,7 @@ import pytest
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.status import rows_of
+from sweeps.ledger.status import rows_of
 from sweeps.ledger.types import State
 from sweeps.record import board
 from sweeps.show.remote import reach

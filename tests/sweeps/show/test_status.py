@@ -8,8 +8,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.ledger.status import rows_of
 from sweeps.ledger.owner import Owner
+from sweeps.ledger.status import rows_of
 from sweeps.show.status import show
 from tests.sweeps.simulation import entry
 
