@@ -15,7 +15,7 @@ from analysis.dashboard import drawings
 from analysis.dashboard.columns import plain, records, table
 from analysis.dashboard.measures import nominal_budgets
 from analysis.errors import UserError
-from analysis.laws import LAWS
+from analysis.laws import METHODS, standard_methods
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
     from analysis.figures.theme import family_order
 
     nominal: dict[float, float] = {}
-    methods = standard_methods()
+    methods = sorted(standard_methods(), key=list(METHODS).index)  # the first one is the usual one
 
     def drawn(figure: Any, *, first: bool = False) -> dict[str, Any]:
         content = drawings.plain(figure, nominal)
@@ -105,7 +105,7 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
     names = family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
     shown = {"best": figures.best_losses(frame), "measured": figures.measured(frame)}
     report("figures of the runs", {
-        "methods": {name: LAWS[name].label for name in methods},
+        "methods": {name: METHODS[name].label for name in methods},
         "figures": {name: drawn(figure, first=True) for name, figure in shown.items()},
     })  # fmt: skip
 
@@ -167,11 +167,6 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
             }
         if checked:
             report(f"checks of {name or 'all runs'}", {"health": {name: checked}})
-
-
-def standard_methods() -> list[str]:
-    """The laws that are fitted here, as the registry says; the first one is the usual one."""
-    return [name for name, entry in LAWS.items() if entry.standard]
 
 
 def fit_family(runs: pd.DataFrame, bootstrap: int) -> tuple[dict[str, Law], dict[str, Any]]:

@@ -159,10 +159,10 @@ def test_a_family_without_a_law_says_why_and_does_not_stop_the_others() -> None:
 
 
 def test_a_law_of_the_registry_is_fitted_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    from analysis.laws import LAWS
+    from analysis.laws import METHODS
 
-    another = replace(LAWS["envelope"], name="another", label="Another law", standard=True)
-    monkeypatch.setitem(LAWS, "another", another)
+    another = replace(METHODS["envelope"], name="another", label="Another law", standard=True)
+    monkeypatch.setitem(METHODS, "another", another)
     results = everything(made_up(("ar",)))
     assert results["methods"]["another"] == "Another law"
     assert results["families"]["ar"]["laws"]["another"]["exponents"]
