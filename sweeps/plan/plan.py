@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from analysis.text import flops_text
 from scaling.errors import UserError
 from scaling.families import FAMILIES, family_class, get_family
 from scaling.flops import sequence_flops, sequences_for
@@ -20,7 +21,7 @@ from scaling.ladder import Size
 from scaling.spec import DataSpec, RunSpec
 from sweeps.config.model import Resources, SweepConfig
 from sweeps.config.sizes import size_params, sizes_per_budget
-from sweeps.ledger.types import Entry, Needs, Run, State
+from sweeps.ledger.types import RETRIED, SETTLED, Entry, Needs, Run, State
 from sweeps.plan import memory, timing
 from sweeps.plan.diff import why_new
 from sweeps.plan.rows import spec_columns
@@ -86,15 +87,7 @@ class PlannedRun:
 
     @property
     def to_do(self) -> bool:
-        return self.state not in SETTLED
-
-
-SETTLED: Mapping[str, str] = {
-    "finished": "",
-    "diverged": "`scaling retry KEY` trains one again",
-    "cancelled": "`scaling resume` takes them up",
-}
-"""States that a sweep leaves as they are, and what changes that."""
+        return State(self.state) not in SETTLED - RETRIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +145,7 @@ class Plan:
 
 def label(spec: RunSpec) -> str:
     """How messages call a run: family, size and budget, and the seed where it is not the usual one."""
-    return f"{spec.family} {spec.size.name} at {spec.budget:.3g} FLOPs (seed {spec.seed})"
+    return f"{spec.family} {spec.size.name} at {flops_text(spec.budget)} FLOPs (seed {spec.seed})"
 
 
 def choose_families(config: SweepConfig, asked: Sequence[str] = ()) -> tuple[str, ...]:
@@ -218,8 +211,9 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
     if sequences < batch_size:
         per_sequence = sequence_flops(size, vocab_size, length, convention, work=work)
         raise UserError(
-            f"{config.source}: run {family} {size.name} at {budget:.3g} FLOPs: the budget is too small for "
-            f"one optimizer step of {batch_size} sequences, which costs {batch_size * per_sequence:.3g} FLOPs"
+            f"{config.source}: run {family} {size.name} at {flops_text(budget)} FLOPs: the budget is too "
+            f"small for one optimizer step of {batch_size} sequences, which costs "
+            f"{flops_text(batch_size * per_sequence)} FLOPs"
         )
     rate = override.learning_rate or config.learning_rate
     learning_rate = float(f"{rate(size_params(size, data.num_token_ids)):.6g}")
@@ -260,7 +254,7 @@ def make_plan(
     past = tuple(past)
     done = [run for run in past if run.state == State.FINISHED and run.device]
     kind = kind or timing.usual_kind(config.resources.gpus, [str(run.device) for run in done])
-    experience = timing.Experience(_finished(config, done, by_key))
+    experience = _experience(config, done, by_key)
     seconds = _expected_s(config, by_key, kind, experience)
     states = {run.key: str(run.state) for run in past}
     runs = []
@@ -315,33 +309,28 @@ def _expected_s(
     }
 
 
-def _finished(
-    config: SweepConfig, done: Sequence[Run], known: Mapping[str, RunSpec]
-) -> list[timing.Finished]:
-    """The finished runs with what the guess said of each; those of another config's specs count as well."""
-    alike: dict[tuple[str, float, float], list[tuple[RunSpec, float]]] = defaultdict(list)
+def _experience(config: SweepConfig, done: Sequence[Run], known: Mapping[str, RunSpec]) -> timing.Experience:
+    """What finished runs teach, those of another config's specs as well."""
+    alike: dict[tuple[str, float, float], list[tuple[RunSpec, Run]]] = defaultdict(list)
     for run in done:
-        wall_s = run.result.get("train_s", 0.0) + run.result.get("evaluation_s", 0.0)
         kind = kind_of(str(run.device))
-        if wall_s > 0 and is_cpu(kind) == (config.resources.gpus <= 0):
+        if run.worked_s > 0 and is_cpu(kind) == (config.resources.gpus <= 0):
             spec = known.get(run.key) or RunSpec.from_dict(run.spec)
-            alike[kind, run.needs.cpus, run.needs.gpus].append((spec, wall_s))
-    found = []
+            alike[kind, run.needs.cpus, run.needs.gpus].append((spec, run))
+    found: list[tuple[Run, float]] = []
     for (kind, cpus, gpus), runs in alike.items():
         guesses = timing.guesses_s([spec for spec, _ in runs], kind=kind, cpus=cpus, gpus=gpus)
-        for (spec, wall_s), guess_s in zip(runs, guesses, strict=True):
-            params = float(spec.param_count("non_embedding"))
-            found.append(
-                timing.Finished(family=spec.family, params=params, kind=kind, guess_s=guess_s, wall_s=wall_s)
-            )
-    return found
+        found += [(run, guess_s) for (_, run), guess_s in zip(runs, guesses, strict=True)]
+    return timing.Experience(found)
 
 
 # --- warnings
 
 
 def _some(runs: Sequence[PlannedRun], limit: int = 3) -> str:
-    names = [f"{run.spec.family} {run.spec.size.name} at {run.spec.budget:.3g}" for run in runs[:limit]]
+    names = [
+        f"{run.spec.family} {run.spec.size.name} at {flops_text(run.spec.budget)}" for run in runs[:limit]
+    ]
     more = f" and {len(runs) - limit} more" if len(runs) > limit else ""
     return ", ".join(names) + more
 
@@ -375,7 +364,7 @@ def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) 
         if 0 < len({r.spec.size for r in runs if r.spec.budget == b}) < FEW_SIZES
     ]
     if thin:
-        which = ", ".join(f"{b:.3g}" for b in sorted(thin))
+        which = ", ".join(flops_text(b) for b in sorted(thin))
         out.append(f"fewer than {FEW_SIZES} sizes at {which} FLOPs; a parabola needs more")
     if len(config.grid.budgets) < FEW_BUDGETS:
         out.append(f"only {len(config.grid.budgets)} budgets; a frontier needs at least {FEW_BUDGETS}")

@@ -1,4 +1,4 @@
-// Numbers as the figures of the notebook write them.
+// Numbers in the forms of analysis/text.py.
 
 const missing = x => x === null || x === undefined || Number.isNaN(x);
 
@@ -9,8 +9,7 @@ function sig(x, digits = 3) {
   const size = Math.abs(x);
   if (size >= 1e5 || size < 1e-3) return expo(x, digits - 1);
   const places = Math.max(0, digits - 1 - Math.floor(Math.log10(Number(size.toPrecision(digits)))));
-  const text = Number(x.toPrecision(digits)).toFixed(places);
-  return size >= 1000 ? Number(text).toLocaleString("en-US") : text;
+  return x.toFixed(places);
 }
 
 const expo = (x, places = 1) => x.toExponential(places).replace("e+", "e");
@@ -37,7 +36,7 @@ function amountText(x, digits = 3) {
   return String(rounded);
 }
 
-// As many decimals as show the interval's width with two digits, at most four.
+// Enough decimals to show the width of the interval with two digits, at most four.
 function lossText(x, low, high) {
   if (missing(x)) return "";
   if (missing(low) || missing(high)) return x.toFixed(3);
@@ -69,9 +68,3 @@ const COUNT_NAMES = {
   flops_exact: "exact", flops_6nd: "6 N D", flops_sahoo2026: "as Sahoo et al. 2026", own: "as in the table",
 };
 const LOSS_NAMES = { nats: "nats per token", bits: "bits per byte" };
-
-// Axis titles under the conventions of the moment.
-const paramsTitle = () => ({ params_total: "Parameters, all", params_non_embedding: "Parameters without embeddings",
-  params_body: "Parameters of the blocks", own: "Parameters" })[route.params];
-const flopsTitle = () => `Training compute (FLOPs${{ flops_6nd: ", 6 N D", flops_sahoo2026: ", Sahoo et al. 2026" }[route.flops] || ""})`;
-const lossTitle = () => `Held-out bound (${LOSS_NAMES[route.loss]})`;
