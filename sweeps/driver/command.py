@@ -101,7 +101,7 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
         )
     terminal.print(ended.sentence, soft_wrap=True)
     _tell_failures(ended.runs, terminal)
-    code = _conclude(asked, plan, ended, how, terminal)
+    code = conclude(asked, plan, ended, how, terminal)
     if events:
         events.done(ended)
     if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
@@ -109,7 +109,7 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
     return code
 
 
-def _conclude(asked: prepare.Request, plan: Plan, ended: Report, how: Launch, out: Console) -> int:
+def conclude(asked: prepare.Request, plan: Plan, ended: Report, how: Launch, out: Console) -> int:
     """Fit what there is, unless somebody wanted it all to stop; the exit code."""
     if ended.interrupted:
         return INTERRUPTED

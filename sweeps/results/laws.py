@@ -114,9 +114,16 @@ def ledger_table(
 
 
 def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> RunTable:
-    """The runs of a tracking store or a .parquet or .csv file; UserError as `analysis.load_runs`."""
+    """The runs of a tracking store, a .parquet or .csv file or a published table; UserError as `load_runs`."""
     import analysis
 
+    if store.startswith("published:"):
+        frame = analysis.published.runs(store.removeprefix("published:"))
+        wanted = list(families) or list(frame["family"].unique())
+        if absent := set(wanted) - set(frame["family"]):
+            has = ", ".join(frame["family"].unique())
+            raise UserError(f"family {', '.join(sorted(absent))} is not in {store}, which has: {has}")
+        return RunTable(frame=_labelled(frame[frame["family"].isin(wanted)]), source=store)
     frame = analysis.load_runs(store, sweep=sweep, family=list(families) or None)
     return RunTable(frame=_labelled(frame), source=without_secrets(store))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.text import count_text, flops_text
 from sweeps.results.laws import Fits, RunTable, older_runs
-from sweeps.show.tables import console, frame_table, warning_lines
+from sweeps.show.tables import NARROW, console, frame_table, warning_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     frame = table.of_family(fits.family)
     name = fits.family or "all runs"
     if "isoflop" in fits.laws:
-        out.print(_minima_table(fits.laws["isoflop"], frame, name))
+        out.print(_minima_table(fits.laws["isoflop"], frame, name, narrow=out.width < NARROW))
     out.print(_exponent_table(fits, name))
     if "surface" in fits.laws:
         out.print(_surface_table(fits.laws["surface"], name))
@@ -38,8 +38,8 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
         out.print(note, style="yellow", soft_wrap=True)
 
 
-def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
-    """Best size per budget, from the parabolas."""
+def _minima_table(law: Any, frame: pd.DataFrame, name: str, *, narrow: bool) -> Any:
+    """Best size per budget, from the parabolas; narrow: without what follows from the rest."""
     import pandas as pd
 
     bits = _bits_per_nat(frame)
@@ -57,8 +57,8 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
                 "bits/byte": f"{row['loss'] * bits:.4f}" if found and bits else "",
             }
         )
-    table = frame_table(pd.DataFrame(rows), f"{name}: best size at each budget (loss in nats per token)")
-    return table
+    shown = pd.DataFrame(rows).drop(columns=["runs", "tokens/param", "bits/byte"] if narrow else [])
+    return frame_table(shown, f"{name}: best size at each budget (loss in nats per token)")
 
 
 def _bits_per_nat(frame: pd.DataFrame) -> float | None:
@@ -96,8 +96,11 @@ def _surface_table(law: Any, name: str) -> Any:
     """The five parameters of L = E + A/N^alpha + B/D^beta."""
     import pandas as pd
 
-    row = {symbol: str(getattr(law, symbol)) for symbol in ("E", "A", "B", "alpha", "beta")}
-    return frame_table(pd.DataFrame([row]), f"{name}: surface L = E + A/N^alpha + B/D^beta")
+    rows = [
+        {"parameter": symbol, "value": str(getattr(law, symbol))}
+        for symbol in ("E", "A", "B", "alpha", "beta")
+    ]
+    return frame_table(pd.DataFrame(rows), f"{name}: L = E + A/N^alpha + B/D^beta")
 
 
 def _notes(fits: Fits, table: RunTable) -> list[str]:
@@ -158,7 +161,7 @@ def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
         rows.append(
             {
                 "family": row["family"],
-                "at its budget": flops_text(row["at_flops"]),
+                "budget": flops_text(row["at_flops"]),
                 "at loss": f"{row['at_loss']:.4f}",
                 "needs": f"{count_text(row['multiplier'])}x{ends}",
                 f"{comparison.reference} needs": flops_text(row["reference_flops"]),

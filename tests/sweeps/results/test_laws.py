@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
+from sweeps.driver.command import Launch, conclude
+from sweeps.driver.sweep import Report
 from sweeps.ledger.ledger import Entry, Ledger, State
 from sweeps.ledger.requests import carry_out
 from sweeps.plan import prepare
@@ -202,6 +205,27 @@ def test_a_family_without_a_law_keeps_no_other_from_its_own(folder, tmp_path):
     comparison, refused = results.compare(replace(table, frame=three), "ar", bootstrap=0)
     assert set(comparison.laws) == {"ar", "uniform"}
     assert list(refused) == ["aaa"]
+
+
+def test_exit_codes_tell_missing_laws_and_missing_records(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "write_law", lambda *_, **__: [])
+    table = results.ledger_table(folder, "planted")
+    monkeypatch.setattr(results, "ledger_table", lambda *_: table)
+    with Ledger(folder / "ledger") as ledger:
+        runs = [run for run in ledger.runs() if run.state == State.FINISHED]
+    request = prepare.Request(config=parse_config(CONFIG, source="x"), families=("ar",), out=tmp_path)
+    plan, how = SimpleNamespace(keys=None, families=("ar",)), Launch(bootstrap=0)
+
+    def code(waiting: int) -> int:
+        ended = Report(
+            runs=runs, stopped_by="", interrupted=False, capped=None,
+            waiting_records=waiting, tracking_trouble=None, wall_s=1.0,
+        )  # fmt: skip
+        return conclude(request, plan, ended, how, console())
+
+    assert (code(0), code(2)) == (0, 3)
+    table = replace(table, frame=table.frame.groupby("family").head(2))
+    assert code(2) == 1
 
 
 def test_runs_that_are_not_finished_are_named_in_place_of_a_missing_column(folder):
