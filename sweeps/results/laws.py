@@ -114,7 +114,7 @@ def ledger_table(
 
 
 def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> RunTable:
-    """The runs of a tracking store, a .parquet or .csv file or a published table; UserError as `load_runs`."""
+    """The runs of what --store names; UserError as `analysis.load_runs`."""
     import analysis
 
     if store.startswith("published:"):
