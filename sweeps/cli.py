@@ -40,18 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ASCII = {
-    "○": "o",
-    "◐": ">",
-    "◑": "~",
-    "●": "*",
-    "✗": "x",
-    "–": "-",
-    "±": "+-",
-    "·": ".",
-    "×": "x",
-    "∞": "inf",
-}
+ASCII = {**dict(zip("○◐◑●✗–·×", "o>~*x-.x", strict=True)), "±": "+-", "∞": "inf"}
 """Signs of ours for a terminal or a file whose encoding has none of them."""
 
 
@@ -110,15 +99,11 @@ class Chosen:
         return Caps(flops=self.max_flops, gpu_hours=self.max_gpu_hours, hours=self.max_hours)
 
     @property
-    def name(self) -> str:
+    def named(self) -> str | None:
+        """The sweep's name if one was asked for; None for all that a store has."""
         from sweeps.config.load import find_config
 
-        return find_config(self.sweep, self.config).name
-
-    @property
-    def named(self) -> str | None:
-        """The sweep's name where one was asked for; None for all that a store has."""
-        return self.name if self.sweep or self.config else None
+        return find_config(self.sweep, self.config).name if self.sweep or self.config else None
 
     def request(self) -> Request:
         from sweeps.plan import prepare

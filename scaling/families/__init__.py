@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import UserError
+from scaling.errors import UserError, nearest, unknown
 
 if TYPE_CHECKING:
     from scaling.families.base import Family
@@ -32,9 +31,7 @@ __all__ = ["FAMILIES", "family_class", "get_family"]
 def family_class(name: str) -> type[Family]:
     """The class of family `name`; UserError lists the known names."""
     if name not in FAMILIES:
-        near = get_close_matches(name, FAMILIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown family {name!r}{hint} (known: {', '.join(FAMILIES)})")
+        raise unknown("family", name, FAMILIES)
     module, _, attribute = FAMILIES[name].partition(":")
     return getattr(import_module(module), attribute)
 
@@ -48,7 +45,8 @@ def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
     known = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
     for option in options:
         if option not in known:
-            near = get_close_matches(option, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(known)})")
+            has = ", ".join(known)
+            raise UserError(
+                f"family {name!r} has no option {option!r}{nearest(option, known)} (it has: {has})"
+            )
     return cls(vocab_size, **options)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.text import flops_text, without_secrets
 from scaling.errors import UserError
+from scaling.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,25 +153,26 @@ def save_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a run table as .parquet or .csv, whole or not at all; UserError where that cannot be."""
     check_table_path(path)
     frame = frame.reset_index(drop=True)
-    _make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _written(path) as temporary:
         if path.suffix == ".parquet":
             frame.to_parquet(temporary, index=False)
         else:
             frame.to_csv(temporary, index=False)
-        temporary.replace(path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with _written(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Where to write what is then `path`; UserError if that cannot be."""
+    try:
+        with write_whole(path) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror or error})") from None
 
 
 def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
@@ -250,7 +251,6 @@ def write_law(
     """
     from analysis import figures
 
-    _make_folder(folder)
     law_file, runs_file = folder / "law.json", folder / "runs.parquet"
     save_table(table.of_family(fits.family), runs_file)
     written = [law_file, runs_file]
@@ -270,7 +270,7 @@ def write_law(
         "laws": {method: law.to_dict() for method, law in fits.laws.items()},
         "refused": dict(fits.refused),
     }
-    write_text(law_file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    _write_json(law_file, content)
     return written
 
 
@@ -287,18 +287,6 @@ def save_figures(drawings: Mapping[str, Any], folder: Path) -> list[Path]:
     for path in written:
         figures.save(drawings[path.stem], path)
     return written
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- comparing
@@ -337,9 +325,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """compare.json and the figures of a comparison into `folder`; the files written."""
     from analysis import figures
 
-    _make_folder(folder)
     written = [folder / "compare.json"]
-    write_text(written[0], json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
+    _write_json(written[0], comparison.to_dict())
     drawings = {"compare": figures.compare(comparison), "frontiers": figures.frontier(comparison.laws)}
     return written + save_figures(drawings, folder)
 
