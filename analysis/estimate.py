@@ -1,4 +1,4 @@
-"""A number with its interval: everything a law says is one of these."""
+"""A number with its interval: every number of a law is one of these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Estimate(float):
     """A float that carries an interval: `low` and `high` at confidence `level`.
 
     Without resamples there is no interval and both ends are None. An end may be infinite (or 0 for a
-    positive quantity) where the data leave it open; nothing here is ever NaN: ValueError.
+    positive quantity) if the data leave it open; nothing here is ever NaN: ValueError.
     Arithmetic gives a plain float, because an interval does not survive it.
     """
 
@@ -135,14 +135,6 @@ def _bca(
 
 def estimate_of(values: np.ndarray, rule: Rule) -> Estimate:
     """The estimate values[0] of values (1 + R + J,) with its interval, see `interval`."""
-    found = interval(values, rule)
-    low, high = (None, None) if found is None else (float(found[0]), float(found[1]))
+    ends = interval(values, rule)
+    low, high = (None, None) if ends is None else (float(ends[0]), float(ends[1]))
     return Estimate(float(values[0]), low, high, rule.level)
-
-
-def estimate(value: float, draws: np.ndarray | None, level: float) -> Estimate:
-    """The estimate with the percentile interval of `draws` ((R,); None or empty: no interval)."""
-    if draws is None or len(draws) == 0:
-        return Estimate(float(value), level=level)
-    low, high = spread(draws, level)
-    return Estimate(float(value), float(low), float(high), level)

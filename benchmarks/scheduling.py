@@ -92,7 +92,7 @@ def trained_s(run: Run) -> float:
 def overhead(folder: Path, runs: int = 16) -> dict[str, float]:
     """Seconds per run in which a slot does not train, once the first run has ended."""
     data = tiny_data(folder / "corpus")
-    found = {}
+    results = {}
     for name, needs in (("warm process", Needs()), ("fresh process", Needs(gpus=1.0))):
         out = folder / name.replace(" ", "-")
         entries = [tiny_entry(data, seed, 300, needs) for seed in range(runs)]
@@ -102,8 +102,8 @@ def overhead(folder: Path, runs: int = 16) -> dict[str, float]:
         gaps = [
             float(b.ended or 0.0) - float(a.ended or 0.0) - trained_s(b) for a, b in itertools.pairwise(ended)
         ]
-        found[f"overhead, {name}"] = median(gaps)
-    return found
+        results[f"overhead, {name}"] = median(gaps)
+    return results
 
 
 def tune_trial(runs: int = 16) -> float:
@@ -177,15 +177,15 @@ def recorder(
     MlflowStore(uri, "warm").open()  # makes the database
     # the target is one for SQLite
     kinds = {"recorder, points/s" if store else "recorder": MlflowStore, "log_batch, points/s": ThroughClient}
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     with journals(folder, runs, steps) as ledger:
         for name, kind in kinds.items():
             sweep = f"benchmark {uuid.uuid4().hex[:8]}"
             one = Recorder(ledger, sweep, kind(uri, sweep))
             began = time.perf_counter()
             one.pass_once()
-            found[name] = runs * steps * 6 / (time.perf_counter() - began)
-    return found | {"log_metrics per step, points/s": _by_step(folder, 200)}
+            results[name] = runs * steps * 6 / (time.perf_counter() - began)
+    return results | {"log_metrics per step, points/s": _by_step(folder, 200)}
 
 
 def _by_step(folder: Path, steps: int) -> float:
@@ -241,27 +241,27 @@ def main() -> None:
     parser.add_argument("--store", help="of `recorder`: record here, such as postgresql://... or http://...")
     parser.add_argument("--no-tune", action="store_true", help="without Ray Tune beside")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/scheduling.json"))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
         "overhead": overhead,
-        "many": lambda folder: many(folder, asked.runs),
-        "recorder": lambda folder: recorder(folder, asked.store),
+        "many": lambda folder: many(folder, arguments.runs),
+        "recorder": lambda folder: recorder(folder, arguments.store),
         "status": status,
     }
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     for name, measure in parts.items():
-        if asked.only in (None, name):
+        if arguments.only in (None, name):
             with tempfile.TemporaryDirectory() as folder:
-                found |= measure(Path(folder))
-    if "overhead, warm process" in found and not asked.no_tune:
-        found["Ray Tune trial, s"] = tune_trial()
-    for name, value in found.items():
+                results |= measure(Path(folder))
+    if "overhead, warm process" in results and not arguments.no_tune:
+        results["Ray Tune trial, s"] = tune_trial()
+    for name, value in results.items():
         target, unit = TARGETS.get(name, (None, ""))
         more = f" {unit} (target {target:g})" if target is not None else ""
         print(f"{name}: {value:.3g}{more}")
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(found, indent=1))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,17 @@ class Comparison(Plotted):
         `analysis.comparison.equal_loss.savings`."""
         return savings(self.multipliers)
 
+    @property
+    def measured_crossovers(self) -> pd.DataFrame:
+        """The crossovers within the budgets of one of the two families at least; of the others no run says
+        anything."""
+        ranges = {name: law.flops_range for name, law in self.laws.items()}
+        inside = [
+            min(ranges[a][0], ranges[b][0]) / SAME <= flops <= max(ranges[a][1], ranges[b][1]) * SAME
+            for a, b, flops in self.crossovers[["family", "reference", "flops"]].itertuples(index=False)
+        ]
+        return self.crossovers[inside].reset_index(drop=True)
+
     def curve(self, family: str, points: int = 60) -> pd.DataFrame:
         """The multiplier of one family over the loss, with its band (`comparison.equal_loss`). UserError
         names the families there are."""
@@ -117,7 +128,7 @@ class Comparison(Plotted):
         ]
         for row in self.multipliers.to_dict(orient="records"):
             lines.append(f"  {row['family']:<12} {_multiplier_text(row)}")
-        for row in self.crossovers.to_dict(orient="records"):
+        for row in self.measured_crossovers.to_dict(orient="records"):
             ends = "" if row["low"] is None else f" [{shortest(row['low'], 3)}, {shortest(row['high'], 3)}]"
             where = ", extrapolated" if row["extrapolated"] else ""
             lines.append(f"  {row['family']} meets {self.reference} at {row['flops']:.3g}{ends} FLOPs{where}")

@@ -231,7 +231,7 @@ def comparison_told(found: Any) -> dict[str, Any]:
         "method": found.method,
         "multipliers": records(shown[shown["kind"] == "budget"].drop(columns="kind"), 5),
         "curves": table(shown[shown["kind"] == "curve"].drop(columns="kind"), 5),
-        "crossovers": records(found.crossovers, 5),
+        "crossovers": records(found.measured_crossovers, 5),
         "checks": records(found.checks, 5),
         "exponents": records(found.exponents, 4),
         "warnings": list(found.warnings),

@@ -109,10 +109,12 @@ def isoflop(laws: IsoflopLaw | Mapping[str, IsoflopLaw], *, own_scale: bool = Fa
         parts.label_ends(figure, number + 1, ends, (x_axis["range"], losses), (width_px, row_px))
     refused = any((table["status"] != parts.BRACKETED).any() for table in tables.values())
     level = next(iter(named.values())).level
+    shared = any(table["loss_se"].notna().any() for table in tables.values())
     arrows = any(8 in (trace.marker.size or ()) for trace in figure.data if trace.meta["role"] == "interval")
     caption = (
         f"Circles: runs. Curves: fitted parabolas. Diamonds: their minima with {level:.0%} intervals"
         + (" (arrow: goes on)" if arrows else "")
+        + (", the vertical ones with the error of the held-out text that all share" if shared else "")
         + ". Dashed: through the minima."
         + (" Hollow and dotted: budget without a usable minimum." if refused else "")
     )

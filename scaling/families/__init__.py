@@ -42,11 +42,9 @@ def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
     Raises UserError for an unknown family, an option the family does not have, or a value it refuses.
     """
     cls = family_class(name)
-    known = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
+    names = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
     for option in options:
-        if option not in known:
-            has = ", ".join(known)
-            raise UserError(
-                f"family {name!r} has no option {option!r}{nearest(option, known)} (it has: {has})"
-            )
+        if option not in names:
+            hint = nearest(option, names)
+            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(names)})")
     return cls(vocab_size, **options)

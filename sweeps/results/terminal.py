@@ -170,7 +170,7 @@ def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
         )
     title = f"compute over {comparison.reference} at equal loss ({comparison.method} laws)"
     out.print(frame_table(pd.DataFrame(rows), title))
-    for row in comparison.crossovers.astype(object).to_dict(orient="records"):
+    for row in comparison.measured_crossovers.astype(object).to_dict(orient="records"):
         where = " (extrapolated)" if row["extrapolated"] else ""
         out.print(f"{row['family']} meets {row['reference']} at {flops_text(row['flops'])} FLOPs{where}")
     for line in warning_lines(comparison.warnings):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from analysis import Estimate
-from analysis.estimate import Rule, estimate, interval, shortest, spread
+from analysis.estimate import Rule, estimate_of, interval, shortest, spread
 
 
 def test_is_a_float_with_an_interval():
@@ -20,7 +20,7 @@ def test_is_a_float_with_an_interval():
 
 
 def test_without_resamples_both_ends_are_none():
-    a = estimate(2.5, None, 0.9)
+    a = estimate_of(np.array([2.5]), Rule(level=0.9))
     assert (a.low, a.high, a.level) == (None, None, 0.9)
     assert repr(a) == "2.500"
     assert a.to_dict() == {"value": 2.5, "low": None, "high": None, "level": 0.9}

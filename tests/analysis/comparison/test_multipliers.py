@@ -1,6 +1,7 @@
 """Families against each other: planted multipliers and crossovers, the published study, refusals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,16 @@ def test_multipliers_and_crossovers_agree_where_frontiers_meet():
         float(laws["masked"].optimal(f * at).loss - laws["ar"].optimal(f * at).loss) for f in (0.5, 2)
     )
     assert before > 0 > after
+
+
+def test_a_crossing_that_no_run_is_near_is_not_printed():
+    far = compare(two_families((1.8, 900.0, 4000.0, 0.37, 0.40)), bootstrap=0)
+    assert far.crossovers["flops"].item() > 10 * max(BUDGETS)
+    assert far.measured_crossovers.empty
+    assert "meets" not in str(far)
+    near = replace(far, crossovers=far.crossovers.assign(flops=3e19))
+    assert len(near.measured_crossovers) == 1
+    assert "masked meets ar at" in str(near)
 
 
 def test_frontiers_that_never_meet_have_no_crossover():

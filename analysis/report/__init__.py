@@ -20,6 +20,7 @@ from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
 from analysis.figures.saving import document, placed, write_whole
 from analysis.figures.theme import family_order
+from analysis.laws.result import FitStatus
 from analysis.table import provenance
 from analysis.text import count_text, flops_text, is_missing, number_text
 
@@ -124,7 +125,10 @@ def _family(
     drawn: dict[str, go.Figure],
 ) -> Section:
     parts = []
-    notes = [f"{method}: {note}" for method, law in laws.items() for note in (law.sentence, *law.warnings)]
+    notes = []
+    for method, law in laws.items():
+        ended = [law.sentence] if law.status is not FitStatus.CONVERGED else []
+        notes += [f"{method}: {note}" for note in (*ended, *law.warnings)]
     caveats = _list([*notes, *refused])
     parts += [f"<h3>Caveats</h3>{caveats}"] if caveats else []
     parts += ["<h3>Can these laws be trusted?</h3>"] if laws else []
@@ -139,7 +143,7 @@ def _family(
             material["runs"] = (own, of_family)
     parts += [placed(figure, drawn) for figure in figures.drawn(report=True, **material).values()]
     if "isoflop" in laws:
-        parts += [_minima(laws["isoflop"]), _stamp(laws["isoflop"])]
+        parts.append(_minima(laws["isoflop"]))
     parts.append(_stamp(*laws.values()))
     for method, law in laws.items():
         table = law.summary()
