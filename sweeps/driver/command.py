@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import without_secrets
-from scaling.errors import UserError
 from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import Report, run_sweep
 from sweeps.ledger.ledger import Ledger
@@ -113,16 +112,8 @@ def conclude(asked: prepare.Request, plan: Plan, ended: Report, how: Launch, out
     """Fit what there is, unless somebody wanted it all to stop; the exit code."""
     if ended.interrupted:
         return INTERRUPTED
-    name = asked.config.name
-    table = results.ledger_table(asked.folder, name, plan.keys, plan.families)
-    refused: dict[str, str] = {}
-    with suppress(UserError):  # no family has a law: `refused` says why
-        for fits in results.fit_each(table, refused, bootstrap=how.bootstrap, tell=out.print):
-            report.show_fits(fits, table, out)
-            family = fits.family or ""
-            losses = results.curves(table.of_family(family), asked.folder, name)
-            files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
-            report.show_files(files, out)
+    table = results.ledger_table(asked.folder, asked.config.name, plan.keys, plan.families)
+    refused = report.fit_all(table, asked.folder, bootstrap=how.bootstrap, journals=True, out=out)
     report.show_refused(refused, out)
     for step in report.next_steps(asked, plan.families):
         out.print(f"next: {step}", soft_wrap=True)

@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -223,10 +223,9 @@ def fit_each(
 ) -> Iterator[Fits]:
     """The laws of each family that has one. The others go into `refused`, with the sentence why.
 
-    UserError where no family has a law. tell: is given a line before each fit, which may take half a minute.
+    tell: is given a line before each fit, which may take half a minute.
     """
-    families = table.families or (None,)
-    for family in families:
+    for family in table.families or (None,):
         tell(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
         try:
             fits = fit(table, family, bootstrap=bootstrap)
@@ -234,8 +233,6 @@ def fit_each(
             refused[family or "all runs"] = str(error)
             continue
         yield fits
-    if len(refused) == len(families):
-        raise UserError("; ".join(refused.values()))
 
 
 def _whose(table: RunTable, family: str | None) -> str:
@@ -343,10 +340,11 @@ def write_report(
     bootstrap: int = 1000,
     losses: pd.DataFrame | None = None,
     tell: Tell = str,
-) -> Path:
+) -> tuple[Path, dict[str, str]]:
     """report.html in `folder`: every family's laws, and their comparison where `reference` is among them.
 
-    A family no law can be fitted to is in the report with the sentence why; UserError where that is all.
+    A family without a law is in the report with the sentence why, and in what is returned beside the path;
+    UserError if that is all.
     """
     from analysis.errors import UserError as AnalysisError
     from analysis.report import write_report as write_page
@@ -354,11 +352,10 @@ def write_report(
     laws: dict[str, Mapping[str, Law]] = {}
     refused: dict[str, Sequence[str]] = {}
     missing: dict[str, str] = {}
-    with suppress(UserError):  # what a report is without any law, `write_page` says
-        for fits in fit_each(table, missing, bootstrap=bootstrap, tell=tell):
-            name = fits.family or "all runs"
-            laws[name] = fits.laws
-            refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    for fits in fit_each(table, missing, bootstrap=bootstrap, tell=tell):
+        name = fits.family or "all runs"
+        laws[name] = fits.laws
+        refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
     laws |= {name: {} for name in missing}
     refused |= {name: [sentence] for name, sentence in missing.items()}
     comparison = None
@@ -369,7 +366,7 @@ def write_report(
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
     title = f"{sweep}: scaling laws"
     try:
-        return write_page(
+        path = write_page(
             folder / "report.html",
             table.frame,
             laws,
@@ -382,3 +379,4 @@ def write_report(
     except AnalysisError as error:
         reasons = "; ".join(sentence for sentences in refused.values() for sentence in sentences)
         raise UserError(f"{error}: {reasons}" if reasons else str(error)) from None
+    return path, missing

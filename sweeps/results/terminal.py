@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import count_text, flops_text
-from sweeps.results.laws import Fits, RunTable, older_runs
+from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, older_runs, write_law
 from sweeps.show.tables import NARROW, console, frame_table, warning_lines
 
 if TYPE_CHECKING:
@@ -119,6 +119,21 @@ def show_files(files: Iterable[Path], out: Console) -> None:
         by_folder.setdefault(file.parent, []).append(file.name)
     for folder, names in by_folder.items():
         out.print(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
+
+
+def fit_all(table: RunTable, folder: Path, *, bootstrap: int, journals: bool, out: Console) -> dict[str, str]:
+    """Fit, show and write the law of every family, below `folder`; of families without one the sentence why.
+
+    journals: whether the folder is a sweep's own, with the losses along its runs.
+    """
+    refused: dict[str, str] = {}
+    for fits in fit_each(table, refused, bootstrap=bootstrap, tell=out.print):
+        show_fits(fits, table, out)
+        losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
+        # A table without a family column is one law; its results stand beside the families'.
+        own = folder / folder_name(fits.family) if fits.family else folder
+        show_files(write_law(fits, table, own, sweep=folder.name, losses=losses), out)
+    return refused
 
 
 def show_refused(refused: Mapping[str, str], out: Console) -> None:

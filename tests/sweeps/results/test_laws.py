@@ -361,7 +361,8 @@ def test_picture_marks_every_state():
 
 def test_a_report_of_a_sweep_says_which_family_has_no_law(folder, specs, tmp_path):
     table = results.ledger_table(folder, "planted")
-    path = results.write_report(table, tmp_path, "planted", reference="ar", bootstrap=20)
+    path, missing = results.write_report(table, tmp_path, "planted", reference="ar", bootstrap=20)
+    assert missing == {}
     page = path.read_text()
     assert path == tmp_path / "report.html"
     assert "planted: scaling laws" in page
