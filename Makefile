@@ -30,7 +30,7 @@ ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep plan fit compare report dashboard notebook test test-all bench lint format clean run-ready dev-ready notebook-ready
+.PHONY: help setup sweep plan fit compare report dashboard notebook docs test test-all bench lint format clean run-ready dev-ready notebook-ready docs-ready
 
 help: ## list these targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -66,6 +66,9 @@ notebook: notebook-ready ## run the notebooks in fresh kernels and save them as 
 	$(BIN)/python scripts/notebook.py analysis/notebooks/fit_laws.ipynb build/notebooks
 	$(BIN)/python scripts/notebook.py analysis/notebooks/compare_families.ipynb build/notebooks
 
+docs: docs-ready ## build the documentation as a site, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 test: dev-ready ## the quick tests
 	$(PYTEST) -m "not slow and not gpu and not chaos" $(ARGS)
 
@@ -93,5 +96,7 @@ run-ready:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh run
 notebook-ready:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh notebook
+docs-ready:
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh docs
 dev-ready:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh dev

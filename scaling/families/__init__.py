@@ -6,7 +6,6 @@ Adding a family is one file under this folder and one line here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from scaling.errors import UserError, nearest, unknown
 if TYPE_CHECKING:
     from scaling.families.base import Family
 
-FAMILIES: Mapping[str, str] = {
+FAMILIES: dict[str, str] = {
     "ar": "scaling.families.ar:Autoregressive",
     "masked": "scaling.families.masked:Masked",
     "uniform": "scaling.families.uniform:Uniform",

@@ -22,7 +22,7 @@ from sweeps.config.model import Resources, SweepConfig
 from sweeps.config.sizes import size_params, sizes_per_budget
 from sweeps.ledger.types import Entry, Needs, Run, State
 from sweeps.plan import memory, timing
-from sweeps.plan.plan.diff import why_new
+from sweeps.plan.diff import why_new
 from sweeps.plan.rows import spec_columns
 from sweeps.pools.devices import is_cpu, kind_of
 
