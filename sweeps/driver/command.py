@@ -13,8 +13,8 @@ from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import Report, run_sweep
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Run, State
-from sweeps.plan import prepare
-from sweeps.plan.plan import DataFacts, Plan, diff
+from sweeps.plan import diff, prepare
+from sweeps.plan.plan import DataFacts, Plan
 from sweeps.pools import base as pool
 from sweeps.pools.storage.files import Storage, usable_storage
 from sweeps.record.tracking import check_tracking, tracking_uri
