@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.text import interval_text, number_text
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -42,9 +44,9 @@ class Estimate(float):
 
     def __repr__(self) -> str:
         if self.low is None or self.high is None:
-            return shortest(self)
+            return number_text(float(self), 4)
         digits = _digits(float(self), self.low, self.high)
-        return f"{shortest(self, digits)} [{shortest(self.low, digits)}, {shortest(self.high, digits)}]"
+        return interval_text(float(self), self.low, self.high, digits=digits)
 
     __str__ = __repr__
 
@@ -52,17 +54,6 @@ class Estimate(float):
         """Plain JSON: an open end is None."""
         numbers = {"value": float(self), "low": self.low, "high": self.high, "level": self.level}
         return {name: x if x is not None and math.isfinite(x) else None for name, x in numbers.items()}
-
-
-def shortest(number: float, digits: int = 4) -> str:
-    """`number` with that many significant digits, in plain or e-notation, whichever reads better."""
-    number = float(number)
-    if number == 0 or not math.isfinite(number) or 1e-3 <= abs(number) < 1e5:
-        decimals = (
-            digits - 1 - (math.floor(math.log10(abs(number))) if number and math.isfinite(number) else 0)
-        )
-        return f"{number:.{max(decimals, 0)}f}"
-    return f"{number:.{digits - 1}e}"
 
 
 def _digits(value: float, low: float, high: float) -> int:

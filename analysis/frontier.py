@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate
+from analysis.text import flops_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +159,7 @@ class Optimum:
 
     def __str__(self) -> str:
         return (
-            f"at {self.flops:.3g} FLOPs: params {self.params}, tokens {self.tokens}, "
+            f"at {flops_text(self.flops)} FLOPs: params {self.params}, tokens {self.tokens}, "
             f"tokens per parameter {self.tokens_per_param}, loss {self.loss}"
         )
 

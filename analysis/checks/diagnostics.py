@@ -21,11 +21,12 @@ import pandas as pd
 from analysis.checks.influence import OUTLIER, condition_number, influence_table, without_outliers
 from analysis.checks.variants import variants
 from analysis.errors import UserError
-from analysis.estimate import Estimate, shortest
+from analysis.estimate import Estimate
 from analysis.frontier import frontier_exponents
 from analysis.laws.result import FEW_STARTS, FitStatus, Law
 from analysis.laws.surface import TOUCHES_ZERO, SurfaceLaw
 from analysis.plotted import Plotted
+from analysis.text import number_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -175,7 +176,8 @@ def _surface_checks(law: SurfaceLaw) -> dict[str, Finding]:
     grade = CONCERN if share < FEW_STARTS else FINE
     checks["starts"] = grade, share, f"{share:.0%} of the cold starts end at the optimum"
     number, (one, other), cosine = condition_number(law)
-    note = f"condition number {number:.3g}; {one} and {other} most nearly trade off (cosine {cosine:.4f})"
+    note = f"{one} and {other} most nearly trade off (cosine {cosine:.4f})"
+    note = f"condition number {number_text(number)}; {note}"
     checks["condition"] = (NOTE if number > ILL_CONDITIONED else FINE), number, note
     return checks
 
@@ -238,7 +240,7 @@ def _verdict(
         values = np.array([float(law.E), *same])
         width = float((values.max() - values.min()) / float(law.runs["loss"].min()))
         identified = checks["E"][0] == FINE and width <= E_SPREAD
-        ends = f"{shortest(values.min(), 3)} to {shortest(values.max(), 3)} over {len(values)} fits"
+        ends = f"{number_text(values.min())} to {number_text(values.max())} over {len(values)} fits"
         words.append(f"E is {'identified' if identified else 'not identified'} ({ends})")
     if checks.get("exponents", (FINE, None, ""))[0] == CONCERN:
         words.append("alpha or beta may be 0")

@@ -20,6 +20,7 @@ from analysis.laws.result import Law, PredictingLaw
 from analysis.laws.solver.budget import BudgetStatus
 from analysis.plotted import Plotted
 from analysis.table.fit_table import RunTable, prepare
+from analysis.text import flops_text
 
 MOST_FOLDS = 12
 """Tables with more budgets than this are cut into WIDE_FOLDS stretches of equal width in log FLOPs."""
@@ -83,8 +84,8 @@ class Rollout(Plotted):
                 "" if pd.isna(row["covered"]) else f", {self.level:.0%} intervals hold {row['covered']:.0%}"
             )
             lines.append(
-                f"  to {row['trained_to']:.3g} FLOPs ({row['trained_runs']} runs): {row['quantity']}, "
-                f"{row['predictions']} predicted, off by {row['mean_error']:+.2f}% (size "
+                f"  to {flops_text(row['trained_to'])} FLOPs ({row['trained_runs']} runs): "
+                f"{row['quantity']}, {row['predictions']} predicted, off by {row['mean_error']:+.2f}% (size "
                 f"{row['mean_size']:.2f}%, worst {row['worst']:+.2f}%){covered}"
             )
         lines += [f"left out: {reason}" for reason in self.skipped]
@@ -130,7 +131,7 @@ def rollout(runs: pd.DataFrame, method: str = "surface", **options: Any) -> Roll
         try:
             law = fit_law(table.rows.iloc[fitted], method, **options)
         except UserError as problem:
-            skipped.append(f"up to {trained_to:.3g} FLOPs: {problem}")
+            skipped.append(f"up to {flops_text(trained_to)} FLOPs: {problem}")
             continue
         level = law.level
         later = np.sort(np.concatenate([members for _, members in groups[last + 1 :]]))

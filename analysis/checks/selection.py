@@ -77,7 +77,7 @@ def select(runs: pd.DataFrame, candidates: Mapping[str, Mapping[str, Any]] | Non
     """Fit every candidate to all runs and to all but one budget at a time.
 
     candidates: name -> options of `fit_law` (method "surface" unless given); None: the candidates of the
-    registered laws (`analysis.laws.LAWS`). Intervals are not needed and not computed. A difference in AICc
+    registered laws (`analysis.laws.METHODS`). Intervals are not needed and not computed. A difference in AICc
     below about 2 says nothing; envelope and IsoFLOP predict no single runs and so have neither AICc nor
     run_error. UserError if the table has fewer than 3 budgets or no candidate can be fitted.
     """

@@ -15,6 +15,7 @@ from analysis.errors import UserError
 from analysis.laws import fit_law, variants_of
 from analysis.laws.result import Law
 from analysis.laws.surface import SurfaceLaw
+from analysis.text import number_text
 
 DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 WINDOW_FACTORS = (20.0, 10.0, 5.0)
@@ -42,7 +43,7 @@ def variants(law: Law) -> pd.DataFrame:
     for factor in WINDOW_FACTORS:
         inside = distance <= np.log(factor)
         if np.isfinite(ratio) and not inside.all():
-            name = f"{ratio / factor:.3g} to {ratio * factor:.3g} tokens per parameter"
+            name = f"{number_text(ratio / factor)} to {number_text(ratio * factor)} tokens per parameter"
             fits.append(("window", name, runs[inside], own))
     for column, names in CONVENTIONS.items():
         for name in names:

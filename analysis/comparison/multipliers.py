@@ -25,11 +25,12 @@ import pandas as pd
 from analysis.comparison.equal_loss import exponent_differences, multiplier_curve, savings
 from analysis.comparison.joint import fit_shared_E
 from analysis.errors import UserError
-from analysis.estimate import shortest, spread
+from analysis.estimate import spread
 from analysis.frontier import Curve
 from analysis.laws import fit_law
 from analysis.laws.result import Law
 from analysis.plotted import Plotted
+from analysis.text import flops_text, interval_text, number_text
 
 SEARCH_BEYOND = 1e3
 """Crossovers are looked for up to this factor below and above the budgets with data."""
@@ -129,9 +130,9 @@ class Comparison(Plotted):
         for row in self.multipliers.to_dict(orient="records"):
             lines.append(f"  {row['family']:<12} {_multiplier_text(row)}")
         for row in self.measured_crossovers.to_dict(orient="records"):
-            ends = "" if row["low"] is None else f" [{shortest(row['low'], 3)}, {shortest(row['high'], 3)}]"
+            at = interval_text(row["flops"], row["low"], row["high"], flops_text)
             where = ", extrapolated" if row["extrapolated"] else ""
-            lines.append(f"  {row['family']} meets {self.reference} at {row['flops']:.3g}{ends} FLOPs{where}")
+            lines.append(f"  {row['family']} meets {self.reference} at {at} FLOPs{where}")
         lines += [f"  {text}" for text in _differing(self.exponents)]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
@@ -155,11 +156,10 @@ class Comparison(Plotted):
 
 
 def _multiplier_text(row: Any) -> str:
-    ends = "" if row["low"] is None else f" [{shortest(row['low'], 3)}, {shortest(row['high'], 3)}]"
     where = ", extrapolated" if row["extrapolated"] else ""
     return (
-        f"{shortest(row['multiplier'], 3)}x{ends} at loss {row['at_loss']:.3f} "
-        f"(its budget {row['at_flops']:.3g} FLOPs{where})"
+        f"{interval_text(row['multiplier'], row['low'], row['high'], unit='x')} at loss {row['at_loss']:.3f} "
+        f"(its budget {flops_text(row['at_flops'])} FLOPs{where})"
     )
 
 
@@ -427,9 +427,9 @@ def _disagreements(multipliers: pd.DataFrame, checks: pd.DataFrame) -> list[str]
         row = rows.loc[rows["multiplier_other"].div(rows["multiplier"]).map(np.log).abs().idxmax()]
         found.append(
             f"{name}: the form of the law matters more than the noise at {len(rows)} budgets; at "
-            f"{row['at_flops']:.3g} "
-            f"FLOPs the {row['law_other']} law gives {shortest(row['multiplier_other'], 3)}x, the "
-            f"{row['law']} law {shortest(row['multiplier'], 3)}x"
+            f"{flops_text(row['at_flops'])} "
+            f"FLOPs the {row['law_other']} law gives {number_text(row['multiplier_other'])}x, the "
+            f"{row['law']} law {number_text(row['multiplier'])}x"
         )
     return found
 

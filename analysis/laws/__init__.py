@@ -1,6 +1,8 @@
-"""Scaling laws: a law is one file here and one entry in `LAWS`, which everything that lists laws reads.
+"""Scaling laws: a law is one file here and one entry in `METHODS`, which everything that lists laws reads.
 
-    analysis.laws.register(LawEntry(name="mine", label="My law", fit="my_module:fit_mine"))
+A law of your own is registered from outside, see examples/own_law.py:
+
+    analysis.laws.register(LawEntry(name="kaplan", label="Kaplan", fit=fit_kaplan))
 
 `fit_power_law` (powers of any columns) and `fit_tuning_law` (learning rate, batch size) answer other
 questions about other tables, so they are functions of their own and not in the registry.
@@ -25,50 +27,54 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LawEntry:
-    """What the rest of the program knows of a law before it is fitted."""
+    """A law, before it is fitted: its name, the function that fits it, and the answers it gives."""
 
     name: str
     """The method of `fit_law`; `Law.method` of the result."""
     label: str
     """For people: in a menu, a heading, a legend."""
-    fit: str
-    """"module:function", imported on first use; the function takes runs and keyword options."""
+    fit: str | Callable[..., Law]
+    """Takes runs and keyword options; as "module:function" it is imported on first use."""
+    formula: str = ""
     symbols: tuple[str, ...] = ()
-    """Parameters with a symbol, attributes of the law; empty for power laws of the frontier alone."""
+    """Parameters of the formula, attributes of the law; none for power laws of the frontier alone."""
     predicts: bool = False
     """`law.predict` gives the loss of any run; else a law answers along its frontier only."""
     needs: tuple[str, ...] = ()
     """Columns needed beside params, tokens, loss."""
     standard: bool = False
-    """Sweeps, reports and the dashboard fit it without being told to."""
+    """Sweeps, reports and the dashboard fit it by default."""
     approaches: Mapping[str, Options] = field(default_factory=lambda: {"": {}})
     """Options by suffix of the name: the other ways to fit the same runs that `diagnose` tries."""
     candidates: Mapping[str, Options] = field(default_factory=lambda: {"": {}})
-    """Likewise: the forms that `select` holds against each other."""
+    """Likewise: the forms that `select` compares."""
 
     def load(self) -> Callable[..., Law]:
         """The function that fits it."""
+        if not isinstance(self.fit, str):
+            return self.fit
         module, function = self.fit.split(":")
         loaded: Callable[..., Law] = getattr(import_module(module), function)
         return loaded
 
 
-LAWS: dict[str, LawEntry] = {}
+METHODS: dict[str, LawEntry] = {}
 
 
 def register(entry: LawEntry) -> None:
     """Make a law known to `fit_law` and to everything that lists laws. UserError if the name is taken."""
-    if entry.name in LAWS:
+    if entry.name in METHODS:
         raise UserError(f"a law called {entry.name!r} is registered already; choose another name")
-    LAWS[entry.name] = entry
+    METHODS[entry.name] = entry
 
 
 SURFACE = ("E", "A", "B", "alpha", "beta")
 for _entry in (
     LawEntry(
         name="surface",
-        label="Surface",
+        label="surface",
         fit="analysis.laws.surface:fit_surface",
+        formula="L = E + A/N^alpha + B/D^beta",
         symbols=SURFACE,
         predicts=True,
         standard=True,
@@ -76,8 +82,9 @@ for _entry in (
     ),
     LawEntry(
         name="interaction",
-        label="Surface with interaction",
+        label="surface with interaction",
         fit="analysis.laws.interaction:fit_interaction",
+        formula="L = E + A/N^alpha + B (N/N0)^c / D^(beta + kappa log(N/N0))",
         symbols=(*SURFACE, "c", "kappa"),
         predicts=True,
         approaches={},
@@ -90,11 +97,12 @@ for _entry in (
         approaches={"": {}, "bias corrected": {"correct_bias": True}, "akima": {"shape": "akima"}},
         candidates={"": {}, "bias corrected": {"correct_bias": True}},
     ),
-    LawEntry(name="envelope", label="Envelope", fit="analysis.laws.envelope:fit_envelope"),
+    LawEntry(name="envelope", label="envelope", fit="analysis.laws.envelope:fit_envelope"),
     LawEntry(
         name="constrained",
-        label="Data-constrained",
+        label="data-constrained",
         fit="analysis.laws.constrained:fit_constrained",
+        formula="L = E + A/N'^alpha + B/D'^beta",
         symbols=SURFACE,
         predicts=True,
         needs=("unique_tokens",),
@@ -105,16 +113,16 @@ for _entry in (
     register(_entry)
 
 
-def standard_laws() -> tuple[str, ...]:
+def standard_methods() -> tuple[str, ...]:
     """The methods that sweeps, reports and the dashboard fit."""
-    return tuple(sorted(name for name, entry in LAWS.items() if entry.standard))
+    return tuple(sorted(name for name, entry in METHODS.items() if entry.standard))
 
 
 def variants_of(kind: str) -> dict[str, dict[str, Any]]:
     """ "approaches" or "candidates" of all laws: display name -> options of `fit_law`, with the method."""
     return {
         f"{name}, {suffix}" if suffix else name: {"method": name, **options}
-        for name, entry in LAWS.items()
+        for name, entry in METHODS.items()
         for suffix, options in getattr(entry, kind).items()
     }
 
@@ -131,9 +139,9 @@ def fit_law(runs: pd.DataFrame, method: str = "surface", **options: Any) -> Law:
     flops, else 6 params tokens; loss is in nats per token. UserError (a ValueError) names the fault of the
     table or the options in one sentence.
     """
-    if method not in LAWS:
-        raise UserError(f"method = {method!r} is unknown; choose one of {', '.join(LAWS)}")
-    fit = LAWS[method].load()
+    if method not in METHODS:
+        raise UserError(f"method = {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    fit = METHODS[method].load()
     allowed = fit.__kwdefaults__ or {}
     for name in options:
         if name not in allowed:

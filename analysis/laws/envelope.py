@@ -21,6 +21,7 @@ from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_f
 from analysis.laws.solver.bootstrap import check_options, resample_weights
 from analysis.laws.solver.curves import CAUTION, read_curves
 from analysis.table.fit_table import prepare
+from analysis.text import flops_text
 
 MIN_VERTICES = 3
 
@@ -76,8 +77,8 @@ def fit_envelope(
         table = prepare(runs)
         if table.one_budget:
             raise UserError(
-                f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); an "
-                "envelope needs several"
+                f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
+                "an envelope needs several"
             )
         log_flops, log_loss = np.log(table.flops), np.log(table.loss)
 

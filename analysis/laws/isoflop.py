@@ -39,6 +39,7 @@ from analysis.laws.solver.noise import Spread, draw_losses, spread_about_budgets
 from analysis.laws.solver.parabola import Parabolas, correct, solve_parabolas
 from analysis.laws.surface import fit_surface, refit_surface
 from analysis.table.fit_table import SAME_BUDGET, RunTable, prepare
+from analysis.text import flops_text
 
 RESAMPLINGS = ("parametric", "residuals", "rows")
 SHAPES = ("parabola", "akima")
@@ -107,8 +108,10 @@ class IsoflopLaw(PowerLawFrontier):
         there are too few sizes for one). UserError names the budgets there are."""
         fit = next((b for b in self.budgets if abs(np.log(flops / b.flops)) <= np.log1p(SAME_BUDGET)), None)
         if fit is None:
-            budgets = ", ".join(f"{b.flops:.3g}" for b in self.budgets)
-            raise UserError(f"flops = {flops:.3g} is no budget of this law; its budgets are {budgets}")
+            budgets = ", ".join(flops_text(b.flops) for b in self.budgets)
+            raise UserError(
+                f"flops = {flops_text(flops)} is no budget of this law; its budgets are {budgets}"
+            )
         grid = np.linspace(fit.sizes[0], fit.sizes[-1], GRID_POINTS)
         if fit.curves is None:
             return pd.DataFrame(
@@ -154,7 +157,7 @@ class IsoflopLaw(PowerLawFrontier):
         for fit, was in self._corrections():
             percent = _biases(fit, was)[0]
             low, high = fit.ends(percent, self.budget_rule) or (None, None)
-            text = f"parabola's bias in params at {fit.flops:.3g} FLOPs, taken out (%)"
+            text = f"parabola's bias in params at {flops_text(fit.flops)} FLOPs, taken out (%)"
             parameters[text] = Estimate(float(percent[0]), low, high, self.level)
         return parameters
 
@@ -204,7 +207,7 @@ def fit_isoflop(
     table = prepare(runs)
     if table.one_budget:
         raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); "
+            f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
             "power laws need at least 2 budgets"
         )
     groups = None if cluster is None else group_numbers(table.rows, cluster)
@@ -282,8 +285,8 @@ def fit_isoflop(
         bracketed = fit.inside[1:last]
         if len(bracketed) and bracketed.mean() < BARELY_BRACKETED:
             caveats.append(
-                f"the minimum at {fit.flops:.1e} FLOPs is barely bracketed: {1 - bracketed.mean():.0%} of "
-                "the resamples put it outside the sizes"
+                f"the minimum at {flops_text(fit.flops)} FLOPs is barely bracketed: "
+                f"{1 - bracketed.mean():.0%} of the resamples put it outside the sizes"
             )
     if len(usable) == 2:
         caveats.append("only two usable budgets: the power laws pass through both minima, unchecked")
@@ -455,7 +458,7 @@ def _widen(
                 widened[name] = law.stretched(stretch)
             warnings.append(
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
-                f"{flops[np.argmax(np.abs(off / sd))]:.1e} FLOPs); its intervals "
+                f"{flops_text(flops[np.argmax(np.abs(off / sd))])} FLOPs); its intervals "
                 + (f"are {stretch:.1f} times too narrow" if given else f"are multiplied by {stretch:.1f}")
             )
     return widened, warnings

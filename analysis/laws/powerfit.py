@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.estimate import Estimate, Rule, estimate_of, shortest
+from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import positive_numbers
 from analysis.laws.result import interval_columns
 from analysis.laws.solver.bootstrap import check_options, chunk_rows
@@ -28,6 +28,7 @@ from analysis.laws.solver.newton import minimise
 from analysis.laws.solver.noise import Scatter, check_kind, scatter
 from analysis.laws.solver.objective import Space
 from analysis.laws.solver.search import best_of
+from analysis.text import number_text
 
 LEAST_SQUARES = 1e6
 """A Huber threshold on logs that nothing exceeds."""
@@ -137,9 +138,9 @@ class PowerFit:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        powers = " ".join(f"{name}^{shortest(value)}" for name, value in self.exponents.items())
-        offset = f"{shortest(self.E)} + " if self.options["offset"] else ""
-        lines = [f"{self.y} = {offset}{shortest(self.coefficient)} {powers}   ({len(self.data)} rows)"]
+        powers = " ".join(f"{name}^{number_text(value, 4)}" for name, value in self.exponents.items())
+        offset = f"{number_text(self.E, 4)} + " if self.options["offset"] else ""
+        lines = [f"{self.y} = {offset}{number_text(self.coefficient, 4)} {powers}   ({len(self.data)} rows)"]
         lines += [f"  {name}  {value}" for name, value in self._rows().items()]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 import numpy as np
 import pandas as pd
 
-from analysis.estimate import Estimate, Rule, estimate_of, interval, shortest
+from analysis.estimate import Estimate, Rule, estimate_of, interval
 from analysis.frontier import Cost, Curve, Optimum, as_flops, positive_numbers
 from analysis.laws.solver.noise import Scatter, check_kind, scatter
 from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Space
 from analysis.plotted import Plotted
 from analysis.table.fit_table import Excluded, RunTable
+from analysis.text import flops_text, value_text
 
 if TYPE_CHECKING:
     from analysis.published.beside import Beside
@@ -131,7 +132,7 @@ class Law(Plotted, ABC):
         for flops in (smallest, largest, 10 * largest):
             best = self.optimal(flops)
             for name in ("params", "tokens", "tokens_per_param", "loss"):
-                rows.append((f"{name} at {flops:.3g} FLOPs", getattr(best, name)))
+                rows.append((f"{name} at {flops_text(flops)} FLOPs", getattr(best, name)))
         return pd.DataFrame(
             {
                 "quantity": [name for name, _ in rows],
@@ -150,16 +151,15 @@ class Law(Plotted, ABC):
     def __str__(self) -> str:
         name = f" of {self.family}" if self.family else ""
         lines = [
-            f"{self.method} law{name}: {len(self.runs)} runs, {self.flops_range[0]:.3g} to "
-            f"{self.flops_range[1]:.3g} FLOPs, cost {self.cost}",
+            f"{self.method} law{name}: {len(self.runs)} runs, {flops_text(self.flops_range[0])} to "
+            f"{flops_text(self.flops_range[1])} FLOPs, cost {self.cost}",
             f"{self.status}: {self.sentence}",
             "",
         ]
         table = self.summary()
         width = max(map(len, table["quantity"]))
         for quantity, value, low, high in table.itertuples(index=False):
-            ends = "" if low is None else f"  [{shortest(low, 5)}, {shortest(high, 5)}]"
-            lines.append(f"  {quantity:<{width}}  {shortest(value, 5)}{ends}")
+            lines.append(f"  {quantity:<{width}}  {value_text(quantity, value, low, high, digits=5)}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"left out: {run}" for run in self.excluded]
         return "\n".join(lines)

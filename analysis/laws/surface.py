@@ -33,6 +33,7 @@ from analysis.laws.solver.noise import choose_resampling, draw_losses, spread_ab
 from analysis.laws.solver.objective import LOWER, Derivatives, Problem
 from analysis.laws.solver.search import best_of, grid_starts, refit, refit_resamples
 from analysis.table.fit_table import RunTable, prepare
+from analysis.text import flops_text
 
 TOUCHES_ZERO = 0.01
 ABSENT = 1e-5
@@ -198,8 +199,8 @@ def check_identified(table: RunTable, num_free: int) -> None:
         )
     if table.one_budget:
         raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs), so size and "
-            "tokens vary together; add runs at a second budget"
+            f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs), "
+            "so size and tokens vary together; add runs at a second budget"
         )
     for name, values in (("params", table.params), ("tokens", table.tokens)):
         distinct = len(np.unique(values))

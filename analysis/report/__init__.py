@@ -22,7 +22,7 @@ from analysis.figures.saving import document, placed, write_whole
 from analysis.figures.theme import family_order
 from analysis.laws.result import FitStatus
 from analysis.table import provenance
-from analysis.text import count_text, flops_text, is_missing, number_text
+from analysis.text import flops_text, interval_text, time_text, value_text, without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def write_report(
     by family, why a law could not be fitted. losses: training loss along the runs, see
     `analysis.table.runs.loss_curves`. UserError where nothing was fitted or the file cannot be written.
     """
-    path = Path(path)
+    path, source = Path(path), without_secrets(source)
     if not any(laws.values()):
         raise UserError("report: there is no law to report; fit one first")
     drawn: dict[str, go.Figure] = {}
@@ -76,7 +76,11 @@ def write_report(
         f'<section id="{anchor}"><h2>{_text(heading)}</h2>{body}</section>'
         for anchor, heading, body in sections
     ]
-    origin = f"{len(runs)} runs" + (f" from {_text(source)}" if source else "") + f". Written {_now()}."
+    origin = (
+        f"{len(runs)} runs"
+        + (f" from {_text(source)}" if source else "")
+        + f". Written {time_text(datetime.now(UTC))}."
+    )
     body = f"""<header>
 <h1>{_text(title)}</h1>
 <p class="muted">{origin}</p>
@@ -99,10 +103,8 @@ def _overview(laws: Laws) -> Section:
         for method, law in laws[family].items():
             largest = law.flops_range[1]
             best = law.optimal(largest)
-            sizes = [
-                _joined(name, number, number.low, number.high)
-                for name, number in (("params", best.params), ("tokens", best.tokens))
-            ]
+            best_sizes = {"params": best.params, "tokens": best.tokens}
+            sizes = [value_text(name, n, n.low, n.high) for name, n in best_sizes.items()]
             exponents = [str(law.exponents[name]) for name in ("params", "tokens")]
             rows.append(
                 [family, method, len(law.runs), *exponents, flops_text(largest), *sizes, str(best.loss)]
@@ -135,20 +137,18 @@ def _family(
     parts += [_belief(law) for law in laws.values()]
     own = runs[runs["family"] == family] if "family" in runs else runs
     material: dict[str, Any] = {"laws": dict(laws)} if laws else {}
-    if "isoflop" in laws:
-        material["isoflop"] = laws["isoflop"]
+    material |= {figures.FIGURES[law.figure].of: law for law in laws.values() if law.figure != "frontier"}
     if losses is not None and len(losses) and 0 < len(own) <= MOST_CURVES:
         of_family = losses[losses["family"] == family] if "family" in losses else losses
         if len(of_family):
             material["runs"] = (own, of_family)
     parts += [placed(figure, drawn) for figure in figures.drawn(report=True, **material).values()]
-    if "isoflop" in laws:
-        parts.append(_minima(laws["isoflop"]))
+    parts += [_minima(law) for law in laws.values() if hasattr(law, "minima")]
     parts.append(_stamp(*laws.values()))
     for method, law in laws.items():
         table = law.summary()
-        rows = [[q, *_interval(q, v, low, high)] for q, v, low, high in table.itertuples(index=False)]
-        numbers = _table(["", "value", "interval"], rows) + _stamp(law)
+        rows = [[row[0], value_text(*row)] for row in table.itertuples(index=False)]
+        numbers = _table(["", "value and interval"], rows) + _stamp(law)
         parts.append(_folded(f"All numbers of the {method} law", numbers))
     left_out = [str(run) for run in next(iter(laws.values())).excluded] if laws else []
     if left_out:
@@ -177,7 +177,7 @@ def _minima(law: Any) -> str:
             rows.append([flops_text(row["flops"]), row["num_runs"], str(row["reason"]), "", "", ""])
             continue
         cells = [
-            _joined(n, row[n], row[f"{n}_low"], row[f"{n}_high"])
+            value_text(n, row[n], row[f"{n}_low"], row[f"{n}_high"])
             for n in ("params", "tokens", "tokens_per_param", "loss")
         ]
         rows.append([flops_text(row["flops"]), row["num_runs"], *cells])
@@ -196,7 +196,7 @@ def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
     rows = [
         [
             row["family"], flops_text(row["at_flops"]), f"{row['at_loss']:.4f}",
-            _joined("multiplier", row["multiplier"], row["low"], row["high"]),
+            interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
             flops_text(row["reference_flops"]), "extrapolated" if row["extrapolated"] else "",
         ]
         for row in comparison.multipliers.astype(object).to_dict(orient="records")
@@ -220,10 +220,7 @@ def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
 def _runs(runs: pd.DataFrame) -> Section:
     names = [name for name in RUN_COLUMNS_SHOWN if name in runs.columns and runs[name].notna().any()]
     shown = runs.head(MOST_ROWS)
-    rows = [
-        [_cell(*cell) for cell in zip(names, row, strict=True)]
-        for row in shown[names].itertuples(index=False)
-    ]
+    rows = [list(map(value_text, names, row)) for row in shown[names].itertuples(index=False)]
     more = f"<p>The first {len(shown)} of {len(runs)} runs.</p>" if len(runs) > len(shown) else ""
     return "runs", "Runs", more + _folded(f"{len(runs)} runs", _table(names, rows))
 
@@ -233,21 +230,22 @@ def _provenance(runs: pd.DataFrame, laws: Laws, source: str) -> Section:
     for family in family_order(laws):
         for method, law in laws[family].items():
             options = ", ".join(f"{name}={value}" for name, value in law.options.items())
-            low, high = map(flops_text, law.flops_range)
-            rows.append([family, method, len(law.runs), len(law.excluded), f"{low} to {high}",
+            budgets = " to ".join(map(flops_text, law.flops_range))
+            rows.append([family, method, len(law.runs), len(law.excluded), budgets,
                          str(law.status), str(law.cost), law.sha256[:16], options])  # fmt: skip
     head = ["family", "law", "runs", "left out", "budgets (FLOPs)", "status", "cost of a run",
             "SHA-256 of the data", "options"]  # fmt: skip
+    written = f"Fitted and written {time_text(datetime.now(UTC))} with"
     body = [
         _table(["", ""], provenance.of_runs(runs, source), caption="The runs"),
         _table(head, rows, caption="The laws: every number and figure above names the one it is of"),
-        _table(["", ""], provenance.of_program(), caption=f"Fitted and written {_now()} with"),
+        _table(
+            ["", ""],
+            provenance.of_program(),
+            caption=written,
+        ),
     ]
     return "provenance", "Where the numbers come from", "".join(body)
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _stamp(*laws: Law) -> str:
@@ -284,22 +282,3 @@ def _list(sentences: Iterable[str]) -> str:
 
 def _folded(title: str, body: str) -> str:
     return f"<details><summary>{_text(title)}</summary>{body}</details>"
-
-
-def _interval(name: str, value: Any, low: Any, high: Any) -> list[str]:
-    if any(is_missing(number) for number in (value, low, high)):
-        return [_cell(name, value), ""]
-    return [_cell(name, value), f"[{_cell(name, low)}, {_cell(name, high)}]"]
-
-
-def _joined(name: str, value: Any, low: Any, high: Any) -> str:
-    return " ".join(_interval(name, value, low, high)).strip()
-
-
-def _cell(name: str, value: Any) -> str:
-    """A value in the form of its column: budgets as FLOPs, sizes and tokens as counts, else four digits."""
-    if is_missing(value) or not isinstance(value, (int, float)):
-        return "" if is_missing(value) else str(value)
-    kind = name.split(" at ")[0]
-    text = flops_text if kind in ("flops", "budget") else count_text if kind in ("params", "tokens") else None
-    return text(value) if text else number_text(float(value), 4)

@@ -134,9 +134,9 @@ class Plan:
             options[memory.OPTION] = how.micro_batch_size
         if how.compile:
             options["compile_trunk"] = True
-        return Entry.of(
-            run.spec,
-            dataset=dataset,
+        return Entry(
+            spec=run.spec,
+            dataset=str(Path(dataset).absolute()),
             predicted_s=run.expected_s,
             needs=run.needs,
             sequence_bytes=memory.sequence_bytes(run.spec) / _shared_by(self.config.resources),

@@ -12,8 +12,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from analysis.comparison.multipliers import Comparison
     from analysis.laws.result import Law
+    from sweeps.ledger.ledger import Ledger
 
-METHODS = ("isoflop", "surface")
 FOLDER_NAME = re.compile(
     r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 )
@@ -76,27 +76,28 @@ class Fits:
 
 
 def ledger_table(
-    sweep_folder: Path, sweep: str, keys: Iterable[str] | None = None, families: Sequence[str] = ()
+    sweep_folder: Path,
+    sweep: str,
+    keys: Iterable[str] | None = None,
+    families: Sequence[str] = (),
+    *,
+    ledger: Ledger | None = None,
 ) -> RunTable:
     """The runs of a sweep's ledger, of `families` where some are named.
 
-    keys: only these, the finished others being counted as older. Raises UserError where there is no ledger,
-    a family has no runs in it, or none of its runs is among `keys`.
+    keys: only these, the finished others being counted as older. ledger: where it is open already. Raises
+    UserError where there is no ledger, a family has no runs in it, or none of its runs is among `keys`.
     """
     import pandas as pd
 
     from analysis.table.columns import typed
-    from sweeps.ledger.types import State
+    from sweeps.ledger.status import of_families, open_ledger
     from sweeps.plan.rows import run_row
-    from sweeps.record.recorder import run_ids
-    from sweeps.show.status import of_families, open_ledger, rows_of
 
-    with open_ledger(sweep_folder, sweep) as ledger:
-        recorded = run_ids(ledger)
-        told = {row.key: row.state for row in of_families(rows_of(ledger), families)}
-        # a run whose driver died without a word is not running, whatever the ledger still says
-        runs = [replace(run, state=State(told[run.key])) for run in ledger.runs(told)]
-        rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
+    with nullcontext(ledger) if ledger is not None else open_ledger(sweep_folder, sweep) as opened:
+        recorded = opened.run_ids()
+        runs = of_families(opened.runs(), families)
+    rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
     wanted = None if keys is None else set(keys)
     chosen = [row for row in rows if wanted is None or row["key"] in wanted]
     chosen_keys = {row["key"] for row in chosen}
@@ -196,9 +197,10 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
 
 
 def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
-    """IsoFLOP and surface laws of one family; UserError if neither can be fitted."""
+    """The standard laws of one family (see `analysis.laws.METHODS`); UserError if none can be fitted."""
     import analysis
     from analysis.errors import UserError as AnalysisError
+    from analysis.laws import standard_methods
     from sweeps.show.status import summary
 
     frame = table.of_family(family)
@@ -207,7 +209,7 @@ def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
         raise UserError(f"no law can be fitted to {_whose(table, family)}: no run is finished ({states})")
     laws: dict[str, Law] = {}
     refused: dict[str, str] = {}
-    for method in METHODS:
+    for method in standard_methods():
         try:
             laws[method] = analysis.fit_law(frame, method, bootstrap=bootstrap)
         except AnalysisError as error:
@@ -251,9 +253,9 @@ def write_law(
     law_file, runs_file = folder / "law.json", folder / "runs.parquet"
     save_table(table.of_family(fits.family), runs_file)
     written = [law_file, runs_file]
-    drawings: dict[str, Any] = {}
-    if "isoflop" in fits.laws:
-        drawings["isoflop"] = fits.laws["isoflop"].plot()
+    drawings: dict[str, Any] = {
+        law.figure: law.plot() for law in fits.laws.values() if law.figure != "frontier"
+    }
     drawings["frontier"] = figures.frontier(fits.laws)
     if losses is not None and len(losses):
         drawings["loss_curves"] = figures.loss_curves(table.of_family(fits.family), losses)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.text import count_text, flops_text
+from analysis.text import flops_text, interval_text, value_text
 from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, older_runs, write_law
 from sweeps.show.tables import NARROW, console, frame_table, warning_lines
 
@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     """The law as tables with intervals, whom it left out, and what to be careful about."""
+    import pandas as pd
+
     from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+    from analysis.laws import METHODS
 
     out = out or console()
     frame = table.of_family(fits.family)
     name = fits.family or "all runs"
-    if "isoflop" in fits.laws:
-        out.print(_minima_table(fits.laws["isoflop"], frame, name, narrow=out.width < NARROW))
+    for law in fits.laws.values():
+        if hasattr(law, "minima"):
+            out.print(_minima_table(law, frame, name, narrow=out.width < NARROW))
     out.print(_exponent_table(fits, name))
-    if "surface" in fits.laws:
-        out.print(_surface_table(fits.laws["surface"], name))
+    for method, law in fits.laws.items():
+        if symbols := METHODS[method].symbols:
+            rows = [{"parameter": symbol, "value": str(getattr(law, symbol))} for symbol in symbols]
+            title = f"{name}: {METHODS[method].label} {METHODS[method].formula}"
+            out.print(frame_table(pd.DataFrame(rows), title.strip()))
     for method, law in fits.laws.items():
         if len(law.runs) <= MOST_DIAGNOSED:
             out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
@@ -42,6 +49,9 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str, *, narrow: bool) -> 
     """Best size per budget, from the parabolas; narrow: without what follows from the rest."""
     import pandas as pd
 
+    def value(row: Mapping[str, Any], name: str, digits: int) -> str:
+        return value_text(name, row[name], row[f"{name}_low"], row[f"{name}_high"], digits=digits)
+
     bits = _bits_per_nat(frame)
     rows = []
     for row in law.minima.astype(object).to_dict(orient="records"):
@@ -50,10 +60,10 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str, *, narrow: bool) -> 
             {
                 "budget": flops_text(row["flops"]),
                 "runs": row["num_runs"],
-                "best params": _interval(row, "params") if found else str(row["reason"]),
-                "tokens": _interval(row, "tokens") if found else "",
-                "tokens/param": _interval(row, "tokens_per_param") if found else "",
-                "loss": _interval(row, "loss", "{:.4f}") if found else "",
+                "best params": value(row, "params", 3) if found else str(row["reason"]),
+                "tokens": value(row, "tokens", 3) if found else "",
+                "tokens/param": value(row, "tokens_per_param", 3) if found else "",
+                "loss": value(row, "loss", 5) if found else "",
                 "bits/byte": f"{row['loss'] * bits:.4f}" if found and bits else "",
             }
         )
@@ -69,14 +79,6 @@ def _bits_per_nat(frame: pd.DataFrame) -> float | None:
     return float(ratio.median()) if len(ratio) else None
 
 
-def _interval(row: Mapping[str, Any], name: str, form: str = "") -> str:
-    text = form.format if form else count_text
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if low is None or high is None or low != low or high != high:
-        return text(row[name])
-    return f"{text(row[name])} [{text(low)}, {text(high)}]"
-
-
 def _exponent_table(fits: Fits, name: str) -> Any:
     """Exponents of the frontier, one column per method."""
     import pandas as pd
@@ -90,17 +92,6 @@ def _exponent_table(fits: Fits, name: str) -> Any:
             rows.append({"exponent of": quantity.replace("_", " "), **cells})
     level = next(iter(fits.laws.values())).level
     return frame_table(pd.DataFrame(rows), f"{name}: exponents in compute, with {level:.0%} intervals")
-
-
-def _surface_table(law: Any, name: str) -> Any:
-    """The five parameters of L = E + A/N^alpha + B/D^beta."""
-    import pandas as pd
-
-    rows = [
-        {"parameter": symbol, "value": str(getattr(law, symbol))}
-        for symbol in ("E", "A", "B", "alpha", "beta")
-    ]
-    return frame_table(pd.DataFrame(rows), f"{name}: L = E + A/N^alpha + B/D^beta")
 
 
 def _notes(fits: Fits, table: RunTable) -> list[str]:
@@ -172,13 +163,12 @@ def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
     out = out or console()
     rows = []
     for row in comparison.multipliers.astype(object).to_dict(orient="records"):
-        ends = "" if row["low"] is None else f" [{count_text(row['low'])}, {count_text(row['high'])}]"
         rows.append(
             {
                 "family": row["family"],
                 "budget": flops_text(row["at_flops"]),
                 "at loss": f"{row['at_loss']:.4f}",
-                "needs": f"{count_text(row['multiplier'])}x{ends}",
+                "needs": interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
                 f"{comparison.reference} needs": flops_text(row["reference_flops"]),
                 "": "extrapolated" if row["extrapolated"] else "",
             }

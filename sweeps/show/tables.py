@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,16 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from analysis.text import count_text, duration, flops_text, number_text, printable, size_text
+from analysis.text import (
+    MISSING,
+    count_text,
+    duration,
+    flops_text,
+    number_text,
+    printable,
+    size_text,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from sweeps.plan.plan import Plan, PlannedRun
@@ -55,6 +66,40 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 140
     return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
+
+
+class _Lasting:
+    """An output that may be lost (a full disk, a closed terminal) without ending who writes to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+@contextmanager
+def lasting_console(*, stderr: bool = False) -> Iterator[Console]:
+    """A `console` that may fail: the process goes on, and ends with its own exit code."""
+    out = console(stderr=stderr)
+    stream = out.file
+    out.file = _Lasting(stream)  # type: ignore[assignment]
+    try:
+        yield out
+    finally:
+        try:
+            stream.flush()
+        except OSError:  # Python would flush again at its exit, and make that exit an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def state_text(state: str) -> Text:
@@ -145,7 +190,7 @@ def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
         "tokens/param": count_text(spec.tokens / run.params),
         "steps": str(spec.steps),
         "batch": count_text(spec.batch_size * spec.data.context_length),
-        "learning\nrate": f"{spec.optimizer.learning_rate:.2g}",
+        "learning\nrate": number_text(spec.optimizer.learning_rate, 2),
         "FLOPs": flops_text(spec.training_flops("exact")),
         "memory": size_text(run.memory_bytes),
         "time": duration(run.expected_s) if run.state != "finished" else "",
@@ -281,10 +326,6 @@ def frame_table(frame: Any, title: str = "") -> Table:
     for name in frame.columns:
         table.add_column(str(name), justify="right" if frame[name].dtype.kind in "iuf" else "left")
     for index, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
-        table.add_row(*([str(index)] if named else []), *(cell_text(value) for value in row))
+        cells = [value_text("", value) or MISSING for value in row]
+        table.add_row(*([str(index)] if named else []), *cells)
     return table
-
-
-def cell_text(value: Any) -> str:
-    """A value of a table: floats to four significant digits, missing as a dash."""
-    return number_text(value, 4) if isinstance(value, float) or value is None else str(value)

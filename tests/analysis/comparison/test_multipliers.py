@@ -148,7 +148,7 @@ def test_the_other_law_is_asked_and_disagreement_is_said(sahoo):
 def test_what_is_printed_says_where_and_from_which_law(sahoo):
     text = str(sahoo)
     assert "compute over ar at equal loss, from the isoflop law of each family" in text
-    assert "at loss 2.825 (its budget 1e+20 FLOPs" in text
+    assert "at loss 2.825 (its budget 1.0e20 FLOPs" in text
     summary = sahoo.summary()
     assert summary["family"].tolist() == ["ar", "masked", "uniform", "esoteric"]
     assert summary["multiplier_at_largest"][0] == "1 (reference)"

@@ -14,16 +14,17 @@ import pytest
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
-from sweeps.driver.command import Launch, conclude
+from sweeps.driver.command import conclude
 from sweeps.driver.sweep import Report
 from sweeps.ledger.ledger import Entry, Ledger, State
 from sweeps.ledger.requests import carry_out
+from sweeps.ledger.status import of_families, open_ledger, rows_of
 from sweeps.plan import prepare
 from sweeps.plan.plan import DataFacts, plan_specs
 from sweeps.plan.rows import spec_columns
 from sweeps.results import laws as results
 from sweeps.results import terminal as report
-from sweeps.show.status import of_families, open_ledger, rows_of, show
+from sweeps.show.status import show
 from sweeps.show.tables import console, picture
 
 DATA = DataFacts(corpus="stdlib", tokenizer="bytes", fingerprint="ab" * 8, num_token_ids=256)
@@ -71,7 +72,7 @@ def folder(tmp_path: Path, specs) -> Path:
     """A finished sweep but for one diverged and one planned run of uniform."""
     folder = tmp_path / "planted"
     with Ledger(folder / "ledger") as ledger, ledger.driving():
-        entries = [Entry.of(s, dataset="x", predicted_s=1.0, columns=spec_columns(s)) for s in specs]
+        entries = [Entry(spec=s, dataset="x", predicted_s=1.0, columns=spec_columns(s)) for s in specs]
         ledger.register(entries)
         uniform = [spec.key for spec in specs if spec.family == "uniform"]
         for spec in specs:
@@ -210,18 +211,18 @@ def test_a_family_without_a_law_keeps_no_other_from_its_own(folder, tmp_path):
 def test_exit_codes_tell_missing_laws_and_missing_records(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "write_law", lambda *_, **__: [])
     table = results.ledger_table(folder, "planted")
-    monkeypatch.setattr(results, "ledger_table", lambda *_: table)
+    monkeypatch.setattr(results, "ledger_table", lambda *_, **__: table)
     with Ledger(folder / "ledger") as ledger:
         runs = [run for run in ledger.runs() if run.state == State.FINISHED]
     request = prepare.Request(config=parse_config(CONFIG, source="x"), families=("ar",), out=tmp_path)
-    plan, how = SimpleNamespace(keys=None, families=("ar",)), Launch(bootstrap=0)
+    plan = SimpleNamespace(keys=None, families=("ar",))
 
     def code(waiting: int) -> int:
         ended = Report(
             runs=runs, stopped_by="", interrupted=False, capped=None,
             waiting_records=waiting, tracking_trouble=None, wall_s=1.0,
         )  # fmt: skip
-        return conclude(request, plan, ended, how, console())
+        return conclude(request, None, plan, ended, 0, console())
 
     assert (code(0), code(2)) == (0, 3)
     table = replace(table, frame=table.frame.groupby("family").head(2))
