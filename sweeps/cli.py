@@ -263,7 +263,7 @@ def sweep(
     storage: Annotated[Text, option(STORAGE, metavar="URI", envvar="SCALING_STORAGE")] = None,
 ) -> None:
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
-    from sweeps.driver.command import Launch, drive
+    from sweeps.launch import Launch, drive
 
     how = Launch(
         store=chosen.store,

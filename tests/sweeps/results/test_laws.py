@@ -14,8 +14,8 @@ import pytest
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
-from sweeps.driver.command import conclude
 from sweeps.driver.sweep import Report
+from sweeps.launch import conclude
 from sweeps.ledger.ledger import Entry, Ledger, State
 from sweeps.ledger.requests import carry_out
 from sweeps.ledger.status import of_families, open_ledger, rows_of
