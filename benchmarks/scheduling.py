@@ -41,7 +41,7 @@ from sweeps.plan.rows import spec_columns
 from sweeps.pools import base as pools
 from sweeps.record.recorder import Recorder
 from sweeps.record.store import NONE, Point, Texts
-from sweeps.record.tracking import ENVIRONMENT, MlflowStore, client
+from sweeps.record.tracking import ENVIRONMENT, MlflowStore, client, tracking_uri
 
 TARGETS = {
     "overhead, warm process": (0.2, "s"),
@@ -75,9 +75,9 @@ def tiny_entry(data: Dataset, seed: int, steps: int, needs: Needs | None = None)
         evaluation=EvaluationSpec(sequences=4, noise_levels=2),
         seed=seed,
     )
-    return Entry.of(
-        spec,
-        dataset=data.folder,
+    return Entry(
+        spec=spec,
+        dataset=str(data.folder),
         predicted_s=1.0,
         columns=spec_columns(spec),
         needs=needs or Needs(),
@@ -96,8 +96,9 @@ def overhead(folder: Path, runs: int = 16) -> dict[str, float]:
     for name, needs in (("warm process", Needs()), ("fresh process", Needs(gpus=1.0))):
         out = folder / name.replace(" ", "-")
         entries = [tiny_entry(data, seed, 300, needs) for seed in range(runs)]
-        run_sweep(entries, sweep="s", out=out, pool=pools.start("ray", cpus=1, gpus=1))
         with Ledger(out / "s" / "ledger") as ledger:
+            pool = pools.start("ray", cpus=1, gpus=1)
+            run_sweep(entries, ledger, pool, sweep="s", tracking=tracking_uri(out))
             ended = sorted((run for run in ledger.runs()), key=lambda run: run.ended or 0.0)
         gaps = [
             float(b.ended or 0.0) - float(a.ended or 0.0) - trained_s(b) for a, b in itertools.pairwise(ended)
@@ -132,7 +133,11 @@ def many(folder: Path, runs: int) -> dict[str, float]:
     data = tiny_data(folder / "corpus")
     entries = [tiny_entry(data, seed, 20) for seed in range(runs)]  # about .1 s each
     before, began = time.process_time(), time.perf_counter()
-    report = run_sweep(entries, sweep="s", out=folder / "many", pool="ray", grace_s=300.0)
+    out = folder / "many"
+    with Ledger(out / "s" / "ledger") as ledger:
+        report = run_sweep(
+            entries, ledger, pools.start("ray"), sweep="s", tracking=tracking_uri(out), grace_s=300.0
+        )
     wall_s = time.perf_counter() - began
     assert report.counts == {"finished": runs}, report.sentence
     return {
@@ -214,7 +219,8 @@ def status(folder: Path, runs: int = 10_000) -> dict[str, float]:
         entries = []
         for number in range(runs):
             size, budget = sizes[number % 5], 1e9 * 2 ** (number // 5 % 4)
-            spec = {**first.spec, "seed": number, "budget": budget, "size": {"name": size}}
+            named = replace(first.spec.size, name=size)
+            spec = replace(first.spec, seed=number, budget=budget, size=named)
             entries.append(replace(first, key=f"{number:016x}", spec=spec, predicted_s=1.0))
         ledger.register(entries)
         done = json.dumps({"bound": 2.5, "bound_se": 0.01, "bits_per_byte": 3.6, "train_s": 9.0})

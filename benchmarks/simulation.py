@@ -19,11 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scaling.ladder import Size
+from scaling.spec import DataSpec, OptimizerSpec, RunSpec
 from sweeps.ledger.types import Entry, Needs
 from sweeps.pools.rack import Node
 from sweeps.simulate.simulator import Schedule, simulate
@@ -34,14 +37,22 @@ OFF = 0.2
 NODE_SLOTS = 8
 KINDS = ("known", "off", "kinds")
 
+SPEC = RunSpec(
+    family="uniform",
+    size=Size(name="4x1", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4),
+    budget=1.0,
+    sequences=800,
+    batch_size=8,
+    data=DataSpec(corpus="-", tokenizer="-", fingerprint="-", num_token_ids=256, context_length=32),
+    optimizer=OptimizerSpec(learning_rate=1e-3),
+)
+
 
 def entry(number: int, seconds: float, budget: float) -> Entry:
     """A run on one GPU that is predicted to take `seconds`."""
-    spec = {"family": "uniform", "size": {"name": "4x1"}, "batch_size": 8, "data": {"context_length": 32}}
     return Entry(
         key=f"{number:016d}",
-        family="uniform",
-        spec={**spec, "budget": budget, "sequences": 800, "seed": number},
+        spec=replace(SPEC, budget=budget, seed=number),
         dataset="data",
         predicted_s=seconds,
         # Memory differs by size, as it does in a sweep.

@@ -298,13 +298,14 @@ def status(
     every_row: Annotated[bool, option("Every row of a long table.", "--all")] = False,
 ) -> None:
     """Show what became of a sweep's runs so far."""
+    from sweeps.ledger.status import of_families
     from sweeps.show import status as shown
 
     with chosen.reach() as reached:
         if watch:
-            shown.watch(lambda: shown.of_families(reached.rows(), chosen.family), reached.sweep)
+            shown.watch(lambda: of_families(reached.rows(), chosen.family), reached.sweep)
             return
-        rows = shown.of_families(reached.rows(), chosen.family)
+        rows = of_families(reached.rows(), chosen.family)
         shown.show(rows, reached.sweep, whole=every_row)
         if reached.note:
             _console().print(reached.note)

@@ -1,11 +1,11 @@
 """Draws a Plotly figure with matplotlib: PNG, SVG and PDF without a browser and without a network.
 
 The figure itself says what is to be seen, this only redraws it, so that page and picture agree.
-Covered: scatter traces (lines, markers, text, error bars, areas with fill="toself" or "tonexty"), horizontal
-bars, linear and logarithmic axes with given or automatic ticks, subplots, shared axes, a legend with groups
-and titles, title and subtitle, annotations, line and rectangle shapes, templates; and below the figure its
-provenance (layout.meta). Not covered: anything else (UserError names it), hover, colour bars, several
-legends, and HTML in texts beyond <br>, <b>, <i> and a coloured mark at the start.
+Covered: scatter traces (lines, markers, areas with fill="toself"), horizontal bars, linear and logarithmic
+axes with given or automatic ticks, subplots, shared axes, a legend with a title, title and subtitle,
+annotations, line and rectangle shapes, templates; and below the figure its provenance (layout.meta). Not
+covered: anything else (UserError names it), hover, colour bars, several legends, and HTML in texts beyond
+<br>, <b>, <i> and a coloured mark at the start.
 """
 
 from __future__ import annotations
@@ -122,10 +122,8 @@ def draw(figure: go.Figure) -> Figure:
     by_axis = {name: plot for (x, y), plot in plots.items() for name in (x, y)}
     for plot in plots.values():
         plot.share(by_axis)
-    before: Mapping[str, Any] = {}
     for number, trace in enumerate(traces):
-        _draw_trace(plots[_axes_of(trace)].axes, trace, 2 + number / len(traces), before)
-        before = trace
+        _draw_trace(plots[_axes_of(trace)].axes, trace, 2 + number / len(traces))
     for plot in plots.values():
         plot.finish()
     draw_shapes(layout, plots)
@@ -152,6 +150,15 @@ def _resolved(figure: go.Figure) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         layout[items] = [_merged(layout.get(default, {}), item) for item in layout.get(items, ())]
     for trace in plain["data"]:
         kind = trace.get("type", "scatter")
+        missing = [
+            f"error_{side}" for side in "xy" if trace.get(f"error_{side}", {}).get("array") is not None
+        ]
+        missing += ["text"] if "text" in (trace.get("mode") or "") else []
+        missing += [trace["fill"]] if trace.get("fill", "none") not in ("none", "toself") else []
+        if missing:
+            raise UserError(
+                f"a printed figure shows no {missing[0]!r} of a trace; take it out, or save .html"
+            )
         if kind not in TYPES or (kind == "bar" and trace.get("orientation") != "h"):
             raise UserError(
                 f"a printed figure shows scatter traces and horizontal bars, not {trace['type']!r}"
@@ -188,7 +195,7 @@ def _axis_pairs(traces: list[dict[str, Any]], layout: Mapping[str, Any]) -> list
 # ---- traces
 
 
-def _draw_trace(axes: Axes, trace: Mapping[str, Any], order: float, before: Mapping[str, Any]) -> None:
+def _draw_trace(axes: Axes, trace: Mapping[str, Any], order: float) -> None:
     x, y = numbers_of(trace.get("x")), numbers_of(trace.get("y"))
     if not len(x):
         return
@@ -200,58 +207,15 @@ def _draw_trace(axes: Axes, trace: Mapping[str, Any], order: float, before: Mapp
             linewidth=edge.get("width", 0) * POINTS_PER_PX, zorder=order,
         )  # fmt: skip
         return
-    _draw_fill(axes, trace, x, y, before)
-    _draw_errors(axes, trace, x, y, order)
+    if (trace.get("fill") or "none") != "none":
+        colour = colour_of(trace.get("fillcolor") or _colour(trace))
+        axes.fill(x, y, facecolor=colour, linewidth=0, zorder=1.5)
     mode = _mode(trace)
     if "lines" in mode and trace.get("line", {}).get("width", 2) > 0:
         opacity = trace.get("opacity", 1)
         axes.plot(x, y, zorder=order, alpha=opacity, solid_capstyle="round", **_line(trace))
     if "markers" in mode:
         _draw_markers(axes, trace, x, y, order)
-    if "text" in mode:
-        _draw_texts(axes, trace, x, y)
-
-
-def _draw_fill(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, before: Mapping[str, Any]) -> None:
-    import numpy as np
-
-    fill = trace.get("fill") or "none"
-    if fill == "tonexty":
-        x = np.concatenate([x, numbers_of(before.get("x"))[::-1]])
-        y = np.concatenate([y, numbers_of(before.get("y"))[::-1]])
-    elif fill == "none":
-        return
-    elif fill != "toself":
-        raise UserError(f"a printed figure fills toself and tonexty only, not {fill!r}")
-    axes.fill(x, y, facecolor=colour_of(trace.get("fillcolor") or _colour(trace)), linewidth=0, zorder=1.5)
-
-
-def _draw_errors(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, order: float) -> None:
-    import numpy as np
-
-    for side in ("x", "y"):
-        bars = trace.get(f"error_{side}") or {}
-        if bars.get("array") is None or bars.get("visible") is False:
-            continue
-        above = numbers_of(bars["array"])
-        below = numbers_of(bars["arrayminus"]) if bars.get("arrayminus") is not None else above
-        known = ~(np.isnan(above) & np.isnan(below))
-        if not known.any():
-            continue
-        lengths = np.nan_to_num([below[known], above[known]])
-        width = bars.get("thickness", 2) * POINTS_PER_PX
-        axes.errorbar(
-            x[known],
-            y[known],
-            xerr=lengths if side == "x" else None,
-            yerr=lengths if side == "y" else None,
-            fmt="none",
-            ecolor=colour_of(bars.get("color") or _colour(trace)),
-            elinewidth=width,
-            capsize=bars.get("width", 4) * POINTS_PER_PX,
-            capthick=width,
-            zorder=order,
-        )
 
 
 def _draw_markers(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, order: float) -> None:
@@ -266,33 +230,12 @@ def _draw_markers(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, order: f
         axes.plot(x[members], y[members], linestyle="none", zorder=order, **styles[members[0]])
 
 
-def _draw_texts(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any) -> None:
-    vertical, _, horizontal = str(trace.get("textposition") or "middle center").partition(" ")
-    up = {"top": 6, "bottom": -6, "middle": 0}[vertical]
-    right = {"left": -6, "right": 6, "center": 0}[horizontal]
-    font = trace.get("textfont", {})
-    for i in range(len(x)):
-        text = text_of(_at(trace.get("text"), i))
-        if text:
-            axes.annotate(
-                text,
-                (x[i], y[i]),
-                xytext=(right, up),
-                textcoords="offset points",
-                ha={"left": "right", "right": "left", "center": "center"}[horizontal],
-                va={"top": "bottom", "bottom": "top", "middle": "center"}[vertical],
-                fontsize=font.get("size", 12) * POINTS_PER_PX,
-                color=colour_of(_at(font.get("color"), i) or _colour(trace)),
-                zorder=5,
-            )
-
-
 def _in_legend(trace: Mapping[str, Any]) -> bool:
     return bool(trace.get("showlegend", True) and trace.get("name"))
 
 
-def _entry(trace: Mapping[str, Any]) -> tuple[Any, str, str]:
-    """Line sample, name and group title of a trace in the legend."""
+def _entry(trace: Mapping[str, Any]) -> tuple[Any, str]:
+    """Line sample and name of a trace in the legend."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -304,7 +247,7 @@ def _entry(trace: Mapping[str, Any]) -> tuple[Any, str, str]:
     else:
         line = _line(trace) if lined else {"linestyle": "none"}
         sample = Line2D([], [], **line, **(_marker(trace, 0) if "markers" in mode else {}))
-    return sample, text_of(trace["name"]), text_of((trace.get("legendgrouptitle") or {}).get("text"))
+    return sample, text_of(trace["name"])
 
 
 def _mode(trace: Mapping[str, Any]) -> str:

@@ -24,8 +24,6 @@ DASHES: dict[str, Any] = {
     "dashdot": (0, (5, 3, 1, 3)),
     "longdash": (0, (9, 4)),
 }
-_LEGEND_SAMPLE = 2.2
-"""Length of a legend's line sample in font sizes; its distance to the text is matplotlib's 0.8."""
 
 
 class Frame:
@@ -112,6 +110,7 @@ class Plot:
             color=colour,
             labelsize=font["fontsize"],
             labelcolor=font["color"],
+            label1On=settings.get("showticklabels", True),
         )
         length = minor.get("ticklen", 3) * POINTS_PER_PX if minor.get("ticks") == "outside" else 0
         axis.set_tick_params(which="minor", length=length, color=colour)
@@ -158,38 +157,27 @@ def draw_title(drawing: Figure, frame: Frame, layout: Mapping[str, Any]) -> None
 
 
 def draw_legend(
-    drawing: Figure, frame: Frame, layout: Mapping[str, Any], entries: list[tuple[Any, str, str]]
+    drawing: Figure, frame: Frame, layout: Mapping[str, Any], entries: list[tuple[Any, str]]
 ) -> None:
-    """`entries` are (line sample, name, title of the group, maybe empty)."""
-    from matplotlib.lines import Line2D
-
+    """`entries` are (line sample, name)."""
     legend = layout["legend"]
     if layout.get("showlegend") is False or not entries:
         return
-    samples, names, headings = [], [], []
-    for sample, name, heading in entries:
-        if heading and heading not in headings:
-            headings.append(heading)
-            samples.append(Line2D([], [], linestyle="none"))
-            names.append(heading)
-        samples.append(sample)
-        names.append(name)
     font = font_of(layout["font"], legend.get("font", {}))
     muted = font_of(layout["font"], legend.get("title", {}).get("font", {}))
     vertical = {"top": "upper", "bottom": "lower", "middle": "center"}[legend.get("yanchor", "top")]
     side = legend.get("xanchor", "left")
     where: Any = "center" if (vertical, side) == ("center", "center") else f"{vertical} {side}"
     box = drawing.legend(
-        samples,
-        names,
+        *zip(*entries, strict=True),
         loc=where,
         bbox_to_anchor=(frame.x(legend["x"]), frame.y(legend["y"])),
-        ncols=len(names) if legend.get("orientation") == "h" else 1,
+        ncols=len(entries) if legend.get("orientation") == "h" else 1,
         frameon=False,
         borderaxespad=0,
         borderpad=0,
         labelspacing=0.45,
-        handlelength=_LEGEND_SAMPLE,
+        handlelength=2.2,
         title=text_of(legend.get("title", {}).get("text")) or None,
         alignment="left",
         fontsize=font["fontsize"],
@@ -197,10 +185,6 @@ def draw_legend(
     )
     box.get_title().set_fontsize(muted["fontsize"])
     box.get_title().set_color(muted["color"])
-    for text in box.get_texts():
-        if text.get_text() in headings:  # at the left edge: a group's title has no line sample
-            text.set_color(muted["color"])
-            text.set_position((-(_LEGEND_SAMPLE + 0.8) * font["fontsize"], 0))
 
 
 # ---- shapes and annotations

@@ -89,6 +89,7 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("data_fingerprint", "str", "", "hash of tokens, tokenizer and split"),
     Column("wall_s", "float64", "s", "time spent training, all attempts together", "metric"),
     Column("tokens_per_s", "float64", "tokens per s", "training speed", "metric"),
+    Column("micro_batch", "float64", "sequences", "sequences of a forward and backward pass", "metric"),
     Column("device", "str", "", "what it ran on", "tag"),
     Column("host", "str", "", "where it ran", "tag"),
     Column("code_version", "str", "", "version of this code", "tag"),

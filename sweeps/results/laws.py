@@ -13,8 +13,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from analysis.comparison.multipliers import Comparison
     from analysis.laws.result import Law
+    from sweeps.ledger.ledger import Ledger
 
 FOLDER_NAME = re.compile(
     r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
@@ -59,7 +60,10 @@ class RunTable:
         return tuple(str(name) for name in self.frame["family"].dropna().unique())
 
     def of_family(self, family: str | None) -> pd.DataFrame:
-        return self.frame if family is None else self.frame[self.frame["family"] == family]
+        """Its rows, and those without a family, which a fit names as left out."""
+        if family is None:
+            return self.frame
+        return self.frame[(self.frame["family"] == family) | self.frame["family"].isna()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,27 +79,28 @@ class Fits:
 
 
 def ledger_table(
-    sweep_folder: Path, sweep: str, keys: Iterable[str] | None = None, families: Sequence[str] = ()
+    sweep_folder: Path,
+    sweep: str,
+    keys: Iterable[str] | None = None,
+    families: Sequence[str] = (),
+    *,
+    ledger: Ledger | None = None,
 ) -> RunTable:
     """The runs of a sweep's ledger, of `families` where some are named.
 
-    keys: only these, the finished others being counted as older. Raises UserError where there is no ledger,
-    a family has no runs in it, or none of its runs is among `keys`.
+    keys: only these, the finished others being counted as older. ledger: where it is open already. Raises
+    UserError where there is no ledger, a family has no runs in it, or none of its runs is among `keys`.
     """
     import pandas as pd
 
     from analysis.table.columns import typed
-    from sweeps.ledger.types import State
+    from sweeps.ledger.status import of_families, open_ledger
     from sweeps.plan.rows import run_row
-    from sweeps.record.recorder import run_ids
-    from sweeps.show.status import of_families, open_ledger, rows_of
 
-    with open_ledger(sweep_folder, sweep) as ledger:
-        recorded = run_ids(ledger)
-        told = {row.key: row.state for row in of_families(rows_of(ledger), families)}
-        # a run whose driver died without a word is not running, whatever the ledger still says
-        runs = [replace(run, state=State(told[run.key])) for run in ledger.runs(told)]
-        rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
+    with nullcontext(ledger) if ledger is not None else open_ledger(sweep_folder, sweep) as opened:
+        recorded = opened.run_ids()
+        runs = of_families(opened.runs(), families)
+    rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
     wanted = None if keys is None else set(keys)
     chosen = [row for row in rows if wanted is None or row["key"] in wanted]
     chosen_keys = {row["key"] for row in chosen}

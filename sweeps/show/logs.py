@@ -12,8 +12,8 @@ from rich.text import Text
 from analysis.text import count_text, duration, flops_text
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.status import Row
 from sweeps.ledger.types import SETTLED
-from sweeps.show.status import Row
 from sweeps.show.tables import WORDS, console
 
 if TYPE_CHECKING:

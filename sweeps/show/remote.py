@@ -12,8 +12,8 @@ from scaling.errors import UserError
 from sweeps.config.load import find_config
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
+from sweeps.ledger.status import Row, open_ledger, rows_of
 from sweeps.record.tracking import check_tracking, tracking_uri
-from sweeps.show.status import Row, open_ledger, rows_of
 from sweeps.show.tables import console
 
 STALE_S = 60.0

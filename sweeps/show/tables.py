@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,40 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 140
     return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
+
+
+class _Lasting:
+    """An output that may be lost (a full disk, a closed terminal) without ending who writes to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+@contextmanager
+def lasting_console(*, stderr: bool = False) -> Iterator[Console]:
+    """A `console` that may fail: the process goes on, and ends with its own exit code."""
+    out = console(stderr=stderr)
+    stream = out.file
+    out.file = _Lasting(stream)  # type: ignore[assignment]
+    try:
+        yield out
+    finally:
+        try:
+            stream.flush()
+        except OSError:  # Python would flush again at its exit, and make that exit an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def state_text(state: str) -> Text:

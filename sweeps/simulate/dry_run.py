@@ -164,9 +164,9 @@ def schedule_table(schedule: Schedule) -> pd.DataFrame:
             "start_s": stay.start_s,
             "end_s": stay.end_s,
             "family": stay.entry.family,
-            "size": stay.entry.spec["size"]["name"],
-            "budget": float(stay.entry.spec["budget"]),
-            "seed": stay.entry.spec["seed"],
+            "size": stay.entry.spec.size.name,
+            "budget": stay.entry.spec.budget,
+            "seed": stay.entry.spec.seed,
             "key": stay.entry.key,
         }
         for stay in schedule.stays

@@ -40,8 +40,12 @@ def tiny_spec(data: Dataset, *, seed: int = 0, steps: int = 20) -> RunSpec:
 
 def tiny_entry(data: Dataset, *, seed: int = 0, steps: int = 20, **options: object) -> Entry:
     spec = tiny_spec(data, seed=seed, steps=steps)
-    return Entry.of(
-        spec, dataset=data.folder, predicted_s=1.0 + seed / 100, columns=spec_columns(spec), options=options
+    return Entry(
+        spec=spec,
+        dataset=str(data.folder),
+        predicted_s=1.0 + seed / 100,
+        columns=spec_columns(spec),
+        options=options,
     )
 
 

@@ -47,23 +47,12 @@ class TestTraces:
             trace = go.Scatter(x=[1], y=[1], mode="markers", marker={"symbol": symbol})
             assert len(draw(go.Figure(trace)).axes[0].get_lines()) == 1
 
-    def test_error_bars_reach_the_ends(self) -> None:
-        bars = {"type": "data", "symmetric": False, "array": [0.5, None], "arrayminus": [0.25, None]}
-        trace = go.Scatter(x=[1, 2], y=[1, 2], mode="markers", error_y=bars, marker={"color": "#cc1c2e"})
-        (container,) = draw(go.Figure(trace)).axes[0].containers
-        (segment,) = container.lines[2][0].get_segments()  # the second point has no bar
-        assert segment.tolist() == [[1, 0.75], [1, 1.5]]
-
     def test_bands(self) -> None:
         closed = go.Scatter(
             x=[1, 2, 2, 1], y=[1, 1, 2, 2], fill="toself", fillcolor="rgba(61, 142, 246, 0.2)"
         )
-        below = go.Scatter(x=[1, 2], y=[0, 0], mode="lines")
-        above = go.Scatter(x=[1, 2], y=[3, 4], mode="lines", fill="tonexty")
-        drawn = draw(go.Figure([closed, below, above]))
-        first, second = drawn.axes[0].patches
-        assert first.get_facecolor() == pytest.approx((61 / 255, 142 / 255, 246 / 255, 0.2))
-        assert [tuple(corner) for corner in second.get_xy()[:4]] == [(1, 3), (2, 4), (2, 0), (1, 0)]
+        (area,) = draw(go.Figure(closed)).axes[0].patches
+        assert area.get_facecolor() == pytest.approx((61 / 255, 142 / 255, 246 / 255, 0.2))
 
     def test_horizontal_bars(self) -> None:
         bars = go.Bar(
@@ -81,13 +70,6 @@ class TestTraces:
         assert none.get_markersize() == 0
         assert arrow.get_marker() == ">"
 
-    def test_texts_and_missing_texts(self) -> None:
-        trace = go.Scatter(
-            x=[1, 2], y=[1, 2], mode="markers+text", text=["a<br>$b &lt;", ""], textposition="top right"
-        )
-        (text,) = draw(go.Figure(trace)).axes[0].texts
-        assert text.get_text() == "a\n\\$b <"
-
     def test_hidden_traces_are_not_drawn(self) -> None:
         hidden = go.Scatter(x=[1, 2], y=[1, 2], name="h", visible="legendonly")
         drawn = draw(go.Figure([hidden, go.Scatter(x=[1, 2], y=[1, 2], mode="lines", name="shown")]))
@@ -99,7 +81,9 @@ class TestTraces:
         [
             (go.Pie(values=[1]), "scatter traces and horizontal bars, not 'pie'"),
             (go.Bar(x=[1], y=[1]), "not 'bar'"),
-            (go.Scatter(x=[1], y=[1], fill="tozeroy"), "not 'tozeroy'"),
+            (go.Scatter(x=[1], y=[1], fill="tozeroy"), "no 'tozeroy' of a trace"),
+            (go.Scatter(x=[1], y=[1], mode="markers+text", text="a"), "no 'text' of a trace"),
+            (go.Scatter(x=[1], y=[1], error_y={"array": [1]}), "no 'error_y' of a trace"),
             (go.Scatter(x=[1], y=[1], mode="markers", marker={"symbol": "y-up"}), "no marker 'y-up'"),
         ],
     )
@@ -155,6 +139,13 @@ class TestAround:
         titles = [(text.get_text(), text.get_fontweight()) for axes in drawn.axes for text in axes.texts]
         assert titles == [("left", "bold"), ("right", "normal")]
 
+    def test_hidden_tick_labels_are_hidden(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2])).update_yaxes(showticklabels=False)
+        drawn = draw(figure)
+        drawn.canvas.draw()
+        assert not any(label.get_visible() for label in drawn.axes[0].get_yticklabels())
+        assert all(label.get_visible() for label in drawn.axes[0].get_xticklabels())
+
     def test_annotations_on_log_axes_are_exponents(self) -> None:
         figure = go.Figure(go.Scatter(x=[1, 1000], y=[1, 2])).update_xaxes(type="log")
         figure.add_annotation(x=2, y=1.5, text="here", showarrow=True, ax=20, ay=-10)
@@ -171,19 +162,18 @@ class TestAround:
         assert list(lines_of(drawn)[1].get_ydata()) == [1.5, 1.5]
         assert drawn.axes[0].patches[0].get_width() == pytest.approx(0.2)
 
-    def test_legend_titles_groups_and_order(self) -> None:
-        group = {"legendgroup": "a", "legendgrouptitle": {"text": "Group"}}
+    def test_legend_title_and_order(self) -> None:
         figure = go.Figure(
             [
-                go.Scatter(x=[1], y=[1], name="one", mode="lines+markers", **group),
-                go.Scatter(x=[1], y=[1], name="two", mode="markers", **group),
+                go.Scatter(x=[1], y=[1], name="one", mode="lines+markers"),
+                go.Scatter(x=[1], y=[1], name="two", mode="markers"),
                 go.Scatter(x=[1], y=[1], name="silent", showlegend=False),
                 go.Scatter(x=[1, 2], y=[1, 1], name="band", fill="toself", line={"width": 0}, mode="lines"),
             ]
         )
         figure.update_layout(legend_title_text="Family")
         (legend,) = draw(figure).legends
-        assert [text.get_text() for text in legend.get_texts()] == ["Group", "one", "two", "band"]
+        assert [text.get_text() for text in legend.get_texts()] == ["one", "two", "band"]
         assert legend.get_title().get_text() == "Family"
         assert not draw(figure.update_layout(showlegend=False)).legends
 

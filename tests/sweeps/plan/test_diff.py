@@ -10,7 +10,7 @@ from scaling.errors import UserError
 from sweeps.config.load import parse_config
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Needs, Run, State
-from sweeps.plan.plan.diff import check_unchanged, differences, remember, snapshot, why_new
+from sweeps.plan.diff import check_unchanged, differences, remember, snapshot, why_new
 
 TEXT = """
 name: small

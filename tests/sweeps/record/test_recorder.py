@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import State
-from sweeps.record.recorder import Recorder, run_ids
+from sweeps.record.recorder import Recorder
 from sweeps.record.store import GoneError
 from sweeps.record.tracking import MlflowStore, check_tracking, tracking_uri
 from tests.sweeps.recording import record
@@ -166,7 +166,7 @@ def test_a_finished_run_is_recorded_with_its_own_times(sweep):
     wanted = {"scaling.key": "k", "scaling.sweep": "desk", "scaling.status": "finished", "scaling.host": "h"}
     assert run["tags"].items() >= {k: v for k, v in wanted.items() if k != "scaling.key"}.items()
     assert run["name"] == "uniform 4k 1.0e+09"
-    assert run_ids(sweep.ledger) == {"k": "id0"}
+    assert sweep.ledger.run_ids() == {"k": "id0"}
 
 
 def test_a_running_run_is_followed_and_told_once(sweep):

@@ -15,12 +15,13 @@ from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
 from sweeps.ledger.ledger import Entry, Ledger, State
 from sweeps.ledger.requests import carry_out
+from sweeps.ledger.status import of_families, open_ledger, rows_of
 from sweeps.plan import prepare
 from sweeps.plan.plan import DataFacts, plan_specs
 from sweeps.plan.rows import spec_columns
 from sweeps.results import laws as results
 from sweeps.results import terminal as report
-from sweeps.show.status import of_families, open_ledger, rows_of, show
+from sweeps.show.status import show
 from sweeps.show.tables import console, picture
 
 DATA = DataFacts(corpus="stdlib", tokenizer="bytes", fingerprint="ab" * 8, num_token_ids=256)
@@ -68,7 +69,7 @@ def folder(tmp_path: Path, specs) -> Path:
     """A finished sweep but for one diverged and one planned run of uniform."""
     folder = tmp_path / "planted"
     with Ledger(folder / "ledger") as ledger, ledger.driving():
-        entries = [Entry.of(s, dataset="x", predicted_s=1.0, columns=spec_columns(s)) for s in specs]
+        entries = [Entry(spec=s, dataset="x", predicted_s=1.0, columns=spec_columns(s)) for s in specs]
         ledger.register(entries)
         uniform = [spec.key for spec in specs if spec.family == "uniform"]
         for spec in specs:
@@ -240,6 +241,16 @@ def test_names_that_lead_elsewhere_become_folders_of_their_own(name, tmp_path):
     assert folder.resolve().parent == tmp_path
     assert folder.name not in ("ledger", "data", "mlflow.db", "law.json")
     assert results.folder_name(name) != results.folder_name(f"{name}/")
+
+
+def test_rows_without_a_family_are_named_beside_those_that_have_one(folder, tmp_path):
+    frame = results.ledger_table(folder, "planted").of_family("ar").drop(columns="status")
+    frame = frame.assign(family=["ar"] * (len(frame) - 2) + [None] * 2)
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    table = results.store_table(str(tmp_path / "runs.csv"), None)
+    assert table.families == ("ar",)
+    left_out = results.fit(table, "ar", bootstrap=0).laws["surface"].excluded
+    assert [run.reason for run in left_out] == ["no family, which other rows have"] * 2
 
 
 def test_a_table_without_a_law_says_why(tmp_path):

@@ -65,7 +65,7 @@ def planned(asked: prepare.Request):
 def register(asked: prepare.Request) -> list[str]:
     """Put the plan's runs into the ledger; their keys."""
     entries = [
-        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
+        Entry(spec=run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
         for run in planned(asked).runs
     ]
     with Ledger(asked.ledger_folder) as ledger:
@@ -139,7 +139,7 @@ def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(ask, capsys):
     asked = ask(CONFIG + "resources: {cpus: 4, gpus: 1}\n")
     now = [0.0]
     entries = [
-        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
+        Entry(spec=run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
         for run in planned(asked).runs
     ]
     with Ledger(asked.ledger_folder, now=lambda: now[0]) as ledger:
@@ -206,7 +206,7 @@ def schedule_of(cluster: str, *runs: tuple[float, float], gpu_memory: float = 1e
     entries = [
         replace(
             entry(f"r{i}", seconds, needs=Needs(cpus=1, gpus=1, gpu_memory_bytes=gpu_memory)),
-            spec={**entry("x").spec, "budget": budget},
+            spec=replace(entry("x").spec, budget=budget),
         )
         for i, (seconds, budget) in enumerate(runs)
     ]
