@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from analysis.estimate import Rule, interval
+from analysis.text import count_text, flops_text
 
 GRID_POINTS = 1001
 
@@ -109,19 +110,19 @@ def read_budget(
     if not convex[0]:
         status = BudgetStatus.NOT_CONVEX
         reason = (
-            f"the losses at {flops:.1e} FLOPs do not curve upwards, so they have no minimum (they fall "
+            f"the losses at {flops_text(flops)} FLOPs do not curve upwards, so they have no minimum (they fall "
             f"towards the {curves.falls_towards()} size); add sizes on that side"
         )
     elif minimum[0] < sizes[0]:
         status = BudgetStatus.BELOW
         reason = (
-            f"the minimum at {flops:.1e} FLOPs lies below the smallest size ({smallest:.3g} parameters); add "
+            f"the minimum at {flops_text(flops)} FLOPs lies below the smallest size ({count_text(smallest)} parameters); add "
             "smaller sizes"
         )
     elif not inside[0]:
         status = BudgetStatus.ABOVE
         reason = (
-            f"the minimum at {flops:.1e} FLOPs lies above the largest size ({largest:.3g} parameters); add "
+            f"the minimum at {flops_text(flops)} FLOPs lies above the largest size ({count_text(largest)} parameters); add "
             "larger sizes"
         )
     # log cost at the minimum: piecewise linear, the end pieces extended; infinity stays what it is
@@ -152,7 +153,7 @@ def too_few(flops: float, members: np.ndarray, log_params: np.ndarray) -> Budget
     return BudgetFit(
         flops=flops,
         status=BudgetStatus.TOO_FEW,
-        reason=f"{count} at {flops:.1e} FLOPs, a parabola needs at least 3",
+        reason=f"{count} at {flops_text(flops)} FLOPs, a parabola needs at least 3",
         members=members,
         sizes=sizes,
         curves=None,
