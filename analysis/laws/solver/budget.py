@@ -105,26 +105,20 @@ def read_budget(
     cost = np.bincount(place, weights=log_cost) / np.bincount(place)
     convex, minimum, loss = curves.lowest()
     inside = convex & (minimum >= sizes[0]) & (minimum <= sizes[-1])
-    smallest, largest = np.exp(sizes[[0, -1]])
-    status, reason = BudgetStatus.BRACKETED, ""
+    smallest, largest = (count_text(size) for size in np.exp(sizes[[0, -1]]).tolist())
+    status, reason, at = BudgetStatus.BRACKETED, "", f"at {flops_text(flops)} FLOPs"
     if not convex[0]:
         status = BudgetStatus.NOT_CONVEX
         reason = (
-            f"the losses at {flops_text(flops)} FLOPs do not curve upwards, so they have no minimum (they fall "
-            f"towards the {curves.falls_towards()} size); add sizes on that side"
+            f"the losses {at} do not curve upwards, so they have no minimum (they fall towards the "
+            f"{curves.falls_towards()} size); add sizes on that side"
         )
     elif minimum[0] < sizes[0]:
         status = BudgetStatus.BELOW
-        reason = (
-            f"the minimum at {flops_text(flops)} FLOPs lies below the smallest size ({count_text(smallest)} parameters); add "
-            "smaller sizes"
-        )
+        reason = f"the minimum {at} lies below the smallest size ({smallest} parameters); add smaller sizes"
     elif not inside[0]:
         status = BudgetStatus.ABOVE
-        reason = (
-            f"the minimum at {flops_text(flops)} FLOPs lies above the largest size ({count_text(largest)} parameters); add "
-            "larger sizes"
-        )
+        reason = f"the minimum {at} lies above the largest size ({largest} parameters); add larger sizes"
     # log cost at the minimum: piecewise linear, the end pieces extended; infinity stays what it is
     finite = np.where(np.isfinite(minimum), minimum, 0.0)
     piece = np.clip(np.searchsorted(sizes, finite) - 1, 0, len(sizes) - 2)
