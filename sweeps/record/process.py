@@ -38,6 +38,8 @@ class RecorderProcess:
     grace_s: float = GRACE_S
     """How long the end of the sweep may wait for a store that fails."""
     _popen: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _code: int | None = field(default=None, init=False)
+    """Exit code of the last process."""
     _started: float = field(default=-float("inf"), init=False)
 
     def __enter__(self) -> RecorderProcess:
@@ -80,6 +82,7 @@ class RecorderProcess:
                 self.start()
             self._end_input()
             self._wait(give_up)
+            self._code = self._popen.returncode
             self._popen = None
         return waiting_for(self.ledger, self.uri)
 
@@ -97,8 +100,12 @@ class RecorderProcess:
 
     @property
     def trouble(self) -> str | None:
-        """Why the last try to record failed; None if it did not."""
-        return trouble_of(self.ledger, self.uri)
+        """Why the last try to record failed, or how the process died; None if it was only slow."""
+        said = trouble_of(self.ledger, self.uri)
+        if said is None and self._code:
+            how = f"was killed by signal {-self._code}" if self._code < 0 else f"ended with code {self._code}"
+            return f"the recorder {how}, see {self.ledger.folder / 'recorder.log'}"
+        return said
 
 
 def main() -> None:

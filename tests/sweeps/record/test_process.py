@@ -113,3 +113,16 @@ def test_a_store_that_is_away_is_told_and_its_password_is_not(tmp_path):
         kept = ledger.query("SELECT name FROM facts")
     assert "secret" not in said + str([tuple(row) for row in kept])
     assert os.path.exists(tmp_path / "s" / "ledger" / "ledger.db")
+
+
+def test_a_recorder_that_cannot_start_is_not_called_slow(tmp_path, monkeypatch):
+    """A broken package, say: the process ends with a traceback before it has tried anything."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "psutil.py").write_text("raise ImportError('broken')\n")
+    with Ledger(tmp_path / "s" / "ledger") as ledger:
+        train(ledger, "a")
+        recorder = RecorderProcess(ledger, "s", f"sqlite:///{tmp_path / 'mlflow.db'}")
+        recorder.start()
+        assert recorder.close() == 1
+        assert recorder.trouble == f"the recorder ended with code 1, see {ledger.folder / 'recorder.log'}"
+    assert "broken" in (tmp_path / "s" / "ledger" / "recorder.log").read_text()
