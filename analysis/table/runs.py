@@ -27,7 +27,15 @@ from analysis.table.columns import (
     to_mlflow,
     typed,
 )
-from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
+from analysis.table.mlflow import (
+    LARGEST_FLOAT,
+    Database,
+    assemble,
+    open_database,
+    plain_tags,
+    require_answer,
+    sqlite_uri,
+)
 from analysis.text import printable, without_secrets
 
 if TYPE_CHECKING:
@@ -140,7 +148,7 @@ def kind_of(store: str | Path) -> tuple[str, str]:
     if not scheme and Path(text).suffix in (".parquet", ".csv"):
         return "file", text
     if not scheme and Path(text).suffix in (".db", ".sqlite"):
-        return "sqlite", f"sqlite:///{text}"
+        return "sqlite", sqlite_uri(text)
     raise UserError(
         f"store is {without_secrets(text)!r}, which is not one of: "
         "sqlite:///PATH, postgresql://..., http(s)://..., a .parquet file, a .csv file"
