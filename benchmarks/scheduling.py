@@ -46,7 +46,7 @@ TARGETS = {
     "overhead, warm process": (0.2, "s"),
     "overhead, fresh process": (1.5, "s"),
     "driver per run": (10.0, "ms"),
-    "recorder": (5000.0, "points/s"),
+    "recorder": (2500.0, "points/s"),
     "status": (1.0, "s"),
 }
 SIZE = Size(name="4x1", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4)

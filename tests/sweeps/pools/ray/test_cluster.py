@@ -200,6 +200,11 @@ class Joined(RayPool):
         self._tasks, self._lost, self._warming = {}, [], None
         self._closing, self._up, self._commands = threading.Event(), threading.Event(), self
 
+    def submit_one(self, folder: Path) -> None:
+        self._rack.update([as_node(told())])
+        self._rack.place(1, Needs())
+        self._tasks[1] = (None, tiny_job(tiny_data(folder / "data"), folder))
+
     def put(self, command: str) -> None:
         self.asked.append(command)
         self._error = self.answers.pop(0) if command == "start" else None
@@ -208,7 +213,7 @@ class Joined(RayPool):
 
 def test_a_head_that_is_silent_for_a_moment_costs_nothing(tmp_path, caplog):
     pool = Joined()
-    pool._tasks[1] = (None, tiny_job(tiny_data(tmp_path / "data"), tmp_path))
+    pool.submit_one(tmp_path)
     for _ in range(3):
         pool._bear(ray_session.HEAD)
     assert (len(pool._tasks), pool._lost, pool.asked) == (1, [], [])
@@ -219,7 +224,7 @@ def test_a_head_that_is_silent_for_a_moment_costs_nothing(tmp_path, caplog):
 
 def test_a_cluster_that_stays_away_ends_the_sweep_with_a_sentence(tmp_path, monkeypatch):
     pool = Joined()
-    pool._tasks[1] = (None, tiny_job(tiny_data(tmp_path / "data"), tmp_path))
+    pool.submit_one(tmp_path)
     monkeypatch.setattr(ray_pool, "BEAR_S", 0.0)
     pool._bear(ray_session.HEAD)
     pool._bear(ray_session.HEAD)
@@ -228,13 +233,13 @@ def test_a_cluster_that_stays_away_ends_the_sweep_with_a_sentence(tmp_path, monk
     assert (handle, outcome.trouble) == (1, Trouble.LOST)
     assert outcome.sentence == "the Ray cluster at head:6379 went away"
     monkeypatch.setattr(ray_pool, "GIVE_UP_S", 0.0)
-    with pytest.raises(UserError, match="'head:6379' has not answered since .* run the same command again"):
+    with pytest.raises(UserError, match=r"'head:6379' has not answered since .* run the same command again"):
         pool._bear(ray_session.HEAD)
 
 
 def test_a_cluster_is_joined_anew_when_the_node_beside_the_driver_is_gone(tmp_path):
     pool = Joined(UserError("this machine is no node"), None)
-    pool._tasks[1] = (None, tiny_job(tiny_data(tmp_path / "data"), tmp_path))
+    pool.submit_one(tmp_path)
     pool._bear(ray_session.NODE)
     assert len(pool._lost) == 1
     assert pool._error is not None
