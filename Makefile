@@ -12,9 +12,14 @@ WORKERS ?= 2
 
 BIN := .venv/bin
 SCALING := $(BIN)/scaling
-FAMILIES = $(foreach family,$(FAMILY),--family $(family))
+# A value as one word of the shell, whatever stands in it.
+quoted = '$(subst ','\'',$(1))'
+FAMILIES = $(foreach family,$(FAMILY),--family $(call quoted,$(family)))
 # A name is one that ships with the package; what ends in .yaml is a file.
-WHICH = $(if $(filter %.yaml %.yml,$(SWEEP)),--config,--sweep) $(SWEEP) --out $(OUT)
+WHICH = $(if $(filter %.yaml %.yml,$(lastword $(SWEEP))),--config,--sweep) $(call quoted,$(SWEEP)) --out $(call quoted,$(OUT))
+# The default of FAMILY does not count for what looks at all families that were swept, unless some are named.
+NAMED = $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES))
+FROM = $(if $(STORE),--store $(call quoted,$(STORE)))
 
 # Some containers forbid Python to keep its compiled files; every start then takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -25,15 +30,16 @@ ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep plan fit compare report dashboard notebook test test-all bench lint format clean run-ready dev-ready notebook-ready
+.PHONY: help setup sweep plan fit compare report dashboard notebook docs test test-all bench lint format clean run-ready dev-ready notebook-ready docs-ready
 
 help: ## list these targets
 	@echo "usage: make TARGET [NAME=value ...]"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  FAMILY=ar|masked|uniform ($(FAMILY))   SWEEP=desk|evening|smoke|... or a .yaml file ($(SWEEP))"
-	@echo "  ADDRESS=Ray cluster (none: this machine)   STORE=where the runs are read from   OUT=folder ($(OUT))"
+	@echo "  FAMILY=uniform|ar|masked|esoteric|block|hybrid|gaussian, or several: FAMILY='ar masked'"
+	@echo "  SWEEP=desk|evening|smoke|... or a .yaml file   OUT=folder   STORE=where the runs are read from"
+	@echo "  ADDRESS=Ray cluster (none: this machine)"
 	@echo "  ARGS='...' goes to the scaling command as it is; .venv/bin/scaling --help lists everything"
 
 setup: run-ready ## create .venv with the run-time packages (the others do it themselves)
@@ -42,24 +48,26 @@ plan: run-ready ## show FAMILY's runs, their cost and what is already done
 	$(SCALING) plan $(WHICH) $(FAMILIES) $(ARGS)
 
 sweep: run-ready ## train FAMILY's runs, fit the law, draw the figures; again: carries on
-	$(SCALING) sweep $(WHICH) $(FAMILIES) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+	$(SCALING) sweep $(WHICH) $(FAMILIES) $(if $(ADDRESS),--address $(call quoted,$(ADDRESS))) $(ARGS)
 
 fit: run-ready ## fit FAMILY's law again from the runs that are there
-	$(SCALING) fit $(WHICH) $(FAMILIES) $(if $(STORE),--store $(STORE)) $(ARGS)
+	$(SCALING) fit $(WHICH) $(FAMILIES) $(FROM) $(ARGS)
 
-# All families that were swept, unless some are named: the default of FAMILY does not count here.
 compare: run-ready ## compute that each swept family needs over ar to reach the same loss
-	$(SCALING) compare $(WHICH) $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES)) $(if $(STORE),--store $(STORE)) $(ARGS)
+	$(SCALING) compare $(WHICH) $(NAMED) $(FROM) $(ARGS)
 
 report: run-ready ## one HTML file with every swept family's laws, figures and comparison; needs no network
-	$(SCALING) report $(WHICH) $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES)) $(if $(STORE),--store $(STORE)) $(ARGS)
+	$(SCALING) report $(WHICH) $(NAMED) $(FROM) $(ARGS)
 
 dashboard: run-ready ## a page with all families' laws that keeps itself up to date; Ctrl-C ends it
-	$(SCALING) dashboard $(WHICH) $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES)) $(if $(STORE),--store $(STORE)) $(ARGS)
+	$(SCALING) dashboard $(WHICH) $(NAMED) $(FROM) $(ARGS)
 
 notebook: notebook-ready ## run the notebooks in fresh kernels and save them as pages
 	$(BIN)/python scripts/notebook.py analysis/notebooks/fit_laws.ipynb build/notebooks
 	$(BIN)/python scripts/notebook.py analysis/notebooks/compare_families.ipynb build/notebooks
+
+docs: docs-ready ## build the documentation as a site, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: dev-ready ## the quick tests
 	$(PYTEST) -m "not slow and not gpu and not chaos" $(ARGS)
@@ -81,12 +89,14 @@ format: dev-ready ## let the formatter rewrite the files
 
 clean: ## remove caches and build outputs; never runs/, nor .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
-	find . -name .venv -prune -o -path ./$(OUT) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo "clean: results under $(OUT)/ and the environment .venv are still there; remove them by hand"
+	find scaling sweeps analysis benchmarks scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo clean: results under $(call quoted,$(OUT))/ and the environment .venv are still there, to be removed by hand
 
 run-ready:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh run
 notebook-ready:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh notebook
+docs-ready:
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh docs
 dev-ready:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh dev

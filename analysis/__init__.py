@@ -6,13 +6,11 @@
 Importing this package loads neither numpy nor pandas: every name is fetched on first use.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from analysis import published
+    from analysis import figures, laws, published
     from analysis.checks.diagnostics import diagnose
     from analysis.checks.heldout import rollout
     from analysis.checks.selection import select
@@ -27,9 +25,11 @@ __all__ = [
     "Estimate",
     "compare",
     "diagnose",
+    "figures",
     "fit_law",
     "fit_power_law",
     "fit_tuning_law",
+    "laws",
     "load_runs",
     "published",
     "rollout",
@@ -47,17 +47,17 @@ _HOMES = {
     "rollout": "analysis.checks.heldout",
     "select": "analysis.checks.selection",
 }
+"""The module of every name that is not itself a module."""
 
 
-def __getattr__(name: str) -> Any:
-    if name == "published":
-        return import_module("analysis.published")
-    if name not in _HOMES:
+def __getattr__(name: str) -> object:
+    if name not in __all__:
         raise AttributeError(f"module 'analysis' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    if name in _HOMES:
+        value = globals()[name] = getattr(_import_module(_HOMES[name]), name)
+        return value
+    return _import_module(f"analysis.{name}")
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+    return __all__

@@ -1,10 +1,12 @@
-"""A number with its interval: everything a law says is one of these."""
+"""A number with its interval: every number of a law is one of these."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from analysis.text import interval_text, number_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +16,7 @@ class Estimate(float):
     """A float that carries an interval: `low` and `high` at confidence `level`.
 
     Without resamples there is no interval and both ends are None. An end may be infinite (or 0 for a
-    positive quantity) where the data leave it open; nothing here is ever NaN: ValueError.
+    positive quantity) if the data leave it open; nothing here is ever NaN: ValueError.
     Arithmetic gives a plain float, because an interval does not survive it.
     """
 
@@ -42,9 +44,9 @@ class Estimate(float):
 
     def __repr__(self) -> str:
         if self.low is None or self.high is None:
-            return shortest(self)
+            return number_text(float(self), 4)
         digits = _digits(float(self), self.low, self.high)
-        return f"{shortest(self, digits)} [{shortest(self.low, digits)}, {shortest(self.high, digits)}]"
+        return interval_text(float(self), self.low, self.high, digits=digits)
 
     __str__ = __repr__
 
@@ -52,17 +54,6 @@ class Estimate(float):
         """Plain JSON: an open end is None."""
         numbers = {"value": float(self), "low": self.low, "high": self.high, "level": self.level}
         return {name: x if x is not None and math.isfinite(x) else None for name, x in numbers.items()}
-
-
-def shortest(number: float, digits: int = 4) -> str:
-    """`number` with that many significant digits, in plain or e-notation, whichever reads better."""
-    number = float(number)
-    if number == 0 or not math.isfinite(number) or 1e-3 <= abs(number) < 1e5:
-        decimals = (
-            digits - 1 - (math.floor(math.log10(abs(number))) if number and math.isfinite(number) else 0)
-        )
-        return f"{number:.{max(decimals, 0)}f}"
-    return f"{number:.{digits - 1}e}"
 
 
 def _digits(value: float, low: float, high: float) -> int:
@@ -135,14 +126,6 @@ def _bca(
 
 def estimate_of(values: np.ndarray, rule: Rule) -> Estimate:
     """The estimate values[0] of values (1 + R + J,) with its interval, see `interval`."""
-    found = interval(values, rule)
-    low, high = (None, None) if found is None else (float(found[0]), float(found[1]))
+    ends = interval(values, rule)
+    low, high = (None, None) if ends is None else (float(ends[0]), float(ends[1]))
     return Estimate(float(values[0]), low, high, rule.level)
-
-
-def estimate(value: float, draws: np.ndarray | None, level: float) -> Estimate:
-    """The estimate with the percentile interval of `draws` ((R,); None or empty: no interval)."""
-    if draws is None or len(draws) == 0:
-        return Estimate(float(value), level=level)
-    low, high = spread(draws, level)
-    return Estimate(float(value), float(low), float(high), level)

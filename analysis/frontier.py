@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate
+from analysis.text import flops_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,8 +55,8 @@ class Cost:
 def fit_cost(params: np.ndarray, tokens: np.ndarray, flops: np.ndarray) -> Cost:
     """Least squares of log(flops/tokens) on log(params); exactly 6ND where the FLOPs are 6ND.
 
-    UserError where no power of the size describes the cost of a token within 50%: then the columns do not
-    belong together.
+    UserError if no power of the size describes the cost of a token within 50%: then the columns do not belong
+    together.
     """
     log_cost = np.log(flops) - np.log(tokens)
     log_params = np.log(params)
@@ -158,17 +159,35 @@ class Optimum:
 
     def __str__(self) -> str:
         return (
-            f"at {self.flops:.3g} FLOPs: params {self.params}, tokens {self.tokens}, "
+            f"at {flops_text(self.flops)} FLOPs: params {self.params}, tokens {self.tokens}, "
             f"tokens per parameter {self.tokens_per_param}, loss {self.loss}"
         )
 
 
 def as_flops(flops: object) -> np.ndarray:
     """Budgets as a flat float array; UserError unless all are positive and finite."""
-    values = np.atleast_1d(np.asarray(flops, dtype=np.float64)).ravel()
+    values = np.atleast_1d(_numbers(flops)).ravel()
     if not values.size or not np.all(np.isfinite(values) & (values > 0)):
-        raise UserError(f"flops = {flops}: a budget is a positive number of FLOPs")
+        raise UserError(f"flops = {flops!r}: a budget is a positive number of FLOPs")
     return values
+
+
+def positive_numbers(what: str, **values: object) -> list[np.ndarray]:
+    """Numbers or arrays as float64 arrays; UserError unless all are finite numbers above 0."""
+    arrays = [_numbers(value) for value in values.values()]
+    if not all(np.all(np.isfinite(array) & (array > 0)) for array in arrays):
+        raise UserError(f"{what}: {' and '.join(values)} must be finite numbers above 0")
+    return arrays
+
+
+def _numbers(value: object) -> np.ndarray:
+    """float64; not a number for text, which numpy would convert without a word."""
+    try:
+        array = np.asarray(value)
+        text = array.dtype.kind in "USb" or any(isinstance(item, str) for item in array.ravel()[:1].tolist())
+        return np.asarray(np.nan) if text else array.astype(np.float64)
+    except (TypeError, ValueError):
+        return np.asarray(np.nan)
 
 
 def number_column(values: list[float | None]) -> pd.Series:

@@ -51,7 +51,7 @@ def is_missing(value: object) -> bool:
 
 
 def number_text(value: float | None, digits: int = 3, like: float | None = None) -> str:
-    """A number with that many significant digits: 0.512, 20.0, 1,234, 1.20e-7.
+    """A number with that many significant digits: 0.512, 20.0, 1234, 1.20e-7.
 
     like: write it in the form, plain or with exponent, that this number has, as far as that can be read.
     """
@@ -61,7 +61,7 @@ def number_text(value: float | None, digits: int = 3, like: float | None = None)
     plain = shape == 0 or 1e-3 <= shape < 1e5
     if value == 0 or (plain and 1e-6 <= size < 1e8):
         decimals = digits - 1 - (math.floor(math.log10(size)) if size else digits)
-        return f"{value:,.{max(decimals, 0)}f}"
+        return f"{value:.{max(decimals, 0)}f}"
     return flops_text(value, digits)
 
 
@@ -87,14 +87,31 @@ def flops_text(flops: float | None, digits: int = 2) -> str:
 
 
 def interval_text(
-    value: float, low: Any, high: Any, text: Callable[[float], str] | None = None, digits: int = 3
+    value: float,
+    low: Any,
+    high: Any,
+    text: Callable[[float], str] | None = None,
+    *,
+    digits: int = 3,
+    unit: str = "",
 ) -> str:
     """163M [150M, 178M]: the ends in the form of the value; the number alone where there is no interval."""
     write = text or partial(number_text, digits=digits, like=value)
     if is_missing(value) or is_missing(low) or is_missing(high):
-        return write(value)
+        return write(value) + unit
     ends = ["0" if abs(end) <= AS_ZERO * abs(value) else write(float(end)) for end in (low, high)]
-    return f"{write(value)} [{ends[0]}, {ends[1]}]"
+    return f"{write(value)}{unit} [{ends[0]}, {ends[1]}]"
+
+
+def value_text(name: str, value: Any, low: Any = None, high: Any = None, *, digits: int = 4) -> str:
+    """A cell of a table, with its interval if it has one, in the form of what it is: budgets as FLOPs, params
+    and tokens as counts. `name` is the column's, or says where: "params at 1.0e20 FLOPs"."""
+    if is_missing(value):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return str(value)
+    forms = {"params": count_text, "tokens": count_text, "budget": flops_text, "flops": flops_text}
+    return interval_text(float(value), low, high, forms.get(name.split(" at ")[0]), digits=digits)
 
 
 def without_zeros(text: str) -> str:

@@ -111,10 +111,14 @@ DESIGNS = {"sahoo2026": sahoo2026, "desk": desk}
 def told(law: Law, top: float) -> dict[str, Any]:
     """The estimates a law gives of what is asked."""
     best = law.optimal(top)
-    found: dict[str, Any] = {"exponent of N*": law.exponents["params"], "N*": best.params, "loss": best.loss}
+    intervals: dict[str, Any] = {
+        "exponent of N*": law.exponents["params"],
+        "N*": best.params,
+        "loss": best.loss,
+    }
     if law.method == "surface":
-        found |= {"alpha": law.alpha, "beta": law.beta}  # type: ignore[attr-defined]
-    return found
+        intervals |= {"alpha": law.alpha, "beta": law.beta}  # type: ignore[attr-defined]
+    return intervals
 
 
 def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -104,13 +104,13 @@ def our_objectives(law: Any, resamples: int) -> np.ndarray:
     """Of each resample at its refit, (R,)."""
     N, D, L = (law.runs[name].to_numpy() for name in ("params", "tokens", "loss"))
     chunks = np.concatenate(list(resample_weights(len(N), resamples, int(law.options["seed"]))))
-    found = []
+    results = []
     for theta, weight in zip(law.thetas[1:], chunks, strict=True):
         E, A, B, alpha, beta = theta
         size = np.abs(np.log(L / (E + A / N**alpha + B / D**beta)))
         kept = np.minimum(size, DELTA)
-        found.append(weight @ (kept * (size - kept / 2)))
-    return np.array(found)
+        results.append(weight @ (kept * (size - kept / 2)))
+    return np.array(results)
 
 
 def many_runs(count: int) -> pd.DataFrame:
@@ -123,11 +123,11 @@ def many_runs(count: int) -> pd.DataFrame:
     return pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
 
 
-def measure(asked: argparse.Namespace) -> dict[str, float]:
-    times, law = ours(published.runs("hoffmann2022"), asked.resamples, asked.rounds)
-    scipy_s, scipy_objectives = least_squares_resamples(law, asked.resamples)
-    excess = our_objectives(law, asked.resamples) / scipy_objectives - 1
-    table = many_runs(asked.runs)
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    times, law = ours(published.runs("hoffmann2022"), arguments.resamples, arguments.rounds)
+    scipy_s, scipy_objectives = least_squares_resamples(law, arguments.resamples)
+    excess = our_objectives(law, arguments.resamples) / scipy_objectives - 1
+    table = many_runs(arguments.runs)
     many_s, large = cpu_of(lambda: fit_law(table, bootstrap=1000))
     summary_s, _ = cpu_of(large.summary)
     porian = published.runs("porian2024")
@@ -161,13 +161,13 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=4000)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/fitting.json"))
-    asked = parser.parse_args()
-    numbers = measure(asked)
+    arguments = parser.parse_args()
+    numbers = measure(arguments)
     for name, value in numbers.items():
         sign = ">=" if name in AT_LEAST else "<="
         print(f"{name:34} {value:12.6g}" + (f"   ({sign} {FLOORS[name]:g})" if name in FLOORS else ""))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps({"floors": FLOORS, "measured": numbers}, indent=2), encoding="utf-8")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps({"floors": FLOORS, "measured": numbers}, indent=2), encoding="utf-8")
     for name in missed(numbers):
         print(f"floor missed: {name}")
     sys.exit(1 if missed(numbers) else 0)

@@ -64,13 +64,7 @@ def gap(label: str, source: str, steps: int) -> dict[str, Any]:
             budget=1e12,
             sequences=BATCH_SIZE * steps,
             batch_size=BATCH_SIZE,
-            data=DataSpec(
-                corpus=data.corpus,
-                tokenizer=data.tokenizer,
-                fingerprint=data.fingerprint,
-                num_token_ids=data.num_token_ids,
-                context_length=CONTEXT_LENGTH,
-            ),
+            data=DataSpec.of(data, CONTEXT_LENGTH),
             optimizer=OptimizerSpec(learning_rate=4e-3, warmup_steps=50, weight_decay=0.0),
             evaluation=EvaluationSpec(sequences=1024, noise_levels=8),
         )
@@ -89,16 +83,16 @@ def gap(label: str, source: str, steps: int) -> dict[str, Any]:
     }
 
 
-def show(found: list[dict[str, Any]]) -> str:
+def show(results: list[dict[str, Any]]) -> str:
     """One row per family, one column per source: gap and its standard error in nats per token."""
-    entropies = {one["source"]: one["entropy"] for one in found}
+    entropies = {one["source"]: one["entropy"] for one in results}
     heads = [f"{source} (entropy {value:.3f})" for source, value in entropies.items()]
     lines = ["| family | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for label in dict.fromkeys(one["label"] for one in found):
+    for label in dict.fromkeys(one["label"] for one in results):
         cells = [
             f"{one['gap']:+.3f} ± {one['se']:.3f}"
             for source in entropies
-            for one in found
+            for one in results
             if (one["label"], one["source"]) == (label, source)
         ]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
@@ -111,23 +105,23 @@ def main() -> None:
     parser.add_argument("--families", default=None, help="labels, split by semicolons")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/gaps.json"))
-    asked = parser.parse_args()
-    labels = list(VARIANTS) if asked.families is None else asked.families.split(";")
+    arguments = parser.parse_args()
+    labels = list(VARIANTS) if arguments.families is None else arguments.families.split(";")
     pairs = [(label, source) for label in labels for source in SOURCES]
-    with ProcessPoolExecutor(asked.jobs) as pool:
-        waiting = [pool.submit(gap, label, source, asked.steps) for label, source in pairs]
-        found = []
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        waiting = [pool.submit(gap, label, source, arguments.steps) for label, source in pairs]
+        results = []
         for number, one in enumerate(waiting, 1):
-            found.append(one.result())
-            last = found[-1]
+            results.append(one.result())
+            last = results[-1]
             print(
                 f"{number} of {len(waiting)}: {last['label']} on {last['source']}: "
                 f"bound {last['bound']:.4f}, entropy {last['entropy']:.4f}, {last['train_s']:.0f} s",
                 flush=True,
             )
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(found, indent=1))
-    print(show(found))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=1))
+    print(show(results))
 
 
 if __name__ == "__main__":

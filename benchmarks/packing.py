@@ -37,19 +37,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/packing.json"))
-    asked = parser.parse_args()
-    shape = SHAPES[asked.shape]
+    arguments = parser.parse_args()
+    shape = SHAPES[arguments.shape]
     rows = []
     with ExitStack() as stack:
         enter = stack.enter_context
-        whole = enter(Stepper("project", shape, threads=asked.processes, tuned=True))
-        single = [enter(Stepper("project", shape, threads=1, tuned=True)) for _ in range(asked.processes)]
-        for round_number in range(asked.rounds + 1):
+        whole = enter(Stepper("project", shape, threads=arguments.processes, tuned=True))
+        single = [enter(Stepper("project", shape, threads=1, tuned=True)) for _ in range(arguments.processes)]
+        for round_number in range(arguments.rounds + 1):
             wait_for_quiet()
-            one = whole.window(asked.family, asked.seconds)
+            one = whole.window(arguments.family, arguments.seconds)
             wait_for_quiet()
             for stepper in single:
-                stepper.start(asked.family, asked.seconds)
+                stepper.start(arguments.family, arguments.seconds)
             side_by_side = [stepper.finish() for stepper in single]
             if round_number:  # the first one builds the networks
                 together = sum(1 / sample.seconds_per_step for sample in side_by_side)
@@ -67,12 +67,12 @@ def main() -> None:
         median(row[name] for row in used) for name in ("ratio", "one_tokens_per_s", "together_tokens_per_s")
     )
     print(
-        f"{asked.family} at shape {shape.name}: {asked.processes} processes of one thread give {times:.2f} x "
-        f"the work of one with {asked.processes} threads (floor {FLOOR}; {speed:,.0f} against "
-        f"{one_speed:,.0f} tokens/s; {len(quiet)} of {len(rows)} rounds quiet)"
+        f"{arguments.family} at shape {shape.name}: {arguments.processes} processes of one thread give "
+        f"{times:.2f} x the work of one with {arguments.processes} threads (floor {FLOOR}; "
+        f"{speed:,.0f} against {one_speed:,.0f} tokens/s; {len(quiet)} of {len(rows)} rounds quiet)"
     )
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(rows, indent=1))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from sweeps.ledger.types import Entry, Needs, Run, State
 from sweeps.plan.rows import spec_columns
 from sweeps.pools import base as pools
 from sweeps.record.recorder import Recorder
-from sweeps.record.tracking import ENVIRONMENT, MlflowStore, client
+from sweeps.record.tracking import ENVIRONMENT, MlflowStore, client, tracking_uri
 
 TARGETS = {
     "overhead, warm process": (0.2, "s"),
@@ -69,20 +69,14 @@ def tiny_entry(data: Dataset, seed: int, steps: int, needs: Needs | None = None)
         budget=1e7,
         sequences=4 * steps,
         batch_size=4,
-        data=DataSpec(
-            corpus=data.corpus,
-            tokenizer=data.tokenizer,
-            fingerprint=data.fingerprint,
-            num_token_ids=data.num_token_ids,
-            context_length=CONTEXT,
-        ),
+        data=DataSpec.of(data, CONTEXT),
         optimizer=OptimizerSpec(learning_rate=1e-3),
         evaluation=EvaluationSpec(sequences=4, noise_levels=2),
         seed=seed,
     )
-    return Entry.of(
-        spec,
-        dataset=data.folder,
+    return Entry(
+        spec=spec,
+        dataset=str(data.folder),
         predicted_s=1.0,
         columns=spec_columns(spec),
         needs=needs or Needs(),
@@ -97,18 +91,19 @@ def trained_s(run: Run) -> float:
 def overhead(folder: Path, runs: int = 16) -> dict[str, float]:
     """Seconds per run in which a slot does not train, once the first run has ended."""
     data = tiny_data(folder / "corpus")
-    found = {}
+    results = {}
     for name, needs in (("warm process", Needs()), ("fresh process", Needs(gpus=1.0))):
         out = folder / name.replace(" ", "-")
         entries = [tiny_entry(data, seed, 300, needs) for seed in range(runs)]
-        run_sweep(entries, sweep="s", out=out, pool=pools.start("ray", cpus=1, gpus=1))
         with Ledger(out / "s" / "ledger") as ledger:
+            pool = pools.start("ray", cpus=1, gpus=1)
+            run_sweep(entries, ledger, pool, sweep="s", tracking=tracking_uri(out))
             ended = sorted((run for run in ledger.runs()), key=lambda run: run.ended or 0.0)
         gaps = [
             float(b.ended or 0.0) - float(a.ended or 0.0) - trained_s(b) for a, b in itertools.pairwise(ended)
         ]
-        found[f"overhead, {name}"] = median(gaps)
-    return found
+        results[f"overhead, {name}"] = median(gaps)
+    return results
 
 
 def tune_trial(runs: int = 16) -> float:
@@ -137,7 +132,11 @@ def many(folder: Path, runs: int) -> dict[str, float]:
     data = tiny_data(folder / "corpus")
     entries = [tiny_entry(data, seed, 20) for seed in range(runs)]  # about .1 s each
     before, began = time.process_time(), time.perf_counter()
-    report = run_sweep(entries, sweep="s", out=folder / "many", pool="ray", grace_s=300.0)
+    out = folder / "many"
+    with Ledger(out / "s" / "ledger") as ledger:
+        report = run_sweep(
+            entries, ledger, pools.start("ray"), sweep="s", tracking=tracking_uri(out), grace_s=300.0
+        )
     wall_s = time.perf_counter() - began
     assert report.counts == {"finished": runs}, report.sentence
     return {
@@ -211,7 +210,8 @@ def status(folder: Path, runs: int = 10_000) -> dict[str, float]:
         entries = []
         for number in range(runs):
             size, budget = sizes[number % 5], 1e9 * 2 ** (number // 5 % 4)
-            spec = {**first.spec, "seed": number, "budget": budget, "size": {"name": size}}
+            named = replace(first.spec.size, name=size)
+            spec = replace(first.spec, seed=number, budget=budget, size=named)
             entries.append(replace(first, key=f"{number:016x}", spec=spec, predicted_s=1.0))
         ledger.register(entries)
         done = json.dumps({"bound": 2.5, "bound_se": 0.01, "bits_per_byte": 3.6, "train_s": 9.0})
@@ -238,27 +238,27 @@ def main() -> None:
     parser.add_argument("--store", help="of `recorder`: record here, such as postgresql://... or http://...")
     parser.add_argument("--no-tune", action="store_true", help="without Ray Tune beside")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/scheduling.json"))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
         "overhead": overhead,
-        "many": lambda folder: many(folder, asked.runs),
-        "recorder": lambda folder: recorder(folder, asked.store),
+        "many": lambda folder: many(folder, arguments.runs),
+        "recorder": lambda folder: recorder(folder, arguments.store),
         "status": status,
     }
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     for name, measure in parts.items():
-        if asked.only in (None, name):
+        if arguments.only in (None, name):
             with tempfile.TemporaryDirectory() as folder:
-                found |= measure(Path(folder))
-    if "overhead, warm process" in found and not asked.no_tune:
-        found["Ray Tune trial, s"] = tune_trial()
-    for name, value in found.items():
+                results |= measure(Path(folder))
+    if "overhead, warm process" in results and not arguments.no_tune:
+        results["Ray Tune trial, s"] = tune_trial()
+    for name, value in results.items():
         target, unit = TARGETS.get(name, (None, ""))
         more = f" {unit} (target {target:g})" if target is not None else ""
         print(f"{name}: {value:.3g}{more}")
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(found, indent=1))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scaling.ladder import Size
+from scaling.spec import DataSpec, OptimizerSpec, RunSpec
 from sweeps.ledger.types import Entry, Needs
 from sweeps.pools.rack import Node
 from sweeps.simulate.simulator import Schedule, simulate
@@ -34,14 +37,22 @@ OFF = 0.2
 NODE_SLOTS = 8
 KINDS = ("known", "off", "kinds")
 
+SPEC = RunSpec(
+    family="uniform",
+    size=Size(name="4x1", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4),
+    budget=1.0,
+    sequences=800,
+    batch_size=8,
+    data=DataSpec(corpus="-", tokenizer="-", fingerprint="-", num_token_ids=256, context_length=32),
+    optimizer=OptimizerSpec(learning_rate=1e-3),
+)
+
 
 def entry(number: int, seconds: float, budget: float) -> Entry:
     """A run on one GPU that is predicted to take `seconds`."""
-    spec = {"family": "uniform", "size": {"name": "4x1"}, "batch_size": 8, "data": {"context_length": 32}}
     return Entry(
         key=f"{number:016d}",
-        family="uniform",
-        spec={**spec, "budget": budget, "sequences": 800, "seed": number},
+        spec=replace(SPEC, budget=budget, seed=number),
         dataset="data",
         predicted_s=seconds,
         # Memory differs by size, as it does in a sweep.
@@ -90,38 +101,38 @@ def schedules(random: np.random.Generator) -> dict[str, Schedule]:
     }
 
 
-def summary(found: Sequence[Schedule]) -> dict[str, float]:
+def summary(outcomes: Sequence[Schedule]) -> dict[str, float]:
     """Makespan over the bound, and what the driver took for it."""
-    ratios = np.array([schedule.makespan_s / schedule.bound_s for schedule in found])
-    runs = sum(len(schedule.stays) for schedule in found)
+    ratios = np.array([schedule.makespan_s / schedule.bound_s for schedule in outcomes])
+    runs = sum(len(schedule.stays) for schedule in outcomes)
     return {
-        "grids": len(found),
+        "grids": len(outcomes),
         "median": float(np.median(ratios)),
         "99%": float(np.quantile(ratios, 0.99)),
         "worst": float(ratios.max()),
         "within 5%": float((ratios <= CLOSE).mean()),
-        "driver ms per run": 1e3 * sum(schedule.driver_s for schedule in found) / runs,
+        "driver ms per run": 1e3 * sum(schedule.driver_s for schedule in outcomes) / runs,
     }
 
 
-def measure(num_grids: int, large: int, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
+def measure(num_grids: int, large: int, seed: int, show: Callable[[str], None]) -> dict[str, Any]:
     random = np.random.default_rng(seed)
-    found: dict[str, list[Schedule]] = {kind: [] for kind in KINDS}
+    outcomes: dict[str, list[Schedule]] = {kind: [] for kind in KINDS}
     for _ in range(num_grids):
         for kind, schedule in schedules(random).items():
-            found[kind].append(schedule)
-    found["large"] = [simulate(grid(random, large), nodes(32), known)]
-    tell(f"{'':8}{'grids':>6}{'median':>9}{'99%':>9}{'worst':>9}{'within 5%':>11}{'driver per run':>16}")
+            outcomes[kind].append(schedule)
+    outcomes["large"] = [simulate(grid(random, large), nodes(32), known)]
+    show(f"{'':8}{'grids':>6}{'median':>9}{'99%':>9}{'worst':>9}{'within 5%':>11}{'driver per run':>16}")
     results = {}
-    for kind, some in found.items():
+    for kind, some in outcomes.items():
         row = results[kind] = summary(some)
-        tell(
+        show(
             f"{kind:8}{row['grids']:>6.0f}{row['median']:>9.4f}{row['99%']:>9.4f}{row['worst']:>9.4f}"
             f"{row['within 5%']:>11.1%}{row['driver ms per run']:>13.2f} ms"
         )
-    furthest = max(found["known"], key=lambda schedule: schedule.makespan_s / schedule.bound_s)
+    furthest = max(outcomes["known"], key=lambda schedule: schedule.makespan_s / schedule.bound_s)
     slots = sum(furthest.lanes.values())
-    tell(f"the worst known grid: {len(furthest.stays)} runs on {slots} slots")
+    show(f"the worst known grid: {len(furthest.stays)} runs on {slots} slots")
     return results
 
 
@@ -131,12 +142,12 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=1000, help="runs of the one large sweep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/simulation.json"))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     print("makespan / max(total work / slots, longest run)")
-    results = measure(asked.grids, asked.large, asked.seed, lambda line: print(line, flush=True))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(results, indent=1))
-    print(f"target: within 5%; all numbers in {asked.out}")
+    results = measure(arguments.grids, arguments.large, arguments.seed, lambda line: print(line, flush=True))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=1))
+    print(f"target: within 5%; all numbers in {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -128,9 +128,9 @@ class Stepper:
     ) -> None:
         environment = {k: v for k, v in os.environ.items() if k not in TUNED}
         environment |= {"OMP_NUM_THREADS": str(threads), **(TUNED if tuned else {})}
-        asked = {"program": program, "shape": shape.name, "device": device, "precision": precision}
+        request = {"program": program, "shape": shape.name, "device": device, "precision": precision}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.steps", json.dumps(asked)],
+            [sys.executable, "-m", "benchmarks.steps", json.dumps(request)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self._read()  # it is ready
@@ -290,18 +290,18 @@ def _serve(program: str, shape: Shape, device: str, precision: str) -> None:
     steps: dict[str, Callable[[], float]] = {}
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        if asked["family"] == "peak":
+        request = json.loads(line)
+        if request["family"] == "peak":
             matmul_peak.cache_clear()
             alone = threads == 1 and device == "cpu"
             peak = _peak_by_cpu_time(precision) if alone else matmul_peak(device, precision, threads)
             print(json.dumps({"flops_per_s": peak}), flush=True)
             continue
-        if asked["family"] not in steps:
-            steps[asked["family"]] = build(asked["family"], shape, device, precision)
+        if request["family"] not in steps:
+            steps[request["family"]] = build(request["family"], shape, device, precision)
             for _ in range(3):
-                steps[asked["family"]]()
-        print(json.dumps(asdict(_timed(steps[asked["family"]], asked["seconds"]))), flush=True)
+                steps[request["family"]]()
+        print(json.dumps(asdict(_timed(steps[request["family"]], request["seconds"]))), flush=True)
 
 
 def _peak_by_cpu_time(precision: str) -> float:

@@ -60,7 +60,7 @@ def measure(
     shape: Shape, families: tuple[str, ...], rounds: int, seconds: float, threads: int, **where: str
 ) -> tuple[dict[str, Samples], float]:
     """Samples by family and program, taken in turn, and the machine's matrix-product peak in FLOP/s."""
-    found: dict[str, Samples] = {family: defaultdict(list) for family in families}
+    samples_by_family: dict[str, Samples] = {family: defaultdict(list) for family in families}
     peaks = []
     with ExitStack() as stack:
         steppers = {
@@ -73,8 +73,8 @@ def measure(
             for family in families:
                 for name, stepper in steppers.items():
                     wait_for_quiet()
-                    found[family][name].append(stepper.window(family, seconds))
-    return found, max(peaks)
+                    samples_by_family[family][name].append(stepper.window(family, seconds))
+    return samples_by_family, max(peaks)
 
 
 def seconds(sample: Sample, threads: int, device: str) -> float:
@@ -125,13 +125,13 @@ def measure_shares(
     shape: Shape, labels: tuple[str, ...], rounds: int, window_s: float, threads: int, **where: str
 ) -> dict[str, list[Sample]]:
     """Samples of the project's step by label, each round in turn, so that a round's ratios hang together."""
-    found: dict[str, list[Sample]] = defaultdict(list)
+    samples_by_family: dict[str, list[Sample]] = defaultdict(list)
     with Stepper("project", shape, threads=threads, tuned=True, **where) as stepper:
         for _ in range(rounds):
             for label in labels:
                 wait_for_quiet(1.0)
-                found[label].append(stepper.window(label, window_s))
-    return found
+                samples_by_family[label].append(stepper.window(label, window_s))
+    return samples_by_family
 
 
 def share_rows(
@@ -169,12 +169,12 @@ def step_flops(label: str, shape: Shape) -> tuple[float, float]:
     name, options = VARIANTS.get(label, (label, {}))
     family = get_family(name, vocab_size=shape.vocab_size, **options)
     work = family.work(shape.context_length)
-    asked = (shape.size, shape.vocab_size, shape.context_length)
-    counted = flops.training_flops(*asked, shape.batch_size, work=work)
+    arguments = (shape.size, shape.vocab_size, shape.context_length)
+    counted = flops.training_flops(*arguments, shape.batch_size, work=work)
     x0 = torch.zeros(512, shape.context_length, dtype=torch.long)
     scored = family.scored(family.training_batch(x0, torch.Generator().manual_seed(0), 0.0).xt)
     share = 1.0 if scored is None else float(scored.double().mean())
-    head = flops.TRAINING_PASSES * shape.batch_size * flops.flops_by_part(*asked, work).head
+    head = flops.TRAINING_PASSES * shape.batch_size * flops.flops_by_part(*arguments, work).head
     return counted, counted - (1 - share) * head
 
 
@@ -233,33 +233,36 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/training.json"))
-    asked = parser.parse_args()
-    families = tuple(asked.families.split(","))
-    where = {"device": asked.device, "precision": asked.precision}
+    arguments = parser.parse_args()
+    families = tuple(arguments.families.split(","))
+    where = {"device": arguments.device, "precision": arguments.precision}
     rows, samples = [], {}
-    for name in asked.shapes.split(","):
-        found, peak = measure(SHAPES[name], families, asked.rounds, asked.seconds, asked.threads, **where)
+    for name in arguments.shapes.split(","):
+        samples_by_family, peak = measure(
+            SHAPES[name], families, arguments.rounds, arguments.seconds, arguments.threads, **where
+        )
         rows += [
-            row(SHAPES[name], family, found[family], peak, asked.threads, asked.device) for family in families
+            row(SHAPES[name], family, samples_by_family[family], peak, arguments.threads, arguments.device)
+            for family in families
         ]
         samples[name] = {
             family: {program: [asdict(s) for s in taken] for program, taken in programs.items()}
-            for family, programs in found.items()
+            for family, programs in samples_by_family.items()
         }
         print(f"shape {name}: matrix-product peak {peak / 1e9:.0f} GFLOP/s", flush=True)
-    title = f"training step, {asked.precision} on {asked.device}, {asked.threads} threads"
+    title = f"training step, {arguments.precision} on {arguments.device}, {arguments.threads} threads"
     shares = []
-    for name in asked.shapes.split(","):
+    for name in arguments.shapes.split(","):
         found_shares = measure_shares(
-            SHAPES[name], tuple(SHARES), asked.rounds, asked.seconds, asked.threads, **where
+            SHAPES[name], tuple(SHARES), arguments.rounds, arguments.seconds, arguments.threads, **where
         )
-        shares += share_rows(SHAPES[name], found_shares, asked.threads, asked.device)
+        shares += share_rows(SHAPES[name], found_shares, arguments.threads, arguments.device)
     show_shares(shares, f"every family, {title}")
-    show(rows, asked.rounds, title, targets=where == {"device": "cpu", "precision": "float32"})
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"threads": asked.threads, **where, "rows": rows, "shares": shares, "samples": samples}
-    asked.out.write_text(json.dumps(record, indent=1))
-    print(f"every sample: {asked.out}")
+    show(rows, arguments.rounds, title, targets=where == {"device": "cpu", "precision": "float32"})
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {"threads": arguments.threads, **where, "rows": rows, "shares": shares, "samples": samples}
+    arguments.out.write_text(json.dumps(record, indent=1))
+    print(f"every sample: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,13 @@ class Size:
     """
 
     name: str
+    """A label to be used in the grid."""
     hidden: int
+    """Width of the network."""
     num_layers: int
+    """Transformer blocks."""
     num_heads: int
+    """Attention heads; `hidden / num_heads` must be even."""
     cond_dim: int = 128
     """Width of the conditioning vector that drives adaLN; 128 in the published study."""
     time_features: int = 256

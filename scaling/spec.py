@@ -56,21 +56,31 @@ class DataSpec:
         _require(self.context_length >= 2, f"context_length is {self.context_length}, it must be at least 2")
         _require(self.num_token_ids >= 2, f"num_token_ids is {self.num_token_ids}, it must be at least 2")
 
+    @classmethod
+    def of(cls, data: Any, context_length: int) -> DataSpec:
+        """Windows of `data`: a prepared dataset, or anything with its four facts."""
+        names = ("corpus", "tokenizer", "fingerprint", "num_token_ids")
+        return cls(context_length=context_length, **{name: getattr(data, name) for name in names})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSettings:
     """AdamW and the shape of its schedule: what the runs of a sweep have in common."""
 
     schedule: Schedule = "cosine"
+    """Shape of the learning rate after warm-up; `wsd` is warm-up, stable, decay."""
     final_lr_fraction: float = 0.1
     """Learning rate at the end, as a share of the peak (cosine and wsd)."""
     decay_fraction: float = 0.2
     """Share of the steps in which wsd (warm-up, stable, decay) decays, linearly."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's first and second moments."""
     eps: float = 1e-8
+    """Added to the root of the second moment."""
     weight_decay: float = 0.1
     """Applied to every parameter, as in the published study."""
     clip_norm: float | None = 1.0
+    """Largest norm of the whole gradient; null: no clipping."""
 
     def __post_init__(self) -> None:
         _as_floats(self, "final_lr_fraction", "decay_fraction", "eps", "weight_decay")
@@ -116,9 +126,11 @@ class EvaluationSpec:
     """How the bound is estimated: the same text, noise levels and noise for every run of a sweep."""
 
     sequences: int = 512
+    """Held-out sequences, the same for every run."""
     noise_levels: int = 16
     """Stratified noise levels per sequence; a family with an exact likelihood needs one pass only."""
     seed: int = 0
+    """Seed of noise levels and noise, the same for every run."""
 
     def __post_init__(self) -> None:
         _require(self.sequences >= 2, f"sequences is {self.sequences}, it must be at least 2")

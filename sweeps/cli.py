@@ -1,19 +1,33 @@
 """The `scaling` command: plan, sweep, status, cancel, retry, resume, logs, audit, fit, compare, export.
 
-Only this module prints and only it decides exit codes: 0 done, 1 some runs did not finish, 2 wrong input
-(one sentence on standard error), 130 stopped by Ctrl-C. A bug shows its traceback. Imports of anything heavy
-stand where they are used, so that `scaling --help` answers at once.
+Only this module decides exit codes: 0 done, 1 something is missing (a run did not finish, a family has no
+law, an audit found something), 2 wrong input (one sentence on standard error), 3 all runs and laws are there
+but the tracking store does not have every run, 130 stopped by Ctrl-C. A bug shows its traceback. Imports of
+anything heavy stand where they are used, so that `scaling --help` answers at once.
 """
 
 from __future__ import annotations
 
+import codecs
+import inspect
+import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analysis.errors import UserError as AnalysisError
+from analysis.text import printable
+from scaling.errors import UserError
+from scaling.families import FAMILIES
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeps.driver.caps import Caps
     from sweeps.plan.prepare import Request
     from sweeps.results.laws import RunTable
 
@@ -26,439 +40,417 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Sweep = Annotated[
-    str | None, typer.Option(help="A sweep that ships with the package.", metavar="NAME", show_default="desk")
-]
-Config = Annotated[
-    Path | None, typer.Option(help="A sweep of your own, instead of --sweep.", metavar="FILE.yaml")
-]
-Family = Annotated[
-    list[str] | None, typer.Option(help="Only this family; may be given several times.", metavar="NAME")
-]
-Out = Annotated[Path, typer.Option(help="Folder for data, runs and results.", metavar="FOLDER")]
-Tracking = Annotated[
-    str | None,
-    typer.Option(
-        help="Where runs are recorded: sqlite:///, http://, postgresql://.",
-        metavar="URI",
-        show_default="MLFLOW_TRACKING_URI, else OUT/mlflow.db",
-    ),
-]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        help="Ask this tracking store, from any machine, instead of the ledger under --out.", metavar="URI"
-    ),
-]
-Table = Annotated[
-    str | None,
-    typer.Option(
-        help="Take runs from here: sqlite:///, http://, postgresql://, .parquet, .csv.",
-        metavar="URI",
-        show_default="the sweep's own ledger",
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(help="A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine"),
-]
-Bootstrap = Annotated[int, typer.Option(help="Resamples behind the intervals.", min=0)]
-Keys = Annotated[
-    list[str] | None, typer.Argument(help="Keys of runs, or how they begin.", show_default="all")
-]
-MaxFlops = Annotated[float | None, typer.Option(help="Start no run beyond this many FLOPs in all.", min=0)]
-MaxGpuHours = Annotated[
-    float | None, typer.Option(help="Stop with checkpoints after this many GPU-hours in all.", min=0)
-]
-MaxHours = Annotated[float | None, typer.Option(help="Stop with checkpoints after this many hours.", min=0)]
-Priority = Annotated[int, typer.Option(help="Of sweeps on one cluster, the higher one goes first.")]
-Extend = Annotated[
-    bool, typer.Option("--extend", help="Add the runs of a changed config to the sweep of that name.")
-]
-EventFile = Annotated[
-    str | None, typer.Option(help="Write a JSON object per event to this file; - for output.", metavar="FILE")
-]
-Webhook = Annotated[
-    str | None,
-    typer.Option(help="POST how it ended to this address.", metavar="URL", envvar="SCALING_WEBHOOK"),
-]
-StorageUri = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        help="Where runs keep their files if workers do not see --out: s3://, gs://, file://, ...",
-        metavar="URI",
-        envvar="SCALING_STORAGE",
-    ),
-]
-Reference = Annotated[str, typer.Option(help="The family the others are measured by.", metavar="NAME")]
-RUNS = Path("runs")
+ASCII = {
+    "○": "o",
+    "◐": ">",
+    "◑": "~",
+    "●": "*",
+    "✗": "x",
+    "–": "-",
+    "±": "+-",
+    "·": ".",
+    "×": "x",
+    "∞": "inf",
+}
+"""Signs of ours for a terminal or a file whose encoding has none of them."""
 
 
 def main() -> None:
     """Run the command line and exit."""
-    from scaling.errors import UserError
-
+    codecs.register_error("scaling", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="scaling")
     try:
-        app()
-    except ValueError as error:
-        if not isinstance(error, UserError) and not _from_analysis(error):
-            raise
-        print(f"scaling: {' '.join(str(error).split())}", file=sys.stderr)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except (UserError, AnalysisError) as error:
+        print(f"scaling: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        try:
+            print(flush=True)
+        except OSError:
+            # Python would try once more at its end, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"scaling: standard output cannot be written ({error.strerror})", file=sys.stderr)
+            sys.exit(2)
+        raise
 
 
-def _from_analysis(error: ValueError) -> bool:
-    from analysis.errors import UserError
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """What stands for letters that the encoding of the output does not have."""
+    assert isinstance(error, UnicodeEncodeError), "it is registered for output only"
+    letters = error.object[error.start : error.end]
+    return "".join(ASCII.get(c) or ascii(c)[1:-1] for c in letters), error.end
 
-    return isinstance(error, UserError)
+
+# -- options that several commands have ---------------------------------------------------------
 
 
-@app.command()
-def plan(
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    out: Out = RUNS,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Simulate it on such nodes: 8xH100:4 is four of eight H100; 8xA100:2,16xCPU several kinds.",
-            metavar="NODES",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What the common options of a command choose: sweep, families, the place of the runs, limits."""
+
+    family: list[str]
+    sweep: str | None = None
+    config: Path | None = None
+    store: str | None = None
+    out: Path
+    max_flops: float | None = None
+    max_gpu_hours: float | None = None
+    max_hours: float | None = None
+
+    @property
+    def caps(self) -> Caps:
+        from sweeps.driver.caps import Caps
+
+        return Caps(flops=self.max_flops, gpu_hours=self.max_gpu_hours, hours=self.max_hours)
+
+    @property
+    def name(self) -> str:
+        from sweeps.config.load import find_config
+
+        return find_config(self.sweep, self.config).name
+
+    @property
+    def named(self) -> str | None:
+        """The sweep's name where one was asked for; None for all that a store has."""
+        return self.name if self.sweep or self.config else None
+
+    def request(self) -> Request:
+        from sweeps.plan import prepare
+
+        return prepare.request(self.sweep, self.config, self.family, self.out)
+
+    def reach(self) -> Any:
+        from sweeps.show.remote import reach
+
+        return reach(self.sweep, self.config, self.store, self.out)
+
+    def runs(self, *, all_runs: bool = False, also: str | None = None) -> tuple[RunTable, str]:
+        """The runs to work on and the name of the folder for results.
+
+        From --store: all it has, of --sweep if that is given. Else from the sweep's ledger: the runs of the
+        config as it stands (all_runs: and the older ones). also: a family beside those of --family.
+        """
+        from sweeps.results import laws as results
+
+        families = [*self.family, also] if self.family and also else self.family
+        if self.store is not None:
+            table = results.store_table(self.store, self.named, families)
+            in_file = Path(self.store).suffix in (".parquet", ".csv") and "://" not in self.store
+            stem = Path(self.store).stem if in_file else self.store.removeprefix("published:")
+            return table, self.named or results.folder_name("all" if "://" in self.store else stem)
+        request = self.request()
+        keys = None if all_runs else _planned_keys(request)
+        return results.ledger_table(request.folder, request.config.name, keys, families), request.config.name
+
+
+def _planned_keys(request: Request) -> frozenset[str]:
+    from sweeps.plan import prepare
+    from sweeps.plan.plan import plan_specs
+
+    if not request.ledger_folder.exists():
+        return frozenset()
+    facts = prepare.facts_for_plan(request, _console(stderr=True))
+    # Every family, because one that the config does not list may have been swept with its own defaults.
+    specs, _ = plan_specs(request.config, facts, tuple(FAMILIES))
+    return frozenset(spec.key for spec in specs)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from sweeps.show.tables import console
+
+    return console(stderr=stderr)
+
+
+Text = str | None
+Number = float | None
+OUT = Path("runs")
+RECORD = "Record runs here: sqlite:///, http://, postgresql://."
+USUAL_STORE = "MLFLOW_TRACKING_URI, else OUT/mlflow.db"
+ASK = "Ask this tracking store, from any machine, instead of the ledger under --out."
+READ = "Read runs from here: sqlite:///, http://, postgresql://, .parquet, .csv, published:NAME."
+CHECK = "Compare the ledger with this tracking store; without a ledger, check the store alone."
+OWN_LEDGER = "the sweep's own ledger"
+WHICH = ("sweep", "config", "store", "out")
+CAPS = ("max_flops", "max_gpu_hours", "max_hours")
+
+
+def option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, **more)
+
+
+def command(
+    *options: str, store: str = "", otherwise: str = OWN_LEDGER, name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that has these of the common options, and whose first parameter gets what they say.
+
+    store: what --store is for in this command; otherwise: what is used without it.
+    """
+    families = ", ".join(FAMILIES)
+    about: dict[str, tuple[Any, Any]] = {
+        "family": (
+            list[str] | None,
+            option(f"Only this family ({families}); again for more.", metavar="NAME"),
         ),
-    ] = None,
-    gpu_price: Annotated[
-        float | None, typer.Option(help="Of a GPU-hour: tell the cost of that schedule.", min=0)
-    ] = None,
-    page: Annotated[
-        bool, typer.Option("--page", help="Write that schedule to OUT/SWEEP/schedule.html.")
-    ] = False,
-    max_flops: MaxFlops = None,
-    max_gpu_hours: MaxGpuHours = None,
-    max_hours: MaxHours = None,
+        "sweep": (Text, option("A sweep that ships with the package.", metavar="NAME", show_default="desk")),
+        "config": (Path | None, option("A sweep of your own, instead of --sweep.", metavar="FILE.yaml")),
+        "store": (Text, option(store, metavar="URI", show_default=otherwise or False)),
+        "out": (Path, option("Folder for data, runs and results.", metavar="FOLDER")),
+        "max_flops": (Number, option("Start no run beyond this many FLOPs in all.", min=0)),
+        "max_gpu_hours": (Number, option("Stop with checkpoints after this many GPU-hours in all.", min=0)),
+        "max_hours": (Number, option("Stop with checkpoints after this many hours.", min=0)),
+    }
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            common = {name: given.pop(name) for name in options}
+            function(Chosen(**{**common, "family": common.get("family") or []}), **given)
+
+        # Typer makes its options of a function's signature
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        common = [
+            inspect.Parameter(
+                name, keyword, annotation=Annotated[about[name]], default=OUT if name == "out" else None
+            )
+            for name in options
+        ]
+        parameters = [*common, *(parameter.replace(kind=keyword) for parameter in own)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        app.command(name or function.__name__, help=inspect.getdoc(function))(run)
+        return function
+
+    return register
+
+
+Bootstrap = Annotated[int, option("Resamples behind the intervals.", min=0)]
+Keys = Annotated[
+    list[str] | None, typer.Argument(help="Keys of runs, or how they begin.", show_default="all")
+]
+Reference = Annotated[str, option("The family the others are measured by.", metavar="NAME")]
+
+
+# -- sweeps -------------------------------------------------------------------------------------
+
+CLUSTER = "Simulate it on such nodes: 8xH100:4 is four of eight H100; 8xA100:2,16xCPU several kinds."
+STORAGE = "Where runs keep their files if workers do not see --out: s3://, gs://, file://, ..."
+
+
+@command("family", "sweep", "config", "out", *CAPS)
+def plan(
+    chosen: Chosen,
+    cluster: Annotated[Text, option(CLUSTER, metavar="NODES")] = None,
+    gpu_price: Annotated[Number, option("Of a GPU-hour: tell the cost of that schedule.", min=0)] = None,
+    page: Annotated[bool, option("Write that schedule to OUT/SWEEP/schedule.html.", "--page")] = False,
 ) -> None:
     """Show what a sweep would do: runs, cost, what is done already; on a cluster, when, where and how far."""
-    from sweeps.driver.caps import Caps
-    from sweeps.plan import prepare
     from sweeps.simulate.dry_run import show_plan
 
-    asked = prepare.request(sweep, config, family or (), out)
-    caps = Caps(flops=max_flops, gpu_hours=max_gpu_hours, hours=max_hours)
-    show_plan(asked, cluster=cluster, gpu_price=gpu_price, page=page, caps=caps)
+    show_plan(chosen.request(), cluster=cluster, gpu_price=gpu_price, page=page, caps=chosen.caps)
 
 
-@app.command("sweep")
-def sweep_command(
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Tracking = None,
-    address: Address = None,
-    out: Out = RUNS,
+@command("family", *WHICH, *CAPS, store=RECORD, otherwise=USUAL_STORE)
+def sweep(
+    chosen: Chosen,
+    address: Annotated[
+        Text, option("A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine")
+    ] = None,
     bootstrap: Bootstrap = 1000,
-    max_flops: MaxFlops = None,
-    max_gpu_hours: MaxGpuHours = None,
-    max_hours: MaxHours = None,
-    priority: Priority = 0,
-    extend: Extend = False,
-    events: EventFile = None,
-    webhook: Webhook = None,
-    storage: StorageUri = None,
+    priority: Annotated[int, option("Of sweeps on one cluster, the higher one goes first.")] = 0,
+    extend: Annotated[
+        bool, option("Add the runs of a changed config to the sweep of that name.", "--extend")
+    ] = False,
+    events: Annotated[
+        Text, option("Write a JSON object per event to this file; - for output.", metavar="FILE")
+    ] = None,
+    webhook: Annotated[
+        Text, option("POST how it ended to this address.", metavar="URL", envvar="SCALING_WEBHOOK")
+    ] = None,
+    storage: Annotated[Text, option(STORAGE, metavar="URI", envvar="SCALING_STORAGE")] = None,
 ) -> None:
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
-    from sweeps.driver.caps import Caps
     from sweeps.driver.command import Launch, drive
 
     how = Launch(
-        store=store,
+        store=chosen.store,
         address=address,
         bootstrap=bootstrap,
-        caps=Caps(flops=max_flops, gpu_hours=max_gpu_hours, hours=max_hours),
+        caps=chosen.caps,
         priority=priority,
         extend=extend,
         events=events,
         webhook=webhook,
         storage=storage,
     )
-    sys.exit(drive(sweep, config, family or (), out=out, how=how))
+    sys.exit(drive(chosen.request(), how))
 
 
-@app.command()
+@command("family", *WHICH, store=ASK, otherwise="")
 def status(
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Server = None,
-    out: Out = RUNS,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it until all is done.")] = False,
-    every_row: Annotated[bool, typer.Option("--all", help="Every row of a long table.")] = False,
+    chosen: Chosen,
+    watch: Annotated[bool, option("Keep showing it until all is done.", "--watch", "-w")] = False,
+    every_row: Annotated[bool, option("Every row of a long table.", "--all")] = False,
 ) -> None:
     """Show what became of a sweep's runs so far."""
+    from sweeps.ledger.status import of_families
     from sweeps.show import status as shown
-    from sweeps.show.remote import reach
 
-    with reach(sweep, config, store, out) as reached:
+    with chosen.reach() as reached:
         if watch:
-            shown.watch(lambda: shown.of_families(reached.rows(), family or ()), reached.sweep)
+            shown.watch(lambda: of_families(reached.rows(), chosen.family), reached.sweep)
             return
-        rows = shown.of_families(reached.rows(), family or ())
+        rows = of_families(reached.rows(), chosen.family)
         shown.show(rows, reached.sweep, whole=every_row)
         if reached.note:
-            print(reached.note)
+            _console().print(reached.note)
 
 
-@app.command()
-def cancel(
-    run: Keys = None,
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Server = None,
-    out: Out = RUNS,
-) -> None:
+def _wish(action: str, chosen: Chosen, run: list[str] | None) -> None:
+    with chosen.reach() as reached:
+        said = reached.wish(action, chosen.family, run or ())
+        _console().print(f"sweep {reached.sweep}: {said}", soft_wrap=True)
+
+
+@command("family", *WHICH, store=ASK, otherwise="")
+def cancel(chosen: Chosen, run: Keys = None) -> None:
     """Cancel runs that are not finished; a running one stops at its next step and keeps its checkpoint."""
-    _wish("cancel", run, family, sweep, config, store, out)
+    _wish("cancel", chosen, run)
 
 
-@app.command()
-def retry(
-    run: Keys = None,
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Server = None,
-    out: Out = RUNS,
-) -> None:
+@command("family", *WHICH, store=ASK, otherwise="")
+def retry(chosen: Chosen, run: Keys = None) -> None:
     """Try again what failed or fitted no node; and a diverged run, where its key is given."""
-    _wish("retry", run, family, sweep, config, store, out)
+    _wish("retry", chosen, run)
 
 
-@app.command()
-def resume(
-    run: Keys = None,
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Server = None,
-    out: Out = RUNS,
-) -> None:
+@command("family", *WHICH, store=ASK, otherwise="")
+def resume(chosen: Chosen, run: Keys = None) -> None:
     """Take up cancelled runs again, from their checkpoints."""
-    _wish("resume", run, family, sweep, config, store, out)
+    _wish("resume", chosen, run)
 
 
-def _wish(
-    action: str,
-    run: list[str] | None,
-    family: list[str] | None,
-    sweep: str | None,
-    config: Path | None,
-    store: str | None,
-    out: Path,
-) -> None:
-    from sweeps.show.remote import reach
-
-    with reach(sweep, config, store, out) as reached:
-        print(f"sweep {reached.sweep}: {reached.wish(action, family or (), run or ())}")
-
-
-@app.command()
+@command(*WHICH, store=ASK, otherwise="")
 def logs(
+    chosen: Chosen,
     run: Annotated[str, typer.Argument(help="A run's key, or how it begins.")],
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Server = None,
-    out: Out = RUNS,
-    lines: Annotated[int, typer.Option(help="Training records per attempt.", min=0)] = 10,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what the run says.")] = False,
+    lines: Annotated[int, option("Training records per attempt.", min=0)] = 10,
+    follow: Annotated[bool, option("Go on with what the run says.", "--follow", "-f")] = False,
 ) -> None:
     """Tell the story of one run: its attempts, losses, and how it ended, with the traceback."""
-    from sweeps.show.remote import reach
-
-    with reach(sweep, config, store, out) as reached:
+    with chosen.reach() as reached:
         reached.log(run, lines=lines, follow=follow)
 
 
-@app.command()
-def audit(
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Server = None,
-    out: Out = RUNS,
-) -> None:
+@command(*WHICH, store=CHECK, otherwise=USUAL_STORE)
+def audit(chosen: Chosen) -> None:
     """Prove that nothing was trained or recorded twice: ledger, journals and tracking store compared."""
     from sweeps.show.remote import run_audit
 
-    sys.exit(0 if run_audit(sweep, config, store, out) else 1)
+    sys.exit(0 if run_audit(chosen.sweep, chosen.config, chosen.store, chosen.out) else 1)
 
 
-@app.command()
-def fit(
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Table = None,
-    out: Out = RUNS,
-    bootstrap: Bootstrap = 1000,
-) -> None:
-    """Fit a law to the finished runs and write law.json and figures."""
+# -- laws ---------------------------------------------------------------------------------------
+
+
+@command("family", *WHICH, store=READ)
+def fit(chosen: Chosen, bootstrap: Bootstrap = 1000) -> None:
+    """Fit a law to the finished runs and write law.json and figures.
+
+    A family without a law is named with the reason, and the exit code is then 1.
+    """
     from sweeps.results import laws as results
     from sweeps.results import terminal as report
-    from sweeps.show.tables import console
 
-    table, name = _runs(family, sweep, config, store, out)
-    terminal = console()
-    # A table without a family column is one law; its results stand beside the families'.
-    for one in table.families or (None,):
-        fits = results.fit(table, one, bootstrap=bootstrap)
+    table, name = chosen.runs()
+    terminal = _console()
+    refused: dict[str, str] = {}
+    for fits in results.fit_each(table, refused, bootstrap=bootstrap, tell=terminal.print):
         report.show_fits(fits, table, terminal)
-        folder = out / name / one if one else out / name
-        losses = results.curves(table.of_family(one), out / name, name) if store is None else None
-        report.show_files(results.write_law(fits, table, folder, sweep=name, losses=losses), terminal)
+        # A table without a family column is one law; its results stand beside the families'.
+        folder = chosen.out / name
+        losses = None
+        if chosen.store is None:
+            losses = results.curves(table.of_family(fits.family), folder, name)
+        own = folder / results.folder_name(fits.family) if fits.family else folder
+        report.show_files(results.write_law(fits, table, own, sweep=name, losses=losses), terminal)
+    report.show_refused(refused, terminal)
+    sys.exit(1 if refused else 0)
 
 
-@app.command()
-def compare(
-    family: Family = None,
-    reference: Reference = "ar",
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Table = None,
-    out: Out = RUNS,
-    bootstrap: Bootstrap = 1000,
-) -> None:
-    """Compute that each family needs, over a reference family's, to reach the same loss."""
+@command("family", *WHICH, store=READ)
+def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 1000) -> None:
+    """Compute that each family needs, over a reference family's, to reach the same loss.
+
+    A family without a law is left out and named with the reason, and the exit code is then 1.
+    """
     from sweeps.results import laws as results
     from sweeps.results import terminal as report
-    from sweeps.show.tables import console
 
-    families = [*family, reference] if family else None
-    table, name = _runs(families, sweep, config, store, out)
-    terminal = console()
-    comparison = results.compare(table, reference, bootstrap=bootstrap)
+    table, name = chosen.runs(also=reference)
+    terminal = _console()
+    comparison, refused = results.compare(table, reference, bootstrap=bootstrap, tell=terminal.print)
     report.show_comparison(comparison, terminal)
-    report.show_files(results.write_comparison(comparison, out / name), terminal)
+    report.show_files(results.write_comparison(comparison, chosen.out / name), terminal)
+    report.show_refused(refused, terminal)
+    sys.exit(1 if refused else 0)
 
 
-@app.command("report")
-def report_command(
-    family: Family = None,
-    reference: Reference = "ar",
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Table = None,
-    out: Out = RUNS,
-    bootstrap: Bootstrap = 1000,
-) -> None:
+@command("family", *WHICH, store=READ, name="report")
+def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 1000) -> None:
     """Write one HTML file with the laws, figures and comparison of all families; it needs no network."""
     from sweeps.results import laws as results
     from sweeps.results import terminal as report
-    from sweeps.show.tables import console
 
-    table, name = _runs(family, sweep, config, store, out)
-    losses = results.curves(table.frame, out / name, name) if store is None else None
+    table, name = chosen.runs()
+    folder, terminal = chosen.out / name, _console()
+    losses = results.curves(table.frame, folder, name) if chosen.store is None else None
     path = results.write_report(
-        table, out / name, name, reference=reference, bootstrap=bootstrap, losses=losses
+        table, folder, name, reference=reference, bootstrap=bootstrap, losses=losses, tell=terminal.print
     )
-    report.show_files([path], console())
+    report.show_files([path], terminal)
 
 
-@app.command()
+@command("family", *WHICH, store=READ)
 def dashboard(
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            help="As for fit; or published:NAME, a table that comes with the package.",
-            metavar="URI",
-            show_default="the sweep's own ledger",
-        ),
-    ] = None,
-    out: Out = RUNS,
+    chosen: Chosen,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; beyond this machine a token is needed.")
+        str, option("Address to listen at; beyond this machine a token is needed.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The next free one from here on.", min=0, max=65535)] = 8050,
+    port: Annotated[int, option("The next free one from here on.", min=0, max=65535)] = 8050,
     token: Annotated[
-        str | None,
-        typer.Option(
-            help="What visitors must show.",
-            envvar="SCALING_DASHBOARD_TOKEN",
-            show_default="made where one is needed",
-        ),
+        Text,
+        option("What visitors must show.", envvar="SCALING_DASHBOARD_TOKEN", show_default="made if needed"),
     ] = None,
     name: Annotated[
-        list[str] | None, typer.Option(help="A further name of this machine in addresses.", metavar="HOST")
+        list[str] | None, option("A further name of this machine in addresses.", metavar="HOST")
     ] = None,
     bootstrap: Bootstrap = 1000,
 ) -> None:
     """Serve a page with all families' laws, which keeps itself up to date while runs arrive."""
     from sweeps.results.dashboard import show
 
-    show(sweep, config, family or (), store, out, host=host, port=port, token=token, names=name or (),
-         bootstrap=bootstrap)  # fmt: skip
+    show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, host=host, port=port,
+         token=token, names=name or (), bootstrap=bootstrap)  # fmt: skip
 
 
-@app.command()
+@command("family", *WHICH, store=READ)
 def export(
+    chosen: Chosen,
     file: Annotated[Path, typer.Argument(help="Where to write the run table: FILE.parquet or FILE.csv.")],
-    family: Family = None,
-    sweep: Sweep = None,
-    config: Config = None,
-    store: Table = None,
-    out: Out = RUNS,
 ) -> None:
     """Write the run table, one row per run, whatever their state."""
     from sweeps.results import laws as results
 
     results.check_table_path(file)
-    table, _ = _runs(family, sweep, config, store, out, all_runs=True)
+    table, _ = chosen.runs(all_runs=True)
     results.save_table(table.frame, file)
-    print(f"{len(table.frame)} runs written to {file}")
-
-
-def _runs(
-    families: list[str] | None,
-    sweep: str | None,
-    config: Path | None,
-    store: str | None,
-    out: Path,
-    *,
-    all_runs: bool = False,
-) -> tuple[RunTable, str]:
-    """The runs to work on and the name of the folder for results.
-
-    From --store: all it has, of --sweep where that is given. Else from the sweep's ledger: the runs of the
-    config as it stands (all_runs: and the older ones).
-    """
-    from sweeps.config.load import find_config
-    from sweeps.plan import prepare
-    from sweeps.results import laws as results
-
-    if store is not None:
-        name = find_config(sweep, config).name if sweep or config else None
-        in_file = Path(store).suffix in (".parquet", ".csv") and "://" not in store
-        table = results.store_table(store, name, families or ())
-        return table, name or (Path(store).stem if in_file else "all")
-    asked = prepare.request(sweep, config, families or (), out)
-    name = asked.config.name
-    keys = None if all_runs else _planned_keys(asked)
-    return results.ledger_table(asked.folder, name, keys, families or ()), name
-
-
-def _planned_keys(asked: Request) -> frozenset[str]:
-    from scaling.families import FAMILIES
-    from sweeps.plan import prepare
-    from sweeps.plan.plan import plan_specs
-    from sweeps.show.tables import console
-
-    if not asked.ledger_folder.exists():
-        return frozenset()
-    facts = prepare.facts_for_plan(asked, console(stderr=True))
-    # Every family, because one that the config does not list may have been swept with its own defaults.
-    specs, _ = plan_specs(asked.config, facts, tuple(FAMILIES))
-    return frozenset(spec.key for spec in specs)
+    _console().print(f"{len(table.frame)} runs written to {file}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,26 @@
-"""Would the law have foretold the dearer runs? Fit the cheaper budgets, predict the dearer ones, widen,
-repeat.
+"""Would the law have predicted the larger budgets? Fit the smaller ones, predict the rest, widen, repeat.
 
-The expanding window of OLMo-core's `ScalingLawRollout`, with coverage: a run's loss is held against the
-interval of one new run, which a law's own interval (of the mean) is not meant to hold; the best size and loss
-of a later budget, read from that budget's own runs, against the interval of the law's optimum.
+The expanding window of OLMo-core's `ScalingLawRollout`, with coverage: a run's loss is compared with the
+interval of one new run (the law's own interval is of the mean); the best size and loss of a later budget,
+read from that budget's own runs, with the interval of the law's optimum.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
 from analysis.laws import fit_law
-from analysis.laws.interaction import InteractionLaw
-from analysis.laws.isoflop import IsoflopLaw
-from analysis.laws.result import Law
+from analysis.laws.isoflop import fit_isoflop
+from analysis.laws.result import Law, PredictingLaw
 from analysis.laws.solver.budget import BudgetStatus
-from analysis.laws.surface import SurfaceLaw
+from analysis.plotted import Plotted
 from analysis.table.fit_table import RunTable, prepare
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from analysis.text import flops_text
 
 MOST_FOLDS = 12
 """Tables with more budgets than this are cut into WIDE_FOLDS stretches of equal width in log FLOPs."""
@@ -45,9 +41,10 @@ QUANTITIES = ("loss of a run", "lowest loss", "best size")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Rollout:
-    """Predictions of dearer runs by laws fitted to the cheaper ones, and how far off they were."""
+class Rollout(Plotted):
+    """Predictions of larger budgets by laws fitted to smaller ones, and how far off they were."""
 
+    figure: ClassVar[str] = "rollout"
     method: str
     level: float
     table: pd.DataFrame
@@ -77,21 +74,18 @@ class Rollout:
             )
         return pd.DataFrame(rows).astype({"covered": "Float64"})
 
-    def plot(self) -> go.Figure:
-        """Errors against how far beyond the fitted budgets they are, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.rollout(self)
-
     def __str__(self) -> str:
-        lines = [f"rollout of the {self.method} law: fitted up to a budget, held against what is dearer", ""]
+        lines = [
+            f"rollout of the {self.method} law: fitted up to a budget, compared with the larger ones",
+            "",
+        ]
         for row in self.summary().to_dict(orient="records"):
             covered = (
                 "" if pd.isna(row["covered"]) else f", {self.level:.0%} intervals hold {row['covered']:.0%}"
             )
             lines.append(
-                f"  to {row['trained_to']:.3g} FLOPs ({row['trained_runs']} runs): {row['quantity']}, "
-                f"{row['predictions']} predicted, off by {row['mean_error']:+.2f}% (size "
+                f"  to {flops_text(row['trained_to'])} FLOPs ({row['trained_runs']} runs): "
+                f"{row['quantity']}, {row['predictions']} predicted, off by {row['mean_error']:+.2f}% (size "
                 f"{row['mean_size']:.2f}%, worst {row['worst']:+.2f}%){covered}"
             )
         lines += [f"left out: {reason}" for reason in self.skipped]
@@ -116,12 +110,12 @@ class Rollout:
 
 
 def rollout(runs: pd.DataFrame, method: str = "surface", **options: Any) -> Rollout:
-    """Fit `method` to the runs up to each budget but the last and predict what is dearer.
+    """Fit `method` to the runs up to each budget but the last and predict the larger budgets.
 
-    runs and options are those of `fit_law`. Methods that predict single runs (surface) are held against every
-    dearer run, all methods against the minima of the dearer budgets, where those have one. More than 12
-    budgets are taken together in 8 stretches of equal width in log FLOPs. UserError where no window gives a
-    law or nothing dearer can be held against it.
+    runs and options are those of `fit_law`. Methods that predict single runs (surface) are compared with
+    every later run, all methods with the minima of the later budgets that have one. More than 12 budgets are
+    grouped into 8 stretches of equal width in log FLOPs. UserError if no window gives a law or nothing is
+    left to compare with it.
     """
     table = prepare(runs)
     groups = folds(table)
@@ -137,14 +131,13 @@ def rollout(runs: pd.DataFrame, method: str = "surface", **options: Any) -> Roll
         try:
             law = fit_law(table.rows.iloc[fitted], method, **options)
         except UserError as problem:
-            skipped.append(f"up to {trained_to:.3g} FLOPs: {problem}")
+            skipped.append(f"up to {flops_text(trained_to)} FLOPs: {problem}")
             continue
         level = law.level
-        dearer = np.sort(np.concatenate([members for _, members in groups[last + 1 :]]))
+        later = np.sort(np.concatenate([members for _, members in groups[last + 1 :]]))
         window = {"trained_to": trained_to, "trained_runs": len(fitted)}
-        found = run_errors(law, table.rows.iloc[dearer])
-        found += minimum_errors(law, minima[minima["flops"] > trained_to * 1.01])
-        rows += [window | row for row in found]
+        errors = errors_of(law, table.rows.iloc[later], minima[minima["flops"] > trained_to * 1.01])
+        rows += [window | row for row in errors]
     if not rows:
         raise UserError(
             f"rollout: nothing could be predicted with method {method!r}: {'; '.join(skipped[:3])}"
@@ -156,66 +149,56 @@ def rollout(runs: pd.DataFrame, method: str = "surface", **options: Any) -> Roll
 
 
 def folds(table: RunTable) -> list[tuple[float, np.ndarray]]:
-    """(FLOPs, indices of its runs) per budget, ascending; stretches of budgets where there are many."""
+    """(FLOPs, indices of its runs) per budget, ascending; of many budgets, per stretch of budgets."""
     groups = table.budgets()
     if len(groups) <= MOST_FOLDS:
         return groups
     logs = np.log(table.spent)
     edges = np.linspace(logs.min(), logs.max(), WIDE_FOLDS + 1)
-    where = np.clip(np.searchsorted(edges, logs, side="right") - 1, 0, WIDE_FOLDS - 1)
-    found = [np.flatnonzero(where == i) for i in range(WIDE_FOLDS)]
-    return [(float(table.spent[members].max()), members) for members in found if len(members)]
+    stretch = np.clip(np.searchsorted(edges, logs, side="right") - 1, 0, WIDE_FOLDS - 1)
+    members = [np.flatnonzero(stretch == i) for i in range(WIDE_FOLDS)]
+    return [(float(table.spent[part].max()), part) for part in members if len(part)]
 
 
 def measured_minima(table: RunTable) -> pd.DataFrame:
-    """flops, params, loss of every budget's own minimum (a parabola's); no rows where there is none."""
+    """flops, params, loss of every budget's own minimum (a parabola's); no rows if there is none."""
     try:
-        law = fit_law(table.rows, "isoflop", bootstrap=0)
+        minima = fit_isoflop(table.rows, bootstrap=0).minima
     except UserError:
         return pd.DataFrame({"flops": [], "params": [], "loss": []}, dtype=float)
-    assert isinstance(law, IsoflopLaw), "fit_law returns the law of its method"
-    usable = law.minima[law.minima["status"] == BudgetStatus.BRACKETED]
+    usable = minima[minima["status"] == BudgetStatus.BRACKETED]
     return usable[["flops", "params", "loss"]].astype(float).reset_index(drop=True)
 
 
-def run_errors(law: Law, runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row per run: its loss, what the law says, the interval of one new run there."""
-    if not isinstance(law, SurfaceLaw | InteractionLaw):
-        return []
-    told = law.predict(runs["params"].to_numpy(), runs["tokens"].to_numpy(), kind="run")
-    assert isinstance(told, pd.DataFrame), "arrays give a table"
-    spent = runs["budget" if "budget" in runs and runs["budget"].notna().all() else "flops"]
-    return [
-        _row(float(flops), QUANTITIES[0], float(loss), told_row)
-        for flops, loss, told_row in zip(
-            spent, runs["loss"], told[["loss", "loss_low", "loss_high"]].itertuples(index=False), strict=True
-        )
-    ]
-
-
-def minimum_errors(law: Law, minima: pd.DataFrame) -> list[dict[str, Any]]:
-    """Two rows per measured minimum: the lowest loss and the best size."""
-    rows = []
+def errors_of(law: Law, runs: pd.DataFrame, minima: pd.DataFrame) -> list[dict[str, Any]]:
+    """The law against measurements: one row per run, of laws that predict runs, with the interval of one new
+    run; two rows per measured minimum, of its lowest loss and its best size."""
+    compared: list[tuple[float, str, float, tuple[float, Any, Any]]] = []
+    if isinstance(law, PredictingLaw):
+        predictions = law.predict(*(runs[name].to_numpy() for name in law.inputs), kind="run")
+        assert isinstance(predictions, pd.DataFrame), "arrays give a table"
+        ends = predictions[["loss", "loss_low", "loss_high"]].itertuples(index=False, name=None)
+        spent = runs["budget" if "budget" in runs and runs["budget"].notna().all() else "flops"]
+        for flops, loss, prediction in zip(spent, runs["loss"], ends, strict=True):
+            compared.append((float(flops), QUANTITIES[0], float(loss), prediction))
     for minimum in minima.to_dict(orient="records"):
         best = law.optimal(minimum["flops"])
         for quantity, value, name in (
             (QUANTITIES[1], best.loss, "loss"),
             (QUANTITIES[2], best.params, "params"),
         ):
-            ends = (float(value), value.low, value.high)
-            rows.append(_row(minimum["flops"], quantity, minimum[name], ends))
-    return rows
-
-
-def _row(flops: float, quantity: str, measured: float, told: Any) -> dict[str, Any]:
-    predicted, low, high = told
-    return {
-        "flops": flops,
-        "quantity": quantity,
-        "measured": measured,
-        "predicted": float(predicted),
-        "low": pd.NA if low is None else float(low),
-        "high": pd.NA if high is None else float(high),
-        "error_percent": 100 * (float(predicted) / measured - 1),
-        "covered": pd.NA if low is None else bool(low <= measured <= high),
-    }
+            prediction = (float(value), value.low, value.high)
+            compared.append((minimum["flops"], quantity, minimum[name], prediction))
+    return [
+        {
+            "flops": flops,
+            "quantity": quantity,
+            "measured": measured,
+            "predicted": float(predicted),
+            "low": pd.NA if low is None else float(low),
+            "high": pd.NA if high is None else float(high),
+            "error_percent": 100 * (float(predicted) / measured - 1),
+            "covered": pd.NA if low is None else bool(low <= measured <= high),
+        }
+        for flops, quantity, measured, (predicted, low, high) in compared
+    ]

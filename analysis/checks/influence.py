@@ -1,5 +1,5 @@
-"""Which runs carry a surface fit: leverage, leave-one-out, outliers, and how well the parameters are told
-apart."""
+"""Which runs determine a surface fit: leverage, leave-one-out, outliers, and how well the parameters can be
+distinguished."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.frontier import frontier_exponents, surface_loss
-from analysis.laws.solver.refit import leave_one_out, refit_surface
-from analysis.laws.surface import SYMBOLS, SurfaceLaw
+from analysis.laws.solver.bootstrap import leave_one_out
+from analysis.laws.surface import SurfaceLaw, refit_surface
 
 OUTLIER = 4.0
 """Runs further than this many robust standard deviations from the surface count as outliers."""
@@ -16,7 +16,7 @@ OUTLIER = 4.0
 
 def influence_table(law: SurfaceLaw) -> pd.DataFrame:
     """The runs with leverage (0 to 1; they sum to the number of parameters), residual_percent (of log loss),
-    outlier, and what the law would be without each: exponent_without, E_without.
+    outlier, and the law without each run: exponent_without, exponent_change, E_without.
 
     Leverage is that of the robust fit: the hat matrix of the weighted Jacobian of log loss, weights
     min(1, delta / |residual|) at the optimum, scaled by their mean so that clipped runs still count.
@@ -49,23 +49,17 @@ def without_outliers(law: SurfaceLaw) -> np.ndarray:
 def condition_number(law: SurfaceLaw) -> tuple[float, tuple[str, str], float]:
     """How nearly the parameters trade off: condition number of the Jacobian with columns of unit length (the
     square root of that of the scaled J'J), the pair of parameters most nearly collinear, and their cosine."""
-    jacobian = _jacobian(law)
+    names, jacobian = _jacobian(law)
     jacobian = jacobian / np.sqrt(np.sum(jacobian**2, axis=0))
     cosine = jacobian.T @ jacobian
     off = np.abs(cosine - np.diag(np.diag(cosine)))
     i, j = np.unravel_index(int(np.argmax(off)), off.shape)
-    free = _free(law)
-    pair = (free[min(i, j)], free[max(i, j)])
+    pair = (names[min(i, j)], names[max(i, j)])
     return float(np.linalg.cond(jacobian)), pair, float(cosine[i, j])
 
 
-def _free(law: SurfaceLaw) -> list[str]:
-    names = [name for name in SYMBOLS if name != "E" or law.options["E"] is None]
-    return [name for name in names if not (law.options["tied"] and name == "beta")]
-
-
-def _jacobian(law: SurfaceLaw) -> np.ndarray:
-    """d log(predicted) / d (log E, log A, log B, alpha, beta) with centred logs, (n, free)."""
+def _jacobian(law: SurfaceLaw) -> tuple[list[str], np.ndarray]:
+    """d log(predicted) / d (log E, log A, log B, alpha, beta) with centred logs, (n, free), and the names."""
     _, A, B, alpha, beta = law.thetas[0]
     N, D = (law.runs[name].to_numpy(dtype=float) for name in ("params", "tokens"))
     predicted = _predicted(law)
@@ -79,24 +73,25 @@ def _jacobian(law: SurfaceLaw) -> np.ndarray:
         "beta": -share_B * (y - y.mean()),
     }
     if law.options["tied"]:
-        columns["alpha"] = columns["alpha"] + columns["beta"]
-    return np.stack([columns[name] for name in _free(law)], axis=1)
+        columns["alpha"] = columns["alpha"] + columns.pop("beta")
+    if law.options["E"] is not None:
+        del columns["E"]
+    return list(columns), np.stack(list(columns.values()), axis=1)
 
 
 def _leverage(law: SurfaceLaw) -> np.ndarray:
     delta = float(law.options["delta"])
-    jacobian = _jacobian(law)
+    _, jacobian = _jacobian(law)
     if law.scatter.on_loss:
         jacobian = jacobian * _predicted(law)[:, None]
-    weighted = (
-        jacobian * np.sqrt(np.minimum(1.0, delta / np.maximum(np.abs(_residuals(law)), delta)))[:, None]
-    )
+    reweighted = np.minimum(1.0, delta / np.maximum(np.abs(_residuals(law)), delta))
+    weighted = jacobian * np.sqrt(reweighted)[:, None]
     left, singular, _ = np.linalg.svd(weighted / np.sqrt(np.sum(weighted**2, axis=0)), full_matrices=False)
     return np.asarray(np.sum(left[:, singular > 1e-12 * singular[0]] ** 2, axis=1))
 
 
 def _residuals(law: SurfaceLaw) -> np.ndarray:
-    """What the fit makes small, (n,): of log loss, or of the loss in nats."""
+    """The residuals that the fit minimises, (n,): of log loss, or of the loss in nats."""
     if law.scatter.on_loss:
         return np.asarray(law.runs["loss"].to_numpy(dtype=float) - _predicted(law))
     return _log_residuals(law)

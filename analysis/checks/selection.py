@@ -1,4 +1,4 @@
-"""Which form of law do the runs speak for? AICc, and the error at a budget that was left out.
+"""Which law fits these runs best? AICc, and the error at a budget that was left out.
 
 AICc (Hurvich & Tsai 1989, Biometrika 76, 297) needs a likelihood: a robust fit at threshold delta maximises
 the density proportional to exp(-Huber_delta(r) / s^2) whatever s is, so s is profiled out, and densities of
@@ -15,24 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.checks.heldout import folds, measured_minima, minimum_errors, run_errors
-from analysis.checks.likelihood import huber_deviance
+from analysis.checks.heldout import QUANTITIES, errors_of, folds, measured_minima
 from analysis.errors import UserError
-from analysis.laws import fit_law
-from analysis.laws.interaction import InteractionLaw
-from analysis.laws.result import Law
-from analysis.laws.surface import SurfaceLaw
+from analysis.laws import fit_law, variants_of
+from analysis.laws.result import Law, PredictingLaw
+from analysis.laws.solver.objective import huber_deviance
 from analysis.table.fit_table import prepare
 
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "surface": {},
-    "surface, alpha = beta": {"tied": True},
-    "surface, no E": {"E": "none"},
-    "surface, interaction": {"form": "interaction"},
-    "isoflop": {"method": "isoflop"},
-    "isoflop, corrected": {"method": "isoflop", "correct_bias": True},
-    "envelope": {"method": "envelope"},
-}
 COLUMNS = (
     "candidate",
     "num_parameters",
@@ -48,7 +37,7 @@ NUMBERS = COLUMNS[1:-1]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Selection:
-    """Candidates held against one table of runs."""
+    """Candidate laws of one table of runs, compared."""
 
     table: pd.DataFrame
     """candidate, num_parameters, aicc, aicc_above_best, then root mean square errors in % over the left-out
@@ -58,12 +47,12 @@ class Selection:
     @property
     def best(self) -> dict[str, str]:
         """The candidate with the least of each criterion, by its column; ties go to the first."""
-        found = {}
+        least = {}
         for name in ("aicc", "run_error", "loss_error", "size_error"):
-            known = self.table[self.table[name].notna()]
-            if len(known):
-                found[name] = str(known.loc[known[name].astype(float).idxmin(), "candidate"])
-        return found
+            rows = self.table[self.table[name].notna()]
+            if len(rows):
+                least[name] = str(rows.loc[rows[name].astype(float).idxmin(), "candidate"])
+        return least
 
     def summary(self) -> pd.DataFrame:
         return self.table
@@ -87,13 +76,13 @@ class Selection:
 def select(runs: pd.DataFrame, candidates: Mapping[str, Mapping[str, Any]] | None = None) -> Selection:
     """Fit every candidate to all runs and to all but one budget at a time.
 
-    candidates: name -> options of `fit_law` (method "surface" unless given); None: forms of the surface,
-    IsoFLOP and the envelope. Intervals are not needed and not computed. A difference in AICc below about 2
-    says nothing; envelope and IsoFLOP predict no single runs and so have neither AICc nor run_error.
-    UserError where the table has fewer than 3 budgets or no candidate can be fitted.
+    candidates: name -> options of `fit_law` (method "surface" unless given); None: the candidates of the
+    registered laws (`analysis.laws.METHODS`). Intervals are not needed and not computed. A difference in AICc
+    below about 2 says nothing; envelope and IsoFLOP predict no single runs and so have neither AICc nor
+    run_error. UserError if the table has fewer than 3 budgets or no candidate can be fitted.
     """
-    asked = CANDIDATES if candidates is None else candidates
-    if not asked:
+    chosen = variants_of("candidates") if candidates is None else candidates
+    if not chosen:
         raise UserError("candidates is empty; give at least one, e.g. {'tied': {'tied': True}}")
     table = prepare(runs)
     groups = folds(table)
@@ -106,68 +95,52 @@ def select(runs: pd.DataFrame, candidates: Mapping[str, Mapping[str, Any]] | Non
         ends = table.spent[members].min() / 1.01, table.spent[members].max() * 1.01
         inside = minima[(minima["flops"] >= ends[0]) & (minima["flops"] <= ends[1])]
         windows.append((table.rows.iloc[rest], table.rows.iloc[members], inside))
-    rows = [_judge(name, dict(options), table.rows, windows) for name, options in asked.items()]
+    rows = []
+    for name, options in chosen.items():
+        options = {"method": "surface", "bootstrap": 0, **options}
+        row: dict[str, Any] = dict.fromkeys(NUMBERS) | {"candidate": name, "note": ""}
+        rows.append(row)
+        try:
+            law = fit_law(table.rows, **options)
+        except UserError as problem:
+            row["note"] = str(problem)
+            continue
+        row["num_parameters"], row["aicc"] = num_parameters(law), aicc(law)
+        errors: list[dict[str, Any]] = []
+        refused = []
+        for rest_of_runs, left_out, inside in windows:
+            try:
+                errors += errors_of(fit_law(rest_of_runs, **options), left_out, inside)
+            except UserError as problem:
+                refused.append(str(problem))
+        for column, quantity in zip(("run_error", "loss_error", "size_error"), QUANTITIES, strict=True):
+            percent = [error["error_percent"] for error in errors if error["quantity"] == quantity]
+            row[column] = float(np.sqrt(np.mean(np.square(percent)))) if percent else None
+        if refused:
+            row["note"] = f"no fit without {len(refused)} of {len(windows)} budgets: {refused[0]}"
     if all(row["num_parameters"] is None for row in rows):
         raise UserError(f"select: no candidate can be fitted: {rows[0]['note']}")
-    known = [row["aicc"] for row in rows if row["aicc"] is not None]
+    least = min((row["aicc"] for row in rows if row["aicc"] is not None), default=None)
     for row in rows:
-        row["aicc_above_best"] = None if row["aicc"] is None else row["aicc"] - min(known)
+        row["aicc_above_best"] = None if row["aicc"] is None else row["aicc"] - least
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return Selection(table=frame.assign(**{n: frame[n].astype("Float64") for n in NUMBERS}))
 
 
-def _judge(
-    name: str,
-    options: dict[str, Any],
-    runs: pd.DataFrame,
-    windows: list[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]],
-) -> dict[str, Any]:
-    method = str(options.pop("method", "surface"))
-    options = {"bootstrap": 0} | options
-    row: dict[str, Any] = dict.fromkeys(NUMBERS) | {"candidate": name, "note": ""}
-    try:
-        law = fit_law(runs, method, **options)
-    except UserError as problem:
-        return row | {"note": str(problem)}
-    row["num_parameters"] = num_parameters(law)
-    row["aicc"] = aicc(law)
-    errors: list[dict[str, Any]] = []
-    refused = []
-    for rest, left_out, minima in windows:
-        try:
-            part = fit_law(rest, method, **options)
-        except UserError as problem:
-            refused.append(str(problem))
-            continue
-        errors += run_errors(part, left_out) + minimum_errors(part, minima)
-    for column, quantity in (
-        ("run_error", "loss of a run"),
-        ("loss_error", "lowest loss"),
-        ("size_error", "best size"),
-    ):
-        of = [error["error_percent"] for error in errors if error["quantity"] == quantity]
-        row[column] = float(np.sqrt(np.mean(np.square(of)))) if of else None
-    if refused:
-        row["note"] = f"no fit without {len(refused)} of {len(windows)} budgets: {refused[0]}"
-    return row
-
-
 def num_parameters(law: Law) -> int:
-    """Fitted numbers: of the surface, or of the three power laws."""
-    if isinstance(law, SurfaceLaw | InteractionLaw):
-        held = law.options["E"] is not None
-        return law.thetas.shape[1] - held - bool(law.options["tied"])
-    return 6
+    """Fitted numbers: of a formula for the loss, or of the three power laws."""
+    return law.num_free if isinstance(law, PredictingLaw) else 6
 
 
 def aicc(law: Law) -> float | None:
-    """AICc of the runs' log losses under a robust surface fit; None for other laws, and with too few runs."""
-    if not isinstance(law, SurfaceLaw | InteractionLaw):
+    """AICc of the runs' log losses under a robust fit; None for laws that predict no runs, without a
+    threshold, and if there are too few runs."""
+    if not isinstance(law, PredictingLaw) or "delta" not in law.options:
         return None
-    told = law.predict(law.runs["params"].to_numpy(), law.runs["tokens"].to_numpy())
+    predictions = law.predict(*(law.runs[name].to_numpy() for name in law.inputs))
     loss = law.runs["loss"].to_numpy()
-    on_loss = law.options["residual"] == "loss"
-    predicted = told["loss"].to_numpy()  # type: ignore[index]
+    on_loss = law.options.get("residual") == "loss"
+    predicted = predictions["loss"].to_numpy()  # type: ignore[index]
     residuals = loss - predicted if on_loss else np.log(loss / predicted)
     delta, count = float(law.options["delta"]), len(loss)
     size = np.abs(residuals)

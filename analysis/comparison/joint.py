@@ -15,16 +15,23 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtrc
 
-from analysis.checks.likelihood import huber_deviance
 from analysis.errors import UserError
-from analysis.laws import fit_law
 from analysis.laws.solver.bootstrap import chunk_rows, resample_weights
-from analysis.laws.solver.draws import Plan, choose, simulated
 from analysis.laws.solver.newton import minimise
-from analysis.laws.solver.objective import LOWER, ROUNDING, UPPER, Derivatives, Point, Problem, Space
-from analysis.laws.solver.refit import centred, problem_of
-from analysis.laws.surface import SurfaceLaw
-from analysis.table.fit_table import RunTable, prepare
+from analysis.laws.solver.noise import choose_resampling, draw_losses, spread_about_surface
+from analysis.laws.solver.objective import (
+    LOWER,
+    ROUNDING,
+    UPPER,
+    Derivatives,
+    Point,
+    Problem,
+    Space,
+    huber_deviance,
+)
+from analysis.laws.solver.search import WALK
+from analysis.laws.surface import SurfaceLaw, fit_surface, problem_of
+from analysis.table.fit_table import prepare
 
 OWN = 4
 """Coordinates a family has to itself."""
@@ -32,12 +39,12 @@ OWN = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What a fit with one E gave."""
+    """Laws with one E, and how well one E describes the runs."""
 
     laws: dict[str, SurfaceLaw]
     p: float
-    """Of one E against separate ones: likelihood ratio of the robust fits (see `analysis.checks.likelihood`),
-    chi-squared with one degree of freedom less than families."""
+    """Of one E against separate ones: likelihood ratio of the robust fits
+    (`solver.objective.huber_deviance`), chi-squared with one degree of freedom less than families."""
     excess: float
     """How far the joint objective lies above the sum of the separate ones, relative to that sum."""
 
@@ -105,101 +112,78 @@ def fit_shared_E(
     seeds: of each family's resamples. Starts are the separate fits at each family's own E; the best end is
     taken. UserError where a family cannot be fitted alone (its E may be undetermined, its exponents may not).
     """
-    separate = {}
+    separate: dict[str, SurfaceLaw] = {}
     for name, rows in runs.items():
         try:
-            law = fit_law(rows, bootstrap=0, delta=delta, level=level, seed=seeds[name])
+            separate[name] = fit_surface(rows, bootstrap=0, delta=delta, level=level, seed=seeds[name])
         except UserError as problem:
             raise UserError(f"family {name}: {problem}") from problem
-        assert isinstance(law, SurfaceLaw), "the default form is separable"
-        separate[name] = law
-    tables = {name: prepare(law.runs) for name, law in separate.items()}
-    problems = [problem_of(law.runs, law.options) for law in separate.values()]
+    laws = list(separate.values())
+    problems = [problem_of(law.runs, law.options) for law in laws]
     objective = JointObjective(problems)
-    best, value = _best(objective, problems, list(separate.values()), delta)
-    plans = {
-        name: Plan(
-            resample=choose(resample, min(map(len, tables.values())), None),
-            bootstrap=bootstrap,
-            seed=seeds[name],
-            groups=None,
-            leave_outs=False,
-        )
-        for name in tables
-    }
-    draws, unfinished = _draw(objective, problems, best, list(tables.values()), list(plans.values()), delta)
-    rows = np.concatenate([best, draws])
-    apart = sum(law.objective for law in separate.values())
-    exact = objective.num_runs * delta * ROUNDING
-    excess = max(value / apart - 1, 0.0) if apart > exact else 0.0
-    laws = {}
-    for k, (name, law) in enumerate(separate.items()):
-        thetas = problems[k].natural(objective.own(rows, k))
-        thetas[:, 0] = np.exp(rows[:, 0])  # the same to the bit
-        thetas.flags.writeable = False
-        options = {
-            **law.options, "bootstrap": bootstrap, "resample": plans[name].resample, "shared_E":
-            sorted(separate),
-        }  # fmt: skip
-        late = f"; {unfinished} of {bootstrap} resamples did not converge" if unfinished else ""
-        sentence = (
-            f"E shared by {len(separate)} families; their joint objective is {excess:.1%} above that of "
-            "separate ones"
-        )
-        laws[name] = replace(law, thetas=thetas, options=options, sentence=sentence + late)
-    ratio = 0.0
-    if excess > 0:
-        ratio = huber_deviance(value, objective.num_runs, delta) - huber_deviance(
-            apart, objective.num_runs, delta
-        )
-    return Shared(laws=laws, excess=excess, p=float(chdtrc(len(laws) - 1, max(ratio, 0.0))))
 
-
-def _best(
-    objective: JointObjective, problems: list[Problem], laws: list[SurfaceLaw], delta: float
-) -> tuple[np.ndarray, float]:
-    """The best joint optimum (1, p) from a start at every family's own E, and the objective there."""
-    own = np.concatenate([centred(p, law.thetas[:1])[0, 1:] for p, law in zip(problems, laws, strict=True)])
+    # the joint optimum: the best end of starts at every family's own E, and at their mean
+    own = np.concatenate(
+        [part.centred(law.thetas[:1])[0, 1:] for part, law in zip(problems, laws, strict=True)]
+    )
     floors = [float(np.log(max(law.thetas[0, 0], 1e-3 * law.runs["loss"].min()))) for law in laws]
     floors.append(float(np.mean(floors)))
     start_Rp = np.array([[floor, *own] for floor in floors])
     weight_Rn = np.ones((len(start_Rp), objective.num_runs))
-    for step in (3e-2, 1e-2, 4e-3, 2e-3):
+    for step in WALK:
         if step > 1.5 * delta:
             start_Rp = minimise(objective, start_Rp, weight_Rn, step, tolerance=1e-6, max_steps=60).theta_Rp
     ended = minimise(objective, start_Rp, weight_Rn, delta)
-    value = objective.at(ended.theta_Rp, weight_Rn, delta).f_R
-    winner = int(np.argmin(value))
-    return ended.theta_Rp[[winner]], float(value[winner])
+    values = objective.at(ended.theta_Rp, weight_Rn, delta).f_R
+    winner = int(np.argmin(values))
+    best, value = ended.theta_Rp[[winner]], float(values[winner])
 
-
-def _draw(
-    objective: JointObjective,
-    problems: list[Problem],
-    best: np.ndarray,
-    tables: list[RunTable],
-    plans: list[Plan],
-    delta: float,
-) -> tuple[np.ndarray, int]:
-    """Joint refits (R, p) of every family's resamples, and how many did not converge."""
+    # every family is resampled on its own, all of them are refitted together
+    tables = [prepare(law.runs) for law in laws]
+    resample = choose_resampling(resample, min(map(len, tables)), None)
     weights, losses = [], []
-    for k, (problem, table, plan) in enumerate(zip(problems, tables, plans, strict=True)):
-        if plan.resample == "rows":
-            drawn = [np.empty((0, len(table))), *resample_weights(len(table), plan.bootstrap, plan.seed)]
-            weights.append(np.concatenate(drawn))
-            losses.append(np.broadcast_to(problem.z, weights[-1].shape))
+    for k, (part, table, seed) in enumerate(
+        zip(problems, tables, map(seeds.__getitem__, separate), strict=True)
+    ):
+        if resample == "rows":
+            chunks = resample_weights(len(table), bootstrap, seed)
+            weights.append(np.concatenate([np.empty((0, len(table))), *chunks]))
+            losses.append(np.broadcast_to(part.z, weights[-1].shape))
         else:
-            simulation = simulated(problem, objective.own(best, k), table, plan)
-            losses.append(np.log(simulation) - problem.means[2])
-            weights.append(np.ones_like(simulation))
+            spread, fitted = spread_about_surface(part, objective.own(best, k), table)
+            generator = np.random.default_rng(seed)
+            drawn = draw_losses(table, spread, resample, bootstrap, generator, about=fitted)
+            losses.append(np.log(drawn) - part.means[2])
+            weights.append(np.ones_like(drawn))
     weight_Rn, z_Rn = np.concatenate(weights, axis=1), np.concatenate(losses, axis=1)
-    theta_Rp, late = np.empty((len(weight_Rn), best.shape[1])), 0
+    theta_Rp, unfinished = np.empty((len(weight_Rn), best.shape[1])), 0
     chunk = chunk_rows(objective.num_runs)
     for first in range(0, len(weight_Rn), chunk):
-        rows = slice(first, min(first + chunk, len(weight_Rn)))
-        start = np.repeat(best, rows.stop - rows.start, axis=0)
+        part_R = slice(first, min(first + chunk, len(weight_Rn)))
+        start = np.repeat(best, part_R.stop - part_R.start, axis=0)
         with np.errstate(over="ignore", invalid="ignore"):
-            ended = minimise(objective, start, weight_Rn[rows], delta, tolerance=1e-10, z_Rn=z_Rn[rows])
-        theta_Rp[rows] = ended.theta_Rp
-        late += int(np.sum(~ended.converged_R))
-    return theta_Rp, late
+            ended = minimise(objective, start, weight_Rn[part_R], delta, tolerance=1e-10, z_Rn=z_Rn[part_R])
+        theta_Rp[part_R] = ended.theta_Rp
+        unfinished += int(np.sum(~ended.converged_R))
+
+    # how much one E costs: the joint objective against the sum of the separate ones
+    rows = np.concatenate([best, theta_Rp])
+    apart = sum(law.objective for law in laws)
+    exact = objective.num_runs * delta * ROUNDING
+    excess = max(value / apart - 1, 0.0) if apart > exact else 0.0
+    sentence = (
+        f"E shared by {len(laws)} families; their joint objective is {excess:.1%} above that of separate ones"
+        + (f"; {unfinished} of {bootstrap} resamples did not converge" if unfinished else "")
+    )
+    joint = {}
+    for k, (name, law) in enumerate(separate.items()):
+        thetas = problems[k].natural(objective.own(rows, k))
+        thetas[:, 0] = np.exp(rows[:, 0])  # the same to the bit
+        thetas.flags.writeable = False
+        options = {**law.options, "bootstrap": bootstrap, "resample": resample, "shared_E": sorted(separate)}
+        joint[name] = replace(law, thetas=thetas, options=options, sentence=sentence)
+    ratio = 0.0
+    if excess > 0:
+        num_runs = objective.num_runs
+        ratio = huber_deviance(value, num_runs, delta) - huber_deviance(apart, num_runs, delta)
+    return Shared(laws=joint, excess=excess, p=float(chdtrc(len(laws) - 1, max(ratio, 0.0))))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,12 @@ import pandas as pd
 from analysis.comparison.equal_loss import exponent_differences, multiplier_curve, savings
 from analysis.comparison.joint import fit_shared_E
 from analysis.errors import UserError
-from analysis.estimate import shortest, spread
+from analysis.estimate import spread
 from analysis.frontier import Curve
 from analysis.laws import fit_law
 from analysis.laws.result import Law
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from analysis.plotted import Plotted
+from analysis.text import flops_text, interval_text, number_text
 
 SEARCH_BEYOND = 1e3
 """Crossovers are looked for up to this factor below and above the budgets with data."""
@@ -58,9 +57,10 @@ CROSSOVER_COLUMNS = ("family", "reference", "flops", "low", "high", "loss", "sha
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Comparison:
+class Comparison(Plotted):
     """Compute multipliers and crossovers of families against a reference, from one law per family."""
 
+    figure: ClassVar[str] = "compare"
     reference: str
     method: str
     laws: Mapping[str, Law]
@@ -85,6 +85,17 @@ class Comparison:
         `analysis.comparison.equal_loss.savings`."""
         return savings(self.multipliers)
 
+    @property
+    def measured_crossovers(self) -> pd.DataFrame:
+        """The crossovers within the budgets of one of the two families at least; of the others no run says
+        anything."""
+        ranges = {name: law.flops_range for name, law in self.laws.items()}
+        inside = [
+            min(ranges[a][0], ranges[b][0]) / SAME <= flops <= max(ranges[a][1], ranges[b][1]) * SAME
+            for a, b, flops in self.crossovers[["family", "reference", "flops"]].itertuples(index=False)
+        ]
+        return self.crossovers[inside].reset_index(drop=True)
+
     def curve(self, family: str, points: int = 60) -> pd.DataFrame:
         """The multiplier of one family over the loss, with its band (`comparison.equal_loss`). UserError
         names the families there are."""
@@ -92,12 +103,6 @@ class Comparison:
         if family not in others:
             raise UserError(f"family = {family!r} is not compared; choose one of {', '.join(others)}")
         return multiplier_curve(family, self.laws[family], self.reference, self.laws[self.reference], points)
-
-    def plot_curves(self) -> go.Figure:
-        """The multipliers over the loss with their bands, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.multiplier_curves(self)
 
     def summary(self) -> pd.DataFrame:
         """One row per family: exponents of its frontier, and its multiplier at its smallest and largest
@@ -117,12 +122,6 @@ class Comparison:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def plot(self) -> go.Figure:
-        """Multipliers over the budgets, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.compare(self)
-
     def __str__(self) -> str:
         lines = [
             f"compute over {self.reference} at equal loss, from the {self.method} law of each family",
@@ -130,10 +129,10 @@ class Comparison:
         ]
         for row in self.multipliers.to_dict(orient="records"):
             lines.append(f"  {row['family']:<12} {_multiplier_text(row)}")
-        for row in self.crossovers.to_dict(orient="records"):
-            ends = "" if row["low"] is None else f" [{shortest(row['low'], 3)}, {shortest(row['high'], 3)}]"
+        for row in self.measured_crossovers.to_dict(orient="records"):
+            at = interval_text(row["flops"], row["low"], row["high"], flops_text)
             where = ", extrapolated" if row["extrapolated"] else ""
-            lines.append(f"  {row['family']} meets {self.reference} at {row['flops']:.3g}{ends} FLOPs{where}")
+            lines.append(f"  {row['family']} meets {self.reference} at {at} FLOPs{where}")
         lines += [f"  {text}" for text in _differing(self.exponents)]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
@@ -157,11 +156,10 @@ class Comparison:
 
 
 def _multiplier_text(row: Any) -> str:
-    ends = "" if row["low"] is None else f" [{shortest(row['low'], 3)}, {shortest(row['high'], 3)}]"
     where = ", extrapolated" if row["extrapolated"] else ""
     return (
-        f"{shortest(row['multiplier'], 3)}x{ends} at loss {row['at_loss']:.3f} "
-        f"(its budget {row['at_flops']:.3g} FLOPs{where})"
+        f"{interval_text(row['multiplier'], row['low'], row['high'], unit='x')} at loss {row['at_loss']:.3f} "
+        f"(its budget {flops_text(row['at_flops'])} FLOPs{where})"
     )
 
 
@@ -429,9 +427,9 @@ def _disagreements(multipliers: pd.DataFrame, checks: pd.DataFrame) -> list[str]
         row = rows.loc[rows["multiplier_other"].div(rows["multiplier"]).map(np.log).abs().idxmax()]
         found.append(
             f"{name}: the form of the law matters more than the noise at {len(rows)} budgets; at "
-            f"{row['at_flops']:.3g} "
-            f"FLOPs the {row['law_other']} law gives {shortest(row['multiplier_other'], 3)}x, the "
-            f"{row['law']} law {shortest(row['multiplier'], 3)}x"
+            f"{flops_text(row['at_flops'])} "
+            f"FLOPs the {row['law_other']} law gives {number_text(row['multiplier_other'])}x, the "
+            f"{row['law']} law {number_text(row['multiplier'])}x"
         )
     return found
 

@@ -34,7 +34,12 @@ def _column(values: pd.Series) -> dict[str, Any] | None:
     if values.dtype.kind == "M":
         seconds = (values - _epoch()).dt.total_seconds()
         return _numbers([None if x != x else round(x) for x in seconds.tolist()])
-    if values.dtype.kind in "fiu":
+    if values.dtype.kind in "iu":  # every digit counts, of a seed for one; a page reads 2^53 at most
+        whole = [None if x != x else int(x) for x in values.astype(object).where(values.notna()).tolist()]
+        if max(abs(x or 0) for x in whole) < 2**53:
+            return _numbers(whole)
+        return _texts([None if x is None else str(x) for x in whole])
+    if values.dtype.kind == "f":
         return _numbers([plain_number(x) for x in values.astype("float64").tolist()])
     if values.dtype.kind == "b":
         return _numbers([int(x) for x in values.tolist()])

@@ -226,11 +226,12 @@ def compared(frame: pd.DataFrame, names: list[str], bootstrap: int) -> Iterator[
 def comparison_told(found: Any) -> dict[str, Any]:
     from analysis import figures
 
+    shown = figures.compare_table(found)
     return {
         "method": found.method,
-        "multipliers": records(figures.compare_table(found), 5),
-        "curves": table(figures.multiplier_curves_table(found), 5),
-        "crossovers": records(found.crossovers, 5),
+        "multipliers": records(shown[shown["kind"] == "budget"].drop(columns="kind"), 5),
+        "curves": table(shown[shown["kind"] == "curve"].drop(columns="kind"), 5),
+        "crossovers": records(found.measured_crossovers, 5),
         "checks": records(found.checks, 5),
         "exponents": records(found.exponents, 4),
         "warnings": list(found.warnings),

@@ -23,11 +23,11 @@ from analysis.dashboard.board import Board
 from analysis.dashboard.security import OWN_STYLES
 from analysis.figures import axes
 from analysis.figures.theme import (
-    BUDGET_RAMP,
     FAMILY_STYLES,
     FONT,
     NEUTRAL,
     PALETTES,
+    RAMP,
     SPARE_SYMBOLS,
     template_layout,
 )
@@ -56,10 +56,10 @@ def look() -> str:
             "families": {n: {"colour": s.colour, "symbol": s.symbol} for n, s in FAMILY_STYLES.items()},
             "neutral": NEUTRAL,
             "spare": SPARE_SYMBOLS,
-            "ramp": BUDGET_RAMP,
+            "ramp": RAMP["light"],
             "templates": {theme: template_layout(theme) for theme in PALETTES},
             "titles": {"loss": axes.LOSS, "compute": axes.COMPUTE, "tokens": axes.TOKENS,
-                       "ratio": axes.TOKENS_PER_PARAM, "training": axes.TRAINING_LOSS},
+                       "ratio": axes.TOKENS_PER_PARAM, "training": "Training objective (nats per token)"},
         }
     )  # fmt: skip
 

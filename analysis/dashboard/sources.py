@@ -223,18 +223,18 @@ def spec_of(store: str, sweep: str | None = None, families: list[str] | None = N
         if name not in set(published.tables()["name"]):
             published.runs(name)  # raises, naming the tables there are
         return {"source": "analysis.dashboard.sources:PublishedSource", "options": {"name": name}}
-    from analysis.table.mlflow import require_answer, sqlite_file, sqlite_uri
+    from analysis.table.mlflow import require_answer
     from analysis.table.runs import kind_of
 
     kind, place = kind_of(store)
     if kind == "server":
         require_answer(place)
-    path = sqlite_file(place)
+    path = Path(place.removeprefix("sqlite:///"))
     if kind in ("file", "sqlite") and not path.is_file():
         raise UserError(f"store {store}: the file {path} does not exist; give another with --store")
     if kind in ("file", "sqlite"):
         path = path.resolve()
-        store = sqlite_uri(path) if kind == "sqlite" else str(path)
+        store = f"sqlite:///{path}" if kind == "sqlite" else str(path)
     options = {"store": store, "sweep": sweep, "families": list(families or [])}
     return {"source": "analysis.dashboard.sources:StoreSource", "options": options}
 
@@ -243,13 +243,12 @@ def files_of(store: str) -> tuple[Path, ...]:
     """Files that change when the store does; none where it has to be asked."""
     if store.startswith(PUBLISHED):
         return ()
-    from analysis.table.mlflow import sqlite_file
     from analysis.table.runs import kind_of
 
     kind, place = kind_of(store)
     if kind not in ("file", "sqlite"):
         return ()
-    path = sqlite_file(place).absolute()
+    path = Path(place.removeprefix("sqlite:///")).absolute()
     return path, path.with_name(f"{path.name}-wal")
 
 
@@ -257,12 +256,11 @@ def title_of(store: str) -> str:
     """A short name for the page."""
     if store.startswith(PUBLISHED):
         return store.removeprefix(PUBLISHED)
-    from analysis.table.mlflow import sqlite_file
     from analysis.table.runs import kind_of
     from analysis.text import without_secrets
 
     kind, place = kind_of(store)
     if kind not in ("file", "sqlite"):
         return without_secrets(place)
-    path = sqlite_file(place)
+    path = Path(place.removeprefix("sqlite:///"))
     return path.parent.name or "runs" if path.stem == "mlflow" else path.stem

@@ -28,6 +28,12 @@ panel ("x2 domain", or data), so a page may move panels by their axes' `domain` 
 JSON: "#rrggbb" and "rgba(r, g, b,"): replace them in the JSON text, and use the template of that theme.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 from analysis.figures.curves import loss_curves, loss_curves_table
 from analysis.figures.diagnostics import (
     draws,
@@ -39,7 +45,7 @@ from analysis.figures.diagnostics import (
 )
 from analysis.figures.frontiers import frontier, frontier_table
 from analysis.figures.isoflops import isoflop, isoflop_table
-from analysis.figures.multipliers import compare, compare_table, multiplier_curves, multiplier_curves_table
+from analysis.figures.multipliers import compare, compare_table
 from analysis.figures.published_laws import against, against_table
 from analysis.figures.residuals import surface_residuals, surface_residuals_table
 from analysis.figures.rollouts import rollout, rollout_table
@@ -47,11 +53,17 @@ from analysis.figures.saving import page, save
 from analysis.figures.schedules import schedule
 from analysis.figures.theme import set_theme
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 __all__ = [
+    "FIGURES",
+    "Kind",
     "against",
     "against_table",
     "compare",
     "compare_table",
+    "drawn",
     "draws",
     "draws_table",
     "frontier",
@@ -62,8 +74,6 @@ __all__ = [
     "isoflop_table",
     "loss_curves",
     "loss_curves_table",
-    "multiplier_curves",
-    "multiplier_curves_table",
     "page",
     "rollout",
     "rollout_table",
@@ -75,3 +85,58 @@ __all__ = [
     "variants",
     "variants_table",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A figure there is."""
+
+    draw: Callable[..., go.Figure]
+    of: str
+    """What it is drawn of, by the name it has in `drawn`."""
+    shows: str
+    in_report: bool = False
+
+
+FIGURES: Mapping[str, Kind] = {
+    "isoflop": Kind(
+        draw=isoflop, of="isoflop", in_report=True,
+        shows="loss against size at every budget, with parabolas and minima",
+    ),
+    "frontier": Kind(
+        draw=frontier, of="laws", in_report=True,
+        shows="loss, size, tokens and tokens per parameter of the best run at every budget",
+    ),
+    "loss_curves": Kind(
+        draw=loss_curves, of="runs", in_report=True,
+        shows="the training objective along runs, and the held-out bound at their end",
+    ),
+    "compare": Kind(
+        draw=compare, of="comparison", in_report=True,
+        shows="compute of families over a reference at equal loss",
+    ),
+    "against": Kind(draw=against, of="beside", shows="a law beside published ones"),
+    "surface_residuals": Kind(draw=surface_residuals, of="surface", shows="how far runs lie from a surface"),
+    "variants": Kind(draw=variants, of="diagnosis", shows="the same runs fitted otherwise"),
+    "influence": Kind(
+        draw=influence, of="diagnosis", shows="leverage of every run, and the law without it"
+    ),
+    "draws": Kind(draw=draws, of="diagnosis", shows="resamples of a surface's parameters against each other"),
+    "rollout": Kind(
+        draw=rollout, of="rollout", shows="how far laws of the cheaper runs are off the more expensive ones"
+    ),
+    "schedule": Kind(draw=schedule, of="schedule", shows="which run of a sweep runs on which GPU, and when"),
+}  # fmt: skip
+
+
+def drawn(report: bool = False, **material: Any) -> dict[str, go.Figure]:
+    """Every figure that can be drawn of `material`, by name; with `report` those alone that a report shows.
+
+    material: by the name a `Kind` has in `of`, what its function takes; a tuple is several arguments.
+    """
+    figures = {}
+    for name, kind in FIGURES.items():
+        if kind.of in material and (kind.in_report or not report):
+            given = material[kind.of]
+            figures[name] = kind.draw(*(given if isinstance(given, tuple) else (given,)))
+    return figures

@@ -1,4 +1,4 @@
-"""Axes and numbers of the figures: ticks of logarithmic axes, sensible digits, and the words for the units.
+"""Axes of the figures: ticks of logarithmic axes, and the words for the units.
 
 Ticks of a logarithmic axis are chosen here instead of by Plotly, whose own choice ("2", "5", "1B", "2", ...)
 is hard to read, and so that the page and the printed picture have the same ones.
@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from analysis.text import flops_text, is_missing, without_zeros
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOSS = "Held-out bound (nats per token)"
 LOSS_DIGITS = ".2f"
-TRAINING_LOSS = "Training loss (nats per token)"
 COMPUTE = "Training compute (FLOPs)"
-PARAMS = "Parameters without embeddings"
 TOKENS = "Training tokens"
 TOKENS_PER_PARAM = "Training tokens per parameter"
 
+PARAMS = {
+    "params_total": "Parameters",
+    "params_non_embedding": "Parameters without embeddings",
+    "params_body": "Parameters of the transformer blocks",
+}
 LABELS_WIDE = 10.0
 """Labels that fit along an axis as wide as the whole figure."""
 _STEPS = (
@@ -28,45 +36,6 @@ _STEPS = (
     (1.0,),
 )
 _FEWEST = 3
-_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-
-
-def flops_text(flops: float) -> str:
-    """A budget as it is written everywhere: 3.0e+11 -> "3.0e11"."""
-    mantissa, exponent = f"{flops:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def count_text(count: float, digits: int = 3) -> str:
-    """A number of parameters or tokens: 163055232 -> "163M"; beyond 10^15 in e-notation."""
-    if not math.isfinite(count) or count >= 1e15:
-        return f"{count:.{digits - 1}e}".replace("e+", "e")
-    rounded = float(f"{count:.{digits}g}")
-    for size, letter in _UNITS:
-        if rounded >= size:
-            return f"{rounded / size:g}{letter}"
-    return f"{rounded:g}"
-
-
-def number_text(value: float, digits: int = 3) -> str:
-    """A plain number with that many significant digits: no exponent between 0.001 and 100000."""
-    if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e5:
-        rounded = float(f"{value:.{digits}g}")
-        return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:g}"
-    return f"{value:.{digits - 1}e}".replace("e+", "e")
-
-
-def interval_text(value: float, low: object, high: object, text: Callable[[float], str]) -> str:
-    """ "163M [150M, 178M]", or the number alone where there is no interval."""
-    ends = (low, high)
-    if any(is_missing(end) for end in ends):
-        return text(value)
-    return f"{text(value)} [{text(float(low))}, {text(float(high))}]"  # type: ignore[arg-type]
-
-
-def is_missing(value: object) -> bool:
-    """None, NaN or pandas.NA."""
-    return value is None or type(value).__name__ == "NAType" or value != value
 
 
 def log_ticks(low: float, high: float, room: float = LABELS_WIDE) -> tuple[list[float], list[float]]:
@@ -129,7 +98,7 @@ def log_axis(
         "range": [low, high],
         "tickmode": "array",
         "tickvals": labelled,
-        "ticktext": [text(tick) for tick in labelled],
+        "ticktext": [without_zeros(text(tick)) for tick in labelled],
         "minor": {
             "tickmode": "array",
             "tickvals": unlabelled,
@@ -141,5 +110,39 @@ def log_axis(
 
 
 def compute_text(flops: float) -> str:
-    """A tick of a compute axis: 3e19, and 1.5e19 where there are such."""
-    return flops_text(flops).replace(".0e", "e")
+    """A budget as a label: 3e19, and 1.5e19 where there are such."""
+    return without_zeros(flops_text(flops))
+
+
+def params_title(tables: Iterable[pd.DataFrame]) -> str:
+    """What the parameters of these runs are: the count among the columns that column params equals."""
+    titles = set()
+    for runs in tables:
+        same = (
+            text for name, text in PARAMS.items() if name in runs and (runs[name] == runs["params"]).all()
+        )
+        titles.add(next(same, "Parameters"))
+    return titles.pop() if len(titles) == 1 else "Parameters"
+
+
+def compute_axis(
+    title: str, budgets: Iterable[float], values: Iterable[float], room: float = 10, beyond: float = 0.0
+) -> dict[str, Any]:
+    """A logarithmic axis of compute whose ticks stand at the budgets, and at powers of ten beyond them.
+
+    Of budgets too close for their labels, the ends and then the larger ones are labelled; `beyond` is extra
+    room at the right, as a share of the axis.
+    """
+    axis = log_axis(title, values, compute_text, pad=0.03, room=room)
+    low, high = axis["range"]
+    high += beyond * (high - low)
+    at = sorted({float(budget) for budget in budgets}, reverse=True)
+    at = at[:1] + at[-1:] * (len(at) > 1) + at[1:-1]  # the ends first
+    tens = [10.0**ten for ten in range(math.ceil(low), math.floor(high) + 1)]
+    labelled: list[float] = []
+    for tick in [*at, *(ten for ten in tens if not at or ten > max(at) or ten < min(at))]:
+        if all(abs(math.log10(tick / other)) >= (high - low) / room for other in labelled):
+            labelled.append(tick)
+    minor = axis["minor"] | {"tickvals": sorted(set(at) - set(labelled))}
+    texts = [compute_text(tick) for tick in sorted(labelled)]
+    return axis | {"range": [low, high], "tickvals": sorted(labelled), "ticktext": texts, "minor": minor}

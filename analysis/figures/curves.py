@@ -1,12 +1,13 @@
-"""Training loss along runs."""
+"""Losses along runs: the training objective, and the held-out bound at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
 from analysis.figures import axes, parts, theme
+from analysis.text import count_text, flops_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 MAX_CURVE_POINTS = 60
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": (axes.COMPUTE, axes.compute_text),
-    "tokens": (axes.TOKENS, axes.count_text),
+    "tokens": (axes.TOKENS, count_text),
 }
-NO_BUDGET = "unknown"
+ROW_PX = 270
 
 
 def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> pd.DataFrame:
@@ -44,96 +45,79 @@ def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flo
 
 
 def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> go.Figure:
-    """Training loss along every run, from `analysis.table.runs.loss_curves`; `x` is "flops" or "tokens".
+    """Training objective along every run, from `analysis.table.runs.loss_curves`; `x` is "flops" or "tokens".
 
-    Colours are families, or budgets where there is one family only. The marker at the end is the held-out
-    bound of a finished run; a run that did not finish has none.
+    The held-out bound of finished runs is in a panel of its own: the objective is no estimate of it. Colours
+    are families, or budgets where there is one family only.
     """
     table = loss_curves_table(runs, curves, x=x)
+    runs = parts.with_labels(runs)
     finished = runs["status"] == "finished" if "status" in runs.columns else True
-    ended = parts.with_labels(runs[runs["loss"].notna() & finished])
+    ended = runs[runs["loss"].notna() & finished]
     families = theme.family_order(runs["family"].dropna().unique()) if "family" in runs.columns else []
     several = len(families) > 1
-    group_of, styles = _by_family(runs, families) if several else _by_budget(runs, families)
-    figure = parts.panels(1, 1)
-    for group, style in styles.items():
-        traces = [
-            _curve(curve, x, group, style)
-            for key, curve in table.groupby("key", sort=False)
-            if group_of[key] == group
-        ]
-        bounds = ended[[group_of[key] == group for key in ended["key"]]]
-        parts.add(figure, [parts.line_entry(group, style), *traces, _bounds(bounds, x, group, style)], 1, 1)
-    title, text = SCALES[x]
-    figure.update_xaxes(**axes.log_axis(title, [*table[x], *ended[x]], text))
-    losses = [*table["loss"], *ended["loss"]]
-    figure.update_yaxes(**axes.log_axis(axes.TRAINING_LOSS, losses, axes.number_text, room=8))
-    return parts.finish(
-        figure,
-        parts.titled("Training loss", "" if several else "".join(families)),
-        "Lines: training objective, means over short stretches. Markers: held-out bound of finished runs",
-        height=600,
-        legend="Family" if several else "Budget (FLOPs)",
-    )
-
-
-def _by_family(runs: pd.DataFrame, families: list[str]) -> tuple[dict[str, str], dict[str, theme.Style]]:
-    """Legend group of every key, and the style of every group."""
-    group_of = {key: str(family) for key, family in zip(runs["key"], runs["family"], strict=True)}
-    return group_of, {family: theme.family_style(family) for family in families}
-
-
-def _by_budget(runs: pd.DataFrame, families: list[str]) -> tuple[dict[str, str], dict[str, theme.Style]]:
-    budgets = runs["budget" if "budget" in runs.columns else "flops"]
-    known = sorted(budgets.dropna().unique())
+    budgets = runs["budget" if "budget" in runs.columns else "flops"].astype(float)
+    named = sorted(budgets.dropna().unique())
     symbol = theme.family_style("".join(families)).symbol
-    colours = theme.budget_colours(len(known))
-    styles = {
-        axes.flops_text(budget): theme.Style(colour=colour, symbol=symbol)
-        for budget, colour in zip(known, colours, strict=True)
-    }
-    if budgets.isna().any():
-        styles[NO_BUDGET] = theme.Style(colour=theme.NEUTRAL, symbol=symbol)
-    group_of = {
-        key: NO_BUDGET if axes.is_missing(budget) else axes.flops_text(budget)
-        for key, budget in zip(runs["key"], budgets, strict=True)
-    }
-    return group_of, styles
+    colours, entries = parts.budget_entries(named, symbol)
+    if several:
+        entries = [parts.entry(theme.family_style(name), lines=True, family=name) for name in families]
+    elif budgets.isna().any():
+        grey = theme.Style(colour=theme.NEUTRAL, symbol=symbol)
+        entries.append(parts.entry(grey, lines=False, group="unknown"))
+    objectives = sorted(runs["objective"].dropna().unique()) if "objective" in runs.columns else []
+    name = f"{parts.safe(objectives[0]).replace('_', '-')} objective" if len(objectives) == 1 else "objective"
 
-
-def _curve(curve: pd.DataFrame, x: str, group: str, style: theme.Style) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    return go.Scatter(
-        x=curve[x],
-        y=curve["loss"],
-        mode="lines",
-        line={"color": style.colour, "width": 1.3},
-        opacity=0.85,
-        name=group,
-        legendgroup=group,
-        showlegend=False,
-        hoverinfo="text",
-        hovertext=[
-            f"<b>{parts.safe(row['label'])}</b><br>"
-            f"training loss {row['loss']:.4f} (mean of {row['points']} up to step {row['step']:,.0f})<br>"
-            f"{axes.count_text(row['tokens'])} tokens, {axes.flops_text(row['flops'])} FLOPs"
-            for row in curve.to_dict(orient="records")
-        ],
+    figure = parts.panels(2, 1, row_px=ROW_PX)
+    parts.add(figure, entries)
+    lines, ends = [], []
+    of_key = dict(tuple(table.groupby("key", sort=False)))
+    for run, budget in zip(runs.to_dict(orient="records"), budgets, strict=True):
+        style = theme.family_style(run["family"]) if several else theme.Style(
+            colour=theme.NEUTRAL if is_missing(budget) else colours[budget], symbol=symbol
+        )  # fmt: skip
+        tags: dict[str, Any] = {
+            "family": run.get("family"),
+            "budget": None if is_missing(budget) else budget,
+            "group": parts.safe(run["family"]) if several
+            else "unknown" if is_missing(budget) else flops_text(budget),
+        }  # fmt: skip
+        if run["key"] in of_key:
+            curve = of_key[run["key"]]
+            look = {"color": style.colour, "width": 1.3}
+            texts = [
+                f"<b>{parts.safe(run['label'])}</b><br>{name} {row['loss']:.4f} (mean of {row['points']} "
+                f"up to step {row['step']:,.0f})<br>{count_text(row['tokens'])} tokens, "
+                f"{flops_text(row['flops'])} FLOPs"
+                for row in curve.to_dict(orient="records")
+            ]
+            line = parts.scatter("line", curve[x], curve["loss"], text=texts, mode="lines", line=look, **tags)
+            line.customdata = [str(run["key"])] * len(curve)
+            lines.append(line.update(opacity=0.85))
+        own = ended[ended["key"] == run["key"]]
+        if len(own):
+            texts = [parts.run_text(run, run["flops"])]
+            look = parts.marker(style.colour, style.symbol, 8)
+            ends.append(
+                parts.scatter(
+                    "points", own[x], own["loss"], keys=own, text=texts, mode="markers", marker=look, **tags
+                )
+            )
+    parts.add(figure, lines, 1, 1)
+    parts.add(figure, ends, 2, 1)
+    title, text = SCALES[x]
+    values = [*table[x], *ended[x]]
+    for row in (1, 2):
+        figure.update_xaxes(**axes.log_axis(title if row == 2 else "", values, text), row=row, col=1)
+    figure.update_xaxes(matches="x", row=2, col=1)
+    y_title = f"Training {name}<br>(nats per token, not the bound)"
+    y_axis = axes.log_axis(y_title, table["loss"], number_text, room=6)
+    figure.update_yaxes(**y_axis, row=1, col=1)
+    figure.update_yaxes(title_text=axes.LOSS, tickformat=axes.LOSS_DIGITS, row=2, col=1)
+    caption = (
+        f"Above: the training {name}, means over short stretches of each run; not comparable with the bound. "
+        "Below: held-out bound of finished runs."
     )
-
-
-def _bounds(ended: pd.DataFrame, x: str, group: str, style: theme.Style) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    return go.Scatter(
-        x=ended[x].tolist(),
-        y=ended["loss"].tolist(),
-        mode="markers",
-        marker=parts.marker(style.colour, style.symbol, 8),
-        name=group,
-        legendgroup=group,
-        showlegend=False,
-        hoverinfo="text",
-        hovertext=[parts.run_text(run, run["flops"]) for run in ended.to_dict(orient="records")],
-    )
+    title = parts.titled("Losses along runs", "" if several else "".join(families))
+    legend = "" if several else "Budget (FLOPs)"
+    return parts.finish(figure, "loss_curves", title, caption, parts.run_provenance([runs]), legend=legend)

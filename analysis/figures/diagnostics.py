@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.figures import axes, parts, theme
+from analysis.text import is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from analysis.checks.diagnostics import Diagnosis
 
 MOST_DRAWS = 2000
-ROW_PX, FRAME_PX = 26, 190
+ROW_PX = 26
 NAMED = 3
 LETTER_PX = 7.5
 PAIRS = (("alpha", "A"), ("beta", "B"), ("alpha", "E"))
@@ -37,58 +39,41 @@ def variants(diagnosis: Diagnosis, check: str | None = None) -> go.Figure:
     shown = [("Exponent of N* in compute", law.exponents["params"], table["exponent"])]
     if table["E"].notna().any() and hasattr(law, "E"):
         shown.append(("E (nats per token)", law.E, table["E"]))
-    figure = parts.panels(1, len(shown))
+    figure = parts.panels(1, len(shown), row_px=ROW_PX * (len(labels) + 1) + 20)
     colour = theme.family_style(law.family).colour
-    for column, (title, own, others) in enumerate(shown, start=1):
-        if own.low is not None and own.high is not None:
-            figure.add_trace(_band(own.low, own.high, len(labels)), row=1, col=column)
-        figure.add_trace(_dots([float(own), *others], labels, colour), row=1, col=column)
-        figure.update_xaxes(title_text=title, row=1, col=column)
     places = [-place for place in range(len(labels))]
-    figure.update_yaxes(tickvals=places, ticktext=[""] * len(places), range=[0.6 - len(labels), 0.6])
+    for column, (title, own, others) in enumerate(shown, start=1):
+        values = [None if is_missing(value) else float(value) for value in (float(own), *others)]
+        traces, ends = [], [value for value in values if value is not None]
+        if own.low is not None and own.high is not None:
+            top, bottom = 0.6, 0.5 - len(labels)
+            area = ([own.low, own.high], [bottom, bottom], [top, top])
+            traces += parts.band(*area, (-math.inf, math.inf), theme.NEUTRAL, family=law.family)
+            ends += [own.low, own.high]
+            note = f"{law.level:.0%} interval of the law"
+            figure.add_annotation(
+                text=note, x=(own.low + own.high) / 2, y=1, yref=f"y{column if column > 1 else ''} domain",
+                xref=f"x{column if column > 1 else ''}", yanchor="top", font={"size": theme.FONT_PX - 3},
+            )  # fmt: skip
+        texts = [
+            f"{label}: {'none' if value is None else number_text(value, 4)}"
+            for label, value in zip(labels, values, strict=True)
+        ]
+        look = parts.marker(colour, ["diamond", *["circle"] * (len(labels) - 1)], 9)
+        traces.append(
+            parts.scatter(
+                "reference", values, places, family=law.family, text=texts, mode="markers", marker=look
+            )
+        )
+        parts.add(figure, traces, 1, column)
+        pad = 0.12 * (max(ends) - min(ends)) or 0.01  # so that the ends of the band are seen
+        figure.update_xaxes(title_text=title, range=[min(ends) - pad, max(ends) + pad], row=1, col=column)
+    figure.update_yaxes(tickvals=places, ticktext=[""] * len(places), range=[0.5 - len(labels), 1.3])
     figure.update_yaxes(ticktext=labels, row=1, col=1)
-    note = (
-        f"Band: {law.level:.0%} interval of the law as fitted"
-        if law.exponents["params"].low is not None
-        else ""
-    )
+    caption = "Diamond: the law as fitted. Circles: the same runs fitted otherwise."
     title = parts.titled("The same runs fitted otherwise", law.family or "")
-    finished = parts.finish(figure, title, note, height=FRAME_PX + ROW_PX * len(labels))
+    finished = parts.finish(figure, "variants", title, caption, parts.law_provenance([law]))
     return finished.update_layout(margin={"l": round(LETTER_PX * max(map(len, labels)) + 20)})
-
-
-def _band(low: float, high: float, num_rows: int) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    top, bottom = 0.5, 0.5 - num_rows
-    return go.Scatter(
-        x=[low, high, high, low],
-        y=[top, top, bottom, bottom],
-        mode="lines",
-        line={"width": 0},
-        fill="toself",
-        fillcolor=theme.see_through(theme.NEUTRAL, 0.16),
-        showlegend=False,
-        hoverinfo="skip",
-    )
-
-
-def _dots(values: list[Any], labels: list[str], colour: str) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    shown = [None if axes.is_missing(value) else float(value) for value in values]
-    return go.Scatter(
-        x=shown,
-        y=[-place for place in range(len(labels))],
-        mode="markers",
-        marker=parts.marker(colour, ["diamond", *["circle"] * (len(labels) - 1)], 9),
-        showlegend=False,
-        hoverinfo="text",
-        hovertext=[
-            f"{label}: {'none' if value is None else axes.number_text(value, 4)}"
-            for label, value in zip(labels, shown, strict=True)
-        ],
-    )
 
 
 def influence_table(diagnosis: Diagnosis) -> pd.DataFrame:
@@ -105,37 +90,34 @@ def influence(diagnosis: Diagnosis) -> go.Figure:
 
     The runs that move it most are named by their row in the table.
     """
-    import plotly.graph_objects as go
-
     table = influence_table(diagnosis)
-    style = theme.family_style(diagnosis.law.family)
+    law = diagnosis.law
+    style = theme.family_style(law.family)
     named = set(table["exponent_change"].abs().nlargest(NAMED).index)
-    figure = parts.panels(1, 1)
-    figure.add_trace(
-        go.Scatter(
-            x=table["leverage"],
-            y=table["exponent_change"],
-            mode="markers+text",
-            marker=parts.marker(
-                style.colour, [style.symbol + ("-open" if out else "") for out in table["outlier"]], 9
-            ),
-            text=[f"row {row}" if row in named else "" for row in table.index],
-            textposition="top center",
-            textfont={"size": theme.FONT_PX - 3, "color": style.colour},
-            showlegend=False,
-            hoverinfo="text",
-            hovertext=[
-                _run_text(row, run)
-                for row, run in zip(table.index, table.to_dict(orient="records"), strict=True)
-            ],
-        )
-    )
+    records = list(zip(table.index, table.to_dict(orient="records"), strict=True))
+    figure = parts.panels(1, 1, row_px=380)
+    points = parts.scatter(
+        "points", table["leverage"], table["exponent_change"], family=law.family, keys=table,
+        text=[_run_text(row, run) for row, run in records], mode="markers",
+        marker=parts.marker(style.colour, parts.hollow(style.symbol, table["outlier"]), 9),
+    )  # fmt: skip
+    parts.add(figure, [points])
+    for row, run in records:
+        if row in named:
+            name = run["label"] or f"row {parts.safe(row)}"
+            figure.add_annotation(
+                text=name,
+                name=parts.belongs(law.family),
+                x=run["leverage"],
+                y=run["exponent_change"],
+                yshift=12,
+            )
     parts.level_line(figure, 0.0, "solid")
     figure.update_xaxes(title_text="Leverage (1: fitted by itself)", rangemode="tozero")
     figure.update_yaxes(title_text="Change of the exponent of N* without the run")
-    note = "Named: the runs that move it most" + (". Hollow: outliers" if table["outlier"].any() else "")
-    title = parts.titled("Influence of single runs", diagnosis.law.family or "")
-    return parts.finish(figure, title, note, height=520)
+    caption = "Named: the runs that move it most." + (" Hollow: outliers." if table["outlier"].any() else "")
+    title = parts.titled("Influence of single runs", law.family or "")
+    return parts.finish(figure, "influence", title, caption, parts.law_provenance([law]))
 
 
 def _run_text(row: object, run: Mapping[str, Any]) -> str:
@@ -171,29 +153,30 @@ def draws(diagnosis: Diagnosis) -> go.Figure:
 
     The dotted line in the last panel is the lowest loss; E above it means a wrong form.
     """
-    import plotly.graph_objects as go
-
     table = draws_table(diagnosis)
-    figure = parts.panels(1, len(PAIRS))
-    colour = theme.family_style(diagnosis.law.family).colour
+    law = diagnosis.law
+    figure = parts.panels(1, len(PAIRS), row_px=320)
+    colour = theme.family_style(law.family).colour
+    looks = {"resample": ("circle", 4, theme.NEUTRAL), "estimate": ("diamond", 11, colour)}
     for column, (x, y) in enumerate(PAIRS, start=1):
-        for kind, symbol, size, shade in (
-            ("resample", "circle", 4, theme.NEUTRAL),
-            ("estimate", "diamond", 11, colour),
-        ):
+        for kind, (symbol, size, shade) in looks.items():
             part = table[table["kind"] == kind]
-            points = go.Scatter(
-                x=part[x], y=part[y], mode="markers", marker=parts.marker(shade, symbol, size),
-                showlegend=False, hoverinfo="skip" if kind == "resample" else "x+y",
+            texts = [f"{x} {a:.4g}, {y} {b:.4g}" for a, b in zip(part[x], part[y], strict=True)]
+            dots = parts.scatter(
+                "reference", part[x], part[y], family=law.family, mode="markers",
+                marker=parts.marker(shade, symbol, size), text=texts if kind == "estimate" else None,
             )  # fmt: skip
-            figure.add_trace(points, row=1, col=column)
+            parts.add(figure, [dots], 1, column)
         figure.update_xaxes(title_text=x, row=1, col=column)
         if y == "E":
             figure.update_yaxes(title_text=y, row=1, col=column)
         else:
-            figure.update_yaxes(**axes.log_axis(y, table[y], axes.number_text), row=1, col=column)
-    lowest = float(diagnosis.law.runs["loss"].min())
+            figure.update_yaxes(**axes.log_axis(y, table[y], number_text), row=1, col=column)
+    lowest = float(law.runs["loss"].min())
     parts.level_line(figure, lowest, "dot", len(PAIRS))
-    title = parts.titled("Resamples of the parameters", diagnosis.law.family or "")
-    finished = parts.finish(figure, title, "Diamond: the estimate. Dotted: the lowest loss", height=460)
+    title = parts.titled("Resamples of the parameters", law.family or "")
+    caption = (
+        "Diamond: the estimate. Dots: resamples. Dotted: the lowest loss; E above it means a wrong form."
+    )
+    finished = parts.finish(figure, "draws", title, caption, parts.law_provenance([law]))
     return finished.update_layout(margin={"l": 100})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from analysis.figures import axes, parts, theme
+from analysis.text import count_text, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,14 +18,32 @@ if TYPE_CHECKING:
 
 EXTRAPOLATE = 10.0
 """A frontier is drawn up to this factor beyond its largest budget."""
-WIDEST_BAND = 30.0
+WIDEST_BAND = 10.0
 """A band further than this factor from its line does not stretch the axis."""
 PANELS = {
     "loss": axes.LOSS,
-    "params": axes.PARAMS,
+    "params": "Parameters",
     "tokens": axes.TOKENS,
     "tokens_per_param": axes.TOKENS_PER_PARAM,
 }
+ROW_PX = 300
+LONGEST_LABEL = 12
+PANEL_PX = (390.0, float(ROW_PX))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One law in the four panels. Its table has flops, every panel with _low and _high, and extrapolated."""
+
+    name: str
+    family: str | None
+    table: pd.DataFrame
+    style: theme.Style
+    level: float
+    dash: str = "solid"
+    law: Law | None = None
+    """The fitted law, whose runs, minima and power laws are shown with the line."""
+    with_runs: bool = True
 
 
 def frontier_table(law: Law, *, points: int = 60) -> pd.DataFrame:
@@ -43,78 +64,124 @@ def frontier(laws: Law | Mapping[str, Law]) -> go.Figure:
     """Loss, size, tokens and tokens per parameter of the best run at every budget, for one law or several.
 
     `laws` is a law, or laws by name: the family, or the method where they are laws of one family. Bands are
-    intervals; beyond the measured budgets lines are dashed. Points are the fitted minima, or, where a law has
-    no minima, the runs themselves (in the loss panel).
+    intervals; beyond the measured budgets lines are dashed. Points are measured: the best run of each budget.
+    Diamonds are the minima an IsoFLOP law was fitted to.
     """
     named = parts.named(laws)
-    tables = {name: frontier_table(law) for name, law in named.items()}
     styles = parts.styles(named)
-    figure = parts.panels(2, 2)
-    if len(named) > 1:
-        parts.add(figure, [parts.line_entry(parts.safe(name), style) for name, style in styles.items()], 1, 1)
-    for number, panel in enumerate(PANELS):
-        for name, law in named.items():
-            traces = [
-                *_lines(name, law, tables[name], panel, styles[name]),
-                _points(name, law, panel, styles[name]),
-            ]
-            for trace in traces:
-                trace.update(name=parts.safe(name), legendgroup=parts.safe(name), showlegend=False)
-            parts.add(figure, traces, number // 2 + 1, number % 2 + 1)
-    _set_axes(figure, named, tables)
-    note = "Dashed: beyond the measured budgets"
-    if any(table["loss_low"].notna().any() for table in tables.values()):
-        note = f"Bands: {next(iter(named.values())).level:.0%} intervals. {note}"
+    lines, drawn = [], set()
+    for name, law in named.items():
+        lines.append(
+            Line(
+                name=name, family=law.family or name, table=frontier_table(law), style=styles[name],
+                level=law.level, law=law, with_runs=law.sha256 not in drawn,
+            )
+        )  # fmt: skip
+        drawn.add(law.sha256)
+    figure = draw_lines(lines, axes.params_title(law.runs for law in named.values()))
+    words = ["Points: the best run of each budget."]
+    if any(len(_minima(law)) for law in named.values()):
+        words.append("Diamonds: minima of the IsoFLOP curves.")
+    if any(line.table["loss_low"].notna().any() for line in lines):
+        words.append(f"Bands: {lines[0].level:.0%} intervals.")
+    words.append("Dashed: beyond the measured budgets. C: training FLOPs.")
     families = {law.family or "" for law in named.values()}
     title = parts.titled("Compute-optimal frontier", families.pop() if len(families) == 1 else "")
-    return parts.finish(figure, title, note, height=780)
+    return parts.finish(figure, "frontier", title, " ".join(words), parts.law_provenance(named.values()))
 
 
-def _lines(name: str, law: Law, table: pd.DataFrame, panel: str, style: theme.Style) -> list[go.Scatter]:
-    """Band and line of one law in one panel, inside and beyond its budgets."""
-    import plotly.graph_objects as go
+def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
+    """Four panels with the lines, bands beneath them, points, formulas, and names at the ends."""
+    figure = parts.panels(2, 2, row_px=ROW_PX)
+    if len(lines) > 1:
+        for line in lines:
+            given = parts.entry(line.style, lines=True, family=line.family, group=parts.safe(line.name))
+            parts.add(figure, [given.update(line={"dash": line.dash})])
+    budgets = {flops for line in lines if line.law for flops in line.law.budget_flops}
+    flops = [value for line in lines for value in line.table["flops"]]
+    flops += [value for line in lines if line.law for value in line.law.runs["flops"]]
+    longest = max((len(line.name) for line in lines), default=0)
+    labelled = longest <= LONGEST_LABEL  # longer names stand in the legend alone, beside the same mark
+    label_room = 0.05 + (longest if labelled else 1) * parts.LABEL_CHARACTER_PX / PANEL_PX[0]
+    for number, (panel, title) in enumerate(PANELS.items()):
+        row, column = number // 2 + 1, number % 2 + 1
+        room = label_room if len(lines) > 1 else 0.0
+        x_axis = axes.compute_axis(axes.COMPUTE if row == 2 else "", budgets, flops, beyond=room)
+        y_values = [value for line in lines for value in _to_show(line.table, panel)]
+        for line in lines:
+            if line.law is not None:
+                y_values += [*parts.best_runs(line.law)[panel], *_minima(line.law)[panel].dropna()]
+        if panel == "loss":
+            margin = 0.06 * (max(y_values) - min(y_values)) or 0.05
+            limits = (min(y_values) - margin, max(y_values) + margin)
+            y_axis: dict[str, Any] = {
+                "title": {"text": title},
+                "tickformat": axes.LOSS_DIGITS,
+                "range": list(limits),
+            }
+        else:
+            text = number_text if panel == "tokens_per_param" else count_text
+            y_title = params_title if panel == "params" else title
+            y_axis = axes.log_axis(y_title, y_values, text, room=7)
+            limits = (10 ** y_axis["range"][0], 10 ** y_axis["range"][1])
+        parts.add(figure, [trace for line in lines for trace in _traces(line, panel, limits)], row, column)
+        figure.update_xaxes(**x_axis, row=row, col=column)
+        if number:
+            figure.update_xaxes(matches="x", row=row, col=column)
+        figure.update_yaxes(**y_axis, row=row, col=column)
+        ends, formulas = [], []
+        for line in lines:
+            owner = parts.belongs(line.family)
+            shown = line.table[line.table[panel].notna()]
+            if len(lines) > 1 and len(shown):
+                x, y = float(shown["flops"].iloc[-1]), float(shown[panel].iloc[-1])
+                label = parts.marked(line.style, parts.safe(line.name) if labelled else "")
+                ends.append((label, owner, math.log10(x), y if panel == "loss" else math.log10(y)))
+            if line.law is not None and (formula := parts.power_laws(line.law, panel)):
+                formulas.append((parts.marked(line.style, formula), owner))
+        parts.label_ends(figure, number + 1, ends, (x_axis["range"], y_axis["range"]), PANEL_PX)
+        corner = "bottom left" if panel == "loss" else "top left"
+        parts.corner_notes(figure, number + 1, formulas if panel != "tokens_per_param" else [], corner)
+    return figure
 
+
+def _traces(line: Line, panel: str, limits: tuple[float, float]) -> list[go.Scatter]:
+    """Bands and lines of one law in one panel, and what was measured or fitted first."""
+    tags: dict[str, Any] = {"family": line.family, "group": parts.safe(line.name)}
+    colour, table = line.style.colour, line.table[line.table[panel].notna()]
     traces = []
     for extrapolated, part in table.groupby("extrapolated"):
-        banded = part[part[f"{panel}_low"].notna() & part[f"{panel}_high"].notna()]
-        if len(banded):
-            traces.append(parts.band(banded, panel, theme.see_through(style.colour, 0.16)))
-        line = go.Scatter(
-            x=part["flops"],
-            y=part[panel],
-            mode="lines",
-            line={"color": style.colour, "width": 2.2, "dash": "dash" if extrapolated else "solid"},
-            hoverinfo="text",
-            hovertext=[parts.optimum_text(name, row, law.level) for row in part.to_dict(orient="records")],
+        ends = (part[f"{panel}_low"], part[f"{panel}_high"])
+        traces += parts.band(part["flops"], *ends, limits, colour, **tags)
+        texts = [parts.optimum_text(line.name, row, line.level) for row in part.to_dict(orient="records")]
+        look = {"color": colour, "width": 2.2, "dash": "dash" if extrapolated else line.dash}
+        traces.append(
+            parts.scatter("line", part["flops"], part[panel], text=texts, mode="lines", line=look, **tags)
         )
-        traces.append(line)
-    return traces
-
-
-def _points(name: str, law: Law, panel: str, style: theme.Style) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    minima = _minima(law)
+    if line.law is None:
+        return traces
+    if line.with_runs:
+        runs = parts.best_runs(line.law)
+        texts = [parts.run_text(run, run["at"]) for run in runs.to_dict(orient="records")]
+        look = parts.marker(colour, line.style.symbol, 7)
+        traces.append(
+            parts.scatter(
+                "points", runs["at"], runs[panel], keys=runs, text=texts, mode="markers", marker=look, **tags
+            )
+        )
+    minima = _minima(line.law)
     if len(minima):
+        ends = (minima[f"{panel}_low"], minima[f"{panel}_high"])
+        traces += parts.intervals("y", minima["flops"], minima[panel], *ends, limits, colour, **tags)
         rows = minima.to_dict(orient="records")
-        return go.Scatter(
-            x=minima["flops"],
-            y=minima[panel],
-            mode="markers",
-            marker=parts.marker(style.colour, style.symbol, 9),
-            error_y=parts.bars(minima[panel], minima[f"{panel}_low"], minima[f"{panel}_high"], style.colour),
-            hoverinfo="text",
-            hovertext=[parts.optimum_text(f"{name} minimum".strip(), row, law.level) for row in rows],
+        texts = [parts.optimum_text(f"{line.name} minimum".strip(), row, line.level) for row in rows]
+        look = parts.marker(colour, "diamond-open", 9)
+        traces.append(
+            parts.scatter(
+                "minimum", minima["flops"], minima[panel], text=texts, mode="markers", marker=look, **tags
+            )
         )
-    runs = parts.with_labels(law.runs if panel == "loss" else law.runs.iloc[:0])
-    return go.Scatter(
-        x=runs["flops"].tolist(),
-        y=runs["loss"].tolist(),
-        mode="markers",
-        marker=parts.marker(style.colour, style.symbol, 6) | {"opacity": 0.55},
-        hoverinfo="text",
-        hovertext=[parts.run_text(run, run["flops"]) for run in runs.to_dict(orient="records")],
-    )
+    return traces
 
 
 def _minima(law: Law) -> pd.DataFrame:
@@ -127,29 +194,9 @@ def _minima(law: Law) -> pd.DataFrame:
     return minima[minima["status"] == parts.BRACKETED].astype({"flops": "float64"})
 
 
-def _set_axes(figure: go.Figure, laws: Mapping[str, Law], tables: Mapping[str, pd.DataFrame]) -> None:
-    flops = [value for table in tables.values() for value in table["flops"]]
-    flops += [value for law in laws.values() for value in law.runs["flops"]]
-    for number, (panel, title) in enumerate(PANELS.items()):
-        place = {"row": number // 2 + 1, "col": number % 2 + 1}
-        compute = axes.log_axis(
-            axes.COMPUTE if number > 1 else "", flops, axes.compute_text, pad=0.02, room=7
-        )
-        figure.update_xaxes(**compute, **place)
-        if number:
-            figure.update_xaxes(matches="x", **place)
-        if panel == "loss":
-            figure.update_yaxes(title_text=title, tickformat=axes.LOSS_DIGITS, **place)
-            continue
-        values = [value for table in tables.values() for value in _to_show(table, panel)]
-        values += [value for law in laws.values() for value in _to_show(_minima(law), panel)]
-        text = axes.number_text if panel == "tokens_per_param" else axes.count_text
-        figure.update_yaxes(**axes.log_axis(title, values, text, room=7), **place)
-
-
-def _to_show(table: pd.DataFrame, panel: str) -> list[float]:
+def _to_show(table: pd.DataFrame, panel: str) -> Iterable[float]:
     """Values that the axis must show: the line, and its band as far as it is near."""
+    table = table[table[panel].notna()]
     line = table[panel].astype("float64")
-    low = table[f"{panel}_low"].astype("float64").clip(lower=line / WIDEST_BAND)
-    high = table[f"{panel}_high"].astype("float64").clip(upper=line * WIDEST_BAND)
-    return [*line, *low.dropna(), *high.dropna()]
+    low, high = (table[f"{panel}_{end}"].astype("float64").fillna(line) for end in ("low", "high"))
+    return [*line, *low.clip(lower=line / WIDEST_BAND), *high.clip(upper=line * WIDEST_BAND)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
 from analysis.figures import axes, parts, theme
+from analysis.text import flops_text, interval_text, is_missing, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,48 +16,115 @@ if TYPE_CHECKING:
 
     from analysis.comparison.multipliers import Comparison
 
-MAX_LABELS = 6
-MOST_NUMBERED = 3
-"""With more families than this the numbers of all would lie on top of each other."""
 NEAR = 10.0
 """An interval end further than this factor from every multiplier does not stretch the axis."""
+HEIGHT_PX = 460
 
 
 def compare_table(comparison: Comparison) -> pd.DataFrame:
-    """What `compare` shows: `comparison.multipliers`, families as in every legend, smallest budget first."""
-    table = comparison.multipliers
-    order = {name: number for number, name in enumerate(theme.family_order(table["family"].unique()))}
-    sorted_table = table.assign(_place=table["family"].map(order)).sort_values(["_place", "at_flops"])
-    return sorted_table.drop(columns="_place").reset_index(drop=True)
+    """What `compare` shows, families as in every legend: rows of kind "budget" (`comparison.multipliers`,
+    smallest budget first), then of kind "curve" (`Comparison.curve`, the same over the loss)."""
+    import pandas as pd
+
+    points = comparison.multipliers
+    names = theme.family_order(name for name in comparison.laws if name != comparison.reference)
+    tables = [points.iloc[:0].assign(kind="budget")]
+    for name in names:
+        own = points[points["family"] == name].sort_values("at_flops")
+        tables += [own.assign(kind="budget"), comparison.curve(name).assign(kind="curve")]
+    return pd.concat(tables, ignore_index=True)
 
 
 def compare(comparison: Comparison) -> go.Figure:
-    """Compute each family needs over the reference's to reach the same loss, at the loss where that is taken.
+    """Compute each family needs over the reference's to reach the same loss, over that loss.
 
-    The number at a point is the family's own budget in FLOPs; with many families the lowest alone has
-    numbers, and the others' points stand for the same budgets in turn. Hollow points read the reference's
-    law outside its measured budgets. Bars are intervals; one without an end runs out of the picture.
-    UserError if the comparison has no multiplier.
+    Points are the family's own budgets. Dashed lines and hollow points read a law outside its measured
+    budgets. UserError if the comparison has no multiplier.
     """
+    import pandas as pd
+
     table = compare_table(comparison)
     reference = parts.safe(comparison.reference)
+    points, curves = (table[table["kind"] == kind] for kind in ("budget", "curve"))
     if not len(table):
         raise UserError(f"the comparison has no multiplier over {comparison.reference}; see its warnings")
-    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", _to_show(table), axes.number_text)
-    limits = 10.0 ** y_axis["range"][0] / 2, 10.0 ** y_axis["range"][1] * 2
-    figure = parts.panels(1, 1)
-    lowest = table.groupby("family")["multiplier"].mean().idxmin()
-    crowded = table["family"].nunique() > MOST_NUMBERED
-    for family, part in table.groupby("family", sort=False):
-        figure.add_trace(_multipliers(str(family), part, limits, numbered=not crowded or family == lowest))
-    pad = 0.08 * (table["at_loss"].max() - table["at_loss"].min()) or 0.05
+    # what lies far from every budget and outside both laws' budgets is no news
+    inside = [*points["at_loss"], *curves.loc[~curves["extrapolated"].astype(bool), "at_loss"]]
+    inside = inside or [*curves["at_loss"]]
+    pad = 0.08 * (max(inside) - min(inside)) or 0.05
+    curves = curves[curves["at_loss"].between(min(inside) - pad, max(inside) + pad)]
+    shown = [*points["multiplier"], *curves["multiplier"]]
+    given = [*points["low"], *points["high"], *curves["low"], *curves["high"]]
+    ends = [float(end) for end in given if not is_missing(end)]
+    values = [1.0, *shown, *(end for end in ends if min(shown) / NEAR <= end <= max(shown) * NEAR)]
+    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", values, number_text, room=8)
+    # lower is better: to the right, on the side of the larger budgets in the other figures
+    x_range = [max(inside) + 1.5 * pad, min(inside) - 2.5 * pad]
+    figure = parts.panels(1, 1, row_px=HEIGHT_PX)
+    families = list(dict.fromkeys(table["family"]))
+    styles = {family: theme.family_style(family) for family in families}
+    parts.add(figure, [parts.entry(styles[name], lines=True, family=name) for name in families])
+    limits = 10.0 ** y_axis["range"][0], 10.0 ** y_axis["range"][1]
+    traces, labels, numbers = [], [], []
+    for family in families:
+        style = styles[family]
+        curve, own = (part[part["family"] == family] for part in (curves, points))
+        tags = {"family": family}
+        area = (curve["at_loss"], curve["low"], curve["high"])
+        traces += parts.band(*area, limits, style.colour, **tags)
+        stretch = (curve["extrapolated"] != curve["extrapolated"].shift()).cumsum()
+        pieces = [piece for _, piece in curve.groupby(stretch)]
+        for piece, after in zip(pieces, [*pieces[1:], None], strict=True):
+            joined = piece if after is None else pd.concat([piece, after.head(1)])
+            dashed = bool(piece["extrapolated"].iloc[0])
+            look = {
+                "color": style.colour,
+                "width": 1.6 if dashed else 2.4,
+                "dash": "dash" if dashed else "solid",
+            }
+            texts = [_text(row) for row in joined.to_dict(orient="records")]
+            traces.append(
+                parts.scatter(
+                    "line",
+                    joined["at_loss"],
+                    joined["multiplier"],
+                    text=texts,
+                    mode="lines",
+                    line=look,
+                    **tags,
+                )
+            )
+        if not len(curve):
+            traces += parts.intervals(
+                "y", own["at_loss"], own["multiplier"], own["low"], own["high"], limits, style.colour, **tags
+            )
+        symbols = parts.hollow(style.symbol, own["extrapolated"])
+        traces.append(
+            parts.scatter(
+                "points", own["at_loss"], own["multiplier"], mode="markers",
+                text=[_text(row) for row in own.to_dict(orient="records")],
+                marker=parts.marker(style.colour, symbols, 10), **tags,
+            )
+        )  # fmt: skip
+        for part in (curve if len(curve) else own).tail(1).to_dict(orient="records"):
+            label = parts.marked(style, parts.safe(family))
+            labels.append((label, parts.belongs(family), part["at_loss"], math.log10(part["multiplier"])))
+        numbers += (
+            [(row, parts.belongs(family)) for row in own.iloc[[0, -1]].to_dict(orient="records")]
+            if len(own)
+            else []
+        )
+    parts.add(figure, traces)
+    for row, owner in numbers:
+        figure.add_annotation(
+            text=axes.compute_text(row["at_flops"]), name=owner, x=row["at_loss"], yshift=-8, yanchor="top",
+            y=math.log10(row["multiplier"]), font={"size": theme.FONT_PX - 3},
+        )  # fmt: skip
     figure.update_xaxes(
-        title_text="Held-out bound reached (nats per token)",
-        # lower is better: to the right, where the larger budgets are in the other figures
-        range=[table["at_loss"].max() + pad, table["at_loss"].min() - pad],
-        tickformat=axes.LOSS_DIGITS,
+        title_text="Held-out bound (nats per token), better →", range=x_range, tickformat=axes.LOSS_DIGITS
     )
     figure.update_yaxes(**y_axis)
+    parts.label_ends(figure, 1, labels, (x_range, y_axis["range"]), (720, HEIGHT_PX))
     parts.level_line(figure, 1.0, "dot")
     figure.add_annotation(
         text=f"{reference} itself",
@@ -68,132 +137,20 @@ def compare(comparison: Comparison) -> go.Figure:
         xshift=4,
     )  # y is the exponent of ten, as Plotly wants it on a logarithmic axis
     level = next(iter(comparison.laws.values())).level
-    note = f"Bars: {level:.0%} intervals. Numbers: the family's budget (FLOPs). Laws: {comparison.method}"
-    note += f". Hollow: {reference} extrapolated" if table["extrapolated"].any() else ""
-    return parts.finish(figure, f"Compute multipliers over {reference}", note, height=600)
-
-
-def _to_show(table: pd.DataFrame) -> list[float]:
-    low, high = table["multiplier"].min() / NEAR, table["multiplier"].max() * NEAR
-    ends = [end for name in ("low", "high") for end in table[name] if not axes.is_missing(end)]
-    return [1.0, *table["multiplier"], *(end for end in ends if low <= end <= high)]
-
-
-def _multipliers(
-    family: str, part: pd.DataFrame, limits: tuple[float, float], *, numbered: bool
-) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    style = theme.family_style(family)
-    texts = [axes.compute_text(flops) for flops in part["at_flops"]]
-    if len(texts) > MAX_LABELS:
-        texts = [text if i in (0, len(texts) - 1) else "" for i, text in enumerate(texts)]
-    symbols = [style.symbol + ("-open" if beyond else "") for beyond in part["extrapolated"]]
-    return go.Scatter(
-        x=part["at_loss"],
-        y=part["multiplier"],
-        mode="lines+markers+text" if numbered else "lines+markers",
-        line={"color": style.colour, "width": 1.5},
-        marker=parts.marker(style.colour, symbols, 10),
-        error_y=parts.bars(part["multiplier"], part["low"], part["high"], style.colour, limits),
-        text=texts if numbered else None,
-        textposition="bottom right" if numbered else None,
-        textfont={"size": theme.FONT_PX - 3, "color": style.colour},
-        name=parts.safe(family),
-        hoverinfo="text",
-        hovertext=[_text(row) for row in part.to_dict(orient="records")],
+    caption = (
+        f"Points: budgets of each family, first and last with their FLOPs. Bands: {level:.0%} intervals. "
+        f"Dashed and hollow: extrapolated, at least one of the two laws. Laws: {comparison.method}."
     )
+    provenance = parts.law_provenance(comparison.laws.values())
+    return parts.finish(figure, "compare", f"Compute multipliers over {reference}", caption, provenance)
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    number = axes.interval_text(row["multiplier"], row["low"], row["high"], axes.number_text)
+    number = interval_text(row["multiplier"], row["low"], row["high"], number_text)
     family, reference = parts.safe(row["family"]), parts.safe(row["reference"])
     where = " (extrapolated)" if row["extrapolated"] else ""
     return (
         f"<b>{family}</b> needs {number} times the compute of {reference}<br>"
-        f"at {row['at_loss']:.3f} nats per token, its loss at {axes.flops_text(row['at_flops'])} FLOPs;<br>"
-        f"{reference} gets there with {axes.flops_text(row['reference_flops'])} FLOPs{where}"
+        f"at {row['at_loss']:.3f} nats per token, its loss at {flops_text(row['at_flops'])} FLOPs;<br>"
+        f"{reference} gets there with {flops_text(row['reference_flops'])} FLOPs{where}"
     )
-
-
-def multiplier_curves_table(comparison: Comparison) -> pd.DataFrame:
-    """What `multiplier_curves` shows: the curves of all families, see `Comparison.curve`."""
-    import pandas as pd
-
-    names = [name for name in comparison.laws if name != comparison.reference]
-    return pd.concat([comparison.curve(name) for name in theme.family_order(names)], ignore_index=True)
-
-
-def multiplier_curves(comparison: Comparison) -> go.Figure:
-    """Compute over the reference's at equal loss as a curve over the loss, with its band.
-
-    Thin where either law is read outside its measured budgets. UserError if no loss is reached by both.
-    """
-    table = multiplier_curves_table(comparison)
-    reference = parts.safe(comparison.reference)
-    if not len(table):
-        raise UserError(f"no family reaches a loss that {comparison.reference} reaches; see the warnings")
-    figure = parts.panels(1, 1)
-    for family, part in table.groupby("family", sort=False):
-        parts.add(figure, _curve_traces(str(family), part), 1, 1)
-    inside = table[~table["extrapolated"]]
-    shown = inside if len(inside) else table
-    values = [1.0, *table["multiplier"], *shown["low"].dropna(), *shown["high"].dropna()]
-    finite = [value for value in values if 1e-3 < value < 1e6]
-    y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", finite, axes.number_text)
-    figure.update_yaxes(**y_axis)
-    figure.update_xaxes(
-        title_text="Held-out bound reached (nats per token)",
-        range=[table["at_loss"].max(), table["at_loss"].min()],
-        tickformat=axes.LOSS_DIGITS,
-    )
-    parts.level_line(figure, 1.0, "dot")
-    level = next(iter(comparison.laws.values())).level
-    note = f"Bands: {level:.0%} intervals. Laws: {comparison.method}. Dashed: a law outside its budgets"
-    return parts.finish(figure, f"Compute multipliers over {reference}", note, height=600)
-
-
-def _curve_traces(family: str, part: pd.DataFrame) -> list[go.Scatter]:
-    """The band, then the curve in stretches: dashed where a law is extrapolated."""
-    import plotly.graph_objects as go
-
-    style = theme.family_style(family)
-    traces = []
-    if part["low"].notna().all():
-        losses = part["at_loss"].tolist()
-        outline = (
-            part["high"].astype(float).clip(1e-6, 1e9).tolist() + part["low"].astype(float).tolist()[::-1]
-        )
-        traces.append(
-            go.Scatter(
-                x=losses + losses[::-1],
-                y=outline,
-                mode="lines",
-                line={"width": 0},
-                fill="toself",
-                fillcolor=theme.see_through(style.colour, 0.16),
-                hoverinfo="skip",
-                showlegend=False,
-            )
-        )
-    stretch = (part["extrapolated"] != part["extrapolated"].shift()).cumsum()
-    for number, (_, piece) in enumerate(part.groupby(stretch)):
-        dashed = bool(piece["extrapolated"].iloc[0])
-        traces.append(
-            go.Scatter(
-                x=piece["at_loss"],
-                y=piece["multiplier"],
-                mode="lines",
-                name=parts.safe(family),
-                legendgroup=family,
-                showlegend=number == 0,
-                line={
-                    "color": style.colour,
-                    "width": 1.5 if dashed else 2.5,
-                    "dash": "dash" if dashed else "solid",
-                },
-                hoverinfo="text",
-                hovertext=[_text(row) for row in piece.to_dict(orient="records")],
-            )
-        )
-    return traces

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
+from analysis.text import number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": (axes.COMPUTE, axes.compute_text),
-    "tokens_per_param": (axes.TOKENS_PER_PARAM, axes.number_text),
+    "tokens_per_param": (axes.TOKENS_PER_PARAM, number_text),
 }
 
 
@@ -23,7 +25,7 @@ def surface_residuals_table(law: SurfaceLaw) -> pd.DataFrame:
     """What `surface_residuals` shows: the runs of the fit with their prediction.
 
     Adds predicted (nats per token), residual_percent (100 (log loss - log predicted), what the fit
-    minimises), tokens_per_param, outlier (see `influence.outliers`) and label.
+    minimises), tokens_per_param, outlier (as `analysis.checks.influence` counts them) and label.
     """
     import numpy as np
 
@@ -31,58 +33,74 @@ def surface_residuals_table(law: SurfaceLaw) -> pd.DataFrame:
 
     runs = law.runs
     predicted = law.E + law.A * runs["params"] ** -law.alpha + law.B * runs["tokens"] ** -law.beta
-    residual = 100 * np.log(runs["loss"] / predicted)
     return parts.with_labels(runs).assign(
         predicted=predicted,
-        residual_percent=residual,
+        residual_percent=100 * np.log(runs["loss"] / predicted),
         tokens_per_param=runs["tokens"] / runs["params"],
         outlier=outliers(law),
     )
 
 
-def surface_residuals(law: SurfaceLaw) -> go.Figure:
+def surface_residuals(laws: SurfaceLaw | Mapping[str, SurfaceLaw]) -> go.Figure:
     """How far every run lies from the surface, against compute and against tokens per parameter.
 
-    A pattern (a bow, a trend) says that the surface has the wrong shape there; outliers are named. The dotted
-    lines are the delta of the robust fit: beyond them a run pulls no harder, however far it lies. A fit to
-    the loss itself has a delta in nats, which is no line here.
+    A pattern (a bow, a trend) says that the surface has the wrong shape there; outliers are named and hollow.
+    The dotted lines are the delta of the robust fit: beyond them a run pulls no harder, however far it lies.
+    A fit to the loss itself has a delta in nats, which is no line here.
     """
-    table = surface_residuals_table(law)
-    style = theme.family_style(law.family)
-    figure = parts.panels(1, 2)
-    delta_percent = 100 * float(law.options["delta"])
-    heights = () if law.options.get("residual") == "loss" else (-delta_percent, delta_percent)
-    for column, (name, (title, text)) in enumerate(SCALES.items(), start=1):
-        figure.add_trace(_residuals(table, name, style), row=1, col=column)
-        figure.update_xaxes(**axes.log_axis(title, table[name], text, room=7), row=1, col=column)
-        parts.level_line(figure, 0.0, "solid", column)
-        for height in heights:
-            parts.level_line(figure, height, "dot", column)
+    named = parts.named(laws)
+    tables = {name: surface_residuals_table(law) for name, law in named.items()}
+    figure = parts.panels(1, 2, row_px=320)
+    if len(named) > 1:
+        entries = [parts.entry(theme.family_style(name), lines=False, family=name) for name in named]
+        parts.add(figure, entries)
+    deltas = {
+        100 * float(law.options["delta"]) for law in named.values() if law.options.get("residual") != "loss"
+    }
+    heights = [sign * delta for delta in sorted(deltas) for sign in (-1, 1)]
+    everything = [value for table in tables.values() for value in table["residual_percent"]]
+    for column, (x, (title, text)) in enumerate(SCALES.items(), start=1):
+        for name, table in tables.items():
+            family = named[name].family or name
+            style = theme.family_style(family)
+            rows = table.to_dict(orient="records")
+            texts = [
+                f"{parts.run_text(row, row['flops'])}<br>"
+                f"predicted {row['predicted']:.4f}, off by {row['residual_percent']:+.2f}%"
+                for row in rows
+            ]
+            look = parts.marker(style.colour, parts.hollow(style.symbol, table["outlier"]), 8) | {
+                "opacity": 0.8
+            }
+            points = parts.scatter(
+                "points", table[x], table["residual_percent"], family=family, keys=table, text=texts,
+                mode="markers", marker=look,
+            )  # fmt: skip
+            parts.add(figure, [points], 1, column)
+            for row in table[table["outlier"]].to_dict(orient="records"):
+                figure.add_annotation(
+                    text=parts.safe(row["label"]), name=parts.belongs(family), x=math.log10(row[x]),
+                    y=row["residual_percent"], yshift=12, row=1, col=column,
+                )  # fmt: skip
+        values = [value for table in tables.values() for value in table[x]]
+        budgets = {flops for law in named.values() for flops in law.budget_flops}
+        if x == "flops":
+            x_axis = axes.compute_axis(title, budgets, values, room=6)
+        else:
+            x_axis = axes.log_axis(title, values, text, room=7)
+        figure.update_xaxes(**x_axis, row=1, col=column)
+        for height, dash in ((0.0, "solid"), *((height, "dot") for height in heights)):
+            parts.level_line(figure, height, dash, column)
+    reach = 1.15 * max(map(abs, [*everything, *heights]), default=1.0) or 1.0
+    figure.update_yaxes(range=[-reach, reach])
     figure.update_yaxes(title_text="Measured above predicted loss (%)", row=1, col=1)
     figure.update_yaxes(matches="y", row=1, col=2)
-    notes = [f"Dotted: delta of the robust fit ({delta_percent:g}%)"] if heights else []
-    notes += ["Named: outliers"] if table["outlier"].any() else []
-    title = parts.titled("Residuals of the loss surface", law.family or "")
-    return parts.finish(figure, title, ". ".join(notes), height=480)
-
-
-def _residuals(table: pd.DataFrame, x: str, style: theme.Style) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    rows = table.to_dict(orient="records")
-    return go.Scatter(
-        x=table[x],
-        y=table["residual_percent"],
-        mode="markers+text",
-        marker=parts.marker(style.colour, style.symbol, 8) | {"opacity": 0.8},
-        text=[parts.safe(row["label"]) if row["outlier"] else "" for row in rows],
-        textposition="top center",
-        textfont={"size": theme.FONT_PX - 3, "color": style.colour},
-        showlegend=False,
-        hoverinfo="text",
-        hovertext=[
-            f"{parts.run_text(row, row['flops'])}<br>"
-            f"predicted {row['predicted']:.4f}, off by {row['residual_percent']:+.2f}%"
-            for row in rows
-        ],
+    words = ["Points: runs."]
+    if deltas:
+        words.append(f"Dotted: delta of the robust fit ({', '.join(f'{d:g}' for d in sorted(deltas))}%).")
+    words += (
+        ["Named and hollow: outliers."] if any(table["outlier"].any() for table in tables.values()) else []
     )
+    title = parts.titled("Residuals of the loss surface", "" if len(named) > 1 else next(iter(named)))
+    provenance = parts.law_provenance(named.values())
+    return parts.finish(figure, "surface_residuals", title, " ".join(words), provenance)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.figures import axes, parts, theme
+from analysis.figures import parts
+from analysis.text import flops_text
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-ROW_PX, LEAST_PX, MOST_PX = 18, 240, 1100
+ROW_PX, LEAST_PX, MOST_PX = 18, 200, 1100
 MOST_NAMES = 40
 """Names of rows that the axis has room for; of more rows every so many are named."""
-BARE_PX = 150
 UNITS = ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minutes"))
 """From how many seconds on, seconds of one, and what the axis calls them."""
 
@@ -27,12 +27,15 @@ def schedule(table: pd.DataFrame, slots: Sequence[tuple[str, int]], *, title: st
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure()
+    height = min(max(ROW_PX * len(slots), LEAST_PX), MOST_PX)
+    figure = parts.panels(1, 1, row_px=height)
     rows = {place: number for number, place in enumerate(slots)}
     end_s = float(table["end_s"].max())
     one_s, unit = next(((one, word) for least, one, word in UNITS if end_s >= least), (1, "seconds"))
     budgets = sorted(table["budget"].unique())
-    for budget, colour in zip(budgets, theme.budget_colours(len(budgets)), strict=True):
+    colours, entries = parts.budget_entries(budgets, "square")
+    parts.add(figure, entries)
+    for budget, colour in colours.items():
         part = table[table["budget"] == budget]
         figure.add_trace(
             go.Bar(
@@ -42,7 +45,16 @@ def schedule(table: pd.DataFrame, slots: Sequence[tuple[str, int]], *, title: st
                 y=[rows[place] for place in zip(part["node"], part["slot"], strict=True)],
                 width=0.86,
                 marker={"color": colour, "line": {"width": 0.6, "color": "#ffffff"}},
-                name=axes.flops_text(budget),
+                name=flops_text(budget),
+                legendgroup=flops_text(budget),
+                meta={
+                    "family": None,
+                    "budget": float(budget),
+                    "role": "points",
+                    "keys": [str(key) for key in part["key"]],
+                },
+                customdata=[str(key) for key in part["key"]],
+                showlegend=False,
                 hoverinfo="text",
                 hovertext=[_text(row, one_s, unit) for row in part.to_dict(orient="records")],
                 textposition="none",
@@ -57,18 +69,17 @@ def schedule(table: pd.DataFrame, slots: Sequence[tuple[str, int]], *, title: st
         showgrid=False,
     )
     figure.update_xaxes(title_text=f"Time since the start ({unit})", range=[0, end_s / one_s * 1.005])
-    height = BARE_PX + min(max(ROW_PX * len(slots), LEAST_PX), MOST_PX)
-    finished = parts.finish(
-        figure, parts.safe(title), parts.safe(note), height=height, legend="Budget (FLOPs)"
-    )
-    return finished.update_layout(barmode="overlay")
+    provenance = parts.program_provenance(f"{len(table)} runs")
+    return parts.finish(
+        figure, "schedule", parts.safe(title), parts.safe(note), provenance, legend="Budget (FLOPs)"
+    ).update_layout(barmode="overlay")
 
 
 def _text(row: dict[str, Any], one_s: float, unit: str) -> str:
     start, end = row["start_s"] / one_s, row["end_s"] / one_s
     name = f"{parts.safe(row['family'])} {parts.safe(row['size'])}"
     return (
-        f"<b>{name}</b> at {axes.flops_text(row['budget'])} FLOPs"
+        f"<b>{name}</b> at {flops_text(row['budget'])} FLOPs"
         f"<br>seed {row['seed']}, key {str(row['key'])[:8]}<br>{parts.safe(row['node'])}, slot {row['slot']}"
         f"<br>{start:.3g} to {end:.3g} {unit}"
     )

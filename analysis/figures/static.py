@@ -1,19 +1,22 @@
-"""Draws a Plotly figure with matplotlib: PNG and SVG without a browser and without a network.
+"""Draws a Plotly figure with matplotlib: PNG, SVG and PDF without a browser and without a network.
 
 The figure itself says what is to be seen, this only redraws it, so that page and picture agree.
-Covered: scatter traces (lines, markers, text, error bars, areas with fill="toself" or "tonexty"), linear and
-logarithmic axes with given or automatic ticks, subplots, shared axes, a legend with groups and titles, title
-and subtitle, annotations, line and rectangle shapes, templates. Not covered: anything else (ValueError names
-it), hover, colour bars, several legends, and HTML in texts beyond <br>, <b> and <i>.
+Covered: scatter traces (lines, markers, areas with fill="toself"), horizontal bars, linear and logarithmic
+axes with given or automatic ticks, subplots, shared axes, a legend with a title, title and subtitle,
+annotations, line and rectangle shapes, templates; and below the figure its provenance (layout.meta). Not
+covered: anything else (UserError names it), hover, colour bars, several legends, and HTML in texts beyond
+<br>, <b>, <i> and a coloured mark at the start.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from analysis.errors import UserError
 from analysis.figures.static_layout import (
     DASHES,
     POINTS_PER_PX,
@@ -24,6 +27,7 @@ from analysis.figures.static_layout import (
     draw_legend,
     draw_shapes,
     draw_title,
+    font_of,
     text_of,
 )
 
@@ -33,8 +37,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH_PX, HEIGHT_PX = 1000, 600
+SOURCE_PX, SOURCE_LINE_PX, SOURCE_CHARACTER_PX = 11, 17, 6.4
 DOTS_PER_INCH = 100
-TYPES = ("scatter", "scattergl")
+TYPES = ("scatter", "scattergl", "bar")
 _MARKERS: dict[str, Any] = {
     "circle": "o",
     "square": "s",
@@ -48,13 +53,14 @@ _MARKERS: dict[str, Any] = {
     "cross": "P",
     "x": "X",
     "bowtie": (4, 1, 0),
-    "hourglass": (4, 1, 45),
+    "triangle-left": "<",
+    "triangle-right": ">",
 }
 _SIZES = {
     "star": 1.35,
     "hexagram": 1.25,
-    "triangle-up": 1.1,
-    "triangle-down": 1.1,
+    "triangle-up": 0.9,
+    "triangle-down": 0.9,
     "diamond": 0.9,
     "square": 0.95,
 }
@@ -73,14 +79,19 @@ _COLOUR = "#3d8ef6"
 
 
 def render(figure: go.Figure, kind: str, *, scale: float = 2.0) -> bytes:
-    """The figure as "png" or "svg"; `scale` is the number of PNG pixels per Plotly pixel.
+    """The figure as "png", "svg" or "pdf"; `scale` is the number of PNG pixels per Plotly pixel.
 
-    The same figure gives the same bytes: no date, no random names.
+    The same figure gives the same bytes: no time of day, no random names.
     """
     import matplotlib as mpl
 
     buffer = io.BytesIO()
-    settings: Any = {"svg.hashsalt": "figure", "svg.fonttype": "path", "font.sans-serif": ["DejaVu Sans"]}
+    settings: Any = {
+        "svg.hashsalt": "figure",
+        "svg.fonttype": "path",
+        "pdf.fonttype": 42,
+        "font.sans-serif": ["DejaVu Sans"],
+    }
     with mpl.rc_context(settings):
         drawing = draw(figure)
         drawing.savefig(
@@ -88,34 +99,39 @@ def render(figure: go.Figure, kind: str, *, scale: float = 2.0) -> bytes:
             format=kind,
             dpi=DOTS_PER_INCH * scale,
             facecolor=drawing.get_facecolor(),
-            metadata={"Date": None} if kind == "svg" else {"Software": None},
+            metadata={{"svg": "Date", "pdf": "CreationDate"}.get(kind, "Software"): None},
         )
     return buffer.getvalue()
 
 
 def draw(figure: go.Figure) -> Figure:
-    """The figure as a matplotlib figure of the same size; ValueError names what is not covered."""
+    """The figure as a matplotlib figure of the same width; UserError names what is not covered."""
     from matplotlib.figure import Figure
 
     traces, layout = _resolved(figure)
     width, height = layout.get("width") or WIDTH_PX, layout.get("height") or HEIGHT_PX
+    source = textwrap.wrap(
+        (layout.get("meta") or {}).get("provenance") or "", round(width / SOURCE_CHARACTER_PX)
+    )
+    height += SOURCE_LINE_PX * len(source)
+    margin = layout["margin"] | {"b": layout["margin"]["b"] + SOURCE_LINE_PX * len(source)}
     drawing = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
     drawing.set_facecolor(colour_of(layout["paper_bgcolor"]))
-    frame = Frame(width, height, layout["margin"])
+    frame = Frame(width, height, margin)
     plots = {pair: Plot(drawing, frame, layout, *pair) for pair in _axis_pairs(traces, layout)}
     by_axis = {name: plot for (x, y), plot in plots.items() for name in (x, y)}
     for plot in plots.values():
         plot.share(by_axis)
-    before: Mapping[str, Any] = {}
     for number, trace in enumerate(traces):
-        _draw_trace(plots[_axes_of(trace)].axes, trace, 2 + number / len(traces), before)
-        before = trace
+        _draw_trace(plots[_axes_of(trace)].axes, trace, 2 + number / len(traces))
     for plot in plots.values():
         plot.finish()
     draw_shapes(layout, plots)
     draw_annotations(drawing, frame, layout, plots)
     draw_title(drawing, frame, layout)
     draw_legend(drawing, frame, layout, [_entry(trace) for trace in traces if _in_legend(trace)])
+    muted = font_of(layout["font"], layout["title"].get("subtitle", {}).get("font", {}) | {"size": SOURCE_PX})
+    drawing.text(0.012, 8 / height, "\n".join(source).replace("$", r"\$"), va="bottom", ha="left", **muted)
     return drawing
 
 
@@ -133,8 +149,20 @@ def _resolved(figure: go.Figure) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     for items, default in (("annotations", "annotationdefaults"), ("shapes", "shapedefaults")):
         layout[items] = [_merged(layout.get(default, {}), item) for item in layout.get(items, ())]
     for trace in plain["data"]:
-        if trace.get("type", "scatter") not in TYPES:
-            raise ValueError(f"a printed figure shows {TYPES[0]} traces only, not {trace['type']!r}")
+        kind = trace.get("type", "scatter")
+        missing = [
+            f"error_{side}" for side in "xy" if trace.get(f"error_{side}", {}).get("array") is not None
+        ]
+        missing += ["text"] if "text" in (trace.get("mode") or "") else []
+        missing += [trace["fill"]] if trace.get("fill", "none") not in ("none", "toself") else []
+        if missing:
+            raise UserError(
+                f"a printed figure shows no {missing[0]!r} of a trace; take it out, or save .html"
+            )
+        if kind not in TYPES or (kind == "bar" and trace.get("orientation") != "h"):
+            raise UserError(
+                f"a printed figure shows scatter traces and horizontal bars, not {trace['type']!r}"
+            )
     return [trace for trace in plain["data"] if trace.get("visible", True) is True], layout
 
 
@@ -167,62 +195,27 @@ def _axis_pairs(traces: list[dict[str, Any]], layout: Mapping[str, Any]) -> list
 # ---- traces
 
 
-def _draw_trace(axes: Axes, trace: Mapping[str, Any], order: float, before: Mapping[str, Any]) -> None:
+def _draw_trace(axes: Axes, trace: Mapping[str, Any], order: float) -> None:
     x, y = numbers_of(trace.get("x")), numbers_of(trace.get("y"))
     if not len(x):
         return
-    _draw_fill(axes, trace, x, y, before)
-    _draw_errors(axes, trace, x, y, order)
+    if trace.get("type") == "bar":
+        edge = trace.get("marker", {}).get("line", {})
+        axes.barh(
+            y, x, height=trace.get("width", 0.8), left=numbers_of(trace["base"]) if "base" in trace else 0,
+            color=colour_of(_colour(trace)), edgecolor=colour_of(edge.get("color", "#444444")),
+            linewidth=edge.get("width", 0) * POINTS_PER_PX, zorder=order,
+        )  # fmt: skip
+        return
+    if (trace.get("fill") or "none") != "none":
+        colour = colour_of(trace.get("fillcolor") or _colour(trace))
+        axes.fill(x, y, facecolor=colour, linewidth=0, zorder=1.5)
     mode = _mode(trace)
     if "lines" in mode and trace.get("line", {}).get("width", 2) > 0:
         opacity = trace.get("opacity", 1)
         axes.plot(x, y, zorder=order, alpha=opacity, solid_capstyle="round", **_line(trace))
     if "markers" in mode:
         _draw_markers(axes, trace, x, y, order)
-    if "text" in mode:
-        _draw_texts(axes, trace, x, y)
-
-
-def _draw_fill(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, before: Mapping[str, Any]) -> None:
-    import numpy as np
-
-    fill = trace.get("fill") or "none"
-    if fill == "tonexty":
-        x = np.concatenate([x, numbers_of(before.get("x"))[::-1]])
-        y = np.concatenate([y, numbers_of(before.get("y"))[::-1]])
-    elif fill == "none":
-        return
-    elif fill != "toself":
-        raise ValueError(f"a printed figure fills toself and tonexty only, not {fill!r}")
-    axes.fill(x, y, facecolor=colour_of(trace.get("fillcolor") or _colour(trace)), linewidth=0, zorder=1.5)
-
-
-def _draw_errors(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, order: float) -> None:
-    import numpy as np
-
-    for side in ("x", "y"):
-        bars = trace.get(f"error_{side}") or {}
-        if bars.get("array") is None or bars.get("visible") is False:
-            continue
-        above = numbers_of(bars["array"])
-        below = numbers_of(bars["arrayminus"]) if bars.get("arrayminus") is not None else above
-        known = ~(np.isnan(above) & np.isnan(below))
-        if not known.any():
-            continue
-        lengths = np.nan_to_num([below[known], above[known]])
-        width = bars.get("thickness", 2) * POINTS_PER_PX
-        axes.errorbar(
-            x[known],
-            y[known],
-            xerr=lengths if side == "x" else None,
-            yerr=lengths if side == "y" else None,
-            fmt="none",
-            ecolor=colour_of(bars.get("color") or _colour(trace)),
-            elinewidth=width,
-            capsize=bars.get("width", 4) * POINTS_PER_PX,
-            capthick=width,
-            zorder=order,
-        )
 
 
 def _draw_markers(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, order: float) -> None:
@@ -237,33 +230,12 @@ def _draw_markers(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any, order: f
         axes.plot(x[members], y[members], linestyle="none", zorder=order, **styles[members[0]])
 
 
-def _draw_texts(axes: Axes, trace: Mapping[str, Any], x: Any, y: Any) -> None:
-    vertical, _, horizontal = str(trace.get("textposition") or "middle center").partition(" ")
-    up = {"top": 6, "bottom": -6, "middle": 0}[vertical]
-    right = {"left": -6, "right": 6, "center": 0}[horizontal]
-    font = trace.get("textfont", {})
-    for i in range(len(x)):
-        text = text_of(_at(trace.get("text"), i))
-        if text:
-            axes.annotate(
-                text,
-                (x[i], y[i]),
-                xytext=(right, up),
-                textcoords="offset points",
-                ha={"left": "right", "right": "left", "center": "center"}[horizontal],
-                va={"top": "bottom", "bottom": "top", "middle": "center"}[vertical],
-                fontsize=font.get("size", 12) * POINTS_PER_PX,
-                color=colour_of(_at(font.get("color"), i) or _colour(trace)),
-                zorder=5,
-            )
-
-
 def _in_legend(trace: Mapping[str, Any]) -> bool:
     return bool(trace.get("showlegend", True) and trace.get("name"))
 
 
-def _entry(trace: Mapping[str, Any]) -> tuple[Any, str, str]:
-    """Line sample, name and group title of a trace in the legend."""
+def _entry(trace: Mapping[str, Any]) -> tuple[Any, str]:
+    """Line sample and name of a trace in the legend."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -275,7 +247,7 @@ def _entry(trace: Mapping[str, Any]) -> tuple[Any, str, str]:
     else:
         line = _line(trace) if lined else {"linestyle": "none"}
         sample = Line2D([], [], **line, **(_marker(trace, 0) if "markers" in mode else {}))
-    return sample, text_of(trace["name"]), text_of((trace.get("legendgrouptitle") or {}).get("text"))
+    return sample, text_of(trace["name"])
 
 
 def _mode(trace: Mapping[str, Any]) -> str:
@@ -297,14 +269,14 @@ def _marker(trace: Mapping[str, Any], i: int) -> dict[str, Any]:
     symbol = str(_at(marker.get("symbol"), i) or "circle")
     name = symbol.removesuffix("-open")
     if name not in _MARKERS:
-        raise ValueError(f"a printed figure has no marker {symbol!r}; it has {', '.join(_MARKERS)}")
+        raise UserError(f"a printed figure has no marker {symbol!r}; it has {', '.join(_MARKERS)}")
     colour = colour_of(_at(marker.get("color"), i) or _colour(trace))
     outline = marker.get("line", {})
     hollow = symbol.endswith("-open")
     width = _at(outline.get("width"), i) or (1.0 if hollow else 0.0)
     return {
         "marker": _MARKERS[name],
-        "markersize": (_at(marker.get("size"), i) or 6) * _SIZES.get(name, 1.0) * POINTS_PER_PX,
+        "markersize": _given(_at(marker.get("size"), i), 6) * _SIZES.get(name, 1.0) * POINTS_PER_PX,
         "markerfacecolor": "none" if hollow else colour,
         "markeredgecolor": colour if hollow else colour_of(_at(outline.get("color"), i) or "#444444"),
         "markeredgewidth": width * POINTS_PER_PX,
@@ -321,6 +293,10 @@ def _colour(trace: Mapping[str, Any]) -> str:
 def _at(value: Any, i: int) -> Any:
     """A Plotly attribute may be one value or one per point."""
     return value[i] if isinstance(value, (list, tuple)) or hasattr(value, "__array__") else value
+
+
+def _given(value: Any, default: float) -> float:
+    return default if value is None else float(value)
 
 
 def numbers_of(values: Any) -> Any:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from analysis.errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,8 +24,6 @@ DASHES: dict[str, Any] = {
     "dashdot": (0, (5, 3, 1, 3)),
     "longdash": (0, (9, 4)),
 }
-_LEGEND_SAMPLE = 2.2
-"""Length of a legend's line sample in font sizes; its distance to the text is matplotlib's 0.8."""
 
 
 class Frame:
@@ -110,15 +110,13 @@ class Plot:
             color=colour,
             labelsize=font["fontsize"],
             labelcolor=font["color"],
+            label1On=settings.get("showticklabels", True),
         )
         length = minor.get("ticklen", 3) * POINTS_PER_PX if minor.get("ticks") == "outside" else 0
         axis.set_tick_params(which="minor", length=length, color=colour)
-        axis.grid(
-            settings.get("showgrid", True),
-            which="major",
-            color=colour_of(settings.get("gridcolor", "#eeeeee")),
-            linewidth=POINTS_PER_PX,
-        )
+        if settings.get("showgrid", True):
+            colour = colour_of(settings.get("gridcolor", "#eeeeee"))
+            axis.grid(which="major", color=colour, linewidth=POINTS_PER_PX)
 
 
 def _place_ticks(axis: Any, settings: Mapping[str, Any], minor: Mapping[str, Any]) -> None:
@@ -159,38 +157,27 @@ def draw_title(drawing: Figure, frame: Frame, layout: Mapping[str, Any]) -> None
 
 
 def draw_legend(
-    drawing: Figure, frame: Frame, layout: Mapping[str, Any], entries: list[tuple[Any, str, str]]
+    drawing: Figure, frame: Frame, layout: Mapping[str, Any], entries: list[tuple[Any, str]]
 ) -> None:
-    """`entries` are (line sample, name, title of the group, maybe empty)."""
-    from matplotlib.lines import Line2D
-
+    """`entries` are (line sample, name)."""
     legend = layout["legend"]
     if layout.get("showlegend") is False or not entries:
         return
-    samples, names, headings = [], [], []
-    for sample, name, heading in entries:
-        if heading and heading not in headings:
-            headings.append(heading)
-            samples.append(Line2D([], [], linestyle="none"))
-            names.append(heading)
-        samples.append(sample)
-        names.append(name)
     font = font_of(layout["font"], legend.get("font", {}))
     muted = font_of(layout["font"], legend.get("title", {}).get("font", {}))
     vertical = {"top": "upper", "bottom": "lower", "middle": "center"}[legend.get("yanchor", "top")]
     side = legend.get("xanchor", "left")
     where: Any = "center" if (vertical, side) == ("center", "center") else f"{vertical} {side}"
     box = drawing.legend(
-        samples,
-        names,
+        *zip(*entries, strict=True),
         loc=where,
         bbox_to_anchor=(frame.x(legend["x"]), frame.y(legend["y"])),
-        ncols=len(names) if legend.get("orientation") == "h" else 1,
+        ncols=len(entries) if legend.get("orientation") == "h" else 1,
         frameon=False,
         borderaxespad=0,
         borderpad=0,
         labelspacing=0.45,
-        handlelength=_LEGEND_SAMPLE,
+        handlelength=2.2,
         title=text_of(legend.get("title", {}).get("text")) or None,
         alignment="left",
         fontsize=font["fontsize"],
@@ -198,17 +185,13 @@ def draw_legend(
     )
     box.get_title().set_fontsize(muted["fontsize"])
     box.get_title().set_color(muted["color"])
-    for text in box.get_texts():
-        if text.get_text() in headings:  # at the left edge: a group's title has no line sample
-            text.set_color(muted["color"])
-            text.set_position((-(_LEGEND_SAMPLE + 0.8) * font["fontsize"], 0))
 
 
 # ---- shapes and annotations
 
 
 def draw_shapes(layout: Mapping[str, Any], plots: Mapping[tuple[str, str], Plot]) -> None:
-    """Lines and rectangles. ValueError names another shape."""
+    """Lines and rectangles. UserError names another shape."""
     from matplotlib.patches import Rectangle
 
     for shape in layout["shapes"]:
@@ -229,7 +212,7 @@ def draw_shapes(layout: Mapping[str, Any], plots: Mapping[tuple[str, str], Plot]
             fill = colour_of(shape.get("fillcolor", "rgba(0, 0, 0, 0)"))
             axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor=fill, edgecolor=colour, **style))
         else:
-            raise ValueError(f"a printed figure shows line and rect shapes only, not {shape.get('type')!r}")
+            raise UserError(f"a printed figure shows line and rect shapes only, not {shape.get('type')!r}")
         axes.axis(limits)
 
 
@@ -252,23 +235,25 @@ def draw_annotations(
                 "color": colour_of(note.get("arrowcolor", "#444444")),
                 "linewidth": note.get("arrowwidth", 1) * POINTS_PER_PX,
             }
-        axes.annotate(
-            text_of(note.get("text")),
-            point,
-            xycoords=coordinates,
-            xytext=shift,
-            textcoords="offset points",
-            arrowprops=arrow,
-            annotation_clip=False,
-            zorder=6,
-            ha=_CENTRED.get(note.get("xanchor", "center"), note.get("xanchor")),
-            va=_CENTRED.get(note.get("yanchor", "middle"), note.get("yanchor")),
-            rotation=-note.get("textangle", 0),
-            fontweight="bold" if "<b>" in note.get("text", "") else "normal",
+        style = {
+            "xycoords": coordinates,
+            "xytext": shift,
+            "textcoords": "offset points",
+            "annotation_clip": False,
+            "zorder": 6,
+            "ha": _CENTRED.get(note.get("xanchor", "center"), note.get("xanchor")),
+            "va": _CENTRED.get(note.get("yanchor", "middle"), note.get("yanchor")),
+            "rotation": -note.get("textangle", 0),
+            "fontweight": "bold" if "<b>" in note.get("text", "") else "normal",
             **font_of(layout["font"], note.get("font", {})),
-        )
+        }
+        axes.annotate(text_of(note.get("text")), point, arrowprops=arrow, **style)
+        mark = _MARK.match(note.get("text", ""))
+        if mark and style["ha"] == "left":  # the mark again, in its colour, on top of the first letter
+            axes.annotate(mark[2], point, **style | {"color": colour_of(mark[1])})
 
 
+_MARK = re.compile(r'<span style="color:([^"]+)">(.)</span>')
 _CENTRED = {"auto": "center", "center": "center", "middle": "center"}
 
 

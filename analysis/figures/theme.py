@@ -9,6 +9,7 @@ again. `tests/analysis/test_theme.py` keeps the contrast and the distance.
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,20 @@ FAMILY_STYLES = {
 }
 NEUTRAL = "#7d8590"
 """Colour of what belongs to no family and no budget; 3:1 on both backgrounds."""
-SPARE_SYMBOLS = ("star", "cross", "x", "hexagon", "bowtie", "hourglass")
+SPARE_SYMBOLS = ("star", "cross", "x", "hexagon", "bowtie")
 
-BUDGET_RAMP = ("#3295e9", "#8783bd", "#a67293", "#b56369", "#b95640", "#b64d0f")
-"""From the smallest to the largest budget: blue to brown, for every kind of colour blindness in order."""
+VIRIDIS = (
+    "#440154", "#482475", "#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151",
+    "#bddf26", "#fde725",
+)  # fmt: skip
+BUDGET_RAMPS = {"light": (0.0, 0.57), "dark": (0.43, 1.0)}
+"""The stretch of viridis for budgets, smallest to largest: as far as contrast with the paper is 3:1."""
+RAMP_STEPS = 96
+GLYPHS = {
+    "circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆", "triangle-down": "▼", "pentagon": "⬟",
+    "hexagram": "✶", "star": "★", "cross": "✚", "x": "✖", "hexagon": "⬢", "bowtie": "⋈",
+}  # fmt: skip
+"""Markers as characters, which stand before a name in the text colour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,21 +91,19 @@ def family_order(families: Any) -> list[str]:
 
 
 def budget_colours(count: int) -> list[str]:
-    """`count` colours along the budget ramp, first to last."""
-    if count == 1:
-        return [BUDGET_RAMP[0]]
-    places = [i * (len(BUDGET_RAMP) - 1) / (count - 1) for i in range(count)]
-    return [_between(BUDGET_RAMP, place) for place in places]
+    """`count` colours along the budget ramp of the light theme, first to last."""
+    last = RAMP_STEPS - 1
+    return [RAMP["light"][round(i * last / max(count - 1, 1))] for i in range(count)]
 
 
-def _between(ramp: tuple[str, ...], place: float) -> str:
-    first = min(int(place), len(ramp) - 2)
-    share = place - first
-    mixed = (
-        round((1 - share) * a + share * b)
-        for a, b in zip(rgb(ramp[first]), rgb(ramp[first + 1]), strict=True)
-    )
-    return "#" + "".join(f"{value:02x}" for value in mixed)
+def _ramp(first: float, last: float) -> list[str]:
+    colours = []
+    for step in range(RAMP_STEPS):
+        place = (first + (last - first) * step / (RAMP_STEPS - 1)) * (len(VIRIDIS) - 1)
+        at = min(int(place), len(VIRIDIS) - 2)
+        pairs = zip(rgb(VIRIDIS[at]), rgb(VIRIDIS[at + 1]), strict=True)
+        colours.append("#" + "".join(f"{round(a + (place - at) * (b - a)):02x}" for a, b in pairs))
+    return colours
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
@@ -108,15 +117,40 @@ def see_through(colour: str, opacity: float) -> str:
     return f"rgba({red}, {green}, {blue}, {opacity:g})"
 
 
+RAMP = {name: _ramp(*stretch) for name, stretch in BUDGET_RAMPS.items()}
+DARK = {
+    spelled(light): spelled(dark)
+    for light, dark in zip(RAMP["light"], RAMP["dark"], strict=True)
+    for spelled in (str, lambda colour: see_through(colour, 1).removesuffix("1)"))
+}
+"""The data colours that the dark theme changes, light to dark, as they stand in a figure's JSON."""
+
+
 def set_theme(figure: go.Figure, theme: str) -> go.Figure:
     """The same figure, changed in place, in the theme "light" or "dark"; UserError for another."""
     if theme not in PALETTES:
         raise UserError(f"theme = {theme!r}; choose one of {', '.join(PALETTES)}")
+    is_dark = figure.layout.template.layout.paper_bgcolor == PALETTES["dark"].paper
+    if is_dark != (theme == "dark"):
+        swap = {dark: light for light, dark in DARK.items()} if is_dark else DARK
+        for part in (*figure.data, *figure.layout.annotations, *figure.layout.shapes):
+            part.update(_recoloured(part.to_plotly_json(), swap))
     return figure.update_layout(template=template(theme))
 
 
+def _recoloured(value: Any, swap: dict[str, str]) -> Any:
+    """What of a figure's plain form has another colour: the changed leaves with the keys above them."""
+    if isinstance(value, str) and ("#" in value or "rgba(" in value):
+        pattern = r"#[0-9a-f]{6}|rgba\(\d+, \d+, \d+, "
+        return re.sub(pattern, lambda match: swap.get(match[0], match[0]), value)
+    if isinstance(value, dict):
+        changed = {key: _recoloured(inner, swap) for key, inner in value.items() if key != "meta"}
+        return {key: new for key, new in changed.items() if new is not value[key] and new != value[key]}
+    return value
+
+
 def template(theme: str) -> go.layout.Template:
-    """Plotly template of the theme. Data colours are not in it: they are the same in every theme."""
+    """Plotly template of the theme: everything but the colours of data."""
     import plotly.graph_objects as go
 
     return go.layout.Template(layout=template_layout(theme))
@@ -165,7 +199,7 @@ def template_layout(theme: str) -> dict[str, Any]:
             "tracegroupgap": 4,
         },
         "annotationdefaults": {
-            "font": {"size": FONT_PX - 2, "color": palette.muted},
+            "font": {"size": FONT_PX - 2, "color": palette.text},
             "arrowcolor": palette.muted,
             "showarrow": False,
         },

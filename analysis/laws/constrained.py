@@ -17,55 +17,73 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import (
+    Cost,
     Curve,
     Optimum,
     as_flops,
     frontier_exponents,
     optimal_logs,
     optimal_loss,
+    positive_numbers,
     surface_curve,
 )
-from analysis.laws.predicting import PredictingLaw, positive_pairs
-from analysis.laws.result import FitStatus, common_fields, interval_columns
-from analysis.laws.scarcity import best_given_text, critical_compute, worth_of_repeats
+from analysis.laws.result import PredictingLaw, common_fields, interval_columns, search_verdict
 from analysis.laws.solver.bootstrap import check_options, group_numbers
 from analysis.laws.solver.logsum import LogSum
-from analysis.laws.solver.newrun import Scatter, scatter
-from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Derivatives, Problem, Space
-from analysis.laws.solver.repeats import FORMS, ONCE, STARTS, RepeatTerms, constrained_loss, repeat_space
-from analysis.laws.solver.search import best_of, resample
-from analysis.laws.solver.starts import grid_starts
-from analysis.laws.surface import FEW_STARTS, SurfaceLaw, check_identified
+from analysis.laws.solver.objective import Derivatives, Problem
+from analysis.laws.solver.repeats import (
+    FORMS,
+    ONCE,
+    STARTS,
+    RepeatTerms,
+    constrained_loss,
+    effective_data,
+    penalty,
+    repeat_space,
+)
+from analysis.laws.solver.search import best_of, grid_starts, refit_resamples
+from analysis.laws.surface import SurfaceLaw, check_identified
 from analysis.table.fit_table import RunTable, prepare
 
 FEWEST_REPEATED = 3
 MOST_BASE_STARTS = 2
+AROUND = np.log(1e4)
+"""The best size is searched within this log factor of the best one with unlimited text."""
+FARTHEST_LOG = 200.0
+GRID_POINTS = 81
+GOLDEN_STEPS = 40
+BELOW, ABOVE = 1e-2, 1e4
+"""Crossings are looked for from this factor below the smaller budgets to that above the larger ones."""
+SCAN_POINTS = 49
+BISECTIONS = 30
+PAIRING = 23
+"""Seed of the order in which resamples of one law meet those of another."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ConstrainedLaw(PredictingLaw):
     """Loss over params, tokens and unique tokens; counts, nats per token. Formulas: `laws.solver.repeats`.
 
-    What every law has (exponents, curve, the frontier without `unique_tokens`) is that of unlimited text, the
-    surface underneath. thetas: (1 + R, p) parameters named as in `repeats.FORMS`.
+    What every law has (exponents, curve, frontier, `optimal` without unique_tokens) is that of unlimited
+    text, the surface underneath. thetas: (1 + R, p) parameters named as in `repeats.FORMS`.
     """
 
     method: ClassVar[str] = "constrained"
+    inputs: ClassVar[tuple[str, ...]] = ("params", "tokens", "unique_tokens")
     form: str
-    num_free: int
+    num_fitted: int
 
-    def _parameters(self) -> dict[str, Estimate]:
-        # a held number is the same in all resamples and has no interval
-        held = np.ptp(self.thetas, axis=0) == 0
-        return {
-            name: estimate_of(values[:1] if still else values, self.rule)
-            for name, values, still in zip(FORMS[self.form], self.thetas.T, held, strict=True)
-        }
+    @property
+    def num_free(self) -> int:
+        return self.num_fitted
 
-    def __getattr__(self, name: str) -> Estimate:
-        if not name.startswith("_") and name in FORMS[self.form]:
-            return self._parameters()[name]
-        raise AttributeError(f"a constrained law of this form has no attribute {name!r}")
+    @property
+    def symbols(self) -> tuple[str, ...]:  # type: ignore[override]
+        return FORMS[self.form]
+
+    def _held(self) -> np.ndarray:
+        # a base without resamples is the same in all rows; one with resamples brings its own uncertainty
+        return np.asarray(np.ptp(self.thetas, axis=0) == 0)
 
     @property
     def exponents(self) -> dict[str, Estimate]:
@@ -77,14 +95,7 @@ class ConstrainedLaw(PredictingLaw):
     def curve(self) -> Curve:
         return surface_curve(self.thetas[:, :5], self.cost, self.flops_range)
 
-    @property
-    def scatter(self) -> Scatter:
-        """How far single runs lie from the law, estimated robustly."""
-        rows = [self.runs[n].to_numpy(dtype=np.float64) for n in ("params", "tokens", "unique_tokens")]
-        predicted = constrained_loss(self.form, self.thetas[:1], *rows)[0]
-        return scatter(np.log(self.runs["loss"].to_numpy() / predicted), self.num_free)
-
-    def predict(
+    def predict(  # type: ignore[override]
         self, params: Any, tokens: Any, unique_tokens: Any, *, kind: str = "mean"
     ) -> Estimate | pd.DataFrame:
         """Loss at params N, tokens read D (repeats counted) and unique tokens U: an Estimate for numbers, for
@@ -94,38 +105,53 @@ class ConstrainedLaw(PredictingLaw):
         """
         return self._predicted(kind, params=params, tokens=tokens, unique_tokens=unique_tokens)
 
-    def _losses(self, *columns: np.ndarray) -> np.ndarray:
-        return constrained_loss(self.form, self.thetas, *columns)
+    def _loss(self, thetas: np.ndarray, *columns: np.ndarray) -> np.ndarray:
+        return constrained_loss(self.form, thetas, *columns)
 
     def repeat_value(
         self, epochs: Any, *, params: float | None = None, unique_tokens: float | None = None
-    ) -> Any:
-        """What reading the text again is worth, one row per number of epochs (1: read once).
+    ) -> pd.DataFrame:
+        """The worth of reading the text again, one row per number of epochs (1: read once).
 
-        Columns epochs; marginal, how many fresh tokens one more token in that epoch is worth (1: as good as
-        fresh, below 0: it harms); average, the same over all tokens read, D'/D; each with _low, _high. In the
-        additive form they depend on params and unique_tokens, which must be given. UserError for fewer than
-        one epoch.
+        Fresh tokens D' would give the same loss at the same size (effective form: in its data term). Columns
+        epochs; marginal, dD'/dD at fixed unique tokens (1: a token in that epoch is as good as a fresh one,
+        below 0: it harms); average, D'/D; each with _low, _high. In the additive form they depend on params
+        and unique_tokens, which must be given. UserError for fewer than one epoch.
         """
         rounds = np.atleast_1d(np.asarray(epochs, dtype=np.float64))
         if not np.all(np.isfinite(rounds) & (rounds >= 1)):
             raise UserError(f"epochs = {epochs}: text is read at least once; give numbers of 1 or more")
-        if self.form == "additive":
+        thetas = self.thetas
+        if self.form == "effective":
+            scale = thetas[:, 5, None]
+            marginal = np.exp(-(rounds - 1) / scale)
+            average = effective_data(scale, rounds, np.ones_like(rounds)) / rounds
+        else:
             if params is None or unique_tokens is None:
                 raise UserError("repeat_value: in the additive form give params and unique_tokens")
-            positive_pairs(params=params, unique_tokens=unique_tokens)
-        marginal, average = worth_of_repeats(self.form, self.thetas, rounds, params, unique_tokens)
+            positive_numbers("repeat_value", params=params, unique_tokens=unique_tokens)
+            B, beta, exponent = (thetas[:, i, None] for i in (2, 4, 6))
+            # at one epoch to the limit from above
+            repeats = np.maximum(rounds - 1, 2 * ONCE)
+            tokens = unique_tokens * (1 + repeats)
+            harm = penalty(thetas, np.full_like(tokens, params), tokens, np.full_like(tokens, unique_tokens))
+            data_term = B * tokens**-beta + harm
+            worth = (data_term / B) ** (-1 / beta)
+            steepness = beta * B * tokens ** (-beta - 1) - harm * exponent / repeats / unique_tokens
+            marginal, average = steepness * worth ** (beta + 1) / (beta * B), worth / tokens
         columns: dict[str, Any] = {"epochs": rounds}
         columns |= interval_columns("marginal", marginal, self.rule)
         return pd.DataFrame(columns | interval_columns("average", average, self.rule))
 
-    def optimal(self, flops: float, unique_tokens: float | None = None) -> Optimum:
+    def optimal(self, flops: Any, unique_tokens: float | None = None) -> Any:
         """The best run at one budget: tokens are those read, repeats counted. Without unique_tokens: as if
         text were unlimited."""
         if unique_tokens is None:
             return super().optimal(flops)
-        budgets = as_flops(flops)[:1]
-        (U,) = positive_pairs(unique_tokens=unique_tokens)
+        budgets = as_flops(flops)
+        if len(budgets) > 1:
+            raise UserError(f"flops: give one budget with unique_tokens, not {len(budgets)}")
+        (U,) = positive_numbers("optimal", unique_tokens=unique_tokens)
         log_params, loss = best_given_text(self.form, self.thetas, budgets, float(U), self.cost)
         params = np.exp(log_params[:, 0])
         tokens = self.cost.tokens(params, budgets)
@@ -141,16 +167,42 @@ class ConstrainedLaw(PredictingLaw):
     def critical_flops(self, other: ConstrainedLaw, unique_tokens: float) -> Estimate:
         """Compute at which this law's best run gets below the best run of `other`, both with that much text.
 
-        As in Prabhudesai et al. 2025 (arXiv 2507.15857): the budget where the gap in loss closes, each law at
-        its own best size. 0: it lies below at every budget looked at (from a hundredth of the smaller budgets
-        to 10,000 times the larger ones), infinite: it never gets there. Each resample of the one is held
-        against one of the other. UserError unless both are data-constrained laws with one cost of a token.
+        As in Prabhudesai et al. 2025 (arXiv 2507.15857): the budget at which the gap in loss closes, each law
+        at its own best size. 0: it is below at every budget looked at (from a hundredth of the smaller
+        budgets to 10,000 times the larger ones), infinite: it never gets there. Each resample of this law is
+        compared with one of the other. UserError unless both are data-constrained laws with one cost of a
+        token.
         """
         if not isinstance(other, ConstrainedLaw):
             raise UserError("critical_flops: give another law fitted with method='constrained'")
-        (U,) = positive_pairs(unique_tokens=unique_tokens)
-        values = critical_compute(self, other, float(U))
-        return estimate_of(values, Rule(level=self.level))
+        (array,) = positive_numbers("critical_flops", unique_tokens=unique_tokens)
+        U = float(array)
+        if self.cost != other.cost and not np.isclose(self.cost.q, other.cost.q, atol=0.02):
+            raise UserError(
+                f"critical_flops: the tables count FLOPs differently ({self.cost} and {other.cost}); fit "
+                "both with one convention"
+            )
+        count = min(len(self.thetas), len(other.thetas)) - 1
+        order = 1 + np.random.default_rng(PAIRING).permutation(len(other.thetas) - 1)[:count]
+        ours, theirs = self.thetas[: 1 + count], other.thetas[np.concatenate([[0], order])]
+
+        def gap(flops: np.ndarray) -> np.ndarray:
+            own = best_given_text(self.form, ours, flops, U, self.cost)[1]
+            return own - best_given_text(other.form, theirs, flops, U, other.cost)[1]
+
+        low = BELOW * min(self.flops_range[0], other.flops_range[0])
+        high = ABOVE * max(self.flops_range[1], other.flops_range[1])
+        scan = np.geomspace(low, high, SCAN_POINTS)
+        gaps = gap(scan)
+        falls = (gaps[:, :-1] >= 0) & (gaps[:, 1:] < 0)
+        first = falls.argmax(axis=1)
+        left, right = np.log(scan[first]), np.log(scan[first + 1])
+        for _ in range(BISECTIONS):
+            middle = (left + right) / 2
+            below = gap(np.exp(middle)[:, None])[:, 0] < 0
+            left, right = np.where(below, left, middle), np.where(below, middle, right)
+        crossing = np.where(falls.any(axis=1), np.exp((left + right) / 2), np.inf)
+        return estimate_of(np.where(gaps[:, 0] < 0, 0.0, crossing), Rule(level=self.level))
 
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
         log_params, log_tokens = optimal_logs(self.thetas[:, :5], flops, self.cost)
@@ -191,32 +243,47 @@ def fit_constrained(
     if base is None:
         check_identified(table, space.num_free)
     problem = Problem.of(table.params, table.tokens, table.loss, tied=tied)
+
+    # surfaces to start from, centred (m, 5): the given one with its resamples, else those of all runs, and
+    # before them that of the runs which read their text once, if there are enough
+    options_base = None
+    if base is not None:
+        natural = base.thetas if isinstance(base, SurfaceLaw) else np.asarray(base, dtype=np.float64)[None]
+        bases = problem.centred(natural)
+        options_base = dict(zip(FORMS["effective"], map(float, natural[0]), strict=False))
+    else:
+        bases = grid_starts(problem, Derivatives(problem))
+        once = table.tokens / unique_tokens - 1 <= ONCE
+        part = table.params[once], table.tokens[once], table.loss[once]
+        if min(len(np.unique(part[0])), len(np.unique(part[1]))) >= 3 and once.sum() >= 6:
+            fresh = Problem.of(*part, tied=tied)
+            first = fresh.natural(grid_starts(fresh, Derivatives(fresh))[:1])
+            bases = np.concatenate([problem.centred(first), bases])
+    rest = np.array(STARTS[form])
+    if one_parameter:
+        rest[:, 1:] = 1.0
+    starts = [np.column_stack([np.tile(row, (len(rest), 1)), rest]) for row in bases[:MOST_BASE_STARTS]]
+
+    # the optimum, then the resamples: each from there, with a resample of the base if it has any
     terms = RepeatTerms.of(form, problem, table.tokens, unique_tokens)
     objective = LogSum(terms, problem.z, space)
-    bases = _base_starts(problem, table, unique_tokens, base)
-    best, share = best_of(
-        objective, _starts(form, bases[:MOST_BASE_STARTS], one_parameter), len(table), delta
-    )
+    best, share = best_of(objective, np.concatenate(starts), len(table), delta)
     ones = np.ones((1, len(table)))
+    gradient = float(objective.relative_gradient(best, ones, delta)[0])
     groups = None if cluster is None else group_numbers(table.rows, cluster)
     start_Rp = np.repeat(best, bootstrap, axis=0)
     if base is not None and len(bases) > 1:
         start_Rp[:, :5] = bases[1 + np.arange(bootstrap) % (len(bases) - 1)]
-    draws, unfinished = resample(
+    draws, unfinished = refit_resamples(
         objective, best, len(table), bootstrap, seed, groups, delta, start_Rp=start_Rp
     )
     thetas = terms.natural(problem, np.concatenate([best, draws]))
     thetas.flags.writeable = False
-    gradient = float(objective.relative_gradient(best, ones, delta)[0])
+    status, sentence = search_verdict(FORMS[form], best[0], gradient, space)
     options = {
-        "form": form,
-        "base": _told(base),
-        "tied": tied,
-        "one_parameter": one_parameter,
-        "delta": delta,
-    }
-    options |= {"bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster}
-    status, sentence = _verdict(form, best[0], gradient, space)
+        "form": form, "base": options_base, "tied": tied, "one_parameter": one_parameter, "delta": delta,
+        "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster,
+    }  # fmt: skip
     law = ConstrainedLaw(
         **common_fields(table, options),
         status=status,
@@ -227,9 +294,14 @@ def fit_constrained(
         objective=float(objective.at(best, ones, delta).f_R[0]),
         gradient=gradient,
         share_of_starts=share,
-        num_free=space.num_free,
+        num_fitted=space.num_free,
     )
-    return replace(law, warnings=tuple(_warnings(law, table, draws, unfinished, space)))
+    caveats = law._caveats(table, len(draws), unfinished)
+    for side, at_edge in (("lower", draws <= space.lower), ("upper", draws >= space.upper)):
+        often = at_edge.sum(axis=0) > (1 - level) / 2 * len(draws)
+        names = [name for name, open_end in zip(FORMS[form], often & space.free, strict=True) if open_end]
+        caveats += [f"these runs put no {side} limit on {name}" for name in names]
+    return replace(law, warnings=tuple(caveats))
 
 
 def _check_form(form: str, base: object, tied: bool, one_parameter: bool, delta: float) -> None:
@@ -253,7 +325,7 @@ def _unique_tokens(table: RunTable) -> np.ndarray:
     """The column, checked; UserError names what is wrong."""
     if "unique_tokens" not in table.rows.columns:
         raise UserError(
-            "runs: column unique_tokens is missing; a data-constrained law needs how many different tokens "
+            "runs: column unique_tokens is missing; a data-constrained law needs how many unique tokens "
             "each run read"
         )
     values = pd.to_numeric(table.rows["unique_tokens"], errors="coerce").to_numpy(dtype=np.float64)
@@ -270,75 +342,36 @@ def _unique_tokens(table: RunTable) -> np.ndarray:
     return values
 
 
-def _base_starts(
-    problem: Problem, table: RunTable, unique_tokens: np.ndarray, base: SurfaceLaw | tuple[float, ...] | None
-) -> np.ndarray:
-    """Surfaces to start from, centred (m, 5): the given one with its resamples, or those of the runs that
-    read their text once, as far as there are enough of them."""
-    if base is not None:
-        natural = base.thetas if isinstance(base, SurfaceLaw) else np.asarray(base, dtype=np.float64)[None]
-        return problem.centred(natural)
-    once = table.tokens / unique_tokens - 1 <= ONCE
-    found = grid_starts(problem, Derivatives(problem))
-    if len(np.unique(table.params[once])) < 3 or len(np.unique(table.tokens[once])) < 3 or once.sum() < 6:
-        return found
-    part = Problem.of(table.params[once], table.tokens[once], table.loss[once], tied=problem.space.tied)
-    first = part.natural(grid_starts(part, Derivatives(part))[:1])
-    return np.concatenate([problem.centred(first), found])
+def best_given_text(
+    form: str, thetas: np.ndarray, flops: np.ndarray, unique_tokens: float, cost: Cost
+) -> tuple[np.ndarray, np.ndarray]:
+    """log of the best size and its loss, each (m, k), for thetas (m, p) at flops (k,) or (m, k)."""
+    budgets = np.broadcast_to(flops, (len(thetas), np.shape(flops)[-1]))
+    sizes, losses = np.empty(budgets.shape), np.empty(budgets.shape)
+    at_one = optimal_logs(thetas[:, :5], np.ones(1), cost)[0][:, 0]
+    slope = thetas[:, 4] / (thetas[:, 3] + cost.q * thetas[:, 4])
+    rows = np.arange(len(thetas))
+    ratio = (np.sqrt(5) - 1) / 2
+    for j, budget in enumerate(budgets.T):
 
+        def loss(log_params: np.ndarray, budget: np.ndarray = budget) -> np.ndarray:
+            params = np.exp(log_params)
+            tokens = budget[:, None] / (cost.k * params**cost.q)
+            # far from the optimum a term may overflow: an infinite loss is no optimum
+            with np.errstate(over="ignore"):
+                return constrained_loss(form, thetas, params, tokens, np.full_like(tokens, unique_tokens))
 
-def _starts(form: str, bases: np.ndarray, one_parameter: bool) -> np.ndarray:
-    rest = np.array(STARTS[form])
-    if one_parameter:
-        rest[:, 1:] = 1.0
-    return np.concatenate([np.column_stack([np.tile(base, (len(rest), 1)), rest]) for base in bases])
-
-
-def _told(base: SurfaceLaw | tuple[float, ...] | None) -> Any:
-    """The base as an option of plain JSON."""
-    if base is None:
-        return None
-    numbers = base.thetas[0] if isinstance(base, SurfaceLaw) else np.asarray(base, dtype=np.float64)
-    return dict(zip(FORMS["effective"], map(float, numbers), strict=False))
-
-
-def _verdict(form: str, theta: np.ndarray, gradient: float, space: Space) -> tuple[FitStatus, str]:
-    if gradient > GRADIENT_TOLERANCE:
-        return FitStatus.NOT_CONVERGED, (
-            f"the gradient at the best point is {gradient:.1e} of its terms, above {GRADIENT_TOLERANCE:.0e}"
-        )
-    edge = space.free & ((theta <= space.lower) | (theta >= space.upper))
-    names = [name for name, bound in zip(FORMS[form], edge, strict=True) if bound]
-    if names:
-        return FitStatus.BOUND_HIT, (
-            f"{' and '.join(names)} ended at the edge of what is searched: the runs do not determine it"
-        )
-    return FitStatus.CONVERGED, f"the gradient is {gradient:.0e} of its terms"
-
-
-def _warnings(
-    law: ConstrainedLaw, table: RunTable, draws: np.ndarray, unfinished: int, space: Space
-) -> list[str]:
-    found = list(table.warnings)
-    lowest = float(table.loss.min())
-    if lowest <= law.E:
-        found.append(f"E = {float(law.E):.4g} lies at or above the lowest loss ({lowest:.4g})")
-    if law.status is not FitStatus.CONVERGED:
-        found.append(law.sentence)
-    tail = (1 - law.level) / 2
-    for i, name in enumerate(FORMS[law.form]):
-        if not space.free[i] or not len(draws):
-            continue
-        for edge, side in (
-            (draws[:, i] <= space.lower[i], "below"),
-            (draws[:, i] >= space.upper[i], "above"),
-        ):
-            if np.mean(edge) > tail:
-                found.append(
-                    f"{name} is not identified from {side}: its interval reaches the edge of the search"
-                )
-    if law.share_of_starts < FEW_STARTS:
-        found.append(f"only {law.share_of_starts:.0%} of the starts reach the optimum; others may lie close")
-    if unfinished > 0.01 * len(draws):
-        found.append(f"{unfinished} of {len(draws)} resamples did not converge; their last points are used")
-    return found
+        # a grid about the best size with unlimited text, then golden section between the neighbours of its
+        # lowest point; the optimum of a law that means nothing may lie beyond the largest float
+        middle = np.clip(at_one + slope * np.log(budget), -FARTHEST_LOG, FARTHEST_LOG)
+        grid = middle[:, None] + np.linspace(-AROUND, AROUND, GRID_POINTS)
+        lowest = np.clip(loss(grid).argmin(axis=1), 1, GRID_POINTS - 2)
+        low, high = grid[rows, lowest - 1], grid[rows, lowest + 1]
+        for _ in range(GOLDEN_STEPS):
+            inner = np.stack([high - ratio * (high - low), low + ratio * (high - low)], axis=1)
+            values = loss(inner)
+            left = values[:, 0] < values[:, 1]
+            low, high = np.where(left, low, inner[:, 0]), np.where(left, inner[:, 1], high)
+        sizes[:, j] = (low + high) / 2
+        losses[:, j] = loss(sizes[:, j : j + 1])[:, 0]
+    return sizes, losses

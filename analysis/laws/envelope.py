@@ -1,27 +1,27 @@
 """Approach 1: the lower envelope of loss over compute, and power laws along it.
 
 Hoffmann et al. 2022 (arXiv 2203.15556, section 3.1) take the minimum over loss curves, and so does this law
-where it is given curves (a table with a column step, see `laws.solver.curves`). From a table of finished
-runs the envelope is the lower convex hull of (log flops, log loss) (as in Gemstones, arXiv
-2502.06857): the runs no mixture of cheaper and dearer runs improves on. Few runs lie on it, so its intervals,
-percentiles over resamples of the runs, are wide; the surface and IsoFLOP laws use all runs and are to be
-preferred where they can be fitted.
+if it is given curves (a table with a column step, see `laws.solver.curves`). From a table of finished runs
+the envelope is the lower convex hull of (log flops, log loss), as in Gemstones (arXiv 2502.06857): the runs
+that no mixture of cheaper and more expensive runs improves on. Few runs lie on it, so its intervals,
+percentiles over resamples of the runs, are wide. Prefer the surface and IsoFLOP laws, which use all runs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields
+from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_fields
 from analysis.laws.solver.bootstrap import check_options, resample_weights
 from analysis.laws.solver.curves import CAUTION, read_curves
-from analysis.laws.solver.powerlaw import PowerLaw
-from analysis.table.fit_table import RunTable, prepare
+from analysis.table.fit_table import prepare
+from analysis.text import flops_text
 
 MIN_VERTICES = 3
 
@@ -41,106 +41,97 @@ def fit_envelope(
     """Power laws through the runs on the lower convex hull of (log flops, log loss).
 
     With a column step, runs holds loss curves: the law goes through the lowest curve at every compute, and
-    whole runs are resampled. UserError where fewer than 3 runs (budgets) lie on the envelope, or all runs
-    spend one budget.
+    whole runs are resampled. UserError if fewer than 3 runs (budgets) lie on the envelope, or all runs spend
+    one budget.
     """
     check_options(bootstrap, seed, level)
+    columns = ["flops", "params", "tokens", "loss"]
+    # a table's envelope is a set of runs, that of curves a run at each budget; points() gives either for a
+    # choice of runs, as columns above
+    points: Callable[[np.ndarray], dict[str, np.ndarray]]
     if isinstance(runs, pd.DataFrame) and "step" in runs.columns:
-        return _of_curves(runs, bootstrap, seed, level)
-    table = prepare(runs)
-    if table.one_budget:
-        raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); an envelope "
-            "needs several"
-        )
-    logs = {name: np.log(getattr(table, name)) for name in ("flops", "params", "tokens", "loss")}
-    everyone = np.arange(len(table))
-    vertices = hull(logs["flops"], logs["loss"], everyone)
-    if len(vertices) < MIN_VERTICES:
-        raise UserError(
-            f"envelope: only {len(vertices)} runs lie on the lower envelope of loss over compute, a power "
-            f"law needs {MIN_VERTICES}; add budgets"
-        )
-    reference = float(logs["flops"].mean())
-    fits, dropped = [_lines(logs, vertices, reference)], 0
-    for weights in resample_weights(len(table), bootstrap, seed):
-        for row in weights:
-            drawn = hull(logs["flops"], logs["loss"], everyone[row > 0])
-            if len(drawn) >= MIN_VERTICES:
-                fits.append(_lines(logs, drawn, reference))
-            else:
-                dropped += 1
-    sentence = f"{len(vertices)} of {len(table)} runs lie on the envelope"
-    options = {"bootstrap": bootstrap, "seed": seed, "level": level}
-    return _law(table, fits, dropped, options, sentence, _table(table, vertices))
+        grid = read_curves(runs)
 
+        def points(chosen: np.ndarray) -> dict[str, np.ndarray]:
+            at, best = grid.winners(chosen)
+            flops, tokens = grid.flops[at], grid.flops[at] / grid.flops_per_token[best]
+            return {
+                "flops": flops, "params": grid.params[best], "tokens": tokens, "loss": grid.loss[best, at]
+            }  # fmt: skip
 
-def _of_curves(curves: pd.DataFrame, bootstrap: int, seed: int, level: float) -> EnvelopeLaw:
-    grid = read_curves(curves)
-    budgets, winners = grid.winners()
-    if len(budgets) < MIN_VERTICES:
-        raise UserError(
-            f"envelope: at only {len(budgets)} budgets the lowest curve is of neither the smallest nor the "
-            f"largest size, a power law needs {MIN_VERTICES}; add sizes"
-        )
+        num_runs = len(grid.params)
+        shown = pd.DataFrame(points(np.arange(num_runs)))
+        if len(shown) < MIN_VERTICES:
+            raise UserError(
+                f"envelope: at only {len(shown)} budgets the lowest curve is of neither the smallest nor the "
+                f"largest size, a power law needs {MIN_VERTICES}; add sizes"
+            )
+        if "family" in runs.columns:
+            if runs["family"].nunique() > 1:
+                raise UserError("family: one envelope is of one family; select one, or use analysis.compare")
+            shown = shown.assign(family=runs["family"].iloc[0])
+        table = prepare(shown)
+        sentence = f"the lowest of {num_runs} curves at {len(shown)} of {len(grid.flops)} budgets"
+        caution = [CAUTION]
+    else:
+        table = prepare(runs)
+        if table.one_budget:
+            raise UserError(
+                f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
+                "an envelope needs several"
+            )
+        log_flops, log_loss = np.log(table.flops), np.log(table.loss)
 
-    def points(at: np.ndarray, runs: np.ndarray) -> dict[str, np.ndarray]:
-        flops = grid.flops[at]
-        columns = {"flops": flops, "params": grid.params[runs], "loss": grid.loss[runs, at]}
-        return columns | {"tokens": flops / grid.flops_per_token[runs]}
+        def points(chosen: np.ndarray) -> dict[str, np.ndarray]:
+            vertices = hull(log_flops, log_loss, chosen)
+            return {name: getattr(table, name)[vertices] for name in columns}
 
-    shown = pd.DataFrame(points(budgets, winners))
-    if "family" in curves.columns:
-        shown = shown.assign(family=curves["family"].iloc[0])
-        if curves["family"].nunique() > 1:
-            raise UserError("family: one envelope is of one family; select one, or use analysis.compare")
-    table = prepare(shown)
+        num_runs = len(table)
+        shown = pd.DataFrame(points(np.arange(num_runs)))
+        if len(shown) < MIN_VERTICES:
+            raise UserError(
+                f"envelope: only {len(shown)} runs lie on the lower envelope of loss over compute, a power "
+                f"law needs {MIN_VERTICES}; add budgets"
+            )
+        sentence, caution = f"{len(shown)} of {num_runs} runs lie on the envelope", []
+
     reference = float(np.log(table.flops).mean())
 
-    def lines(at: np.ndarray, runs: np.ndarray) -> list[tuple[float, float]]:
-        logs = {name: np.log(values) for name, values in points(at, runs).items()}
-        return _lines(logs, np.arange(len(at)), reference)
+    def lines(vertices: dict[str, np.ndarray]) -> list[tuple[float, float]]:
+        """(value at log FLOPs `reference`, slope) of params, tokens and loss over the vertices."""
+        x = np.log(vertices["flops"]) - reference
+        dx = x - x.mean()
+        fits = []
+        for name in ("params", "tokens", "loss"):
+            y = np.log(vertices[name])
+            slope = float(dx @ y / (dx @ dx))
+            fits.append((float(y.mean() - slope * x.mean()), slope))
+        return fits
 
-    fits, dropped = [lines(budgets, winners)], 0
-    for weights in resample_weights(len(grid.params), bootstrap, seed):
+    fits, dropped = [lines(points(np.arange(num_runs)))], 0
+    for weights in resample_weights(num_runs, bootstrap, seed):
         for row in weights:
-            at, runs = grid.winners(np.flatnonzero(row))
-            if len(at) >= MIN_VERTICES:
-                fits.append(lines(at, runs))
+            drawn = points(np.flatnonzero(row))
+            if len(drawn["flops"]) >= MIN_VERTICES:
+                fits.append(lines(drawn))
             else:
                 dropped += 1
-    options = {"bootstrap": bootstrap, "seed": seed, "level": level}
-    sentence = f"the lowest of {len(grid.params)} curves at {len(budgets)} of {len(grid.flops)} budgets"
-    law = _law(table, fits, dropped, options, sentence, shown[["flops", "params", "tokens", "loss"]])
-    return replace(law, warnings=(*law.warnings, CAUTION))
-
-
-def _law(
-    table: RunTable,
-    fits: list[list[tuple[float, float]]],
-    dropped: int,
-    options: dict[str, Any],
-    sentence: str,
-    vertices: pd.DataFrame,
-) -> EnvelopeLaw:
     values = np.array(fits)
     warnings = list(table.warnings)
-    if dropped > 0.01 * options["bootstrap"]:
+    if dropped > 0.01 * bootstrap:
         warnings.append(
-            f"{dropped} of {options['bootstrap']} resamples have fewer than {MIN_VERTICES} points on the "
-            "envelope"
+            f"{dropped} of {bootstrap} resamples have fewer than {MIN_VERTICES} points on the envelope"
         )
-    reference = float(np.log(table.flops).mean())
     return EnvelopeLaw(
-        **common_fields(table, options),
+        **common_fields(table, {"bootstrap": bootstrap, "seed": seed, "level": level}),
         status=FitStatus.CONVERGED,
         sentence=sentence,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *caution),
         power_laws={
             name: PowerLaw(middle=values[:, i, 0], exponent=values[:, i, 1], log_reference=reference)
             for i, name in enumerate(("params", "tokens", "loss"))
         },
-        vertices=vertices,
+        vertices=shown[columns],
     )
 
 
@@ -151,30 +142,12 @@ def hull(x: np.ndarray, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     for i in order.tolist():
         if kept and x[i] == x[kept[-1]]:
             continue
-        while len(kept) >= 2 and _turns_right(x, y, kept[-2], kept[-1], i):
+        # drop the last vertex while it lies on or above the line from the one before it to the new point
+        while len(kept) >= 2:
+            a, b = kept[-2], kept[-1]
+            if (x[b] - x[a]) * (y[i] - y[a]) > (y[b] - y[a]) * (x[i] - x[a]):
+                break
             kept.pop()
         kept.append(i)
     lowest = int(np.argmin(y[kept]))
     return np.array(kept[: lowest + 1])
-
-
-def _turns_right(x: np.ndarray, y: np.ndarray, a: int, b: int, c: int) -> bool:
-    return bool((x[b] - x[a]) * (y[c] - y[a]) <= (y[b] - y[a]) * (x[c] - x[a]))
-
-
-def _lines(logs: dict[str, np.ndarray], vertices: np.ndarray, reference: float) -> list[tuple[float, float]]:
-    """(value at log FLOPs `reference`, slope) of params, tokens and loss over the vertices."""
-    x = logs["flops"][vertices] - reference
-    dx = x - x.mean()
-    found = []
-    for name in ("params", "tokens", "loss"):
-        y = logs[name][vertices]
-        slope = float(dx @ y / (dx @ dx))
-        found.append((float(y.mean() - slope * x.mean()), slope))
-    return found
-
-
-def _table(table: RunTable, vertices: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame(
-        {name: getattr(table, name)[vertices] for name in ("flops", "params", "tokens", "loss")}
-    )

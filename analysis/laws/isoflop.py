@@ -2,21 +2,21 @@
 
 Hoffmann et al. 2022 (arXiv 2203.15556, section 3.2); the form used by Sahoo et al. 2026 (arXiv 2602.15014):
 an unweighted parabola of the raw loss in log N, and N*, D*, L* as powers of compute without an offset. A
-parabola is biased where the sizes are wide or off centre (arXiv 2603.22339): exponents survive that,
+parabola is biased if the sizes are wide or off centre (arXiv 2603.22339): exponents survive that,
 coefficients do not. correct_bias=True takes the bias out, shape="akima" (Porian et al. 2024, arXiv
 2406.19146) does not have it.
 
 The law of the loss has no offset, so it must not be read far beyond the budgets: in simulated sweeps its 95%
 interval at ten times the largest budget held the truth in 0 to 5% (docs/coverage.md). The surface has E.
 
-A budget is refused, and says why, when its minimum is not between its smallest and largest size, when the
+A budget is refused, with the reason, if its minimum is not between its smallest and largest size, if the
 curve does not bend upwards, or with fewer than 3 sizes. Resamples go through the same guard.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,19 +25,21 @@ from scipy.special import fdtrc
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, spread
 from analysis.frontier import number_column
-from analysis.laws.result import FitStatus, PowerLawFrontier, common_fields, interval_columns
+from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_fields, interval_columns
 from analysis.laws.solver.akima import solve_splines
-from analysis.laws.solver.bootstrap import check_interval, check_options, group_numbers
+from analysis.laws.solver.bootstrap import (
+    check_interval,
+    check_options,
+    group_numbers,
+    group_weights,
+    leave_one_out,
+)
 from analysis.laws.solver.budget import BudgetFit, BudgetStatus, Curves, read_budget, too_few
-from analysis.laws.solver.noise import Spread, draw_rows, spread_about_budgets, with_leave_outs
+from analysis.laws.solver.noise import Spread, draw_losses, spread_about_budgets
 from analysis.laws.solver.parabola import Parabolas, correct, solve_parabolas
-from analysis.laws.solver.powerlaw import PowerLaw, fit_power_laws
-from analysis.laws.solver.refit import refit_surface
-from analysis.laws.surface import SurfaceLaw, fit_surface
+from analysis.laws.surface import fit_surface, refit_surface
 from analysis.table.fit_table import SAME_BUDGET, RunTable, prepare
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from analysis.text import flops_text
 
 RESAMPLINGS = ("parametric", "residuals", "rows")
 SHAPES = ("parabola", "akima")
@@ -53,6 +55,7 @@ class IsoflopLaw(PowerLawFrontier):
     """N*, D* and L* as powers of compute, through the minima of one curve per budget."""
 
     method: ClassVar[str] = "isoflop"
+    figure: ClassVar[str] = "isoflop"
     budgets: tuple[BudgetFit, ...]
     residual_sd: float | None
     """Pooled standard deviation of losses about their curves, relative to the loss; None if no budget has a
@@ -69,22 +72,46 @@ class IsoflopLaw(PowerLawFrontier):
 
     @property
     def minima(self) -> pd.DataFrame:
-        """One row per budget: flops, status, reason, params, tokens, loss (each with _low, _high), curvature
-        (nats per (log params)^2), share_bracketed (of the resamples), num_runs. A refused budget has missing
-        values (pandas.NA) in place of a minimum."""
-        rows = [_minimum(fit, self.budget_rule) for fit in self.budgets]
-        text = {name: [row[name] for row in rows] for name in ("flops", "status", "reason")}
-        names = [name for name in rows[0] if name not in (*text, "num_runs")]
-        columns = {name: number_column([row[name] for row in rows]) for name in names}
-        return pd.DataFrame(text | columns | {"num_runs": [fit.num_runs for fit in self.budgets]})
+        """One row per budget: flops, status, reason, params, tokens, tokens_per_param, loss (each with _low,
+        _high), curvature (nats per (log params)^2), share_bracketed (of the resamples), num_runs. A refused
+        budget has missing values (pandas.NA) in place of a minimum."""
+        rows = []
+        for fit in self.budgets:
+            row: dict[str, Any] = {"flops": fit.flops, "status": str(fit.status), "reason": fit.reason}
+            bracketed = fit.status is BudgetStatus.BRACKETED
+            for name, values in (
+                ("params", fit.log_params),
+                ("tokens", fit.log_tokens),
+                ("tokens_per_param", fit.log_tokens - fit.log_params),
+                ("loss", fit.loss),
+            ):
+                ends = fit.ends(values, self.budget_rule) if bracketed else None
+                shown = [values[0] if bracketed else None, *(ends or (None, None))]
+                if name != "loss":
+                    # a nearly flat resample has its minimum beyond the largest float: infinity, an open end
+                    with np.errstate(over="ignore", under="ignore"):
+                        shown = [None if value is None else float(np.exp(value)) for value in shown]
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = shown
+            row["curvature"] = None if fit.curves is None else fit.curves.curvature()
+            draws = fit.inside[1 : len(fit.inside) - self.budget_leave_outs]
+            row["share_bracketed"] = float(draws.mean()) if len(draws) else None
+            rows.append(row)
+        text = ("flops", "status", "reason")
+        columns = {
+            name: [row[name] for row in rows] if name in text else number_column([row[name] for row in rows])
+            for name in rows[0]
+        }
+        return pd.DataFrame(columns | {"num_runs": [fit.num_runs for fit in self.budgets]})
 
     def curves(self, flops: float) -> pd.DataFrame:
-        """The fitted curve of one budget over its sizes: params, loss, loss_low, loss_high (no rows where
+        """The fitted curve of one budget over its sizes: params, loss, loss_low, loss_high (no rows if
         there are too few sizes for one). UserError names the budgets there are."""
         fit = next((b for b in self.budgets if abs(np.log(flops / b.flops)) <= np.log1p(SAME_BUDGET)), None)
         if fit is None:
-            known = ", ".join(f"{b.flops:.3g}" for b in self.budgets)
-            raise UserError(f"flops = {flops:.3g} is no budget of this law; its budgets are {known}")
+            budgets = ", ".join(flops_text(b.flops) for b in self.budgets)
+            raise UserError(
+                f"flops = {flops_text(flops)} is no budget of this law; its budgets are {budgets}"
+            )
         grid = np.linspace(fit.sizes[0], fit.sizes[-1], GRID_POINTS)
         if fit.curves is None:
             return pd.DataFrame(
@@ -96,8 +123,8 @@ class IsoflopLaw(PowerLawFrontier):
     def range_within(self, percent: float) -> pd.DataFrame:
         """Sizes whose fitted loss is within `percent` of the minimum's, per bracketed budget.
 
-        Columns flops, params (N*), low, high: where a side is pandas.NA the loss still is within at the
-        smallest (largest) size. Flat curves leave N* open though the loss is known; this says how open.
+        Columns flops, params (N*), low, high; a side is pandas.NA if the loss is still within at the smallest
+        (largest) size. A flat curve leaves N* open although the loss is certain; this says how open.
         UserError unless percent is above 0.
         """
         if not percent > 0:
@@ -126,19 +153,13 @@ class IsoflopLaw(PowerLawFrontier):
         return [(fit, was) for fit, was in pairs if fit.status is BudgetStatus.BRACKETED and was.convex[0]]
 
     def _parameters(self) -> dict[str, Estimate]:
-        found = super()._parameters()
+        parameters = super()._parameters()
         for fit, was in self._corrections():
             percent = _biases(fit, was)[0]
             low, high = fit.ends(percent, self.budget_rule) or (None, None)
-            text = f"parabola's bias in params at {fit.flops:.3g} FLOPs, taken out (%)"
-            found[text] = Estimate(float(percent[0]), low, high, self.level)
-        return found
-
-    def plot(self) -> go.Figure:
-        """The parabolas with their runs and minima, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.isoflop(self)
+            text = f"parabola's bias in params at {flops_text(fit.flops)} FLOPs, taken out (%)"
+            parameters[text] = Estimate(float(percent[0]), low, high, self.level)
+        return parameters
 
     def to_dict(self) -> dict[str, Any]:
         minima = self.minima.astype(object)
@@ -166,19 +187,19 @@ def fit_isoflop(
 
     Runs of one typed `budget` belong together; without that column, runs whose FLOPs agree within 5%.
     resample: "parametric" adds noise of the spread of all runs about their curves, with the uncertainty of
-    that spread itself, as a t interval has it, and moves all losses together by their loss_se: the runs of a
+    that spread itself, as in a t interval, and moves all losses together by their loss_se: the runs of a
     sweep are scored on the same held-out text, so its error shifts levels and cancels between runs and
     families. "residuals" draws from the observed deviations; "rows" draws runs within each budget.
     noise: standard deviation of the parametric noise in nats, instead of the estimated one.
-    cluster: a column whose runs err together ("seed", "size"): with "rows" its values are drawn as wholes
-    from the whole table, with "residuals" they change sign as wholes.
+    cluster: a column whose runs have correlated errors ("seed", "size"): with "rows" its values are drawn as
+    wholes from the whole table, with "residuals" they change sign as wholes.
     interval: "percentile", or "bca", which refits once more without each run (or group).
     shape: "parabola" of the loss in log N, or "akima", the interpolant of log loss in log N through all runs;
     its spread is that about a polynomial of degree 4 (6 sizes or more), 3 (5) or 2 (4).
     correct_bias: replace each parabola by the curve with the shape of a surface (its alpha and beta q,
     refitted for every resample to the same runs) of which that parabola is the least-squares image, and take
-    its minimum, see `analysis.laws.solver.parabola.correct`; `law.bias` and the summary say by how much.
-    UserError where fewer than 2 budgets have a usable minimum, or options do not go together.
+    its minimum, see `analysis.laws.solver.parabola.correct`; `law.bias` and the summary give the amount.
+    UserError if fewer than 2 budgets have a usable minimum, or options do not go together.
     """
     check_options(bootstrap, seed, level)
     check_interval(interval)
@@ -186,25 +207,97 @@ def fit_isoflop(
     table = prepare(runs)
     if table.one_budget:
         raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({table.flops_range[0]:.3g} FLOPs); "
+            f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
             "power laws need at least 2 budgets"
         )
     groups = None if cluster is None else group_numbers(table.rows, cluster)
-    spread_of_runs = spread_about_budgets(table, shape, noise)
+
+    # losses and weights (1 + R + J, n): the table, its resamples, then (bca) the table less one run or group
+    noise_of_runs = spread_about_budgets(table, shape, noise)
     if correct_bias and noise is None:
-        spread_of_runs = _spread_about_corrected(table)
-    drawn = draw_rows(table, spread_of_runs, resample, bootstrap, seed, groups)
-    last = len(drawn[0])
+        # a parabola's lack of fit is no noise of the runs, so it is measured about the corrected curves
+        noise_of_runs = _spread_about_corrected(table)
+    generator = np.random.default_rng(seed)
+    if resample == "rows":
+        weights = np.ones((1 + bootstrap, len(table)))
+        if groups is not None:
+            weights[1:] = group_weights(groups, bootstrap, generator)
+        else:
+            # within each budget: a budget that lost its runs would have no minimum
+            for _, members in table.budgets():
+                weights[1:, members] = group_weights(np.arange(len(members)), bootstrap, generator)
+        losses = np.broadcast_to(table.loss, weights.shape)
+    else:
+        draws = draw_losses(table, noise_of_runs, resample, bootstrap, generator, groups)
+        losses = np.concatenate([table.loss[None], draws])
+        weights = np.ones_like(losses)
+    last = len(losses)
     if interval == "bca":
-        drawn = with_leave_outs(table, *drawn, groups)
-    losses, weights = drawn
+        without = leave_one_out(np.arange(len(table)) if groups is None else groups)
+        losses = np.concatenate([losses, np.broadcast_to(table.loss, without.shape)])
+        weights = np.concatenate([weights, without])
+
+    # one curve per budget and row of losses, and its minimum
     plain = [_fit_budget(table, *budget, losses, weights, shape) for budget in table.budgets()]
     budgets = _corrected(table, plain, losses, weights) if correct_bias else plain
     usable = [fit for fit in budgets if fit.status is BudgetStatus.BRACKETED]
     if len(usable) < 2:
-        raise UserError(_refusal(budgets))
-    power_laws, dropped, leave_outs = _power_laws(usable, last)
-    power_laws, widened = _widen(usable, power_laws, spread_of_runs.freedom, last, given=noise is not None)
+        reasons = [fit.reason for fit in budgets if fit.reason]
+        more = f"; and {len(reasons) - 5} budgets more" if len(reasons) > 5 else ""
+        raise UserError(
+            f"isoflop: {len(usable)} of {len(budgets)} budgets have a usable minimum and power laws need 2: "
+            f"{'; '.join(reasons[:5])}{more}"
+        )
+
+    # power laws through the minima that lie inside their sizes, row by row; rows with fewer than two drop out
+    log_flops = np.log([fit.flops for fit in usable])
+    inside = np.stack([fit.inside for fit in usable], axis=1)
+    columns = {
+        "params": [np.where(fit.inside, fit.log_params, 0.0) for fit in usable],
+        "tokens": [np.where(fit.inside, fit.log_tokens, 0.0) for fit in usable],
+        "loss": [np.log(np.where(fit.inside & (fit.loss > 0), fit.loss, 1.0)) for fit in usable],
+    }
+    enough = inside.sum(axis=1) >= 2
+    power_laws = {
+        name: _power_law(log_flops, np.stack(values, axis=1)[enough], inside[enough])
+        for name, values in columns.items()
+    }
+    dropped, leave_outs = int(np.sum(~enough[:last])), int(np.sum(enough[last:]))
+    power_laws, bent = _widen(usable, power_laws, noise_of_runs.freedom, last, given=noise is not None)
+
+    # the verdict, and what a reader must know
+    sd = noise_of_runs.sd
+    sentence = f"{len(usable)} of {len(budgets)} budgets have their minimum inside their sizes"
+    if sd is not None:
+        curves = "parabolas" if shape == "parabola" and not correct_bias else "curves"
+        sentence += f"; runs lie {sd:.2%} about the {curves}"
+    if correct_bias:
+        pairs = [(fit, was) for fit, was in zip(budgets, plain, strict=True) if fit in usable]
+        off = [float(_biases(fit, was)[0][0]) for fit, was in pairs]
+        sentence += f"; the parabolas' bias in params, {min(off):+.1f}% to {max(off):+.1f}%, is taken out"
+    caveats = [*table.warnings, *(fit.reason for fit in budgets if fit.reason)]
+    if sd is not None and sd > WIDE_RESIDUALS:
+        caveats.append(
+            f"runs lie {sd:.2%} about the parabolas: no parabola describes sizes this far apart; leave out "
+            "the sizes far from the minima"
+        )
+    for fit in usable:
+        bracketed = fit.inside[1:last]
+        if len(bracketed) and bracketed.mean() < BARELY_BRACKETED:
+            caveats.append(
+                f"the minimum at {flops_text(fit.flops)} FLOPs is barely bracketed: "
+                f"{1 - bracketed.mean():.0%} of the resamples put it outside the sizes"
+            )
+    if len(usable) == 2:
+        caveats.append("only two usable budgets: the power laws pass through both minima, unchecked")
+    if last == 1:
+        caveats.append(
+            "no intervals: no resamples, or no budget with a fourth run and no loss_se to estimate the noise"
+        )
+    if dropped > 0.01 * max(last - 1, 1):
+        caveats.append(
+            f"{dropped} of {last - 1} resamples have fewer than two usable minima and are not counted"
+        )
     options = {
         "bootstrap": bootstrap, "seed": seed, "level": level, "resample": resample, "interval": interval,
         "cluster": cluster, "shape": shape, "noise": noise, "correct_bias": correct_bias,
@@ -212,11 +305,11 @@ def fit_isoflop(
     return IsoflopLaw(
         **common_fields(table, options),
         status=FitStatus.CONVERGED,
-        sentence=_sentence(budgets, plain, usable, spread_of_runs.sd, shape),
-        warnings=(*table.warnings, *_warnings(budgets, usable, spread_of_runs.sd, dropped, last), *widened),
+        sentence=sentence,
+        warnings=(*caveats, *bent),
         budgets=tuple(budgets),
         power_laws=power_laws,
-        residual_sd=spread_of_runs.sd,
+        residual_sd=sd,
         leave_outs=leave_outs,
         budget_leave_outs=len(losses) - last,
         plain=tuple(plain) if correct_bias else (),
@@ -270,7 +363,6 @@ def _corrected(
 ) -> list[BudgetFit]:
     """The parabolas replaced by curves of the shape that a surface through the same runs has."""
     surface = fit_surface(table.rows, bootstrap=0)
-    assert isinstance(surface, SurfaceLaw), "the default form is separable"
     shapes, _ = refit_surface(surface, weights=weights, losses=losses)
     alpha, beta = shapes[:, 3], table.cost.q * shapes[:, 4]
     budgets = []
@@ -285,57 +377,22 @@ def _corrected(
     return budgets
 
 
-def _power_laws(usable: list[BudgetFit], last: int) -> tuple[dict[str, PowerLaw], int, int]:
-    """Power laws through the bracketed minima, how many resamples have fewer than two of them, and how many
-    of the laws' rows are leave-outs, which begin at row `last` of the budgets' arrays."""
-    log_flops = np.log([fit.flops for fit in usable])
-    inside = np.stack([fit.inside for fit in usable], axis=1)
-    columns = {
-        "params": [np.where(fit.inside, fit.log_params, 0.0) for fit in usable],
-        "tokens": [np.where(fit.inside, fit.log_tokens, 0.0) for fit in usable],
-        "loss": [np.log(np.where(fit.inside & (fit.loss > 0), fit.loss, 1.0)) for fit in usable],
-    }
-    laws = {}
-    for name, values in columns.items():
-        laws[name], enough = fit_power_laws(log_flops, np.stack(values, axis=1), inside)
-    return laws, int(np.sum(~enough[:last])), int(np.sum(enough[last:]))
-
-
-def _minimum(fit: BudgetFit, rule: Rule) -> dict[str, Any]:
-    """One row of `IsoflopLaw.minima`."""
-    row: dict[str, Any] = {"flops": fit.flops, "status": str(fit.status), "reason": fit.reason}
-    found = fit.status is BudgetStatus.BRACKETED
-    for name, values in (
-        ("params", fit.log_params),
-        ("tokens", fit.log_tokens),
-        ("tokens_per_param", fit.log_tokens - fit.log_params),
-        ("loss", fit.loss),
-    ):
-        ends = fit.ends(values, rule) if found else None
-        shown = [values[0] if found else None, *(ends or (None, None))]
-        if name != "loss":
-            # a nearly flat resample has its minimum beyond the largest float: infinity, an open end
-            with np.errstate(over="ignore", under="ignore"):
-                shown = [None if value is None else float(np.exp(value)) for value in shown]
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = shown
-    row["curvature"] = None if fit.curves is None else fit.curves.curvature()
-    drawn = fit.inside[1 : len(fit.inside) - rule.leave_outs]
-    row["share_bracketed"] = float(drawn.mean()) if len(drawn) else None
-    row["num_runs"] = fit.num_runs
-    return row
-
-
-def _refusal(budgets: list[BudgetFit]) -> str:
-    reasons = [fit.reason for fit in budgets if fit.reason]
-    more = f"; and {len(reasons) - 5} budgets more" if len(reasons) > 5 else ""
-    return (
-        f"isoflop: {len(budgets) - len(reasons)} of {len(budgets)} budgets have a usable minimum and power "
-        f"laws need 2: {'; '.join(reasons[:5])}{more}"
-    )
+def _power_law(log_flops: np.ndarray, log_values: np.ndarray, usable: np.ndarray) -> PowerLaw:
+    """Least squares of log_values (1 + R, B) on log_flops (B,), each row over its usable budgets (two or
+    more) alone."""
+    reference = float(log_flops.mean())
+    weight = usable.astype(np.float64)
+    count = weight.sum(axis=1)
+    centred = log_flops - reference
+    mean_x = weight @ centred / count
+    mean_y = np.sum(weight * log_values, axis=1) / count
+    dx = centred[None, :] - mean_x[:, None]
+    exponent = np.sum(weight * dx * log_values, axis=1) / np.sum(weight * dx**2, axis=1)
+    return PowerLaw(middle=mean_y - exponent * mean_x, exponent=exponent, log_reference=reference)
 
 
 def _spread_about_corrected(table: RunTable) -> Spread:
-    """How far runs lie about the corrected curves; a parabola's lack of fit is no noise of theirs."""
+    """How far runs lie about the corrected curves."""
     measured = table.loss[None], np.ones((1, len(table)))
     plain = [_fit_budget(table, *budget, *measured, "parabola") for budget in table.budgets()]
     fitted, freedom = table.loss.copy(), -2  # the two rates are shared
@@ -363,64 +420,20 @@ def _biases(fit: BudgetFit, was: BudgetFit) -> tuple[np.ndarray, np.ndarray, np.
     return params, tokens, np.where(both, was.loss - fit.loss, 0.0)
 
 
-def _sentence(
-    budgets: list[BudgetFit], plain: list[BudgetFit], usable: list[BudgetFit], sd: float | None, shape: str
-) -> str:
-    curves = "parabolas" if shape == "parabola" and budgets is plain else "curves"
-    text = f"{len(usable)} of {len(budgets)} budgets have their minimum inside their sizes"
-    if sd is not None:
-        text += f"; runs lie {sd:.2%} about the {curves}"
-    if budgets is not plain:
-        pairs = [(fit, was) for fit, was in zip(budgets, plain, strict=True) if fit in usable]
-        off = [float(_biases(fit, was)[0][0]) for fit, was in pairs]
-        text += f"; the parabolas' bias in params, {min(off):+.1f}% to {max(off):+.1f}%, is taken out"
-    return text
-
-
-def _warnings(
-    budgets: list[BudgetFit], usable: list[BudgetFit], residual_sd: float | None, dropped: int, last: int
-) -> list[str]:
-    found = [fit.reason for fit in budgets if fit.reason]
-    if residual_sd is not None and residual_sd > WIDE_RESIDUALS:
-        found.append(
-            f"runs lie {residual_sd:.2%} about the parabolas: no parabola describes sizes this far "
-            "apart; leave out the sizes far from the minima"
-        )
-    for fit in usable:
-        inside = fit.inside[1:last]
-        if len(inside) and inside.mean() < BARELY_BRACKETED:
-            found.append(
-                f"the minimum at {fit.flops:.1e} FLOPs is barely bracketed: {1 - inside.mean():.0%} "
-                "of the resamples put it outside the sizes"
-            )
-    if len(usable) == 2:
-        found.append("two usable budgets: the power laws pass through both minima, nothing checks their form")
-    num_resamples = last - 1
-    if not num_resamples:
-        found.append(
-            "no intervals: no resamples, or no budget with a fourth run and no loss_se to tell the noise"
-        )
-    if dropped > 0.01 * max(num_resamples, 1):
-        found.append(
-            f"{dropped} of {num_resamples} resamples have fewer than two usable minima and are not counted"
-        )
-    return found
-
-
 def _widen(
     usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, given: bool
 ) -> tuple[dict[str, PowerLaw], list[str]]:
     """Widen a power law whose minima lie farther from it than their noise explains.
 
-    Noise within the budgets says nothing about a bent frontier. Where an F test at 1% finds the minima too
-    far off, the resamples are stretched about the estimate by the ratio of what is seen to what noise
-    explains; where the user has given the noise, it is only said.
+    Noise within the budgets says nothing about a bent frontier. If an F test at 1% finds the minima too far
+    off, the resamples are stretched about the estimate by the ratio of the observed distance to the expected
+    one; if the user has given the noise, only the warning is given.
     """
     widened = dict(laws)
-    found: list[str] = []
+    warnings: list[str] = []
     spare = len(usable) - 2
     if spare < 1 or not all(fit.convex[1:last].any() for fit in usable):
-        return widened, found
+        return widened, warnings
     flops = np.array([fit.flops for fit in usable])
     for name, law in laws.items():
         fitted = law.log_at(flops)[0]
@@ -443,9 +456,9 @@ def _widen(
             stretch = float(np.sqrt(ratio))
             if not given:
                 widened[name] = law.stretched(stretch)
-            found.append(
+            warnings.append(
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
-                f"{flops[np.argmax(np.abs(off / sd))]:.1e} FLOPs); its intervals "
-                + (f"are {stretch:.1f} times too narrow" if given else f"are widened by {stretch:.1f}")
+                f"{flops_text(flops[np.argmax(np.abs(off / sd))])} FLOPs); its intervals "
+                + (f"are {stretch:.1f} times too narrow" if given else f"are multiplied by {stretch:.1f}")
             )
-    return widened, found
+    return widened, warnings

@@ -19,14 +19,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.estimate import Estimate, Rule, estimate_of, shortest
+from analysis.estimate import Estimate, Rule, estimate_of
+from analysis.frontier import positive_numbers
 from analysis.laws.result import interval_columns
 from analysis.laws.solver.bootstrap import check_options, chunk_rows
 from analysis.laws.solver.logsum import LogSum
-from analysis.laws.solver.newrun import Scatter, check_kind, scatter
 from analysis.laws.solver.newton import minimise
+from analysis.laws.solver.noise import Scatter, check_kind, scatter
 from analysis.laws.solver.objective import Space
 from analysis.laws.solver.search import best_of
+from analysis.text import number_text
 
 LEAST_SQUARES = 1e6
 """A Huber threshold on logs that nothing exceeds."""
@@ -87,9 +89,7 @@ class PowerFit:
         check_kind(kind)
         if len(x) != len(self.x):
             raise UserError(f"predict: give {len(self.x)} values: {', '.join(self.x)}")
-        arrays = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in x))
-        if not all(np.all(np.isfinite(array) & (array > 0)) for array in arrays):
-            raise UserError(f"predict: {' and '.join(self.x)} must be finite numbers above 0")
+        arrays = np.broadcast_arrays(*positive_numbers("predict", **dict(zip(self.x, x, strict=True))))
         logs = np.log(np.stack([array.ravel() for array in arrays]))
         # a steep resample may end beyond the largest float: an open end
         with np.errstate(over="ignore"):
@@ -138,9 +138,9 @@ class PowerFit:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        powers = " ".join(f"{name}^{shortest(value)}" for name, value in self.exponents.items())
-        offset = f"{shortest(self.E)} + " if self.options["offset"] else ""
-        lines = [f"{self.y} = {offset}{shortest(self.coefficient)} {powers}   ({len(self.data)} rows)"]
+        powers = " ".join(f"{name}^{number_text(value, 4)}" for name, value in self.exponents.items())
+        offset = f"{number_text(self.E, 4)} + " if self.options["offset"] else ""
+        lines = [f"{self.y} = {offset}{number_text(self.coefficient, 4)} {powers}   ({len(self.data)} rows)"]
         lines += [f"  {name}  {value}" for name, value in self._rows().items()]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
@@ -325,7 +325,7 @@ def _warnings(centred: np.ndarray, share: float, *, offset: bool, level: float) 
     if offset and centred[0, 0] <= LOWEST_OFFSET:
         found.append("the best offset is 0: a pure power law describes the rows as well")
     elif offset and len(centred) > 1 and np.mean(centred[1:, 0] <= LOWEST_OFFSET) > tail:
-        found.append("E is not identified from below: the interval reaches 0")
+        found.append("these runs put no lower limit on E")
     slopes = centred[1:, 2:]
     if offset and len(slopes) and np.mean(np.abs(slopes) < FLATTEST) > tail:
         found.append("the exponent is not identified: it reaches 0, where offset and power are one")

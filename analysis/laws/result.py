@@ -1,31 +1,34 @@
-"""What every fitted law has in common: where it came from, how it ended, its frontier, its printed table."""
+"""What fitted laws have in common: their data and options, the frontier, the printed table, predictions."""
 
 from __future__ import annotations
 
 import enum
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import pandas as pd
 
-from analysis.estimate import Estimate, Rule, estimate_of, interval, shortest
-from analysis.frontier import Cost, Curve, Optimum, as_flops
-from analysis.laws.solver.powerlaw import PowerLaw
+from analysis.estimate import Estimate, Rule, estimate_of, interval
+from analysis.frontier import Cost, Curve, Optimum, as_flops, positive_numbers
+from analysis.laws.solver.noise import Scatter, check_kind, scatter
+from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Space
+from analysis.plotted import Plotted
 from analysis.table.fit_table import Excluded, RunTable
+from analysis.text import flops_text, value_text
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from analysis.published.beside import Beside
 
 
 MOST_BUDGETS = 20
 FEW_BUDGETS = 5
+FEW_STARTS = 0.2
+OPTIMUM = ("params", "tokens", "loss", "tokens_per_param")
 
 
 class FitStatus(enum.StrEnum):
@@ -37,11 +40,11 @@ class FitStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Law(ABC):
-    """A fitted relation between params, tokens, FLOPs and loss (nats per token). Frozen; arrays are read-
-    only."""
+class Law(Plotted, ABC):
+    """A fitted relation between params, tokens, FLOPs and loss (nats per token); frozen, arrays read-only."""
 
     method: ClassVar[str] = ""
+    figure: ClassVar[str] = "frontier"
     family: str | None
     runs: pd.DataFrame
     """The runs used, with columns params, tokens, flops, loss and whatever else the table had."""
@@ -53,15 +56,14 @@ class Law(ABC):
     warnings: tuple[str, ...]
     sha256: str
     budget_flops: tuple[float, ...]
-    """The budgets of the runs, ascending; a few values over their range where there are too many to name."""
+    """The budgets of the runs, ascending; of more than 20, a few values over their range."""
 
     @property
     def flops_range(self) -> tuple[float, float]:
         return self.budget_flops[0], self.budget_flops[-1]
 
     leave_outs: int = 0
-    """How many rows of the law's arrays, the last ones, are refits without one run or group: BCa
-    intervals."""
+    """How many rows at the end of the law's arrays are refits without one run or group, for BCa intervals."""
 
     @property
     def level(self) -> float:
@@ -96,24 +98,30 @@ class Law(ABC):
         positive."""
         budgets = as_flops(flops)
         columns: dict[str, Any] = {"flops": budgets}
-        for name, values in self._with_ratio(budgets).items():
+        for name, values in self._optima(budgets).items():
             columns |= interval_columns(name, values, self.rule)
         return pd.DataFrame(columns)
 
-    def optimal(self, flops: float) -> Optimum:
-        """The compute-optimal run at one budget (training FLOPs, in the convention of the fitted table)."""
-        along = self._with_ratio(as_flops(flops)[:1])
-        numbers = {name: estimate_of(v[:, 0], self.rule) for name, v in along.items()}
-        return Optimum(flops=float(as_flops(flops)[0]), **numbers)
+    @overload
+    def optimal(self, flops: float) -> Optimum: ...
+    @overload
+    def optimal(self, flops: Sequence[float] | np.ndarray | pd.Series) -> pd.DataFrame: ...
+    def optimal(self, flops: Any) -> Optimum | pd.DataFrame:
+        """The compute-optimal run at one budget (training FLOPs, in the convention of the fitted table); for
+        several budgets the table of `frontier`."""
+        budgets = as_flops(flops)
+        if np.ndim(flops):
+            return self.frontier(budgets)
+        numbers = {name: estimate_of(v[:, 0], self.rule) for name, v in self._optima(budgets).items()}
+        return Optimum(flops=float(budgets[0]), **numbers)
 
-    def _with_ratio(self, budgets: np.ndarray) -> dict[str, np.ndarray]:
+    def _optima(self, budgets: np.ndarray) -> dict[str, np.ndarray]:
         along = self._along(budgets)
-        logs = {"params": along["params"], "tokens": along["tokens"]}
         # an exponent near 0 may put the optimum beyond the largest float: infinity, an open end
         with np.errstate(over="ignore", under="ignore"):
-            sizes = {name: np.exp(values) for name, values in logs.items()}
+            params, tokens = np.exp(along["params"]), np.exp(along["tokens"])
             ratio = np.exp(along["tokens"] - along["params"])
-        return {**sizes, "loss": along["loss"], "tokens_per_param": ratio}
+        return {"params": params, "tokens": tokens, "loss": along["loss"], "tokens_per_param": ratio}
 
     def summary(self) -> pd.DataFrame:
         """One row per number: quantity, value, low, high. Parameters, exponents, then the optimum at the
@@ -124,7 +132,7 @@ class Law(ABC):
         for flops in (smallest, largest, 10 * largest):
             best = self.optimal(flops)
             for name in ("params", "tokens", "tokens_per_param", "loss"):
-                rows.append((f"{name} at {flops:.3g} FLOPs", getattr(best, name)))
+                rows.append((f"{name} at {flops_text(flops)} FLOPs", getattr(best, name)))
         return pd.DataFrame(
             {
                 "quantity": [name for name, _ in rows],
@@ -135,30 +143,23 @@ class Law(ABC):
         )
 
     def against(self, name: str, *, flops: object = None, withdrawn: bool = False) -> Beside:
-        """The law beside published ones, e.g. "hoffmann2022", see `analysis.published.beside.against`."""
+        """The law beside published ones, e.g. "hoffmann2022"; see `analysis.published.beside.against`."""
         from analysis.published.beside import against
 
         return against(self, name, flops=flops, withdrawn=withdrawn)
 
-    def plot(self) -> go.Figure:
-        """The law with its runs, as a Plotly figure."""
-        from analysis import figures
-
-        return figures.frontier({self.family or self.method: self})
-
     def __str__(self) -> str:
         name = f" of {self.family}" if self.family else ""
         lines = [
-            f"{self.method} law{name}: {len(self.runs)} runs, {self.flops_range[0]:.3g} to "
-            f"{self.flops_range[1]:.3g} FLOPs, cost {self.cost}",
+            f"{self.method} law{name}: {len(self.runs)} runs, {flops_text(self.flops_range[0])} to "
+            f"{flops_text(self.flops_range[1])} FLOPs, cost {self.cost}",
             f"{self.status}: {self.sentence}",
             "",
         ]
         table = self.summary()
         width = max(map(len, table["quantity"]))
         for quantity, value, low, high in table.itertuples(index=False):
-            ends = "" if low is None else f"  [{shortest(low, 5)}, {shortest(high, 5)}]"
-            lines.append(f"  {quantity:<{width}}  {shortest(value, 5)}{ends}")
+            lines.append(f"  {quantity:<{width}}  {value_text(quantity, value, low, high, digits=5)}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"left out: {run}" for run in self.excluded]
         return "\n".join(lines)
@@ -182,11 +183,7 @@ class Law(ABC):
             "parameters": {name: value.to_dict() for name, value in self._parameters().items()},
             "exponents": {name: value.to_dict() for name, value in self.exponents.items()},
             "optima": [
-                {"flops": best.flops}
-                | {
-                    name: getattr(best, name).to_dict()
-                    for name in ("params", "tokens", "loss", "tokens_per_param")
-                }
+                {"flops": best.flops} | {name: getattr(best, name).to_dict() for name in OPTIMUM}
                 for best in optima
             ],
             "cost": {"k": self.cost.k, "q": self.cost.q, "largest_error": self.cost.largest_error},
@@ -204,6 +201,31 @@ class Law(ABC):
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerLaw:
+    """log y = middle + exponent (log C - log_reference); arrays (1 + R,), the estimate first."""
+
+    middle: np.ndarray
+    exponent: np.ndarray
+    log_reference: float
+    """Centre of the log budgets, where middle and exponent are least correlated."""
+
+    def log_at(self, flops: np.ndarray) -> np.ndarray:
+        """log y at flops (m,): (1 + R, m)."""
+        return self.middle[:, None] + self.exponent[:, None] * (np.log(flops) - self.log_reference)
+
+    @property
+    def log_coefficient(self) -> np.ndarray:
+        """log k of y = k C^p, (1 + R,)."""
+        return self.middle - self.exponent * self.log_reference
+
+    def stretched(self, factor: float) -> PowerLaw:
+        """The same estimate with its resamples that much farther from it."""
+        middle = self.middle[0] + factor * (self.middle - self.middle[0])
+        exponent = self.exponent[0] + factor * (self.exponent - self.exponent[0])
+        return PowerLaw(middle=middle, exponent=exponent, log_reference=self.log_reference)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PowerLawFrontier(Law):
     """A law whose frontier is three power laws of compute without offset."""
@@ -212,11 +234,10 @@ class PowerLawFrontier(Law):
     """Of params, tokens and loss."""
 
     def _parameters(self) -> dict[str, Estimate]:
-        found = {}
-        for name, law in self.power_laws.items():
-            coefficient = np.exp(law.log_coefficient)
-            found[f"coefficient of {name}"] = estimate_of(coefficient, self.rule)
-        return found
+        return {
+            f"coefficient of {name}": estimate_of(np.exp(law.log_coefficient), self.rule)
+            for name, law in self.power_laws.items()
+        }
 
     @property
     def exponents(self) -> dict[str, Estimate]:
@@ -241,24 +262,160 @@ class PowerLawFrontier(Law):
         return logs | {"loss": np.exp(logs["loss"])}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PredictingLaw(Law):
+    """A law with a formula for the loss (nats per token) of any run, fitted by a search from many starts.
+
+    A subclass gives `symbols`, `num_free` and `_loss`; its parameters are then attributes: `law.alpha`.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("params", "tokens")
+    """Columns that the formula depends on."""
+    symbols: ClassVar[tuple[str, ...]] = ()
+    """The parameters, in the order of the columns of `thetas`."""
+    thetas: np.ndarray
+    """(1 + R, p) parameters: the estimate first, then R resamples (then `leave_outs` refits). Read-only."""
+    objective: float
+    """Sum of Huber terms at the optimum."""
+    gradient: float
+    """Largest gradient component there, relative to the sum of the absolute terms it is made of."""
+    share_of_starts: float
+    """Share of the cold starts that end at the optimum (objective within 1e-6)."""
+
+    @property
+    @abstractmethod
+    def num_free(self) -> int:
+        """How many parameters were fitted."""
+
+    @abstractmethod
+    def _loss(self, thetas: np.ndarray, *columns: np.ndarray) -> np.ndarray:
+        """Loss (m, k) for thetas (m, p) at the values (k,) of `inputs`."""
+
+    def _held(self) -> np.ndarray:
+        """Which parameters (p,) were given, not fitted: they have no interval."""
+        return np.array([name == "E" and self.options.get("E") is not None for name in self.symbols])
+
+    def _parameters(self) -> dict[str, Estimate]:
+        return {
+            name: estimate_of(values[:1] if held else values, self.rule)
+            for name, values, held in zip(self.symbols, self.thetas.T, self._held(), strict=True)
+        }
+
+    def __getattr__(self, name: str) -> Estimate:
+        if not name.startswith("_") and name in self.symbols:
+            return self._parameters()[name]
+        raise AttributeError(f"a law with method {self.method!r} has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.symbols]
+
+    @property
+    def scatter(self) -> Scatter:
+        """How far single runs lie from the law, estimated robustly."""
+        columns = [self.runs[name].to_numpy(dtype=np.float64) for name in self.inputs]
+        predicted, loss = self._loss(self.thetas[:1], *columns)[0], self.runs["loss"].to_numpy()
+        on_loss = self.options.get("residual") == "loss"
+        residuals = loss - predicted if on_loss else np.log(loss / predicted)
+        return scatter(residuals, self.num_free, on_loss=on_loss)
+
+    def predict(self, params: Any, tokens: Any, *, kind: str = "mean") -> Estimate | pd.DataFrame:
+        """Loss at params N and tokens D: an Estimate for numbers, for arrays a DataFrame with columns
+        params, tokens, loss, loss_low, loss_high.
+
+        kind "mean": the interval of the law itself (the mean of many runs there); "run": of one new run,
+        which misses the law by its own noise too, see `scatter`. UserError unless all are above 0 and finite.
+        """
+        return self._predicted(kind, params=params, tokens=tokens)
+
+    def _predicted(self, kind: str, **inputs: Any) -> Estimate | pd.DataFrame:
+        check_kind(kind)
+        arrays = np.broadcast_arrays(*positive_numbers("predict", **inputs))
+        values = self._loss(self.thetas, *(array.ravel() for array in arrays))
+        rule = self.rule
+        if kind == "run":
+            # leave-outs say nothing about the noise of a new run: percentiles
+            draws = values[1 : len(values) - self.leave_outs]
+            values = self.scatter.with_run(values[:1], draws, int(self.options["seed"]))
+            rule = Rule(level=self.level)
+        if arrays[0].ndim == 0:
+            return estimate_of(values[:, 0], rule)
+        columns = {name: array.ravel() for name, array in zip(inputs, arrays, strict=True)}
+        return pd.DataFrame(columns | interval_columns("loss", values, rule))
+
+    def _caveats(self, table: RunTable, num_draws: int, unfinished: int) -> list[str]:
+        """Warnings that any such law may have."""
+        caveats = list(table.warnings)
+        lowest = float(table.loss.min())
+        if "E" in self.symbols and lowest <= self.E:
+            caveats.append(
+                f"E = {float(self.E):.4g} lies at or above the lowest loss ({lowest:.4g}): the law does not "
+                "describe these runs; fit a narrower range of tokens per parameter"
+            )
+        if self.status is not FitStatus.CONVERGED:
+            caveats.append(self.sentence)
+        if self.share_of_starts < FEW_STARTS:
+            caveats.append(
+                f"only {self.share_of_starts:.0%} of the starts reach the optimum; others may lie close"
+            )
+        if unfinished > 0.01 * num_draws:
+            caveats.append(
+                f"{unfinished} of {num_draws} resamples did not converge; their last points are used"
+            )
+        return caveats
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {
+            "objective": self.objective,
+            "gradient": self.gradient,
+            "share_of_starts": self.share_of_starts,
+            "scatter": {"sd": self.scatter.sd, "degrees_of_freedom": self.scatter.freedom},
+        }
+
+
+def search_verdict(
+    symbols: Sequence[str],
+    theta: np.ndarray,
+    gradient: float,
+    space: Space,
+    *,
+    vanished: Sequence[str] = (),
+    advice: str = "",
+) -> tuple[FitStatus, str]:
+    """How a search ended. theta (p,) in the solver's coordinates; vanished: terms with no share in any loss;
+    advice: what to try if it did not converge."""
+    if gradient > GRADIENT_TOLERANCE:
+        return FitStatus.NOT_CONVERGED, (
+            f"the gradient at the best point is {gradient:.1e} of its terms, above {GRADIENT_TOLERANCE:.0e}"
+            + (f"; {advice}" if advice else "")
+        )
+    if vanished:
+        return FitStatus.BOUND_HIT, (
+            f"{' and '.join(vanished)} vanished: the runs are best described without that term, so its "
+            "numbers mean nothing"
+        )
+    edge = space.free & ((theta <= space.lower) | (theta >= space.upper))
+    if edge.any():
+        names = [name for name, at_edge in zip(symbols, edge, strict=True) if at_edge]
+        return FitStatus.BOUND_HIT, (
+            f"{' and '.join(names)} ended at the edge of the search: the runs do not determine it"
+        )
+    return FitStatus.CONVERGED, f"the gradient is {gradient:.0e} of its terms"
+
+
 def interval_columns(name: str, values: np.ndarray, rule: Rule | float) -> dict[str, Any]:
     """Columns name, name_low, name_high from values (1 + R, m), the estimate first, see `interval`."""
-    found = interval(values, rule if isinstance(rule, Rule) else Rule(level=rule))
-    if found is None:
-        none = pd.Series([None] * values.shape[1], dtype=object)
-        return {name: values[0], f"{name}_low": none, f"{name}_high": none}
-    return {name: values[0], f"{name}_low": found[0], f"{name}_high": found[1]}
-
-
-def _named_budgets(table: RunTable) -> tuple[float, ...]:
-    budgets = [flops for flops, _ in table.budgets()]
-    if len(budgets) <= MOST_BUDGETS:
-        return tuple(budgets)
-    return tuple(np.geomspace(*table.flops_range, FEW_BUDGETS).tolist())
+    ends = interval(values, rule if isinstance(rule, Rule) else Rule(level=rule))
+    if ends is None:
+        ends = (pd.Series([None] * values.shape[1], dtype=object),) * 2
+    low, high = ends
+    return {name: values[0], f"{name}_low": low, f"{name}_high": high}
 
 
 def common_fields(table: RunTable, options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `Law` that do not depend on how the fit went."""
+    budgets = [flops for flops, _ in table.budgets()]
+    if len(budgets) > MOST_BUDGETS:
+        budgets = np.geomspace(*table.flops_range, FEW_BUDGETS).tolist()
     return {
         "family": table.family,
         "runs": table.rows,
@@ -266,5 +423,5 @@ def common_fields(table: RunTable, options: Mapping[str, Any]) -> dict[str, Any]
         "cost": table.cost,
         "options": dict(options),
         "sha256": table.sha256,
-        "budget_flops": _named_budgets(table),
+        "budget_flops": tuple(budgets),
     }

@@ -18,6 +18,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.frontier import number_column
 from analysis.laws.powerfit import PowerFit, fit_power_law, positive_column
+from analysis.text import count_text
 
 AGAINST = {"learning_rate": ("params", "tokens"), "batch_size": ("tokens",)}
 FEWEST_SETTINGS = 3
@@ -46,7 +47,7 @@ class TuningLaw:
         refused = self.optima[self.optima["status"] == "refused"]
         lines = [str(self.law)]
         lines += [
-            f"left out: {row.params:.3g} params, {row.tokens:.3g} tokens: {row.reason}"
+            f"left out: {count_text(row.params)} params, {count_text(row.tokens)} tokens: {row.reason}"
             for row in refused.itertuples()
         ]
         return "\n".join(lines)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
 from analysis.frontier import Cost, as_flops, number_column, optimal_logs, optimal_loss
+from analysis.plotted import Plotted
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from analysis.laws.result import Law
 
 NUMBERS = ("params", "tokens", "tokens_per_param", "loss")
@@ -29,9 +28,10 @@ BEYOND = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Beside:
+class Beside(Plotted):
     """A law and published ones at the same budgets."""
 
+    figure: ClassVar[str] = "against"
     law: Law
     published: pd.DataFrame
     """The published laws shown, rows of `analysis.published.laws`."""
@@ -41,12 +41,6 @@ class Beside:
     does not say."""
     notes: tuple[str, ...]
     """Left-out laws, and conventions that differ."""
-
-    def plot(self) -> go.Figure:
-        """Loss, size, tokens and tokens per parameter of all laws, with the band of the own one."""
-        from analysis import figures
-
-        return figures.against(self)
 
     def __str__(self) -> str:
         columns = ["law", "status", "flops", *NUMBERS]

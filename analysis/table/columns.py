@@ -89,6 +89,7 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("data_fingerprint", "str", "", "hash of tokens, tokenizer and split"),
     Column("wall_s", "float64", "s", "time spent training, all attempts together", "metric"),
     Column("tokens_per_s", "float64", "tokens per s", "training speed", "metric"),
+    Column("micro_batch", "float64", "sequences", "sequences of a forward and backward pass", "metric"),
     Column("device", "str", "", "what it ran on", "tag"),
     Column("host", "str", "", "where it ran", "tag"),
     Column("code_version", "str", "", "version of this code", "tag"),
@@ -193,10 +194,8 @@ def _typed_column(values: pd.Series, column: Column, source: str, lenient: bool)
         texts = values.astype("str")
         clean = status_of if column.name == "status" else printable
         return texts.map({word: clean(word) for word in texts.dropna().unique()}).astype("str")
-    if column.dtype == "time":  # no fit needs one: what is no time is missing
-        of_texts = {} if values.dtype.kind in "Mifu" else {"format": "mixed"}
-        times = pd.to_datetime(values, utc=True, errors="coerce", **of_texts)
-        return times.astype("datetime64[ms, UTC]")
+    if column.dtype == "time":
+        return as_times(values)
     if column.dtype == "Int64":
         return _whole_numbers(values)
     numbers = pd.to_numeric(values, errors="coerce")
@@ -212,6 +211,14 @@ def _typed_column(values: pd.Series, column: Column, source: str, lenient: bool)
         _log.warning("%s; it counts as missing (%d such values in this column)", sentence, unread.sum())
     # float64 also for counts: 6 x params x tokens of a large run does not fit into int64
     return numbers.astype(column.dtype)
+
+
+def as_times(values: pd.Series) -> pd.Series:
+    """Times in UTC, each in any form; what is none is missing, for no fit needs one."""
+    import pandas as pd
+
+    of_texts = {} if values.dtype.kind in "Mifu" else {"format": "mixed"}
+    return pd.to_datetime(values, utc=True, errors="coerce", **of_texts).astype("datetime64[ms, UTC]")
 
 
 def _whole_numbers(values: pd.Series) -> pd.Series:

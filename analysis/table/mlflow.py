@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from analysis.errors import UserError
 from analysis.table.columns import KEY_TAG, RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS, Column, parse_text
@@ -208,22 +207,12 @@ def assemble(
     return table
 
 
-def sqlite_uri(path: Path | str) -> str:
-    """The address of a database file: % and ? encoded, as MLflow expects; it takes the others as they are."""
-    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
-
-
-def sqlite_file(place: str) -> Path:
-    """The file that an address sqlite:///PATH means; of another store what it is called."""
-    return Path(unquote(place.removeprefix("sqlite:///")) if place.startswith("sqlite:///") else place)
-
-
 def _sqlite_engine(place: str) -> Engine:
     import sqlite3
 
     from sqlalchemy import create_engine
 
-    path = sqlite_file(place)
+    path = Path(place.removeprefix("sqlite:///"))
     if not path.is_file():
         raise UserError(f"store {place}: the file {path} does not exist; give --store or start a sweep first")
     # mode=rw neither creates nor refuses a journal left by a killed writer; query_only forbids writing

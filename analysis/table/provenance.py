@@ -6,6 +6,9 @@ import platform
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from analysis.table.columns import as_times
+from analysis.text import is_missing, time_text, without_secrets
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -36,7 +39,7 @@ UNSAID = "the table does not say"
 
 def of_runs(runs: pd.DataFrame, source: str = "") -> list[tuple[str, str]]:
     """What is known of the runs as pairs of a name and a sentence; what the table does not say is said."""
-    told = [("store", source or UNSAID), ("runs", str(len(runs)))]
+    told = [("store", without_secrets(source) or UNSAID), ("runs", str(len(runs)))]
     told += [(word, _values(runs, name)) for name, word in NAMED.items()]
     told += [("parameters counted", _counted(runs, "params", PARAMS))]
     told += [("FLOPs counted", _counted(runs, "flops", FLOPS))]
@@ -73,9 +76,9 @@ def _counted(runs: pd.DataFrame, name: str, ways: dict[str, str]) -> str:
 
 
 def _times(runs: pd.DataFrame) -> str:
-    ends = [(name, at) for name, at in (("started", "min"), ("ended", "max")) if name in runs]
-    found = [runs[name].agg(at) for name, at in ends if runs[name].notna().any()]
-    return " to ".join(f"{time:%Y-%m-%d %H:%M} UTC" for time in found) or UNSAID
+    times = {name: as_times(runs[name]) for name in ("started", "ended") if name in runs}
+    ends = [times[name].agg(at) for name, at in (("started", "min"), ("ended", "max")) if name in times]
+    return " to ".join(time_text(end) for end in ends if not is_missing(end)) or UNSAID
 
 
 def of_law(law: Law) -> str:

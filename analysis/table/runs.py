@@ -27,15 +27,7 @@ from analysis.table.columns import (
     to_mlflow,
     typed,
 )
-from analysis.table.mlflow import (
-    LARGEST_FLOAT,
-    Database,
-    assemble,
-    open_database,
-    plain_tags,
-    require_answer,
-    sqlite_uri,
-)
+from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
 from analysis.text import printable, without_secrets
 
 if TYPE_CHECKING:
@@ -60,6 +52,10 @@ _log = logging.getLogger(__name__)
 
 class NoRunsError(UserError):
     """The store can be read and holds no runs yet."""
+
+
+class UnknownNameError(UserError):
+    """The store can be read and has no such sweep or family."""
 
 
 Names = str | Sequence[str] | None
@@ -148,7 +144,7 @@ def kind_of(store: str | Path) -> tuple[str, str]:
     if not scheme and Path(text).suffix in (".parquet", ".csv"):
         return "file", text
     if not scheme and Path(text).suffix in (".db", ".sqlite"):
-        return "sqlite", sqlite_uri(text)
+        return "sqlite", f"sqlite:///{text}"
     raise UserError(
         f"store is {without_secrets(text)!r}, which is not one of: "
         "sqlite:///PATH, postgresql://..., http(s)://..., a .parquet file, a .csv file"
@@ -160,12 +156,15 @@ def _only(frame: pd.DataFrame, column: str, wanted: Names, shown: str) -> pd.Dat
         return frame
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     if column not in frame.columns:
-        raise UserError(f"{shown} has no column {column}, so {column}={wanted!r} cannot be picked from it")
+        raise UnknownNameError(
+            f"{shown} has no column {column}, so {column}={wanted!r} cannot be picked from it"
+        )
     values = frame[column].map(printable, na_action="ignore")
     known = sorted(values.dropna().unique())
     for name in names:
         if name not in known:
-            raise UserError(f"{column} {name!r} is not in {shown}, which has: {', '.join(known) or 'none'}")
+            has = ", ".join(known) or "none"
+            raise UnknownNameError(f"{column} {name!r} is not in {shown}, which has: {has}")
     return frame[values.isin(names)]
 
 

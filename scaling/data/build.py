@@ -178,14 +178,14 @@ def _training_text(source: Corpus, limit: int) -> Iterator[bytes]:
     """Documents for a tokenizer to learn from: training ones, spread over the corpus, of bounded size."""
     total = source.total_bytes()
     kept_share = 1.0 if total is None else min(1.0, _TOKENIZER_TRAINING_BYTES / max(1, total))
-    seen = 0
+    num_bytes = 0
     for _, text in source.documents():
         digest = digest_of(text)
         if digest < limit or (digest & 0xFFFFFFFF) >= kept_share * 2**32:
             continue
         yield text
-        seen += len(text)
-        if seen >= _TOKENIZER_TRAINING_BYTES:
+        num_bytes += len(text)
+        if num_bytes >= _TOKENIZER_TRAINING_BYTES:
             return
 
 

@@ -80,7 +80,7 @@ class StdlibCorpus:
         self.root = str(root or sysconfig.get_path("stdlib"))
 
     def _files(self) -> list[os.DirEntry[str]]:
-        found: list[os.DirEntry[str]] = []
+        paths: list[os.DirEntry[str]] = []
         folders = [self.root]
         while folders:
             for entry in os.scandir(folders.pop()):
@@ -91,10 +91,10 @@ class StdlibCorpus:
                     and not entry.name.startswith(_MACHINE_MADE)
                     and entry.is_file()
                 ):
-                    found.append(entry)
-        if not found:
+                    paths.append(entry)
+        if not paths:
             raise UserError(f"corpus 'stdlib': no Python source under {self.root}; use text:GLOB instead")
-        return sorted(found, key=lambda entry: entry.path)
+        return sorted(paths, key=lambda entry: entry.path)
 
     def stamp(self) -> list[object]:
         files = self._files()

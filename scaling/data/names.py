@@ -11,9 +11,9 @@ from pathlib import Path
 from scaling.errors import UserError
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -54,20 +54,20 @@ def _glob(pattern: str) -> Iterator[str]:
 
 def _folders(top: str) -> list[str]:
     """`top` and the folders below it, each once, with a slash at their ends."""
-    found: dict[tuple[int, int], str] = {}
+    paths: dict[tuple[int, int], str] = {}
     queue = [top]
     while queue:
         folder = queue.pop()
         status = os.stat(folder or ".")
-        if found.setdefault((status.st_dev, status.st_ino), folder) == folder:
+        if paths.setdefault((status.st_dev, status.st_ino), folder) == folder:
             queue += sorted(glob.glob(glob.escape(folder) + "*" + os.sep), reverse=True)
-    return list(found.values())
+    return list(paths.values())
 
 
 def split_suffix(text: str, mark: str) -> tuple[str, str | None]:
     """`"a#b" -> ("a", "b")` and `"a" -> ("a", None)`, cut at the last `mark`."""
-    head, found, tail = text.rpartition(mark)
-    return (head, tail) if found else (text, None)
+    head, mark_there, tail = text.rpartition(mark)
+    return (head, tail) if mark_there else (text, None)
 
 
 def parse_options(

@@ -38,9 +38,11 @@ class _FileRecords:
     def fail(self, where: str, why: str) -> UserError:
         return UserError(f"corpus '{self.name}': {where}: {why}")
 
-    def missing(self, where: str, known: list[str]) -> UserError:
-        hint = nearest(self.field, known)
-        return self.fail(where, f"no field {self.field!r}{hint}; it has {', '.join(sorted(known)) or 'none'}")
+    def missing(self, where: str, fields: list[str]) -> UserError:
+        hint = nearest(self.field, fields)
+        return self.fail(
+            where, f"no field {self.field!r}{hint}; it has {', '.join(sorted(fields)) or 'none'}"
+        )
 
     def encode(self, where: str, text: object) -> bytes:
         """The UTF-8 of one record's text; None (a null) is an empty document."""

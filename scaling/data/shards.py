@@ -185,12 +185,12 @@ def check_tokens(folder: Path, meta: dict[str, Any]) -> None:
             digest = hashlib.sha256()
             for number in range(len(facts["shards"])):
                 path = folder / shard_name(split, number)
-                found: list[int] = []
+                checksums: list[int] = []
                 with open(path, "rb") as file:
                     while block := file.read(BLOCK_BYTES):
                         digest.update(block)
-                        found.append(zlib.crc32(block))
-                sums[path.with_suffix(".sums")] = np.array(found, "<u4").tobytes()
+                        checksums.append(zlib.crc32(block))
+                sums[path.with_suffix(".sums")] = np.array(checksums, "<u4").tobytes()
             if digest.hexdigest() != facts["sha256"]:
                 raise damaged(folder, f"the {split} tokens in {folder} do not match their SHA-256")
         if sums and fingerprint_of(meta) != meta["fingerprint"]:

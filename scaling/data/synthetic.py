@@ -176,8 +176,8 @@ class MarkovSource(Source):
         ids = np.empty((count, context_length), dtype=np.int64)
         context = np.zeros(count, dtype=np.int64)
         for step in range(context_length):
-            known = min(step, self.order)
-            ids[:, step] = self._samplers[known].draw(context, draws[:, step])
+            length = min(step, self.order)
+            ids[:, step] = self._samplers[length].draw(context, draws[:, step])
             context = self._next_context(context, ids[:, step])
         return ids
 
@@ -221,8 +221,10 @@ def _prefix_tables(
     """Tables for 0, 1, ..., order known tokens, and the distribution of the contexts of each."""
     vocab = table.shape[1]
     tables, contexts = [table], [weights]
-    for known in range(order - 1, -1, -1):
-        joint = contexts[0].reshape(vocab**known, vocab)  # the first known + 1 tokens of a stationary window
+    for length in range(order - 1, -1, -1):
+        joint = contexts[0].reshape(
+            vocab**length, vocab
+        )  # the first length + 1 tokens of a stationary window
         marginal = joint.sum(axis=1)
         tables.insert(0, joint / marginal[:, None])
         contexts.insert(0, marginal)
@@ -317,8 +319,8 @@ class HiddenMarkovSource(Source):
         belief = np.broadcast_to(self.initial, (len(ids), self.num_states))  # p(state_l | x_1..x_{l-1})
         for step in range(ids.shape[1]):
             yield belief @ self.emissions
-            seen = belief * self.emissions[:, ids[:, step]].T
-            belief = seen / seen.sum(axis=1, keepdims=True) @ self.transitions
+            evidence = belief * self.emissions[:, ids[:, step]].T
+            belief = evidence / evidence.sum(axis=1, keepdims=True) @ self.transitions
 
 
 def _refuse_unless(fine: bool, source: str, option: str, value: object, rule: str) -> None:
@@ -355,7 +357,7 @@ def parse_source(name: str) -> Source:
     """
     kind, _, options = name.removeprefix("synthetic:").partition("?")
     if kind not in SOURCES:
-        known = ", ".join(f"synthetic:{source}" for source in SOURCES)
-        raise UserError(f"unknown corpus {name!r}{nearest(kind, SOURCES)}; known: {known}")
+        sources = ", ".join(f"synthetic:{source}" for source in SOURCES)
+        raise UserError(f"unknown corpus {name!r}{nearest(kind, SOURCES)}; known: {sources}")
     make, defaults = SOURCES[kind]
     return make(**parse_options(options, f"corpus {name!r}", defaults))

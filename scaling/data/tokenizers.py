@@ -74,9 +74,9 @@ class HubTokenizer:
         backend.no_truncation()
         self.identity = hashlib.sha256(backend.to_str().encode("utf-8")).hexdigest()
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        known = [vocabulary[token] for token in _END_NAMES if token in vocabulary]
+        ends = [vocabulary[token] for token in _END_NAMES if token in vocabulary]
         largest = max(vocabulary.values())
-        self.end: int = known[0] if known else largest + 1
+        self.end: int = ends[0] if ends else largest + 1
         self.num_token_ids: int = max(largest, self.end) + 1
 
     def encode(self, documents: Sequence[bytes]) -> list[np.ndarray]:

@@ -6,7 +6,6 @@ Adding a family is one file under this folder and one line here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from scaling.errors import UserError
 if TYPE_CHECKING:
     from scaling.families.base import Family
 
-FAMILIES: Mapping[str, str] = {
+FAMILIES: dict[str, str] = {
     "ar": "scaling.families.ar:Autoregressive",
     "masked": "scaling.families.masked:Masked",
     "uniform": "scaling.families.uniform:Uniform",
@@ -45,10 +44,10 @@ def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
     Raises UserError for an unknown family, an option the family does not have, or a value it refuses.
     """
     cls = family_class(name)
-    known = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
+    names = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
     for option in options:
-        if option not in known:
-            near = get_close_matches(option, known, n=1)
+        if option not in names:
+            near = get_close_matches(option, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(known)})")
+            raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(names)})")
     return cls(vocab_size, **options)

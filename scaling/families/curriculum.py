@@ -142,8 +142,8 @@ def build_curriculum(vocab_size: int, form: str, **options: Any) -> Curriculum |
 
     Options that are None keep their defaults. UserError names one that does not belong to the form.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in given.items():
+    settings = {name: value for name, value in options.items() if value is not None}
+    for name, value in settings.items():
         needs = "'top_k'" if name == "top_k" else "'full' or 'top_k'"
         _require(
             form != "none" and (name != "top_k" or form == "top_k"),
@@ -153,9 +153,9 @@ def build_curriculum(vocab_size: int, form: str, **options: Any) -> Curriculum |
         )
     if form == "none":
         return None
-    if "curriculum_share" in given:
-        given["share"] = given.pop("curriculum_share")
-    return Curriculum(vocab_size=vocab_size, form=form, **given)
+    if "curriculum_share" in settings:
+        settings["share"] = settings.pop("curriculum_share")
+    return Curriculum(vocab_size=vocab_size, form=form, **settings)
 
 
 def embed(embedding: Tensor, noised: Noised) -> Tensor:

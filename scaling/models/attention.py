@@ -104,11 +104,11 @@ class Doubled:
         group = self._group(length)
         for start in range(0, length, group):
             end = min(start + group, length)
-            own, seen = slice(start, end), slice(length, length + end)
+            own, visible = slice(start, end), slice(length, length + end)
             queries = query[:, :, own]
             if both:
                 queries = torch.cat([queries, query[:, :, length + start : length + end]], dim=2)
-            keys, values = (torch.cat([x[:, :, seen], x[:, :, own]], dim=2) for x in (key, value))
+            keys, values = (torch.cat([x[:, :, visible], x[:, :, own]], dim=2) for x in (key, value))
             mask = _group_mask(self, length, start, end, both, query.device)
             out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
             noisy.append(out[:, :, : end - start])

@@ -32,8 +32,14 @@ def checkpoint_name(step: int) -> str:
     return f"checkpoint-{step:010d}.pt"
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` as the checkpoint of `step`; OSError (a full disk, say) leaves the earlier ones whole."""
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], *, resumed: int = 0, earlier: Iterable[Path] = ()
+) -> Path:
+    """Write `state` as the checkpoint of `step`; OSError (a full disk, say) leaves the earlier ones whole.
+
+    earlier: folders of earlier attempts of the run, the furthest of which this one continued at step
+    `resumed`. With this attempt's own, no more than KEPT checkpoints of the run are left.
+    """
     payload = io.BytesIO()
     torch.save({"step": step, **state}, payload)
     content = payload.getbuffer()
@@ -44,8 +50,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         file.write(content)
         file.write(hashlib.sha256(content).digest())
     # A later one is damaged, or this run would have continued it: it must not crowd out an intact one.
-    earlier = [p for p in _checkpoints(folder) if p.name <= path.name]
-    for old in earlier[KEPT:]:
+    kept = [p for p in _checkpoints(folder) if p.name <= path.name]
+    before = [p for other in earlier for p in [*other.glob("*checkpoint*.tmp"), *_checkpoints(other)]]
+    usable = [p for p in before if p.suffix == ".pt" and p.name <= checkpoint_name(resumed)]
+    kept += sorted(usable, key=_by_name, reverse=True)
+    for old in [*kept[KEPT:], *set(before).difference(usable)]:
         old.unlink(missing_ok=True)
     return path
 

@@ -124,6 +124,10 @@ class _Training:
     heldout: Tensor
     device: torch.device
     micro_batch_size: int
+    earlier: tuple[Path, ...] = ()
+    """Folders of earlier attempts."""
+    resumed: int = 0
+    """Step from which the last of them was continued."""
     progress: _LoopState = field(default_factory=_LoopState)
 
     def autocast(self) -> torch.autocast:
@@ -161,7 +165,8 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _prepare(spec, data, device, micro_batch_size, compile_trunk)
-    progress = _resume(run, [*resume_from, folder], fences, log)
+    run.earlier = tuple(resume_from)
+    progress = _resume(run, [*run.earlier, folder], fences, log)
     every = max(1, spec.steps // CURVE_POINTS)
     peak = matmul_peak(device, spec.precision, torch.get_num_threads())
     flops_per_step = spec.training_flops("exact") / spec.sequences * spec.batch_size
@@ -243,13 +248,14 @@ def _resume(run: _Training, folders: list[Path], fences: Mapping[Path, int] | No
     if state is not None:
         run.optimizer.restore(state)
         run.progress = _LoopState(**state["progress"])
-    log({"kind": "resumed", "step": run.progress.step})
+    run.resumed = run.progress.step
+    log({"kind": "resumed", "step": run.resumed})
     return run.progress
 
 
 def _save(run: _Training, folder: Path, log: Log) -> None:
     state = {"key": run.spec.key, "progress": asdict(run.progress), **run.optimizer.state()}
-    save_checkpoint(folder, run.progress.step, state)
+    save_checkpoint(folder, run.progress.step, state, resumed=run.resumed, earlier=run.earlier)
     log({"kind": "checkpoint", "step": run.progress.step})
 
 
@@ -340,7 +346,7 @@ def _evaluate(run: _Training, log: Log) -> TrainResult:
             "evaluation_s": evaluation_s,
         }
     )
-    sentence = f"bound {bound.value:.4f} +- {bound.se:.4f} nats per token ({family_bound(run.family)})"
+    sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({family_bound(run.family)})"
     finished = _result(run, RunStatus.FINISHED, sentence)
     return replace(
         finished, bound=bound.value, bound_se=bound.se, bits_per_byte=bits, evaluation_s=evaluation_s

@@ -62,6 +62,8 @@ class Record:
             loss = values.get("biased_loss" if biased else "loss")
             loss = None if loss is None else float(loss)
             numbers = {name: float(values[name]) for name in NUMBERS if values.get(name) is not None}
+            if "peak_share" in values:  # its name in journals of earlier versions
+                numbers["mfu"] = float(values["peak_share"])
             if not 0 <= at < LATEST or step < 0:
                 return None
             return cls(kind, at, step, loss, biased, numbers, values, attempt)

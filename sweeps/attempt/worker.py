@@ -174,6 +174,8 @@ def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train:
             **{name: value for name, value in job.options.items() if name != "device"},
         ).to_dict()
         result["code_version"] = code_version()
+        batch = int(job.spec["batch_size"])
+        result["micro_batch"] = min(batch, int(job.options.get("micro_batch_size") or batch))
         journal.append({"kind": "end", "status": result["status"], "sentence": result["sentence"]})
         journal.sync()
     return Outcome(

@@ -34,7 +34,9 @@ class FamilyChoice(_Section):
     """A family and the options it is built with, e.g. `masked: {objective: low_variance}`."""
 
     name: str
+    """A family of the table in docs/families.md."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """The family's own options, named in that table; left out, its defaults hold."""
 
 
 class SizeRule(_Section):
@@ -45,10 +47,15 @@ class SizeRule(_Section):
     """
 
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Hidden sizes, each an even number."""
     hidden_per_layer: Positive
+    """Hidden units per block: the ratio of width to depth."""
     head_dim: Count
+    """Dimension of an attention head to aim for."""
     cond_dim: Count = 128
+    """As in `sizes`."""
     time_features: Count = 256
+    """As in `sizes`."""
 
 
 class Window(_Section):
@@ -59,10 +66,15 @@ class Window(_Section):
     """
 
     params: Positive
+    """Guessed compute-optimal size at `at_flops`, in non-embedding parameters."""
     at_flops: Positive
+    """The budget at which the guess is made."""
     exponent: float = 0.5
+    """How the guess grows with compute."""
     span: Annotated[float, Field(gt=1)] = 4.0
+    """The window reaches from a `span`-th of the guess to `span` times the guess."""
     count: Annotated[int, Field(ge=2)] = 6
+    """Sizes per budget."""
 
     def centre(self, budget: float) -> float:
         return float(self.params * (budget / self.at_flops) ** self.exponent)
@@ -75,8 +87,11 @@ class Grid(_Section):
     """Budgets, and at each the sizes: a list for all, a list per budget, or a window."""
 
     budgets: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Training FLOPs of a run; every budget is one IsoFLOP curve."""
     sizes: tuple[str, ...] | SizesByBudget | None = None
+    """Names of sizes: one list for every budget, or a mapping from each budget to its list."""
     window: Window | None = None
+    """Choose the sizes of each budget by rule, instead of `sizes`."""
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> Grid:
@@ -118,10 +133,15 @@ class LearningRateRule(_Section):
     """
 
     base: Positive
+    """Peak learning rate at `at_params`."""
     at_params: Positive = 1.0
+    """The size at which `base` holds."""
     exponent: float = 0.0
+    """How the rate changes with size; -0.5 halves it at four times the parameters."""
     smallest: Positive = 1e-6
+    """Lower limit of the rate."""
     largest: Positive = 0.1
+    """Upper limit of the rate."""
 
     @model_validator(mode="after")
     def _ordered(self) -> LearningRateRule:
@@ -140,8 +160,11 @@ class BatchRule(_Section):
     """batch tokens = base_tokens * (budget / at_flops) ** exponent, rounded to sequences, at least 1."""
 
     base_tokens: Positive
+    """Tokens per optimizer step at `at_flops`."""
     at_flops: Positive = 1.0
+    """The budget at which `base_tokens` holds."""
     exponent: float = 0.0
+    """How the batch grows with compute; 0 is one batch for all budgets."""
 
     def __call__(self, budget: float, context_length: int) -> int:
         tokens = self.base_tokens * (budget / self.at_flops) ** self.exponent
@@ -152,14 +175,22 @@ class FamilyOverride(_Section):
     """What one family does differently: its own sizes or window, learning-rate or batch rule."""
 
     sizes: tuple[str, ...] | SizesByBudget | None = None
+    """As `grid.sizes`."""
     window: Window | None = None
+    """As `grid.window`."""
     learning_rate: LearningRateRule | None = None
+    """As `learning_rate`."""
     batch: BatchRule | None = None
+    """As `batch`."""
 
 
 class DataConfig(_Section):
+    """The text that all runs learn from, and how it becomes tokens; see docs/own-data.md."""
+
     corpus: str = "stdlib"
+    """Where the text comes from: `stdlib`, `text:`, `jsonl:`, `parquet:`, `hf:` or `synthetic:`."""
     tokenizer: str = "bytes"
+    """`bytes`, `bpe:N` (trained on the corpus, N ids) or `hf:NAME_OR_FILE`."""
     num_token_ids: Count | None = None
     """Token ids to plan with before the data is prepared; afterwards the prepared data's own count holds."""
 
@@ -169,8 +200,9 @@ class OptimizerRule(OptimizerSettings):
     """The optimizer of all runs; warm-up depends on a run's length, the learning rate on its size."""
 
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of the steps in which the learning rate rises from 0 to its peak."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
-    """Warm-up is the larger of warmup_fraction of the steps and this many, but at most half of the steps."""
+    """Warm-up takes at least this many steps, but never more than half of the run."""
 
     def spec(self, learning_rate: float, steps: int) -> OptimizerSpec:
         """The optimizer of a run of so many steps."""
@@ -181,15 +213,16 @@ class OptimizerRule(OptimizerSettings):
 
 
 class TrainingConfig(_Section):
-    """How a run goes about its work; nothing here changes its outcome, so nothing is part of its key."""
+    """How a run is carried out. Nothing here changes a loss beyond rounding; nothing is part of its key."""
 
     micro_batch_size: Count | None = None
-    """Sequences that go through the network at once; None: the whole batch."""
+    """Sequences per forward pass; a larger batch uses gradient accumulation. Null: the whole batch."""
     compile: bool = False
     """Compile the network (torch.compile): pays on GPUs and on runs of many minutes."""
     checkpoint_every_s: Positive = 15.0
+    """Seconds between checkpoints; a killed worker loses at most these."""
     samples: Annotated[int, Field(ge=0, le=100)] = 2
-    """Texts that each finished network makes, to be read in the dashboard."""
+    """Text samples that each finished network generates, shown in the dashboard."""
 
 
 def _check_custom(custom: dict[str, float]) -> dict[str, float]:
@@ -202,12 +235,14 @@ def _check_custom(custom: dict[str, float]) -> dict[str, float]:
 
 
 class Resources(_Section):
-    """What one run needs of the cluster."""
+    """What one run occupies on the cluster while it trains."""
 
     cpus: Positive = 1.0
+    """CPU cores, and threads, of a run."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of a run; 0.5 puts two runs on one GPU."""
     custom: Annotated[dict[str, Positive], AfterValidator(_check_custom)] = Field(default_factory=dict)
-    """Further ones by name, of which nodes have some: a quota per user, say."""
+    """Custom Ray resources by name, such as a quota per user."""
 
 
 def _family_choices(value: Any) -> Any:
@@ -233,33 +268,49 @@ def _check_name(name: str) -> str:
 
 
 class SweepConfig(_Section):
-    """A whole sweep. `source` is the file it came from (for messages; no part of any run)."""
+    """A whole sweep."""
 
     name: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100), AfterValidator(_check_name)
     ]
+    """The sweep's name and its folder under `--out`."""
     families: Annotated[tuple[FamilyChoice, ...], BeforeValidator(_family_choices), Field(min_length=1)]
+    """Families to train: a name, or `name: {option: value}`."""
     ladder: str = "desk"
+    """A set of named sizes that ships with the package: `desk` or `sahoo2026`."""
     sizes: tuple[Size, ...] | None = None
     """Architectures written out, used instead of the ladder."""
     size_rule: SizeRule | None = None
     """Architectures by rule, used instead of the ladder."""
     grid: Grid
+    """Which budgets, and which sizes at each."""
     flop_convention: Convention = "exact"
-    """Which FLOPs the budgets count."""
+    """Which FLOPs the budgets count: every matrix product (`exact`), all but attention scores as in the
+    published study (`sahoo2026`), or 6 N D (`2nd`)."""
     context_length: Count
+    """Tokens per sequence, in training and evaluation."""
     data: DataConfig = DataConfig()
+    """The text and the tokenizer."""
     optimizer: OptimizerRule = OptimizerRule()
+    """AdamW and its schedule."""
     learning_rate: LearningRateRule
+    """Peak learning rate as a function of size."""
     batch: BatchRule
+    """Batch size as a function of budget."""
     overrides: dict[str, FamilyOverride] = Field(default_factory=dict)
-    """By family name; a family needs no entry."""
+    """Exceptions by family name; a family needs no entry."""
     evaluation: EvaluationSpec = EvaluationSpec()
+    """How the held-out loss is estimated."""
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)] = (1,)
+    """One number or a list; every size is trained once per seed at every budget."""
     precision: Precision = "float32"
+    """Number format of the matrix products; weights and optimizer state stay float32."""
     training: TrainingConfig = TrainingConfig()
+    """How a run is carried out."""
     resources: Resources = Resources()
+    """What one run occupies."""
     source: str = Field(default="", exclude=True)
+    """The file it came from, for messages; not a key of the file."""
 
     @model_validator(mode="after")
     def _whole(self) -> SweepConfig:
@@ -279,6 +330,11 @@ class SweepConfig(_Section):
                 )
             _check_sizes(override.sizes, override.window, self.grid.budgets, needed=False)
         return self
+
+    @property
+    def own_sizes(self) -> bool:
+        """Whether architectures are the config's own, not those of a ladder."""
+        return self.sizes is not None or self.size_rule is not None
 
     def family(self, name: str) -> FamilyChoice:
         """The family as the config has it, or with its own defaults where the config does not list it."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from analysis.text import flops_text
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.types import Entry, Glance, State
-from sweeps.show.tables import flops_text
+from sweeps.ledger.types import Entry, Run, State
 
 SPENDS = frozenset({State.RUNNING, State.FINISHED, State.DIVERGED})
 """States whose FLOPs count as spent: all of them, also of a run that has only begun."""
@@ -65,11 +65,11 @@ class Meter:
         self._flops = {entry.key: flops_of(entry) for entry in entries}
         self._began = ledger.uptime()
 
-    def flops_left(self, states: Mapping[str, Glance]) -> float:
+    def flops_left(self, states: Mapping[str, Run]) -> float:
         """What runs may still be started for."""
         if self.caps.flops is None:
             return float("inf")
-        spent = sum(self._flops[key] for key, glance in states.items() if glance.state in SPENDS)
+        spent = sum(self._flops[key] for key, run in states.items() if run.state in SPENDS)
         return self.caps.flops * (1 + 1e-9) - spent
 
     def reached(self) -> str | None:

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis.text import without_secrets
 from scaling.errors import UserError
 from sweeps.driver.caps import Caps
-from sweeps.driver.sweep import Report, run_sweep
+from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.types import Run, State
+from sweeps.ledger.rebuild import open_whole
+from sweeps.ledger.types import State
 from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
-from sweeps.pools import base as pool
-from sweeps.pools.storage.files import Storage, usable_storage
+from sweeps.pools import base as pools
+from sweeps.pools.storage.files import usable_storage
+from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.results import laws as results
 from sweeps.results import terminal as report
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
-from sweeps.show.status import summary
-from sweeps.show.tables import console, plan_brief
+from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_brief
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scaling.data import Dataset
     from sweeps.pools.base import Pool
 
-DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
+DONE, INCOMPLETE, UNRECORDED, INTERRUPTED = 0, 1, 3, 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,130 +55,106 @@ class Launch:
     """URI where runs keep their files, for workers that do not see OUT."""
 
 
-def drive(
-    sweep: str | None, config: Path | None, families: Sequence[str], *, out: Path, how: Launch | None = None
-) -> int:
-    """Run a whole sweep and return the exit code: 0 done, 1 some runs or laws are missing, 130 stopped.
+def drive(asked: prepare.Request, how: Launch | None = None) -> int:
+    """Run a whole sweep and return the exit code.
+
+    0 done, 1 some runs or laws are missing, 3 the tracking store does not have every run, 130 stopped.
 
     Raises UserError, with nothing started and nothing overwritten, for whatever can be wrong beforehand.
     """
     how = how or Launch()
-    terminal = console(stderr=how.events == "-")
-    asked = prepare.request(sweep, config, families, out)
-    uri = how.store or tracking_uri(out)
+    out, name, uri = asked.out, asked.config.name, how.store or tracking_uri(asked.out)
     check_tracking(uri)
     if how.webhook:
         check_webhook(how.webhook)
     storage = usable_storage(how.storage) if how.storage else None
-    name = asked.config.name
     with ExitStack() as stack:
-        shared = None if storage else out
-        start = partial(_start_pool, stack, how.pool_kind, shared=shared, sweep=name)
-        runners = start(how.address) if _elsewhere(how.address) else None
-        if runners is not None:
-            runners.ready()  # what is wrong with a cluster is told before any data is prepared
+        terminal = stack.enter_context(lasting_console(stderr=how.events == "-"))
+        elsewhere = bool(how.address or os.environ.get("RAY_ADDRESS"))
+
+        def start() -> Pool:
+            shared = None if storage else out
+            kind, address = how.pool_kind, how.address
+            return stack.enter_context(closing(pools.start(kind, address=address, shared=shared, sweep=name)))
+
+        pool = start() if elsewhere else None
+        if pool is not None:
+            pool.ready()  # what is wrong with a cluster is told before any data is prepared
         dataset = prepare.prepare_data(asked, terminal)
-        plan = prepare.plan(asked, DataFacts.of(dataset))
+        repaired = ""
+
+        def open_ledger() -> Ledger:
+            nonlocal repaired
+            ledger, repaired = open_whole(asked.ledger_folder)
+            return stack.enter_context(ledger)
+
+        # a sweep that is refused leaves no ledger behind
+        ledger = open_ledger() if Ledger.exists(asked.ledger_folder) else None
+        plan = prepare.plan(asked, DataFacts.of(dataset), ledger=ledger)
         prepare.check_room(plan, out, checkpoints_elsewhere=storage is not None)
         events = Events(how.events, name) if how.events else None
-        _keep_config(asked, dataset, extend=how.extend)
-        if runners is None and plan.to_do:
-            runners = start(None)
+        ledger = ledger or open_ledger()
+        snapshot = diff.snapshot(asked.config, dataset.fingerprint)
+        if not how.extend:
+            diff.check_unchanged(ledger, snapshot)
+        diff.remember(ledger, snapshot)
+        if pool is None and plan.to_do:
+            pool = start()
+        if pool is not None and storage is not None:
+            pool = stack.enter_context(closing(StoragePool(pool, storage, [dataset.folder])))
         terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
         terminal.print(f"recorded in {without_secrets(uri)}", soft_wrap=True)
-        _tell_storage(asked, storage, terminal)
-        stack.pop_all()  # from here on run_sweep closes the pool
+        if repaired:
+            terminal.print(repaired, style="yellow", soft_wrap=True)
+        files, before = str(storage) if storage is not None else None, ledger.fact("storage")
+        ledger.note_fact("storage", files)
+        if files:
+            terminal.print(f"files of runs go to {files}", soft_wrap=True)
+        if before not in (None, files):
+            text = f"they went to {before} before, so runs that are not finished start from their beginning"
+            terminal.print(text, style="yellow", soft_wrap=True)
         ended = run_sweep(
             [plan.entry(run, dataset.folder) for run in plan.runs],
+            ledger,
+            pool,
             sweep=name,
-            out=out,
-            pool=runners or how.pool_kind,
             tracking=uri,
             watchers=[Progress(terminal, name), *([events] if events else [])],
             caps=how.caps,
             priority=how.priority,
-            storage=storage,
         )
-    terminal.print(ended.sentence, soft_wrap=True)
-    _tell_failures(ended.runs, terminal)
-    code = _conclude(asked, plan, ended, how, terminal)
-    if events:
-        events.done(ended)
-    if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
-        terminal.print(problem, style="yellow", soft_wrap=True)
-    return code
+        terminal.print(ended.sentence, soft_wrap=True)
+        for run in ended.runs:
+            if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
+                what = f"{run.family} {run.spec['size']['name']} at {run.spec['budget']:.3g} FLOPs"
+                terminal.print(
+                    f"{what} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red", soft_wrap=True
+                )
+        code = INTERRUPTED
+        if not ended.interrupted:
+            whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs)
+            fitted = _fit_all(asked, ledger, plan, how.bootstrap, terminal)
+            code = INCOMPLETE if not (whole and fitted) else UNRECORDED if ended.waiting_records else DONE
+        if events:
+            events.done(ended)
+        if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
+            terminal.print(problem, style="yellow", soft_wrap=True)
+        return code
 
 
-def _conclude(asked: prepare.Request, plan: Plan, ended: Report, how: Launch, out: Console) -> int:
-    """Fit what there is, unless somebody wanted it all to stop; the exit code."""
-    if ended.interrupted:
-        return INTERRUPTED
-    fitted = [_finish(asked, plan, family, how.bootstrap, out) for family in plan.families]
-    whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs)
-    return DONE if whole and all(fitted) else INCOMPLETE
-
-
-def _keep_config(asked: prepare.Request, dataset: Dataset, *, extend: bool) -> None:
-    """Remember the config in the ledger. UserError where it holds runs of another one, unless `extend`."""
-    now = diff.snapshot(asked.config, dataset.fingerprint)
-    with Ledger(asked.ledger_folder) as ledger:
-        if not extend:
-            diff.check_unchanged(ledger, now)
-        diff.remember(ledger, now)
-
-
-def _tell_storage(asked: prepare.Request, storage: Storage | None, out: Console) -> None:
-    """Say where runs keep their files, where that is not OUT, and whether it was elsewhere before."""
-    now = str(storage) if storage is not None else None
-    with Ledger(asked.ledger_folder) as ledger:
-        before = ledger.fact("storage")
-        ledger.note_fact("storage", now)
-    if now:
-        out.print(f"files of runs go to {now}", soft_wrap=True)
-    if before not in (None, now):
-        text = f"they went to {before} before, so runs that are not finished start from their beginning"
-        out.print(text, style="yellow", soft_wrap=True)
-
-
-def _elsewhere(address: str | None) -> bool:
-    import os
-
-    return bool(address or os.environ.get("RAY_ADDRESS"))
-
-
-def _start_pool(stack: ExitStack, kind: str, address: str | None, **told: Any) -> Pool:
-    """A pool that is closed again should anything go wrong before the sweep takes it over."""
-    runners = pool.start(kind, address=address, **told)
-    stack.callback(runners.close)
-    return runners
-
-
-def _tell_failures(runs: Sequence[Run], out: Console) -> None:
-    """Runs that ended otherwise than finished, and why."""
-    for run in runs:
-        if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
-            name = f"{run.family} {run.spec['size']['name']} at {run.spec['budget']:.3g} FLOPs"
-            out.print(f"{name} ({run.key}): {run.sentence}", style="red", soft_wrap=True)
-
-
-def _finish(asked: prepare.Request, plan: Plan, family: str, bootstrap: int, out: Console) -> bool:
-    """Fit, show and write one family's law, and say what to do next; whether there is a law."""
+def _fit_all(asked: prepare.Request, ledger: Ledger, plan: Plan, bootstrap: int, out: Console) -> bool:
+    """Fit, show and write each family's law, and say what to do next; whether every family has one."""
     name = asked.config.name
-    table = results.ledger_table(asked.folder, name, plan.keys, [family])
-    if not (table.frame["status"] == State.FINISHED).any():
-        out.print(f"no law of {family!r} yet: none of its runs is finished", style="yellow", soft_wrap=True)
-        return False
-    try:
-        fits = results.fit(table, family, bootstrap=bootstrap)
-    except UserError as error:
-        out.print(f"{error} ({summary(table.frame['status'])})", style="yellow", soft_wrap=True)
-        return False
-    report.show_fits(fits, table, out)
-    losses = results.curves(table.of_family(family), asked.folder, name)
-    files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
-    report.show_files(files, out)
-    fitted = [path.parent.name for path in asked.folder.glob("*/law.json")]
-    known = [choice.name for choice in asked.config.families]
-    for step in report.next_steps(name, family, known, fitted):
+    table = results.ledger_table(asked.folder, name, plan.keys, plan.families, ledger=ledger)
+    refused: dict[str, str] = {}
+    with suppress(UserError):  # no family has a law: `refused` says why
+        for fits in results.fit_each(table, refused, bootstrap=bootstrap, tell=out.print):
+            report.show_fits(fits, table, out)
+            family = fits.family or ""
+            losses = results.curves(table.of_family(family), asked.folder, name)
+            files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
+            report.show_files(files, out)
+    report.show_refused(refused, out)
+    for step in report.next_steps(asked, plan.families):
         out.print(f"next: {step}", soft_wrap=True)
-    return True
+    return not refused

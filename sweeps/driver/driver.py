@@ -8,22 +8,25 @@ waits for what others still run, and takes it over should they die.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from sweeps.attempt.journal import JOURNAL, attempt_folder, last, run_folder
 from sweeps.attempt.worker import Job, Outcome, Trouble
 from sweeps.driver.caps import Caps, Meter, flops_of
-from sweeps.driver.disk import Disk
+from sweeps.driver.disk import Disk, Pause
 from sweeps.driver.queues import Queues
 from sweeps.driver.stopping import StopFiles, StopRequest
-from sweeps.driver.verdict import Circumstances, Retries, Verdict, judge
-from sweeps.ledger.ledger import Ledger, LedgerUnavailableError
-from sweeps.ledger.types import CLAIMABLE, SETTLED, Entry, Glance, Needs, State, least
+from sweeps.driver.verdict import Circumstances, Retries, judge
+from sweeps.driver.view import Flight, View
+from sweeps.ledger.ledger import Ledger, LedgerLostError, LedgerUnavailableError, Run
+from sweeps.ledger.types import CLAIMABLE, SETTLED, Entry, Needs, State, least
 from sweeps.plan import memory
 from sweeps.pools.base import Handle, Pool
 from sweeps.pools.rack import Node
-from sweeps.show.progress import Ended, Flight, View
 
 POLL_S = 0.5
 LOOK_S = 1.0
@@ -31,6 +34,14 @@ YIELD_S = 5.0
 """How often another sweep is asked whether it goes first."""
 LEDGER_PATIENCE_S = 24 * 3600.0
 """How long a ledger that cannot be written is waited for: a disk that is full on a Saturday, say."""
+LOST_PATIENCE_S = 5.0
+"""How long one that is damaged or gone is looked for."""
+LEAVING_S = 60.0
+"""How long runs may take to write a checkpoint where the driver has to end without its ledger."""
+KILL_S = 10.0
+"""How long the pool may take to end runs when asked twice to stop."""
+LARGE_SHARE = 0.5
+"""Of its node's memory, from which on a run may itself be why that ran low."""
 
 
 class Driver:
@@ -57,7 +68,6 @@ class Driver:
         """
         entries = memory.as_known(entries, ledger.micro_batches())
         self._plan(sorted(entries, key=lambda entry: -entry.predicted_s))
-        self.keys = [entry.key for entry in self.order]
         self._open = {entry.key: entry for entry in self.order}
         self._fastest = 0.0
         """Speed of the fastest GPU that was used so far."""
@@ -68,19 +78,25 @@ class Driver:
         self.priority, self.disk = priority, disk or Disk(ledger.folder)
         self.poll_s, self.look_s = poll_s, look_s
         self.flights: dict[Handle, Flight] = {}
-        self._ended: list[Ended] = []
+        self._ended: list[Flight] = []
         self.note = ""
         """What holds the sweep up, if something does."""
         self._beyond_cap: set[str] = set()
         self._yielding: str | None = None
         self._asked_others = -float("inf")
         self._files = StopFiles(ledger.folder.absolute() / "stop", ledger.owner.id)
-        self._states: dict[str, Glance] = {}
+        self._states: dict[str, Run] = {}
+        self._newest_change: int | None = None
         self._looked = -float("inf")
         self._cancelled: set[str] = set()
         self._to_settle: list[tuple[Flight, Outcome]] = []
-        self._stop_told = 0
+        self._stops_obeyed = 0
+        self._killed_at: float | None = None
         self._unavailable_since: float | None = None
+        self._pauses: Counter[str] = Counter()
+        """Key -> how often in a row the run has had to wait through no fault of its own."""
+        self._data = Pause(2.0, 60.0)
+        self._hosts_without_data: set[str | None] = set()
 
     def _plan(self, entries: list[Entry]) -> None:
         self.order = entries
@@ -90,13 +106,16 @@ class Driver:
     def run(self) -> None:
         """Drive until every run is settled, here or elsewhere, or until asked to stop.
 
-        LedgerUnavailableError where the ledger could not be written for LEDGER_PATIENCE_S.
+        LedgerUnavailableError where the ledger could not be written for LEDGER_PATIENCE_S, LedgerLostError
+        where it is gone or damaged; the runs have written checkpoints by then.
         """
         try:
             while True:
                 self._round()
                 if self._done():
                     break
+            with suppress(LedgerUnavailableError):  # asked twice to stop, it does not wait for the ledger
+                self._settle_all()
         finally:
             self._files.remove()
         self.show(self._view())
@@ -127,10 +146,21 @@ class Driver:
         self.note = str(error)
         now = self.ledger.uptime()
         self._unavailable_since = now if self._unavailable_since is None else self._unavailable_since
-        if now - self._unavailable_since > LEDGER_PATIENCE_S:
-            raise error
+        lost = isinstance(error, LedgerLostError)
+        if now - self._unavailable_since <= (LOST_PATIENCE_S if lost else LEDGER_PATIENCE_S):
+            return
+        if not self.stop.asked:
+            self.stop.ask("the ledger is lost" if lost else "the ledger cannot be used")
+        self._obey_stop()
+        while self.flights and self.stop.count < 2 and self.ledger.uptime() - now < LEAVING_S:
+            for handle, _ in self.pool.wait(self.poll_s):
+                del self.flights[handle]
+        raise error
 
     def _done(self) -> bool:
+        if self.stop.count > 1:  # what came back and the ledger cannot take lies in the runs' folders
+            overdue = self.ledger.uptime() - (self._killed_at or self.ledger.uptime()) > KILL_S
+            return not self.flights or overdue
         if self.flights or self._to_settle:
             return False
         return self.stop.asked or self._open.keys() <= self._beyond_cap
@@ -146,29 +176,31 @@ class Driver:
         """What the ledger says now; others change it too."""
         if self.ledger.uptime() - self._looked < self.look_s:
             return
-        self._states = self.ledger.glance(self.keys)
+        mine = {entry.key for entry in self.order}
+        runs = self.ledger.runs(since=self._newest_change, whole=False)
+        self._states |= {run.key: run for run in runs if run.key in mine}
+        self._newest_change = max([self._newest_change or 0, *(run.changed for run in runs)])
         self._open = {e.key: e for e in self.order if self._states[e.key].state not in SETTLED}
         self._looked = self.ledger.uptime()
         reason = self.meter.reached()
         if reason and not self.stop.asked:
             self.stop.ask(reason, planned=True)
         wanted = set(self.ledger.cancel_requests()) - self._cancelled
-        for flight in self.flights.values():
+        for handle, flight in self.flights.items():
             if flight.entry.key in wanted:
                 self._cancelled.add(flight.entry.key)
-                self._files.ask_one(flight.entry.key, flight.claim.attempt, "cancelled")
-
-    def _ready(self, key: str, now: float) -> bool:
-        glance = self._states[key]
-        if glance.state == State.RUNNING:
-            return not glance.alive
-        return glance.state in CLAIMABLE and glance.not_before <= now
+                try:
+                    self._files.ask_one(flight.entry.key, flight.claim.attempt, "cancelled")
+                except OSError:  # a full disk, say
+                    self.pool.kill(handle)
 
     def _hold(self) -> str | None:
         """Why nothing is to be started just now."""
         uptime = self.ledger.uptime()
         if trouble := self.disk.trouble(uptime):
             return trouble
+        if self._data.lasts(uptime) and len(self._hosts_without_data) >= self.pool.rack.hosts:
+            return "the prepared data cannot be read; runs wait until it is there again"
         if uptime - self._asked_others >= YIELD_S:
             self._asked_others = uptime
             waiting = sum(self._states[key].state in CLAIMABLE for key in self._open)
@@ -185,29 +217,29 @@ class Driver:
         # The first time every run is held against the nodes, so that those which fit none are told at once.
         again, self._filled = self._filled, True
         if not again:
-            self._replan(memory.as_fits(self.order, lambda needs: self.pool.refusal(needs) is None))
+            self._replan(memory.as_fits(self.order, lambda needs: self.pool.rack.refusal(needs) is None))
         queues = self._queues()
         for entry in list(self._open.values()):
             if full == self._kinds:
                 return
-            if entry.needs in full or not self._ready(entry.key, now):
+            if entry.needs in full or not self._states[entry.key].due(now):
                 continue
-            if again and not self.pool.has_room(self._least):
+            if again and self.pool.rack.find(self._least) is None:
                 return
             if flops_of(entry) > flops_left:
                 self._beyond_cap.add(entry.key)
                 continue
             if room_at is not None and now + entry.predicted_s > room_at:
                 continue
-            node = self.pool.where(entry.needs)
+            node = self.pool.rack.find(entry.needs)
             if node is not None:
                 if queues.better_later(entry.needs, entry.predicted_s, node, now):
                     continue
                 flops_left -= flops_of(entry)
                 self._start(entry, node, queues)
-            elif refusal := self.pool.refusal(entry.needs):
+            elif refusal := self.pool.rack.refusal(entry.needs):
                 self.ledger.refuse(entry.key, refusal)
-                self._set_state(entry.key, State.UNSCHEDULABLE)
+                self._set(entry.key, state=State.UNSCHEDULABLE)
             else:
                 full.add(entry.needs)
                 if room_at is None:
@@ -228,14 +260,14 @@ class Driver:
         claim = self.ledger.claim(entry.key)
         if claim is None:  # another driver was faster, or it was cancelled
             self._looked = -float("inf")
-            self._set_state(entry.key, State.RUNNING, alive=True)
+            self._set(entry.key, state=State.RUNNING)
             return
         folder = attempt_folder(run_folder(self.ledger.folder.parent, entry.family, entry.key), claim.attempt)
         job = Job(
             key=entry.key,
             family=entry.family,
             attempt=claim.attempt,
-            spec=entry.spec,
+            spec=entry.spec.to_dict(),
             dataset=entry.dataset,
             folder=str(folder.absolute()),
             cpus=entry.needs.cpus,
@@ -255,23 +287,13 @@ class Driver:
         )
         queues.add(node, flight.expected_end)
         self._fastest = queues.fastest
-        self._set_state(entry.key, State.RUNNING, alive=True, owner=self.ledger.owner.id)
+        self._set(entry.key, state=State.RUNNING)
 
-    def _set_state(
-        self,
-        key: str,
-        state: State,
-        *,
-        alive: bool = False,
-        owner: str | None = None,
-        not_before: float = 0.0,
-    ) -> None:
+    def _set(self, key: str, **values: Any) -> None:
         """Remember a change until the next look."""
-        if state in SETTLED:
+        run = self._states[key] = replace(self._states[key], **values)
+        if run.state in SETTLED:
             self._open.pop(key, None)
-        self._states[key] = replace(
-            self._states[key], state=state, alive=alive, owner=owner, not_before=not_before
-        )
 
     # -- what came of it ------------------------------------------------------------------------
 
@@ -283,13 +305,15 @@ class Driver:
             now=now,
             stopping=self.stop.asked,
             cancelled=key in self._cancelled,
-            hosts=self.pool.hosts(),
+            hosts=self.pool.rack.hosts,
             micro_batch=flight.micro_batch,
             advanced=last(flight.folder / JOURNAL, kind="checkpoint") is not None,
+            pauses=self._pauses[key],
+            large=flight.entry.needs.memory_bytes >= LARGE_SHARE * flight.node.memory_bytes,
         )
         verdict = judge(outcome, flight.claim, at, retries=self.retries)
-        self._learn(flight.entry, outcome, verdict)
-        accepted = self.ledger.end(
+        size = memory.size_key(flight.entry.spec)
+        state = self.ledger.end(
             flight.claim,
             verdict.state,
             sentence=verdict.sentence,
@@ -303,38 +327,41 @@ class Driver:
                 "device": outcome.device,
                 "avoid_host": outcome.host if verdict.elsewhere else None,
             },
+            micro_batch=(size, verdict.micro_batch) if verdict.micro_batch else None,
         )
+        # From here on nothing can fail: what the outcome says of disk, data and memory is learned once.
         self._cancelled.discard(key)
-        if accepted:
-            self._set_state(key, verdict.state, not_before=verdict.retry_at)
-            self._ended.append(
-                Ended(
-                    entry=flight.entry,
-                    state=verdict.state,
-                    sentence=verdict.sentence,
-                    seconds=outcome.worker_s or now - flight.started,
-                )
-            )
-        else:
-            self._looked = -float("inf")
-
-    def _learn(self, entry: Entry, outcome: Outcome, verdict: Verdict) -> None:
-        """What the outcome says of the disk, and of the memory that runs of this size need."""
+        uptime = self.ledger.uptime()
         if outcome.trouble == Trouble.DISK:
-            self.disk.proved_full(self.ledger.uptime())
+            self.disk.proved_full(uptime)
         elif outcome.status == State.FINISHED:
             self.disk.proved_free()
+        if outcome.trouble == Trouble.DATA:
+            self._hosts_without_data.add(outcome.host)
+            self._data.extend(uptime)
+        elif outcome.trouble is None and outcome.host in self._hosts_without_data:
+            self._hosts_without_data.clear()
+            self._data.end()
+        if outcome.trouble in (Trouble.DATA, Trouble.NODE_MEMORY):
+            self._pauses[key] += 1
+        else:
+            del self._pauses[key]
         if verdict.micro_batch is not None:
-            self.ledger.remember_micro_batch(memory.size_key(entry.spec), verdict.micro_batch)
-            self._replan(memory.as_known(self.order, self.ledger.micro_batches()))
+            self._replan(memory.as_known(self.order, {size: verdict.micro_batch}))
+        if state is None:  # a later attempt has the run
+            self._looked = -float("inf")
+            return
+        self._set(key, state=state, not_before=verdict.retry_at)
+        seconds = outcome.worker_s or now - flight.started
+        self._ended.append(replace(flight, verdict=replace(verdict, state=state), seconds=seconds))
 
     # -- stopping -------------------------------------------------------------------------------
 
     def _obey_stop(self) -> None:
         """First ask the workers, then, when asked again or where files cannot be written, end them."""
-        if self.stop.count <= self._stop_told:
+        if self.stop.count <= self._stops_obeyed:
             return
-        self._stop_told = self.stop.count
+        self._stops_obeyed = self.stop.count
         if self.stop.count == 1:
             self.note = f"{self.stop.reason}: runs write a checkpoint and stop (once more: stop at once)"
             try:
@@ -342,6 +369,7 @@ class Driver:
                 return
             except OSError:
                 self.note = "stopping at once: the stop file cannot be written"
+        self._killed_at = self.ledger.uptime()
         for handle in self.flights:
             self.pool.kill(handle)
 
@@ -353,7 +381,7 @@ class Driver:
             states=self._states,
             flights=tuple(self.flights.values()),
             ended=ended,
-            slots=max(1, self.pool.slots(first)),
+            slots=max(1, self.pool.rack.slots(first)),
             now=self.ledger.now(),
             note=self.note,
         )

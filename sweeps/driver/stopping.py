@@ -42,6 +42,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def ask(number: int, _: FrameType | None) -> None:
         # Ray's own handler of SIGTERM has set an alarm that would abort this process three seconds later.
         signal.alarm(0)
+        if stop.count > 1:  # whatever holds it up: the third one leaves
+            raise KeyboardInterrupt
         stop.ask("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
 
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]

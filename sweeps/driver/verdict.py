@@ -55,6 +55,10 @@ class Circumstances:
     """Sequences that were at once in the network."""
     advanced: bool = False
     """Whether the attempt saved a checkpoint."""
+    pauses: int = 0
+    """How often in a row it has had to wait through no fault of its own."""
+    large: bool = False
+    """Whether the run by itself takes most of its node's memory."""
 
 
 def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries) -> Verdict:
@@ -72,9 +76,14 @@ def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries
         return Verdict(state=State.FAILED, sentence=said)
     if outcome.trouble == Trouble.DISK:  # no fault of the run: the driver waits for room
         return Verdict(state=State.WAITING, sentence=said, retry_at=at.now, counts=False)
-    if outcome.trouble in (Trouble.DATA, Trouble.NODE_MEMORY):  # no fault of the run either
-        return Verdict(state=State.WAITING, sentence=said, retry_at=at.now + retries.wait_s, counts=False)
-    if outcome.trouble == Trouble.MEMORY and at.micro_batch > 1:
+    # A node low on memory may be others' doing; but not if the run is large, or meets it again and again.
+    own_memory = outcome.trouble == Trouble.MEMORY or (
+        outcome.trouble == Trouble.NODE_MEMORY and (at.large or at.pauses >= retries.lost)
+    )
+    if outcome.trouble in (Trouble.DATA, Trouble.NODE_MEMORY) and not own_memory:
+        later = retries.retry_at(at.pauses + 1, at.now)
+        return Verdict(state=State.WAITING, sentence=said, retry_at=later, counts=False, elsewhere=True)
+    if own_memory and at.micro_batch > 1:
         fewer = halved(at.micro_batch)
         sentence = f"{said} (goes on with {fewer} sequences at once instead of {at.micro_batch})"
         return Verdict(

@@ -5,6 +5,7 @@ A change of the tables raises SCHEMA_VERSION and brings a migration.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,14 @@ BUSY_S = 30.0
 SYNCHRONOUS = "FULL"
 """A finished run stays finished when the power fails."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+SINCE_3 = (
+    # Which ledger this is: another file under the same name is another one.
+    "INSERT INTO facts VALUES ('ledger', json_quote(lower(hex(randomblob(16)))))",
+    # `changed` numbers the ledger's changes; before, it was the time, which is less than any number to come.
+    "CREATE INDEX runs_changed ON runs (changed)",
+)
 
 SINCE_2 = (
     # What is known of the sweep as a whole: its config, how the recorder fares.
@@ -76,10 +84,12 @@ SCHEMA = (
         beat INTEGER NOT NULL,
         beat_at REAL NOT NULL,
         started REAL NOT NULL,
-        ended REAL
+        ended REAL,
+        role TEXT NOT NULL DEFAULT 'driver'
     )""",
     "CREATE TABLE leases (name TEXT PRIMARY KEY, owner TEXT NOT NULL)",
     *SINCE_2,
+    *SINCE_3,
     # What the recorder has carried to a tracking store: the id of the run there, the state it was last told,
     # the highest step sent, and how far each attempt's journal was read (bytes).
     """CREATE TABLE shipped (
@@ -100,24 +110,50 @@ MIGRATIONS = {
         "'gpus', json_extract(needs, '$[1]'), 'memory_bytes', json_extract(needs, '$[2]'))",
         *SINCE_2,
     ),
+    2: (
+        "ALTER TABLE drivers ADD COLUMN role TEXT NOT NULL DEFAULT 'driver'",
+        "UPDATE drivers SET role = 'recorder' WHERE id LIKE 'recorder:%'",
+        *SINCE_3,
+    ),
 }
 """From a version to the next one."""
+
+REMEDY = (
+    "nothing of the runs is lost: run the same `scaling sweep` again, it keeps a damaged file under another "
+    "name and builds the ledger anew from the runs' own folders"
+)
+_DAMAGE = re.compile("no such (table|column)|decode|malformed")
+"""What SQLite calls an operational error although the file has been emptied or overwritten."""
 
 
 class LedgerUnavailableError(UserError):
     """The ledger cannot be written or read just now: the disk is full, say, or somebody keeps it locked."""
 
 
+class LedgerLostError(LedgerUnavailableError):
+    """The ledger's file is damaged, gone, or another one than it was: waiting does not help."""
+
+
 class LedgerFile:
     """`path` as an SQLite database with the ledger's tables, one connection per thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Open `path`, or create it. UserError for a newer schema or a file that is no ledger."""
-        self.path = path
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open `path`, or create it; read_only: neither make it, nor bring it up to date, nor write to it.
+
+        UserError for another schema, LedgerLostError for a file that is no ledger.
+        """
+        self.path, self.read_only = path, read_only
         self._local = threading.local()
         self._closed = False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._create()
+        self._opened: tuple[int, int] | None = None
+        """Device and inode of the file."""
+        try:
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._create()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file for good: any later use, in whichever thread, is a LedgerUnavailableError.
@@ -137,16 +173,35 @@ class LedgerFile:
 
     def connection(self) -> sqlite3.Connection:
         """The calling thread's own connection."""
+        if self._closed:
+            raise LedgerUnavailableError(f"the ledger {self.path} is closed")
+        if self._opened is not None and self._opened != self._identity():
+            what = "is gone" if self._identity() is None else "was replaced by another one"
+            raise LedgerLostError(f"the ledger {self.path} {what}; {REMEDY}")
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            if self._closed:
-                raise LedgerUnavailableError(f"the ledger {self.path} is closed")
-            connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+            # mode=rw does not refuse a journal that a killed writer left; query_only forbids writing
+            mode = "rw" if self._opened or self.read_only else "rwc"
+            address = f"{self.path.absolute().as_uri()}?mode={mode}"
+            connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = PERSIST")
-            connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             self._local.connection = connection
+            if self.read_only:
+                connection.execute("PRAGMA query_only = ON")
+            else:
+                connection.execute("PRAGMA journal_mode = PERSIST")
+                connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
+            self._opened = self._opened or self._identity()
         return connection
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self.unavailable(error) from error
+        return stat.st_dev, stat.st_ino
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -161,23 +216,30 @@ class LedgerFile:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise self.unavailable(error) from error
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """All rows of a SELECT. LedgerUnavailableError where it cannot be read."""
         try:
             return self.connection().execute(statement, values).fetchall()
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise self.unavailable(error) from error
 
     def unavailable(self, error: Exception) -> LedgerUnavailableError:
-        return LedgerUnavailableError(f"cannot use the ledger {self.path} just now: {error}")
+        """`error` in a sentence: whether the file is damaged, or cannot be used just now."""
+        if isinstance(error, OSError) or (
+            isinstance(error, sqlite3.OperationalError) and not _DAMAGE.search(str(error))
+        ):
+            return LedgerUnavailableError(f"cannot use the ledger {self.path} just now: {error}")
+        if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+            raise error  # a fault of the program
+        return LedgerLostError(f"{self.path} is not a ledger, or is damaged ({error}); {REMEDY}")
 
     def _create(self) -> None:
         try:
             version = self._version()
-            if version < SCHEMA_VERSION:
+            if version < SCHEMA_VERSION and not self.read_only:
                 with self.write() as db:
                     version = self._version()  # another process may just have been faster
                     for statement in _steps_from(version):
@@ -185,13 +247,16 @@ class LedgerFile:
                     version = max(version, SCHEMA_VERSION)
                     db.execute(f"PRAGMA user_version = {version}")
         except sqlite3.DatabaseError as error:
-            self.close()
-            raise UserError(f"{self.path} is not a ledger, or cannot be written: {error}") from error
+            raise self.unavailable(error) from error
         if version > SCHEMA_VERSION:
-            self.close()
             raise UserError(
                 f"ledger {self.path} has schema version {version}, this version of the program knows "
                 f"{SCHEMA_VERSION}; update the program, or use another sweep name"
+            )
+        if version < SCHEMA_VERSION:
+            raise UserError(
+                f"ledger {self.path} has schema version {version}, this version of the program reads "
+                f"{SCHEMA_VERSION}; `scaling status` brings an older one up to date"
             )
 
     def _version(self) -> int:

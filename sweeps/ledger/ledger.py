@@ -16,21 +16,25 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeps.ledger.file import LedgerFile, LedgerUnavailableError
+from sweeps.ledger.file import REMEDY, LedgerFile, LedgerLostError, LedgerUnavailableError
 from sweeps.ledger.owner import Owner
-from sweeps.ledger.types import CLAIMABLE, SETTLED, Claim, Entry, Glance, Needs, Run, State
+from sweeps.ledger.types import CLAIMABLE, RETRIED, SETTLED, Claim, Entry, Needs, Run, Shipped, State
 
 LEASE_S = 15.0
-RECORDER = "recorder:"
-"""How the id of an owner begins that only records, and drives nothing."""
 BEAT_S = 3.0
 
-__all__ = ["Claim", "Entry", "Glance", "Ledger", "LedgerUnavailableError", "Needs", "Run", "State"]
+_STATE = "key, family, state, attempt, changed, owner, not_before, sentence, started, ended, host, device"
+"""Columns of a run that are read when only its state is asked for."""
+NEXT = "(SELECT COALESCE(max(changed), 0) + 1 FROM runs)"
+"""Number of the change that is being made."""
+
+__all__ = ["Ledger", "LedgerLostError", "LedgerUnavailableError", "Run", "State"]
 
 
 class Ledger(LedgerFile):
@@ -47,13 +51,16 @@ class Ledger(LedgerFile):
         uptime: Callable[[], float] = time.monotonic,
         owner: Owner | None = None,
         lease_s: float = LEASE_S,
+        read_only: bool = False,
     ) -> None:
         """Open `folder`/ledger.db, or create it. UserError for a newer schema or a file that is no ledger."""
         self.folder = Path(folder)
         self.now, self.uptime, self.lease_s = now, uptime, lease_s
         self.owner = owner or Owner.this_process()
         self._seen: dict[str, tuple[int, float]] = {}
-        super().__init__(self.folder / "ledger.db")
+        self.id: str | None = None
+        super().__init__(self.folder / "ledger.db", read_only=read_only)
+        self.id = self.fact("ledger")
 
     @staticmethod
     def exists(folder: str | Path) -> bool:
@@ -86,8 +93,10 @@ class Ledger(LedgerFile):
         me = self.owner
         with self.write() as db:
             db.execute(
-                "INSERT OR REPLACE INTO drivers VALUES (?, ?, ?, ?, ?, 0, ?, ?, NULL)",
-                (me.id, me.host, me.machine, me.pid, me.process_started, self.now(), self.now()),
+                "INSERT OR REPLACE INTO drivers "
+                "(id, role, host, machine, pid, process_started, beat, beat_at, started) "
+                "VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                (me.id, me.role, me.host, me.machine, me.pid, me.process_started, self.now(), self.now()),
             )
 
     def beat(self) -> None:
@@ -143,8 +152,7 @@ class Ledger(LedgerFile):
     def driven(self) -> bool:
         """Whether some driver, other than this process, seems to live."""
         rows = self.query(
-            "SELECT id FROM drivers WHERE ended IS NULL AND id != ? AND id NOT LIKE ?",
-            (self.owner.id, f"{RECORDER}%"),
+            "SELECT id FROM drivers WHERE ended IS NULL AND id != ? AND role = 'driver'", (self.owner.id,)
         )
         return bool(self.alive(row["id"] for row in rows))
 
@@ -154,7 +162,7 @@ class Ledger(LedgerFile):
             row = db.execute("SELECT owner FROM leases WHERE name = ?", (name,)).fetchone()
             if row is not None and row["owner"] != self.owner.id and not self._gone(row["owner"]):
                 return False
-            db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (name, self.owner.id))
+            db.execute("INSERT OR REPLACE INTO leases (name, owner) VALUES (?, ?)", (name, self.owner.id))
         return True
 
     def release(self, name: str) -> None:
@@ -165,22 +173,21 @@ class Ledger(LedgerFile):
 
     def register(self, entries: Iterable[Entry]) -> None:
         """Add runs the ledger does not have yet; of the others, refresh what does not decide the outcome."""
-        now = self.now()
         with self.write() as db:
             for entry in entries:
                 needs = json.dumps(entry.needs.to_dict())
                 values = (entry.predicted_s, needs, json.dumps(dict(entry.columns)))
                 db.execute(
                     "INSERT INTO runs (key, family, spec, predicted_s, needs, columns, state, changed) "
-                    "VALUES (?, ?, ?, ?, ?, ?, 'planned', ?) ON CONFLICT (key) DO UPDATE SET "
+                    f"VALUES (?, ?, ?, ?, ?, ?, 'planned', {NEXT}) ON CONFLICT (key) DO UPDATE SET "
                     "predicted_s = excluded.predicted_s, needs = excluded.needs, columns = excluded.columns",
-                    (entry.key, entry.family, json.dumps(entry.spec), *values, now),
+                    (entry.key, entry.family, json.dumps(entry.spec.to_dict()), *values),
                 )
 
     def reopen(
         self,
         keys: Iterable[str] | None = None,
-        states: Iterable[str] = (State.FAILED, State.UNSCHEDULABLE),
+        states: Iterable[str] = RETRIED,
     ) -> int:
         """Plan runs that ended in one of `states` anew, with all their tries; how many there were.
 
@@ -199,11 +206,11 @@ class Ledger(LedgerFile):
         """Cancel runs: at once where nobody runs them, else through their driver. How many that concerns."""
         wanted = list(keys) if keys is not None else None
         with self.write() as db:
-            waiting = self._update_states(db, wanted, CLAIMABLE, "state = 'cancelled', ended = changed")
+            waiting = self._update_states(db, wanted, CLAIMABLE, _CANCEL.format(self.now()))
             running = self._update_states(db, wanted, (State.RUNNING,), "cancel_asked = 1")
             for row in db.execute("SELECT key, owner FROM runs WHERE cancel_asked = 1 AND state = 'running'"):
                 if self._gone(row["owner"]):
-                    self._update_states(db, [row["key"]], (State.RUNNING,), "state = 'cancelled'")
+                    self._update_states(db, [row["key"]], (State.RUNNING,), _CANCEL.format(self.now()))
         return waiting + running
 
     def _update_states(
@@ -220,8 +227,8 @@ class Ledger(LedgerFile):
             keys = [row["key"] for row in rows]
         return sum(
             db.execute(
-                f"UPDATE runs SET {change}, changed = ? WHERE key = ? AND state IN ({marks})",
-                (self.now(), key, *names),
+                f"UPDATE runs SET {change}, changed = {NEXT} WHERE key = ? AND state IN ({marks})",
+                (key, *names),
             ).rowcount
             for key in keys
         )
@@ -230,43 +237,22 @@ class Ledger(LedgerFile):
         """No node can hold this run: `sentence` says what it would need."""
         with self.write() as db:
             db.execute(
-                "UPDATE runs SET state = 'unschedulable', sentence = ?, changed = ? "
+                f"UPDATE runs SET state = 'unschedulable', sentence = ?, changed = {NEXT} "
                 "WHERE key = ? AND state IN ('planned', 'waiting', 'preempted')",
-                (sentence, self.now(), key),
+                (sentence, key),
             )
-
-    def glance(self, keys: Iterable[str]) -> dict[str, Glance]:
-        """State and holder of `keys` (those the ledger has)."""
-        wanted = set(keys)
-        rows = [
-            row
-            for row in self.query("SELECT key, state, owner, not_before, attempt FROM runs")
-            if row["key"] in wanted
-        ]
-        alive = self.alive({row["owner"] for row in rows if row["state"] == State.RUNNING})
-        return {
-            row["key"]: Glance(
-                state=State(row["state"]),
-                owner=row["owner"],
-                not_before=row["not_before"],
-                alive=row["owner"] in alive,
-                attempt=row["attempt"],
-            )
-            for row in rows
-        }
 
     def claim(self, key: str) -> Claim | None:
         """Take `key` if it waits for somebody, or if whoever ran it is dead; None if not."""
         now = self.now()
         with self.write() as db:
             row = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
-            if row is None:
+            run = self._run(row, {row["owner"]}) if row is not None else None
+            orphaned = row is not None and row["state"] == State.RUNNING and self._gone(row["owner"])
+            if run is None or not (orphaned or run.due(now)):
                 return None
-            orphaned = row["state"] == State.RUNNING and self._gone(row["owner"])
-            if orphaned and row["cancel_asked"]:
-                self._update_states(db, [key], (State.RUNNING,), "state = 'cancelled', ended = changed")
-                return None
-            if not orphaned and not (row["state"] in CLAIMABLE and row["not_before"] <= now):
+            if row["cancel_asked"]:
+                self._update_states(db, [key], (*CLAIMABLE, State.RUNNING), _CANCEL.format(now))
                 return None
             if orphaned:
                 db.execute(
@@ -276,9 +262,9 @@ class Ledger(LedgerFile):
                 )
             attempt = row["attempt"] + 1
             db.execute(
-                "UPDATE runs SET state = 'running', attempt = ?, owner = ?, ended = NULL, changed = ?, "
-                "cancel_asked = 0, started = COALESCE(started, ?) WHERE key = ?",
-                (attempt, self.owner.id, now, now, key),
+                "UPDATE runs SET state = 'running', attempt = ?, owner = ?, ended = NULL, "
+                f"changed = {NEXT}, started = COALESCE(started, ?) WHERE key = ?",
+                (attempt, self.owner.id, now, key),
             )
             db.execute(
                 "INSERT INTO attempts (key, attempt, owner, started, state) VALUES (?, ?, ?, ?, 'running')",
@@ -304,19 +290,25 @@ class Ledger(LedgerFile):
         counts: bool = True,
         retry_at: float = 0.0,
         facts: Mapping[str, Any] | None = None,
-    ) -> bool:
-        """Say how the claimed attempt ended. False, and nothing changes, if a later attempt holds the run.
+        micro_batch: tuple[str, int] | None = None,
+    ) -> State | None:
+        """Say how the claimed attempt ended. None, and nothing changes, if a later attempt holds the run.
 
-        signature: what a failure looked like; None for any other end. counts: whether it uses up one of the
-        run's tries. facts: host and device of the attempt, and avoid_host, where the next had better not be.
+        Else the run's state from now on: a wish to cancel it, which its driver may not have heard yet, is
+        honoured. signature: what a failure looked like; None for any other end. counts: whether it uses up
+        one of the run's tries. facts: host and device of the attempt, and avoid_host, where the next had
+        better not be. micro_batch: a size and how many of its sequences at once fit into memory.
         """
         facts, now = facts or {}, self.now()
         failed = signature is not None and counts
         with self.write() as db:
             held = db.execute(
-                "SELECT 1 FROM runs WHERE key = ? AND attempt = ? AND owner = ? AND state = 'running'",
+                "SELECT cancel_asked FROM runs "
+                "WHERE key = ? AND attempt = ? AND owner = ? AND state = 'running'",
                 (claim.key, claim.attempt, self.owner.id),
             ).fetchone()
+            if held and held["cancel_asked"] and state not in (State.FINISHED, State.DIVERGED):
+                state = State.CANCELLED
             db.execute(
                 "UPDATE attempts SET state = ?, sentence = ?, traceback = ?, signature = ?, ended = ?, "
                 "host = ?, device = ?, accepted = ? WHERE key = ? AND attempt = ?",
@@ -325,21 +317,27 @@ class Ledger(LedgerFile):
                     *(facts.get("host"), facts.get("device"), held is not None, claim.key, claim.attempt),
                 ),
             )
+            if micro_batch is not None:
+                db.execute(
+                    "INSERT INTO micro_batches (size, sequences) VALUES (?, ?) ON CONFLICT (size) DO UPDATE "
+                    "SET sequences = min(sequences, excluded.sequences)",
+                    micro_batch,
+                )
             if held is None:
-                return False
+                return None
             db.execute(
                 "UPDATE runs SET state = ?, sentence = ?, traceback = ?, result = ?, "
                 "failures = failures + ?, signature = ?, failed_host = ?, not_before = ?, ended = ?, "
-                "changed = ?, owner = NULL, host = COALESCE(?, host), device = COALESCE(?, device) "
+                f"changed = {NEXT}, owner = NULL, host = COALESCE(?, host), device = COALESCE(?, device) "
                 "WHERE key = ?",
                 (
                     *(str(state), sentence, traceback, json.dumps(dict(result or {})), failed),
                     *(signature if failed else None, facts.get("avoid_host")),
                     *(retry_at, now if state in SETTLED or state == State.PREEMPTED else None),
-                    *(now, facts.get("host"), facts.get("device"), claim.key),
+                    *(facts.get("host"), facts.get("device"), claim.key),
                 ),
             )
-        return True
+        return state
 
     def cancel_requests(self) -> list[str]:
         """Runs of this driver that somebody wants cancelled."""
@@ -349,12 +347,60 @@ class Ledger(LedgerFile):
         )
         return [row["key"] for row in rows]
 
-    def runs(self, keys: Iterable[str] | None = None, *, since: float = 0.0) -> list[Run]:
-        """All runs (of `keys`) in order of registration; `since`: only those changed from then on."""
-        chosen = "" if keys is None else " AND key IN (SELECT value FROM json_each(?))"
-        values = [since] if keys is None else [since, json.dumps(list(keys))]
-        rows = self.query(f"SELECT * FROM runs WHERE changed >= ?{chosen} ORDER BY rowid", values)
-        return [_run(row) for row in rows]
+    def runs(
+        self, keys: Iterable[str] | None = None, *, since: int | None = None, whole: bool = True
+    ) -> list[Run]:
+        """All runs (of `keys`) in order of registration.
+
+        since: only those that a later change of the ledger concerns, and those that are running, for their
+        driver may be gone. whole: with all the ledger has of them, not only their state.
+        """
+        if self.id != self.fact("ledger"):
+            raise LedgerLostError(f"the ledger {self.path} was emptied, or replaced by another one; {REMEDY}")
+        chosen = ""
+        values: list[Any] = []
+        if keys is not None:
+            chosen, values = " AND key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
+        if since is not None:
+            chosen, values = f"{chosen} AND (changed > ? OR state = 'running')", [*values, since]
+        rows = self.query(
+            f"SELECT {'*' if whole else _STATE} FROM runs WHERE TRUE{chosen} ORDER BY rowid", values
+        )
+        alive = self.alive({row["owner"] for row in rows if row["state"] == State.RUNNING})
+        return [self._run(row, alive, whole=whole) for row in rows]
+
+    def _run(self, row: sqlite3.Row, alive: Collection[str | None], *, whole: bool = False) -> Run:
+        try:
+            run = Run(
+                key=row["key"],
+                family=row["family"],
+                state=State(row["state"]),
+                attempt=row["attempt"],
+                changed=int(row["changed"]),
+                owner=row["owner"],
+                not_before=row["not_before"],
+                sentence=row["sentence"] or "",
+                started=row["started"],
+                ended=row["ended"],
+                host=row["host"],
+                device=row["device"],
+            )
+            if run.state == State.RUNNING and run.owner not in alive:
+                gone = "its driver is gone; `scaling sweep` takes it up"
+                run = replace(run, state=State.PREEMPTED, sentence=gone, not_before=0.0)
+            if not whole:
+                return run
+            return replace(
+                run,
+                spec=json.loads(row["spec"]),
+                columns=json.loads(row["columns"]),
+                predicted_s=row["predicted_s"],
+                needs=Needs.from_dict(json.loads(row["needs"])),
+                traceback=row["traceback"],
+                result=json.loads(row["result"] or "{}"),
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self.unavailable(sqlite3.DatabaseError(f"run {row['key']!r}: {error}")) from error
 
     def attempts(self, key: str) -> list[dict[str, Any]]:
         """Every attempt of a run, first to last, as the ledger keeps it."""
@@ -366,26 +412,28 @@ class Ledger(LedgerFile):
     def fact(self, name: str) -> Any:
         """What was noted under `name`; None if nothing was."""
         rows = self.query("SELECT value FROM facts WHERE name = ?", (name,))
-        return json.loads(rows[0]["value"]) if rows else None
+        return self._parsed(rows[0]["value"]) if rows else None
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError) as error:
+            raise self.unavailable(sqlite3.DatabaseError(error)) from error
 
     def note_fact(self, name: str, value: Any) -> None:
         """Keep `value`, plain data, for the sweep."""
         with self.write() as db:
-            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+            db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, json.dumps(value)))
 
     def micro_batches(self) -> dict[str, int]:
         """Size -> how many of its sequences at once fit into memory, of those that once did not."""
         rows = self.query("SELECT size, sequences FROM micro_batches")
         return {row["size"]: row["sequences"] for row in rows}
 
-    def remember_micro_batch(self, size: str, sequences: int) -> None:
-        """`size` is to put no more than `sequences` through the network at once from now on."""
+    def relax_micro_batches(self) -> None:
+        """Twice as many sequences at once may be tried: what took the memory may be gone."""
         with self.write() as db:
-            db.execute(
-                "INSERT INTO micro_batches VALUES (?, ?) ON CONFLICT (size) DO UPDATE SET "
-                "sequences = min(sequences, excluded.sequences)",
-                (size, sequences),
-            )
+            db.execute("UPDATE micro_batches SET sequences = min(2 * sequences, 1 << 20)")
 
     def gpu_seconds(self, keys: Iterable[str]) -> float:
         """GPU-seconds of all attempts of `keys` so far, whatever came of them."""
@@ -396,24 +444,38 @@ class Ledger(LedgerFile):
         )
         return float(rows[0]["seconds"] or 0.0)
 
+    # -- what is recorded in a tracking store ---------------------------------------------------
 
-def _run(row: sqlite3.Row) -> Run:
-    return Run(
-        key=row["key"],
-        family=row["family"],
-        spec=json.loads(row["spec"]),
-        columns=json.loads(row["columns"]),
-        predicted_s=row["predicted_s"],
-        needs=Needs.from_dict(json.loads(row["needs"])),
-        state=State(row["state"]),
-        attempt=row["attempt"],
-        owner=row["owner"],
-        sentence=row["sentence"] or "",
-        traceback=row["traceback"],
-        result=json.loads(row["result"] or "{}"),
-        started=row["started"],
-        ended=row["ended"],
-        changed=row["changed"],
-        host=row["host"],
-        device=row["device"],
-    )
+    def shipped(self, store: str | None, key: str) -> Shipped:
+        """How far run `key` has been carried to `store`."""
+        for row in self.query("SELECT * FROM shipped WHERE store = ? AND key = ?", (store, key)):
+            positions = self._parsed(row["positions"])
+            return Shipped(run_id=row["run_id"], mark=row["state"], step=row["step"], positions=positions)
+        return Shipped()
+
+    def note_shipped(self, store: str | None, key: str, shipped: Shipped) -> None:
+        positions = json.dumps(dict(shipped.positions))
+        with self.write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO shipped (store, key, run_id, state, step, positions) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (store, key, shipped.run_id, shipped.mark, shipped.step, positions),
+            )
+
+    def not_shipped(self, store: str | None) -> list[str]:
+        """Runs of which `store` does not know the latest."""
+        rows = self.query(
+            "SELECT r.key FROM runs r LEFT JOIN shipped s ON s.key = r.key AND s.store = ? "
+            "WHERE r.attempt > 0 AND (s.state IS NULL OR s.state != r.state || ':' || r.attempt "
+            "OR r.state = 'running')",
+            (store,),
+        )
+        return [row["key"] for row in rows]
+
+    def run_ids(self) -> dict[str, str]:
+        """Key -> id of the run in the store recorded to last."""
+        rows = self.query("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
+        return {row["key"]: row["run_id"] for row in rows}
+
+
+_CANCEL = "state = 'cancelled', cancel_asked = 0, ended = {}"

@@ -1,7 +1,8 @@
 """Who holds a claim: one driver process on one machine, and how another can tell that it is gone.
 
 Process numbers are reused and containers share host names, so a process is known by its machine (host
-name, boot, process-number namespace), its number and its start time.
+name, boot, process-number namespace), its number and its start. No clock is asked: one that is set forward
+or back must not make a process look like another one.
 """
 
 from __future__ import annotations
@@ -15,44 +16,61 @@ from pathlib import Path
 
 import psutil
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 START_TOLERANCE_S = 1.0
-"""psutil derives start times from clock ticks since boot; two readings may differ by a tick."""
+"""Where psutil has to tell the start, two readings may differ by a tick."""
 
 
 @cache
 def machine() -> str:
     """This machine as its processes see it: equal strings share process numbers."""
     parts = [socket.gethostname()]
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    if boot.exists():
-        parts.append(boot.read_text().strip())
+    if BOOT_ID.exists():
+        parts.append(f"{BOOT_ID.read_text().strip()}, starts in ticks")
     namespace = Path("/proc/self/ns/pid")
     if namespace.is_symlink():
         parts.append(os.readlink(namespace))
     return "|".join(parts)
 
 
+def process_start(pid: int) -> float | None:
+    """When process `pid` started: ticks since boot, which belong to it alone as long as the machine runs.
+
+    Elsewhere than on Linux seconds since 1970. None if there is no such process (any more).
+    """
+    try:
+        if not BOOT_ID.exists():
+            process = psutil.Process(pid)
+            return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+        state, *values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else float(values[18])
+    except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """A driver: its unique id and the process that it is."""
+    """A driver or a recorder: its unique id and the process that it is."""
 
     id: str
+    role: str = "driver"
     host: str
     machine: str
     pid: int
     process_started: float
-    """Seconds since 1970."""
+    """See `process_start`."""
 
     @classmethod
-    def this_process(cls, role: str = "") -> Owner:
-        """A new owner for the calling process; each call makes another id, which begins with `role`."""
+    def this_process(cls, role: str = "driver") -> Owner:
+        """A new owner for the calling process; each call makes another id."""
         host, pid = socket.gethostname(), os.getpid()
         return cls(
-            id=f"{role}{host}-{pid}-{uuid.uuid4().hex[:8]}",
+            id=f"{host}-{pid}-{uuid.uuid4().hex[:8]}",
+            role=role,
             host=host,
             machine=machine(),
             pid=pid,
-            process_started=psutil.Process(pid).create_time(),
+            process_started=process_start(pid) or 0.0,
         )
 
     def provably_gone(self) -> bool:
@@ -60,11 +78,12 @@ class Owner:
         if self.machine != machine():
             return False
         try:
-            process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-            return abs(process.create_time() - self.process_started) > START_TOLERANCE_S
-        except psutil.NoSuchProcess:
+            started = process_start(self.pid)
+            if started is None and BOOT_ID.exists():
+                os.kill(self.pid, 0)  # some systems hide other users' processes
+                return Path(f"/proc/{self.pid}").exists()
+        except ProcessLookupError:
             return True
-        except psutil.AccessDenied:
+        except (OSError, psutil.AccessDenied):
             return False
+        return started is None or abs(started - self.process_started) > START_TOLERANCE_S

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.status import Row, of_families, rows_of
 from sweeps.ledger.types import SETTLED, State
-from sweeps.show.status import Row, of_families, rows_of
 
 ACTIONS = ("cancel", "retry", "resume")
 _DONE = {"cancel": "cancelled", "retry": "to be tried again", "resume": "to go on"}

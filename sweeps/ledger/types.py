@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +28,12 @@ class State(StrEnum):
 
 CLAIMABLE = frozenset({State.PLANNED, State.WAITING, State.PREEMPTED})
 SETTLED = frozenset(set(State) - CLAIMABLE - {State.RUNNING})
+"""Nothing happens to the run any more, unless somebody asks for it."""
+RETRIED = frozenset({State.FAILED, State.UNSCHEDULABLE})
+"""Settled states that each `scaling sweep`, or `scaling retry`, opens again."""
+
+LONGEST_PAUSE_S = 600.0
+"""No run waits longer than this to be tried again: a later time is from before the clock was set back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +45,6 @@ class Needs:
     memory_bytes: float = 0.0
     gpu_memory_bytes: float = 0.0
     """Of each GPU."""
-    processes: int = 1
-    """That share the run between them; all on one node."""
     resources: tuple[tuple[str, float], ...] = ()
     """Further ones by name, such as a user's quota: what Ray nodes are given with --resources."""
 
@@ -55,7 +58,8 @@ class Needs:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Needs:
         resources = tuple((str(name), float(amount)) for name, amount in values.get("resources", ()))
-        return cls(**{**values, "resources": resources})
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**{**known, "resources": resources})
 
     def __str__(self) -> str:
         parts = [f"{self.cpus:g} CPU"]
@@ -82,9 +86,7 @@ def least(kinds: Iterable[Needs]) -> Needs:
 class Entry:
     """A run as the scheduler wants it: spec, data, what it needs of a node, and how long it may take."""
 
-    key: str
-    family: str
-    spec: Mapping[str, Any]
+    spec: RunSpec
     dataset: str
     """Folder for `scaling.data.open_dataset`."""
     predicted_s: float
@@ -96,16 +98,15 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Passed on to `scaling.training.train`; nothing here may change the outcome."""
 
-    @classmethod
-    def of(cls, spec: RunSpec, *, dataset: str | Path, predicted_s: float, **rest: Any) -> Entry:
-        return cls(
-            key=spec.key,
-            family=spec.family,
-            spec=spec.to_dict(),
-            dataset=str(Path(dataset).absolute()),
-            predicted_s=float(predicted_s),
-            **rest,
-        )
+    key: str = ""
+    """Of the spec; worked out once, and given only where a test wants one that can be read."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.key or self.spec.key)
+
+    @property
+    def family(self) -> str:
+        return self.spec.family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,35 +124,44 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
-    """The little of a run that scheduling needs."""
-
-    state: State
-    owner: str | None
-    not_before: float
-    alive: bool
-    """Whether a driver that lives, or may live, holds it."""
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """All the ledger knows of a run. Times are seconds since 1970."""
+    """What the ledger knows of a run. Times are seconds since 1970."""
 
     key: str
     family: str
-    spec: Mapping[str, Any]
-    columns: Mapping[str, Any]
-    predicted_s: float
-    needs: Needs
     state: State
+    """A running run is one whose driver lives, or may live; else it is preempted."""
     attempt: int
-    owner: str | None
-    sentence: str
-    traceback: str | None
-    result: Mapping[str, Any]
-    started: float | None
-    ended: float | None
-    changed: float
-    host: str | None
-    device: str | None
+    changed: int
+    """Number of the ledger's change that was the last to concern this run."""
+    owner: str | None = None
+    not_before: float = 0.0
+    sentence: str = ""
+    started: float | None = None
+    ended: float | None = None
+    host: str | None = None
+    device: str | None = None
+    # Left out where only the state was asked for:
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """As it was registered, perhaps by an earlier version of the program."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    predicted_s: float = 0.0
+    needs: Needs = field(default_factory=Needs)
+    traceback: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    def due(self, now: float) -> bool:
+        """Whether it may be started, as far as it is concerned."""
+        return self.state in CLAIMABLE and not 0 < self.not_before - now < LONGEST_PAUSE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """How far a run has been carried to one tracking store."""
+
+    run_id: str | None = None
+    mark: str | None = None
+    """State and attempt the store was last told."""
+    step: int = 0
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """Attempt -> bytes of its journal that are there."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
 
 from scaling.spec import RunSpec
 from sweeps.ledger.types import Entry, Needs
@@ -47,15 +46,15 @@ def sequence_bytes(spec: RunSpec) -> float:
     return length * (width * BLOCK_VALUES * size.num_layers * size.hidden * inputs + 12 * spec.vocab_size)
 
 
-def size_key(spec: Mapping[str, Any]) -> str:
+def size_key(spec: RunSpec) -> str:
     """Equal for runs that need the same memory for each sequence."""
-    parts = [spec["family"], spec.get("family_options"), spec["size"], spec.get("precision")]
-    return json.dumps([*parts, spec["data"]["context_length"]], sort_keys=True)
+    parts = [spec.family, dict(spec.family_options), asdict(spec.size), spec.precision]
+    return json.dumps([*parts, spec.data.context_length], sort_keys=True)
 
 
 def micro_batch(entry: Entry) -> int:
     """Sequences of `entry` that go through the network at once."""
-    batch = int(entry.spec["batch_size"])
+    batch = entry.spec.batch_size
     return min(batch, int(entry.options.get(OPTION) or batch))
 
 

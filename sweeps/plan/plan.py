@@ -68,8 +68,8 @@ class PlannedRun:
     spec: RunSpec
     params: int
     """Non-embedding parameters, the N of the law."""
-    state: str = "new"
-    """What the ledger says: finished, running, resume, diverged, failed, ..., or new."""
+    state: str = "planned"
+    """What the ledger says: finished, running, diverged, failed, ...; planned if it does not have it."""
     memory_bytes: float
     """On the GPU where it uses one, else of the process."""
     needs: Needs
@@ -134,9 +134,9 @@ class Plan:
             options[memory.OPTION] = how.micro_batch_size
         if how.compile:
             options["compile_trunk"] = True
-        return Entry.of(
-            run.spec,
-            dataset=dataset,
+        return Entry(
+            spec=run.spec,
+            dataset=str(Path(dataset).absolute()),
             predicted_s=run.expected_s,
             needs=run.needs,
             sequence_bytes=memory.sequence_bytes(run.spec) / _shared_by(self.config.resources),
@@ -232,13 +232,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
             flop_convention=convention,
             sequences=sequences,
             batch_size=batch_size,
-            data=DataSpec(
-                corpus=data.corpus,
-                tokenizer=data.tokenizer,
-                fingerprint=data.fingerprint,
-                num_token_ids=data.num_token_ids,
-                context_length=length,
-            ),
+            data=DataSpec.of(data, length),
             optimizer=config.optimizer.spec(learning_rate, -(-sequences // batch_size)),
             evaluation=config.evaluation,
             precision=config.precision,
@@ -276,7 +270,7 @@ def make_plan(
             PlannedRun(
                 spec=spec,
                 params=spec.param_count("non_embedding"),
-                state=states.get(key, "new"),
+                state=states.get(key, "planned"),
                 memory_bytes=needed,
                 needs=_needs(config, needed),
                 expected_s=seconds[key],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.errors import UserError
 from sweeps.config.load import find_config
 from sweeps.config.model import SweepConfig
+from sweeps.ledger.ledger import Ledger
 from sweeps.plan.plan import DataFacts, Plan, choose_families, make_plan
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Request:
     config: SweepConfig
     families: tuple[str, ...]
     out: Path
+    file: Path | None = None
+    """The config's, where it does not ship with the package."""
 
     @property
     def folder(self) -> Path:
@@ -57,7 +60,7 @@ def request(sweep: str | None, config: Path | None, families: Sequence[str], out
     found = find_config(sweep, config)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
-    return Request(config=found, families=choose_families(found, families), out=out)
+    return Request(config=found, families=choose_families(found, families), out=out, file=config)
 
 
 # --- room
@@ -98,7 +101,12 @@ def prepare_data(request: Request, out: Console) -> Dataset:
 
     data = request.config.data
     with _progress(out) as report:
-        return prepare(data.corpus, data.tokenizer, request.data_folder, report=report)
+
+        def tell(record: Mapping[str, Any]) -> None:
+            with suppress(OSError):  # of the terminal; `prepare` would take it for one of the data's disk
+                report(record)
+
+        return prepare(data.corpus, data.tokenizer, request.data_folder, report=tell)
 
 
 def facts_for_plan(request: Request, out: Console) -> DataFacts:
@@ -182,20 +190,13 @@ def local_slots(config: SweepConfig) -> int:
     return max(1, min(by_cpu, int(len(gpu_names()) / needs.gpus)) if needs.gpus else by_cpu)
 
 
-def plan(request: Request, data: DataFacts, kind: str = "") -> Plan:
+def plan(request: Request, data: DataFacts, kind: str = "", *, ledger: Ledger | None = None) -> Plan:
     """The plan with the states that the sweep's ledger knows, and times corrected by its finished runs.
 
-    kind: of device, that times are for; see `make_plan`.
+    kind: of device, that times are for; see `make_plan`. ledger: the sweep's, where it is open already.
     """
-    past = past_runs(request) if data.prepared else []
+    past: list[Run] = []
+    if data.prepared and (ledger is not None or Ledger.exists(request.ledger_folder)):
+        with nullcontext(ledger) if ledger is not None else Ledger(request.ledger_folder) as opened:
+            past = opened.runs()
     return make_plan(request.config, data, request.families, past=past, kind=kind)
-
-
-def past_runs(request: Request) -> list[Run]:
-    """What the sweep's ledger has, of this config and earlier ones."""
-    from sweeps.ledger.ledger import Ledger
-
-    if not Ledger.exists(request.ledger_folder):
-        return []
-    with Ledger(request.ledger_folder) as ledger:
-        return ledger.runs()

@@ -71,6 +71,7 @@ def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any
     if run.state in (State.FINISHED, State.DIVERGED):
         row["wall_s"] = result.get("train_s", 0.0) + result.get("evaluation_s", 0.0)
         row["tokens_per_s"] = result.get("tokens_per_s")
+        row["micro_batch"] = result.get("micro_batch")
     row |= {
         "device": run.device,
         "host": run.host,

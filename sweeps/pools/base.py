@@ -12,7 +12,7 @@ from typing import Protocol
 from scaling.errors import UserError
 from sweeps.attempt.worker import Job, Outcome, Trouble, read_outcome, signature_of
 from sweeps.ledger.types import Needs
-from sweeps.pools.rack import Handle, Node
+from sweeps.pools.rack import Handle, Rack
 
 WORKER_ENVIRONMENT = {
     # glibc gives large blocks back to the kernel and takes them again at every step unless told not to:
@@ -25,28 +25,15 @@ WORKER_ENVIRONMENT = {
 class Pool(Protocol):
     """Runs jobs. Only the thread that made it calls it."""
 
+    @property
+    def rack(self) -> Rack:
+        """Its nodes as they are now, what each can hold and what is placed there; the pool alone places."""
+
     def ready(self) -> None:
         """Wait until jobs can be submitted. UserError where the pool cannot be had."""
 
     def warm(self, count: int) -> None:
         """Get workers, at most `count`, to load what every run needs; returns at once."""
-
-    def refusal(self, needs: Needs) -> str | None:
-        """Why no node can ever run this, with the smallest node that could; None if one can.
-
-        None, too, while there is no node at all: one may come.
-        """
-
-    def slots(self, needs: Needs) -> int:
-        """How many such jobs run at once when nothing else does."""
-
-    def hosts(self) -> int:
-        """How many machines there are now."""
-
-    def has_room(self, needs: Needs) -> bool: ...
-
-    def where(self, needs: Needs) -> Node | None:
-        """The node it would go to now; None where there is no room."""
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         """Start it; on `avoid_host` only where no other machine has room."""

@@ -86,7 +86,7 @@ class LocalPool:
             gpus=float(self._gpus),
             memory_bytes=float(psutil.virtual_memory().total),
         )
-        self._rack = Rack([node])
+        self.rack = Rack([node])
         self._logs = logs
         self._idle: list[_Process] = []
         self._busy: dict[Handle, _Process] = {}
@@ -97,27 +97,12 @@ class LocalPool:
         return
 
     def warm(self, count: int) -> None:
-        count = min(count, self._gpus or self._rack.slots(Needs()))
+        count = min(count, self._gpus or self.rack.slots(Needs()))
         for _ in range(max(0, count - len(self._idle) - len(self._busy))):
             process = self._spawn(forks=bool(self._gpus))
             if not process.forks:  # a server loads by itself
                 process.tell(_WARM)
             self._idle.append(process)
-
-    def refusal(self, needs: Needs) -> str | None:
-        return self._rack.refusal(needs)
-
-    def slots(self, needs: Needs) -> int:
-        return self._rack.slots(needs)
-
-    def hosts(self) -> int:
-        return 1
-
-    def has_room(self, needs: Needs) -> bool:
-        return self._rack.find(needs) is not None
-
-    def where(self, needs: Needs) -> Node | None:
-        return self._rack.find(needs)
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         process = self._worker_for(needs)
@@ -125,7 +110,7 @@ class LocalPool:
         handle = self._count
         process.handle, process.job = handle, job
         self._busy[handle] = process
-        self._rack.place(handle, needs)
+        self.rack.place(handle, needs)
         self._selector.register(process.output, selectors.EVENT_READ, process)
         if process.forks:
             process.devices = self._choose_gpus(needs.gpus)
@@ -205,7 +190,7 @@ class LocalPool:
         assert process.job is not None, "a process that reports has a job"
         handle, job = process.handle, process.job
         self._selector.unregister(process.output)
-        self._rack.remove(handle)
+        self.rack.remove(handle)
         del self._busy[handle]
         if process.buffer.endswith(b"\n"):
             outcome = Outcome.from_dict(json.loads(process.buffer))

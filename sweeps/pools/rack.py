@@ -78,15 +78,25 @@ class Rack:
         self._nodes: dict[str, Node] = {}
         self._used: dict[str, Counter[str]] = {}
         self._placed: dict[Handle, tuple[str, Needs]] = {}
+        self._ever: dict[str, Node] = {}
+        """A node of every sort that was ever there: one that is lost may come back."""
+        self._slots: dict[Needs, int] = {}
         self.update(nodes)
 
     @property
     def nodes(self) -> list[Node]:
         return list(self._nodes.values())
 
+    @property
+    def hosts(self) -> int:
+        """How many machines there are now."""
+        return len({node.host for node in self._nodes.values()})
+
     def update(self, nodes: Iterable[Node]) -> None:
         """The nodes there are now; what was placed on one that is gone stays until it is taken out."""
         self._nodes = {node.name: node for node in nodes}
+        self._ever |= {str(node): node for node in self._nodes.values()}
+        self._slots.clear()
 
     def find(self, needs: Needs, *, avoid_host: str | None = None) -> Node | None:
         """The node to put it on, of those with room: the fastest GPU, then the one with least to spare.
@@ -119,12 +129,17 @@ class Rack:
         return [handle for handle, (node, _) in self._placed.items() if node == name]
 
     def refusal(self, needs: Needs) -> str | None:
-        """Why no node can ever hold it, with the smallest that could; None if one can, or none is there."""
-        if not self._nodes or any(node.fits(needs) for node in self._nodes.values()):
+        """Why no node can ever hold it, with the smallest that could; None if one can.
+
+        None, too, while there has been no node at all: one may come.
+        """
+        if not self._ever or any(node.fits(needs) for node in self._ever.values()):
             return None
-        have = "; ".join(sorted({str(node) for node in self._nodes.values()}))
+        have = "; ".join(sorted(self._ever))
         return f"no node can hold this run: the smallest that could has {needs} (nodes here: {have})"
 
     def slots(self, needs: Needs) -> int:
         """How many such runs fit on all nodes together when nothing else does."""
-        return sum(node.times(needs) for node in self._nodes.values())
+        if needs not in self._slots:
+            self._slots[needs] = sum(node.times(needs) for node in self._nodes.values())
+        return self._slots[needs]

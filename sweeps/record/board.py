@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import ACTIONS, carry_out
-from sweeps.show.status import Row, rows_of
+from sweeps.ledger.status import Row, rows_of
 
 STATUS, WISH, ANSWER = "scaling.status", "scaling.wish.", "scaling.answer."
 PIECE = 4800

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from analysis.text import without_secrets
-from sweeps.ledger.ledger import RECORDER, Ledger
+from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.owner import Owner
 from sweeps.record.recorder import GRACE_S, SLOW, Recorder, trouble_of, waiting_for
 
@@ -115,7 +115,7 @@ def main() -> None:
     folder, sweep, grace_s = sys.argv[1:]
     uri = os.environ[URI_VARIABLE]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    owner = Owner.this_process(RECORDER)
+    owner = Owner.this_process("recorder")
     with Ledger(Path(folder), owner=owner) as ledger, ledger.driving():
         recorder = Recorder(ledger, sweep, uri)
         recorder.start()

@@ -13,14 +13,13 @@ Nothing here can stop or delay a run: no error leaves the thread, which tries ag
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from analysis.text import without_secrets
 from sweeps.attempt import journal
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger, LedgerUnavailableError, Run, State
+from sweeps.ledger.types import Shipped
 from sweeps.plan.rows import run_row
 from sweeps.record.board import Board
 from sweeps.record.store import GoneError, Point, Store
@@ -56,18 +56,6 @@ _STATUS = {
 """MLflow's word for a state; any other is one in which the run will go on: SCHEDULED."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shipped:
-    """How far a run has been carried to one store."""
-
-    run_id: str | None = None
-    mark: str | None = None
-    """State and attempt the store was last told."""
-    step: int = 0
-    positions: dict[str, int] = field(default_factory=dict)
-    """Attempt -> bytes of its journal that are there."""
 
 
 def mark_of(run: Run) -> str:
@@ -161,7 +149,7 @@ class Recorder:
 
     def waiting(self) -> int:
         """Runs of which the store does not know the latest."""
-        return len(_pending_keys(self.ledger, self._identity))
+        return len(self.ledger.not_shipped(self._identity))
 
     def pass_once(self) -> None:
         """Carry over all there is. Raises whatever the store raises; what went over is remembered."""
@@ -172,24 +160,24 @@ class Recorder:
             if before != self._identity:
                 self._forget_deleted()
             self._connected = True
-        for run in self.ledger.runs(_pending_keys(self.ledger, self._identity)):
+        for run in self.ledger.runs(self.ledger.not_shipped(self._identity)):
             try:
                 self._ship(run)
             except GoneError:  # somebody deleted it there; tell the whole story again
-                self._note(run.key, Shipped())
+                self.ledger.note_shipped(self._identity, run.key, Shipped())
                 self._ship(run)
         self._board.attend()
 
     def _forget_deleted(self) -> None:
         """Runs that somebody deleted in the store since they were recorded are recorded again."""
-        shipped = {run.key: self._shipped(run.key).run_id for run in self.ledger.runs()}
+        shipped = {run.key: self.ledger.shipped(self._identity, run.key).run_id for run in self.ledger.runs()}
         there = self._store.run_ids() if any(shipped.values()) else set()
         for key, run_id in shipped.items():
             if run_id is not None and run_id not in there:
-                self._note(key, Shipped())
+                self.ledger.note_shipped(self._identity, key, Shipped())
 
     def _ship(self, run: Run) -> None:
-        shipped = self._shipped(run.key)
+        shipped = self.ledger.shipped(self._identity, run.key)
         folder = run_folder(self.ledger.folder.parent, run.family, run.key)
         journals = {str(n): path / JOURNAL for n, path in attempt_folders(folder).items()}
         params, tags, metrics = to_mlflow(run_row(run, self.sweep))
@@ -201,7 +189,7 @@ class Recorder:
                 there = self._store.steps(run_id, (TRAIN_LOSS, BIASED_LOSS))
                 shipped = replace(shipped, step=max((0, *chain.from_iterable(there.values()))))
             shipped = replace(shipped, run_id=run_id)
-            self._note(run.key, shipped)
+            self.ledger.note_shipped(self._identity, run.key, shipped)
         for attempt, path in journals.items():
             shipped = self._follow(run.key, shipped, attempt, path)
         if shipped.mark != mark_of(run):
@@ -221,7 +209,7 @@ class Recorder:
                 step=max([shipped.step, *(r.step for r in new)]),
                 positions={**shipped.positions, attempt: follower.position},
             )
-            self._note(key, shipped)
+            self.ledger.note_shipped(self._identity, key, shipped)
         return shipped
 
     def _tell_state(
@@ -251,36 +239,7 @@ class Recorder:
         self._store.log(shipped.run_id, points, params, {**tags, **extra})
         status = _STATUS.get(run.state, "SCHEDULED")
         self._store.set_status(shipped.run_id, status, None if status in ("RUNNING", "SCHEDULED") else ended)
-        self._note(run.key, replace(shipped, mark=mark_of(run)))
-
-    # -- how far it got -------------------------------------------------------------------------
-
-    def _shipped(self, key: str) -> Shipped:
-        rows = self.ledger.query("SELECT * FROM shipped WHERE store = ? AND key = ?", (self._identity, key))
-        if not rows:
-            return Shipped()
-        row = rows[0]
-        return Shipped(
-            run_id=row["run_id"], mark=row["state"], step=row["step"], positions=json.loads(row["positions"])
-        )
-
-    def _note(self, key: str, shipped: Shipped) -> None:
-        values = (shipped.run_id, shipped.mark, shipped.step, json.dumps(shipped.positions))
-        with self.ledger.write() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO shipped VALUES (?, ?, ?, ?, ?, ?)", (self._identity, key, *values)
-            )
-
-
-def _pending_keys(ledger: Ledger, identity: str | None) -> list[str]:
-    """Runs of which the store known by `identity` does not know the latest."""
-    rows = ledger.query(
-        "SELECT r.key FROM runs r LEFT JOIN shipped s ON s.key = r.key AND s.store = ? "
-        "WHERE r.attempt > 0 AND (s.state IS NULL OR s.state != r.state || ':' || r.attempt "
-        "OR r.state = 'running')",
-        (identity,),
-    )
-    return [row["key"] for row in rows]
+        self.ledger.note_shipped(self._identity, run.key, replace(shipped, mark=mark_of(run)))
 
 
 def _fact(uri: str) -> str:
@@ -296,7 +255,7 @@ def identity_of(ledger: Ledger, uri: str) -> str | None:
 
 def waiting_for(ledger: Ledger, uri: str) -> int:
     """Runs of which the store at `uri` does not know the latest, as far as its recorder has told."""
-    return len(_pending_keys(ledger, identity_of(ledger, uri)))
+    return len(ledger.not_shipped(identity_of(ledger, uri)))
 
 
 def trouble_of(ledger: Ledger, uri: str) -> str | None:
@@ -304,12 +263,6 @@ def trouble_of(ledger: Ledger, uri: str) -> str | None:
     told = ledger.fact(_fact(uri)) or {}
     trouble: str | None = told.get("trouble")
     return trouble
-
-
-def run_ids(ledger: Ledger) -> dict[str, str]:
-    """Key -> id of the run in the store recorded to last."""
-    rows = ledger.query("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
-    return {row["key"]: row["run_id"] for row in rows}
 
 
 def _points(record: Record) -> list[Point]:

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from analysis.errors import UserError as AnalysisError
 from analysis.table.columns import KEY_TAG
-from analysis.table.mlflow import check_revision, require_answer, sqlite_file, sqlite_uri
+from analysis.table.mlflow import check_revision, require_answer
 from analysis.text import without_secrets
 from scaling.errors import UserError
 from sweeps.record.store import NONE, GoneError, Point, Texts, milliseconds
@@ -36,30 +37,32 @@ ENVIRONMENT = {
 
 def tracking_uri(out: Path) -> str:
     """MLFLOW_TRACKING_URI, or an SQLite file in the folder of results."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(out.absolute() / "mlflow.db")
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.absolute() / 'mlflow.db'}"
 
 
 # -- check --------------------------------------------------------------------------------------
 
 
-def check_tracking(uri: str) -> None:
-    """UserError, within a few seconds, where `uri` cannot be recorded to; creates and imports nothing."""
+def check_tracking(uri: str, *, to_write: bool = True) -> None:
+    """UserError, within a few seconds, if `uri` cannot be used; creates and imports nothing."""
     shown = without_secrets(uri)
+    if uri == os.environ.get("MLFLOW_TRACKING_URI"):
+        shown += " (MLFLOW_TRACKING_URI)"
     if uri.startswith(("http://", "https://")):
         remedy = "or set MLFLOW_TRACKING_URI to another store"
         with _as_user_error():
             require_answer(uri, timeout_s=CONNECT_S, fine=(401, 403), remedy=remedy)
     elif uri.startswith("sqlite:///"):
-        _check_sqlite(sqlite_file(uri), shown)
+        _check_sqlite(Path(uri.removeprefix("sqlite:///")), shown, to_write)
     elif re.match(r"(postgresql|mysql|mssql)(\+\w+)?://", uri):
         _check_database(uri, shown)
     elif not uri.startswith("databricks"):
         raise UserError(
-            f"tracking store {shown!r} is not one of sqlite:///FILE, http(s)://HOST:PORT, postgresql://..."
+            f"tracking store {shown} is not one of sqlite:///FILE, http(s)://HOST:PORT, postgresql://..."
         )
 
 
-def _check_sqlite(path: Path, shown: str) -> None:
+def _check_sqlite(path: Path, shown: str, to_write: bool) -> None:
     if path.is_dir():
         raise UserError(f"tracking store {shown} is a folder; it must be a file")
     if not path.exists() or path.stat().st_size == 0:
@@ -67,7 +70,7 @@ def _check_sqlite(path: Path, shown: str) -> None:
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UserError(f"tracking store {shown} cannot be created: {parent} cannot be written")
         return
-    if not os.access(path, os.W_OK):
+    if to_write and not os.access(path, os.W_OK):
         raise UserError(f"tracking store {shown} cannot be written")
     try:
         # mode=rw creates nothing, and takes in the journal that a killed writer left; mode=ro refuses it
@@ -131,11 +134,17 @@ def client(uri: str) -> Any:
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
     from mlflow import MlflowClient
 
-    api = MlflowClient(tracking_uri=uri)
-    if uri.startswith("sqlite:///") and "%" in uri:  # MLflow makes the folder it has not decoded, too
+    quoted = in_mlflow(uri)
+    api = MlflowClient(tracking_uri=quoted)
+    if quoted != uri:  # MLflow makes a folder of the quoted name
         with suppress(OSError):
-            Path(uri.removeprefix("sqlite:///")).parent.rmdir()
+            Path(quoted.removeprefix("sqlite:///")).parent.rmdir()
     return api
+
+
+def in_mlflow(uri: str) -> str:
+    """A store as MLflow takes it: it decodes the path of an SQLite file, which ours write as it is."""
+    return re.sub(r"[%?]", lambda sign: quote(sign[0]), uri) if uri.startswith("sqlite:///") else uri
 
 
 class ExperimentTags:
@@ -282,7 +291,7 @@ def _alone(uri: str) -> Iterator[Path | None]:
         return
     import fcntl
 
-    path = sqlite_file(uri)
+    path = Path(uri.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -293,5 +302,5 @@ def _create_whole(path: Path) -> None:
     """A new database with all its tables, or none: MLflow cannot mend one whose making was interrupted."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
-    client(sqlite_uri(temporary.absolute())).get_experiment_by_name("")
+    client(f"sqlite:///{temporary.absolute()}").get_experiment_by_name("")
     temporary.replace(path)

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.dashboard.sources import Change
 from analysis.errors import UserError as AnalysisError
 from scaling.errors import UserError
-from sweeps.ledger.file import BUSY_S, SCHEMA_VERSION
-from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.ledger import Ledger, LedgerLostError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.dashboard.curves import Curve
-
-SLACK_S = 5.0
-"""Changes are asked for from this long before the newest one known: clocks of several drivers may differ."""
-
-
-class ReadLedger(Ledger):
-    """A ledger that can only be read: it is neither made nor brought up to date here."""
-
-    def connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            # mode=rw does not refuse a journal that a killed writer left; query_only forbids writing
-            address = f"{self.path.resolve().as_uri()}?mode=rw"
-            connection = sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA query_only = ON")
-            self._local.connection = connection
-        return connection
-
-    def _create(self) -> None:
-        try:
-            version = self._version()
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{self.path} is not a ledger, or cannot be read: {error}") from error
-        if version != SCHEMA_VERSION:
-            raise UserError(
-                f"ledger {self.path} has schema version {version}, this version of the program reads "
-                f"{SCHEMA_VERSION}; `scaling status` brings an older one up to date"
-            )
 
 
 class LedgerSource:
@@ -58,69 +26,54 @@ class LedgerSource:
         self.folder, self.sweep, self.families = Path(folder), sweep, frozenset(families or ())
         self.shown = str(self.folder)
         self.files = ledger_files(self.folder)
-        self._dead: dict[str, str] = {}
-        self._told: dict[str, float] = {}
-        self._ledger: ReadLedger | None = None
+        self._told: dict[str, tuple[int, str]] = {}
+        """Key -> the last change and the state of a run that were read."""
+        self._ledger: Ledger | None = None
 
     def read(self, mark: Any) -> Change | None:
-        """Runs that changed since the newest change at the last call, or whose driver has gone since."""
+        """Runs that changed since the last call, or whose driver has gone since.
+
+        The mark is the ledger's id and the number of its newest change.
+        """
         import pandas as pd
+
+        from analysis.table.columns import typed
+        from sweeps.plan.rows import run_row
 
         if not Ledger.exists(self.folder / "ledger"):
             note = f"sweep {self.sweep} has no runs yet: start it with `scaling sweep`"
             return None if mark == "none" else Change(rows=pd.DataFrame(), mark="none", whole=True, note=note)
-        since = float(mark) if isinstance(mark, int | float) else 0.0
         with self._opened() as ledger:
-            rows, newest = self._rows(ledger, since)
-        if not len(rows):
-            return None if since else Change(rows=rows, mark=0.0, whole=True, note="no run is planned yet")
-        return Change(rows=rows, mark=newest, whole=not since)
-
-    @contextmanager
-    def _opened(self) -> Iterator[ReadLedger]:
-        """The one ledger kept open: whether drivers live is told by their beats over time."""
-        try:
-            if self._ledger is None:
-                self._ledger = ReadLedger(self.folder / "ledger")
-            yield self._ledger
-        except UserError as error:
-            raise AnalysisError(str(error)) from error
-
-    def _rows(self, ledger: Ledger, since: float) -> tuple[pd.DataFrame, float]:
-        import pandas as pd
-
-        from analysis.table.columns import typed
-        from sweeps.ledger.types import State
-        from sweeps.plan.rows import run_row
-
-        recent = [run for run in ledger.runs(since=since - SLACK_S) if self._wanted(run.family)]
-        changed = [run for run in recent if not since or self._told.get(run.key) != run.changed]
-        gone = self._gone(ledger, {run.key for run in changed})
-        runs = (
-            [*changed, *(run for run in ledger.runs(gone) if self._wanted(run.family))] if gone else changed
-        )
-        shipped = ledger.query("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
-        recorded = {row["key"]: row["run_id"] for row in shipped}
+            since = mark[1] if isinstance(mark, list) and mark[0] == ledger.id else None
+            self._told = self._told if since is not None else {}
+            runs = [run for run in ledger.runs(since=since) if self._wanted(run.family)]
+            runs = [run for run in runs if self._told.get(run.key) != (run.changed, run.state)]
+            recorded = ledger.run_ids()
+        if not runs:
+            note = "no run is planned yet"
+            empty = Change(rows=pd.DataFrame(), mark=[ledger.id, 0], whole=True, note=note)
+            return empty if since is None else None
         rows = []
         for run in runs:
-            state = self._dead.get(run.key, str(run.state))
-            row = run_row(replace(run, state=State(state)), self.sweep, run_id=recorded.get(run.key))
-            told = {"sentence": run.sentence or None, "attempt": float(run.attempt)}
-            rows.append(row | {name: value for name, value in told.items() if value is not None})
-        self._told |= {run.key: run.changed for run in runs}
-        newest = max((run.changed for run in runs), default=since)
-        return (typed(pd.DataFrame(rows), self.shown) if rows else pd.DataFrame()), max(newest, since)
+            about = {"sentence": run.sentence or None, "attempt": float(run.attempt)}
+            row = run_row(run, self.sweep, run_id=recorded.get(run.key))
+            rows.append(row | {name: value for name, value in about.items() if value is not None})
+        self._told |= {run.key: (run.changed, run.state) for run in runs}
+        newest = max(since or 0, *(run.changed for run in runs))
+        return Change(
+            rows=typed(pd.DataFrame(rows), self.shown), mark=[ledger.id, newest], whole=since is None
+        )
 
-    def _gone(self, ledger: Ledger, changed: set[str]) -> list[str]:
-        """Runs that the ledger calls running and whose driver is dead; told apart once."""
-        from sweeps.ledger.types import State
-
-        running = ledger.query("SELECT key, owner FROM runs WHERE state = 'running'")
-        alive = ledger.alive({row["owner"] for row in running})
-        dead = {row["key"]: str(State.PREEMPTED) for row in running if row["owner"] not in alive}
-        news = [key for key in dead if key not in self._dead and key not in changed]
-        self._dead = dead
-        return news
+    @contextmanager
+    def _opened(self) -> Iterator[Ledger]:
+        """The one ledger kept open: whether drivers live is told by their beats over time."""
+        try:
+            self._ledger = self._ledger or Ledger(self.folder / "ledger", read_only=True)
+            yield self._ledger
+        except UserError as error:
+            if isinstance(error, LedgerLostError):  # it may be another file next time
+                self._ledger = None
+            raise AnalysisError(str(error)) from error
 
     def _wanted(self, family: str) -> bool:
         return not self.families or family in self.families
@@ -177,10 +130,18 @@ def show(
     """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
     from analysis.dashboard import sources
     from analysis.dashboard.serve import serve
+    from analysis.table.runs import UnknownNameError, load_runs
     from sweeps.config.load import find_config
 
     if store is not None:
         name = find_config(sweep, config).name if sweep or config else None
+        if name is not None:
+            try:  # a mistyped name would show an empty page for ever
+                load_runs(store, sweep=name)
+            except UnknownNameError:
+                raise
+            except AnalysisError:
+                pass  # a store that is empty, or does not answer, may be filled later
         spec = sources.spec_of(store, name, list(families))
         serve(spec, title=name or sources.title_of(store), files=sources.files_of(store), **how)
         return

@@ -7,11 +7,14 @@ counted and left out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +27,21 @@ if TYPE_CHECKING:
 
     from analysis.comparison.multipliers import Comparison
     from analysis.laws.result import Law
+    from sweeps.ledger.ledger import Ledger
 
-METHODS = ("isoflop", "surface")
+FOLDER_NAME = re.compile(
+    r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+)
+"""Names that may be folders beside our own files; no path is among them."""
+Tell = Callable[[str], object]
+
+
+def folder_name(name: str) -> str:
+    """A name from outside as that of a folder: what may not be in one becomes _, a hash keeps it apart."""
+    if FOLDER_NAME.fullmatch(name):
+        return name
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".-")[:60]
+    return f"{safe or '_'}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,27 +76,28 @@ class Fits:
 
 
 def ledger_table(
-    sweep_folder: Path, sweep: str, keys: Iterable[str] | None = None, families: Sequence[str] = ()
+    sweep_folder: Path,
+    sweep: str,
+    keys: Iterable[str] | None = None,
+    families: Sequence[str] = (),
+    *,
+    ledger: Ledger | None = None,
 ) -> RunTable:
     """The runs of a sweep's ledger, of `families` where some are named.
 
-    keys: only these, the finished others being counted as older. Raises UserError where there is no ledger,
-    a family has no runs in it, or none of its runs is among `keys`.
+    keys: only these, the finished others being counted as older. ledger: where it is open already. Raises
+    UserError where there is no ledger, a family has no runs in it, or none of its runs is among `keys`.
     """
     import pandas as pd
 
     from analysis.table.columns import typed
-    from sweeps.ledger.types import State
+    from sweeps.ledger.status import of_families, open_ledger
     from sweeps.plan.rows import run_row
-    from sweeps.record.recorder import run_ids
-    from sweeps.show.status import of_families, open_ledger, rows_of
 
-    with open_ledger(sweep_folder, sweep) as ledger:
-        recorded = run_ids(ledger)
-        told = {row.key: row.state for row in of_families(rows_of(ledger), families)}
-        # a run whose driver died without a word is not running, whatever the ledger still says
-        runs = [replace(run, state=State(told[run.key])) for run in ledger.runs(told)]
-        rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
+    with nullcontext(ledger) if ledger is not None else open_ledger(sweep_folder, sweep) as opened:
+        recorded = opened.run_ids()
+        runs = of_families(opened.runs(), families)
+    rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
     wanted = None if keys is None else set(keys)
     chosen = [row for row in rows if wanted is None or row["key"] in wanted]
     chosen_keys = {row["key"] for row in chosen}
@@ -172,21 +189,47 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
 
 
 def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
-    """IsoFLOP and surface laws of one family; UserError if neither can be fitted."""
+    """The standard laws of one family (see `analysis.laws.METHODS`); UserError if none can be fitted."""
     import analysis
     from analysis.errors import UserError as AnalysisError
+    from analysis.laws import standard_methods
+    from sweeps.show.status import summary
 
+    frame = table.of_family(family)
+    if "status" in frame.columns and not (frame["status"] == "finished").any():
+        states = summary(frame["status"])
+        raise UserError(f"no law can be fitted to {_whose(table, family)}: no run is finished ({states})")
     laws: dict[str, Law] = {}
     refused: dict[str, str] = {}
-    for method in METHODS:
+    for method in standard_methods():
         try:
-            laws[method] = analysis.fit_law(table.of_family(family), method, bootstrap=bootstrap)
+            laws[method] = analysis.fit_law(frame, method, bootstrap=bootstrap)
         except AnalysisError as error:
             refused[method] = str(error)
     if not laws:
         reasons = list(dict.fromkeys(refused.values()))
         raise UserError(f"no law can be fitted to {_whose(table, family)}: {'; '.join(reasons)}")
     return Fits(family=family, laws=laws, refused=refused)
+
+
+def fit_each(
+    table: RunTable, refused: dict[str, str], *, bootstrap: int = 1000, tell: Tell = str
+) -> Iterator[Fits]:
+    """The laws of each family that has one. The others go into `refused`, with the sentence why.
+
+    UserError where no family has a law. tell: is given a line before each fit, which may take half a minute.
+    """
+    families = table.families or (None,)
+    for family in families:
+        tell(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
+        try:
+            fits = fit(table, family, bootstrap=bootstrap)
+        except UserError as error:
+            refused[family or "all runs"] = str(error)
+            continue
+        yield fits
+    if len(refused) == len(families):
+        raise UserError("; ".join(refused.values()))
 
 
 def _whose(table: RunTable, family: str | None) -> str:
@@ -206,9 +249,9 @@ def write_law(
     law_file, runs_file = folder / "law.json", folder / "runs.parquet"
     save_table(table.of_family(fits.family), runs_file)
     written = [law_file, runs_file]
-    drawings: dict[str, Any] = {}
-    if "isoflop" in fits.laws:
-        drawings["isoflop"] = fits.laws["isoflop"].plot()
+    drawings: dict[str, Any] = {
+        law.figure: law.plot() for law in fits.laws.values() if law.figure != "frontier"
+    }
     drawings["frontier"] = figures.frontier(fits.laws)
     if losses is not None and len(losses):
         drawings["loss_curves"] = figures.loss_curves(table.of_family(fits.family), losses)
@@ -256,16 +299,33 @@ def write_text(path: Path, text: str) -> None:
 # --- comparing
 
 
-def compare(table: RunTable, reference: str, *, bootstrap: int = 1000) -> Comparison:
-    """Every family against `reference`; UserError where it has no runs, or a family no law."""
+def compare(
+    table: RunTable, reference: str, *, bootstrap: int = 1000, tell: Tell = str
+) -> tuple[Comparison, dict[str, str]]:
+    """Every family that has a law against `reference`, and of the others the sentence why they have none.
+
+    UserError where the reference has no runs or no law, or no other family has one.
+    """
     import analysis
+    from analysis.errors import UserError as AnalysisError
 
     if reference not in table.families:
         raise UserError(
             f"the reference family {reference!r} has no runs in {table.source}; sweep it first, or choose "
             f"another with --reference (there: {', '.join(table.families) or 'none'})"
         )
-    return analysis.compare(table.frame, reference=reference, bootstrap=bootstrap)
+    refused = {}
+    for family in table.families:
+        try:
+            analysis.fit_law(table.of_family(family), "surface", bootstrap=0)
+        except AnalysisError as error:
+            refused[family] = f"no law can be fitted to {_whose(table, family)}: {error}"
+    others = [family for family in table.families if family not in refused]
+    if refused and (reference in refused or len(others) < 2):
+        raise UserError(refused.get(reference) or "; ".join(refused.values()))
+    tell(f"comparing {', '.join(others)} ({bootstrap} resamples) ...")
+    frame = table.frame[~table.frame["family"].isin(list(refused))]
+    return analysis.compare(frame, reference=reference, bootstrap=bootstrap), refused
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
@@ -290,6 +350,7 @@ def write_report(
     reference: str,
     bootstrap: int = 1000,
     losses: pd.DataFrame | None = None,
+    tell: Tell = str,
 ) -> Path:
     """report.html in `folder`: every family's laws, and their comparison where `reference` is among them.
 
@@ -300,19 +361,18 @@ def write_report(
 
     laws: dict[str, Mapping[str, Law]] = {}
     refused: dict[str, Sequence[str]] = {}
-    for family in table.families or (None,):
-        name = family or "all runs"
-        try:
-            fits = fit(table, family, bootstrap=bootstrap)
-        except UserError as error:
-            laws[name], refused[name] = {}, [str(error)]
-            continue
-        laws[name] = fits.laws
-        refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    missing: dict[str, str] = {}
+    with suppress(UserError):  # what a report is without any law, `write_page` says
+        for fits in fit_each(table, missing, bootstrap=bootstrap, tell=tell):
+            name = fits.family or "all runs"
+            laws[name] = fits.laws
+            refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    laws |= {name: {} for name in missing}
+    refused |= {name: [sentence] for name, sentence in missing.items()}
     comparison = None
     if reference in laws and sum(bool(fitted) for fitted in laws.values()) > 1:
         try:
-            comparison = compare(table, reference, bootstrap=bootstrap)
+            comparison, _ = compare(table, reference, bootstrap=bootstrap, tell=tell)
         except (UserError, AnalysisError) as error:
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
     title = f"{sweep}: scaling laws"

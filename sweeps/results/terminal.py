@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.text import flops_text, interval_text, value_text
 from sweeps.results.laws import Fits, RunTable, older_runs
-from sweeps.show.tables import console, flops_text, frame_table, short, warning_lines
+from sweeps.show.tables import console, frame_table, warning_lines
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
     from analysis.comparison.multipliers import Comparison
+    from sweeps.plan.prepare import Request
 
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     """The law as tables with intervals, whom it left out, and what to be careful about."""
+    import pandas as pd
+
     from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+    from analysis.laws import METHODS
 
     out = out or console()
     frame = table.of_family(fits.family)
     name = fits.family or "all runs"
-    if "isoflop" in fits.laws:
-        out.print(_minima_table(fits.laws["isoflop"], frame, name))
+    for law in fits.laws.values():
+        if hasattr(law, "minima"):
+            out.print(_minima_table(law, frame, name))
     out.print(_exponent_table(fits, name))
-    if "surface" in fits.laws:
-        out.print(_surface_table(fits.laws["surface"], name))
+    for method, law in fits.laws.items():
+        if symbols := METHODS[method].symbols:
+            row = pd.DataFrame([{symbol: str(getattr(law, symbol)) for symbol in symbols}])
+            title = f"{name}: {METHODS[method].label} {METHODS[method].formula}"
+            out.print(frame_table(row, title.strip()))
     for method, law in fits.laws.items():
         if len(law.runs) <= MOST_DIAGNOSED:
             out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
@@ -39,6 +49,9 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
     """Best size per budget, from the parabolas."""
     import pandas as pd
 
+    def value(row: Mapping[str, Any], name: str, digits: int) -> str:
+        return value_text(name, row[name], row[f"{name}_low"], row[f"{name}_high"], digits=digits)
+
     bits = _bits_per_nat(frame)
     rows = []
     for row in law.minima.astype(object).to_dict(orient="records"):
@@ -47,10 +60,10 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
             {
                 "budget": flops_text(row["flops"]),
                 "runs": row["num_runs"],
-                "best params": _interval(row, "params") if found else str(row["reason"]),
-                "tokens": _interval(row, "tokens") if found else "",
-                "tokens/param": _interval(row, "tokens_per_param") if found else "",
-                "loss": _interval(row, "loss", "{:.4f}") if found else "",
+                "best params": value(row, "params", 3) if found else str(row["reason"]),
+                "tokens": value(row, "tokens", 3) if found else "",
+                "tokens/param": value(row, "tokens_per_param", 3) if found else "",
+                "loss": value(row, "loss", 5) if found else "",
                 "bits/byte": f"{row['loss'] * bits:.4f}" if found and bits else "",
             }
         )
@@ -66,14 +79,6 @@ def _bits_per_nat(frame: pd.DataFrame) -> float | None:
     return float(ratio.median()) if len(ratio) else None
 
 
-def _interval(row: Mapping[str, Any], name: str, form: str = "") -> str:
-    text = form.format if form else short
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if low is None or high is None or low != low or high != high:
-        return text(row[name])
-    return f"{text(row[name])} [{text(low)}, {text(high)}]"
-
-
 def _exponent_table(fits: Fits, name: str) -> Any:
     """Exponents of the frontier, one column per method."""
     import pandas as pd
@@ -87,14 +92,6 @@ def _exponent_table(fits: Fits, name: str) -> Any:
             rows.append({"exponent of": quantity.replace("_", " "), **cells})
     level = next(iter(fits.laws.values())).level
     return frame_table(pd.DataFrame(rows), f"{name}: exponents in compute, with {level:.0%} intervals")
-
-
-def _surface_table(law: Any, name: str) -> Any:
-    """The five parameters of L = E + A/N^alpha + B/D^beta."""
-    import pandas as pd
-
-    row = {symbol: str(getattr(law, symbol)) for symbol in ("E", "A", "B", "alpha", "beta")}
-    return frame_table(pd.DataFrame([row]), f"{name}: surface L = E + A/N^alpha + B/D^beta")
 
 
 def _notes(fits: Fits, table: RunTable) -> list[str]:
@@ -115,23 +112,33 @@ def show_files(files: Iterable[Path], out: Console) -> None:
         out.print(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
 
 
-def next_steps(sweep: str, family: str, known: Iterable[str], finished: Iterable[str]) -> list[str]:
-    """What a person may want to do after a sweep; `finished`: families that have a law already."""
-    done = set(finished) | {family}
-    others = [name for name in known if name not in done]
-    steps = []
-    if others:
-        steps.append(f"make sweep FAMILY={others[0]}{_sweep_option(sweep)}      the same for another family")
-    if len(done) > 1:
-        steps.append(f"make compare{_sweep_option(sweep)}      compute multipliers between families")
-    if sweep in ("smoke", "desk"):
-        bigger = {"smoke": "desk", "desk": "evening"}[sweep]
-        steps.append(f"make sweep FAMILY={family} SWEEP={bigger}      a law from larger budgets")
+def show_refused(refused: Mapping[str, str], out: Console) -> None:
+    """Families without a law, and why; last, so that nobody misses it."""
+    for sentence in refused.values():
+        out.print(sentence, style="yellow", soft_wrap=True)
+
+
+def next_steps(asked: Request, families: Sequence[str]) -> list[str]:
+    """Commands that a person may want to give after a sweep of `families`, each with what it is for."""
+    name, folder = asked.config.name, asked.folder
+    fitted = {path.parent.name for path in folder.glob("*/law.json")}
+    by_make = asked.file is None and asked.out == Path("runs") and Path("Makefile").is_file()
+
+    def command(action: str, family: str = "", sweep: str = name) -> str:
+        if by_make:
+            options = (f" FAMILY={family}" if family else "") + ("" if sweep == "desk" else f" SWEEP={sweep}")
+            return f"make {action}{options}"
+        which = ["--config", str(asked.file)] if asked.file and sweep == name else ["--sweep", sweep]
+        only = ["--family", family] if family else []
+        return shlex.join(["scaling", action, *only, *which, "--out", str(asked.out)])
+
+    others = [family.name for family in asked.config.families if family.name not in {*fitted, *families}]
+    steps = [f"{command('sweep', others[0])}      the same for another family"] if others else []
+    if len(fitted) > 1:
+        steps.append(f"{command('compare')}      compute multipliers between families")
+    if asked.file is None and (bigger := {"smoke": "desk", "desk": "evening"}.get(name)):
+        steps.append(f"{command('sweep', families[0], bigger)}      a law from larger budgets")
     return steps
-
-
-def _sweep_option(sweep: str) -> str:
-    return "" if sweep == "desk" else f" SWEEP={sweep}"
 
 
 def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
@@ -141,20 +148,19 @@ def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
     out = out or console()
     rows = []
     for row in comparison.multipliers.astype(object).to_dict(orient="records"):
-        ends = "" if row["low"] is None else f" [{short(row['low'])}, {short(row['high'])}]"
         rows.append(
             {
                 "family": row["family"],
                 "at its budget": flops_text(row["at_flops"]),
                 "at loss": f"{row['at_loss']:.4f}",
-                "needs": f"{short(row['multiplier'])}x{ends}",
+                "needs": interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
                 f"{comparison.reference} needs": flops_text(row["reference_flops"]),
                 "": "extrapolated" if row["extrapolated"] else "",
             }
         )
     title = f"compute over {comparison.reference} at equal loss ({comparison.method} laws)"
     out.print(frame_table(pd.DataFrame(rows), title))
-    for row in comparison.crossovers.astype(object).to_dict(orient="records"):
+    for row in comparison.measured_crossovers.astype(object).to_dict(orient="records"):
         where = " (extrapolated)" if row["extrapolated"] else ""
         out.print(f"{row['family']} meets {row['reference']} at {flops_text(row['flops'])} FLOPs{where}")
     for line in warning_lines(comparison.warnings):

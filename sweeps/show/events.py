@@ -4,7 +4,8 @@ Every event has `at` (seconds since 1970), `event` and `sweep`:
 
     started   run, family, size, budget, attempt
     ended     the same, with state, sentence, seconds
-    sweep     planned, finished, running, otherwise, left_s; whenever a run started or ended, and every minute
+    sweep     planned, finished, running, otherwise, left_s (null while it waits); whenever a run started or
+              ended, and every minute
     done      counts by state, sentence, wall_s; the last one
 """
 
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
+from sweeps.driver.view import View
 from sweeps.ledger.types import SETTLED, Entry, State
-from sweeps.show.progress import LINE_S, Forecast, View
+from sweeps.show.progress import LINE_S, Forecast
 
 if TYPE_CHECKING:
     from sweeps.driver.sweep import Report
@@ -46,11 +48,12 @@ class Events:
         entries = {flight.entry.key: flight.entry for flight in view.flights}
         begun = [key for key, attempt in flying.items() if self._flying.get(key) != attempt]
         for ended in view.ended:
+            assert ended.verdict is not None, "it has ended"
             self._tell(
                 "ended",
                 **_run(ended.entry),
-                state=str(ended.state),
-                sentence=ended.sentence,
+                state=str(ended.verdict.state),
+                sentence=ended.verdict.sentence,
                 seconds=round(ended.seconds, 3),
             )
         for key in begun:
@@ -61,14 +64,15 @@ class Events:
             self._tell("sweep", **self._counts(view))
 
     def _counts(self, view: View) -> dict[str, Any]:
-        states = [glance.state for glance in view.states.values()]
+        states = [run.state for run in view.states.values()]
+        left_s = self._forecast.left(view)
         finished = states.count(State.FINISHED)
         return {
             "planned": len(view.entries),
             "finished": finished,
             "running": states.count(State.RUNNING),
             "otherwise": sum(state in SETTLED for state in states) - finished,
-            "left_s": round(self._forecast.left(view), 1),
+            "left_s": None if left_s is None else round(left_s, 1),
             "note": view.note,
         }
 
@@ -103,8 +107,8 @@ def _run(entry: Entry) -> dict[str, Any]:
     return {
         "run": entry.key,
         "family": entry.family,
-        "size": entry.spec["size"]["name"],
-        "budget": float(entry.spec["budget"]),
+        "size": entry.spec.size.name,
+        "budget": entry.spec.budget,
     }
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from analysis.text import count_text, duration, flops_text
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.status import Row
 from sweeps.ledger.types import SETTLED
-from sweeps.show.status import Row
-from sweeps.show.tables import WORDS, console, duration, flops_text, short
+from sweeps.show.tables import WORDS, console
 
 if TYPE_CHECKING:
     from sweeps.record.recorded import RecordedRun
@@ -83,9 +84,10 @@ def record_line(record: Record) -> str | None:
     at, values, numbers = _when(record.at), record.values, record.numbers
     if record.kind == "train":
         loss = "–" if record.loss is None else f"{record.loss:.4f}{' (biased)' if record.biased else ''}"
-        speed = short(numbers["tokens_per_s"]) if numbers.get("tokens_per_s") else "–"
+        speed = count_text(numbers["tokens_per_s"]) if numbers.get("tokens_per_s") else "–"
         return (
-            f"{at}  step {record.step:>7}  loss {loss}  rate {numbers.get('learning_rate', 0.0):.3g}  "
+            f"{at}  step {record.step:>7}  loss {loss}  "
+            f"learning rate {numbers.get('learning_rate', 0.0):.3g}  "
             f"gradient {numbers.get('grad_norm', 0.0):.3g}  {speed} tokens/s"
         )
     nan = float("nan")

@@ -7,79 +7,26 @@ the sweep every minute. All of it is read off the journals, so nothing asks the 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.text import count_text, duration
 from sweeps.attempt.journal import JOURNAL, Follower, Record
-from sweeps.ledger.types import CLAIMABLE, SETTLED, Claim, Entry, Glance, State
-from sweeps.show.tables import duration, flops_text, short
+from sweeps.attempt.worker import signature_of
+from sweeps.driver.view import Flight, View, label
+from sweeps.ledger.types import CLAIMABLE, SETTLED, State
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from sweeps.pools.rack import Node
-
 READ_S = 1.0
 LINE_S = 60.0
 KNOWN_SHARE = 0.02
 """A run says something about its own speed from this share on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flight:
-    """An attempt that the pool has."""
-
-    entry: Entry
-    claim: Claim
-    folder: Path
-    started: float
-    node: Node
-    slower: float = 1.0
-    """Times as long as predicted, for its node's GPUs are slower."""
-    micro_batch: int = 1
-    """Sequences at once in the network."""
-
-    @property
-    def predicted_s(self) -> float:
-        return self.entry.predicted_s * self.slower
-
-    @property
-    def expected_end(self) -> float:
-        return self.started + self.predicted_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """An attempt that has just ended, and the state its run is in now."""
-
-    entry: Entry
-    state: State
-    sentence: str
-    seconds: float
-    """In the worker, waiting for it not counted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """The sweep at one moment, as its driver sees it. `now` is seconds since 1970."""
-
-    entries: Sequence[Entry]
-    states: Mapping[str, Glance]
-    flights: Sequence[Flight]
-    ended: Sequence[Ended] = ()
-    """Since the last view."""
-    slots: int
-    now: float
-    note: str = ""
-
-
-def label(entry: Entry) -> str:
-    """Family, size and budget, as messages call a run."""
-    return f"{entry.family} {entry.spec['size']['name']} {flops_text(float(entry.spec['budget']))}"
+QUIET_S, QUIET_SHARE = 30.0, 0.05
+"""Nothing moves if no journal has grown for so long: seconds, and of the longest attempt's expected time."""
 
 
 # -- how long it takes --------------------------------------------------------------------------
@@ -93,11 +40,13 @@ class Forecast:
         self._latest: dict[Path, Record] = {}
         self._done_predicted = self._done_actual = 0.0
         self._read_at = -float("inf")
+        self._running: set[Path] = set()
+        self._moved_at: float | None = None
 
     def update(self, view: View) -> None:
         """Read what the journals have that is new, and learn from runs that ended."""
         for ended in view.ended:
-            if ended.state == State.FINISHED:
+            if ended.verdict is not None and ended.verdict.state == State.FINISHED:
                 self._done_predicted += ended.entry.predicted_s
                 self._done_actual += ended.seconds
         folders = {flight.folder for flight in view.flights}
@@ -105,11 +54,15 @@ class Forecast:
             folder: self._followers.get(folder) or Follower(folder / JOURNAL) for folder in folders
         }
         self._latest = {folder: record for folder, record in self._latest.items() if folder in folders}
+        elsewhere = sum(run.state == State.RUNNING for run in view.states.values()) > len(folders)
+        if self._moved_at is None or folders != self._running or elsewhere:
+            self._running, self._moved_at = folders, view.now
         if view.now - self._read_at < READ_S:
             return
         self._read_at = view.now
         for folder, follower in self._followers.items():
             for record in follower.read():
+                self._moved_at = view.now
                 if record.kind == "train":
                     self._latest[folder] = record
 
@@ -120,7 +73,7 @@ class Forecast:
     def _left_by_speed(self, flight: Flight) -> float | None:
         """Seconds left at the present speed; None before the run has said enough."""
         record = self.latest(flight)
-        total = _tokens(flight.entry)
+        total = flight.entry.spec.tokens
         if record is None:
             return None
         done, speed = record.numbers.get("tokens", 0.0), record.numbers.get("tokens_per_s", 0.0)
@@ -148,33 +101,32 @@ class Forecast:
             return left
         return max(0.0, flight.predicted_s * self.pace(view) - (view.now - flight.started))
 
-    def left(self, view: View) -> float:
-        """Seconds until the whole sweep is done: the waiting runs, longest first, on the slots there are."""
+    def left(self, view: View) -> float | None:
+        """Seconds until the whole sweep is done: the waiting runs, longest first, on the slots there are.
+
+        None while something holds the sweep up, or nothing has moved for longer than the runs explain.
+        """
         pace = self.pace(view)
+        longest = max((flight.predicted_s * pace for flight in view.flights), default=0.0)
+        quiet_s = view.now - (view.now if self._moved_at is None else self._moved_at)
+        if view.note or quiet_s > max(QUIET_S, QUIET_SHARE * longest):
+            return None
         mine = {flight.entry.key for flight in view.flights}
         ends = [self.left_of(flight, view) for flight in view.flights]
         waiting = []
         for entry in view.entries:
-            glance = view.states.get(entry.key)
-            if entry.key in mine or glance is None:
+            run = view.states.get(entry.key)
+            if entry.key in mine or run is None:
                 continue
-            if glance.state == State.RUNNING and glance.alive:
+            if run.state == State.RUNNING:
                 ends.append(entry.predicted_s * pace)  # another driver's, and a slot of its own
-            elif glance.state in CLAIMABLE or glance.state == State.RUNNING:
+            elif run.state in CLAIMABLE:
                 waiting.append(entry.predicted_s * pace)
         ends += [0.0] * max(0, view.slots - len(view.flights))
         heapq.heapify(ends)
         for seconds in sorted(waiting, reverse=True):
             heapq.heapreplace(ends, ends[0] + seconds)
         return max(ends, default=0.0)
-
-
-def _tokens(entry: Entry) -> float:
-    return float(entry.spec["sequences"] * entry.spec["data"]["context_length"])
-
-
-def _steps(entry: Entry) -> int:
-    return int(-(-entry.spec["sequences"] // entry.spec["batch_size"]))
 
 
 # -- what it looks like -------------------------------------------------------------------------
@@ -193,16 +145,20 @@ class Progress:
     def show(self, view: View) -> None:
         self.forecast.update(view)
         for ended in view.ended:
-            if ended.state != State.FINISHED or not self.console.is_terminal:
-                self._print(self._ended_line(ended, view))
+            assert ended.verdict is not None, "it has ended"
+            if ended.verdict.state != State.FINISHED or not self.console.is_terminal:
+                what = f"{ended.verdict.state}, {ended.verdict.sentence} ({duration(ended.seconds)})"
+                self._print(f"{label(ended.entry)}: {what}; {self.sweep_line(view)}")
         if self.console.is_terminal:
             self._draw(view)
             return
-        if view.note != self._noted:
-            self._noted = view.note
-            self._print(view.note)
         self._line_at = view.now if self._line_at is None else self._line_at
-        if view.now - self._line_at >= LINE_S:
+        due = view.now - self._line_at >= LINE_S
+        kind = signature_of(view.note)  # a number in it that counts down is no news
+        if kind != self._noted or (due and view.note):
+            self._noted = kind
+            self._print(view.note)
+        if due:
             self._line_at = view.now
             self._print(self.sweep_line(view))
 
@@ -251,22 +207,16 @@ class Progress:
         return (
             label(flight.entry) + again,
             f"{loss} (biased)" if record and record.biased else loss,
-            f"{record.step if record else 0}/{_steps(flight.entry)}",
-            short(speed) if speed else "",
+            f"{record.step if record else 0}/{flight.entry.spec.steps}",
+            count_text(speed) if speed else "",
             duration(self.forecast.left_of(flight, view)),
-        )
-
-    def _ended_line(self, ended: Ended, view: View) -> str:
-        return f"{label(ended.entry)}: {ended.state}, {ended.sentence} ({duration(ended.seconds)}); " + (
-            self.sweep_line(view)
         )
 
     def sweep_line(self, view: View) -> str:
         """The sweep in a line: how many are done, running and waiting, and when it will be finished."""
-        glances = [view.states[e.key] for e in view.entries if e.key in view.states]
-        settled = [glance.state for glance in glances if glance.state in SETTLED]
-        finished = sum(state == State.FINISHED for state in settled)
-        running = sum(glance.state == State.RUNNING and glance.alive for glance in glances)
+        states = [view.states[e.key].state for e in view.entries if e.key in view.states]
+        settled = [state for state in states if state in SETTLED]
+        finished, running = states.count(State.FINISHED), states.count(State.RUNNING)
         elsewhere = running - len(view.flights)
         parts = [f"{self.sweep}: {finished} of {len(view.entries)} runs finished"]
         if len(settled) > finished:
@@ -275,7 +225,10 @@ class Progress:
             parts.append(f"{running} running" + (f" ({elsewhere} elsewhere)" if elsewhere > 0 else ""))
         if len(settled) < len(view.entries):
             left = self.forecast.left(view)
-            parts.append(f"about {duration(left)} left, done {_clock(view.now, left)}")
+            if left is None:
+                parts.append("waiting")
+            else:
+                parts.append(f"about {duration(left)} left, ends about {_clock(view.now, left)}")
         return ", ".join(parts)
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from analysis.text import without_secrets
+from analysis.text import duration, without_secrets
 from scaling.errors import UserError
 from sweeps.config.load import find_config
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
+from sweeps.ledger.status import Row, open_ledger, rows_of
 from sweeps.record.tracking import check_tracking, tracking_uri
-from sweeps.show.status import Row, open_ledger, rows_of
-from sweeps.show.tables import console, duration
+from sweeps.show.tables import console
 
 STALE_S = 60.0
 """A pinned-up status older than this is told with its age, if something still runs."""
@@ -71,7 +71,7 @@ class _InStore:
     """By the board in the tracking store."""
 
     def __init__(self, uri: str, sweep: str) -> None:
-        check_tracking(uri)
+        check_tracking(uri, to_write=False)
         self.uri, self.sweep, self.note = uri, sweep, ""
         self._tags = _existing_experiment(uri, sweep)
 
@@ -86,6 +86,7 @@ class _InStore:
     def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
         from sweeps.record.board import ask
 
+        check_tracking(self.uri)
         return ask(self._tags, action, families, keys)
 
     def log(self, key: str, *, lines: int, follow: bool) -> None:
@@ -117,7 +118,6 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     With a ledger under `out` ledger, journals and store (the one given, else the usual one, where it exists)
     are compared; with a store alone, that is looked at by itself.
     """
-    from analysis.table.mlflow import sqlite_file
     from sweeps.record.recorded import experiment_name, recorded_runs
     from sweeps.record.recorder import identity_of
     from sweeps.show.audit import audit, audit_store
@@ -128,10 +128,10 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     if not have_ledger and store is None:
         open_ledger(out / name, name)  # says what to do
     in_file = uri.startswith("sqlite:///")
-    absent = store is None and in_file and not sqlite_file(uri).exists()
+    absent = store is None and in_file and not Path(uri.removeprefix("sqlite:///")).exists()
     recorded = None
     if not absent:
-        check_tracking(uri)
+        check_tracking(uri, to_write=False)
         there = name
         if have_ledger:
             with Ledger(out / name / "ledger") as ledger:

@@ -1,26 +1,21 @@
-"""What became of a sweep's runs, as rows that say all a person asks; and how they look in a terminal."""
+"""What became of a sweep's runs, as people see it in a terminal."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from scaling.errors import UserError
-from sweeps.attempt import journal
-from sweeps.attempt.journal import JOURNAL, attempt_folder, run_folder
-from sweeps.ledger.ledger import Ledger
+from analysis.text import duration, flops_text
+from sweeps.ledger.status import Row
 from sweeps.ledger.types import SETTLED, State
-from sweeps.show.tables import WORDS, console, duration, flops_text, new_table, picture, state_text
+from sweeps.show.tables import KEY_LETTERS, WORDS, console, new_table, picture, state_text
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from rich.console import Console
 
 TOLD = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING, State.PREEMPTED})
@@ -30,106 +25,6 @@ QUIET = frozenset({State.PLANNED, State.FINISHED})
 LONG = 200
 """Rows of a family beyond which the table shows only those that need attention."""
 WATCH_S = 2.0
-
-
-class Row(NamedTuple):
-    """A run as people ask about it. What is not known is None."""
-
-    key: str
-    family: str
-    size: str
-    budget: float
-    params: float | None
-    seed: int | None
-    state: str
-    attempt: int
-    loss: float | None = None
-    """The bound of a finished run; of a running one, the training loss it last told. Nats per token."""
-    loss_se: float | None = None
-    bits_per_byte: float | None = None
-    seconds: float | None = None
-    """Spent in training and evaluation, over all attempts."""
-    share: float | None = None
-    """Of its tokens, done by a running run."""
-    left_s: float | None = None
-    host: str | None = None
-    sentence: str = ""
-
-
-_QUERY = """
-SELECT key, family,
-    json_extract(spec, '$.size.name') AS size,
-    json_extract(spec, '$.budget') AS budget,
-    json_extract(columns, '$.params') AS params,
-    json_extract(spec, '$.seed') AS seed,
-    state, attempt,
-    json_extract(result, '$.bound') AS loss,
-    json_extract(result, '$.bound_se') AS loss_se,
-    json_extract(result, '$.bits_per_byte') AS bits_per_byte,
-    json_extract(result, '$.train_s') + COALESCE(json_extract(result, '$.evaluation_s'), 0.0) AS seconds,
-    NULL AS share, NULL AS left_s,
-    host, COALESCE(sentence, '') AS sentence,
-    owner,
-    CASE state WHEN 'running' THEN
-        json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') END AS tokens
-FROM runs ORDER BY rowid
-"""
-"""A Row's fields in their order, then what is needed of a running run. SQLite picks the few values: to parse
-10,000 runs here would take a second."""
-
-
-def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
-    """The ledger of a sweep that was started before; UserError where there is none."""
-    folder = sweep_folder / "ledger"
-    if not Ledger.exists(folder):
-        raise UserError(
-            f"sweep {sweep!r} has no runs under {sweep_folder} yet; start it with "
-            f"`scaling sweep --sweep {sweep}`, or give --store to ask the tracking server of another machine"
-        )
-    return Ledger(folder)
-
-
-def rows_of(ledger: Ledger) -> list[Row]:
-    """All runs of the ledger, by budget and size."""
-    found = ledger.query(_QUERY)
-    alive = ledger.alive({row["owner"] for row in found if row["state"] == State.RUNNING})
-    rows = [_row(values, ledger.folder.parent, alive) for values in found]
-    return sorted(rows, key=lambda row: (row.budget, row.params or 0.0))
-
-
-def _row(values: sqlite3.Row, sweep_folder: Path, alive: frozenset[str]) -> Row:
-    row = Row._make(values[: len(Row._fields)])
-    if row.state != State.RUNNING:
-        return row
-    if values["owner"] in alive:
-        return row._replace(**_under_way(row, values["tokens"], sweep_folder))
-    return row._replace(state=State.PREEMPTED, sentence="its driver is gone; `scaling sweep` takes it up")
-
-
-def _under_way(row: Row, tokens: int, sweep_folder: Path) -> dict[str, Any]:
-    """What the journal of a running attempt said last. tokens: that the run is to train on."""
-    folder = attempt_folder(run_folder(sweep_folder, row.family, row.key), row.attempt)
-    record = journal.last(folder / JOURNAL, kind="train")
-    if record is None or not (done := record.numbers.get("tokens")):
-        return {}
-    speed = record.numbers.get("tokens_per_s")
-    return {
-        "loss": record.loss,
-        "share": done / tokens,
-        "left_s": max(0.0, tokens - done) / speed if speed else None,
-        "seconds": record.numbers.get("elapsed_s"),
-    }
-
-
-def of_families(rows: Sequence[Row], families: Sequence[str]) -> list[Row]:
-    """Those of `families` where some are named; UserError for one that has no run."""
-    known = sorted({row.family for row in rows})
-    for family in families:
-        if family not in known:
-            raise UserError(
-                f"family {family!r} has no runs in this sweep, which has: {', '.join(known) or 'none'}"
-            )
-    return [row for row in rows if not families or row.family in families]
 
 
 # -- what it looks like -------------------------------------------------------------------------
@@ -152,7 +47,7 @@ def view(rows: Sequence[Row], sweep: str, *, whole: bool = False) -> list[Table 
             parts.append(status_table(shown, family))
         if len(shown) < len(own):
             title = "" if shown else f"{family}: "
-            parts.append(Text(f"{title}{len(own) - len(shown)} runs new or finished; --all lists them"))
+            parts.append(Text(f"{title}{len(own) - len(shown)} runs planned or finished; --all lists them"))
         parts.append(picture((row.budget, row.size, row.params or 0.0, row.state) for row in own))
     parts.append(Text(f"sweep {sweep}: {summary(row.state for row in rows)}"))
     return parts
@@ -168,22 +63,35 @@ def summary(states: Iterable[str]) -> str:
 def status_table(rows: Sequence[Row], title: str) -> Table:
     """One row per run: state, tries, loss, time, where it ran, and what went wrong."""
     table = new_table(title)
-    names = ("budget", "size", "key", "state", "tries", "loss", "bits/byte", "time", "left", "where", "")
-    for name in names:
-        right = name in ("budget", "tries", "loss", "bits/byte", "time", "left")
+    columns = (
+        "budget",
+        "size",
+        "key",
+        "state",
+        "tries",
+        "loss",
+        "bits/byte",
+        "time",
+        "done",
+        "left",
+        "where",
+    )
+    for name in (*columns, ""):
+        right = name not in ("size", "key", "state", "where", "")
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
     last = None
     for row in rows:
         table.add_row(
             flops_text(row.budget) if row.budget != last else "",
             row.size,
-            row.key,
+            row.key[:KEY_LETTERS],
             state_text(row.state),
             str(row.attempt),
             _loss(row),
             "" if row.bits_per_byte is None else f"{row.bits_per_byte:.3f}",
             duration(row.seconds) if row.seconds else "",
-            _left(row),
+            "" if row.share is None else f"{row.share:.0%}",
+            "" if row.left_s is None else duration(row.left_s),
             row.host or "",
             Text(row.sentence if row.state in TOLD else ""),
         )
@@ -197,12 +105,6 @@ def _loss(row: Row) -> str:
     if row.state == State.RUNNING:
         return f"training {row.loss:.3f}"
     return f"{row.loss:.4f}" if row.loss_se is None else f"{row.loss:.4f} ± {row.loss_se:.4f}"
-
-
-def _left(row: Row) -> str:
-    if row.share is None or row.left_s is None:
-        return ""
-    return f"{row.share:.0%}, {duration(row.left_s)}"
 
 
 def watch(read: Callable[[], Sequence[Row]], sweep: str, *, every_s: float = WATCH_S) -> None:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import math
+import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from analysis.text import (
+    MISSING,
+    count_text,
+    duration,
+    flops_text,
+    number_text,
+    printable,
+    size_text,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from sweeps.plan.plan import Plan, PlannedRun
 
 WORDS: Mapping[str, tuple[str, str, str]] = {
-    "new": ("○", "new", ""),
-    "planned": ("○", "new", ""),
+    "planned": ("○", "planned", ""),
     "waiting": ("○", "waiting", ""),
     "running": ("◐", "running", "cyan"),
     "preempted": ("◑", "resume", "yellow"),
@@ -38,49 +50,56 @@ NARROW = 120
 """Columns of a terminal below which the plan's table leaves out what can be worked out from the rest."""
 
 
+class _Console(Console):
+    """Shows what is printed as it is: no markup is looked for in it, and control characters are escaped."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text == "\n" or segment.text.isprintable():
+                yield segment
+            else:
+                yield segment._replace(text="\n".join(map(printable, segment.text.split("\n"))))
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that does not squeeze tables when the output goes to a file or a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 140)
+    width = None if stream.isatty() else 140
+    return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
-# --- numbers as people read them
+class _Lasting:
+    """An output that may be lost (a full disk, a closed terminal) without ending who writes to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
-def short(value: float | None) -> str:
-    """1234567 -> 1.23M; missing -> a dash."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    for size, letter in ((1e15, None), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value:.3g}" if letter is None else f"{_three(value / size)}{letter}"
-    return f"{value:.3g}"
-
-
-def _three(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def flops_text(value: float) -> str:
-    """1.0e11."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def duration(seconds: float) -> str:
-    """42 s, 7.5 min, 3.2 h, 2.1 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.1f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
-
-
-def size_text(num_bytes: float) -> str:
-    """380 MB, 1.2 GB."""
-    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"
+@contextmanager
+def lasting_console(*, stderr: bool = False) -> Iterator[Console]:
+    """A `console` that may fail: the process goes on, and ends with its own exit code."""
+    out = console(stderr=stderr)
+    stream = out.file
+    out.file = _Lasting(stream)  # type: ignore[assignment]
+    try:
+        yield out
+    finally:
+        try:
+            stream.flush()
+        except OSError:  # Python would flush again at its exit, and make that exit an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def state_text(state: str) -> Text:
@@ -129,7 +148,7 @@ def plan_brief(plan: Plan, *, slots: int = 1) -> RenderableType:
 def _heading(plan: Plan) -> Text:
     config, data = plan.config, plan.data
     if data.train_tokens is not None:
-        tokens = f"{short(data.train_tokens)} training tokens"
+        tokens = f"{count_text(data.train_tokens)} training tokens"
     else:
         tokens = "endless" if data.prepared else "not prepared yet"
     facts = [
@@ -137,6 +156,7 @@ def _heading(plan: Plan) -> Text:
         f"data {data.corpus}, {data.tokenizer} ({data.num_token_ids} ids, {tokens})",
         f"context {config.context_length}",
         f"budgets in '{config.flop_convention}' FLOPs",
+        *(["sizes are width x blocks"] if config.ladder == "desk" and not config.own_sizes else []),
         config.precision,
     ]
     return Text("; ".join(facts))
@@ -165,12 +185,12 @@ def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
         "budget": flops_text(spec.budget),
         "size": spec.size.name + (f" #{spec.seed}" if seeds else ""),
         "key": run.key[:KEY_LETTERS],
-        "params": short(run.params),
-        "tokens": short(spec.tokens),
-        "tokens/param": short(spec.tokens / run.params),
+        "params": count_text(run.params),
+        "tokens": count_text(spec.tokens),
+        "tokens/param": count_text(spec.tokens / run.params),
         "steps": str(spec.steps),
-        "batch": short(spec.batch_size * spec.data.context_length),
-        "rate": f"{spec.optimizer.learning_rate:.2g}",
+        "batch": count_text(spec.batch_size * spec.data.context_length),
+        "learning\nrate": number_text(spec.optimizer.learning_rate, 2),
         "FLOPs": flops_text(spec.training_flops("exact")),
         "memory": size_text(run.memory_bytes),
         "time": duration(run.expected_s) if run.state != "finished" else "",
@@ -262,7 +282,7 @@ def picture(cells: Iterable[Cell]) -> Text:
     width = max(8, 2 + max((len(marks) for marks in drawn.values()), default=0))
     text = Text()
     for size in sizes:
-        text.append(f"{size:>{name_width}} {short(params[size]):>6} ", style="dim")
+        text.append(f"{size:>{name_width}} {count_text(params[size]):>6} ", style="dim")
         for budget in budgets:
             marks = drawn.get((size, budget), Text("·", style="dim"))
             left = (width - len(marks)) // 2
@@ -306,14 +326,6 @@ def frame_table(frame: Any, title: str = "") -> Table:
     for name in frame.columns:
         table.add_column(str(name), justify="right" if frame[name].dtype.kind in "iuf" else "left")
     for index, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
-        table.add_row(*([str(index)] if named else []), *(cell_text(value) for value in row))
+        cells = [value_text("", value) or MISSING for value in row]
+        table.add_row(*([str(index)] if named else []), *cells)
     return table
-
-
-def cell_text(value: Any) -> str:
-    """A value of a table: floats to four significant digits, missing as a dash."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)

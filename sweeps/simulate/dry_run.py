@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.text import duration
 from scaling.errors import UserError
 from sweeps.driver.caps import SPENDS, Caps, Spent, flops_of
 from sweeps.ledger.types import Entry
 from sweeps.plan import prepare
 from sweeps.pools.rack import Node
 from sweeps.show.tables import console, places, plan_view
-from sweeps.simulate.cluster import parse_cluster
+from sweeps.simulate.cluster import describe, parse_cluster
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,12 +55,13 @@ def show_plan(
     if not facts.prepared:
         out.print("the data is not prepared yet, so what is done already is not known")
     if nodes and plan.to_do:
-        from sweeps.simulate.gantt import schedule_view
-
         schedule = simulated(plan, nodes, caps, _spent(plan, asked) if caps else None)
-        out.print(schedule_view(schedule, gpu_price=gpu_price, width=out.width))
+        for line, style in summary_lines(schedule, gpu_price):
+            out.print(line, style=style, soft_wrap=True)
         if page and schedule.stays:
             out.print(f"wrote {_write_page(schedule, asked)}", soft_wrap=True)
+        elif schedule.stays:
+            out.print(f"--page draws which run goes where and when ({asked.folder / PAGE})", soft_wrap=True)
         elif page:
             out.print("no run starts, so there is no schedule to draw")
 
@@ -117,6 +120,36 @@ def simulated(
     return simulate(entries, nodes, seconds, caps=caps, spent=spent)
 
 
+def summary_lines(schedule: Schedule, gpu_price: float | None = None) -> list[tuple[str, str]]:
+    """What the schedule amounts to, in lines with their styles. gpu_price: in whatever currency."""
+    lines = [(describe(schedule.nodes), "bold")]
+    if schedule.ended_by:
+        stopped = len(schedule.stopped)
+        ends = {"stopped with a checkpoint": stopped, "not started": schedule.not_started}
+        runs = [f"{len(schedule.stays) - stopped} finished"]
+        runs += [f"{count} {how}" for how, count in ends.items() if count]
+        lines.append((f"within {schedule.ended_by}: {', '.join(runs)}", "yellow"))
+    if schedule.stays:
+        slots = sum(schedule.lanes.values())
+        text = (
+            f"{len(schedule.stays)} runs, {slots} at once: {duration(schedule.makespan_s)} from start to end"
+        )
+        if not schedule.ended_by:
+            above = schedule.makespan_s / schedule.bound_s - 1
+            text += f", {above:.1%} above the least possible ({duration(schedule.bound_s)})"
+        lines.append((f"{text}; slots in use {schedule.utilisation:.0%} of the time", ""))
+    if schedule.stays and schedule.held_gpu_hours:
+        used, held = schedule.gpu_hours, schedule.held_gpu_hours
+        text = f"{used:,.1f} GPU-hours in use, {held:,.1f} while all GPUs are held"
+        if gpu_price is not None:
+            text += f"; at {gpu_price:g} per GPU-hour {used * gpu_price:,.0f} and {held * gpu_price:,.0f}"
+        lines.append((text, ""))
+    reasons = Counter(schedule.refused.values())
+    return lines + [
+        (f"{count} run{'s' if count > 1 else ''}: {why}", "red") for why, count in reasons.items()
+    ]
+
+
 # --- as a page
 
 
@@ -131,9 +164,9 @@ def schedule_table(schedule: Schedule) -> pd.DataFrame:
             "start_s": stay.start_s,
             "end_s": stay.end_s,
             "family": stay.entry.family,
-            "size": stay.entry.spec["size"]["name"],
-            "budget": float(stay.entry.spec["budget"]),
-            "seed": stay.entry.spec["seed"],
+            "size": stay.entry.spec.size.name,
+            "budget": stay.entry.spec.budget,
+            "seed": stay.entry.spec.seed,
             "key": stay.entry.key,
         }
         for stay in schedule.stays
@@ -143,8 +176,6 @@ def schedule_table(schedule: Schedule) -> pd.DataFrame:
 
 def _write_page(schedule: Schedule, asked: prepare.Request) -> Path:
     from analysis import figures
-    from sweeps.show.tables import duration
-    from sweeps.simulate.cluster import describe
 
     note = (
         f"{describe(schedule.nodes)}: {duration(schedule.makespan_s)} from start to end, "

@@ -46,7 +46,6 @@ class SimulatedPool:
         self.rack = Rack(nodes)
         self.running: dict[Handle, tuple[Job, Outcome]] = {}
         self._ends: list[tuple[float, Handle]] = []
-        self._slots: dict[Needs, int] = {}
         self.count = 0
 
     def ready(self) -> None:
@@ -57,23 +56,6 @@ class SimulatedPool:
 
     def close(self) -> None:
         self.running.clear()
-
-    def refusal(self, needs: Needs) -> str | None:
-        return self.rack.refusal(needs)
-
-    def slots(self, needs: Needs) -> int:
-        if needs not in self._slots:
-            self._slots[needs] = self.rack.slots(needs)
-        return self._slots[needs]
-
-    def hosts(self) -> int:
-        return len(self.rack.nodes)
-
-    def has_room(self, needs: Needs) -> bool:
-        return self.rack.find(needs) is not None
-
-    def where(self, needs: Needs) -> Node | None:
-        return self.rack.find(needs)
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         self.count += 1
@@ -282,7 +264,7 @@ def _in_lanes(placed: Iterable[tuple[Entry, Node, float, float]]) -> Iterator[St
 
 def _shape(needs: Needs) -> Needs:
     """What decides how many runs a node holds, for nearly every node: not memory, which differs by run."""
-    return Needs(cpus=needs.cpus, gpus=needs.gpus, processes=needs.processes)
+    return Needs(cpus=needs.cpus, gpus=needs.gpus)
 
 
 def lower_bound_s(

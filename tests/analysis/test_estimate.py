@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from analysis import Estimate
-from analysis.estimate import Rule, estimate, interval, shortest, spread
+from analysis.estimate import Rule, estimate_of, interval, spread
 
 
 def test_is_a_float_with_an_interval():
@@ -20,7 +20,7 @@ def test_is_a_float_with_an_interval():
 
 
 def test_without_resamples_both_ends_are_none():
-    a = estimate(2.5, None, 0.9)
+    a = estimate_of(np.array([2.5]), Rule(level=0.9))
     assert (a.low, a.high, a.level) == (None, None, 0.9)
     assert repr(a) == "2.500"
     assert a.to_dict() == {"value": 2.5, "low": None, "high": None, "level": 0.9}
@@ -54,14 +54,6 @@ def test_percentiles_agree_with_numpy_up_to_one_draw():
 def test_infinite_draws_stay_infinite():
     low, high = spread(np.array([0.0, 1.0, 2.0, np.inf, np.inf]), 0.8)
     assert (low, high) == (0.0, np.inf)
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0.51389, "0.5139"), (477.826, "477.8"), (1.0413e10, "1.041e+10"), (2e-5, "2.000e-05"), (0, "0.000")],
-)
-def test_numbers_are_short(number, text):
-    assert shortest(number) == text
 
 
 def test_bca_of_a_mean_is_the_exact_bootstrap_formula():

@@ -10,7 +10,7 @@ from benchmarks import simulation
 
 def test_grids_are_as_scaling_grids_are():
     runs = simulation.grid(np.random.default_rng(0), 300)
-    budgets = sorted({run.spec["budget"] for run in runs})
+    budgets = sorted({run.spec.budget for run in runs})
     assert 3 <= len(budgets) <= 7
     assert np.ptp(np.diff(np.log(budgets))) < 1e-9
     assert len({run.key for run in runs}) == 300

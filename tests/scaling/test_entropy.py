@@ -112,13 +112,7 @@ def trained(data: Dataset, folder: Path, name: str, steps: int, rate: float, **s
         budget=1e12,
         sequences=32 * steps,
         batch_size=32,
-        data=DataSpec(
-            corpus=data.corpus,
-            tokenizer=data.tokenizer,
-            fingerprint=data.fingerprint,
-            num_token_ids=data.num_token_ids,
-            context_length=CONTEXT,
-        ),
+        data=DataSpec.of(data, CONTEXT),
         optimizer=OptimizerSpec(learning_rate=rate, warmup_steps=20, weight_decay=0.0),
         evaluation=EvaluationSpec(sequences=512, noise_levels=8),
     )

@@ -51,11 +51,11 @@ def quota(pool, data, out: Path) -> dict[str, object]:
     job = tiny_job(data, out / "quota", steps=2000)
     pool.submit(job, needs)
     return {
-        "slots": pool.slots(needs),
-        "slots_in_all": pool.slots(Needs()),
+        "slots": pool.rack.slots(needs),
+        "slots_in_all": pool.rack.slots(Needs()),
         "where": raylet_of(job),
         "ends": ends(pool, 1),
-        "refusal": pool.refusal(Needs(resources=(("quota_bert", 1.0),))),
+        "refusal": pool.rack.refusal(Needs(resources=(("quota_bert", 1.0),))),
         "driver": code_version(),
     }
 
@@ -70,7 +70,7 @@ def spread(pool, data, out: Path) -> dict[str, object]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-    chosen = pool.where(Needs())
+    chosen = pool.rack.find(Needs())
     there = On(chosen.name, soft=False)
     taken = ray.remote(num_cpus=1, max_retries=0)(occupy).options(scheduling_strategy=there).remote()
     time.sleep(5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from scaling.ladder import Size
+from scaling.spec import DataSpec, OptimizerSpec, RunSpec
 from sweeps.attempt.worker import Job, Outcome, Trouble, signature_of
 from sweeps.ledger.owner import Owner
 from sweeps.ledger.types import Entry, Needs
@@ -27,19 +29,21 @@ def other_owner(name: str, *, machine: str = "elsewhere") -> Owner:
     return Owner(id=name, host=name, machine=machine, pid=1, process_started=0.0)
 
 
+SPEC = RunSpec(
+    family="uniform",
+    size=Size(name="4k", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4),
+    budget=1e9,
+    sequences=100,
+    batch_size=10,
+    data=DataSpec(corpus="-", tokenizer="-", fingerprint="-", num_token_ids=256, context_length=8),
+    optimizer=OptimizerSpec(learning_rate=1e-3),
+)
+
+
 def entry(key: str, seconds: float = 10.0, *, needs: Needs | None = None) -> Entry:
-    spec = {
-        "family": "uniform",
-        "size": {"name": "4k"},
-        "budget": 1e9,
-        "sequences": 100,
-        "batch_size": 10,
-        "data": {"context_length": 8},
-    }
     return Entry(
         key=key,
-        family="uniform",
-        spec=spec,
+        spec=SPEC,
         dataset="data",
         predicted_s=seconds,
         needs=needs or Needs(),

@@ -14,7 +14,7 @@ import typer
 from scaling.families import FAMILIES
 from sweeps import cli
 from sweeps.driver.command import Launch, drive
-from sweeps.plan import timing
+from sweeps.plan import prepare, timing
 from sweeps.results import laws as results
 
 SMALL = """
@@ -84,27 +84,24 @@ def test_options_are_as_reviewed():
         name: [option for parameter in sub.params for option in (parameter.opts or [parameter.name])]
         for name, sub in command.commands.items()
     }
-    which = ["--family", "--sweep", "--config"]
-    caps = ["--max-flops", "--max-gpu-hours", "--max-hours"]
+    which, caps = (
+        ["--sweep", "--config", "--store", "--out"],
+        ["--max-flops", "--max-gpu-hours", "--max-hours"],
+    )
     assert found == {
-        "plan": [*which, "--out", "--cluster", "--gpu-price", "--page", *caps],
+        "plan": ["--family", "--sweep", "--config", "--out", *caps, "--cluster", "--gpu-price", "--page"],
         "sweep": [
-            *(*which, "--store", "--address", "--out", "--bootstrap", *caps),
+            *("--family", *which, *caps, "--address", "--bootstrap"),
             *("--priority", "--extend", "--events", "--webhook", "--storage"),
         ],
-        "status": [*which, "--store", "--out", "--watch", "-w", "--all"],
-        "cancel": ["run", *which, "--store", "--out"],
-        "retry": ["run", *which, "--store", "--out"],
-        "resume": ["run", *which, "--store", "--out"],
-        "logs": ["run", "--sweep", "--config", "--store", "--out", "--lines", "--follow", "-f"],
-        "audit": ["--sweep", "--config", "--store", "--out"],
-        "fit": [*which, "--store", "--out", "--bootstrap"],
-        "compare": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
-        "report": ["--family", "--reference", "--sweep", "--config", "--store", "--out", "--bootstrap"],
-        "dashboard": [
-            *(*which, "--store", "--out", "--host", "--port", "--token", "--name", "--bootstrap"),
-        ],
-        "export": ["file", *which, "--store", "--out"],
+        "status": ["--family", *which, "--watch", "-w", "--all"],
+        **{name: ["--family", *which, "run"] for name in ("cancel", "retry", "resume")},
+        "logs": [*which, "run", "--lines", "--follow", "-f"],
+        "audit": which,
+        "fit": ["--family", *which, "--bootstrap"],
+        **{name: ["--family", *which, "--reference", "--bootstrap"] for name in ("compare", "report")},
+        "dashboard": ["--family", *which, "--host", "--port", "--token", "--name", "--bootstrap"],
+        "export": ["--family", *which, "file"],
     }
 
 
@@ -213,6 +210,19 @@ def test_ray_cluster_that_does_not_answer(here, capsys):
     assert not (here / "runs").exists()
 
 
+def test_sentences_about_settings_name_the_variable_they_come_from(here, capsys, monkeypatch):
+    sweep = ("sweep", "--family", "ar", "--config", "../small.yaml")
+    monkeypatch.setenv("RAY_ADDRESS", address := f"127.0.0.1:{free_port()}")
+    assert f"no Ray cluster answers at '{address}' (RAY_ADDRESS)" in refused(capsys, *sweep)
+    assert f"no Ray cluster answers at '{address}' (--address)" in refused(
+        capsys, *sweep, "--address", address
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "t.csv")
+    assert "tracking store t.csv (MLFLOW_TRACKING_URI) is not one of" in refused(capsys, *sweep)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///../work")
+    assert "sqlite:///../work (MLFLOW_TRACKING_URI) is a folder" in refused(capsys, *sweep)
+
+
 def test_a_storage_that_cannot_be_used(here, capsys, monkeypatch):
     sweep = ("sweep", "--family", "ar", "--config", "../small.yaml")
     assert "pip install ossfs" in refused(capsys, *sweep, "--storage", "oss://lab/experiments")
@@ -255,6 +265,81 @@ def test_fit_works_on_any_table(here, capsys):
     assert Path("runs/any/law.json").stat().st_size > 1000
 
 
+def write_table(path: str, families: dict[str, int]) -> None:
+    """Runs of a sound law, so many budgets of each family."""
+    rows = [
+        (family, params, c / (6 * params), 1 + 60 / params**0.5 + 600 / (c / (6 * params)) ** 0.5)
+        for family, budgets in families.items()
+        for c in (1e11, 3e11, 1e12)[:budgets]
+        for params in (3e3 * (c / 1e11) ** 0.5 * 2**i for i in range(5))
+    ]
+    pd.DataFrame(rows, columns=["family", "params", "tokens", "loss"]).to_csv(path, index=False)
+
+
+def test_a_family_that_cannot_be_fitted_is_named_and_the_others_are_written(here, capsys):
+    write_table("two.csv", {"short": 1, "sound": 3})
+    assert scaling("fit", "--store", "two.csv", "--bootstrap", "0") == 1
+    text = capsys.readouterr().out
+    assert "no law can be fitted to 'short' of two.csv" in text
+    assert Path("runs/two/sound/law.json").exists()
+    assert not Path("runs/two/short").exists()
+    write_table("none.csv", {"short": 1, "too": 1})
+    said = refused(capsys, "fit", "--store", "none.csv", "--bootstrap", "0")
+    assert "'short'" in said
+    assert "'too'" in said
+
+
+def test_names_from_a_table_are_shown_as_they_are_and_lead_nowhere(here, capsys):
+    names = ["[/b]", "../../../up", f"{here}/abs", "\x1b]0;title\x07", ":smile:"]
+    write_table("data.csv", dict.fromkeys(names, 3))
+    assert scaling("fit", "--store", "data.csv", "--bootstrap", "0") == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert r"\x1b]0;title\x07: exponents in compute" in text
+    for name in ("[/b]", "../../../up", ":smile:"):
+        assert f"{name}: exponents in compute" in text
+    laws = list(here.parent.rglob("law.json"))
+    assert len(laws) == len(names)
+    assert all(
+        law.is_relative_to(here / "runs") and not law.is_relative_to(here / "runs/data") for law in laws
+    )
+
+
+def test_a_dashboard_of_a_sweep_that_a_store_does_not_have_is_refused(here, capsys):
+    write_table("two.csv", {"ar": 3})
+    pd.read_csv("two.csv").assign(sweep="desk").to_csv("two.csv", index=False)
+    said = refused(capsys, "dashboard", "--store", "two.csv", "--sweep", "smoke")
+    assert "sweep 'smoke' is not in two.csv, which has: desk" in said
+
+
+def test_sentences_on_standard_error_show_control_characters(here, capsys):
+    assert r"'\x1b[2J'" in refused(capsys, "plan", "--sweep", "\x1b[2J")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_any_encoding_gets_its_output(here, encoding):
+    import os
+
+    command = [sys.executable, "-P", "-c", "from sweeps.cli import main; main()", "plan"]
+    ended = subprocess.run(
+        [*command, "--config", "../small.yaml", "--family", "ar"],
+        env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    text = ended.stdout.decode(encoding)
+    assert ("○ planned" if encoding == "utf-8" else "o planned") in text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [("plan", "--config", "../small.yaml"), ("--help",)])
+def test_an_output_that_cannot_be_written_is_told_in_a_sentence(here, arguments):
+    command = [sys.executable, "-P", "-c", "from sweeps.cli import main; main()", *arguments]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "scaling: standard output cannot be written (No space left on device)\n"
+
+
 def test_bugs_show_their_traceback(here, monkeypatch):
     def broken(*_: object) -> None:
         raise ValueError("a bug of ours")
@@ -278,7 +363,7 @@ def test_ctrl_c_ends_with_130(here, monkeypatch):
 def drive_small(family: str, out: Path) -> int:
     """A sweep on plain processes: no cluster to start."""
     how = Launch(pool_kind="local", bootstrap=20)
-    return drive(None, Path("../small.yaml"), [family], out=out, how=how)
+    return drive(prepare.request(None, Path("../small.yaml"), [family], out), how)
 
 
 def test_a_sweep_runs_once_and_fits_what_the_config_now_says(here, capfd, monkeypatch):
@@ -303,7 +388,7 @@ def test_a_sweep_runs_once_and_fits_what_the_config_now_says(here, capfd, monkey
     config.write_text(config.read_text().replace("[1e8, 2e8, 4e8]", "[1e8, 2e8]"))
     assert scaling("export", "now.csv", "--config", "../small.yaml") == 0
     assert "12 runs written" in capfd.readouterr().out
-    table, name = cli._runs(None, None, Path("../small.yaml"), None, Path("runs"))
+    table, name = cli.Chosen(family=[], config=Path("../small.yaml"), out=Path("runs")).runs()
     assert name == "small"
     assert len(table.frame) == 8
     assert table.older == {"ar": 4}

@@ -31,13 +31,7 @@ def tiny_spec(data: Dataset, *, seed: int = 0, steps: int = 20) -> RunSpec:
         budget=1e7,
         sequences=4 * steps,
         batch_size=4,
-        data=DataSpec(
-            corpus=data.corpus,
-            tokenizer=data.tokenizer,
-            fingerprint=data.fingerprint,
-            num_token_ids=data.num_token_ids,
-            context_length=CONTEXT,
-        ),
+        data=DataSpec.of(data, CONTEXT),
         optimizer=OptimizerSpec(learning_rate=1e-3),
         evaluation=EvaluationSpec(sequences=4, noise_levels=2),
         seed=seed,
@@ -46,8 +40,12 @@ def tiny_spec(data: Dataset, *, seed: int = 0, steps: int = 20) -> RunSpec:
 
 def tiny_entry(data: Dataset, *, seed: int = 0, steps: int = 20, **options: object) -> Entry:
     spec = tiny_spec(data, seed=seed, steps=steps)
-    return Entry.of(
-        spec, dataset=data.folder, predicted_s=1.0 + seed / 100, columns=spec_columns(spec), options=options
+    return Entry(
+        spec=spec,
+        dataset=str(data.folder),
+        predicted_s=1.0 + seed / 100,
+        columns=spec_columns(spec),
+        options=options,
     )
 
 

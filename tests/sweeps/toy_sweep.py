@@ -13,9 +13,13 @@ from rich.console import Console
 
 from sweeps.attempt.worker import Job
 from sweeps.driver.sweep import run_sweep
+from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import Needs
+from sweeps.pools.base import start
 from sweeps.pools.local import LocalPool
 from sweeps.pools.storage.files import usable_storage
+from sweeps.pools.storage.pool import StoragePool
+from sweeps.record.tracking import tracking_uri
 from sweeps.show.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, it finds only its own folder
@@ -37,15 +41,22 @@ def main() -> None:
     entries = [
         tiny_entry(data, seed=seed, steps=int(steps), checkpoint_every_s=0.2) for seed in range(int(runs))
     ]
-    report = run_sweep(
-        entries,
-        sweep="toy",
-        out=Path(out),
-        pool=FarPool(logs=Path(out)) if storage else pool,
-        storage=usable_storage(storage[0]) if storage else None,
-        watchers=[Progress(Console(width=200), "toy")],
-        grace_s=120,
-    )
+    out = Path(out)
+    runners = FarPool(logs=out) if storage else start(pool)
+    if storage:
+        runners = StoragePool(runners, usable_storage(storage[0]), [data.folder])
+    ledger, repaired = open_whole(out / "toy" / "ledger")
+    print(repaired)
+    with ledger:
+        report = run_sweep(
+            entries,
+            ledger,
+            runners,
+            sweep="toy",
+            tracking=tracking_uri(out),
+            watchers=[Progress(Console(width=200), "toy")],
+            grace_s=120,
+        )
     print(report.sentence)
     sys.exit(130 if report.interrupted else 0)
 

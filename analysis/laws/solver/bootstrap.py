@@ -24,8 +24,8 @@ def resample_weights(
 ) -> Iterator[np.ndarray]:
     """Yield chunks (r, num_runs) of how often each run occurs in each resample, `draws` rows in all.
 
-    With groups (num_runs,), numbered 0, 1, ..., whole groups are drawn (as many as there are), because runs
-    of one group err together. The same seed gives the same weights to the bit.
+    With groups (num_runs,), numbered 0, 1, ..., whole groups are drawn (as many as there are), because the
+    errors of a group are correlated. The same seed gives the same weights to the bit.
     """
     generator = np.random.default_rng(seed)
     units = num_runs if groups is None else int(groups.max()) + 1
@@ -39,12 +39,17 @@ def resample_weights(
 
 
 def group_weights(groups: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each run occurs (R, n) where whole groups are drawn, as many as there are; groups (n,) are
+    """How often each run occurs (R, n) if whole groups are drawn, as many as there are; groups (n,) are
     numbered 0, 1, ..."""
     units = int(groups.max()) + 1
     drawn = generator.integers(0, units, size=(draws, units)) + units * np.arange(draws)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=draws * units).reshape(draws, units)
     return np.asarray(counts[:, groups], dtype=np.float64)
+
+
+def leave_one_out(groups: np.ndarray) -> np.ndarray:
+    """Weights (G, n) that leave out one group after the other; groups (n,) are numbered 0, 1, ..."""
+    return (groups[None, :] != np.arange(groups.max() + 1)[:, None]).astype(np.float64)
 
 
 def group_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from analysis.estimate import Rule, interval
+from analysis.text import count_text, flops_text
 
 GRID_POINTS = 1001
 
@@ -127,7 +128,7 @@ def too_few(flops: float, members: np.ndarray, log_params: np.ndarray) -> Budget
     return BudgetFit(
         flops=flops,
         status=BudgetStatus.TOO_FEW,
-        reason=f"{count} at {flops:.1e} FLOPs, a parabola needs at least 3",
+        reason=f"{count} at {flops_text(flops)} FLOPs, a parabola needs at least 3",
         members=members,
         sizes=sizes,
         curves=None,
@@ -147,17 +148,17 @@ def _verdict(
     smallest, largest = np.exp(sizes[[0, -1]])
     if not convex:
         return BudgetStatus.NOT_CONVEX, (
-            f"the losses at {flops:.1e} FLOPs do not curve upwards, so they have no minimum (they fall "
-            f"towards the {curves.falls_towards()} size); add sizes on that side"
+            f"the losses at {flops_text(flops)} FLOPs do not curve upwards, so they have no minimum (they "
+            f"fall towards the {curves.falls_towards()} size); add sizes on that side"
         )
     if minimum < sizes[0]:
         return BudgetStatus.BELOW, (
-            f"the minimum at {flops:.1e} FLOPs lies below the smallest size ({smallest:.3g} parameters); "
-            "add smaller sizes"
+            f"the minimum at {flops_text(flops)} FLOPs lies below the smallest size "
+            f"({count_text(smallest)} parameters); add smaller sizes"
         )
     return BudgetStatus.ABOVE, (
-        f"the minimum at {flops:.1e} FLOPs lies above the largest size ({largest:.3g} parameters); add "
-        "larger sizes"
+        f"the minimum at {flops_text(flops)} FLOPs lies above the largest size "
+        f"({count_text(largest)} parameters); add larger sizes"
     )
 
 

@@ -11,7 +11,6 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble, failure, run_jo
 from sweeps.ledger.types import Needs
 from sweeps.pools.base import in_fresh_process_next, killed, lost
 from sweeps.pools.fork import Forks
-from sweeps.pools.rack import Handle, Node, Rack
+from sweeps.pools.rack import Handle, Rack
 from sweeps.pools.ray import session as ray_session
 from sweeps.pools.ray.nodes import Newcomers, check_nodes, living_nodes
 from sweeps.pools.ray.waiting import Waiting
@@ -59,13 +58,11 @@ class RayPool:
         if self._is_here:
             ray_session.prepare_local_environment()
         else:
-            ray_session.check_answers(self._address)
+            ray_session.check_answers(self._address, "--address" if address else "RAY_ADDRESS")
             ray_session.prepare_token(self._address)
         self._shared, self._waiting = shared, Waiting(sweep)
         self._cpus, self._gpus = cpus, gpus
         self._rack = Rack()
-        self._ever: dict[str, Node] = {}
-        """A node of every sort that was ever seen: one that is lost may come back."""
         self._newcomers: Newcomers | None = None
         self._looked = 0.0
         self._silent_since: float | None = None
@@ -145,11 +142,7 @@ class RayPool:
         if self._silent_since is not None:
             logger.warning("the Ray cluster at %s answers again", self._address)
             self._silent_since = None
-        self._know(nodes if self._newcomers is None else self._newcomers.fit(nodes))
-
-    def _know(self, nodes: Sequence[Node]) -> None:
-        self._rack.update(nodes)
-        self._ever |= {str(node): node for node in nodes}
+        self._rack.update(nodes if self._newcomers is None else self._newcomers.fit(nodes))
 
     def _bear(self, silent: str) -> None:
         """`silent`, a part of Ray, does not answer. On this machine a new Ray is started at once.
@@ -214,24 +207,10 @@ class RayPool:
             while left and not self._closing.is_set():
                 _, left = ray.wait(left, timeout=0.1)
 
-    def refusal(self, needs: Needs) -> str | None:
+    @property
+    def rack(self) -> Rack:
         self._look()
-        return Rack(self._ever.values()).refusal(needs)
-
-    def slots(self, needs: Needs) -> int:
-        self._look()
-        return self._rack.slots(needs)
-
-    def hosts(self) -> int:
-        self._look()
-        return len({node.host for node in self._rack.nodes})
-
-    def has_room(self, needs: Needs) -> bool:
-        return self.where(needs) is not None
-
-    def where(self, needs: Needs) -> Node | None:
-        self._look()
-        return self._rack.find(needs)
+        return self._rack
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
         self._count += 1

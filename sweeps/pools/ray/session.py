@@ -156,23 +156,26 @@ def _why_not_joined(address: str, said: str) -> str:
 # -- the address --------------------------------------------------------------------------------
 
 
-def check_answers(address: str) -> None:
-    """UserError unless something listens at host:port; Ray itself would try for a minute and then abort."""
+def check_answers(address: str, setting: str) -> None:
+    """UserError unless something listens at host:port; Ray itself would try for a minute and then abort.
+
+    setting: where the address comes from.
+    """
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"Ray address is {address!r}, it must be HOST:PORT, 'auto' or 'local'")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise UserError(f"{setting} is {address!r}, it must be HOST:PORT, 'auto' or 'local'")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise UserError(
-            f"no Ray cluster answers at {address!r} ({error}); check the address, "
+            f"no Ray cluster answers at {address!r} ({setting}): {error}; check the address, "
             "or leave it out to run on this machine"
         ) from error
     if address.startswith("ray://"):
         raise UserError(
-            f"Ray address is {address!r}, and a sweep is not driven through Ray's client: start it on a node "
+            f"{setting} is {address!r}, and a sweep is not driven through Ray's client: start it on a node "
             "of the cluster with that cluster's HOST:PORT, or submit it as a Ray job"
         )
 
@@ -309,11 +312,11 @@ def asked_environment() -> dict[str, Any]:
     source = os.environ.get(ENVIRONMENT_FILE)
     if not source:
         return {}
-    import yaml
+    from sweeps.config.load import parse_yaml
 
     try:
-        read = yaml.safe_load(Path(source).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        read = parse_yaml(Path(source).read_text(encoding="utf-8"), source)
+    except (OSError, UnicodeDecodeError, UserError) as error:
         words = " ".join(str(error).split())
         raise UserError(
             f"{ENVIRONMENT_FILE} is {source!r}, it must be a YAML file that can be read: {words}"

@@ -22,7 +22,7 @@ from sweeps.attempt.journal import JOURNAL
 from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble, read_outcome, write_outcome
 from sweeps.ledger.types import Needs
 from sweeps.pools.base import Pool
-from sweeps.pools.rack import Handle, Node
+from sweeps.pools.rack import Handle, Rack
 from sweeps.pools.storage.files import Storage, StorageError
 from sweeps.pools.storage.mirror import attempt_of, attempt_place, put_dataset, run_place, stop_place
 
@@ -83,23 +83,12 @@ class StoragePool:
 
     # -- as the pool behind it ------------------------------------------------------------------
 
+    @property
+    def rack(self) -> Rack:
+        return self.pool.rack
+
     def warm(self, count: int) -> None:
         self.pool.warm(count)
-
-    def refusal(self, needs: Needs) -> str | None:
-        return self.pool.refusal(needs)
-
-    def slots(self, needs: Needs) -> int:
-        return self.pool.slots(needs)
-
-    def hosts(self) -> int:
-        return self.pool.hosts()
-
-    def has_room(self, needs: Needs) -> bool:
-        return self.pool.has_room(needs)
-
-    def where(self, needs: Needs) -> Node | None:
-        return self.pool.where(needs)
 
     def yields_to(self, priority: int, waiting: int) -> str | None:
         return self.pool.yields_to(priority, waiting)

@@ -30,7 +30,7 @@ def test_a_good_table_is_called_good(good):
     assert "concern" not in grades(good).values()
     assert good.verdict.startswith("the exponent of N* is stable")
     assert "E is identified" in good.verdict
-    assert "nothing speaks against it" in good.verdict
+    assert "no check speaks against it" in good.verdict
     assert len(good.summary()) == 11
 
 
@@ -153,7 +153,7 @@ def test_without_resamples_there_is_no_interval_and_it_is_said():
         {"E": "none"},
         {"residual": "loss", "delta": 0.01},
         {"interval": "bca"},
-        {"form": "interaction"},
+        {"method": "interaction"},
     ],
 )
 def test_variants_of_the_surface_are_checked(options):

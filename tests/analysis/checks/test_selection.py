@@ -6,9 +6,9 @@ import pytest
 from scipy.integrate import quad
 
 from analysis import fit_law, select
-from analysis.checks.likelihood import huber_deviance
 from analysis.checks.selection import aicc
 from analysis.errors import UserError
+from analysis.laws.solver.objective import huber_deviance
 from tests.analysis.planted import isoflop_table
 
 FORMS = {"free": {}, "tied": {"tied": True}, "no E": {"E": "none"}}

@@ -97,8 +97,9 @@ def test_power_laws_compare_their_own_exponents():
 
 
 def test_curves_are_drawn_with_bands(noisy, tmp_path):
-    figure = noisy.plot_curves()
+    figure = noisy.plot()
     assert {trace.name for trace in figure.data if trace.showlegend} == {"masked"}
-    assert len(figures.multiplier_curves_table(noisy)) == 60
+    assert [trace.meta["role"] for trace in figure.data].count("band") == 1
+    assert (figures.compare_table(noisy)["kind"] == "curve").sum() == 60
     figures.save(figure, tmp_path / "curves.svg")
     assert (tmp_path / "curves.svg").stat().st_size > 1000

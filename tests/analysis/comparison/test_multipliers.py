@@ -1,6 +1,7 @@
 """Families against each other: planted multipliers and crossovers, the published study, refusals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -98,6 +99,16 @@ def test_multipliers_and_crossovers_agree_where_frontiers_meet():
     assert before > 0 > after
 
 
+def test_a_crossing_that_no_run_is_near_is_not_printed():
+    far = compare(two_families((1.8, 900.0, 4000.0, 0.37, 0.40)), bootstrap=0)
+    assert far.crossovers["flops"].item() > 10 * max(BUDGETS)
+    assert far.measured_crossovers.empty
+    assert "meets" not in str(far)
+    near = replace(far, crossovers=far.crossovers.assign(flops=3e19))
+    assert len(near.measured_crossovers) == 1
+    assert "masked meets ar at" in str(near)
+
+
 def test_frontiers_that_never_meet_have_no_crossover():
     comparison = compare(two_families(slower(AR, 4.0)), bootstrap=50)
     assert comparison.crossovers.empty
@@ -137,7 +148,7 @@ def test_the_other_law_is_asked_and_disagreement_is_said(sahoo):
 def test_what_is_printed_says_where_and_from_which_law(sahoo):
     text = str(sahoo)
     assert "compute over ar at equal loss, from the isoflop law of each family" in text
-    assert "at loss 2.825 (its budget 1e+20 FLOPs" in text
+    assert "at loss 2.825 (its budget 1.0e20 FLOPs" in text
     summary = sahoo.summary()
     assert summary["family"].tolist() == ["ar", "masked", "uniform", "esoteric"]
     assert summary["multiplier_at_largest"][0] == "1 (reference)"

@@ -22,12 +22,13 @@ SLOTS = [("a", 1), ("a", 2), ("alone", 1)]
 
 def test_a_bar_per_run_in_the_row_of_its_slot():
     figure = figures.schedule(table(), SLOTS, title="Sweep x", note="simulated")
-    first, second = figure.data
+    first, second = (bar for bar in figure.data if bar.type == "bar")
     assert (first.name, second.name) == ("1.0e9", "3.0e9")
     assert (list(second.base), list(second.x), list(second.y)) == ([1.0], [2.0], [1])
     assert list(figure.layout.yaxis.ticktext) == ["a 1", "a 2", "alone"]
     assert figure.layout.yaxis.range == (2.5, -0.5)
     assert figure.layout.xaxis.title.text == "Time since the start (hours)"
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["1.0e9", "3.0e9"]
     assert "&lt;b&gt; 4x1" in first.hovertext[0]
     assert "key 01234567<br>" in first.hovertext[0]
 
@@ -46,4 +47,4 @@ def test_many_rows_are_named_now_and_then_and_fit_a_screen():
     figure = figures.schedule(table(node="n7", slot=1).iloc[1:], slots, title="", note="")
     assert len(figure.layout.yaxis.tickvals) <= 40
     assert figure.layout.height < 1400
-    assert figure.data[0].y == (7,)
+    assert figure.data[-1].y == (7,)

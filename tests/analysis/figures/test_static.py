@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
+from analysis.errors import UserError
 from analysis.figures import theme
 from analysis.figures.static import draw, numbers_of, render
 from analysis.figures.static_layout import colour_of, text_of
@@ -46,30 +47,28 @@ class TestTraces:
             trace = go.Scatter(x=[1], y=[1], mode="markers", marker={"symbol": symbol})
             assert len(draw(go.Figure(trace)).axes[0].get_lines()) == 1
 
-    def test_error_bars_reach_the_ends(self) -> None:
-        bars = {"type": "data", "symmetric": False, "array": [0.5, None], "arrayminus": [0.25, None]}
-        trace = go.Scatter(x=[1, 2], y=[1, 2], mode="markers", error_y=bars, marker={"color": "#cc1c2e"})
-        (container,) = draw(go.Figure(trace)).axes[0].containers
-        (segment,) = container.lines[2][0].get_segments()  # the second point has no bar
-        assert segment.tolist() == [[1, 0.75], [1, 1.5]]
-
     def test_bands(self) -> None:
         closed = go.Scatter(
             x=[1, 2, 2, 1], y=[1, 1, 2, 2], fill="toself", fillcolor="rgba(61, 142, 246, 0.2)"
         )
-        below = go.Scatter(x=[1, 2], y=[0, 0], mode="lines")
-        above = go.Scatter(x=[1, 2], y=[3, 4], mode="lines", fill="tonexty")
-        drawn = draw(go.Figure([closed, below, above]))
-        first, second = drawn.axes[0].patches
-        assert first.get_facecolor() == pytest.approx((61 / 255, 142 / 255, 246 / 255, 0.2))
-        assert [tuple(corner) for corner in second.get_xy()[:4]] == [(1, 3), (2, 4), (2, 0), (1, 0)]
+        (area,) = draw(go.Figure(closed)).axes[0].patches
+        assert area.get_facecolor() == pytest.approx((61 / 255, 142 / 255, 246 / 255, 0.2))
 
-    def test_texts_and_missing_texts(self) -> None:
-        trace = go.Scatter(
-            x=[1, 2], y=[1, 2], mode="markers+text", text=["a<br>$b &lt;", ""], textposition="top right"
+    def test_horizontal_bars(self) -> None:
+        bars = go.Bar(
+            orientation="h", base=[1.0, 4.0], x=[2.0, 3.0], y=[0, 1], width=0.8, marker_color="#cc1c2e"
         )
-        (text,) = draw(go.Figure(trace)).axes[0].texts
-        assert text.get_text() == "a\n\\$b <"
+        first, second = draw(go.Figure(bars)).axes[0].patches
+        assert (first.get_x(), first.get_width()) == (1.0, 2.0)
+        assert (second.get_x() + second.get_width(), second.get_height()) == (7.0, 0.8)
+        assert to_hex(first.get_facecolor()) == "#cc1c2e"
+
+    def test_a_mark_of_size_zero_is_not_drawn_and_arrows_are(self) -> None:
+        marker = {"symbol": ["circle", "triangle-right"], "size": [0, 8], "color": "#cc1c2e"}
+        trace = go.Scatter(x=[1, 2], y=[1, 1], mode="markers", marker=marker)
+        none, arrow = draw(go.Figure(trace)).axes[0].get_lines()
+        assert none.get_markersize() == 0
+        assert arrow.get_marker() == ">"
 
     def test_hidden_traces_are_not_drawn(self) -> None:
         hidden = go.Scatter(x=[1, 2], y=[1, 2], name="h", visible="legendonly")
@@ -80,18 +79,21 @@ class TestTraces:
     @pytest.mark.parametrize(
         ("trace", "sentence"),
         [
-            (go.Bar(x=[1], y=[1]), "scatter traces only, not 'bar'"),
-            (go.Scatter(x=[1], y=[1], fill="tozeroy"), "not 'tozeroy'"),
+            (go.Pie(values=[1]), "scatter traces and horizontal bars, not 'pie'"),
+            (go.Bar(x=[1], y=[1]), "not 'bar'"),
+            (go.Scatter(x=[1], y=[1], fill="tozeroy"), "no 'tozeroy' of a trace"),
+            (go.Scatter(x=[1], y=[1], mode="markers+text", text="a"), "no 'text' of a trace"),
+            (go.Scatter(x=[1], y=[1], error_y={"array": [1]}), "no 'error_y' of a trace"),
             (go.Scatter(x=[1], y=[1], mode="markers", marker={"symbol": "y-up"}), "no marker 'y-up'"),
         ],
     )
     def test_refuses_what_it_cannot_show(self, trace: Any, sentence: str) -> None:
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(UserError, match=sentence):
             draw(go.Figure(trace))
 
     def test_refuses_other_shapes(self) -> None:
         figure = go.Figure(go.Scatter(x=[1], y=[1])).add_shape(type="circle", x0=0, x1=1, y0=0, y1=1)
-        with pytest.raises(ValueError, match="not 'circle'"):
+        with pytest.raises(UserError, match="not 'circle'"):
             draw(figure)
 
     def test_packed_numbers(self) -> None:
@@ -137,6 +139,13 @@ class TestAround:
         titles = [(text.get_text(), text.get_fontweight()) for axes in drawn.axes for text in axes.texts]
         assert titles == [("left", "bold"), ("right", "normal")]
 
+    def test_hidden_tick_labels_are_hidden(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2])).update_yaxes(showticklabels=False)
+        drawn = draw(figure)
+        drawn.canvas.draw()
+        assert not any(label.get_visible() for label in drawn.axes[0].get_yticklabels())
+        assert all(label.get_visible() for label in drawn.axes[0].get_xticklabels())
+
     def test_annotations_on_log_axes_are_exponents(self) -> None:
         figure = go.Figure(go.Scatter(x=[1, 1000], y=[1, 2])).update_xaxes(type="log")
         figure.add_annotation(x=2, y=1.5, text="here", showarrow=True, ax=20, ay=-10)
@@ -153,19 +162,18 @@ class TestAround:
         assert list(lines_of(drawn)[1].get_ydata()) == [1.5, 1.5]
         assert drawn.axes[0].patches[0].get_width() == pytest.approx(0.2)
 
-    def test_legend_titles_groups_and_order(self) -> None:
-        group = {"legendgroup": "a", "legendgrouptitle": {"text": "Group"}}
+    def test_legend_title_and_order(self) -> None:
         figure = go.Figure(
             [
-                go.Scatter(x=[1], y=[1], name="one", mode="lines+markers", **group),
-                go.Scatter(x=[1], y=[1], name="two", mode="markers", **group),
+                go.Scatter(x=[1], y=[1], name="one", mode="lines+markers"),
+                go.Scatter(x=[1], y=[1], name="two", mode="markers"),
                 go.Scatter(x=[1], y=[1], name="silent", showlegend=False),
                 go.Scatter(x=[1, 2], y=[1, 1], name="band", fill="toself", line={"width": 0}, mode="lines"),
             ]
         )
         figure.update_layout(legend_title_text="Family")
         (legend,) = draw(figure).legends
-        assert [text.get_text() for text in legend.get_texts()] == ["Group", "one", "two", "band"]
+        assert [text.get_text() for text in legend.get_texts()] == ["one", "two", "band"]
         assert legend.get_title().get_text() == "Family"
         assert not draw(figure.update_layout(showlegend=False)).legends
 
@@ -173,11 +181,30 @@ class TestAround:
         figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2]))
         figure.update_layout(title={"text": "Title", "subtitle": {"text": "sub"}}, width=700, height=300)
         drawn = draw(theme.set_theme(figure, "dark"))
-        assert [text.get_text() for text in drawn.texts] == ["Title", "sub"]
+        assert [text.get_text() for text in drawn.texts] == ["Title", "sub", ""]
         assert drawn.texts[0].get_fontsize() > drawn.texts[1].get_fontsize()
         assert to_hex(drawn.get_facecolor()) == theme.PALETTES["dark"].paper
         assert to_hex(drawn.texts[1].get_color()) == theme.PALETTES["dark"].muted
         assert drawn.get_size_inches().tolist() == [7.0, 3.0]
+
+    def test_provenance_stands_below_and_takes_its_own_room(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2])).update_layout(height=300)
+        before = draw(figure).axes[0].get_position().height * 300
+        drawn = draw(figure.update_layout(meta={"provenance": "3 runs; data 1234abcd " * 10}))
+        assert "3 runs; data" in drawn.texts[-1].get_text()
+        height = drawn.get_size_inches()[1] * 100
+        assert height > 310
+        assert drawn.axes[0].get_position().height * height == pytest.approx(before)
+
+    def test_a_mark_before_a_name_keeps_its_colour(self) -> None:
+        figure = go.Figure(go.Scatter(x=[1], y=[1]))
+        figure.add_annotation(
+            text='<span style="color:#cc1c2e">●</span> ar', x=1, y=1, xanchor="left", showarrow=False
+        )
+        whole, mark = draw(figure).axes[0].texts
+        assert (whole.get_text(), mark.get_text()) == ("● ar", "●")
+        assert to_hex(mark.get_color()) == "#cc1c2e"
+        assert to_hex(whole.get_color()) != "#cc1c2e"
 
     def test_png_has_the_size_asked_for(self) -> None:
         figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2])).update_layout(width=400, height=300)

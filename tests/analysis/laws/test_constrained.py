@@ -50,7 +50,7 @@ def test_the_published_fit_is_a_local_optimum_of_its_objective():
     assert (law.R_D, law.R_N) == pytest.approx((95.4, 1.71), rel=5e-3)
     assert law.E.low is None
     assert law.R_D.low < 15.387756 < law.R_D.high
-    assert any("R_D is not identified from above" in warning for warning in law.warnings)
+    assert any("these runs put no upper limit on R_D" in warning for warning in law.warnings)
     assert len(law.runs) == 182
     used = runs[runs["excluded"] == ""]
     columns = (used[name].to_numpy() for name in ("params", "tokens", "unique_tokens"))

@@ -118,7 +118,7 @@ def test_optima_of_a_law_are_a_table_like_any_other():
 def test_an_offset_that_is_not_there_is_told():
     runs = table(noise=0.02)
     law = fit_power_law(runs, y="params", x="flops", offset=True)
-    assert any("offset" in warning or "E is not identified" in warning for warning in law.warnings)
+    assert any("offset" in warning or "no lower limit on E" in warning for warning in law.warnings)
 
 
 REFUSALS = [

@@ -50,7 +50,7 @@ def test_groups_without_a_minimum_are_refused_and_listed():
     refused = law.optima[law.optima["status"] == "refused"]
     assert refused["reason"].tolist() == ["the minimum lies beyond the smallest setting"]
     assert refused["learning_rate"].isna().all()
-    assert "left out: 1e+07 params, 1e+09 tokens" in str(law)
+    assert "left out: 10.0M params, 1.00B tokens" in str(law)
 
 
 def test_bad_questions_get_one_sentence():

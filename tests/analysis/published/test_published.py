@@ -152,9 +152,11 @@ def test_public_names():
         "Estimate",
         "compare",
         "diagnose",
+        "figures",
         "fit_law",
         "fit_power_law",
         "fit_tuning_law",
+        "laws",
         "load_runs",
         "published",
         "rollout",
@@ -162,7 +164,8 @@ def test_public_names():
     ]
     for name in analysis.__all__:
         assert getattr(analysis, name) is not None
-        assert name in dir(analysis)
+    # completion offers the public names and nothing else
+    assert dir(analysis) == analysis.__all__
     with pytest.raises(AttributeError, match="has no attribute 'fit_laws'"):
         analysis.fit_laws  # noqa: B018
 

@@ -99,6 +99,28 @@ def test_the_newest_intact_one_of_any_attempt_is_found(tmp_path: Path) -> None:
             newest = (first if expected < 5 else second) / f"checkpoint-{expected:010d}.pt"
 
 
+def test_a_later_attempt_leaves_no_more_checkpoints_than_an_undisturbed_run(
+    tmp_path: Path,
+) -> None:
+    """Those beyond the step it continued from are damaged, or of a node that was taken for dead."""
+    first, second, third = (tmp_path / f"attempt-00{number}" for number in (1, 2, 3))
+    for folder in (first, second, third):
+        folder.mkdir()
+    for folder, steps in ((first, (3, 4)), (second, (6, 9))):
+        for step in steps:
+            save_checkpoint(folder, step, state(step))
+    (second / "checkpoint.tmp").write_bytes(b"half of it")
+    (second / ".checkpoint-0000000010.pt.77.tmp").write_bytes(b"half of it")
+
+    def left() -> list[str]:
+        return sorted(f"{path.parent.name[-1]}:{path.name}" for path in tmp_path.glob("*/*"))
+
+    save_checkpoint(third, 7, state(7.0), resumed=6, earlier=[second, first])
+    assert left() == ["2:checkpoint-0000000006.pt", "3:checkpoint-0000000007.pt"]
+    save_checkpoint(third, 8, state(8.0), resumed=6, earlier=[second, first])
+    assert left() == ["3:checkpoint-0000000007.pt", "3:checkpoint-0000000008.pt"]
+
+
 def test_one_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Removed between listing and reading by an attempt still alive, or a bad sector."""
     for step in (1, 2):

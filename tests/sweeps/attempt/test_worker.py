@@ -66,6 +66,7 @@ def test_a_real_run_from_start_to_end(tmp_path, data):
     assert outcome.result["bound"] > 0
     assert outcome.device.startswith("cpu")
     assert outcome.host
+    assert outcome.result["micro_batch"] == 4
     assert outcome.worker_s > outcome.result["train_s"]
     records = journal.read(Path(job.folder) / "journal.jsonl")
     assert (

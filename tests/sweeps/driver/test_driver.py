@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps.attempt.worker import Outcome, Trouble
-from sweeps.driver.driver import LEDGER_PATIENCE_S, Driver
+from sweeps.driver.driver import KILL_S, LEDGER_PATIENCE_S, Driver
 from sweeps.driver.stopping import StopRequest
 from sweeps.driver.verdict import Circumstances, Retries, judge
-from sweeps.ledger.ledger import Ledger, LedgerUnavailableError
+from sweeps.ledger.ledger import Ledger, LedgerLostError, LedgerUnavailableError
 from sweeps.ledger.types import Claim, Needs, State
 from tests.sweeps.simulation import Clock, SimulatedPool, entry, failed, finish, finished, other_owner
 
@@ -338,3 +338,135 @@ def test_a_ledger_that_stays_out_of_reach_ends_the_driver_with_a_sentence(ledger
     with pytest.raises(LedgerUnavailableError, match="the disk is full"):
         driver.run()
     assert LEDGER_PATIENCE_S <= clock() - 1e9 < LEDGER_PATIENCE_S + 30
+
+
+def lose(ledger, pool) -> Driver:
+    """A driver with a running run, whose ledger file is then deleted."""
+    ledger.register([entry("k"), entry("later")])
+    driver = Driver([entry("k"), entry("later")], ledger, pool)
+    driver._round()
+    (ledger.folder / "ledger.db").unlink()
+    return driver
+
+
+def test_a_ledger_that_is_gone_ends_the_sweep_within_seconds_and_lets_runs_save(ledger, clock):
+    pool = SimulatedPool(clock, finish(10_000), slots=1)
+    views = []
+    driver = lose(ledger, pool)
+    driver.show = views.append
+    with pytest.raises(LedgerLostError, match=r"is gone.*run the same `scaling sweep` again"):
+        driver.run()
+    assert clock() - 1e9 < 20
+    assert "is gone" in views[-1].note
+    assert [event for _, event, _ in pool.log] == ["start", "preempted"], "not killed: it could save"
+    assert not (ledger.folder / "ledger.db").exists()
+
+
+def test_a_ledger_that_is_away_for_a_moment_is_waited_for(ledger, clock):
+    path = ledger.folder / "ledger.db"
+    pool = SimulatedPool(clock, finish(5))
+    ledger.register([entry("k")])
+    driver = Driver([entry("k")], ledger, pool)
+    driver._round()
+    path.rename(path.with_name("away"))
+    driver._round()
+    driver._round()
+    path.with_name("away").rename(path)
+    driver.run()
+    assert ledger.runs()[0].state == State.FINISHED
+
+
+def test_the_second_wish_to_stop_leaves_whatever_the_ledger_does(ledger, clock, monkeypatch):
+    stop = StopRequest()
+    ledger.register([entry("k")])
+    driver = Driver([entry("k")], ledger, SimulatedPool(clock, finish(5)), stop=stop)
+    driver._round()
+
+    def refuse(*args, **values):
+        raise LedgerUnavailableError("the disk is full")
+
+    monkeypatch.setattr(ledger, "end", refuse)
+    while driver.flights:
+        driver._round()
+    stop.ask("Ctrl-C")
+    driver._round()
+    assert not driver._done(), "the first one waits for the ledger"
+    stop.ask("Ctrl-C")
+    began = clock()
+    driver.run()
+    assert clock() - began < 5
+
+
+def test_a_second_wish_leaves_a_pool_that_ends_nothing(ledger, clock):
+    stop = StopRequest()
+    pool = SimulatedPool(clock, finish(10_000))
+    pool.kill = lambda handle: None
+    ledger.register([entry("k")])
+    driver = Driver([entry("k")], ledger, pool, stop=stop)
+    driver._round()
+    driver._files.ask_all = lambda reason: None
+    stop.ask("Ctrl-C")
+    stop.ask("Ctrl-C")
+    began = clock()
+    driver.run()
+    assert clock() - began < KILL_S + 5
+
+
+def test_a_cancelled_run_whose_stop_file_cannot_be_written_is_ended_at_once(ledger, clock, tmp_path):
+    pool = SimulatedPool(clock, finish(1000), slots=2)
+    ledger.register([entry("a")])
+    driver = Driver([entry("a")], ledger, pool)
+    driver._round()
+    (ledger.folder / "stop").write_text("in the way of the folder")
+    with Ledger(tmp_path / "ledger") as other:
+        other.cancel(["a"])
+    driver.run()
+    assert states(ledger) == {"a": "cancelled"}
+    assert clock() - 1e9 < 30
+
+
+def test_a_wish_to_cancel_that_comes_as_the_run_is_preempted_is_honoured(ledger, clock, tmp_path):
+    def preempted(job):
+        with Ledger(tmp_path / "ledger") as other:
+            other.cancel(["a"])
+        return 0.1, Outcome(status="preempted", sentence="the worker got SIGTERM")
+
+    pool = SimulatedPool(clock, preempted)
+    drive([entry("a")], ledger, pool)
+    assert states(ledger) == {"a": "cancelled"}
+    assert pool.started() == ["a"]
+
+
+def test_data_that_is_away_costs_no_tries_and_few_attempts(ledger, clock):
+    def behave(job):
+        away = clock() < 1e9 + 1800
+        return 1.0, failed("the data cannot be read", Trouble.DATA) if away else finished(job)
+
+    pool = SimulatedPool(clock, behave, slots=4)
+    notes = set()
+    entries = [entry(f"r{i}") for i in range(20)]
+    drive(entries, ledger, pool, show=lambda view: notes.add(view.note))
+    assert set(states(ledger).values()) == {"finished"}
+    assert any("data cannot be read" in note for note in notes)
+    assert len(pool.log) / 2 < 20 + 4 * 40, "the driver holds back, run by run nothing is learned"
+    assert clock() - 1e9 < 1800 + 120 + 60
+
+
+def test_one_host_without_the_data_does_not_hold_up_the_others(ledger, clock):
+    def behave(job):
+        blind = pool.rack.on("node 0") != []
+        return 1.0, failed("the data cannot be read", Trouble.DATA) if blind else finished(job)
+
+    pool = SimulatedPool(clock, behave, slots=1, nodes=2)
+    notes = set()
+    drive([entry("a")], ledger, pool, show=lambda view: notes.add(view.note))
+    assert states(ledger) == {"a": "finished"}
+    assert notes == {""}
+
+
+def test_watchers_are_told_of_an_end_once_with_its_verdict(ledger, clock):
+    ends = []
+    pool = SimulatedPool(clock, lambda job: (7.0, finished(job)))
+    drive([entry("a")], ledger, pool, show=lambda view: ends.extend(view.ended))
+    [end] = ends
+    assert (end.entry.key, end.verdict.state, end.seconds) == ("a", State.FINISHED, 7.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweeps.driver.sweep import run_sweep
+from sweeps.ledger.ledger import Ledger
 from sweeps.pools.local import LocalPool
 from sweeps.record.process import RecorderProcess
 from tests.sweeps.tiny import tiny_data, tiny_entry
@@ -14,14 +15,14 @@ from tests.sweeps.tiny import tiny_data, tiny_entry
 def sweep(tmp_path):
     """Run a sweep of one tiny run."""
     data = tiny_data(tmp_path / "data")
-    return lambda **how: run_sweep(
-        [tiny_entry(data)],
-        sweep="s",
-        out=tmp_path,
-        pool=LocalPool(cpus=1, gpus=0),
-        tracking=f"sqlite:///{tmp_path / 'mlflow.db'}",
-        **how,
-    )
+
+    def run(**how):
+        with Ledger(tmp_path / "s" / "ledger") as ledger:
+            pool = LocalPool(cpus=1, gpus=0)
+            uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+            return run_sweep([tiny_entry(data)], ledger, pool, sweep="s", tracking=uri, **how)
+
+    return run
 
 
 class Broken:

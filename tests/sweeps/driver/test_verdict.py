@@ -52,3 +52,24 @@ def test_a_lost_worker_counts_only_where_the_run_got_nowhere():
     assert not verdict(2, True).counts
     assert verdict(0, False).elsewhere
     assert verdict(0, True).elsewhere
+
+
+def node_ran_low(**at):
+    low = failed("Ray ended the worker to save the node's memory", Trouble.NODE_MEMORY)
+    return judge(low, Claim(key="k", attempt=1), Circumstances(now=0.0, **at), retries=Retries())
+
+
+def test_a_node_low_on_memory_is_waited_out_longer_and_longer():
+    verdicts = [node_ran_low(micro_batch=8, pauses=pauses) for pauses in range(5)]
+    assert {(v.state, v.micro_batch, v.counts, v.elsewhere) for v in verdicts} == {
+        (State.WAITING, None, False, True)
+    }
+    waits = [verdict.retry_at for verdict in verdicts]
+    assert waits == sorted(waits)
+    assert waits[-1] > 10 * waits[0]
+
+
+def test_a_run_that_is_large_itself_or_meets_it_again_and_again_goes_on_with_fewer_sequences():
+    assert node_ran_low(micro_batch=8, large=True).micro_batch == 4
+    assert node_ran_low(micro_batch=8, pauses=Retries().lost).micro_batch == 4
+    assert node_ran_low(micro_batch=1, pauses=Retries().lost).counts, "and in the end it is given up"

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger, LedgerUnavailableError
-from sweeps.ledger.owner import Owner
+from sweeps.ledger.owner import BOOT_ID, Owner, process_start
 from sweeps.ledger.types import SETTLED, Claim, Needs, State
 from tests.sweeps.simulation import Clock, entry, other_owner
 
@@ -77,11 +78,13 @@ def test_a_silent_driver_is_dead_after_a_lease_and_its_late_word_is_ignored(tmp_
     with open_as(tmp_path, "a", clock) as a, open_as(tmp_path, "b", clock) as b:
         a.register([entry("k")])
         old = a.claim("k")
-        assert b.glance(["k"])["k"].alive
+        assert b.runs()[0].state == State.RUNNING
         clock.sleep(14.0)
         assert b.claim("k") is None
         clock.sleep(1.0)
-        assert not b.glance(["k"])["k"].alive
+        [run] = b.runs()
+        assert run.state == State.PREEMPTED, "whoever asks is told the same"
+        assert "driver is gone" in run.sentence
         new = b.claim("k")
         assert new is not None
         assert new.attempt == 2
@@ -132,7 +135,28 @@ def test_a_number_that_another_process_got_is_no_sign_of_life():
     assert not me.provably_gone()
     earlier = Owner(id="x", host=me.host, machine=me.machine, pid=me.pid, process_started=0.0)
     assert earlier.provably_gone()
+    no_process = Owner(id="x", host=me.host, machine=me.machine, pid=2**22 + 1, process_started=0.0)
+    assert no_process.provably_gone()
     assert not other_owner("far").provably_gone()
+
+
+@pytest.mark.skipif(not BOOT_ID.exists(), reason="elsewhere the start of a process is wall time")
+def test_a_clock_that_is_set_does_not_make_a_living_driver_look_gone(monkeypatch):
+    me = Owner.this_process()
+    start = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: start(process) + 3600)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert not me.provably_gone()
+
+
+def test_a_process_that_has_ended_and_is_not_waited_for_is_gone():
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout.read() == b""
+        end = time.monotonic() + 60
+        while (started := process_start(process.pid)) is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert started is None
 
 
 def test_processes_that_claim_at_once_share_the_runs(tmp_path):
@@ -238,15 +262,56 @@ def test_a_newer_schema_is_refused(tmp_path):
     db = sqlite3.connect(tmp_path / "ledger.db")
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(UserError, match=r"schema version 99.*knows 2"):
+    with pytest.raises(UserError, match=r"schema version 99.*knows 3"):
         Ledger(tmp_path)
 
 
 def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path):
     (tmp_path / "ledger.db").write_text("my diary, volume 3\n" * 100)
-    with pytest.raises(UserError, match="is not a ledger"):
-        Ledger(tmp_path)
+    for read_only in (True, False):
+        with pytest.raises(UserError, match=r"is not a ledger.*run the same `scaling sweep` again"):
+            Ledger(tmp_path, read_only=read_only)
     assert (tmp_path / "ledger.db").read_text().startswith("my diary")
+
+
+# -- order, identity and waits do not depend on the clock ---------------------------------------
+
+
+def test_changes_are_numbered_whatever_the_clock_says(tmp_path, clock):
+    with open_as(tmp_path, "a", clock) as a:
+        a.register([entry("x"), entry("y")])
+        newest = max(run.changed for run in a.runs())
+        clock.time -= 86400
+        claim = a.claim("y")
+        assert [run.key for run in a.runs(since=newest)] == ["y"]
+        end(a, claim)
+        [run] = a.runs(since=newest)
+        assert (run.key, run.state) == ("y", State.FINISHED)
+        assert a.runs(since=run.changed) == []
+
+
+def test_a_clock_set_back_makes_no_run_wait_for_long(tmp_path, clock):
+    with open_as(tmp_path, "a", clock) as a:
+        a.register([entry("k")])
+        end(a, a.claim("k"), State.WAITING, retry_at=clock() + 100)
+        assert not a.runs()[0].due(clock())
+        assert a.claim("k") is None
+        clock.time -= 86400
+        assert a.runs()[0].due(clock())
+        assert a.claim("k").attempt == 2
+
+
+def test_a_wish_to_cancel_is_kept_whatever_the_attempt_comes_to(tmp_path, clock):
+    with open_as(tmp_path, "a", clock) as a, open_as(tmp_path, "b", clock) as b:
+        a.register([entry(key) for key in ("waits", "done")])
+        claims = {key: a.claim(key) for key in ("waits", "done")}
+        assert b.cancel() == 2
+        assert end(a, claims["waits"], State.WAITING, retry_at=clock()) == State.CANCELLED
+        assert end(a, claims["done"], State.FINISHED) == State.FINISHED
+        assert a.claim("waits") is None
+        assert {run.key: str(run.state) for run in b.runs()} == {"waits": "cancelled", "done": "finished"}
+        assert b.reopen(["waits"], [State.CANCELLED]) == 1
+        assert end(a, a.claim("waits"), State.WAITING) == State.WAITING, "the old wish is gone"
 
 
 def test_a_full_disk_is_told_and_loses_nothing_that_was_there(tmp_path, clock):
@@ -296,7 +361,7 @@ class Drivers(RuleBasedStateMachine):
     def end(self, data, state):
         driver, claim = self.claims.pop(data.draw(st.integers(0, len(self.claims) - 1)))
         accepted = end(self.drivers[driver], claim, state)
-        assert accepted == (claim.attempt == self.newest[claim.key])
+        assert (accepted is not None) == (claim.attempt == self.newest[claim.key])
         if accepted and state == State.FINISHED:
             assert claim.key not in self.accepted
             self.accepted.append(claim.key)
@@ -308,7 +373,7 @@ class Drivers(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 16.0]))
     def time_passes(self, seconds):
         for driver in self.drivers:
-            driver.glance(["x", "y"])
+            driver.runs(whole=False)
         self.clock.sleep(seconds)
 
     @invariant()
@@ -327,6 +392,7 @@ def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path, clock):
         end(a, a.claim("k"), result={"bound": 2.0})
     db = sqlite3.connect(tmp_path / "ledger.db")
     db.executescript(
+        "DROP INDEX runs_changed; ALTER TABLE drivers DROP COLUMN role; UPDATE runs SET changed = 1.7e9; "
         "ALTER TABLE runs DROP COLUMN failed_host; DROP TABLE facts; DROP TABLE micro_batches; "
         "UPDATE runs SET needs = '[2.0, 1.0, 3e9]'; PRAGMA user_version = 1"
     )
@@ -335,5 +401,23 @@ def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path, clock):
         [run] = b.runs()
         assert run.needs == Needs(cpus=2.0, gpus=1.0, memory_bytes=3e9)
         assert run.result == {"bound": 2.0}
+        b.register([entry("later")])
+        assert [run.key for run in b.runs(since=run.changed)] == ["later"]
         b.note_fact("config", {"name": "desk"})
         assert b.fact("config") == {"name": "desk"}
+
+
+def test_a_ledger_of_the_second_schema_keeps_its_recorder_apart(tmp_path, clock):
+    with open_as(tmp_path, "recorder:a", clock) as a:
+        a.register([entry("k", 10.0)])
+        end(a, a.claim("k"), result={"bound": 2.0})
+    db = sqlite3.connect(tmp_path / "ledger.db")
+    db.executescript(
+        "DROP INDEX runs_changed; ALTER TABLE drivers DROP COLUMN role; "
+        "DELETE FROM facts WHERE name = 'ledger'; PRAGMA user_version = 2"
+    )
+    db.close()
+    with Ledger(tmp_path, now=clock, uptime=clock) as b:
+        assert b.id
+        assert not b.driven(), "a recorder drives nothing"
+        assert b.runs()[0].result == {"bound": 2.0}

@@ -11,9 +11,9 @@ import pytest
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
+from sweeps.ledger.status import rows_of
 from sweeps.ledger.types import State
 from sweeps.record.board import ANSWER, STATUS, WISH, Board, ask, packed, read_rows, unpacked
-from sweeps.show.status import rows_of
 from tests.sweeps.simulation import entry, other_owner
 
 

@@ -28,7 +28,7 @@ def ledger(tmp_path, monkeypatch):
 
 def of_size(key: str, name: str, batch: int = 10, **options):
     made = entry(key)
-    spec = {**made.spec, "size": {"name": name}, "batch_size": batch}
+    spec = replace(made.spec, size=replace(made.spec.size, name=name), sequences=800, batch_size=batch)
     return replace(made, spec=spec, options=options)
 
 
@@ -78,6 +78,31 @@ def test_what_suffices_is_left_as_the_config_says(ledger):
     assert ledger.micro_batches() == {}
 
 
+def test_memory_that_others_took_shrinks_no_run(ledger):
+    brought = []
+
+    def behave(job):
+        brought.append(job.options.get("micro_batch_size"))
+        low = failed("the node was low on memory", Trouble.NODE_MEMORY)
+        return 1.0, low if job.attempt < 4 else finished(job)
+
+    drive([of_size("a", "big")], ledger, behave)
+    assert brought == [None] * 4
+    assert ledger.micro_batches() == {}
+    assert [run.state for run in ledger.runs()] == [State.FINISHED]
+
+
+def test_each_sweep_tries_twice_as_many_again(ledger):
+    machine = Machine(3)
+    drive([of_size("a", "big")], ledger, machine)
+    ledger.relax_micro_batches()
+    machine.limit = 64
+    drive([of_size("b", "big")], ledger, machine)
+    ledger.relax_micro_batches()
+    drive([of_size("c", "big")], ledger, machine)
+    assert (machine.brought["b"], machine.brought["c"]) == ([6], [10])
+
+
 # -- before a run starts ------------------------------------------------------------------------
 
 
@@ -92,7 +117,7 @@ def test_sequences_are_halved_until_the_estimate_fits_the_largest_gpu():
     found = as_fits([large("x"), large("y", batch=60)], lambda needs: rack.refusal(needs) is None)
     assert [micro_batch(one) for one in found] == [64, 60]
     assert found[0].needs.gpu_memory_bytes == pytest.approx(40e9 + 64 * 0.5e9)
-    assert found[0].spec["batch_size"] == 256, "the global batch is the run's own"
+    assert found[0].spec.batch_size == 256, "the global batch is the run's own"
 
 
 def test_what_fits_with_no_sequence_is_refused_as_it_is_planned():

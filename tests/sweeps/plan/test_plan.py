@@ -355,7 +355,7 @@ def test_states_come_from_the_ledger():
         for spec, state in zip(specs, ("finished", "preempted", "diverged"), strict=False)
     ]
     plan = plan_of(past=past)
-    assert [run.state for run in plan.runs[:4]] == ["finished", "preempted", "diverged", "new"]
+    assert [run.state for run in plan.runs[:4]] == ["finished", "preempted", "diverged", "planned"]
     assert len(plan.to_do) == len(plan.runs) - 2
 
 
@@ -384,7 +384,7 @@ def test_runs_of_an_earlier_config_teach_as_well():
     before = plan_of(CONFIG.replace("base: 3e-3", "base: 2e-3"))
     after = plan_of(past=[took(before, 0, 3.0)])
     assert without_start(after) == pytest.approx([3 * seconds for seconds in without_start(first)])
-    assert {run.state for run in after.runs} == {"new"}
+    assert {run.state for run in after.runs} == {"planned"}
 
 
 GPU_CONFIG = CONFIG + "resources: {cpus: 4, gpus: 1}\n"

@@ -80,13 +80,13 @@ def local(tmp_path):
 
 
 def test_plain_processes_run_jobs_and_survive_a_killed_worker(local, tmp_path, data):
-    assert local.slots(Needs()) == 2
-    assert local.refusal(Needs(cpus=3)) is not None
+    assert local.rack.slots(Needs()) == 2
+    assert local.rack.refusal(Needs(cpus=3)) is not None
     local.warm(1)
     short = tiny_job(data, tmp_path / "short")
     long = tiny_job(data, tmp_path / "long", steps=20_000)
     first, second = local.submit(long, Needs()), local.submit(short, Needs())
-    assert not local.has_room(Needs())
+    assert local.rack.find(Needs()) is None
     assert outcome_of(local, second).status == "finished"
     os.kill(worker_pid(long), signal.SIGKILL)
     outcome = outcome_of(local, first)
@@ -129,8 +129,8 @@ def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
         driver.kill()
     worker.wait(60)
     records = read(Path(job.folder) / "journal.jsonl")
-    assert records[-1]["kind"] == "end"
-    assert "driver is gone" in records[-1]["sentence"]
+    assert records[-1].kind == "end"
+    assert "driver is gone" in records[-1].values["sentence"]
     assert list(Path(job.folder).glob("checkpoint-*.pt"))
 
 
@@ -147,13 +147,13 @@ def ray_pool():
 
 
 def test_ray_runs_jobs(ray_pool, tmp_path, data):
-    assert ray_pool.slots(Needs()) == 2
-    assert ray_pool.slots(Needs(gpus=0.5)) == 2
-    assert "8 GPU" in ray_pool.refusal(Needs(gpus=8))
+    assert ray_pool.rack.slots(Needs()) == 2
+    assert ray_pool.rack.slots(Needs(gpus=0.5)) == 2
+    assert "8 GPU" in ray_pool.rack.refusal(Needs(gpus=8))
     job = tiny_job(data, tmp_path)
     handle = ray_pool.submit(job, Needs(memory_bytes=1e8))
-    assert ray_pool.has_room(Needs())
-    assert not ray_pool.has_room(Needs(cpus=2))
+    assert ray_pool.rack.find(Needs()) is not None
+    assert ray_pool.rack.find(Needs(cpus=2)) is None
     outcome = outcome_of(ray_pool, handle)
     assert outcome.status == "finished", outcome.traceback
     process = psutil.Process(worker_pid(job))
@@ -206,10 +206,10 @@ def test_ray_that_dies_here_is_started_again(ray_pool, tmp_path, data, name):
     outcome = outcome_of(ray_pool, handle)
     assert (outcome.status, outcome.trouble) == ("failed", Trouble.LOST)
     end = time.monotonic() + 60
-    while (full := ray_pool.slots(Needs()) != 2 or process.is_running()) and time.monotonic() < end:
+    while (full := ray_pool.rack.slots(Needs()) != 2 or process.is_running()) and time.monotonic() < end:
         time.sleep(0.2)
     assert not full
-    assert ray_pool.refusal(Needs()) is None
+    assert ray_pool.rack.refusal(Needs()) is None
     handle = ray_pool.submit(tiny_job(data, tmp_path / "again"), Needs())
     assert outcome_of(ray_pool, handle).status == "finished"
 

@@ -107,7 +107,7 @@ def test_jobs_with_gpus_see_their_own_only(tmp_path, data):
     ]
     try:
         handles = [pool.submit(job, Needs(gpus=1)) for job in jobs]
-        assert not pool.has_room(Needs(gpus=1))
+        assert pool.rack.find(Needs(gpus=1)) is None
         seen = [pool._busy[handle].devices for handle in handles]
         assert sorted(seen) == [(0,), (1,)]
         assert len({pid_of(job) for job in jobs}) == 2

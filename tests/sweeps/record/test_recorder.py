@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import State
-from sweeps.record.recorder import Recorder, run_ids
+from sweeps.record.recorder import Recorder
 from sweeps.record.store import GoneError
 from sweeps.record.tracking import MlflowStore, check_tracking, tracking_uri
 from tests.sweeps.recording import record
@@ -175,7 +175,7 @@ def test_a_finished_run_is_recorded_with_its_own_times(sweep):
     wanted = {"scaling.key": "k", "scaling.sweep": "desk", "scaling.status": "finished", "scaling.host": "h"}
     assert run["tags"].items() >= {k: v for k, v in wanted.items() if k != "scaling.key"}.items()
     assert run["name"] == "uniform 4k 1.0e+09"
-    assert run_ids(sweep.ledger) == {"k": "id0"}
+    assert sweep.ledger.run_ids() == {"k": "id0"}
 
 
 def test_a_running_run_is_followed_and_told_once(sweep):
@@ -401,24 +401,6 @@ def test_mlflow_on_sqlite_end_to_end(tmp_path, sweep, monkeypatch):
     store._client.delete_run(run_id)
     with pytest.raises(GoneError):
         store.log(run_id, [], tags={"x": "y"})
-
-
-@pytest.mark.parametrize("name", ["what?now", "per%20cent", "ha#sh", "a space", "ö"])
-def test_any_name_of_a_folder_is_recorded_in(tmp_path, monkeypatch, name):
-    import analysis
-
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    out = tmp_path / name
-    sweep = Sweep(out / "desk", Clock())
-    sweep.attempt("a", [1, 2])
-    sweep.ledger.close()
-    uri = tracking_uri(out)
-    check_tracking(uri)
-    assert record("desk", out, uri) == 0
-    check_tracking(uri)
-    for store in (uri, out / "mlflow.db"):
-        assert list(analysis.load_runs(str(store), sweep="desk")["key"]) == ["a"]
-    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing appears beside it"
 
 
 def test_parameters_of_an_earlier_version_stay_as_they_are(tmp_path, sweep):

@@ -13,9 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from analysis import load_runs
 from analysis.table.mlflow import known_revisions
 from scaling.errors import UserError
-from sweeps.record.tracking import MlflowStore, check_tracking
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import State
+from sweeps.record.tracking import MlflowStore, check_tracking, tracking_uri
+from tests.sweeps.recording import record
+from tests.sweeps.simulation import entry
 
 
 def unused_port() -> int:
@@ -152,3 +157,15 @@ def test_a_kill_while_the_database_is_made_does_not_spoil_it(tmp_path):
     assert store.open() == identity
     assert not half_made.exists()
     check_tracking(f"sqlite:///{path}")
+
+
+def test_a_folder_of_any_name_holds_its_store(tmp_path: Path) -> None:
+    out = tmp_path / "per%20cent what?now #1 [b]"
+    out.mkdir()
+    with Ledger(out / "s" / "ledger") as ledger:
+        ledger.register([entry("a")])
+        ledger.end(ledger.claim("a"), State.FINISHED, sentence="", result={"bound": 1.5})
+    uri = tracking_uri(out)
+    assert record("s", out, uri) == 0
+    assert list(load_runs(uri, sweep="s")["status"]) == ["finished"]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]

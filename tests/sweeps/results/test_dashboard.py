@@ -85,6 +85,34 @@ def test_a_run_of_a_dead_driver_is_told_as_interrupted_once(tmp_path):
     assert source.read(change.mark) is None
 
 
+def test_a_clock_set_back_hides_no_change(tmp_path):
+    now = [1e9]
+    with Ledger(tmp_path / "desk" / "ledger", now=lambda: now[0]) as ledger:
+        ledger.enlist()
+        ledger.register([planned("a"), planned("b")])
+        source = LedgerSource(str(tmp_path / "desk"), "desk")
+        first = source.read(None)
+        now[0] -= 3600
+        ledger.end(ledger.claim("b"), State.FINISHED, sentence="", result={"bound": 3.0})
+        assert source.read(first.mark).rows["key"].tolist() == ["b"]
+
+
+def test_a_ledger_that_was_built_anew_is_read_whole(tmp_path):
+    def fill(*keys) -> None:
+        with Ledger(tmp_path / "desk" / "ledger") as ledger:
+            ledger.register([planned(key) for key in keys])
+
+    fill("a", "b", "c")
+    source = LedgerSource(str(tmp_path / "desk"), "desk")
+    first = source.read(None)
+    (tmp_path / "desk" / "ledger" / "ledger.db").unlink()
+    fill("d")
+    with pytest.raises(UserError, match="another one"):
+        source.read(first.mark)
+    again = source.read(first.mark)
+    assert (again.rows["key"].tolist(), again.whole) == (["d"], True)
+
+
 def test_nothing_is_written_to_the_ledger(tmp_path):
     with Ledger(tmp_path / "desk" / "ledger") as ledger:
         ledger.register([planned("a")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import pytest
 
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
-from sweeps.config.load import parse_config
+from sweeps.config.load import SHIPPED, parse_config
 from sweeps.ledger.ledger import Entry, Ledger, State
 from sweeps.ledger.requests import carry_out
+from sweeps.ledger.status import of_families, open_ledger, rows_of
+from sweeps.plan import prepare
 from sweeps.plan.plan import DataFacts, plan_specs
 from sweeps.plan.rows import spec_columns
 from sweeps.results import laws as results
 from sweeps.results import terminal as report
-from sweeps.show.status import of_families, open_ledger, rows_of, show
+from sweeps.show.status import show
 from sweeps.show.tables import console, picture
 
 DATA = DataFacts(corpus="stdlib", tokenizer="bytes", fingerprint="ab" * 8, num_token_ids=256)
@@ -66,7 +69,7 @@ def folder(tmp_path: Path, specs) -> Path:
     """A finished sweep but for one diverged and one planned run of uniform."""
     folder = tmp_path / "planted"
     with Ledger(folder / "ledger") as ledger, ledger.driving():
-        entries = [Entry.of(s, dataset="x", predicted_s=1.0, columns=spec_columns(s)) for s in specs]
+        entries = [Entry(spec=s, dataset="x", predicted_s=1.0, columns=spec_columns(s)) for s in specs]
         ledger.register(entries)
         uniform = [spec.key for spec in specs if spec.family == "uniform"]
         for spec in specs:
@@ -171,7 +174,8 @@ def test_loss_curves_come_from_the_journals(folder, specs):
 
 def test_comparison_recovers_the_planted_multiplier(folder):
     table = results.ledger_table(folder, "planted")
-    comparison = results.compare(table, "ar", bootstrap=100)
+    comparison, refused = results.compare(table, "ar", bootstrap=100)
+    assert refused == {}
     assert comparison.multipliers["multiplier"].to_numpy() == pytest.approx(WORSE["uniform"], rel=0.1)
     text = said(report.show_comparison, comparison)
     assert "compute over ar at equal loss" in text
@@ -181,6 +185,62 @@ def test_comparison_recovers_the_planted_multiplier(folder):
     assert json.loads((folder / "compare.json").read_text())["reference"] == "ar"
     with pytest.raises(ValueError, match="reference family 'masked' has no runs in"):
         results.compare(table, "masked")
+
+
+def test_a_family_without_a_law_keeps_no_other_from_its_own(folder, tmp_path):
+    table = results.ledger_table(folder, "planted")
+    short = table.frame[(table.frame["family"] == "ar") | (table.frame["budget"] < 2e11)]
+    short = short.assign(family=short["family"].replace({"uniform": "aaa"})).sort_values("family")
+    table, refused, lines = replace(table, frame=short), {}, []
+    fitted = list(results.fit_each(table, refused, bootstrap=0, tell=lines.append))
+    assert [fits.family for fits in fitted] == ["ar"]
+    assert list(refused) == ["aaa"]
+    assert "no law can be fitted to 'aaa'" in refused["aaa"]
+    assert lines == ["fitting aaa (0 resamples) ...", "fitting ar (0 resamples) ..."]
+    with pytest.raises(UserError, match="no law can be fitted to 'aaa'"):
+        results.compare(table, "ar", bootstrap=0)
+    three = pd.concat([short, results.ledger_table(folder, "planted").of_family("uniform")])
+    comparison, refused = results.compare(replace(table, frame=three), "ar", bootstrap=0)
+    assert set(comparison.laws) == {"ar", "uniform"}
+    assert list(refused) == ["aaa"]
+
+
+def test_runs_that_are_not_finished_are_named_in_place_of_a_missing_column(folder):
+    table = results.ledger_table(folder, "planted")
+    waiting = replace(table, frame=table.frame.assign(status="running").drop(columns="loss"))
+    with pytest.raises(UserError, match=r"no law can be fitted to 'ar' .*: no run is finished \(\d+ runs: "):
+        results.fit(waiting, "ar")
+
+
+@pytest.mark.parametrize("name", ["ar", "GPT-3", "a.b", "x" * 80])
+def test_plain_names_are_folders_as_they_are(name):
+    assert results.folder_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../up",
+        "/etc",
+        "..",
+        ".",
+        "",
+        "a/b",
+        "ledger",
+        "data",
+        "mlflow.db",
+        "law.json",
+        "x" * 300,
+        "a\x1bb",
+        "-x",
+    ],
+)
+def test_names_that_lead_elsewhere_become_folders_of_their_own(name, tmp_path):
+    folder = tmp_path / results.folder_name(name)
+    folder.mkdir()
+    assert folder.resolve().parent == tmp_path
+    assert folder.name not in ("ledger", "data", "mlflow.db", "law.json")
+    assert results.folder_name(name) != results.folder_name(f"{name}/")
 
 
 def test_a_table_without_a_law_says_why(tmp_path):
@@ -224,7 +284,7 @@ def wish(folder: Path, *asked) -> str:
 
 def test_status_shows_every_run(folder):
     text = shown(folder)
-    assert "sweep planted: 48 runs: 1 new, 46 finished, 1 diverged" in text
+    assert "sweep planted: 48 runs: 1 planned, 46 finished, 1 diverged" in text
     assert "diverged: the loss has exploded at step 3" in " ".join(text.split())
     assert "± 0.0010" in text
     assert "24 runs: 24 finished" in shown(folder, "ar")
@@ -239,12 +299,32 @@ def test_cancel_takes_what_is_not_done(folder, specs):
     assert "1 cancelled" in shown(folder)
 
 
-def test_next_steps_fit_what_is_there():
-    steps = report.next_steps("desk", "uniform", ["ar", "uniform"], [])
+def test_next_steps_fit_what_is_there(tmp_path):
+    desk = prepare.request("desk", None, ["uniform"], Path("runs"))
+    steps = report.next_steps(desk, ["uniform"])
     assert steps[0].startswith("make sweep FAMILY=ar ")
     assert any("SWEEP=evening" in step for step in steps)
-    steps = report.next_steps("smoke", "uniform", ["ar", "uniform"], ["ar"])
-    assert steps[0].startswith("make compare SWEEP=smoke")
+    for family in ("ar", "uniform"):
+        (tmp_path / "out $x" / "smoke" / family).mkdir(parents=True)
+        (tmp_path / "out $x" / "smoke" / family / "law.json").write_text("{}")
+    smoke = prepare.request("smoke", None, ["uniform"], tmp_path / "out $x")
+    compare = next(step for step in report.next_steps(smoke, ["uniform"]) if "compare" in step)
+    assert shlex.split(compare)[:6] == [
+        "scaling",
+        "compare",
+        "--sweep",
+        "smoke",
+        "--out",
+        f"{tmp_path}/out $x",
+    ]
+
+
+def test_next_steps_of_a_config_of_ones_own_name_its_file(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text((SHIPPED / "smoke.yaml").read_text().replace("name: smoke", "name: mine"))
+    steps = report.next_steps(prepare.request(None, config, ["uniform"], Path("runs")), ["uniform"])
+    assert len(steps) == 1
+    assert steps[0].startswith(f"scaling sweep --family ar --config {config} --out runs ")
 
 
 def test_picture_marks_every_state():
@@ -253,7 +333,7 @@ def test_picture_marks_every_state():
     assert lines[0].split() == ["b", "20", "✗", "·"]
     assert lines[1].split() == ["a", "10", "●", "○"]
     assert lines[2].split() == ["1.0e9", "3.0e9"]
-    assert lines[3] == "○ new  ● finished  ✗ failed"
+    assert lines[3] == "○ planned  ● finished  ✗ failed"
 
 
 def test_a_report_of_a_sweep_says_which_family_has_no_law(folder, specs, tmp_path):

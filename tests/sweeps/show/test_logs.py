@@ -8,8 +8,8 @@ import pytest
 
 from sweeps.attempt.journal import JOURNAL, Journal, Record, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.status import rows_of
 from sweeps.show.logs import record_line, show_log
-from sweeps.show.status import rows_of
 from tests.sweeps.simulation import entry
 
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sweeps.attempt.journal import JOURNAL, Journal
-from sweeps.ledger.types import Claim, Glance, State
+from sweeps.driver.verdict import Verdict
+from sweeps.driver.view import Flight, View
+from sweeps.ledger.types import Claim, Entry, Run, State
 from sweeps.pools.rack import Node
-from sweeps.show.progress import Ended, Flight, Forecast, Progress, View
+from sweeps.show.progress import Forecast, Progress
 from tests.sweeps.simulation import entry
 
 NOW = datetime(2026, 11, 20, 12, 0).timestamp()
 """Noon where the test runs, so that a minute later is the same day."""
 
 
-def glance(state: State, *, alive: bool = True) -> Glance:
-    return Glance(state=state, owner="me", not_before=0.0, alive=alive, attempt=1)
+def run(key: str, state: State) -> Run:
+    return Run(key=key, family="uniform", state=state, attempt=1, changed=1)
+
+
+def ended(entry: Entry, state: State, sentence: str, seconds: float) -> Flight:
+    verdict = Verdict(state=state, sentence=sentence)
+    return replace(flight(entry.key, Path()), entry=entry, verdict=verdict, seconds=seconds)
 
 
 def flight(key: str, folder, *, seconds: float = 100.0, started: float = NOW, attempt: int = 1) -> Flight:
@@ -29,12 +38,14 @@ def flight(key: str, folder, *, seconds: float = 100.0, started: float = NOW, at
     return Flight(entry=entry(key, seconds), claim=claim, folder=folder / key, started=started, node=node)
 
 
-def view(flights=(), waiting=(), done=(), ended=(), elsewhere=(), *, slots=2, now=NOW, note="") -> View:
+def view(flights=(), waiting=(), done=(), just_ended=(), elsewhere=(), *, slots=2, now=NOW, note="") -> View:
     entries = [*(f.entry for f in flights), *waiting, *done, *elsewhere]
-    states = {f.entry.key: glance(State.RUNNING) for f in flights}
-    states |= {e.key: glance(State.PLANNED) for e in waiting} | {e.key: glance(State.FINISHED) for e in done}
-    states |= {e.key: glance(State.RUNNING) for e in elsewhere}
-    return View(entries=entries, states=states, flights=flights, ended=ended, slots=slots, now=now, note=note)
+    kinds = {State.RUNNING: [*(f.entry for f in flights), *elsewhere]}
+    kinds |= {State.PLANNED: waiting, State.FINISHED: done}
+    states = {e.key: run(e.key, state) for state, those in kinds.items() for e in those}
+    return View(
+        entries=entries, states=states, flights=flights, ended=just_ended, slots=slots, now=now, note=note
+    )
 
 
 def log(flight: Flight, *, share: float, elapsed_s: float, loss: float = 2.5, name: str = "loss") -> None:
@@ -83,10 +94,10 @@ def test_a_run_that_has_hardly_begun_says_nothing_yet(tmp_path):
 
 
 def test_finished_runs_correct_the_rest(tmp_path):
-    ended = Ended(entry=entry("x", 10.0), state=State.FINISHED, sentence="", seconds=5.0)
-    failed = Ended(entry=entry("y", 10.0), state=State.WAITING, sentence="", seconds=900.0)
+    good = ended(entry("x", 10.0), State.FINISHED, "", 5.0)
+    failed = ended(entry("y", 10.0), State.WAITING, "", 900.0)
     forecast = Forecast()
-    now = view([], [entry("b", 100.0)], ended=[ended, failed])
+    now = view([], [entry("b", 100.0)], just_ended=[good, failed])
     forecast.update(now)
     assert forecast.left(now) == 50.0
 
@@ -113,7 +124,7 @@ def test_lines_where_there_is_no_terminal(tmp_path):
     assert out.getvalue() == ""
     progress.show(view([running], [entry("b", 50.0)], now=NOW + 61))
     assert "desk: 0 of 2 runs finished, 1 running" in out.getvalue()
-    done = Ended(entry=running.entry, state=State.FINISHED, sentence="bound 2.5", seconds=42.0)
+    done = ended(running.entry, State.FINISHED, "bound 2.5", 42.0)
     progress.show(view([], [entry("b", 50.0)], [running.entry], [done], now=NOW + 70))
     last = out.getvalue().splitlines()[-1]
     assert last.startswith("uniform 4k 1.0e9: finished, bound 2.5 (42 s); desk: 1 of 2 runs finished")
@@ -129,9 +140,9 @@ def test_a_terminal_shows_a_line_per_run_and_troubles_above(tmp_path):
     progress = Progress(console, "desk")
     running = [flight("a", tmp_path), flight("b", tmp_path, attempt=2)]
     log(running[0], share=0.5, elapsed_s=10.0)
-    bad = Ended(entry=entry("z"), state=State.WAITING, sentence="killed by SIGKILL", seconds=3.0)
-    good = Ended(entry=entry("g"), state=State.FINISHED, sentence="fine", seconds=3.0)
-    progress.show(view(running, ended=[bad, good], note="a note"))
+    bad = ended(entry("z"), State.WAITING, "killed by SIGKILL", 3.0)
+    good = ended(entry("g"), State.FINISHED, "fine", 3.0)
+    progress.show(view(running, just_ended=[bad, good], note="a note"))
     progress.close()
     text = out.getvalue()
     for part in ("2.500", "5/10", "40", "10 s", "(attempt 2)", "killed by SIGKILL", "2 running", "a note"):
@@ -163,6 +174,42 @@ def test_the_end_is_told_with_its_day_where_that_is_another(tmp_path):
     progress = Progress(Console(file=io.StringIO()), "desk")
     soon = progress.sweep_line(view([], [entry("b", 60.0)], slots=1))
     late = progress.sweep_line(view([], [entry("b", 2 * 86400.0)], slots=1))
-    in_a_minute, in_two_days = soon.split("done ")[1], late.split("done ")[1]
+    in_a_minute, in_two_days = soon.split("ends about ")[1], late.split("ends about ")[1]
     assert re.fullmatch(r"\d\d:\d\d", in_a_minute)
     assert re.fullmatch(r"\w{3} \d\d \w{3} \d\d:\d\d", in_two_days)
+
+
+def test_no_time_left_is_told_while_nothing_moves(tmp_path):
+    progress = Progress(Console(file=io.StringIO()), "desk")
+    running = flight("a", tmp_path)
+    for after, moves, expected in (
+        (0, True, "left"),
+        (25, True, "left"),
+        (50, False, "left"),
+        (80, False, "waiting"),
+    ):
+        if moves:
+            log(running, share=0.2 + after / 100, elapsed_s=10.0 + after)
+        progress.show(now := view([running], now=NOW + after))
+        assert expected in progress.sweep_line(now)
+    log(running, share=0.9, elapsed_s=90.0)
+    progress.show(now := view([running], now=NOW + 90))
+    assert "left" in progress.sweep_line(now), "it moves again"
+    assert "waiting" in progress.sweep_line(view([running], note="the disk is full", now=NOW + 91))
+
+
+def test_a_long_run_may_be_quiet_for_longer(tmp_path):
+    forecast = Forecast()
+    running = flight("a", tmp_path, seconds=36_000.0)
+    forecast.update(view([running]))
+    assert forecast.left(view([running], now=NOW + 1000)) is not None
+    assert forecast.left(view([running], now=NOW + 2000)) is None
+
+
+def test_a_note_that_counts_down_is_a_line_a_minute(tmp_path):
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=200), "desk")
+    for after in range(120):
+        progress.show(view([], [entry("b")], note=f"waits for {1800 - after} s", now=NOW + after))
+    lines = [line for line in out.getvalue().splitlines() if "waits" in line]
+    assert lines == ["waits for 1800 s", "waits for 1740 s"]

@@ -9,10 +9,10 @@ import pytest
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.status import rows_of
 from sweeps.ledger.types import State
 from sweeps.record import board
 from sweeps.show.remote import reach
-from sweeps.show.status import rows_of
 from tests.sweeps.recording import record
 from tests.sweeps.simulation import entry
 

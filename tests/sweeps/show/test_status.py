@@ -9,7 +9,8 @@ from rich.console import Console
 
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.owner import Owner
-from sweeps.show.status import rows_of, show
+from sweeps.ledger.status import rows_of
+from sweeps.show.status import show
 from tests.sweeps.simulation import entry
 
 NO_PROCESS = 2**22 + 1

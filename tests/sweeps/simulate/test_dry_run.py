@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from scaling.errors import UserError
 from sweeps.driver.caps import Caps, flops_of
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.types import Entry, State
+from sweeps.ledger.types import Entry, Needs, State
 from sweeps.plan import prepare, timing
 from sweeps.plan.plan import DataFacts
 from sweeps.simulate.cluster import parse_cluster
-from sweeps.simulate.dry_run import schedule_table, show_plan, simulated
+from sweeps.simulate.dry_run import schedule_table, show_plan, simulated, summary_lines
+from sweeps.simulate.simulator import simulate
+from tests.sweeps.simulation import entry
 
 CONFIG = """
 name: dry
@@ -62,7 +65,7 @@ def planned(asked: prepare.Request):
 def register(asked: prepare.Request) -> list[str]:
     """Put the plan's runs into the ledger; their keys."""
     entries = [
-        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
+        Entry(spec=run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
         for run in planned(asked).runs
     ]
     with Ledger(asked.ledger_folder) as ledger:
@@ -103,7 +106,7 @@ def test_a_schedule_on_a_cluster(ask, capsys):
     assert "8 runs, 0 done, 8 to do" in text
     assert "4 at a time" in text
     assert "2 nodes of 2 CPU\n8 runs, 4 at once" in text
-    assert "CPU-2 2" in text
+    assert "--page draws which run goes where and when (out/dry/schedule.html)" in text
     assert not Path("out/dry").exists(), "a plan leaves nothing behind"
 
 
@@ -136,7 +139,7 @@ def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(ask, capsys):
     asked = ask(CONFIG + "resources: {cpus: 4, gpus: 1}\n")
     now = [0.0]
     entries = [
-        Entry.of(run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
+        Entry(spec=run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
         for run in planned(asked).runs
     ]
     with Ledger(asked.ledger_folder, now=lambda: now[0]) as ledger:
@@ -196,3 +199,43 @@ def test_a_plan_without_data_has_no_news(ask):
     asked = ask()
     facts = DataFacts(corpus="hf:x", tokenizer="bytes", fingerprint="", num_token_ids=256)
     assert prepare.plan(asked, facts).news == ()
+
+
+def schedule_of(cluster: str, *runs: tuple[float, float], gpu_memory: float = 1e9):
+    """Runs of (seconds, budget)."""
+    entries = [
+        replace(
+            entry(f"r{i}", seconds, needs=Needs(cpus=1, gpus=1, gpu_memory_bytes=gpu_memory)),
+            spec=replace(entry("x").spec, budget=budget),
+        )
+        for i, (seconds, budget) in enumerate(runs)
+    ]
+    return simulate(entries, parse_cluster(cluster), lambda e, node: e.predicted_s)
+
+
+def text_of(schedule, gpu_price: float | None = None) -> str:
+    return "\n".join(line for line, _ in summary_lines(schedule, gpu_price))
+
+
+def test_figures_and_cost():
+    text = text_of(schedule_of("4xH100", (7200, 2e9), (3600, 1e9)), 2.5)
+    assert "1 node of 4 H100" in text
+    assert "2 runs, 4 at once: 2.0 h from start to end, 0.0% above the least possible (2.0 h)" in text
+    assert "slots in use 38% of the time" in text
+    assert "3.0 GPU-hours in use, 8.0 while all GPUs are held; at 2.5 per GPU-hour 8 and 20" in text
+    assert "per GPU-hour" not in text_of(schedule_of("4xH100", (7200, 2e9)))
+
+
+def test_runs_that_fit_nowhere_are_counted_with_the_reason():
+    text = text_of(schedule_of("4xH100", (1, 2e9), (2, 1e9), gpu_memory=90e9))
+    assert "2 runs: no node can hold this run" in text
+
+
+def test_a_cap_that_is_reached_is_told_with_what_becomes_of_the_runs():
+    entries = [entry(f"r{i}", 3600.0) for i in range(5)]
+    schedule = simulate(entries, parse_cluster("2xCPU"), lambda e, node: 3600.0, caps=Caps(hours=1.5))
+    text = text_of(schedule)
+    assert "within the cap of 1.5 hours: 2 finished, 2 stopped with a checkpoint, 1 not started" in text
+    assert "4 runs, 2 at once: 1.5 h from start to end; slots in use 100% of the time" in text
+    nothing = simulate(entries, parse_cluster("2xCPU"), lambda e, node: 3600.0, caps=Caps(hours=0.0))
+    assert "within the cap of 0 hours: 0 finished, 5 not started" in text_of(nothing)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.laws.interaction import _space, _terms_of
+from analysis.laws.interaction import interaction_space, interaction_terms
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.objective import Derivatives, Problem
 
@@ -17,7 +17,9 @@ def noisy(request):
     params, tokens = np.exp(generator.uniform(14, 22, 40)), np.exp(generator.uniform(18, 25, 40))
     loss = (1.8 + 480 / params**0.35 + 2100 / tokens**0.37) * np.exp(0.05 * generator.standard_normal(40))
     problem = Problem.of(params, tokens, loss, on_loss=request.param)
-    objective = LogSum(_terms_of(problem), problem.z, _space(problem), on_loss=request.param)
+    objective = LogSum(
+        interaction_terms(problem), problem.z, interaction_space(problem), on_loss=request.param
+    )
     middle = np.array([-0.5, -1.5, -1.2, 0.35, 0.4, 0.1, 0.02])
     theta_Rp = middle + 0.05 * generator.standard_normal((4, 7))
     return problem, objective, theta_Rp, generator.integers(0, 4, (4, 40)).astype(float)

@@ -6,8 +6,7 @@ import pytest
 from analysis.laws.solver.bootstrap import resample_weights
 from analysis.laws.solver.newton import minimise
 from analysis.laws.solver.objective import Derivatives, Problem
-from analysis.laws.solver.search import best_of, resample
-from analysis.laws.solver.starts import grid_starts
+from analysis.laws.solver.search import best_of, grid_starts, refit_resamples
 from tests.analysis.planted import isoflop_table
 
 
@@ -33,7 +32,7 @@ def test_the_best_of_many_starts_and_how_many_reach_it(problem):
 def test_resamples_do_not_depend_on_chunks_or_on_who_is_slow(problem):
     objective = Derivatives(problem)
     best, _ = best_of(objective, grid_starts(problem, objective), len(problem.x), 1e-3)
-    found, unfinished = resample(objective, best, len(problem.x), 40, 7, None, 1e-3)
+    found, unfinished = refit_resamples(objective, best, len(problem.x), 40, 7, None, 1e-3)
     weights = np.concatenate(list(resample_weights(len(problem.x), 40, 7)))
     alone = [minimise(objective, best, weight[None], 1e-3).theta_Rp[0] for weight in weights]
     assert unfinished == 0
@@ -47,7 +46,7 @@ def test_each_resample_may_have_its_own_start():
     problem = Problem.of(*columns, E=1.7)
     objective = Derivatives(problem)
     best, _ = best_of(objective, grid_starts(problem, objective), len(problem.x), 1e-3)
-    found, _ = resample(
+    found, _ = refit_resamples(
         objective, best, len(problem.x), 10, 0, None, 1e-3, start_Rp=np.repeat(best, 10, axis=0)
     )
     assert np.all(found[:, 0] == best[0, 0])

@@ -289,9 +289,9 @@ def test_what_fits_a_node_that_is_gone_waits_for_it():
     head, big = Node(name="a", cpus=1), Node(name="b", cpus=8, gpus=8)
     for nodes in ([head, big], [head]):
         pool._know(nodes)
-    assert pool.refusal(Needs(gpus=8)) is None
-    assert "16 GPU" in pool.refusal(Needs(gpus=16))
-    assert not pool.has_room(Needs(gpus=8))
+    assert pool.rack.refusal(Needs(gpus=8)) is None
+    assert "16 GPU" in pool.rack.refusal(Needs(gpus=16))
+    assert pool.rack.find(Needs(gpus=8)) is None
 
 
 def test_a_node_that_joins_is_used_once_it_has_passed_its_check(tmp_path, monkeypatch, caplog):

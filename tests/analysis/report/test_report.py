@@ -54,7 +54,7 @@ def test_the_report_has_every_law_and_needs_nothing_else(runs, tmp_path):
     assert analysis.diagnose(laws["ar"]["isoflop"]).verdict in html.unescape(page)
     assert "a table" in page
     assert page.count(f"surface law of {len(laws['ar']['surface'].runs)} runs, data ") >= 2
-    assert "Compute over ar at equal loss" in page
+    assert "times the compute of ar" in page
     drawn = json.loads(unpacked(page, "figures"))
     assert set(re.findall(r'class="figure" id="([^"]+)"', page)) == set(drawn["figures"])
     assert len(drawn["figures"]) == 6

@@ -7,27 +7,22 @@ from the laws handed in; the tables are complete without JavaScript.
 
 from __future__ import annotations
 
-import base64
-import gzip
 import html
-import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from analysis import figures
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
-from analysis.estimate import shortest
-from analysis.figures.axes import is_missing
-from analysis.figures.theme import FONT, PALETTES, family_order, template
+from analysis.figures.saving import document, placed, write_whole
+from analysis.figures.theme import family_order
+from analysis.laws.result import FitStatus
 from analysis.table import provenance
+from analysis.text import flops_text, interval_text, time_text, value_text, without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,17 +61,35 @@ def write_report(
     by family, why a law could not be fitted. losses: training loss along the runs, see
     `analysis.table.runs.loss_curves`. UserError where nothing was fitted or the file cannot be written.
     """
-    path = Path(path)
+    path, source = Path(path), without_secrets(source)
     if not any(laws.values()):
         raise UserError("report: there is no law to report; fit one first")
     drawn: dict[str, go.Figure] = {}
     sections = [_overview(laws)]
+    if comparison is not None:  # what most readers came for
+        sections.append(_comparison(comparison, drawn))
     for family in family_order(laws):
         sections.append(_family(family, laws[family], (refused or {}).get(family, ()), runs, losses, drawn))
-    if comparison is not None:
-        sections.append(_comparison(comparison, drawn))
     sections += [_runs(runs), _provenance(runs, laws, source)]
-    return _write(path, _page(title, source, runs, sections, drawn))
+    links = "".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections)
+    parts = [
+        f'<section id="{anchor}"><h2>{_text(heading)}</h2>{body}</section>'
+        for anchor, heading, body in sections
+    ]
+    origin = (
+        f"{len(runs)} runs"
+        + (f" from {_text(source)}" if source else "")
+        + f". Written {time_text(datetime.now(UTC))}."
+    )
+    body = f"""<header>
+<h1>{_text(title)}</h1>
+<p class="muted">{origin}</p>
+<nav aria-label="sections">{links}</nav>
+</header>
+<noscript><p>The tables below are complete; the figures need JavaScript.</p></noscript>
+<main>{"".join(parts)}</main>
+<footer><p>scaling {metadata.version("scaling")}; losses are nats per token on held-out text.</p></footer>"""
+    return write_whole(path, document(_text(title), body, drawn).encode())
 
 
 # -- sections: (anchor, heading, body) ----------------------------------------------------------
@@ -90,9 +103,12 @@ def _overview(laws: Laws) -> Section:
         for method, law in laws[family].items():
             largest = law.flops_range[1]
             best = law.optimal(largest)
-            sizes = [_joined(number, number.low, number.high) for number in (best.params, best.tokens)]
+            best_sizes = {"params": best.params, "tokens": best.tokens}
+            sizes = [value_text(name, n, n.low, n.high) for name, n in best_sizes.items()]
             exponents = [str(law.exponents[name]) for name in ("params", "tokens")]
-            rows.append([family, method, len(law.runs), *exponents, f"{largest:.3g}", *sizes, str(best.loss)])
+            rows.append(
+                [family, method, len(law.runs), *exponents, flops_text(largest), *sizes, str(best.loss)]
+            )
     head = ["family", "law", "runs", "size exponent", "tokens exponent", "budget (FLOPs)",
             "best params", "tokens", "loss (nats)"]  # fmt: skip
     text = (
@@ -111,25 +127,29 @@ def _family(
     drawn: dict[str, go.Figure],
 ) -> Section:
     parts = []
-    notes = [f"{method}: {note}" for method, law in laws.items() for note in (law.sentence, *law.warnings)]
-    parts.append(_list([*notes, *refused]))
-    parts += [_belief(law) for law in laws.values()]
-    if "isoflop" in laws:
-        parts.append(_figure(f"{family}-isoflop", laws["isoflop"].plot(), drawn))
-        parts += [_minima(laws["isoflop"]), _stamp(laws["isoflop"])]
-    if laws:
-        parts.append(_figure(f"{family}-frontier", figures.frontier(dict(laws)), drawn))
-        parts.append(_stamp(*laws.values()))
+    notes = []
     for method, law in laws.items():
-        table = law.summary()
-        rows = [[q, *_interval(v, low, high)] for q, v, low, high in table.itertuples(index=False)]
-        numbers = _table(["", "value", "interval"], rows) + _stamp(law)
-        parts.append(_folded(f"All numbers of the {method} law", numbers))
+        ended = [law.sentence] if law.status is not FitStatus.CONVERGED else []
+        notes += [f"{method}: {note}" for note in (*ended, *law.warnings)]
+    caveats = _list([*notes, *refused])
+    parts += [f"<h3>Caveats</h3>{caveats}"] if caveats else []
+    parts += ["<h3>Can these laws be trusted?</h3>"] if laws else []
+    parts += [_belief(law) for law in laws.values()]
     own = runs[runs["family"] == family] if "family" in runs else runs
+    material: dict[str, Any] = {"laws": dict(laws)} if laws else {}
+    material |= {figures.FIGURES[law.figure].of: law for law in laws.values() if law.figure != "frontier"}
     if losses is not None and len(losses) and 0 < len(own) <= MOST_CURVES:
         of_family = losses[losses["family"] == family] if "family" in losses else losses
         if len(of_family):
-            parts.append(_figure(f"{family}-curves", figures.loss_curves(own, of_family), drawn))
+            material["runs"] = (own, of_family)
+    parts += [placed(figure, drawn) for figure in figures.drawn(report=True, **material).values()]
+    parts += [_minima(law) for law in laws.values() if hasattr(law, "minima")]
+    parts.append(_stamp(*laws.values()))
+    for method, law in laws.items():
+        table = law.summary()
+        rows = [[row[0], value_text(*row)] for row in table.itertuples(index=False)]
+        numbers = _table(["", "value and interval"], rows) + _stamp(law)
+        parts.append(_folded(f"All numbers of the {method} law", numbers))
     left_out = [str(run) for run in next(iter(laws.values())).excluded] if laws else []
     if left_out:
         parts.append(_folded(f"{len(left_out)} runs left out", _list(left_out)))
@@ -154,13 +174,13 @@ def _minima(law: Any) -> str:
     rows = []
     for row in law.minima.astype(object).to_dict(orient="records"):
         if row["status"] != "bracketed":
-            rows.append([f"{row['flops']:.3g}", row["num_runs"], str(row["reason"]), "", "", ""])
+            rows.append([flops_text(row["flops"]), row["num_runs"], str(row["reason"]), "", "", ""])
             continue
         cells = [
-            _joined(row[n], row[f"{n}_low"], row[f"{n}_high"])
+            value_text(n, row[n], row[f"{n}_low"], row[f"{n}_high"])
             for n in ("params", "tokens", "tokens_per_param", "loss")
         ]
-        rows.append([f"{row['flops']:.3g}", row["num_runs"], *cells])
+        rows.append([flops_text(row["flops"]), row["num_runs"], *cells])
     head = [
         "budget (FLOPs)",
         "runs",
@@ -175,18 +195,20 @@ def _minima(law: Any) -> str:
 def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
     rows = [
         [
-            row["family"], f"{row['at_flops']:.3g}", f"{row['at_loss']:.4f}",
-            _joined(row["multiplier"], row["low"], row["high"], unit="x"),
-            f"{row['reference_flops']:.3g}", "extrapolated" if row["extrapolated"] else "",
+            row["family"], flops_text(row["at_flops"]), f"{row['at_loss']:.4f}",
+            interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
+            flops_text(row["reference_flops"]), "extrapolated" if row["extrapolated"] else "",
         ]
         for row in comparison.multipliers.astype(object).to_dict(orient="records")
     ]  # fmt: skip
-    head = ["family", "at its budget (FLOPs)", "at loss", f"compute over {comparison.reference}",
+    head = ["family", "at its budget (FLOPs)", "at loss", f"times the compute of {comparison.reference}",
             f"{comparison.reference} needs (FLOPs)", ""]  # fmt: skip
     body = [
-        _list(comparison.warnings),
-        _figure("compare-frontiers", figures.frontier(comparison.laws), drawn),
-        _figure("compare-multipliers", figures.compare(comparison), drawn),
+        *([f"<h3>Caveats</h3>{_list(comparison.warnings)}"] if comparison.warnings else []),
+        *(
+            placed(figure, drawn)
+            for figure in figures.drawn(report=True, laws=comparison.laws, comparison=comparison).values()
+        ),
         _table(head, rows, caption=f"Compute over {comparison.reference} at equal loss"),
         _folded(
             "The laws compared", _list(f"{n}: {provenance.of_law(law)}" for n, law in comparison.laws.items())
@@ -198,7 +220,7 @@ def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
 def _runs(runs: pd.DataFrame) -> Section:
     names = [name for name in RUN_COLUMNS_SHOWN if name in runs.columns and runs[name].notna().any()]
     shown = runs.head(MOST_ROWS)
-    rows = [[_cell(value) for value in row] for row in shown[names].itertuples(index=False)]
+    rows = [list(map(value_text, names, row)) for row in shown[names].itertuples(index=False)]
     more = f"<p>The first {len(shown)} of {len(runs)} runs.</p>" if len(runs) > len(shown) else ""
     return "runs", "Runs", more + _folded(f"{len(runs)} runs", _table(names, rows))
 
@@ -208,21 +230,22 @@ def _provenance(runs: pd.DataFrame, laws: Laws, source: str) -> Section:
     for family in family_order(laws):
         for method, law in laws[family].items():
             options = ", ".join(f"{name}={value}" for name, value in law.options.items())
-            low, high = law.flops_range
-            rows.append([family, method, len(law.runs), len(law.excluded), f"{low:.3g} to {high:.3g}",
+            budgets = " to ".join(map(flops_text, law.flops_range))
+            rows.append([family, method, len(law.runs), len(law.excluded), budgets,
                          str(law.status), str(law.cost), law.sha256[:16], options])  # fmt: skip
     head = ["family", "law", "runs", "left out", "budgets (FLOPs)", "status", "cost of a run",
             "SHA-256 of the data", "options"]  # fmt: skip
+    written = f"Fitted and written {time_text(datetime.now(UTC))} with"
     body = [
         _table(["", ""], provenance.of_runs(runs, source), caption="The runs"),
         _table(head, rows, caption="The laws: every number and figure above names the one it is of"),
-        _table(["", ""], provenance.of_program(), caption=f"Fitted and written {_now()} with"),
+        _table(
+            ["", ""],
+            provenance.of_program(),
+            caption=written,
+        ),
     ]
     return "provenance", "Where the numbers come from", "".join(body)
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _stamp(*laws: Law) -> str:
@@ -259,101 +282,3 @@ def _list(sentences: Iterable[str]) -> str:
 
 def _folded(title: str, body: str) -> str:
     return f"<details><summary>{_text(title)}</summary>{body}</details>"
-
-
-def _figure(name: str, figure: go.Figure, drawn: dict[str, go.Figure]) -> str:
-    ident = f"figure-{len(drawn)}"
-    drawn[ident] = figure
-    height = figure.layout.height or 600
-    label = _text(figure.layout.title.text or name)
-    return (
-        f'<div class="figure" id="{ident}" role="img" aria-label="{label}" style="height:{height}px"></div>'
-    )
-
-
-def _interval(value: Any, low: Any, high: Any) -> list[str]:
-    if any(is_missing(number) for number in (value, low, high)):
-        return ["" if is_missing(value) else _short(value), ""]
-    return [_short(value), f"[{_short(low)}, {_short(high)}]"]
-
-
-def _joined(value: Any, low: Any, high: Any, *, unit: str = "") -> str:
-    shown, ends = _interval(value, low, high)
-    return f"{shown}{unit} {ends}".strip()
-
-
-def _short(number: float) -> str:
-    """Four digits; counts in thousands, millions and billions."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if size <= abs(number) < 1e12:
-            return f"{shortest(number / (1e3 if letter == 'k' else size), 3)}{letter}"
-    return shortest(float(number), 4)
-
-
-def _cell(value: object) -> str:
-    if is_missing(value):
-        return ""
-    return _short(value) if isinstance(value, float) else str(value)
-
-
-# -- the page -----------------------------------------------------------------------------------
-
-
-def _page(
-    title: str, source: str, runs: pd.DataFrame, sections: Sequence[Section], drawn: Mapping[str, go.Figure]
-) -> str:
-    colours = {f"{theme}_{name}": getattr(PALETTES[theme], name)
-               for theme in PALETTES for name in ("paper", "text", "muted", "grid")}  # fmt: skip
-    page = Template(resources.files("analysis").joinpath("report.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        colours,
-        font=FONT,
-        title=_text(title),
-        subtitle=f"{len(runs)} runs" + (f" from {_text(source)}" if source else "")
-        + f". Written {_now()}.",
-        links="".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections),
-        sections="".join(
-            f'<section id="{anchor}"><h2>{_text(heading)}</h2>{body}</section>'
-            for anchor, heading, body in sections
-        ),
-        footer=f"scaling {metadata.version('scaling')}; losses are nats per token on held-out text.",
-        library=_packed(_library()),
-        figures=_packed(_figures_json(drawn).encode()),
-    )  # fmt: skip
-
-
-def _figures_json(drawn: Mapping[str, go.Figure]) -> str:
-    """All figures without their templates, which are the same in all, one per theme."""
-    plain = {}
-    for name, figure in drawn.items():
-        content = figure.to_plotly_json()
-        layout = {key: value for key, value in content["layout"].items() if key not in ("template", "width")}
-        plain[name] = {"data": content["data"], "layout": {**layout, "autosize": True}}
-    templates = {theme: template(theme).to_plotly_json() for theme in PALETTES}
-    from plotly.utils import PlotlyJSONEncoder
-
-    return json.dumps({"templates": templates, "figures": plain}, cls=PlotlyJSONEncoder)
-
-
-def _library() -> bytes:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs().encode()
-
-
-def _packed(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
-
-
-def _write(path: Path, content: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    return path

@@ -1,0 +1,1 @@
+"""Worked examples of docs/extending.md; the tests run each of them."""
