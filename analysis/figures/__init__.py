@@ -30,7 +30,7 @@ JSON: "#rrggbb" and "rgba(r, g, b,"): replace them in the JSON text, and use the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ class Kind:
     in_report: bool = False
 
 
-FIGURES: Mapping[str, Kind] = {
+FIGURES: dict[str, Kind] = {
     "isoflop": Kind(
         draw=isoflop, of="isoflop", in_report=True,
         shows="loss against size at every budget, with parabolas and minima",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
+from analysis.text import count_text, flops_text
 from scaling.errors import UserError
 from scaling.flops import param_count
 from scaling.ladder import LADDERS, Size
@@ -76,7 +77,7 @@ def sizes_per_budget(
         if chosen.window is not None:
             sizes, note = window_sizes(chosen.window, budget, list(known.values()), num_token_ids)
             whose = f"{family} at" if chosen is override else "at"
-            notes += [f"{whose} {budget:.3g} FLOPs {note}"] if note else []
+            notes += [f"{whose} {flops_text(budget)} FLOPs {note}"] if note else []
         else:
             names = chosen.sizes[budget] if isinstance(chosen.sizes, dict) else chosen.sizes or ()
             sizes = [_lookup(config, known, name) for name in names]
@@ -115,9 +116,11 @@ def window_sizes(
     if count < window.count:
         note = f"the window wants {window.count} sizes and the ladder has {len(sizes)}"
     elif logs[0] - low > math.log(SHORTFALL):
-        note = f"the window starts at {math.exp(low):.3g} params, the ladder at {math.exp(logs[0]):.3g}"
+        ends = [count_text(math.exp(end)) for end in (low, logs[0])]
+        note = f"the window starts at {ends[0]} params, the ladder at {ends[1]}"
     elif high - logs[-1] > math.log(SHORTFALL):
-        note = f"the window ends at {math.exp(high):.3g} params, the ladder at {math.exp(logs[-1]):.3g}"
+        ends = [count_text(math.exp(end)) for end in (high, logs[-1])]
+        note = f"the window ends at {ends[0]} params, the ladder at {ends[1]}"
     return [sizes[i] for i in picked], note
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from analysis.text import without_secrets
+from analysis.text import flops_text, without_secrets
 from scaling.errors import UserError
 from sweeps.driver.caps import Caps
 from sweeps.driver.sweep import run_sweep
@@ -126,7 +126,7 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
         terminal.print(ended.sentence, soft_wrap=True)
         for run in ended.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
-                what = f"{run.family} {run.spec['size']['name']} at {run.spec['budget']:.3g} FLOPs"
+                what = f"{run.family} {run.spec['size']['name']} at {flops_text(run.spec['budget'])} FLOPs"
                 terminal.print(
                     f"{what} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red", soft_wrap=True
                 )

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from analysis.text import flops_text
 from scaling.errors import UserError
 from scaling.families import FAMILIES, family_class, get_family
 from scaling.flops import sequence_flops, sequences_for
@@ -152,7 +153,7 @@ class Plan:
 
 def label(spec: RunSpec) -> str:
     """How messages call a run: family, size and budget, and the seed where it is not the usual one."""
-    return f"{spec.family} {spec.size.name} at {spec.budget:.3g} FLOPs (seed {spec.seed})"
+    return f"{spec.family} {spec.size.name} at {flops_text(spec.budget)} FLOPs (seed {spec.seed})"
 
 
 def choose_families(config: SweepConfig, asked: Sequence[str] = ()) -> tuple[str, ...]:
@@ -218,8 +219,9 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
     if sequences < batch_size:
         per_sequence = sequence_flops(size, vocab_size, length, convention, work=work)
         raise UserError(
-            f"{config.source}: run {family} {size.name} at {budget:.3g} FLOPs: the budget is too small for "
-            f"one optimizer step of {batch_size} sequences, which costs {batch_size * per_sequence:.3g} FLOPs"
+            f"{config.source}: run {family} {size.name} at {flops_text(budget)} FLOPs: the budget is too "
+            f"small for one optimizer step of {batch_size} sequences, which costs "
+            f"{flops_text(batch_size * per_sequence)} FLOPs"
         )
     rate = override.learning_rate or config.learning_rate
     learning_rate = float(f"{rate(size_params(size, data.num_token_ids)):.6g}")
@@ -341,7 +343,9 @@ def _finished(
 
 
 def _some(runs: Sequence[PlannedRun], limit: int = 3) -> str:
-    names = [f"{run.spec.family} {run.spec.size.name} at {run.spec.budget:.3g}" for run in runs[:limit]]
+    names = [
+        f"{run.spec.family} {run.spec.size.name} at {flops_text(run.spec.budget)}" for run in runs[:limit]
+    ]
     more = f" and {len(runs) - limit} more" if len(runs) > limit else ""
     return ", ".join(names) + more
 
@@ -375,7 +379,7 @@ def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) 
         if 0 < len({r.spec.size for r in runs if r.spec.budget == b}) < FEW_SIZES
     ]
     if thin:
-        which = ", ".join(f"{b:.3g}" for b in sorted(thin))
+        which = ", ".join(flops_text(b) for b in sorted(thin))
         out.append(f"fewer than {FEW_SIZES} sizes at {which} FLOPs; a parabola needs more")
     if len(config.grid.budgets) < FEW_BUDGETS:
         out.append(f"only {len(config.grid.budgets)} budgets; a frontier needs at least {FEW_BUDGETS}")

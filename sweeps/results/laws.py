@@ -60,7 +60,10 @@ class RunTable:
         return tuple(str(name) for name in self.frame["family"].dropna().unique())
 
     def of_family(self, family: str | None) -> pd.DataFrame:
-        return self.frame if family is None else self.frame[self.frame["family"] == family]
+        """Its rows, and those without a family, which a fit names as left out."""
+        if family is None:
+            return self.frame
+        return self.frame[(self.frame["family"] == family) | self.frame["family"].isna()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,7 +158,7 @@ def test_unknown_family_lists_the_known_ones(here, capsys):
     ("old", "new", "says"),
     [
         ("budgets:", "budgts:", "small.yaml: unknown key 'budgts' under 'grid'; did you mean 'budgets'?"),
-        ("1e8, 2e8", "1e3, 2e8", "run uniform 8x1 at 1e+03 FLOPs: the budget is too small for one optimizer"),
+        ("1e8, 2e8", "1e3, 2e8", "run uniform 8x1 at 1.0e3 FLOPs: the budget is too small for one optimizer"),
         ("context_length: 32", "context_length: 100000", "context_length is 100000 and the "),
         ("*.txt", "*.nix", "no file matches"),
         ("*.txt", "*.bin", "is not text"),

@@ -35,6 +35,8 @@ def test_columns_say_what_the_table_says() -> None:
             "d": pd.to_datetime([1_700_000_000_000, None, 1_700_000_001_000], unit="ms", utc=True),
             "e": [None] * 3,
             "f": pd.array([1, None, 3], dtype="Int64"),
+            "g": pd.array([1_234_567_891, None, 3], dtype="Int64"),
+            "h": pd.array([2**60 + 1, None, 3], dtype="Int64"),
         }
     )
     told = to_columns(frame)
@@ -45,6 +47,8 @@ def test_columns_say_what_the_table_says() -> None:
     assert expand(told["d"], 3) == [1_700_000_000, None, 1_700_000_001]
     assert "e" not in told
     assert expand(told["f"], 3) == [1, None, 3]
+    assert expand(told["g"], 3) == [1_234_567_891, None, 3]
+    assert expand(told["h"], 3) == [str(2**60 + 1), None, "3"]
 
 
 @pytest.mark.parametrize(("x", "shown"), [(2.0, 2), (1.23456789, 1.234568), (1e300, 1e300), (-0.0, 0)])

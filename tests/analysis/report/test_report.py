@@ -14,6 +14,7 @@ import pytest
 import analysis
 from analysis.errors import UserError
 from analysis.report import MOST_ROWS, write_report
+from analysis.text import flops_text
 from tests.analysis.planted import CHINCHILLA, isoflop_table
 
 
@@ -73,6 +74,19 @@ def test_names_from_a_table_are_text_not_html(runs, tmp_path):
     assert "&lt;script&gt;alert(" in page
     assert 'id="family-<' not in page
     assert 'href="#family-<' not in page
+
+
+def test_the_report_shows_no_login_and_one_form_of_a_number(runs, tmp_path):
+    table = runs.assign(key="k" + runs.index.astype(str))
+    where = "http://bob:S3cr3tPass@h:5000"
+    page = write_report(tmp_path / "r.html", table, fitted(table, bootstrap=50), source=where).read_text()
+    assert "http://***@h:5000" in page
+    assert "S3cr3tPass" not in page
+    budget = runs["budget"].max()
+    assert f"<td>{flops_text(budget)}</td>" in page
+    assert f"params at {flops_text(budget)} FLOPs" in page
+    tables = re.sub(r'id="packed-[a-z]+">[^<]*<', "", page)
+    assert not re.search(r"\de\+\d", tables)
 
 
 def test_ten_thousand_runs_stay_under_six_megabytes(tmp_path):

@@ -37,6 +37,13 @@ def test_runs_are_told_by_store_values_counts_and_times() -> None:
     assert told["tokenizer"] == provenance.UNSAID
 
 
+def test_times_of_any_form_and_a_store_without_its_login() -> None:
+    table = runs().assign(started=["2026-01-02 03:04:05.25", "2026-01-03", "some day", None], ended="never")
+    told = dict(provenance.of_runs(table, "http://bob:S3cr3t@h:5000"))
+    assert told["trained"] == "2026-01-02 03:04 UTC"
+    assert told["store"] == "http://***@h:5000"
+
+
 def test_a_table_of_three_columns_says_what_is_missing() -> None:
     told = dict(provenance.of_runs(pd.DataFrame({"params": [1.0], "tokens": [1.0], "loss": [3.0]})))
     assert told["store"] == told["sweep"] == told["trained"] == provenance.UNSAID

@@ -217,7 +217,7 @@ def test_overrides_change_one_family_only():
         (
             "1e9, 3e9",
             "1e3, 3e9",
-            "run uniform 8x1 at 1e+03 FLOPs: the budget is too small for one optimizer step",
+            "run uniform 8x1 at 1.0e3 FLOPs: the budget is too small for one optimizer step",
         ),
         ("8x1, 12x1", "8x1, 13x1", "unknown size '13x1'; did you mean '"),
         (
@@ -265,13 +265,13 @@ def test_known_family_that_the_config_does_not_list_runs_with_its_defaults():
         ("", "", replace(BYTES, train_tokens=10_000), "more tokens than the corpus has (10,000), up to"),
         ("", "", replace(BYTES, heldout_tokens=3200), "512 held-out sequences and the data has 100"),
         ("base: 3e-3", "base: 1", BYTES, "the learning-rate rule leaves its range"),
-        ("8x1, 12x1, 16x1, 24x1", "8x1, 12x1", BYTES, "fewer than 4 sizes at 1e+09, 3e+09, 1e+10 FLOPs"),
+        ("8x1, 12x1, 16x1, 24x1", "8x1, 12x1", BYTES, "fewer than 4 sizes at 1.0e9, 3.0e9, 1.0e10 FLOPs"),
         ("1e9, 3e9, 1e10", "1e9, 3e9", BYTES, "only 2 budgets"),
         (
             "sizes: [8x1, 12x1, 16x1, 24x1]",
             "window: {params: 1e4, at_flops: 1e9, span: 20}",
             BYTES,
-            "at 1e+09 FLOPs the window starts at 500 params, the ladder at",
+            "at 1.0e9 FLOPs the window starts at 500 params, the ladder at",
         ),
     ],
 )
@@ -475,5 +475,5 @@ def test_narrow_terminals_get_fewer_columns():
 
 def test_runs_name_themselves():
     run: PlannedRun = plan_of().runs[0]
-    assert run.label == "uniform 8x1 at 1e+09 FLOPs (seed 1)"
+    assert run.label == "uniform 8x1 at 1.0e9 FLOPs (seed 1)"
     assert len(run.key) == 16

@@ -243,6 +243,16 @@ def test_names_that_lead_elsewhere_become_folders_of_their_own(name, tmp_path):
     assert results.folder_name(name) != results.folder_name(f"{name}/")
 
 
+def test_rows_without_a_family_are_named_beside_those_that_have_one(folder, tmp_path):
+    frame = results.ledger_table(folder, "planted").of_family("ar").drop(columns="status")
+    frame = frame.assign(family=["ar"] * (len(frame) - 2) + [None] * 2)
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    table = results.store_table(str(tmp_path / "runs.csv"), None)
+    assert table.families == ("ar",)
+    left_out = results.fit(table, "ar", bootstrap=0).laws["surface"].excluded
+    assert [run.reason for run in left_out] == ["no family, which other rows have"] * 2
+
+
 def test_a_table_without_a_law_says_why(tmp_path):
     frame = pd.DataFrame({"params": [1e4, 2e4], "tokens": [1e6, 1e6], "loss": [3.0, 2.9]})
     path = tmp_path / "few.csv"

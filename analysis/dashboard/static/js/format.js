@@ -1,4 +1,4 @@
-// Numbers as the figures of the notebook write them.
+// Numbers in the forms of analysis/text.py.
 
 const missing = x => x === null || x === undefined || Number.isNaN(x);
 
@@ -9,8 +9,7 @@ function sig(x, digits = 3) {
   const size = Math.abs(x);
   if (size >= 1e5 || size < 1e-3) return expo(x, digits - 1);
   const places = Math.max(0, digits - 1 - Math.floor(Math.log10(Number(size.toPrecision(digits)))));
-  const text = Number(x.toPrecision(digits)).toFixed(places);
-  return size >= 1000 ? Number(text).toLocaleString("en-US") : text;
+  return x.toFixed(places);
 }
 
 const expo = (x, places = 1) => x.toExponential(places).replace("e+", "e");
