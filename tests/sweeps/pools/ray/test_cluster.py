@@ -141,7 +141,7 @@ def test_rays_client_is_refused_with_the_way_that_works():
     with socket.create_server(("127.0.0.1", 0)) as listens:
         address = f"ray://127.0.0.1:{listens.getsockname()[1]}"
         with pytest.raises(UserError, match="start it on a node"):
-            ray_session.check_answers(address)
+            ray_session.check_answers(address, "--address")
 
 
 def test_versions_that_differ_are_both_named():
