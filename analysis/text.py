@@ -110,6 +110,8 @@ def value_text(name: str, value: Any, low: Any = None, high: Any = None, *, digi
         return ""
     if isinstance(value, bool) or not isinstance(value, float | int):
         return str(value)
+    if isinstance(value, int) and low is None and name not in ("params", "tokens", "budget", "flops"):
+        return str(value)
     forms = {"params": count_text, "tokens": count_text, "budget": flops_text, "flops": flops_text}
     return interval_text(float(value), low, high, forms.get(name.split(" at ")[0]), digits=digits)
 

@@ -1,9 +1,10 @@
 """The dashboard with 10,000 runs of 200 curve points, in Chromium, beside MLflow's own page.
 
 ready          from the start of `scaling dashboard` to its first answer
-usable         from opening the page to texts, tables, filters and the figure being there (the figure on a
-               canvas); drawn: the same figure by plotly.js, with hover and zoom
-switch         from a click on a filter or a choice of convention to the new view on the screen; then drawn
+usable         from opening the page to texts, tables, filters and the figure being there (the figure as an
+               SVG); drawn: the same figure by plotly.js, with hover and zoom
+switch         from a click on a tab, a filter or a convention to the new tables on the screen; then to the
+               new figure
 memory         of the server, its reading and its fitting process (shared pages counted once), now and most;
                the first two are there while runs arrive, the fitting one ends when it has nothing to do
 export         bytes of the page as one file, seconds to write it (with loss curves read, then again),
@@ -60,6 +61,8 @@ FLAGS = (
 COUNTS = ("params_non_embedding|flops_exact", "params_total|flops_exact")
 """Ways to count whose laws are there when pages are measured; fitting the others goes on meanwhile."""
 SWITCHES = {
+    "view": "nav a[href^='#/frontier']",
+    "view back": "nav a[href^='#/isoflop']",
     "family": "#family-masked",
     "all families": "#all-family",
     "budget": "[id^=budget-]",
@@ -68,11 +71,11 @@ SWITCHES = {
     "counts": "#pick-params=params_total",
 }
 SWITCH = """async ([selector, value]) => {
-  const told = document.documentElement.dataset, before = told.usable;
+  const page = document.documentElement.dataset, before = page.usable;
   const node = document.querySelector(selector);
   const started = performance.now();
   if (value) { node.value = value; node.dispatchEvent(new Event("change")); } else node.click();
-  while (told.usable === before) await new Promise(done => setTimeout(done, 1));
+  while (page.usable === before) await new Promise(done => setTimeout(done, 1));
   await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
   const shown = performance.now() - started;
   while (!document.querySelector(".figure[data-drawn]")) await new Promise(done => setTimeout(done, 5));
@@ -84,8 +87,8 @@ def wait_for(what: Callable[[], Any], seconds: float) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with suppress(OSError):
-            if found := what():
-                return found
+            if answer := what():
+                return answer
         time.sleep(0.02)
     raise TimeoutError(f"not within {seconds} s")
 
@@ -97,12 +100,12 @@ def fetch(address: str) -> bytes:
 
 def memory_mb(process: psutil.Process) -> dict[str, float]:
     """Of the server, of its reader and of its fitter, MiB, each shared page once (PSS); those that run."""
-    found = {"server": process.memory_full_info().pss / 2**20}
+    memory = {"server": process.memory_full_info().pss / 2**20}
     for child in process.children(recursive=True):
         with suppress(psutil.Error):
             name = "fitter" if child.nice() > process.nice() else "reader"
-            found[name] = child.memory_full_info().pss / 2**20
-    return found
+            memory[name] = child.memory_full_info().pss / 2**20
+    return memory
 
 
 @contextmanager
@@ -124,11 +127,11 @@ def dashboard(store: str, cache: Path) -> Iterator[tuple[str, subprocess.Popen[s
         env={**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None, "opened as a pipe"
-    found = re.search(r"http://\S+", process.stdout.readline())
-    assert found, "the server says its address"
+    address = re.search(r"http://\S+", process.stdout.readline())
+    assert address, "the server says its address"
     try:
-        wait_for(lambda: fetch(found[0]), 30)
-        yield found[0], process, time.monotonic() - started
+        wait_for(lambda: fetch(address[0]), 30)
+        yield address[0], process, time.monotonic() - started
     finally:
         process.terminate()
         process.wait(20)
@@ -139,25 +142,25 @@ def opened(browser: Any, address: str) -> tuple[float, float, Any]:
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     started = time.monotonic()
     page.goto(address)
-    page.wait_for_selector('.figure[data-shown="canvas"]', timeout=60000)
+    page.wait_for_selector('.figure[data-shown="svg"]', timeout=60000)
     usable = time.monotonic() - started
     page.wait_for_selector(".figure[data-drawn]", timeout=60000)
     return usable, time.monotonic() - started, page
 
 
 def measure_pages(browser: Any, address: str, rounds: int) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for view in ("overview", "isoflop"):
         times = []
         for _ in range(rounds):
             usable, drawn, page = opened(browser, f"{address}#/{view}")
             page.close()
             times.append((usable, drawn))
-        told[view] = {
+        results[view] = {
             "usable_s": statistics.median(t[0] for t in times),
             "drawn_s": statistics.median(t[1] for t in times),
         }
-    return told
+    return results
 
 
 def measure_switches(browser: Any, address: str, rounds: int) -> dict[str, Any]:
@@ -175,10 +178,10 @@ def measure_switches(browser: Any, address: str, rounds: int) -> dict[str, Any]:
     page.close()
     return {
         name: {
-            "shown_ms": statistics.median(t[0] for t in found),
-            "drawn_ms": statistics.median(t[1] for t in found),
+            "shown_ms": statistics.median(t[0] for t in rounds_of),
+            "drawn_ms": statistics.median(t[1] for t in rounds_of),
         }
-        for name, found in times.items()
+        for name, rounds_of in times.items()
     }
 
 
@@ -188,13 +191,13 @@ def measure_export(browser: Any, address: str, path: Path, rounds: int) -> dict[
         started = time.monotonic()
         path.write_bytes(fetch(f"{address}export.html?start=%23/isoflop"))
         written.append(time.monotonic() - started)
-    found = [opened(browser, f"file://{path}") for _ in range(rounds)]
+    openings = [opened(browser, f"file://{path}") for _ in range(rounds)]
     return {
         "mb": path.stat().st_size / 1e6,
         "first_written_s": written[0],
         "written_s": written[1],
-        "usable_s": statistics.median(f[0] for f in found),
-        "drawn_s": statistics.median(f[1] for f in found),
+        "usable_s": statistics.median(f[0] for f in openings),
+        "drawn_s": statistics.median(f[1] for f in openings),
     }
 
 
@@ -256,9 +259,9 @@ def measure(arguments: argparse.Namespace, chromium: str, folder: Path) -> dict[
     from playwright.sync_api import sync_playwright
 
     store = arguments.store or write_store(folder / "mlflow.db", arguments.runs, arguments.points)
-    told: dict[str, Any] = {"runs": arguments.runs, "points": arguments.points, "cores": os.cpu_count()}
+    results: dict[str, Any] = {"runs": arguments.runs, "points": arguments.points, "cores": os.cpu_count()}
     with sync_playwright() as driver, dashboard(store, folder / "cache") as (address, process, ready):
-        told["ready_s"] = ready
+        results["ready_s"] = ready
         server, most = psutil.Process(process.pid), {"server": 0.0}
 
         def fitted() -> bool:
@@ -269,36 +272,36 @@ def measure(arguments: argparse.Namespace, chromium: str, folder: Path) -> dict[
 
         started = time.monotonic()
         wait_for(lambda: fetch(f"{address}api/data"), 120)
-        told["data_s"] = time.monotonic() - started
+        results["data_s"] = time.monotonic() - started
         wait_for(fitted, 1800)
-        told["laws_of_two_counts_s"] = time.monotonic() - started
+        results["laws_of_two_counts_s"] = time.monotonic() - started
         time.sleep(8)  # the fitting process ends when it has nothing to do
         browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        told["memory_mb"] = {"now": memory_mb(server), "most": most}
-        told["pages"] = measure_pages(browser, address, arguments.rounds)
-        told["switches"] = measure_switches(browser, address, arguments.rounds)
-        told["export"] = measure_export(browser, address, folder / "export.html", arguments.rounds)
+        results["memory_mb"] = {"now": memory_mb(server), "most": most}
+        results["pages"] = measure_pages(browser, address, arguments.rounds)
+        results["switches"] = measure_switches(browser, address, arguments.rounds)
+        results["export"] = measure_export(browser, address, folder / "export.html", arguments.rounds)
         if not arguments.no_mlflow:
-            told["mlflow"] = measure_mlflow(browser, store, folder)
+            results["mlflow"] = measure_mlflow(browser, store, folder)
         browser.close()
-    told["report"] = measure_report(store, folder / "report")
-    return told
+    results["report"] = measure_report(store, folder / "report")
+    return results
 
 
-def missed(told: dict[str, Any]) -> list[str]:
-    """Floors that were not reached, in words."""
-    found = {
-        "ready_s": told["ready_s"],
-        "usable_s": max(page["usable_s"] for page in told["pages"].values()),
-        "switch_ms": max(switch["shown_ms"] for switch in told["switches"].values()),
-        "server_mb": sum(told["memory_mb"]["now"].get(name, 0.0) for name in ("server", "reader")),
-        "export_mb": told["export"]["mb"],
-        "export_usable_s": told["export"]["usable_s"],
-        "report_mb": told["report"]["mb"],
+def missed(results: dict[str, Any]) -> list[str]:
+    """Floors that were missed, in words."""
+    values = {
+        "ready_s": results["ready_s"],
+        "usable_s": max(page["usable_s"] for page in results["pages"].values()),
+        "switch_ms": max(switch["shown_ms"] for switch in results["switches"].values()),
+        "server_mb": sum(results["memory_mb"]["now"].get(name, 0.0) for name in ("server", "reader")),
+        "export_mb": results["export"]["mb"],
+        "export_usable_s": results["export"]["usable_s"],
+        "report_mb": results["report"]["mb"],
     }
     return [
         f"{name}: {value:.3g}, wanted below {FLOORS[name]:g}"
-        for name, value in found.items()
+        for name, value in values.items()
         if value >= FLOORS[name]
     ]
 
@@ -320,12 +323,12 @@ def main() -> int:
         print("dashboard: not measured, it needs Chromium and playwright (pip install -e '.[dev]')")
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        told = measure(arguments, chromium, Path(folder))
+        results = measure(arguments, chromium, Path(folder))
     path = Path("build/benchmarks/dashboard.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told, indent=2) + "\n")
-    print(json.dumps(told, indent=2))
-    problems = missed(told)
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+    problems = missed(results)
     print("\n".join(f"missed: {problem}" for problem in problems) or "every floor is reached")
     return 1 if problems else 0
 

@@ -10,10 +10,16 @@ import pytest
 import analysis
 from analysis import figures
 from examples import own_family, own_figure
+from examples.own_pool import InlinePool
 from scaling.families import FAMILIES
+from sweeps.driver.sweep import run_sweep
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import Needs, State
+from sweeps.record.tracking import tracking_uri
 from tests.scaling.families.test_conformance import DIFFUSION, VARIANTS
 from tests.scaling.families.test_conformance import TestEveryDiffusion as EveryDiffusion
 from tests.scaling.families.test_conformance import TestEveryFamily as EveryFamily
+from tests.sweeps.tiny import tiny_data, tiny_entry
 
 CHECKS = [
     getattr(group(), name)
@@ -59,3 +65,21 @@ def test_a_figure_of_ones_own_is_drawn_wherever_figures_are(
         trace for trace in figures.drawn(surface=law)["reducible"].data if trace.meta["role"] == "points"
     ]
     assert [len(trace.x) for trace in points] == [len(law.runs)]
+
+
+def test_a_pool_of_ones_own_runs_a_sweep(tmp_path: Path) -> None:
+    data = tiny_data(tmp_path)
+    entries = [tiny_entry(data, seed=seed) for seed in range(2)]
+    with Ledger(tmp_path / "toy" / "ledger") as ledger:
+        report = run_sweep(entries, ledger, InlinePool(), sweep="toy", tracking=tracking_uri(tmp_path))
+        assert [run.state for run in ledger.runs()] == 2 * [State.FINISHED]
+    assert not report.interrupted
+
+
+def test_a_pool_of_ones_own_ends_what_is_killed() -> None:
+    pool = InlinePool()
+    handle = pool.submit(None, Needs())  # type: ignore[arg-type]
+    pool.kill(handle)
+    [(ended, outcome)] = pool.wait(0)
+    assert (ended, outcome.status) == (handle, "preempted")
+    assert pool.rack.find(Needs()) is not None, "its room is free again"

@@ -1,6 +1,6 @@
-"""The server: a page, its data, its laws, the curve of a run, and the page as one file.
+"""The server: a page, its runs, its laws and figures, the curve of a run, and the page as one file.
 
-Routes take names of counts and keys of runs; both are looked up among those that are known, and neither is
+Routes take names of counts and figures and keys of runs; each is looked up among those there are, and none is
 ever part of a path or a query text.
 """
 
@@ -9,25 +9,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from analysis.dashboard import page
-from analysis.dashboard.board import Board
 from analysis.dashboard.children import ChildError
+from analysis.dashboard.state import State
 
 FOREVER = "private, max-age=31536000, immutable"
 FRESH = "no-cache"
+MEDIA = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
+Format = Literal["png", "svg", "pdf"]
+Theme = Literal["light", "dark"]
 
 
-def build(board: Board, *, title: str, watch: bool = True) -> FastAPI:
-    """The application over a board; `watch`: keep the board up to date while it runs."""
+def build(state: State, *, title: str, watch: bool = True) -> FastAPI:
+    """The application over a state; `watch`: keep it up to date while the server runs."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(board.watch()) if watch else None
+        task = asyncio.create_task(state.watch()) if watch else None
         yield
         if task is not None:
             task.cancel()
@@ -36,14 +39,14 @@ def build(board: Board, *, title: str, watch: bool = True) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     _static_routes(app, title)
-    _data_routes(app, board)
+    _data_routes(app, state)
 
     @app.get("/export.html")
     async def export(start: str = "") -> Response:
-        # reading and packing go on elsewhere: the server answers meanwhile
-        room = await asyncio.to_thread(page.room_for_curves, board)
-        curves = await board.curves(room)
-        content = await asyncio.to_thread(page.exported, board, curves, title=title, start=start)
+        # reading and packing run in other threads and processes: the server answers meanwhile
+        laws = await asyncio.to_thread(page.carried_laws, state, start)
+        curves = await state.curves(page.room_for_curves(state, laws))
+        content = await asyncio.to_thread(page.exported, state, curves, laws, title=title, start=start)
         name = f"attachment; filename={page.file_name(title)}"
         return Response(content, media_type="text/html", headers={"content-disposition": name})
 
@@ -71,34 +74,50 @@ def _static(path: str, media: str, caching: str, content: Any, packed: dict[str,
     return answer
 
 
-def _data_routes(app: FastAPI, board: Board) -> None:
+def _data_routes(app: FastAPI, state: State) -> None:
     @app.get("/api/state")
-    def state() -> Response:
-        return JSONResponse(board.state(), headers={"cache-control": "no-store"})
+    def summary() -> Response:
+        return JSONResponse(state.summary(), headers={"cache-control": "no-store"})
 
     @app.get("/api/data")
     def data(request: Request) -> Response:
-        if not board.page.content:
-            return JSONResponse({"waiting": board.page.problem or "reading the runs"}, 503)
-        return _packed(request, board.page.content, board.page.etag)
+        if not state.runs.content:
+            return JSONResponse({"waiting": state.runs.problem or "reading the runs"}, 503)
+        return _packed(request, state.runs.content, state.runs.etag)
 
     @app.get("/api/laws")
     def laws(request: Request, params: str, flops: str) -> Response:
-        if not board.knows((params, flops)):
+        if not state.knows((params, flops)):
             return JSONResponse({"unknown": "the runs are not counted that way"}, 404)
-        told = board.want((params, flops))
-        if not told.content:
-            return JSONResponse({"waiting": told.problem or "fitting"}, 503)
-        return _packed(request, told.content, told.etag)
+        laws = state.want((params, flops))
+        if not laws.content:
+            return JSONResponse({"waiting": laws.problem or "fitting"}, 503)
+        return _packed(request, laws.content, laws.etag)
+
+    @app.get("/api/picture")
+    async def picture(params: str, flops: str, name: str, format: Format, theme: Theme = "light",
+                      families: str = "", budgets: str = "") -> Response:  # fmt: skip
+        if not state.knows((params, flops)):
+            return JSONResponse({"unknown": "the runs are not counted that way"}, 404)
+        try:
+            chosen = [float(budget) for budget in budgets.split(",") if budget]
+            job = {"name": name, "format": format, "theme": theme, "budgets": chosen}
+            job["families"] = [one for one in families.split(",") if one]
+            content = await state.picture((params, flops), **job)
+        except ValueError:
+            return JSONResponse({"problem": f"budgets: {budgets[:100]!r} are no FLOPs"}, 422)
+        except ChildError as error:
+            return JSONResponse({"problem": str(error)}, 503)
+        return Response(content, media_type=MEDIA[format], headers={"cache-control": "no-store"})
 
     @app.get("/api/run")
     async def run(key: str) -> Response:
         try:
-            found = await board.run(key)
+            run_of_key = await state.run(key)
         except ChildError as error:
             return JSONResponse({"problem": str(error)}, 503)
         return JSONResponse(
-            found, 404 if found.get("unknown") else 200, headers={"cache-control": "no-store"}
+            run_of_key, 404 if run_of_key.get("unknown") else 200, headers={"cache-control": "no-store"}
         )
 
     @app.exception_handler(404)
@@ -109,7 +128,7 @@ def _data_routes(app: FastAPI, board: Board) -> None:
 def _packed(
     request: Request, content: bytes, etag: str, *, media: str = "application/json", caching: str = FRESH
 ) -> Response:
-    """gzip content with an e-tag: a browser that has it already is told so."""
+    """gzip content with an e-tag; answers 304 if the browser has it already."""
     headers = {"etag": f'"{etag}"', "cache-control": caching, "vary": "accept-encoding"}
     if f'"{etag}"' in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)

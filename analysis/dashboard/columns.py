@@ -24,8 +24,8 @@ FEW_WORDS = 0.3
 
 def to_columns(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Every column of `frame` that holds anything, as above."""
-    found = {name: _column(frame[name]) for name in frame.columns}
-    return {str(name): column for name, column in found.items() if column is not None}
+    columns = {name: _column(frame[name]) for name in frame.columns}
+    return {str(name): column for name, column in columns.items() if column is not None}
 
 
 def _column(values: pd.Series) -> dict[str, Any] | None:

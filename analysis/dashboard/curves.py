@@ -68,17 +68,17 @@ def collected(curves: Iterable[Curve], num_runs: int, until: float) -> Curves:
     """Every curve thinned as it comes; those that come after `until` (as time.monotonic) are left unread."""
     import numpy as np
 
-    found = []
+    parts = []
     for curve in curves:
-        found.append(thinned(one(curve), most_of(num_runs)))
+        parts.append(thinned(_one(curve), most_of(num_runs)))
         if time.monotonic() > until:
             break
-    unread = num_runs - len(found)
+    unread = num_runs - len(parts)
     return Curves(
-        counts=np.array([len(part.steps) for part in found] + [0] * unread, dtype=np.int64),
-        recorded=np.array([part.recorded[0] for part in found] + [UNREAD] * unread, dtype=np.int64),
-        steps=np.concatenate([np.zeros(0), *(part.steps for part in found)]),
-        losses=np.concatenate([np.zeros(0), *(part.losses for part in found)]),
+        counts=np.array([len(part.steps) for part in parts] + [0] * unread, dtype=np.int64),
+        recorded=np.array([part.recorded[0] for part in parts] + [UNREAD] * unread, dtype=np.int64),
+        steps=np.concatenate([np.zeros(0), *(part.steps for part in parts)]),
+        losses=np.concatenate([np.zeros(0), *(part.losses for part in parts)]),
     )
 
 
@@ -87,7 +87,7 @@ def most_of(num_runs: int) -> int:
     return max(LEAST_POINTS, min(MOST_POINTS, MOST_IN_ALL // max(num_runs, 1)))
 
 
-def one(curve: Curve) -> Curves:
+def _one(curve: Curve) -> Curves:
     """The curve of one run; steps below 1 have no place on a logarithmic scale."""
     import numpy as np
 
@@ -107,8 +107,8 @@ def by_run(points: pd.DataFrame, run_ids: list[str | None]) -> list[Curve]:
     points = points.drop_duplicates(["run_id", "step"], keep="last")
     ids, steps, values = (points[name].to_numpy() for name in ("run_id", "step", "value"))
     ends = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else [0]
-    found = {ids[start]: (steps[start:end], values[start:end]) for start, end in pairwise(ends)}
-    return [found.get(run_id, empty) for run_id in run_ids]
+    by_id = {ids[start]: (steps[start:end], values[start:end]) for start, end in pairwise(ends)}
+    return [by_id.get(run_id, empty) for run_id in run_ids]
 
 
 def thinned(curves: Curves, most: int) -> Curves:
@@ -161,7 +161,7 @@ def _bytes(values: np.ndarray, counts: np.ndarray) -> bytes:
 
 
 def fitting(curves: Curves, room: int) -> bytes:
-    """Packed with as many points as `room` bytes hold; without any, and told so, where it holds too few."""
+    """Packed with as many points as `room` bytes hold; if these are too few, the sentence that says so."""
     most = most_of(len(curves.counts))
     for share in SHARES:
         content = packed(thinned(curves, max(LEAST_POINTS, round(share * most))))
@@ -175,11 +175,11 @@ def nothing(problem: str) -> bytes:
     return gzip.compress(json.dumps({"problem": problem}).encode() + b"\n", mtime=0)
 
 
-def told(curve: Curve) -> dict[str, Any]:
+def columns_of(curve: Curve) -> dict[str, Any]:
     """One curve as columns of JSON, short enough to send; `recorded` tells of how many points."""
     from analysis.dashboard.columns import plain_number
 
-    thin = thinned(one(curve), MOST_POINTS)
+    thin = thinned(_one(curve), MOST_POINTS)
     columns = {"step": thin.steps, "loss": thin.losses}
     plain = {name: [plain_number(x) for x in values.tolist()] for name, values in columns.items()}
     return {**plain, "recorded": int(thin.recorded[0])}

@@ -1,20 +1,21 @@
-"""Laws, comparisons and diagnoses as the page shows them, for one way of counting.
+"""Laws, comparisons, diagnoses and figures as the page shows them, for one way of counting.
 
 Everything is fitted by the functions of the report (`analysis.fit_law`, `compare`, `diagnose`) with their own
-defaults, and handed on as small tables; the page only draws. Runs in a child process, which says after each
-family how far it is, so that the page shows what is there already.
+defaults and drawn by `analysis.figures`; the page gets small tables and Plotly figures. Every registered law
+is fitted. Runs in a child process, which reports after each family, so that the page shows results as they
+come.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from analysis.dashboard import drawings
 from analysis.dashboard.columns import plain, records, table
 from analysis.dashboard.measures import nominal_budgets
 from analysis.errors import UserError
+from analysis.laws import METHODS, standard_methods
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,35 +26,34 @@ PARAMS = ("params_total", "params_non_embedding", "params_body")
 FLOPS = ("flops_exact", "flops_6nd", "flops_sahoo2026")
 OWN = "own"
 """The columns params and flops as the table has them, where it has no other count."""
-METHODS = ("isoflop", "surface")
 BEFORE, BEHIND, PER_DECADE = 1e-2, 1e10, 4
 """Budgets of the answers to "what would a budget buy", as factors of the law's own, and how densely."""
 FEWER_TOKENS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4)
 """Shares of the best number of tokens for which the answers are worked out too."""
-MOST_LEFT_OUT = 300
-CURVE_POINTS = 33
+MOST_LEFT_OUT, MOST_OUTLIERS = 300, 100
 
-Tell = Callable[[str, dict[str, Any]], None]
+Report = Callable[[str, dict[str, Any]], None]
+"""Called after each step with its name and what is new."""
 
 
 def counts_of(frame: pd.DataFrame) -> dict[str, list[str]]:
     """Which counts of parameters and FLOPs every finished run of the table has."""
     rows = frame[frame["status"] == "finished"] if "status" in frame else frame
-    found = {}
+    counts = {}
     for kind, names in (("params", PARAMS), ("flops", FLOPS)):
-        known = [name for name in names if len(rows) and name in rows and rows[name].notna().all()]
-        found[kind] = known or [OWN]
-    return found
+        complete = [name for name in names if len(rows) and name in rows and rows[name].notna().all()]
+        counts[kind] = complete or [OWN]
+    return counts
 
 
 def default_counts(frame: pd.DataFrame) -> dict[str, str]:
     """The counts of the table's own columns params and flops."""
-    known = counts_of(frame)
-    params = "params_non_embedding" if "params_non_embedding" in known["params"] else known["params"][0]
-    flops = known["flops"][0]
+    counts = counts_of(frame)
+    params = "params_non_embedding" if "params_non_embedding" in counts["params"] else counts["params"][0]
+    flops = counts["flops"][0]
     if "flop_convention" in frame and frame["flop_convention"].notna().any():
         named = "flops_" + str(frame["flop_convention"].dropna().mode().iloc[0])
-        flops = named if named in known["flops"] else flops
+        flops = named if named in counts["flops"] else flops
     return {"params": params, "flops": flops}
 
 
@@ -83,68 +83,118 @@ def counted(frame: pd.DataFrame, params: str, flops: str) -> pd.DataFrame:
     return frame
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What is to be fitted."""
+def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
+    """Fit and draw everything from runs as `counted` gives them; `report` is called after each step.
 
-    frame: pd.DataFrame
-    """As `counted` gives it."""
-    bootstrap: int = 1000
-
-
-def work_out(asked: Asked, tell: Tell) -> None:
-    """Fit everything; `tell(stage, parts)` is called with what is new after each step.
-
-    parts: {"families": {name: ...}}, {"compare": {reference: ...}}, {"health": {name: ...}},
-    {"published": ...}, each a dictionary that adds to what was told before.
+    Reported are dictionaries that add to those before: {"methods": {method: label}}, {"families":
+    {family: ...}}, {"figures": {name: ...}}, {"compare": {reference: ...}}, {"health": {family: ...}},
+    {"published": [...]}.
     """
+    import analysis
+    from analysis import figures
+    from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
     from analysis.figures.theme import family_order
 
-    frame = asked.frame
+    nominal: dict[float, float] = {}
+    methods = sorted(standard_methods(), key=list(METHODS).index)  # the first one is the usual one
+
+    def drawn(figure: Any, *, first: bool = False) -> dict[str, Any]:
+        content = drawings.plain(figure, nominal)
+        return content | {"svg": drawings.first_paint(content)} if first else content
+
     names = family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
-    laws: dict[str, dict[str, Law]] = {}
+    shown = {"best": figures.best_losses(frame), "measured": figures.measured(frame)}
+    report("figures of the runs", {
+        "methods": {name: METHODS[name].label for name in methods},
+        "figures": {name: drawn(figure, first=True) for name, figure in shown.items()},
+    })  # fmt: skip
+
+    laws: dict[str, dict[str, Any]] = {method: {} for method in methods}
     for name in names:
-        own = frame[frame["family"] == name] if name else frame
-        laws[name], told = fit_family(own, asked.bootstrap)
-        tell(f"laws of {name or 'all runs'}", {"families": {name: told}})
-    fitted = [law for of_family in laws.values() for law in of_family.values()]
+        own, summary = fit_family(frame[frame["family"] == name] if name else frame, bootstrap)
+        for method, law in own.items():
+            laws[method][name] = law
+            for row in summary["laws"][method].get("minima", ()):
+                nominal[row["flops"]] = row["nominal"]
+        last = name == names[-1]
+        shown = {f"frontier/{method}": figures.frontier(of) for method, of in laws.items() if of}
+        if laws.get("isoflop"):
+            shown["isoflop"] = figures.isoflop(laws["isoflop"])
+        if laws.get("surface") and last:
+            shown["residuals"] = figures.surface_residuals(laws["surface"])
+        opening = ("isoflop", "residuals", f"frontier/{methods[0]}")  # what a view opens with
+        report(f"laws of {name or 'all runs'}", {
+            "families": {name: summary},
+            "figures": {n: drawn(figure, first=last and n in opening) for n, figure in shown.items()},
+        })  # fmt: skip
+
+    fitted = [law for of_method in laws.values() for law in of_method.values()]
     if fitted:
-        tell("published laws", {"published": published_lines(fitted)})
-    for reference, told in compared(frame, [n for n in names if "surface" in laws[n]], asked.bootstrap):
-        tell(f"comparison over {reference}", {"compare": {reference: told}})
+        report("published laws", {"published": published_lines(fitted)})
+
+    comparable = [name for name in names if name in laws.get("surface", ())]
+    again: Mapping[str, Law] | None = None
+    for reference in comparable if len(comparable) > 1 else ():
+        try:
+            comparison = analysis.compare(
+                frame[frame["family"].isin(comparable)], reference, bootstrap=bootstrap, laws=again
+            )
+            again = comparison.laws
+            summary, picture = summary_of_comparison(comparison), figures.compare(comparison)
+        except UserError as error:
+            report(f"comparison over {reference}", {"compare": {reference: {"refused": str(error)}}})
+            continue
+        first = reference == comparable[0]
+        report(f"comparison over {reference}", {
+            "compare": {reference: summary}, "figures": {f"compare/{reference}": drawn(picture, first=first)},
+        })  # fmt: skip
+
     for name in names:
-        if laws[name]:
-            tell(f"checks of {name or 'all runs'}", {"health": {name: checked(laws[name])}})
+        checked: dict[str, Any] = {}
+        for method, of_method in laws.items():
+            if name not in of_method:
+                continue
+            if len(of_method[name].runs) > MOST_DIAGNOSED:
+                note = f"{len(of_method[name].runs)} runs are too many to check here"
+                checked[method] = {"verdict": "", "note": note}
+                continue
+            diagnosis = diagnose(of_method[name])
+            checked[method] = {
+                "verdict": diagnosis.verdict,
+                "checks": records(diagnosis.table, 4),
+                "variants": records(diagnosis.variants, 5),
+                "figure": drawn(diagnosis.plot()),
+            }
+        if checked:
+            report(f"checks of {name or 'all runs'}", {"health": {name: checked}})
 
 
 def fit_family(runs: pd.DataFrame, bootstrap: int) -> tuple[dict[str, Law], dict[str, Any]]:
-    """The laws of one family and what the page shows of them; for those that have no fit, why."""
+    """The laws of one family by method, and what the page shows of them; for those without a fit, why."""
     import analysis
 
     laws: dict[str, Law] = {}
-    told: dict[str, Any] = {"laws": {}, "refused": {}, "runs": len(runs)}
-    usable = runs.drop(columns=[name for name in ("label",) if name in runs])
-    for method in METHODS:
+    summary: dict[str, Any] = {"laws": {}, "refused": {}, "runs": len(runs)}
+    # rows called by the key of their run, so that a law names the runs it left out
+    keyed = runs.set_axis(runs["key"].tolist(), axis=0) if "key" in runs else runs
+    for method in standard_methods():
         try:
-            law = analysis.fit_law(_labelled(usable), method, bootstrap=bootstrap)
-            told["laws"][method] = law_told(law)
+            law = analysis.fit_law(keyed, method, bootstrap=bootstrap)
         except UserError as error:
-            told["refused"][method] = str(error)
+            summary["refused"][method] = str(error)
             continue
         laws[method] = law
-    return laws, told
+        summary["laws"][method] = summary_of_law(law)
+    return laws, summary
 
 
-def _labelled(runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows called by the key of their run, so that a law names whom it left out."""
-    return runs.set_axis(runs["key"].tolist(), axis=0) if "key" in runs else runs
+def summary_of_law(law: Any) -> dict[str, Any]:
+    """A law as small tables of plain JSON values, by what it can do; losses in nats per token."""
+    import numpy as np
 
-
-def law_told(law: Law) -> dict[str, Any]:
-    """A law as small tables of plain JSON values; losses in nats per token."""
     from analysis import figures
 
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "status": str(law.status),
         "sentence": law.sentence,
         "warnings": list(law.warnings),
@@ -160,31 +210,24 @@ def law_told(law: Law) -> dict[str, Any]:
         "numbers": records(law.summary(), 6),
         "frontier": table(figures.frontier_table(law, points=48), 5),
     }
-    return told | (isoflop_told(law) if law.method == "isoflop" else surface_told(law))
-
-
-def isoflop_told(law: Any) -> dict[str, Any]:
-    """Minima and curves, budget by budget; nominal is the budget as the sweep gave it."""
-    import numpy as np
-
-    minima = law.minima
-    runs = law.runs
-    spent = runs["budget" if "budget" in runs and runs["budget"].notna().all() else "flops"].to_numpy(float)
-    rows = records(minima, 6)
-    curves = []
-    for row, flops in zip(rows, minima["flops"].tolist(), strict=True):
-        nearest = np.abs(np.log(spent / flops)).argmin()
-        row["nominal"] = plain(float(runs["nominal"].iloc[nearest])) if "nominal" in runs else row["flops"]
-        curve = law.curves(flops)
-        chosen = np.unique(np.linspace(0, len(curve) - 1, CURVE_POINTS).round().astype(int))
-        curves.append(table(curve.iloc[chosen][["params", "loss"]], 6) if len(curve) else None)
-    return {"minima": rows, "curves": curves, "residual_sd": plain(law.residual_sd)}
-
-
-def surface_told(law: Any) -> dict[str, Any]:
-    """The parameters, and the answers to what a budget would buy."""
-    names = ("E", "A", "B", "alpha", "beta")
-    return {"theta": {name: plain(float(getattr(law, name)), 12) for name in names}, "ask": answers(law)}
+    if hasattr(law, "minima"):
+        runs, minima = law.runs, records(law.minima, 6)
+        spent = runs["budget" if "budget" in runs and runs["budget"].notna().all() else "flops"].to_numpy(
+            float
+        )
+        for row, flops in zip(minima, law.minima["flops"].tolist(), strict=True):
+            nearest = np.abs(np.log(spent / flops)).argmin()
+            row["nominal"] = plain(float(runs["nominal"].iloc[nearest])) if "nominal" in runs else None
+            row["nominal"] = row["nominal"] or row["flops"]  # the budget as the sweep gave it, if it did
+        summary["minima"] = minima
+    if hasattr(law, "E"):
+        residuals = figures.surface_residuals_table(law)
+        outliers = residuals[residuals["outlier"]].head(MOST_OUTLIERS)
+        names = ("key", "loss", "predicted", "residual_percent")
+        summary["outliers"] = records(outliers[[name for name in names if name in outliers]], 6)
+    if hasattr(law, "predict"):
+        summary["ask"] = answers(law)
+    return summary
 
 
 def answers(law: Any) -> dict[str, Any]:
@@ -205,88 +248,56 @@ def answers(law: Any) -> dict[str, Any]:
     return {"frontier": table(best, 5), "fewer": fewer}
 
 
-def compared(frame: pd.DataFrame, names: list[str], bootstrap: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every family over every other as reference, from one surface law per family."""
-    import analysis
-
-    if len(names) < 2:
-        return
-    runs = frame[frame["family"].isin(names)]
-    laws: Mapping[str, Law] | None = None
-    for reference in names:
-        try:
-            found = analysis.compare(runs, reference, bootstrap=bootstrap, laws=laws)
-        except UserError as error:
-            yield reference, {"refused": str(error)}
-            continue
-        laws = found.laws
-        yield reference, comparison_told(found)
-
-
-def comparison_told(found: Any) -> dict[str, Any]:
+def summary_of_comparison(comparison: Any) -> dict[str, Any]:
     from analysis import figures
 
-    shown = figures.compare_table(found)
+    shown = figures.compare_table(comparison)
     return {
-        "method": found.method,
+        "method": comparison.method,
         "multipliers": records(shown[shown["kind"] == "budget"].drop(columns="kind"), 5),
-        "curves": table(shown[shown["kind"] == "curve"].drop(columns="kind"), 5),
-        "crossovers": records(found.measured_crossovers, 5),
-        "checks": records(found.checks, 5),
-        "exponents": records(found.exponents, 4),
-        "warnings": list(found.warnings),
-        "level": next(iter(found.laws.values())).level,
+        "crossovers": records(comparison.measured_crossovers, 5),
+        "exponents": records(comparison.exponents, 4),
+        "warnings": list(comparison.warnings),
+        "level": next(iter(comparison.laws.values())).level,
     }
 
 
-def checked(laws: Mapping[str, Law]) -> dict[str, Any]:
-    """Whether to believe each law: verdict, checks, and the figure of its variants."""
-    from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
-
-    told: dict[str, Any] = {}
-    for method, law in laws.items():
-        if len(law.runs) > MOST_DIAGNOSED:
-            told[method] = {"verdict": "", "note": f"{len(law.runs)} runs are too many to check here"}
-            continue
-        found = diagnose(law)
-        told[method] = {
-            "verdict": found.verdict,
-            "checks": records(found.table, 4),
-            "variants": records(found.variants, 5),
-            "figure": figure_told(found.plot()),
-        }
-    return told
-
-
-def figure_told(figure: Any) -> Any:
-    """A Plotly figure without its template, which the page puts in, light or dark."""
-    from plotly.utils import PlotlyJSONEncoder
-
-    content = figure.to_plotly_json()
-    layout = {name: value for name, value in content["layout"].items() if name not in ("template", "width")}
-    plain_figure = {"data": content["data"], "layout": layout | {"autosize": True}}
-    return json.loads(json.dumps(plain_figure, cls=PlotlyJSONEncoder))
-
-
 def published_lines(laws: list[Law]) -> list[dict[str, Any]]:
-    """Frontiers of published laws over the budgets of `laws`, where a law says one."""
+    """Frontiers of published laws over the budgets of `laws`, where a law says one, as traces for the figure
+    of frontiers."""
     import numpy as np
 
     from analysis import published
+    from analysis.figures import theme
+    from analysis.figures.frontiers import PANELS
+    from analysis.figures.published_laws import DASHES
 
     low = min(law.flops_range[0] for law in laws)
     high = max(law.flops_range[1] for law in laws) * 10
     grid = np.geomspace(low, high, 24)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for row in published.laws().to_dict(orient="records"):
         try:
             beside = laws[0].against(row["name"], flops=grid, withdrawn=True)
         except UserError:
             continue
         own = beside.table[beside.table["law"] == row["name"]]
-        wanted = ["flops", "params", "tokens", "tokens_per_param", "loss"]
-        if len(own):
-            facts = {name: plain(row[name]) for name in ("name", "paper", "family", "status", "note")}
-            counts = {name: plain(row[name]) for name in ("params_counted", "flops_counted", "corpus")}
-            lines.append(facts | counts | {"line": table(own[wanted], 5)})
+        if not len(own):
+            continue
+        line = {"color": theme.NEUTRAL, "width": 1.8, "dash": DASHES[len(lines) % len(DASHES)]}
+        traces = []
+        for number, panel in enumerate(PANELS):
+            known = own[own[panel].notna()]
+            if len(known):
+                axes = {f"{name}axis": f"{name}{number + 1}" if number else name for name in "xy"}
+                points = {"x": table(known[["flops"]], 5)["flops"], "y": table(known[[panel]], 5)[panel]}
+                label = [*[""] * (len(known) - 1), row["name"]]
+                traces.append({
+                    **axes, **points, "type": "scatter", "mode": "lines+text", "line": line, "text": label,
+                    "textposition": "top left", "name": row["name"], "showlegend": False, "cliponaxis": False,
+                    "hovertemplate": row["name"] + ": %{y:.4s}<extra></extra>", "meta": {"role": "reference"},
+                })  # fmt: skip
+        facts = {name: plain(row[name]) for name in ("name", "paper", "family", "status", "note")}
+        counts = {name: plain(row[name]) for name in ("params_counted", "flops_counted", "corpus")}
+        lines.append(facts | counts | {"traces": traces})
     return lines

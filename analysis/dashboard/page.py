@@ -14,32 +14,26 @@ import importlib.util
 import json
 import re
 import time
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-from analysis.dashboard.board import Board
 from analysis.dashboard.security import OWN_STYLES
+from analysis.dashboard.state import State
 from analysis.figures import axes
-from analysis.figures.theme import (
-    FAMILY_STYLES,
-    FONT,
-    NEUTRAL,
-    PALETTES,
-    RAMP,
-    SPARE_SYMBOLS,
-    template_layout,
-)
+from analysis.figures.theme import DARK, FONT, NEUTRAL, PALETTES, template_layout
 
 SCRIPTS = (
-    *("dom", "format", "store", "route", "ticks", "draw", "sketch", "parts"),
+    *("dom", "format", "store", "route", "figure", "parts"),
     *("overview", "isoflop", "frontier", "compare", "ask", "health", "curves", "run", "shell", "main"),
 )
 """In the order in which they run: the views use what stands before them."""
 LARGEST_FILE = 5_900_000
 FRAME_BYTES = 20_000
 """Of an exported file beside its script, style and data."""
+OBJECTIVE = "Training objective (nats per token)"
 START = re.compile(r"#/[a-z]+(\?[A-Za-z0-9_.,:;|=&%+~*-]{0,600})?")
 """Addresses inside the page, as the page itself writes them."""
 
@@ -50,18 +44,24 @@ def _static(name: str) -> str:
 
 @cache
 def look() -> str:
-    """Colours, markers and words that the drawings of the notebook have too, as JSON."""
-    return json.dumps(
-        {
-            "families": {n: {"colour": s.colour, "symbol": s.symbol} for n, s in FAMILY_STYLES.items()},
-            "neutral": NEUTRAL,
-            "spare": SPARE_SYMBOLS,
-            "ramp": RAMP["light"],
-            "templates": {theme: template_layout(theme) for theme in PALETTES},
-            "titles": {"loss": axes.LOSS, "compute": axes.COMPUTE, "tokens": axes.TOKENS,
-                       "ratio": axes.TOKENS_PER_PARAM, "training": "Training objective (nats per token)"},
-        }
-    )  # fmt: skip
+    """Colours, markers and words of every figure, as JSON, and the figure of a training curve, which the page
+    fills with the points of the run: a file carries thousands of curves, but no thousands of figures."""
+    axis = {"type": "log", "exponentformat": "SI", "automargin": True}
+    curve = {
+        "data": [{"type": "scatter", "mode": "lines", "line": {"width": 1.8}, "meta": {}}],
+        "layout": {"height": 420, "xaxis": axis, "yaxis": axis | {"title": {"text": OBJECTIVE}}},
+        "caption": "The training objective along the run; the held-out loss, measured otherwise, is above.",
+    }
+    titles = {"loss": axes.LOSS, "flops": axes.COMPUTE, "tokens": axes.TOKENS, "step": "Steps"}
+    templates = {theme: template_layout(theme) for theme in PALETTES}
+    palettes = {theme: vars_of(theme) for theme in PALETTES}
+    return json.dumps({"neutral": NEUTRAL, "dark": DARK, "palettes": palettes, "templates": templates,
+                       "titles": titles, "curve": curve})  # fmt: skip
+
+
+def vars_of(theme: str) -> dict[str, str]:
+    """The colours of a theme that are no data."""
+    return {name: getattr(PALETTES[theme], name) for name in ("paper", "text", "muted", "grid", "line")}
 
 
 @cache
@@ -73,8 +73,7 @@ def script() -> str:
 
 @cache
 def style() -> str:
-    colours = {f"{theme}_{name}": getattr(PALETTES[theme], name)
-               for theme in PALETTES for name in ("paper", "text", "muted", "grid", "line")}  # fmt: skip
+    colours = {f"{theme}_{name}": colour for theme in PALETTES for name, colour in vars_of(theme).items()}
     return Template(_static("style.css")).substitute(colours, font=FONT)
 
 
@@ -109,15 +108,36 @@ def served(title: str) -> str:
     )
 
 
-def room_for_curves(board: Board) -> int:
+def carried_laws(state: State, start: str) -> dict[str, bytes]:
+    """The laws an exported file carries, by "params|flops", as gzip of JSON: those counted as address `start`
+    says with their figures, the others without."""
+    query = dict(re.findall(r"[?&](params|flops)=(\w+)", start))
+    counts = tuple({**state.runs.facts.get("default", {}), **query}.get(kind) for kind in ("params", "flops"))
+    carried = {}
+    for count, laws in dict(state.laws).items():
+        content = laws.content
+        if content and count != counts:
+            kept = {
+                name: value
+                for name, value in json.loads(gzip.decompress(content)).items()
+                if name != "figures"
+            }
+            content = _pack(json.dumps(kept, separators=(",", ":")).encode())
+        if content:
+            carried["|".join(count)] = content
+    return carried
+
+
+def room_for_curves(state: State, laws: Mapping[str, bytes]) -> int:
     """Bytes that packed loss curves may have, so that the exported file stays within LARGEST_FILE."""
-    held = [packed_library(), board.page.content, *(told.content for told in board.laws.values())]
+    held = [packed_library(), state.runs.content, *laws.values()]
     texts = len(script()) + len(style()) + FRAME_BYTES
     return (LARGEST_FILE - texts) * 3 // 4 - sum(map(len, held))
 
 
-def exported(board: Board, curves: bytes, *, title: str, start: str = "") -> bytes:
-    """The page with all that is known inside; it opens at address `start` of the page. curves: packed."""
+def exported(state: State, curves: bytes, laws: Mapping[str, bytes], *, title: str, start: str = "") -> bytes:
+    """The page with its data inside; it opens at address `start` of the page. curves: packed; laws: see
+    `carried_laws`."""
     program, drawing, looks = script(), library(), style()
     allowed = " ".join(_hash(text) for text in (program.encode(), drawing))
     policy = (
@@ -125,14 +145,14 @@ def exported(board: Board, curves: bytes, *, title: str, start: str = "") -> byt
         "style-src-attr 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     start = start if START.fullmatch(start) else ""
-    known = {"start": start, "written": time.time(), "state": board.state()}
+    opening = {"start": start, "written": time.time(), "state": state.summary()}
     parts = {
-        "known": _pack(json.dumps(known).encode()),
-        "runs": _pack(gzip.decompress(board.page.content) if board.page.content else b"null"),
+        "known": _pack(json.dumps(opening).encode()),
+        "runs": _pack(gzip.decompress(state.runs.content) if state.runs.content else b"null"),
         "curves": curves,
         "library": packed_library(),
     }
-    parts |= {f"laws-{'|'.join(c)}": t.content for c, t in dict(board.laws).items() if t.content}
+    parts |= {f"laws-{count}": content for count, content in laws.items()}
     data = "\n".join(_carried(name, content) for name, content in parts.items())
     return _page(
         title=title,

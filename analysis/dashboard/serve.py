@@ -67,14 +67,14 @@ def serve(
 ) -> None:
     """Serve the page over the source that `spec` names (see `sources.spec_of`) until Ctrl-C.
 
-    Beyond loopback a token is needed; one is made where none is given. files: of the store, whose change says
+    Beyond loopback a token is needed; one is made if none is given. files: of the store, whose change says
     that runs changed. names: further host names of this machine. say: tells a person the address.
-    UserError where host or port cannot be used.
+    UserError if host or port cannot be used.
     """
     import uvicorn
 
     from analysis.dashboard import app, limits, security
-    from analysis.dashboard.board import Board
+    from analysis.dashboard.state import State
 
     # what an address and a cookie hold as it is, or the printed link would not open the page
     if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]{8,}", token):
@@ -85,9 +85,9 @@ def serve(
         token = security.new_token()
     opened = listen(host, port)
     cache = cache_folder(spec)
-    board = Board(spec, cache, files=tuple(files), bootstrap=bootstrap)
-    board.take_up(cache)
-    guarded = security.Guard(app.build(board, title=title), host=host, token=token, names=names)
+    state = State(spec, cache, files=tuple(files), bootstrap=bootstrap)
+    state.take_up(cache)
+    guarded = security.Guard(app.build(state, title=title), host=host, token=token, names=names)
     # no access log: an address may hold the token
     config = uvicorn.Config(
         guarded,

@@ -201,14 +201,14 @@ def no_curves(rows: pd.DataFrame) -> Iterator[Curve]:
 
 def marks_of(files: tuple[Path, ...]) -> list[list[int]]:
     """Time and size of each file that exists: they change when it is written."""
-    found = []
+    marks = []
     for path in files:
         try:
-            told = path.stat()
+            status = path.stat()
         except OSError:
             continue
-        found.append([told.st_mtime_ns, told.st_size])
-    return found
+        marks.append([status.st_mtime_ns, status.st_size])
+    return marks
 
 
 def spec_of(store: str, sweep: str | None = None, families: list[str] | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ ends with its input. Warnings and logs go to standard error.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import gc
 import gzip
@@ -24,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.dashboard.columns import to_columns
+from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,13 +72,13 @@ class Reader:
         import pandas as pd
 
         try:
-            told = json.loads((self.cache / "mark.json").read_text(encoding="utf-8"))
+            snapshot = json.loads((self.cache / "mark.json").read_text(encoding="utf-8"))
             frame = pd.read_parquet(self.cache / SNAPSHOT)
         except (OSError, ValueError):
             return
-        if told.get("source") == self.source.shown:
-            self.frame, self.mark, self.note = frame, told["mark"], told["note"]
-            self.tracking = told.get("tracking")
+        if snapshot.get("source") == self.source.shown:
+            self.frame, self.mark, self.note = frame, snapshot["mark"], snapshot["note"]
+            self.tracking = snapshot.get("tracking")
 
     def read(self, job: Mapping[str, Any]) -> Answers:
         """What changed; the answer has no file where nothing did and the server has a page already."""
@@ -101,12 +102,13 @@ class Reader:
         self.frame, self.mark, self.note = with_keys(rows), change.mark, change.note
         self.tracking = change.tracking
         self.frame.to_parquet(self.cache / SNAPSHOT, index=False)
-        told = {"source": self.source.shown, "mark": self.mark, "note": self.note, "tracking": self.tracking}
-        write(self.cache / "mark.json", json.dumps(told).encode())
+        facts = {"source": self.source.shown, "mark": self.mark, "note": self.note, "tracking": self.tracking}
+        write(self.cache / "mark.json", json.dumps(facts).encode())
 
     def _publish(self) -> dict[str, Any]:
         from analysis.dashboard.fits import counts_of, default_counts
         from analysis.dashboard.measures import measures_of, nominal_budgets
+        from analysis.figures import theme
 
         frame = self.frame
         assert frame is not None, "a source that never changed has nothing to show"
@@ -121,6 +123,15 @@ class Reader:
             "tracking": self.tracking,
         }
         shown = frame.assign(nominal=nominal_budgets(frame)) if len(frame) else frame
+        # how families and budgets look, as in every figure
+        families = theme.family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
+        styles = {name: theme.family_style(name) for name in families}
+        facts["families"] = {name: {"colour": s.colour, "symbol": s.symbol} for name, s in styles.items()}
+        nominal = shown["nominal"].dropna().unique().tolist() if len(frame) else []
+        budgets = [plain_number(budget) for budget in sorted(nominal)]
+        facts["budgets"] = [
+            list(pair) for pair in zip(budgets, theme.budget_colours(len(budgets)), strict=True)
+        ]
         content = pack({**facts, "columns": to_columns(shown)})
         etag = hashlib.sha256(content).hexdigest()[:24]
         path = self.cache / "page.json.gz"
@@ -150,14 +161,14 @@ class Reader:
 
     def run(self, job: Mapping[str, Any]) -> Answers:
         """Curve, story and texts of the run with that key."""
-        from analysis.dashboard.curves import told
+        from analysis.dashboard.curves import columns_of
 
         frame = self.frame
         rows = frame[frame["key"] == job["key"]] if frame is not None and len(frame) else None
         if rows is None or not len(rows):
             yield {"unknown": True, "end": True}
             return
-        curve = told(next(self.source.curves(rows.tail(1))))
+        curve = columns_of(next(self.source.curves(rows.tail(1))))
         row = rows.iloc[-1]
         yield {
             "curve": curve,
@@ -198,35 +209,49 @@ def data_hash(frame: pd.DataFrame) -> str:
 
 
 class Fitter:
-    """Fits laws to the snapshot that the reader keeps."""
+    """Fits laws to the snapshot that the reader keeps, and saves pictures of their figures."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
 
     def fit(self, job: Mapping[str, Any]) -> Answers:
-        """Answers after each step, with the file that holds all that is known so far."""
+        """Answers after each step, with the file that holds all results so far."""
         import pandas as pd
 
         from analysis.dashboard import fits
 
+        os.nice(max(0, 10 - os.nice(0)))  # a sweep on this machine goes first
         params, flops, wanted = job["params"], job["flops"], job["hash"]
         path = self.cache / f"laws-{wanted}-{params}-{flops}.json.gz"
         frame = pd.read_parquet(self.cache / SNAPSHOT)
         now = data_hash(frame)
-        asked = fits.Asked(frame=fits.counted(frame, params, flops), bootstrap=int(job["bootstrap"]))
-        known: dict[str, Any] = {"hash": now, "params": params, "flops": flops, "fitted_at": time.time()}
-        steps: list[dict[str, Any]] = []
+        results: dict[str, Any] = {"hash": now, "params": params, "flops": flops, "fitted_at": time.time()}
+        part = path.with_suffix(".part")
 
-        def tell(stage: str, parts: dict[str, Any]) -> None:
-            for name, part in parts.items():
-                known[name] = known.get(name, {}) | part if isinstance(part, dict) else part
-            write(path.with_suffix(".part"), pack({**known, "done": False, "stage": stage}))
-            send({"stage": stage, "file": str(path.with_suffix(".part"))})
-            steps.append({"stage": stage})
+        def report(stage: str, news: dict[str, Any]) -> None:
+            for name, value in news.items():
+                results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
+            write(part, pack({**results, "done": False, "stage": stage}))
+            send({"stage": stage, "file": str(part)})
 
-        fits.work_out(asked, tell)
-        write(path, pack({**known, "done": True, "stage": ""}, SMALL))
-        yield {"file": str(path), "steps": len(steps), "hash": now, "end": True}
+        fits.fit_everything(fits.counted(frame, params, flops), int(job["bootstrap"]), report)
+        write(path, pack({**results, "done": True, "stage": ""}, SMALL))
+        part.unlink(missing_ok=True)
+        yield {"file": str(path), "hash": now, "end": True}
+
+    def picture(self, job: Mapping[str, Any]) -> Answers:
+        """A file of one figure among those in the file of laws."""
+        from analysis.dashboard.drawings import picture
+
+        laws = json.loads(gzip.decompress(Path(job["laws"]).read_bytes()))
+        content = laws.get("figures", {}).get(job["name"])
+        if content is None:
+            raise UserError(f"there is no figure {job['name']} yet")
+        path = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
+                       budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
+        answer = base64.b64encode(path.read_bytes()).decode()
+        path.unlink()
+        yield {"content": answer, "end": True}
 
 
 def give_back() -> None:
@@ -265,7 +290,7 @@ def main() -> None:
         job = json.loads(line)
         cache = Path(job["cache"])
         try:
-            if job["job"] != "fit" and reader is None:
+            if job["job"] not in ("fit", "picture") and reader is None:
                 reader = Reader(build(job["spec"]), cache)
             for answer in _handler(job["job"], reader, cache)(job):
                 send(answer)
@@ -278,10 +303,8 @@ def main() -> None:
 
 
 def _handler(name: str, reader: Reader | None, cache: Path) -> Callable[[Mapping[str, Any]], Answers]:
-    if name == "fit":
-        os.nice(10)  # a sweep on this machine goes first
-        return Fitter(cache).fit
-    assert reader is not None, "made above"
+    if reader is None:
+        return {"fit": Fitter(cache).fit, "picture": Fitter(cache).picture}[name]
     return {"read": reader.read, "run": reader.run, "curves": reader.curves}[name]
 
 

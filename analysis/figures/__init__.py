@@ -45,6 +45,7 @@ from analysis.figures.diagnostics import (
 )
 from analysis.figures.frontiers import frontier, frontier_table
 from analysis.figures.isoflops import isoflop, isoflop_table
+from analysis.figures.measured import best_losses, best_losses_table, measured, measured_table
 from analysis.figures.multipliers import compare, compare_table
 from analysis.figures.published_laws import against, against_table
 from analysis.figures.residuals import surface_residuals, surface_residuals_table
@@ -61,6 +62,8 @@ __all__ = [
     "Kind",
     "against",
     "against_table",
+    "best_losses",
+    "best_losses_table",
     "compare",
     "compare_table",
     "drawn",
@@ -74,6 +77,8 @@ __all__ = [
     "isoflop_table",
     "loss_curves",
     "loss_curves_table",
+    "measured",
+    "measured_table",
     "page",
     "rollout",
     "rollout_table",
@@ -111,6 +116,8 @@ FIGURES: dict[str, Kind] = {
         draw=loss_curves, of="runs", in_report=True,
         shows="the training objective along runs, and the held-out bound at their end",
     ),
+    "measured": Kind(draw=measured, of="table", shows="loss against size of runs, before any law"),
+    "best_losses": Kind(draw=best_losses, of="table", shows="the best loss of each family and budget"),
     "compare": Kind(
         draw=compare, of="comparison", in_report=True,
         shows="compute of families over a reference at equal loss",

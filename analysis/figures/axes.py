@@ -138,9 +138,11 @@ def compute_axis(
     high += beyond * (high - low)
     at = sorted({float(budget) for budget in budgets}, reverse=True)
     at = at[:1] + at[-1:] * (len(at) > 1) + at[1:-1]  # the ends first
+    if not at:
+        return axis | {"range": [low, high]}
     tens = [10.0**ten for ten in range(math.ceil(low), math.floor(high) + 1)]
     labelled: list[float] = []
-    for tick in [*at, *(ten for ten in tens if not at or ten > max(at) or ten < min(at))]:
+    for tick in [*at, *(ten for ten in tens if ten > max(at) or ten < min(at))]:
         if all(abs(math.log10(tick / other)) >= (high - low) / room for other in labelled):
             labelled.append(tick)
     minor = axis["minor"] | {"tickvals": sorted(set(at) - set(labelled))}

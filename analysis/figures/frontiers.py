@@ -42,8 +42,10 @@ class Line:
     level: float
     dash: str = "solid"
     law: Law | None = None
-    """The fitted law, whose runs, minima and power laws are shown with the line."""
-    with_runs: bool = True
+    """The fitted law, whose power laws stand in the panels."""
+    best: pd.DataFrame | None = None
+    """See `parts.best_runs`; None where another line shows them."""
+    minima: pd.DataFrame | None = None
 
 
 def frontier_table(law: Law, *, points: int = 60) -> pd.DataFrame:
@@ -74,13 +76,14 @@ def frontier(laws: Law | Mapping[str, Law]) -> go.Figure:
         lines.append(
             Line(
                 name=name, family=law.family or name, table=frontier_table(law), style=styles[name],
-                level=law.level, law=law, with_runs=law.sha256 not in drawn,
+                level=law.level, law=law, minima=_minima(law),
+                best=None if law.sha256 in drawn else parts.best_runs(law),
             )
         )  # fmt: skip
         drawn.add(law.sha256)
     figure = draw_lines(lines, axes.params_title(law.runs for law in named.values()))
     words = ["Points: the best run of each budget."]
-    if any(len(_minima(law)) for law in named.values()):
+    if any(line.minima is not None for line in lines):
         words.append("Diamonds: minima of the IsoFLOP curves.")
     if any(line.table["loss_low"].notna().any() for line in lines):
         words.append(f"Bands: {lines[0].level:.0%} intervals.")
@@ -97,7 +100,7 @@ def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
         for line in lines:
             given = parts.entry(line.style, lines=True, family=line.family, group=parts.safe(line.name))
             parts.add(figure, [given.update(line={"dash": line.dash})])
-    budgets = {flops for line in lines if line.law for flops in line.law.budget_flops}
+    budgets = parts.budgets_of(line.law for line in lines if line.law)
     flops = [value for line in lines for value in line.table["flops"]]
     flops += [value for line in lines if line.law for value in line.law.runs["flops"]]
     longest = max((len(line.name) for line in lines), default=0)
@@ -109,8 +112,8 @@ def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
         x_axis = axes.compute_axis(axes.COMPUTE if row == 2 else "", budgets, flops, beyond=room)
         y_values = [value for line in lines for value in _to_show(line.table, panel)]
         for line in lines:
-            if line.law is not None:
-                y_values += [*parts.best_runs(line.law)[panel], *_minima(line.law)[panel].dropna()]
+            for shown in (line.best, line.minima):
+                y_values += [] if shown is None else [*shown[panel].dropna()]
         if panel == "loss":
             margin = 0.06 * (max(y_values) - min(y_values)) or 0.05
             limits = (min(y_values) - margin, max(y_values) + margin)
@@ -132,9 +135,9 @@ def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
         ends, formulas = [], []
         for line in lines:
             owner = parts.belongs(line.family)
-            shown = line.table[line.table[panel].notna()]
-            if len(lines) > 1 and len(shown):
-                x, y = float(shown["flops"].iloc[-1]), float(shown[panel].iloc[-1])
+            drawn = line.table[line.table[panel].notna()]
+            if len(lines) > 1 and len(drawn):
+                x, y = float(drawn["flops"].iloc[-1]), float(drawn[panel].iloc[-1])
                 label = parts.marked(line.style, parts.safe(line.name) if labelled else "")
                 ends.append((label, owner, math.log10(x), y if panel == "loss" else math.log10(y)))
             if line.law is not None and (formula := parts.power_laws(line.law, panel)):
@@ -158,10 +161,8 @@ def _traces(line: Line, panel: str, limits: tuple[float, float]) -> list[go.Scat
         traces.append(
             parts.scatter("line", part["flops"], part[panel], text=texts, mode="lines", line=look, **tags)
         )
-    if line.law is None:
-        return traces
-    if line.with_runs:
-        runs = parts.best_runs(line.law)
+    if line.best is not None:
+        runs = line.best
         texts = [parts.run_text(run, run["at"]) for run in runs.to_dict(orient="records")]
         look = parts.marker(colour, line.style.symbol, 7)
         traces.append(
@@ -169,8 +170,8 @@ def _traces(line: Line, panel: str, limits: tuple[float, float]) -> list[go.Scat
                 "points", runs["at"], runs[panel], keys=runs, text=texts, mode="markers", marker=look, **tags
             )
         )
-    minima = _minima(line.law)
-    if len(minima):
+    if line.minima is not None:
+        minima = line.minima
         ends = (minima[f"{panel}_low"], minima[f"{panel}_high"])
         traces += parts.intervals("y", minima["flops"], minima[panel], *ends, limits, colour, **tags)
         rows = minima.to_dict(orient="records")
@@ -184,13 +185,11 @@ def _traces(line: Line, panel: str, limits: tuple[float, float]) -> list[go.Scat
     return traces
 
 
-def _minima(law: Law) -> pd.DataFrame:
-    """The usable minima of an IsoFLOP law, no rows for any other."""
-    import pandas as pd
-
+def _minima(law: Law) -> pd.DataFrame | None:
+    """The usable minima of an IsoFLOP law."""
     minima = getattr(law, "minima", None)
     if minima is None:
-        return pd.DataFrame(columns=[f"{name}{end}" for name in PANELS for end in ("", "_low", "_high")])
+        return None
     return minima[minima["status"] == parts.BRACKETED].astype({"flops": "float64"})
 
 

@@ -31,7 +31,7 @@ def isoflop_table(law: IsoflopLaw) -> pd.DataFrame:
     import pandas as pd
 
     minima = law.minima.sort_values("flops").astype(object)
-    by_budget = parts.by_budget(law, minima["flops"].tolist())
+    by_budget = parts.with_labels(parts.by_budget(law, minima["flops"].tolist()))
     rows: list[dict[str, Any]] = []
     for minimum in minima.to_dict(orient="records"):
         shared = {name: minimum[name] for name in ("flops", "status", "reason")}

@@ -71,13 +71,22 @@ def by_budget(law: Law, budgets: Iterable[float] | None = None) -> pd.DataFrame:
     known = np.array(list(budgets or law.budget_flops), dtype=np.float64)
     distance = np.abs(np.log(spent[:, None] / known))
     nearest = known[distance.argmin(axis=1)]
-    return with_labels(law.runs).assign(at=np.where(distance.min(axis=1) < 0.2, nearest, spent), near=nearest)
+    return law.runs.assign(at=np.where(distance.min(axis=1) < 0.2, nearest, spent), near=nearest)
+
+
+def budgets_of(laws: Iterable[Law]) -> set[float]:
+    """The budgets of all laws; of a law whose runs have none (each spent what it spent) there are none."""
+    budgets: set[float] = set()
+    for law in laws:
+        runs = by_budget(law)
+        budgets |= set(law.budget_flops) if (runs["at"] == runs["near"]).mean() > 0.9 else set()
+    return budgets
 
 
 def best_runs(law: Law) -> pd.DataFrame:
     """The run with the lowest loss of every budget, with tokens_per_param."""
     runs = by_budget(law).reset_index(drop=True)
-    best = runs.loc[runs.groupby("near")["loss"].idxmin()]
+    best = with_labels(runs.loc[runs.groupby("near")["loss"].idxmin()])
     return best.assign(tokens_per_param=best["tokens"] / best["params"])
 
 

@@ -46,7 +46,15 @@ def against(beside: Beside) -> go.Figure:
         if order == 0:
             style = theme.family_style(law.family)
             lines.append(
-                Line(name=name, family=law.family, table=part, style=style, level=law.level, law=law)
+                Line(
+                    name=name,
+                    family=law.family,
+                    table=part,
+                    style=style,
+                    level=law.level,
+                    law=law,
+                    best=parts.best_runs(law),
+                )
             )
             continue
         symbol = theme.SPARE_SYMBOLS[(order - 1) % len(theme.SPARE_SYMBOLS)]

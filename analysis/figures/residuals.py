@@ -83,9 +83,8 @@ def surface_residuals(laws: SurfaceLaw | Mapping[str, SurfaceLaw]) -> go.Figure:
                     y=row["residual_percent"], yshift=12, row=1, col=column,
                 )  # fmt: skip
         values = [value for table in tables.values() for value in table[x]]
-        budgets = {flops for law in named.values() for flops in law.budget_flops}
         if x == "flops":
-            x_axis = axes.compute_axis(title, budgets, values, room=6)
+            x_axis = axes.compute_axis(title, parts.budgets_of(named.values()), values, room=6)
         else:
             x_axis = axes.log_axis(title, values, text, room=7)
         figure.update_xaxes(**x_axis, row=1, col=column)

@@ -150,6 +150,11 @@ class Run:
     traceback: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def worked_s(self) -> float:
+        """Seconds of training and evaluation, over all attempts."""
+        return float(self.result.get("train_s", 0.0) + self.result.get("evaluation_s", 0.0))
+
     def due(self, now: float) -> bool:
         """Whether it may be started, as far as it is concerned."""
         return self.state in CLAIMABLE and not 0 < self.not_before - now < LONGEST_PAUSE_S

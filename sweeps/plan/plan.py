@@ -21,7 +21,7 @@ from scaling.ladder import Size
 from scaling.spec import DataSpec, RunSpec
 from sweeps.config.model import Resources, SweepConfig
 from sweeps.config.sizes import size_params, sizes_per_budget
-from sweeps.ledger.types import Entry, Needs, Run, State
+from sweeps.ledger.types import RETRIED, SETTLED, Entry, Needs, Run, State
 from sweeps.plan import memory, timing
 from sweeps.plan.diff import why_new
 from sweeps.plan.rows import spec_columns
@@ -87,15 +87,7 @@ class PlannedRun:
 
     @property
     def to_do(self) -> bool:
-        return self.state not in SETTLED
-
-
-SETTLED: Mapping[str, str] = {
-    "finished": "",
-    "diverged": "`scaling retry KEY` trains one again",
-    "cancelled": "`scaling resume` takes them up",
-}
-"""States that a sweep leaves as they are, and what changes that."""
+        return State(self.state) not in SETTLED - RETRIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +254,7 @@ def make_plan(
     past = tuple(past)
     done = [run for run in past if run.state == State.FINISHED and run.device]
     kind = kind or timing.usual_kind(config.resources.gpus, [str(run.device) for run in done])
-    experience = timing.Experience(_finished(config, done, by_key))
+    experience = _experience(config, done, by_key)
     seconds = _expected_s(config, by_key, kind, experience)
     states = {run.key: str(run.state) for run in past}
     runs = []
@@ -317,26 +309,19 @@ def _expected_s(
     }
 
 
-def _finished(
-    config: SweepConfig, done: Sequence[Run], known: Mapping[str, RunSpec]
-) -> list[timing.Finished]:
-    """The finished runs with what the guess said of each; those of another config's specs count as well."""
-    alike: dict[tuple[str, float, float], list[tuple[RunSpec, float]]] = defaultdict(list)
+def _experience(config: SweepConfig, done: Sequence[Run], known: Mapping[str, RunSpec]) -> timing.Experience:
+    """What finished runs teach, those of another config's specs as well."""
+    alike: dict[tuple[str, float, float], list[tuple[RunSpec, Run]]] = defaultdict(list)
     for run in done:
-        wall_s = run.result.get("train_s", 0.0) + run.result.get("evaluation_s", 0.0)
         kind = kind_of(str(run.device))
-        if wall_s > 0 and is_cpu(kind) == (config.resources.gpus <= 0):
+        if run.worked_s > 0 and is_cpu(kind) == (config.resources.gpus <= 0):
             spec = known.get(run.key) or RunSpec.from_dict(run.spec)
-            alike[kind, run.needs.cpus, run.needs.gpus].append((spec, wall_s))
-    found = []
+            alike[kind, run.needs.cpus, run.needs.gpus].append((spec, run))
+    found: list[tuple[Run, float]] = []
     for (kind, cpus, gpus), runs in alike.items():
         guesses = timing.guesses_s([spec for spec, _ in runs], kind=kind, cpus=cpus, gpus=gpus)
-        for (spec, wall_s), guess_s in zip(runs, guesses, strict=True):
-            params = float(spec.param_count("non_embedding"))
-            found.append(
-                timing.Finished(family=spec.family, params=params, kind=kind, guess_s=guess_s, wall_s=wall_s)
-            )
-    return found
+        found += [(run, guess_s) for (_, run), guess_s in zip(runs, guesses, strict=True)]
+    return timing.Experience(found)
 
 
 # --- warnings

@@ -69,7 +69,7 @@ def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any
             "bits_per_byte": result.get("bits_per_byte"),
         }
     if run.state in (State.FINISHED, State.DIVERGED):
-        row["wall_s"] = result.get("train_s", 0.0) + result.get("evaluation_s", 0.0)
+        row["wall_s"] = run.worked_s
         row["tokens_per_s"] = result.get("tokens_per_s")
         row["micro_batch"] = result.get("micro_batch")
     row |= {

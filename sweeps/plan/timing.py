@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -23,6 +22,8 @@ import numpy as np
 from scaling.flops import forward_flops
 from scaling.spec import RunSpec
 from sweeps.attempt.worker import device_name
+from sweeps.ledger.types import Run
+from sweeps.plan.rows import spec_columns
 from sweeps.pools.devices import GPUS, gpu, is_cpu, kind_of
 
 MATMUL_SHARE = 0.5
@@ -150,28 +151,19 @@ def _power_of_two(value: float, low: int, high: int) -> int:
     return int(min(max(2 ** round(math.log2(value)), low), high))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """A run that is done: what the guess said for its kind of device, and what it took."""
-
-    family: str
-    params: float
-    kind: str
-    guess_s: float
-    wall_s: float
-    """Training and evaluation, without the start."""
-
-
 class Experience:
     """Runs that are done, from which the times of others are foretold."""
 
-    def __init__(self, done: Iterable[Finished] = ()) -> None:
+    def __init__(self, done: Iterable[tuple[Run, float]] = ()) -> None:
+        """done: each run with what the guess said for its kind of device."""
         runs = tuple(done)
-        self.kinds = Counter(run.kind for run in runs)
-        self._kinds = np.array([run.kind for run in runs])
-        self._families = np.array([run.family for run in runs])
-        self._sizes = np.log([run.params for run in runs])
-        self._ratios = np.log([run.wall_s / max(run.guess_s - START_S, 1e-3) for run in runs])
+        kinds = [kind_of(str(run.device)) for run, _ in runs]
+        self.kinds = Counter(kinds)
+        self._kinds = np.array(kinds)
+        self._families = np.array([run.family for run, _ in runs])
+        columns = [run.columns or spec_columns(RunSpec.from_dict(run.spec)) for run, _ in runs]
+        self._sizes = np.log([float(known["params"]) for known in columns])
+        self._ratios = np.log([run.worked_s / max(guess_s - START_S, 1e-3) for run, guess_s in runs])
 
     def seconds(self, guess_s: float, family: str, params: float, kind: str) -> float:
         """The guess, with the share that is not the start times what other runs took over their guess."""

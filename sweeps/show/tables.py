@@ -26,6 +26,7 @@ from analysis.text import (
     size_text,
     value_text,
 )
+from sweeps.ledger.types import State
 
 if TYPE_CHECKING:
     from sweeps.plan.plan import Plan, PlannedRun
@@ -44,6 +45,12 @@ WORDS: Mapping[str, tuple[str, str, str]] = {
 """What a state looks like: its mark in the picture, its word in a table, its colour."""
 
 
+SKIPPED = {
+    State.FINISHED: "",
+    State.DIVERGED: "`scaling retry KEY` trains one again",
+    State.CANCELLED: "`scaling resume` takes them up",
+}
+"""States that a sweep leaves as they are, and what changes that."""
 KEY_LETTERS = 8
 """Of a key, in a table: enough to name a run by."""
 NARROW = 120
@@ -218,10 +225,9 @@ def totals(plan: Plan, *, slots: int) -> Text:
 def places(plan: Plan, folder: Path, *, data: Path) -> Text:
     """Which runs are left out and why, and where everything goes. folder: of the sweep."""
     from sweeps.attempt.journal import run_folder
-    from sweeps.plan.plan import SETTLED
 
     lines = []
-    for state, remedy in SETTLED.items():
+    for state, remedy in SKIPPED.items():
         number = sum(run.state == state for run in plan.runs)
         if number:
             lines.append(f"skipped: {number} {state}" + (f" ({remedy})" if remedy else ""))

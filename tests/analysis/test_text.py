@@ -18,6 +18,7 @@ from analysis.text import (
     printable,
     size_text,
     time_text,
+    value_text,
     without_secrets,
     without_zeros,
 )
@@ -113,6 +114,12 @@ def test_an_end_that_is_numerically_nothing_is_written_as_0() -> None:
 
 def test_a_number_without_an_interval_stands_alone() -> None:
     assert interval_text(2e6, None, math.nan, count_text) == "2.00M"
+
+
+def test_a_count_in_a_table_stays_a_whole_number() -> None:
+    assert value_text("runs", 6) == "6"
+    assert value_text("params", 5000) == "5.00k"
+    assert value_text("loss", 2.0) == "2.000"
 
 
 def test_ticks_have_no_zeros_at_the_end() -> None:

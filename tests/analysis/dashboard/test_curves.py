@@ -21,17 +21,17 @@ from analysis.dashboard import curves
 def unpacked(content: bytes) -> tuple[dict[str, Any], list[tuple[list[int], list[float | None]]]]:
     """As the page reads it, written anew: the head, and each run's steps and losses."""
     head, _, rest = gzip.decompress(content).partition(b"\n")
-    told = json.loads(head)
-    total = sum(told["counts"])
+    head = json.loads(head)
+    total = sum(head["counts"])
     assert len(rest) == 8 * total
     runs, start = [], 0
-    for count in told["counts"]:
+    for count in head["counts"]:
         steps = summed(rest[: 4 * total], start, count)
         units = summed(rest[4 * total :], start, count)
-        losses = [None if u == told["missing"] else math.exp(u / told["per_log"]) for u in units]
+        losses = [None if u == head["missing"] else math.exp(u / head["per_log"]) for u in units]
         runs.append((steps, losses))
         start += count
-    return told, runs
+    return head, runs
 
 
 def summed(planes: bytes, start: int, count: int) -> list[int]:
@@ -56,8 +56,8 @@ RUNS = st.lists(
 
 @given(RUNS)
 def test_what_was_packed_comes_out_again(runs: list[tuple[list[int], list[float]]]) -> None:
-    told, found = unpacked(curves.packed(of(*runs)))
-    assert told["recorded"] == [len(steps) for steps, _ in runs]
+    head, found = unpacked(curves.packed(of(*runs)))
+    assert head["recorded"] == [len(steps) for steps, _ in runs]
     for (steps, losses), (steps_again, losses_again) in zip(runs, found, strict=True):
         assert steps_again == steps
         for loss, again in zip(losses, losses_again, strict=True):
@@ -92,9 +92,9 @@ def test_a_file_gets_as_many_points_as_it_has_room_for() -> None:
     many = of(*[(steps, 3 + rng.normal(0, 0.1, 200)) for _ in range(100)])
     whole = curves.packed(many)
     assert curves.fitting(many, len(whole)) == whole
-    told, runs = unpacked(curves.fitting(many, len(whole) // 4))
+    head, runs = unpacked(curves.fitting(many, len(whole) // 4))
     assert len(curves.fitting(many, len(whole) // 4)) <= len(whole) // 4
-    assert told["recorded"] == [200] * 100
+    assert head["recorded"] == [200] * 100
     assert all(12 <= len(steps) < 100 for steps, _ in runs)
     assert "no room" in json.loads(gzip.decompress(curves.fitting(many, 100)))["problem"]
 
@@ -105,7 +105,7 @@ def test_the_more_runs_the_fewer_points_each() -> None:
     assert curves.most_of(10**7) == curves.LEAST_POINTS
 
 
-def test_runs_without_a_curve_and_runs_that_were_not_read_are_told_apart(tmp_path: Path) -> None:
+def test_runs_without_a_curve_and_runs_that_were_not_read_are_head_apart(tmp_path: Path) -> None:
     late = iter([([1.0, 2.0], [3.0, 2.0]), ([], []), ([1.0], [1.0])])
     found = curves.collected(((np.array(s), np.array(v)) for s, v in late), 3, until=time.monotonic() - 1)
     found.save(tmp_path / "held.npz")
@@ -132,10 +132,10 @@ def test_of_a_repeated_step_the_latest_value_counts() -> None:
     assert [len(steps) for steps, _ in curves.by_run(points.head(0), ["a"])] == [0]
 
 
-def test_one_curve_is_told_as_columns() -> None:
+def test_one_curve_comes_as_columns() -> None:
     steps = np.arange(0, 5001)
-    told = curves.told((steps, 1 + 1 / (steps + 1)))
-    assert len(told["step"]) <= curves.MOST_POINTS
-    assert (told["step"][0], told["recorded"]) == (1, 5000)
-    assert told["loss"] == sorted(told["loss"], reverse=True)
-    assert curves.told(([1, 2], [3.0, math.nan]))["loss"] == [3, None]
+    columns = curves.columns_of((steps, 1 + 1 / (steps + 1)))
+    assert len(columns["step"]) <= curves.MOST_POINTS
+    assert (columns["step"][0], columns["recorded"]) == (1, 5000)
+    assert columns["loss"] == sorted(columns["loss"], reverse=True)
+    assert curves.columns_of(([1, 2], [3.0, math.nan]))["loss"] == [3, None]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -99,22 +101,22 @@ def test_laws_told_are_those_that_fit_law_gives() -> None:
 
     frame = fits.counted(made_up(), "params_non_embedding", "flops_6nd")
     own = frame[frame["family"] == "ar"]
-    laws, told = fits.fit_family(own, 40)
+    laws, summary = fits.fit_family(own, 40)
     law = analysis.fit_law(own.set_axis(own["key"].tolist(), axis=0), "surface", bootstrap=40)
     assert laws["surface"].sha256 == law.sha256
     a = law.exponents["params"]
-    assert told["laws"]["surface"]["exponents"]["params"] == pytest.approx([a, a.low, a.high], rel=1e-6)
-    at = told["laws"]["surface"]["ask"]["frontier"]
+    assert summary["laws"]["surface"]["exponents"]["params"] == pytest.approx([a, a.low, a.high], rel=1e-6)
+    at = summary["laws"]["surface"]["ask"]["frontier"]
     best = law.optimal(at["flops"][10])
     assert at["params"][10] == pytest.approx(best.params, rel=1e-4)
     assert at["loss_low"][10] == pytest.approx(best.loss.low, rel=1e-4)
-    json.dumps(told, allow_nan=False)
+    json.dumps(summary, allow_nan=False)
 
 
 def test_fewer_tokens_than_best_cost_loss_and_spend_the_budget_on_size() -> None:
     frame = fits.counted(made_up(), "params_non_embedding", "flops_6nd")
-    laws, told = fits.fit_family(frame[frame["family"] == "ar"], 0)
-    ask = told["laws"]["surface"]["ask"]
+    laws, summary = fits.fit_family(frame[frame["family"] == "ar"], 0)
+    ask = summary["laws"]["surface"]["ask"]
     half = next(one for one in ask["fewer"] if one["share"] == 0.5)
     assert half["params"][5] > ask["frontier"]["params"][5]
     assert half["loss"][5] > ask["frontier"]["loss"][5]
@@ -123,27 +125,61 @@ def test_fewer_tokens_than_best_cost_loss_and_spend_the_budget_on_size() -> None
     assert spent == pytest.approx(ask["frontier"]["flops"][5], rel=1e-3)
 
 
+def everything(frame: pd.DataFrame, bootstrap: int = 0) -> dict[str, Any]:
+    """All that is reported, put together as the worker does."""
+    results: dict[str, Any] = {}
+
+    def report(_: str, news: dict[str, Any]) -> None:
+        for name, value in news.items():
+            results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
+
+    fits.fit_everything(fits.counted(frame, "params_non_embedding", "flops_6nd"), bootstrap, report)
+    json.dumps(results, allow_nan=False)
+    return results
+
+
 def test_comparisons_over_all_references_agree_with_compare() -> None:
     import analysis
 
-    frame = fits.counted(made_up(), "params_non_embedding", "flops_6nd")
-    told = dict(fits.compared(frame, ["ar", "masked"], 20))
-    other = analysis.compare(frame, "masked", bootstrap=20)
-    row = told["masked"]["multipliers"][0]
+    results = everything(made_up(), 20)
+    other = analysis.compare(
+        fits.counted(made_up(), "params_non_embedding", "flops_6nd"), "masked", bootstrap=20
+    )
+    row = results["compare"]["masked"]["multipliers"][0]
     assert row["multiplier"] == pytest.approx(other.multipliers["multiplier"].iloc[0], rel=1e-4)
     assert row["low"] == pytest.approx(other.multipliers["low"].iloc[0], rel=1e-4)
 
 
 def test_a_family_without_a_law_says_why_and_does_not_stop_the_others() -> None:
     frame = made_up(("ar", "masked", "odd"))
-    frame = frame[(frame["family"] != "odd") | (frame["size"] == "s0")]
-    parts: dict = {}
-    asked = fits.Asked(frame=fits.counted(frame, "params_non_embedding", "flops_6nd"), bootstrap=0)
-    fits.work_out(asked, lambda stage, more: [parts.setdefault(k, {}).update(v) for k, v in more.items()
-                                              if isinstance(v, dict)])  # fmt: skip
-    assert parts["families"]["odd"]["refused"]
-    assert parts["compare"]["ar"]["multipliers"]
-    assert parts["health"]["ar"]["surface"]["verdict"]
+    results = everything(frame[(frame["family"] != "odd") | (frame["size"] == "s0")])
+    assert results["families"]["odd"]["refused"]
+    assert results["compare"]["ar"]["multipliers"]
+    assert results["health"]["ar"]["surface"]["verdict"]
+
+
+def test_a_law_of_the_registry_is_fitted_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from analysis.laws import METHODS
+
+    another = replace(METHODS["envelope"], name="another", label="Another law", standard=True)
+    monkeypatch.setitem(METHODS, "another", another)
+    results = everything(made_up(("ar",)))
+    assert results["methods"]["another"] == "Another law"
+    assert results["families"]["ar"]["laws"]["another"]["exponents"]
+    assert results["figures"]["frontier/another"]["data"]
+
+
+def test_outliers_are_those_of_the_checks() -> None:
+    from analysis.checks.influence import outliers
+
+    frame = made_up(("ar",))
+    frame.loc[3, "loss"] *= 1.05
+    frame = fits.counted(frame, "params_non_embedding", "flops_6nd")
+    laws, summary = fits.fit_family(frame, 0)
+    law = laws["surface"]
+    expected = law.runs["key"][outliers(law)].tolist()
+    assert frame["key"][3] in expected
+    assert [row["key"] for row in summary["laws"]["surface"]["outliers"]] == expected
 
 
 class TestReader:

@@ -9,13 +9,13 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from analysis.dashboard import app, curves, page, security, serve, worker
-from analysis.dashboard.board import Board, Laws
 from analysis.dashboard.children import ChildError
+from analysis.dashboard.state import Laws, State
 from analysis.errors import UserError
 from tests.analysis.dashboard.dashboard_help import EVIL, made_up
 
@@ -28,36 +28,38 @@ class NoReader:
 
     def __init__(self, answer: dict[str, Any] | None = None) -> None:
         self.answer = answer
+        self.job: dict[str, Any] = {}
 
     async def last(self, **job: Any) -> dict[str, Any]:
+        self.job = job
         if self.answer is None:
             raise ChildError("the store is away")
         return dict(self.answer)
 
 
-def board_of(tmp_path: Path, **changes: Any) -> Board:
-    """A board with runs and laws, without processes behind it."""
+def state_of(tmp_path: Path, **changes: Any) -> State:
+    """A state with runs and laws, without processes behind it."""
     from analysis.dashboard.columns import to_columns
     from analysis.dashboard.fits import counts_of, default_counts
 
-    board = Board({"source": "none", "options": {}}, tmp_path)
-    board.reader = NoReader()  # type: ignore[assignment]
+    state = State({"source": "none", "options": {}}, tmp_path)
+    state.reader = NoReader()  # type: ignore[assignment]
     frame = worker.with_keys(made_up().assign(**changes))
     facts = {"rows": len(frame), "hash": "h", "counts": counts_of(frame), "default": default_counts(frame)}
     content = worker.pack({**facts, "columns": to_columns(frame)})
-    board.page.content, board.page.etag, board.page.facts = content, "tag", facts
-    board.laws[("params_total", "flops_6nd")] = Laws(content=worker.pack({"done": True}), etag="law")
-    return board
+    state.runs.content, state.runs.etag, state.runs.facts = content, "tag", facts
+    state.laws[("params_total", "flops_6nd")] = Laws(content=worker.pack({"done": True}), etag="law")
+    return state
 
 
-def client_of(board: Board, *, title: str = "desk", **guard: Any) -> Any:
-    built = security.Guard(app.build(board, title=title, watch=False), **guard)
+def client_of(state: State, *, title: str = "desk", **guard: Any) -> Any:
+    built = security.Guard(app.build(state, title=title, watch=False), **guard)
     return testclient.TestClient(built, base_url=LOCAL, follow_redirects=False)
 
 
 @pytest.fixture
 def client(tmp_path: Path) -> Any:
-    return client_of(board_of(tmp_path))
+    return client_of(state_of(tmp_path))
 
 
 def test_page_script_style_and_library_come_from_here(client: Any) -> None:
@@ -76,9 +78,9 @@ def test_data_is_sent_once_and_then_by_its_tag(client: Any) -> None:
 
 
 def test_before_the_first_read_the_page_is_told_to_wait(tmp_path: Path) -> None:
-    board = Board({"source": "none", "options": {}}, tmp_path)
-    board.page.problem = "the store is away"
-    answer = client_of(board).get("/api/data")
+    state = State({"source": "none", "options": {}}, tmp_path)
+    state.runs.problem = "the store is away"
+    answer = client_of(state).get("/api/data")
     assert (answer.status_code, answer.json()) == (503, {"waiting": "the store is away"})
 
 
@@ -89,6 +91,29 @@ def test_laws_are_given_for_known_counts_only(client: Any) -> None:
     assert waiting.status_code == 503
     for name in ("../../../etc/passwd", "flops_exact; DROP TABLE runs", "__class__"):
         assert client.get("/api/laws", params={"params": name, "flops": name}).status_code == 404
+
+
+class TestPicture:
+    ASKED: ClassVar = {"params": "params_total", "flops": "flops_6nd", "name": "isoflop", "format": "png"}
+
+    def test_is_saved_with_the_filters_of_the_page(self, tmp_path: Path) -> None:
+        state = state_of(tmp_path)
+        state.laws[("params_total", "flops_6nd")].file = "laws"
+        drawer = NoReader({"content": base64.b64encode(b"a picture").decode(), "end": True})
+        state.drawer = drawer  # type: ignore[assignment]
+        more = {"families": "ar,masked", "budgets": "1e18,4e18", "theme": "dark"}
+        answer = client_of(state).get("/api/picture", params=self.ASKED | more)
+        assert (answer.content, answer.headers["content-type"]) == (b"a picture", "image/png")
+        expected = {"families": ["ar", "masked"], "budgets": [1e18, 4e18], "theme": "dark", "format": "png"}
+        assert expected.items() <= drawer.job.items()
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [({"params": "../../etc"}, 404), ({"format": "exe"}, 422), ({"budgets": "many"}, 422),
+         ({"theme": "url(evil)"}, 422), ({}, 503)],
+    )  # fmt: skip
+    def test_is_refused_for_anything_else(self, client: Any, change: dict[str, str], code: int) -> None:
+        assert client.get("/api/picture", params=self.ASKED | change).status_code == code
 
 
 class TestWhoMayAsk:
@@ -105,7 +130,7 @@ class TestWhoMayAsk:
         assert client.get("/", headers={"host": host}).status_code == 200
 
     def test_on_all_addresses_any_address_is_known_and_a_foreign_name_is_not(self, tmp_path: Path) -> None:
-        client = client_of(board_of(tmp_path), host="0.0.0.0", token="a-long-token", names=["my.host"])
+        client = client_of(state_of(tmp_path), host="0.0.0.0", token="a-long-token", names=["my.host"])
         auth = {"authorization": "Bearer a-long-token"}
         assert client.get("/", headers={"host": "10.1.2.3:8050", **auth}).status_code == 200
         assert client.get("/", headers={"host": "my.host", **auth}).status_code == 200
@@ -125,7 +150,7 @@ class TestWhoMayAsk:
 class TestToken:
     @pytest.fixture
     def client(self, tmp_path: Path) -> Any:
-        return client_of(board_of(tmp_path), host="0.0.0.0", token="right-token")
+        return client_of(state_of(tmp_path), host="0.0.0.0", token="right-token")
 
     @pytest.mark.parametrize("path", ["/", "/app.js", "/api/data", "/api/state", "/export.html", "/nothing"])
     def test_without_it_nothing_is_told(self, client: Any, path: str) -> None:
@@ -160,8 +185,8 @@ class TestToken:
 
 
 def test_every_answer_carries_the_policy(tmp_path: Path) -> None:
-    open_client = client_of(board_of(tmp_path))
-    closed = client_of(board_of(tmp_path), host="0.0.0.0", token="right-token")
+    open_client = client_of(state_of(tmp_path))
+    closed = client_of(state_of(tmp_path), host="0.0.0.0", token="right-token")
     answers = [open_client.get(path) for path in ("/", "/app.js", "/api/data", "/api/state", "/nothing")]
     answers += [open_client.get("/", headers={"host": "evil.example"}), closed.get("/")]
     for answer in answers:
@@ -200,29 +225,39 @@ class TestExport:
         assert "unsafe-inline" not in re.search(r"script-src[^;]*", text)[0]
 
     def test_without_the_store_it_says_why_there_are_no_curves(self, client: Any) -> None:
-        told = json.loads(part_of(client.get("/export.html").text, "curves"))
-        assert told["problem"].endswith("the store is away")
+        curves = json.loads(part_of(client.get("/export.html").text, "curves"))
+        assert curves["problem"].endswith("the store is away")
 
     def test_its_curves_are_those_of_the_runs_it_carries(self, tmp_path: Path) -> None:
-        board = board_of(tmp_path)
+        state = state_of(tmp_path)
         paths = {name: tmp_path / name for name in ("file", "curves")}
         paths["file"].write_bytes(worker.pack({"rows": 7}))
         paths["curves"].write_bytes(curves.nothing("none"))
-        told = {name: str(path) for name, path in paths.items()} | {"etag": "newer", "end": True}
-        board.reader = NoReader(told)  # type: ignore[assignment]
-        text = client_of(board).get("/export.html").text
+        answer = {name: str(path) for name, path in paths.items()} | {"etag": "newer", "end": True}
+        state.reader = NoReader(answer)  # type: ignore[assignment]
+        text = client_of(state).get("/export.html").text
         assert json.loads(part_of(text, "runs")) == {"rows": 7}
         assert json.loads(part_of(text, "curves")) == {"problem": "none"}
 
     def test_curves_get_the_room_that_all_else_leaves(self, tmp_path: Path) -> None:
-        board = board_of(tmp_path)
-        room = page.room_for_curves(board)
-        text = page.exported(board, os.urandom(room), title="desk")
+        state = state_of(tmp_path)
+        laws = page.carried_laws(state, "")
+        text = page.exported(state, os.urandom(page.room_for_curves(state, laws)), laws, title="desk")
         assert page.LARGEST_FILE - 40_000 < len(text) <= page.LARGEST_FILE
+
+    def test_carries_figures_for_the_counts_of_its_address_alone(self, tmp_path: Path) -> None:
+        state = state_of(tmp_path)
+        laws = {"done": True, "figures": {"best": {}}, "families": {}}
+        for params in ("params_total", "params_body"):
+            state.laws[(params, "flops_6nd")] = Laws(content=worker.pack(laws), etag=params)
+        start = "#/isoflop?params=params_body&flops=flops_6nd"
+        text = client_of(state).get("/export.html", params={"start": start}).text
+        assert json.loads(part_of(text, "laws-params_body|flops_6nd")) == laws
+        assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == {"done": True, "families": {}}
 
     def test_no_name_of_a_run_can_end_an_element(self, tmp_path: Path) -> None:
         text = (
-            client_of(board_of(tmp_path, family=EVIL, size=EVIL, host=EVIL), title=EVIL)
+            client_of(state_of(tmp_path, family=EVIL, size=EVIL, host=EVIL), title=EVIL)
             .get("/export.html")
             .text
         )
@@ -247,7 +282,7 @@ def part_of(text: str, name: str) -> bytes:
 
 
 def test_a_title_is_text(tmp_path: Path) -> None:
-    text = client_of(board_of(tmp_path), title=EVIL).get("/").text
+    text = client_of(state_of(tmp_path), title=EVIL).get("/").text
     assert "<img" not in text
 
 

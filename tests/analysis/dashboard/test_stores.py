@@ -130,7 +130,7 @@ def test_the_page_over_a_server(tmp_path: Path, browser_page: Any) -> None:
         says(page, "28 runs")
         server.stop()
         says(page, "The store does not answer")
-        says(page, "What is shown is as of")
+        says(page, "The page shows the last state, as of")
         assert "28 runs" in page.inner_text("body")
         server.start()
         says(page, "up to date")
@@ -145,7 +145,7 @@ def test_the_page_over_postgresql(tmp_path: Path, browser_page: Any) -> None:
         with served(database.uri, tmp_path / "cache") as (shown, _):
             page.goto(f"{shown}#/run?run={runs[0]['key']}")
             page.wait_for_selector(".figure[data-drawn]")
-            assert "In MLflow's own page it has this id" in page.inner_text("body")
+            assert "Copy the MLflow run id" in page.inner_text("body")
             for row in runs[1:]:
                 recorder.whole(row)
             says(page, "28 runs")

@@ -42,6 +42,7 @@ def drawn(
     material = {
         "isoflop": isoflops,
         "laws": isoflops,
+        "table": runs.assign(key=[f"k{row}" for row in range(len(runs))], budget=runs["flops"]),
         "runs": (trained, curves),
         "comparison": comparison,
         "beside": surface.against("hoffmann2022"),

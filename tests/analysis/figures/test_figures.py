@@ -222,6 +222,14 @@ class TestFrontier:
         assert factor * 1e20**exponent == pytest.approx(float(surface.optimal(1e20).params), rel=0.3)
         assert exponent == pytest.approx(float(surface.exponents["params"]), abs=0.005)
 
+    def test_runs_without_budgets_have_round_ticks(self, runs: pd.DataFrame) -> None:
+        spread = np.geomspace(1, 30, 34)
+        table = runs[runs["family"] == "ar"].drop(columns="flops").assign(family="ar")
+        table = table.assign(tokens=table["tokens"] * spread, loss=table["loss"] - 0.1 * np.log(spread))
+        axis = figures.frontier(analysis.fit_law(table, bootstrap=0)).layout.xaxis
+        assert axis.tickvals
+        assert all(text in ("1", "2", "3", "5") for text in {text[0] for text in axis.ticktext})
+
     def test_labels_at_the_ends_do_not_touch(self) -> None:
         figure = parts.panels(1, 1, row_px=300)
         ends = [(f"law {number}", None, 1.0, 0.001 * number) for number in range(5)]

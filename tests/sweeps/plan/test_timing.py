@@ -5,15 +5,20 @@ from __future__ import annotations
 import pytest
 
 from sweeps.attempt.worker import device_name
+from sweeps.ledger.types import Run, State
 from sweeps.plan import timing
 
 
 def test_nearer_runs_count_more():
     kind = device_name("cpu")
     start = timing.START_S
+    about = {"family": "ar", "state": State.FINISHED, "attempt": 1, "changed": 1, "device": kind}
     done = [
-        timing.Finished(family="ar", params=1e4, kind=kind, guess_s=1 + start, wall_s=1),
-        timing.Finished(family="ar", params=1e6, kind=kind, guess_s=1 + start, wall_s=4),
+        (
+            Run(key="a", columns={"params": 1e4}, result={"train_s": 0.5, "evaluation_s": 0.5}, **about),
+            1 + start,
+        ),
+        (Run(key="b", columns={"params": 1e6}, result={"train_s": 4.0}, **about), 1 + start),
     ]
     known = timing.Experience(done)
     times = [known.seconds(1 + start, "ar", params, kind) - start for params in (1e4, 1e5, 1e6)]

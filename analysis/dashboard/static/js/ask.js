@@ -1,29 +1,27 @@
-// Ask: what a budget would buy in each family. The laws were read over a wide grid of budgets where they were
-// fitted; between its points the logs are joined by straight lines.
+// Ask: what a budget would buy in each family. Python reads the laws over a wide grid of budgets; between its points
+// the logs are joined by straight lines.
 
 VIEWS.ask = {
   title: "Ask",
   render(root) {
-    this.picture = null;
     const form = askForm();
-    add(root, viewHead("What a budget would buy", "For each family the best size, tokens and loss, each with its interval, from its surface law.", this), form, note(lawsNote()));
-    const asked = budgetAsked();
-    if (!asked.flops) {
-      add(root, emptyState("Enter FLOPs, or GPUs, days and utilisation.", asked.problem));
+    add(root, viewHead("What a budget would buy", "The best size, tokens and loss of each family for one budget, with intervals, by its surface law; the lowest loss first.", this), form, note(lawsNote()));
+    const budget = budgetNow();
+    if (!budget.flops) {
+      add(root, emptyState("Enter FLOPs, or GPUs, days and utilisation.", budget.problem));
       return [];
     }
-    const answers = shownFamilies().map(family => answer(family, asked)).filter(Boolean);
-    this.answers = answers;
+    const answers = (store.families.length ? shownFamilies() : [""]).map(family => answer(family, budget)).filter(Boolean);
+    this.answers = answers.sort((a, b) => (a.loss ?? Infinity) - (b.loss ?? Infinity));
     if (!answers.length) {
-      add(root, noLaws("surface"));
+      add(root, noLaws(mainMethod()));
       return [];
     }
-    this.picture = new Figure(Math.max(240, 60 + 44 * answers.length), "Expected loss of each family", (width, how) => askFigure(answers, width, how));
-    add(root, el("p", {}, `${flopsText(asked.flops)} FLOPs${asked.words}${asked.tokens ? `, at most ${countText(asked.tokens)} tokens` : ""}`),
-      ...warningsOf(answers, asked), answerTable(answers), this.picture.box);
-    return [this.picture];
+    add(root, el("p", {}, `${flopsText(budget.flops)} FLOPs${budget.words}${budget.tokens ? `, at most ${countText(budget.tokens)} tokens` : ""}`),
+      warningsOf(answers, budget), answerTable(answers),
+      el("p", { class: "muted" }, "The intervals of all families share the error of the held-out text: overlapping intervals do not mean that the order is open. Compare has the differences."));
+    return [];
   },
-  figure() { return this.picture; },
   csv() {
     const columns = ["family", "flops", "params", "params_low", "params_high", "tokens", "tokens_low", "tokens_high", "loss", "loss_low", "loss_high", "limited_by_tokens", "beyond_factor"];
     return { columns, rows: (this.answers || []).map(a => [a.family, a.flops, a.params, a.params_low, a.params_high, a.tokens, a.tokens_low, a.tokens_high, a.loss, a.loss_low, a.loss_high, a.limited, a.beyond]) };
@@ -49,7 +47,7 @@ function amount(text) {
 }
 
 const PEAK = 989, USE = 40, DAY_S = 86400;
-function budgetAsked() {
+function budgetNow() {
   const tokens = route.tokens ? amount(route.tokens) : 0;
   const problem = route.tokens && !(tokens > 0) ? `"${route.tokens}" is no number of tokens; write for example 300B.` : "";
   if (problem) return { problem };
@@ -64,24 +62,24 @@ function budgetAsked() {
 }
 
 function answer(family, { flops, tokens }) {
-  const law = lawOf(family, "surface");
+  const law = Object.values(lawsOf(family)).find(one => one.ask);
   if (!law) return null;
   const grid = law.ask.frontier;
   const [first, last] = [grid.flops[0], grid.flops[grid.flops.length - 1]];
-  const told = { family, flops, limited: false, beyond: flops / law.range[1], below: law.range[0] / flops, level: law.level };
-  if (flops < first || flops > last) return { ...told, outside: true };
+  const base = { family, flops, limited: false, beyond: flops / law.range[1], below: law.range[0] / flops, level: law.level };
+  if (flops < first || flops > last) return { ...base, outside: true };
   const read = (table, name) => between(grid.flops, table[name], flops);
-  for (const name of ["params", "tokens", "tokens_per_param", "loss"]) for (const end of ["", "_low", "_high"]) told[name + end] = read(grid, name + end);
-  if (tokens && tokens < told.tokens) return fewer(told, law, flops, tokens, read);
-  return told;
+  for (const name of ["params", "tokens", "tokens_per_param", "loss"]) for (const end of ["", "_low", "_high"]) base[name + end] = read(grid, name + end);
+  if (tokens && tokens < base.tokens) return fewer(base, law, flops, tokens, read);
+  return base;
 }
 
 // Fewer tokens than the best number: the rest of the budget goes into a larger network.
-function fewer(told, law, flops, tokens, read) {
+function fewer(base, law, flops, tokens, read) {
   const shares = [{ share: 1, ...law.ask.frontier }, ...law.ask.fewer];
-  const share = tokens / told.tokens;
+  const share = tokens / base.tokens;
   const at = shares.findIndex(one => one.share <= share);
-  const limited = { ...told, limited: true, tokens, tokens_low: null, tokens_high: null, params_low: null, params_high: null };
+  const limited = { ...base, limited: true, tokens, tokens_low: null, tokens_high: null, params_low: null, params_high: null };
   if (at < 1) return { ...limited, outside: true };
   const [more, less] = [shares[at - 1], shares[at]];
   const place = (Math.log(more.share) - Math.log(share)) / (Math.log(more.share) - Math.log(less.share));
@@ -113,22 +111,10 @@ function warningsOf(answers, { flops }) {
 
 function answerTable(answers) {
   const factor = lossFactor();
-  const columns = [{ title: "family" }, { title: "parameters" }, { title: "tokens" }, { title: "tokens per parameter" }, { title: `loss (${LOSS_NAMES[route.loss]})` }, { title: "", class: "wrap" }];
+  const columns = [{ title: "family" }, { title: `loss (${LOSS_NAMES[route.loss]})` }, { title: "parameters" }, { title: "tokens" }, { title: "tokens per parameter" }, { title: "", class: "wrap" }];
   const text = (a, name, words) => intervalText(a[name], a[`${name}_low`], a[`${name}_high`], words);
-  const rows = answers.map(a => (a.outside ? [familyCell(a.family), "", "", "", "", "this is too far from its runs for any answer"]
-    : [familyCell(a.family), text(a, "params", amountText), text(a, "tokens", amountText), text(a, "tokens_per_param", sig),
-      lossText(a.loss * factor, times(a.loss_low, factor), times(a.loss_high, factor)), a.limited ? "limited by tokens: larger and shorter than the best run" : ""]));
-  return tableOf(columns, rows, { caption: `Intervals at ${Math.round(100 * (answers[0].level || 0.95))}%; ${paramsTitle().toLowerCase()}` });
-}
-
-function askFigure(answers, width, { print = false } = {}) {
-  const factor = lossFactor();
-  const known = answers.filter(a => !a.outside).sort((a, b) => b.loss - a.loss);
-  const values = known.flatMap(a => [a.loss, a.loss_low, a.loss_high].filter(v => !missing(v)).map(v => v * factor));
-  const data = known.map(a => ({ x: [a.loss * factor], y: [escaped(a.family)], mode: "markers", type: "scatter", hoverinfo: "text", showlegend: false,
-    marker: { color: familyStyle(a.family).colour, symbol: familyStyle(a.family).symbol, size: 11 },
-    error_x: { type: "data", symmetric: false, array: [bar(a.loss_high, a.loss) * factor], arrayminus: [bar(a.loss, a.loss_low) * factor], color: familyStyle(a.family).colour, thickness: 1.6, width: 4 },
-    hovertext: [`<b>${escaped(a.family)}</b><br>${lossText(a.loss * factor, times(a.loss_low, factor), times(a.loss_high, factor))}`] }));
-  return { title: `Expected loss at ${flopsText(answers[0].flops)} FLOPs`, data, layout: { height: Math.max(240, 90 + 44 * known.length), margin: { l: 90 },
-    xaxis: linearAxis(lossTitle(), values, { pad: 0.08 }), yaxis: { type: "category", automargin: true } }, print };
+  const rows = answers.map(a => (a.outside ? [familyCell(a.family), "", "", "", "", "too far beyond the measured budgets to say"]
+    : [familyCell(a.family), lossText(a.loss * factor, times(a.loss_low, factor), times(a.loss_high, factor)), text(a, "params", amountText),
+      text(a, "tokens", amountText), text(a, "tokens_per_param", sig), a.limited ? "limited by tokens: larger and shorter than the best run" : ""]));
+  return tableOf(columns, rows, { caption: `Intervals at ${Math.round(100 * (answers[0].level || 0.95))}%; parameters counted: ${COUNT_NAMES[route.params] || route.params}` });
 }

@@ -1,17 +1,17 @@
-// Loss curves: asked of the server run by run, or unpacked from the file when the first one is looked at.
+// Training curves: fetched from the server run by run, or unpacked from the file when the first one is shown.
 
 const stories = new Map();
 async function loadStory(at) {
   if (store.carried) return carriedStory(at);
-  const key = store.runs.key[at], known = stories.get(key);
-  if (known && known.etag === store.state.etag) return known;
+  const key = store.runs.key[at], before = stories.get(key);
+  if (before && before.etag === store.state.etag) return before;
   try {
     const answer = await fetch(`api/run?key=${encodeURIComponent(key)}`);
-    const told = { ...(await answer.json()), etag: store.state.etag };
-    stories.set(key, told);
-    return told;
+    const story = { ...(await answer.json()), etag: store.state.etag };
+    stories.set(key, story);
+    return story;
   } catch {
-    return known || { problem: "The server does not answer." };
+    return before || { problem: "The server does not answer." };
   }
 }
 
@@ -20,7 +20,7 @@ async function carriedStory(at) {
   if (!carriedCurves) carriedCurves = carriedBytes("curves").then(unpackCurves);
   const curves = await carriedCurves;
   if (curves.problem) return { problem: curves.problem };
-  if (curves.recorded[at] < 0) return { problem: "There was no time to read the loss curve of this run when the file was written." };
+  if (curves.recorded[at] < 0) return { problem: "There was no time to read the training curve of this run when the file was written." };
   const step = summed(curves.steps, curves.starts[at], curves.counts[at]);
   const units = summed(curves.losses, curves.starts[at], curves.counts[at]);
   const loss = units.map(unit => (unit === curves.missing ? null : Number(Math.exp(unit / curves.per_log).toPrecision(5))));

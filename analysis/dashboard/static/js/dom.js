@@ -23,6 +23,9 @@ const add = (node, ...children) => node.append(...children.flat(3).filter(child 
 const SHAPES = {
   circle: "M5,0A5,5 0 1,0 -5,0A5,5 0 1,0 5,0Z", square: "M-4.5,-4.5H4.5V4.5H-4.5Z",
   "triangle-up": "M0,-5.5L5.5,4.5H-5.5Z", "triangle-down": "M0,5.5L5.5,-4.5H-5.5Z", diamond: "M0,-6L5,0L0,6L-5,0Z",
+  star: "M0,-6L1.4,-1.9H5.7L2.2,.7L3.5,4.9L0,2.3L-3.5,4.9L-2.2,.7L-5.7,-1.9H-1.4Z", cross: "M-1.7,-5V-1.7H-5V1.7H-1.7V5H1.7V1.7H5V-1.7H1.7V-5Z",
+  x: "M-4.7,-2.4L-2.4,0L-4.7,2.4L-2.4,4.7L0,2.4L2.4,4.7L4.7,2.4L2.4,0L4.7,-2.4L2.4,-4.7L0,-2.4L-2.4,-4.7Z",
+  hexagon: "M0,-5.5L4.8,-2.8V2.8L0,5.5L-4.8,2.8V-2.8Z", bowtie: "M-5,-4.5L0,0L5,-4.5V4.5L0,0L-5,4.5Z",
   pentagon: "M0,-5.5L5.2,-1.7L3.2,4.5H-3.2L-5.2,-1.7Z", hexagram: "M0,-6L1.8,-3H5.2L3.5,0L5.2,3H1.8L0,6L-1.8,3H-5.2L-3.5,0L-5.2,-3H-1.8Z",
 };
 
@@ -34,7 +37,7 @@ function familyMark(family) {
   svg.setAttribute("aria-hidden", "true");
   const path = document.createElementNS(SVG, "path");
   path.setAttribute("d", SHAPES[symbol] || SHAPES.circle);
-  path.setAttribute("fill", colour);
+  path.setAttribute("fill", inTheme(colour));
   svg.append(path);
   return svg;
 }

@@ -36,7 +36,7 @@ function amountText(x, digits = 3) {
   return String(rounded);
 }
 
-// As many decimals as show the interval's width with two digits, at most four.
+// Enough decimals to show the width of the interval with two digits, at most four.
 function lossText(x, low, high) {
   if (missing(x)) return "";
   if (missing(low) || missing(high)) return x.toFixed(3);
@@ -68,9 +68,3 @@ const COUNT_NAMES = {
   flops_exact: "exact", flops_6nd: "6 N D", flops_sahoo2026: "as Sahoo et al. 2026", own: "as in the table",
 };
 const LOSS_NAMES = { nats: "nats per token", bits: "bits per byte" };
-
-// Axis titles under the conventions of the moment.
-const paramsTitle = () => ({ params_total: "Parameters, all", params_non_embedding: "Parameters without embeddings",
-  params_body: "Parameters of the blocks", own: "Parameters" })[route.params];
-const flopsTitle = () => `Training compute (FLOPs${{ flops_6nd: ", 6 N D", flops_sahoo2026: ", Sahoo et al. 2026" }[route.flops] || ""})`;
-const lossTitle = () => `Held-out bound (${LOSS_NAMES[route.loss]})`;

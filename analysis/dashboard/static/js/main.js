@@ -15,23 +15,25 @@ function render() {
   if (!store.loaded) box.append(el("p", { class: "muted" }, store.problem || "Reading the runs"));
   else if (!store.rows) box.append(emptyState("No runs yet.", store.facts.note || "The page fills as soon as a run is planned."));
   const made = store.loaded && store.rows ? VIEWS[route.view].render(box) : [];
-  for (const figure of figures) figure.gone();
   root.replaceChildren(fresh);
   window.scrollTo(0, scrolled);
   if (keep) document.getElementById(keep)?.focus();
+  const before = figures;
   figures = made;
-  for (const figure of made) figure.show();
+  for (const figure of made) figure.show(before.find(one => one.name === figure.name));
+  for (const figure of before) figure.gone();
   document.documentElement.dataset.usable = String(Number(document.documentElement.dataset.usable || 0) + 1);
   if (made.length) drawSoon();
 }
 
-// plotly.js blocks the page for as long as it loads and draws: not before a moment of rest, unless a hand is near.
-const REST_MS = 180, FIRST_REST_MS = 700;
+// plotly.js blocks the page while it loads and draws: not before a moment of rest, unless the pointer is near.
+const REST_MS = 20, FIRST_REST_MS = 500;
 let waiting = 0;
 
 function drawSoon() {
   clearTimeout(waiting);
-  waiting = setTimeout(drawNow, window.Plotly ? REST_MS : FIRST_REST_MS);
+  const first = figures.some(figure => figure.place.dataset.shown) && !window.Plotly;
+  waiting = setTimeout(drawNow, first ? FIRST_REST_MS : REST_MS);
 }
 
 function hurry() {
@@ -55,7 +57,7 @@ const carriedBytes = name => carried(name).arrayBuffer().then(buffer => new Uint
 
 async function startCarried() {
   store.carried = true;
-  store.known = JSON.parse(await carriedText("known"));
+  store.opening = JSON.parse(await carriedText("known"));
   const runs = JSON.parse(await carriedText("runs"));
   takeRuns(runs || { rows: 0, columns: {}, counts: { params: ["own"], flops: ["own"] }, default: { params: "own", flops: "own" }, note: "This file was written before any run was read." });
   readRoute();
@@ -84,40 +86,41 @@ async function startServed() {
   setInterval(catchUp, POLL_MS);
 }
 
-let asking = false;
+let busy = false;
 async function catchUp() {
-  if (asking || document.hidden && store.loaded) return;
-  asking = true;
+  if (busy || document.hidden && store.loaded) return;
+  busy = true;
   try {
     const answer = store.loaded ? await fetch("api/state") : null;
     if (answer) await takeState(await answer.json());
     else await firstData();
     if (store.problem) {
       store.problem = "";
-      renderTold();
+      renderStatus();
     }
   } catch (problem) {
     if (!/fetch|network/i.test(problem.message)) console.error(problem);
     store.problem = "The server does not answer.";
     if (store.state.age_s !== undefined) store.state.age_s += POLL_MS / 1000;
-    renderTold();
+    renderStatus();
   } finally {
-    asking = false;
+    busy = false;
   }
 }
 
 async function firstData() {
   const answer = await fetch("api/data");
-  const told = await answer.json();
+  const content = await answer.json();
   if (!answer.ok) {
     store.problem = "";
-    document.getElementById("told").textContent = told.waiting === "reading the runs" ? "Reading the runs" : `The store does not answer: ${told.waiting}`;
+    document.getElementById("status").textContent = content.waiting === "reading the runs" ? "Reading the runs" : `The store does not answer: ${content.waiting}`;
     setTimeout(catchUp, 150);
     return;
   }
   store.etag = answer.headers.get("etag");
-  takeRuns(told);
+  takeRuns(content);
   readRoute();
+  await takeLaws().catch(() => false);
   render();
   setTimeout(catchUp, 30);
 }
@@ -131,10 +134,10 @@ async function takeState(state) {
   if (changed && calm()) render();
   else if (await takeOtherLaws()) {
     if (route.view === "health" && calm()) render();
-  } else if (before.age_s !== state.age_s || before.problem !== state.problem) renderTold();
+  } else if (before.age_s !== state.age_s || before.problem !== state.problem) renderStatus();
 }
 
-// Not under the hand of somebody who types or has a menu open.
+// Not while somebody types or has a menu open.
 function calm() {
   const active = document.activeElement;
   return !(active && active.tagName === "INPUT" && active.type !== "checkbox") && !document.querySelector("details.menu[open]");
@@ -158,8 +161,8 @@ async function takeOtherLaws() {
 
 const lawTags = {};
 async function takeLaws(name = countName()) {
-  const told = store.state.laws?.[name];
-  if (told && (!told.etag || lawTags[name] === told.etag)) return false;
+  const state = store.state.laws?.[name];
+  if (state && (!state.etag || lawTags[name] === state.etag)) return false;
   const [params, flops] = name.split("|");
   const answer = await fetch(`api/laws?params=${params}&flops=${flops}`);
   if (!answer.ok) return false;
@@ -173,11 +176,12 @@ window.addEventListener("hashchange", () => {
   render();
   wantLaws();
 });
+phone.addEventListener("change", () => render());
 dark.addEventListener("change", () => {
   applyTheme();
   render();
 });
 applyTheme();
-document.getElementById("foot").textContent = "Losses are bounds on held-out text; intervals are 95% unless said otherwise.";
+document.getElementById("foot").textContent = "Losses are measured on held-out text, for diffusion families as an upper bound; intervals are 95% unless stated.";
 if (document.querySelector("script[data-part]")) startCarried();
 else startServed();

@@ -1,17 +1,16 @@
-// Overview: which families, how far each is, the best loss per budget, and the verdicts in a sentence each.
+// Overview: progress of each family, the best loss of each budget, and one sentence on every law.
 
 VIEWS.overview = {
   title: "Overview",
   render(root) {
     const best = bestLosses();
     this.best = best;
-    this.picture = new Figure(420, "Best loss of each family at every budget", (width, how) => overviewFigure(best, width, how));
-    add(root, viewHead("Overview", "How far each family is, and the lowest held-out bound at every budget so far.", this),
-      el("div", { class: "cards" }, shownFamilies().map(familyCard)),
-      note(lawsNote()), el("h3", {}, "Best loss per budget"), bestTable(best), this.picture.box);
-    return [this.picture];
+    this.picture = best.some(({ at }) => at.size) ? figureOf("best", "Best loss of each family at every budget") : null;
+    add(root, viewHead("Overview", "Progress of each family, and its lowest held-out loss at every budget so far.", this),
+      el("div", { class: "cards" }, (store.families.length ? shownFamilies() : [""]).map(familyCard)),
+      note(lawsNote()), el("section", {}, el("h3", {}, "Best loss of each budget"), bestTable(best), this.picture?.box));
+    return [this.picture].filter(Boolean);
   },
-  figure() { return this.picture; },
   csv() {
     const rows = this.best.flatMap(({ family, at }) => [...at].map(([budget, place]) =>
       [family, budget, store.runs.loss[place] * lossFactor(), store.runs.key[place], paramsColumn()[place], store.runs.tokens[place]]));
@@ -22,14 +21,14 @@ VIEWS.overview = {
 // family -> budget -> place of its best finished run
 function bestLosses() {
   const { nominal, loss } = store.runs;
-  const found = new Map(shownFamilies().map(family => [family, new Map()]));
+  const byFamily = new Map((store.families.length ? shownFamilies() : [""]).map(family => [family, new Map()]));
   for (const at of shownRuns()) {
     if (!finished(at) || !nominal || missing(nominal[at])) continue;
-    const own = found.get(familyOf(at));
+    const own = byFamily.get(familyOf(at));
     const before = own?.get(nominal[at]);
     if (own && (before === undefined || loss[at] < loss[before])) own.set(nominal[at], at);
   }
-  return [...found].map(([family, at]) => ({ family, at: new Map([...at].sort((a, b) => a[0] - b[0])) }));
+  return [...byFamily].map(([family, at]) => ({ family, at: new Map([...at].sort((a, b) => a[0] - b[0])) }));
 }
 
 const STATES = [["finished", "done", "#1f7a3d"], ["running", "running", "#3d8ef6"], ["preempted", "interrupted", "#8783bd"],
@@ -43,26 +42,26 @@ function familyCard(family) {
     counts[statusOf(at)] = (counts[statusOf(at)] || 0) + 1;
     total += 1;
   }
-  const told = STATES.filter(([state]) => counts[state]).map(([state, word]) => `${counts[state]} ${word}`);
-  const bar = el("div", { class: "bar", role: "img", "aria-label": `${family}: ${told.join(", ")}` },
+  const words = STATES.filter(([state]) => counts[state]).map(([state, word]) => `${counts[state]} ${word}`);
+  const bar = el("div", { class: "bar", role: "img", "aria-label": `${family}: ${words.join(", ")}` },
     STATES.map(([state, , colour]) => el("span", { style: { width: `${(100 * (counts[state] || 0)) / total}%`, background: colour } })));
   return el("section", { class: "card", "data-family": family },
     el("h3", {}, familyMark(family), family || "all runs"), bar,
-    el("p", { class: "muted" }, `${counted(total, "run")}: ${told.join(", ")}`), el("p", {}, verdictOf(family)));
+    el("p", { class: "muted" }, `${counted(total, "run")}: ${words.join(", ")}`), el("p", {}, verdictOf(family)));
 }
 
-// One sentence: compute over the reference at the largest budget, else whether the law is to be believed.
+// One sentence: compute over the reference at the largest budget, else how the best size grows.
 function verdictOf(family) {
   const laws = lawsNow();
   const reference = referenceNow();
-  const found = laws?.compare?.[reference]?.multipliers?.filter(row => row.family === family) || [];
-  const last = found[found.length - 1];
-  const own = lawOf(family, "surface") || lawOf(family, "isoflop");
+  const rows = laws?.compare?.[reference]?.multipliers?.filter(row => row.family === family) || [];
+  const last = rows[rows.length - 1];
+  const own = Object.values(lawsOf(family))[0];
   if (family === reference && own) return `The reference. ${frontierSentence(own)}`;
   if (last) {
     const far = last.extrapolated ? ` (${reference} read outside its budgets)` : "";
     return `Needs ${intervalText(last.multiplier, last.low, last.high)} times the compute of ${reference} to reach `
-      + `${(last.at_loss * lossFactor()).toFixed(3)} ${LOSS_NAMES[route.loss]}${far}, by the surface laws.`;
+      + `${(last.at_loss * lossFactor()).toFixed(3)} ${LOSS_NAMES[route.loss]}${far}, by their ${comparison().method} laws.`;
   }
   if (own) return frontierSentence(own);
   const refused = laws?.families?.[family]?.refused;
@@ -88,21 +87,5 @@ function bestTable(best) {
     if (loss === lowest.get(budget)) link.style.fontWeight = "700";
     return { node: link, class: "num" };
   })]);
-  return tableOf(columns, rows, { caption: `Held-out bound, ${LOSS_NAMES[route.loss]}; columns are budgets in FLOPs, the lowest of each in bold` });
-}
-
-function overviewFigure(best, width, { print = false } = {}) {
-  const factor = lossFactor(), data = [], all = { x: [], y: [] };
-  for (const { family, at } of best) {
-    const style = familyStyle(family);
-    const places = [...at.values()];
-    const x = [...at.keys()], y = places.map(place => store.runs.loss[place] * factor);
-    all.x.push(...x);
-    all.y.push(...y);
-    data.push({ x, y, mode: "lines+markers", type: "scatter", name: escaped(family), line: lineOf(style.colour, 1.6), showlegend: print,
-      marker: { color: style.colour, symbol: style.symbol, size: 10 }, customdata: places.map(place => store.runs.key[place]),
-      hovertext: places.map(runHover), hoverinfo: "text" });
-  }
-  return { title: "Best loss per budget", data, layout: { height: 420, hovermode: "closest",
-    xaxis: logAxis("Budget (FLOPs)", all.x, computeText, { room: width / 110 }), yaxis: linearAxis(lossTitle(), all.y) } };
+  return tableOf(columns, rows, { caption: `Held-out loss, ${LOSS_NAMES[route.loss]}; columns are budgets in FLOPs, the lowest loss of each in bold` });
 }

@@ -3,37 +3,37 @@
 function viewHead(title, sentence, view) {
   return el("div", { class: "head" },
     el("div", {}, el("h2", {}, title), el("p", {}, sentence)),
-    exportMenu(title, view));
+    exportMenu(view));
 }
 
-// view: {figure(): Figure or null, csv(): {columns, rows}}
-function exportMenu(title, view) {
-  const said = el("span", { class: "muted", role: "status" });
+// view: {picture: Figure or null, csv(): {columns, rows}}
+function exportMenu(view) {
+  const status = el("span", { class: "muted", role: "status" });
   let busy = false;
   const item = (name, what, act) => el("button", { type: "button", "data-export": name, on: { click: async () => {
     if (busy) return;
     busy = true;
-    said.textContent = name === "html" ? "At work; loss curves of thousands of runs take a while." : "At work.";
+    status.textContent = name === "html" ? "Writing the file; loss curves of thousands of runs take a while." : "Saving.";
     try {
       await act();
-      said.textContent = "";
+      status.textContent = "";
       menu.open = false;
     } catch (problem) {
-      said.textContent = problem.message;
+      status.textContent = problem.message;
     } finally {
       busy = false;
     }
   } } }, what);
-  const base = () => `${fileName(document.title)}-${route.view}`;
+  const base = () => `${fileName(document.getElementById("title").textContent)}-${route.view}`;
   const picture = format => async () => {
-    const figure = view.figure();
-    if (!figure) throw new Error("There is no figure in this view yet.");
-    save(await figure.picture(format, title), `${base()}.${format}`);
+    if (!view.picture) throw new Error("There is no figure in this view.");
+    save(await view.picture.picture(format), `${base()}.${format}`);
   };
   const menu = el("details", { class: "menu" }, el("summary", { role: "button" }, "Export"),
     el("div", {}, item("png", "Figure as PNG", picture("png")), item("svg", "Figure as SVG", picture("svg")),
+      store.carried ? null : item("pdf", "Figure as PDF", picture("pdf")),
       item("csv", "Table as CSV", async () => save(csvUrl(view.csv()), `${base()}.csv`)),
-      item("html", "This page as one file", async () => save(await pageFile(), `${base()}.html`)), said));
+      item("html", "This page as one file", async () => save(await pageFile(), `${base()}.html`)), status));
   return menu;
 }
 
@@ -58,7 +58,7 @@ async function pageFile() {
 // This file without what the page has made since it was opened.
 function asWritten() {
   const copy = document.documentElement.cloneNode(true);
-  for (const id of ["view", "tabs", "controls", "told", "foot"]) copy.querySelector(`#${id}`).replaceChildren();
+  for (const id of ["view", "tabs", "controls", "status", "foot"]) copy.querySelector(`#${id}`).replaceChildren();
   for (const made of copy.querySelectorAll("head > script, head > style ~ style, body > div")) made.remove();
   return copy;
 }
@@ -74,23 +74,23 @@ function csvCell(value) {
 function csvText({ columns, rows }) {
   return [columns, ...rows].map(row => row.map(csvCell).join(",")).join("\n") + "\n";
 }
-const csvUrl = told => URL.createObjectURL(new Blob([csvText(told)], { type: "text/csv" }));
+const csvUrl = table => URL.createObjectURL(new Blob([csvText(table)], { type: "text/csv" }));
 
-function copyButton(told) {
+function copyButton(table, words = "Copy the table") {
   const button = el("button", { type: "button", "data-copy": "table", on: { click: async () => {
-    const { columns, rows } = told();
+    const { columns, rows } = table();
     const text = [columns, ...rows].map(row => row.map(cell => (missing(cell) ? "" : cell)).join("\t")).join("\n");
     await navigator.clipboard.writeText(text).then(() => { button.textContent = "Copied"; },
       () => { button.textContent = "The browser refused to copy"; });
-    setTimeout(() => { button.textContent = "Copy the table"; }, 2000);
-  } } }, "Copy the table");
+    setTimeout(() => { button.textContent = words; }, 2000);
+  } } }, words);
   return button;
 }
 
 const familyCell = family => el("span", { style: { display: "inline-flex", gap: "6px", alignItems: "center" } },
   familyMark(family), el("span", {}, family || "all runs"));
 const budgetCell = budget => el("span", { style: { display: "inline-flex", gap: "6px", alignItems: "center" } },
-  el("span", { class: "dot", style: { background: store.budgetColour.get(budget) || LOOK.neutral } }), flopsText(budget));
+  el("span", { class: "dot", style: { background: inTheme(store.budgetColour.get(budget) || LOOK.neutral) } }), flopsText(budget));
 const runLink = (key, text) => el("a", { href: address({ view: "run", run: key }) }, text);
 
 function note(sentence, warn = false) {
@@ -100,12 +100,12 @@ function note(sentence, warn = false) {
 // The columns of `runs` that a table of runs shows.
 function runsTable(places, caption, most = 100) {
   const { runs } = store;
-  const columns = [{ title: "run" }, { title: "family" }, { title: "size" }, { title: "budget" }, { title: "parameters", class: "num" },
-    { title: "tokens", class: "num" }, { title: `loss (${route.loss})`, class: "num" }, { title: "status" }, { title: "time", class: "num" }];
+  const columns = [{ title: "run" }, { title: `loss (${route.loss})`, class: "num" }, { title: "family" }, { title: "size" }, { title: "budget" },
+    { title: "parameters", class: "num" }, { title: "tokens", class: "num" }, { title: "status" }, { title: "time", class: "num" }];
   const params = paramsColumn(), factor = lossFactor();
-  const rows = places.map(at => [runLink(runs.key[at], runs.key[at]), familyCell(familyOf(at)), runs.size ? runs.size[at] : "",
-    runs.nominal && !missing(runs.nominal[at]) ? budgetCell(runs.nominal[at]) : "", countText(params[at]), countText(runs.tokens[at]),
-    missing(runs.loss[at]) ? "" : (runs.loss[at] * factor).toFixed(4), statusOf(at), runs.wall_s ? durationText(runs.wall_s[at]) : ""]);
+  const rows = places.map(at => [runLink(runs.key[at], runs.key[at]), missing(runs.loss[at]) ? "" : (runs.loss[at] * factor).toFixed(4),
+    familyCell(familyOf(at)), runs.size ? runs.size[at] : "", runs.nominal && !missing(runs.nominal[at]) ? budgetCell(runs.nominal[at]) : "",
+    countText(params[at]), countText(runs.tokens[at]), statusOf(at), runs.wall_s ? durationText(runs.wall_s[at]) : ""]);
   return tableOf(columns, rows, { caption, most });
 }
 

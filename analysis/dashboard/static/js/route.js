@@ -1,36 +1,36 @@
-// The address: which view, which filters and conventions. All of it stands behind the #, so it can be linked.
+// The URL holds the whole state behind the #: view, filters and conventions.
 
 const VIEWS = {};
 const route = { view: "overview", family: null, budget: null, params: "own", flops: "own", loss: "nats" };
 const FREE = ["ref", "law", "run", "find", "flop", "gpus", "peak", "days", "use", "tokens", "x", "papers"];
 
 function readRoute() {
-  const [path, query = ""] = (location.hash || startHash()).replace(/^#\/?/, "").split("?");
-  const asked = new URLSearchParams(query);
+  const [path, text = ""] = (location.hash || startHash()).replace(/^#\/?/, "").split("?");
+  const query = new URLSearchParams(text);
   route.view = VIEWS[path] ? path : "overview";
-  route.family = listed(asked.get("family"));
-  route.budget = listed(asked.get("budget"));
+  route.family = listed(query.get("family"));
+  route.budget = listed(query.get("budget"));
   const { counts = {}, default: usual = {} } = store.facts;
   for (const kind of ["params", "flops"]) {
-    const name = asked.get(kind);
+    const name = query.get(kind);
     route[kind] = counts[kind]?.includes(name) ? name : usual[kind] || "own";
   }
-  route.loss = asked.get("loss") === "bits" && store.facts.bits?.ratio ? "bits" : "nats";
-  for (const name of FREE) route[name] = asked.get(name) || "";
+  route.loss = query.get("loss") === "bits" && store.facts.bits?.ratio ? "bits" : "nats";
+  for (const name of FREE) route[name] = query.get(name) || "";
 }
 
-const startHash = () => store.known.start || "";
+const startHash = () => store.opening.start || "";
 const listed = text => (text === null ? null : new Set(text.split(",").filter(Boolean)));
 
 function address(changes = {}) {
   const next = { ...route, ...changes };
-  const asked = new URLSearchParams();
-  for (const name of ["family", "budget"]) if (next[name]) asked.set(name, [...next[name]].join(","));
-  for (const kind of ["params", "flops"]) if (next[kind] !== (store.facts.default || {})[kind]) asked.set(kind, next[kind]);
-  if (next.loss !== "nats") asked.set("loss", next.loss);
-  for (const name of FREE) if (next[name] && kept(name, next.view)) asked.set(name, next[name]);
-  const query = asked.toString().replaceAll("%2C", ",");
-  return `#/${next.view}${query ? "?" + query : ""}`;
+  const query = new URLSearchParams();
+  for (const name of ["family", "budget"]) if (next[name]) query.set(name, [...next[name]].join(","));
+  for (const kind of ["params", "flops"]) if (next[kind] !== (store.facts.default || {})[kind]) query.set(kind, next[kind]);
+  if (next.loss !== "nats") query.set("loss", next.loss);
+  for (const name of FREE) if (next[name] && kept(name, next.view)) query.set(name, next[name]);
+  const text = query.toString().replaceAll("%2C", ",");
+  return `#/${next.view}${text ? "?" + text : ""}`;
 }
 
 // What belongs to one view is left behind when another is opened.

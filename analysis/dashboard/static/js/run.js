@@ -1,4 +1,4 @@
-// Run: its loss curve, what it was, where it ran, what became of its attempts. Without a key: find one.
+// Run: training curve, configuration, result and attempts of one run. Without a key: find one.
 
 VIEWS.run = {
   title: "Run",
@@ -12,15 +12,14 @@ VIEWS.run = {
     }
     return showRun(this, root, at);
   },
-  figure() { return this.picture; },
   csv() {
-    if (!this.curve) return runsCsv(route.run && store.place.has(route.run) ? [store.place.get(route.run)] : foundRuns());
+    if (!this.curve) return runsCsv(route.run && store.place.has(route.run) ? [store.place.get(route.run)] : matchingRuns());
     const columns = Object.keys(this.curve);
     return { columns, rows: this.curve[columns[0]].map((_, row) => columns.map(name => this.curve[name][row])) };
   },
 };
 
-function foundRuns() {
+function matchingRuns() {
   const wanted = (route.find || "").toLowerCase().split(/\s+/).filter(Boolean);
   const { key, size, host } = store.runs;
   return shownRuns().filter(at => {
@@ -32,27 +31,27 @@ function foundRuns() {
 function finder(view) {
   const box = el("div");
   const fill = () => {
-    const found = foundRuns();
-    box.replaceChildren(found.length ? runsTable(found, counted(found.length, "run")) : emptyState("No run fits.", "Change the words or the filters above."));
+    const places = matchingRuns();
+    box.replaceChildren(places.length ? runsTable(places, counted(places.length, "run")) : emptyState("No run matches.", "Change the words or the filters above."));
   };
-  const input = el("input", { type: "text", value: route.find, "aria-label": "Find runs", placeholder: "key, size, state, host ...", style: { width: "300px" },
+  const input = el("input", { type: "text", value: route.find, "aria-label": "Find runs", placeholder: "key, size, state, host ...", class: "find",
     on: { input: () => { route.find = input.value; history.replaceState(null, "", address()); fill(); } } });
   fill();
   return [viewHead("Runs", route.run ? `There is no run ${route.run} among these.` : "Choose a run, or click a point in any figure.", view), input, box];
 }
 
 function showRun(view, root, at) {
-  const told = el("div"), texts = el("div");
-  const known = stories.get(store.runs.key[at]);
-  const curveBox = el("div", { style: known?.curve?.step.length ? { minHeight: "500px" } : {} }, known ? null : el("p", { class: "muted" }, "Reading the loss curve"));
+  const history = el("div"), texts = el("div");
+  const before = stories.get(store.runs.key[at]);
+  const curveBox = el("div", { style: before?.curve?.step.length ? { minHeight: "500px" } : {} }, before ? null : el("p", { class: "muted" }, "Reading the training curve"));
   add(root, viewHead(labelOf(at), runSentence(at), view),
-    curveBox, told,
+    curveBox, history,
     el("div", { class: "two" },
-      el("section", {}, el("h3", {}, "What it is"), facts(at, SPEC)),
-      el("section", {}, el("h3", {}, "What came of it"), facts(at, OUTCOME), trackingLink(at))),
+      el("section", {}, el("h3", {}, "Configuration"), facts(at, SPEC)),
+      el("section", {}, el("h3", {}, "Result"), facts(at, OUTCOME), trackingLink(at))),
     el("h3", {}, "Samples of text"), texts);
   loadStory(at).then(story => {
-    fillStory(view, curveBox, told, at, story);
+    fillStory(view, curveBox, history, at, story);
     texts.replaceChildren(...sampleTexts(story));
   });
   return [];
@@ -68,30 +67,30 @@ function runSentence(at) {
   return `Status: ${statusOf(at)}${why ? `. ${why}` : ""}`;
 }
 
-function fillStory(view, box, told, at, story) {
+function fillStory(view, box, history, at, story) {
   if (!box.isConnected) return;
   box.replaceChildren();
   if (!story.curve?.step.length) {
-    box.append(emptyState(story.problem || "There is no loss curve of this run."));
+    box.append(emptyState(story.problem || "There is no training curve of this run."));
   } else {
     const { columns, recorded } = withSpending(story.curve, at);
     view.curve = columns;
-    view.picture = new Figure(420, `Training loss of ${labelOf(at)}`, (width, how) => curveFigure(columns, at, width, how));
+    view.picture = curveFigure(columns, at);
     add(box, curveControls(columns), view.picture.box, thinnedNote(columns.step.length, recorded));
     view.picture.show();
     figures = [view.picture];
     drawSoon();
   }
-  if (story.story && story.story.length) told.replaceChildren(el("h3", {}, "Attempts"), attempts(story.story));
+  if (story.story && story.story.length) history.replaceChildren(el("h3", {}, "Attempts"), attempts(story.story));
 }
 
 function sampleTexts(story) {
   if (story.texts?.length) return story.texts.map(text => el("pre", { class: "sample" }, text));
-  return [emptyState(store.carried ? "This file carries no samples." : "There are no samples of this run here; its sweep's own ledger has them once it has finished.")];
+  return [emptyState(store.carried ? "This file carries no samples." : "There are no samples of this run here; the sweep's own ledger has them once the run has finished.")];
 }
 
 function thinnedNote(shown, recorded) {
-  const exact = store.carried ? " This file keeps losses of curves to 0.025%." : "";
+  const exact = store.carried ? " This file keeps the losses of curves to 0.025%." : "";
   const means = shown < recorded ? `${shown} of ${counted(recorded, "point")}: each is the mean over a stretch of steps.` : "";
   return means || exact ? el("p", { class: "muted" }, means + exact) : null;
 }
@@ -105,35 +104,27 @@ function curveControls(curve) {
   return el("label", { class: "pick" }, "against", pick);
 }
 
-function curveFigure(curve, at, width, { print = false } = {}) {
-  const name = curveAxis(curve);
-  const style = familyStyle(familyOf(at)), factor = lossFactor();
-  const x = curve[name], y = curve.loss.map(loss => (missing(loss) ? null : number(loss) * factor));
-  const data = [{ x, y, mode: "lines", type: "scatter", name: "training loss", line: lineOf(style.colour, 1.8), showlegend: print,
-    hovertemplate: `training loss %{y:.4f}<br>%{x:.4s} ${name}<extra></extra>` }];
-  const values = y.filter(value => Number.isFinite(value));
-  if (finished(at)) {
-    const loss = store.runs.loss[at] * factor;
-    values.push(loss);
-    data.push({ x: [x[x.length - 1]], y: [loss], mode: "markers", type: "scatter", name: "held-out bound", showlegend: print,
-      marker: { color: style.colour, symbol: style.symbol, size: 12, line: { width: 1.5, color: "#ffffff" } }, hovertemplate: `held-out bound %{y:.4f}<extra></extra>` });
-  }
-  const text = name === "flops" ? computeText : countText;
-  const title = { flops: flopsTitle(), tokens: LOOK.titles.tokens, step: "Steps" }[name];
-  return { title: `Training loss of ${labelOf(at)}`, data, layout: { height: 420, xaxis: logAxis(title, x, text, { room: width / 100 }),
-    yaxis: logAxis(`Training loss (${LOSS_NAMES[route.loss]})`, values, plainTick, { room: 7 }) } };
+// The figure of a training curve, filled with the points of this run.
+function curveFigure(curve, at) {
+  const name = curveAxis(curve), content = structuredClone(LOOK.curve), [line] = content.data;
+  line.x = curve[name];
+  line.y = curve.loss.map(loss => (missing(loss) ? null : number(loss)));
+  line.line.color = familyStyle(familyOf(at)).colour;
+  line.hovertemplate = `training objective %{y:.4f}<br>%{x:.4s} ${name === "flops" ? "FLOPs" : name}<extra></extra>`;
+  content.layout.xaxis.title = { text: LOOK.titles[name] };
+  return new Figure(`Training curve of ${labelOf(at)}`, content);
 }
 
 const SPEC = [["sweep", "sweep"], ["key", "key"], ["objective", "objective"], ["size", "size"], ["params_total", "parameters, all", countText],
   ["params_non_embedding", "without embeddings", countText], ["params_body", "of the blocks", countText], ["params", "parameters", countText],
-  ["tokens", "tokens", countText], ["unique_tokens", "different tokens", countText], ["budget", "budget (FLOPs)", flopsText],
+  ["tokens", "tokens", countText], ["unique_tokens", "unique tokens", countText], ["budget", "budget (FLOPs)", flopsText],
   ["flops_exact", "FLOPs, exact", flopsText], ["flops_6nd", "FLOPs, 6 N D", flopsText], ["flops_sahoo2026", "FLOPs, Sahoo et al. 2026", flopsText],
   ["context_length", "context length"], ["batch_size", "batch size"], ["steps", "steps"], ["learning_rate", "learning rate", x => String(Number(x.toPrecision(4)))], ["seed", "seed"],
-  ["vocab_size", "vocabulary"], ["corpus", "text"], ["tokenizer", "tokenizer"], ["data_fingerprint", "fingerprint of the text"], ["notes", "notes"], ["tags", "tags"]];
-const OUTCOME = [["status", "status"], ["sentence", "in words"], ["excluded", "left out of fits"], ["loss", "bound (nats per token)", x => x.toFixed(5)],
+  ["vocab_size", "vocabulary"], ["corpus", "text"], ["tokenizer", "tokenizer"], ["data_fingerprint", "data fingerprint"], ["notes", "notes"], ["tags", "tags"]];
+const OUTCOME = [["status", "status"], ["sentence", "details"], ["excluded", "left out of fits"], ["loss", "held-out loss (nats per token)", x => x.toFixed(5)],
   ["loss_se", "its standard error", x => sig(x, 3)], ["bits_per_byte", "bits per byte", x => x.toFixed(5)], ["bound", "kind of bound"], ["wall_s", "time", durationText],
   ["tokens_per_s", "speed (tokens per s)", countText], ["host", "host"], ["device", "device"], ["started", "started", timeText], ["ended", "ended", timeText],
-  ["code_version", "version of the code"], ["mlflow_run_id", "MLflow's id"]];
+  ["code_version", "version of the code"], ["mlflow_run_id", "MLflow run id"]];
 
 function facts(at, names) {
   const rows = names.flatMap(([name, word, text]) => {
@@ -148,11 +139,11 @@ function trackingLink(at) {
   const server = store.facts.tracking, experiment = server?.experiments[store.runs.sweep?.[at]];
   if (!id) return null;
   if (experiment) return el("p", {}, el("a", { href: `${server.address}/#/experiments/${encodeURIComponent(experiment)}/runs/${encodeURIComponent(id)}`, rel: "noreferrer", target: "_blank" }, "Open in MLflow"));
-  return el("p", { class: "muted" }, "In MLflow's own page it has this id.");
+  return copyButton(() => ({ columns: [id], rows: [] }), "Copy the MLflow run id");
 }
 
 function attempts(story) {
-  const columns = [{ title: "attempt", class: "num" }, { title: "state" }, { title: "started" }, { title: "took", class: "num" }, { title: "host" }, { title: "what happened", class: "wrap" }];
+  const columns = [{ title: "attempt", class: "num" }, { title: "state" }, { title: "started" }, { title: "took", class: "num" }, { title: "host" }, { title: "outcome", class: "wrap" }];
   const rows = story.map(one => [one.attempt, one.state, timeText(one.started), one.ended ? durationText(one.ended - one.started) : "", one.host || "", one.sentence || ""]);
   return tableOf(columns, rows);
 }

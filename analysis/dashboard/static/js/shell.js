@@ -1,18 +1,30 @@
-// What stands around the views: tabs, filters, conventions, theme, and how old all this is.
+// Around the views: tabs, filters, conventions, theme, and the age of the data.
 
 function renderShell() {
   renderTabs();
   const focused = document.activeElement?.id;
-  document.getElementById("controls").replaceChildren(...(store.loaded && store.rows ? controls() : []));
+  document.getElementById("controls").replaceChildren(...(store.loaded && store.rows ? compactControls() : []));
   if (focused) document.getElementById(focused)?.focus();
-  renderTold();
+  renderStatus();
+  document.title = `${VIEWS[route.view].title} · ${document.getElementById("title").textContent}`;
 }
 
 function renderTabs() {
   const tabs = Object.entries(VIEWS).map(([name, view]) => el("a", { href: address({ view: name, run: "" }), "aria-current": route.view === name ? "page" : null }, view.title));
   const theme = el("select", { id: "theme", "aria-label": "Theme", on: { change: () => setTheme(theme.value) } },
-    ["auto", "light", "dark"].map(name => el("option", { value: name, selected: themeChoice() === name }, name === "auto" ? "as the system" : name)));
+    ["auto", "light", "dark"].map(name => el("option", { value: name, selected: themeChoice() === name }, name === "auto" ? "System" : name)));
   document.getElementById("tabs").replaceChildren(...tabs, el("span", { class: "right" }, theme));
+}
+
+// On a phone filters are folded away, below a line that says which are set.
+const phone = matchMedia("(max-width: 620px)");
+let filtersOpen = false;
+function compactControls() {
+  if (!phone.matches) return controls();
+  const set = [route.family && shownFamilies().join(", "), route.budget && [...route.budget].join(", "), route.loss === "bits" && "bits per byte"].filter(Boolean);
+  const box = el("details", { open: filtersOpen }, el("summary", { id: "filters" }, `Filters: ${set.join("; ") || "none"}`), controls());
+  box.addEventListener("toggle", () => { filtersOpen = box.open; });
+  return [box];
 }
 
 function controls() {
@@ -23,7 +35,7 @@ function controls() {
 }
 
 function chip(id, name, mark, on, toggle) {
-  return el("button", { class: "chip", id, type: "button", "aria-pressed": on ? "true" : "false", on: { click: toggle } }, mark, name);
+  return el("button", { class: "chip", id, type: "button", title: "The first click shows it alone; further clicks add or remove", "aria-pressed": on ? "true" : "false", on: { click: toggle } }, mark, name);
 }
 
 function familyFilter() {
@@ -37,7 +49,7 @@ function budgetFilter() {
   if (store.budgets.length < 2 || store.budgets.length > 40) return null;
   const names = store.budgets.map(flopsText);
   const chips = store.budgets.map((budget, at) => chip(`budget-${names[at]}`, computeText(budget),
-    el("span", { class: "dot", style: { background: store.budgetColour.get(budget) } }), shownBudget(budget), () => toggle("budget", names, names[at])));
+    el("span", { class: "dot", style: { background: inTheme(store.budgetColour.get(budget)) } }), shownBudget(budget), () => toggle("budget", names, names[at])));
   return el("div", { class: "group", role: "group", "aria-label": "Budgets in FLOPs" }, el("span", { class: "label" }, "Budgets"), chips, allButton("budget"));
 }
 
@@ -63,25 +75,25 @@ function lossPick() {
   return el("label", { class: "pick" }, "Loss", select);
 }
 
-function renderTold() {
-  const told = document.getElementById("told");
+function renderStatus() {
+  const status = document.getElementById("status");
   if (!store.loaded) {
-    told.textContent = store.problem || "Reading the runs";
+    status.textContent = store.problem || "Reading the runs";
     return;
   }
-  const done = (store.runs.status || []).filter(status => status === "finished").length;
+  const done = (store.runs.status || []).filter(one => one === "finished").length;
   const parts = [counted(store.rows, "run") + (store.runs.status && done < store.rows ? `, ${done.toLocaleString("en-US")} finished` : ""), ...ageWords()];
-  told.replaceChildren(...parts.flatMap((part, at) => (at ? [" · ", part] : [part])));
+  status.replaceChildren(...parts.flatMap((part, at) => (at ? [" · ", part] : [part])));
 }
 
 const FRESH_S = 15;
 function ageWords() {
-  if (store.carried) return [`written ${timeText(store.known.written)}`];
+  if (store.carried) return [`written ${timeText(store.opening.written)}`];
   const age = store.state.age_s;
   let old = "";
   if (!missing(age)) old = age < FRESH_S ? "up to date" : `as of ${durationText(age)} ago`;
-  if (store.problem) return [el("span", { class: "bad" }, `${store.problem} What is shown is ${old || "the last that was read"}.`)];
-  if (store.state.problem) return [el("span", { class: "bad" }, `The store does not answer: ${store.state.problem}. What is shown is ${old}.`)];
+  if (store.problem) return [el("span", { class: "bad" }, `${store.problem} The page shows the last state${old ? `, ${old}` : ""}.`)];
+  if (store.state.problem) return [el("span", { class: "bad" }, `The store does not answer: ${store.state.problem}. The page shows the last state, ${old}.`)];
   return [old].filter(Boolean);
 }
 

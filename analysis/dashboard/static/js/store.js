@@ -1,17 +1,16 @@
-// The runs as columns, the laws as they come, and who wants to know of changes.
+// The runs as columns, and the laws as they come.
 
-const store = { runs: {}, rows: 0, facts: {}, state: {}, laws: {}, loaded: false, problem: "", carried: null, known: {} };
+const store = { runs: {}, rows: 0, facts: {}, state: {}, laws: {}, loaded: false, problem: "", carried: null, opening: {} };
 
-function takeRuns(told) {
-  store.rows = told.rows;
-  store.facts = told;
+function takeRuns(facts) {
+  store.rows = facts.rows;
+  store.facts = facts;
   store.runs = {};
-  for (const [name, column] of Object.entries(told.columns)) store.runs[name] = expand(column, told.rows);
+  for (const [name, column] of Object.entries(facts.columns)) store.runs[name] = expand(column, facts.rows);
   store.place = new Map((store.runs.key || []).map((key, at) => [key, at]));
-  store.families = familyOrder(new Set(store.runs.family || []));
-  store.budgets = [...new Set(store.runs.nominal || [])].filter(b => !missing(b)).sort((a, b) => a - b);
-  const colours = rampColours(store.budgets.length);
-  store.budgetColour = new Map(store.budgets.map((budget, at) => [budget, colours[at]]));
+  store.families = store.runs.family ? Object.keys(facts.families || {}) : [];
+  store.budgets = (facts.budgets || []).map(([budget]) => budget);
+  store.budgetColour = new Map(facts.budgets || []);
   store.severalSeeds = new Set(store.runs.seed || []).size > 1;
   store.loaded = true;
 }
@@ -50,58 +49,39 @@ const shownBudget = budget => !route.budget || route.budget.has(flopsText(budget
 function shownRuns() {
   const families = new Set(shownFamilies());
   const { family, nominal } = store.runs;
-  const found = [];
+  const places = [];
   for (let at = 0; at < store.rows; at++) {
     if (family && !families.has(family[at])) continue;
     if (nominal && !missing(nominal[at]) && !shownBudget(nominal[at])) continue;
-    found.push(at);
+    places.push(at);
   }
-  return found;
+  return places;
 }
 
 // -- laws
 
 const countName = () => `${route.params}|${route.flops}`;
 const lawsNow = () => store.laws[countName()] || null;
-const lawOf = (family, method) => lawsNow()?.families?.[family]?.laws?.[method] || null;
+const lawsOf = family => lawsNow()?.families?.[family]?.laws || {};
+const lawOf = (family, method) => lawsOf(family)[method] || null;
 
-// One kind of law for all that is drawn at once, so that families compare.
-const methodNow = () => route.law || "surface";
+// One kind of law for all that is drawn at once, so that families compare. The first one registered is the usual one.
+const mainMethod = () => Object.keys(lawsNow()?.methods || {})[0] || "";
+const methodNow = () => (lawsNow()?.methods?.[route.law] ? route.law : mainMethod());
 
 function lawsNote() {
-  const told = store.state.laws?.[countName()];
+  const state = store.state.laws?.[countName()];
   if (store.carried) return lawsNow() ? "" : "Laws were not fitted with these counts when this file was written.";
   if (!store.facts.hash) return "";
-  if (!told || (!told.etag && !told.problem)) return "Laws are being fitted; they appear as they come.";
-  if (told.problem) return `The laws could not be fitted: ${told.problem}`;
-  if (!told.done) return `Being fitted: ${told.stage || "laws"}`;
-  return told.fresh ? "" : "Laws of an earlier state; newer runs are being fitted in.";
+  if (!state && lawsNow()?.done) return "";
+  if (!state || (!state.etag && !state.problem)) return "Fitting laws; they appear one by one.";
+  if (state.problem) return `The laws could not be fitted: ${state.problem}`;
+  if (!state.done) return `Fitting: ${state.stage || "laws"}`;
+  return state.fresh ? "" : "Refitting; these laws do not include the newest runs yet.";
 }
 
-// -- families
+// -- how families and budgets look, as in every figure
 
-function familyStyle(family) {
-  if (LOOK.families[family]) return LOOK.families[family];
-  let sum = 0;
-  for (const letter of String(family)) sum = (sum * 31 + letter.codePointAt(0)) >>> 0;
-  return { colour: LOOK.neutral, symbol: LOOK.spare[sum % LOOK.spare.length] };
-}
-
-function familyOrder(names) {
-  const known = Object.keys(LOOK.families);
-  const place = name => (known.includes(name) ? known.indexOf(name) : known.length);
-  return [...names].filter(name => !missing(name)).sort((a, b) => place(a) - place(b) || (a < b ? -1 : 1));
-}
-
-const rgb = colour => [1, 3, 5].map(at => parseInt(colour.slice(at, at + 2), 16));
-const seeThrough = (colour, opacity) => `rgba(${rgb(colour).join(", ")}, ${opacity})`;
-
-function rampColours(count) {
-  const ramp = LOOK.ramp.map(rgb);
-  return Array.from({ length: count }, (_, at) => {
-    const place = count > 1 ? (at * (ramp.length - 1)) / (count - 1) : 0;
-    const first = Math.min(Math.floor(place), ramp.length - 2);
-    const mixed = ramp[first].map((a, k) => Math.round(a + (place - first) * (ramp[first + 1][k] - a)));
-    return "#" + mixed.map(v => v.toString(16).padStart(2, "0")).join("");
-  });
-}
+const familyStyle = family => store.facts.families?.[family] || { colour: LOOK.neutral, symbol: "circle" };
+const inTheme = colour => (themeName() === "dark" && LOOK.dark[colour]) || colour;
+const times = (x, factor) => (missing(x) ? null : x * factor);

@@ -1,12 +1,13 @@
-"""What the server knows: the latest page data and laws as bytes, kept up by two child processes.
+"""The server's state: the latest runs and laws as bytes, kept up to date by child processes.
 
-Nothing here reads a store or fits anything. Where a store is lost, the last state stays and is told with its
+Nothing here reads a store or fits anything. If a store is lost, the last state stays and is shown with its
 age. Laws are fitted for the count that pages ask for; once all runs have ended, for the other counts too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -30,7 +31,7 @@ REST = 4.0
 """After a read the store has peace for this many times as long as it took; after a fit the processor."""
 READER_IDLE_S, FITTER_IDLE_S = 90.0, 5.0
 QUICK_FIT_S = 600.0
-"""Where a fit took longer than this, only counts that somebody asked for are fitted."""
+"""If a fit took longer than this, only counts that a page asked for are fitted."""
 
 Count = tuple[str, str]
 """Counts of params and FLOPs, e.g. ("params_total", "flops_6nd")."""
@@ -42,6 +43,8 @@ class Laws:
 
     content: bytes = b""
     """gzip of JSON."""
+    file: str = ""
+    """Where the same bytes lie."""
     etag: str = ""
     hash: str = ""
     """Of the data they were fitted to."""
@@ -51,8 +54,8 @@ class Laws:
 
 
 @dataclass(slots=True)
-class Page:
-    """The data of the page, as last read."""
+class Runs:
+    """The runs as last read, as the page gets them."""
 
     content: bytes = b""
     etag: str = ""
@@ -65,7 +68,7 @@ class Page:
     """Left by an earlier server, the store has not been read since."""
 
 
-class Board:
+class State:
     """See the module. `watch` runs as a task for as long as the server does."""
 
     def __init__(self, spec: Mapping[str, Any], cache: Path, *, files: tuple[Path, ...] = (),
@@ -74,7 +77,8 @@ class Board:
         self.files, self.bootstrap = files, bootstrap
         base = {"spec": dict(spec), "cache": str(cache)}
         self.reader, self.fitter = Child(base, READER_IDLE_S), Child(base, FITTER_IDLE_S)
-        self.page = Page()
+        self.drawer = Child(base, FITTER_IDLE_S)
+        self.runs = Runs()
         self.laws: dict[Count, Laws] = {}
         self._wanted: list[Count] = []
         self._work = asyncio.Event()
@@ -83,16 +87,16 @@ class Board:
 
     # -- what the server asks --------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """Small enough to be asked for every second or two."""
-        page = self.page
-        age = None if page.read_at is None else round(time.time() - page.read_at, 1)
-        laws = {
-            "|".join(count): {"etag": told.etag, "done": told.done, "stage": told.stage,
-                              "fresh": told.hash == page.facts.get("hash"), "problem": told.problem}
-            for count, told in self.laws.items()
+    def summary(self) -> dict[str, Any]:
+        """Small enough to be fetched every second or two."""
+        runs = self.runs
+        age = None if runs.read_at is None else round(time.time() - runs.read_at, 1)
+        by_count = {
+            "|".join(count): {"etag": laws.etag, "done": laws.done, "stage": laws.stage,
+                              "fresh": laws.hash == runs.facts.get("hash"), "problem": laws.problem}
+            for count, laws in self.laws.items()
         }  # fmt: skip
-        return {"etag": page.etag, "age_s": age, "problem": page.problem, "laws": laws}
+        return {"etag": runs.etag, "age_s": age, "problem": runs.problem, "laws": by_count}
 
     def want(self, count: Count) -> Laws:
         """The laws counted that way, as far as they are there; they are fitted next."""
@@ -102,12 +106,12 @@ class Board:
         return self.laws.setdefault(count, Laws())
 
     def knows(self, count: Count) -> bool:
-        counts = self.page.facts.get("counts", {})
+        counts = self.runs.facts.get("counts", {})
         return count[0] in counts.get("params", ()) and count[1] in counts.get("flops", ())
 
     async def curves(self, room: int) -> bytes:
         """The loss curves of all runs in at most `room` bytes, see `analysis.dashboard.curves`; the page's
-        data is then that of the same runs. Where they cannot be read, the sentence that says so."""
+        data is then that of the same runs. If they cannot be read, the sentence that says so."""
         try:
             answer = await self.reader.last(job="curves", room=room)
         except ChildError as error:
@@ -117,8 +121,16 @@ class Board:
         return path.read_bytes()
 
     async def run(self, key: str) -> dict[str, Any]:
-        """Curve and story of a run; ChildError where the store does not answer."""
+        """Curve and story of a run; ChildError if the store does not answer."""
         return await self.reader.last(job="run", key=key)
+
+    async def picture(self, count: Count, **job: Any) -> bytes:
+        """A figure as a file; job: name, format, families, budgets, theme. ChildError if there is none."""
+        laws = self.laws.get(count, Laws())
+        if not laws.file:
+            raise ChildError("the laws are still being fitted")
+        answer = await self.drawer.last(job="picture", laws=laws.file, **job)
+        return base64.b64decode(answer["content"])
 
     # -- keeping up ------------------------------------------------------------------------------
 
@@ -131,13 +143,13 @@ class Board:
             fitting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await fitting
-            await self.reader.close()
-            await self.fitter.close()
+            for child in (self.reader, self.fitter, self.drawer):
+                await child.close()
 
     async def _keep_reading(self) -> None:
         while True:
             began = time.monotonic()
-            seen = marks_of(self.files)
+            marks = marks_of(self.files)
             await self._read_once()
             took = time.monotonic() - began
             await asyncio.sleep(max(LOOK_S if self.files else ASK_S, REST * min(took, 10.0)))
@@ -145,28 +157,28 @@ class Board:
             while (
                 self.files
                 and time.monotonic() < until
-                and not self.page.problem
-                and marks_of(self.files) == seen
+                and not self.runs.problem
+                and marks_of(self.files) == marks
             ):
-                self.page.read_at = time.time()  # nothing was written since: what was read is still so
+                self.runs.read_at = time.time()  # nothing was written since: what was read is still so
                 await asyncio.sleep(LOOK_S)
 
     async def _read_once(self) -> None:
         try:
-            answer = await self.reader.last(job="read", have=bool(self.page.content) and not self.page.old)
+            answer = await self.reader.last(job="read", have=bool(self.runs.content) and not self.runs.old)
         except ChildError as error:
-            self.page.problem = str(error)
+            self.runs.problem = str(error)
             return
-        self.page.problem, self.page.read_at = "", time.time()
-        self.page.old = False
+        self.runs.problem, self.runs.read_at = "", time.time()
+        self.runs.old = False
         if not answer.get("same"):
             self._take_page(answer)
 
     def _take_page(self, answer: dict[str, Any]) -> None:
-        if answer["etag"] == self.page.etag:
+        if answer["etag"] == self.runs.etag:
             return
-        self.page.content = Path(answer.pop("file")).read_bytes()
-        self.page.etag, self.page.facts = answer["etag"], answer
+        self.runs.content = Path(answer.pop("file")).read_bytes()
+        self.runs.etag, self.runs.facts = answer["etag"], answer
         self._work.set()
 
     async def _keep_fitting(self) -> None:
@@ -180,47 +192,47 @@ class Board:
             await self._fit_once(count)
             took = time.monotonic() - began
             # while runs arrive, fits take at most a fifth of the time
-            await asyncio.sleep(min(REST * took, 120.0) if self.page.facts.get("open") else 0.05)
+            await asyncio.sleep(min(REST * took, 120.0) if self.runs.facts.get("open") else 0.05)
 
     def _next_count(self) -> Count | None:
-        facts = self.page.facts
+        facts = self.runs.facts
         if not facts.get("rows") or not facts.get("hash"):
             return None
         first = (facts["default"]["params"], facts["default"]["flops"])
-        asked = [count for count in self._wanted if self.knows(count)]
+        wanted = [count for count in self._wanted if self.knows(count)]
         rest = [(p, f) for p in facts["counts"]["params"] for f in facts["counts"]["flops"]]
         if facts.get("open") or self._slow:
             rest = []
-        for count in [*asked, first, *rest]:
-            told = self.laws.get(count)
-            if told is None or told.hash != facts["hash"]:
+        for count in [*wanted, first, *rest]:
+            laws = self.laws.get(count)
+            if laws is None or laws.hash != facts["hash"]:
                 return count
         return None
 
     async def _fit_once(self, count: Count) -> None:
-        told = self.laws.setdefault(count, Laws())
-        wanted = str(self.page.facts["hash"])
-        was = told.content
+        laws = self.laws.setdefault(count, Laws())
+        wanted = str(self.runs.facts["hash"])
+        whole_before = bool(laws.content) and laws.done
         began = time.monotonic()
-        told.stage, told.problem = "starting", ""
+        laws.stage, laws.problem = "starting", ""
         try:
             async for answer in self.fitter.ask(
                 job="fit", params=count[0], flops=count[1], hash=wanted, bootstrap=self.bootstrap
             ):
-                told.stage = answer.get("stage", "")
-                if answer.get("end") or not (was and told.done):
+                laws.stage = answer.get("stage", "")
+                if answer.get("end") or not whole_before:
                     # older laws that are whole stay until the new ones are
-                    self._take(told, Path(answer["file"]), done=bool(answer.get("end")))
+                    self._take(laws, Path(answer["file"]), done=bool(answer.get("end")))
         except ChildError as error:
-            told.problem, told.stage = str(error), ""
-        told.hash = wanted  # also after a failure: the same runs would fail again
+            laws.problem, laws.stage = str(error), ""
+        laws.hash = wanted  # also after a failure: the same runs would fail again
         self._slow = self._slow or time.monotonic() - began > QUICK_FIT_S
 
-    def _take(self, told: Laws, path: Path, *, done: bool) -> None:
+    def _take(self, laws: Laws, path: Path, *, done: bool) -> None:
         with contextlib.suppress(OSError):
-            told.content = path.read_bytes()
-            told.etag = hashlib.sha256(told.content).hexdigest()[:24]
-            told.done = done
+            laws.content = path.read_bytes()
+            laws.etag = hashlib.sha256(laws.content).hexdigest()[:24]
+            laws.done, laws.file = done, str(path)
 
     def take_up(self, cache: Path) -> None:
         """Show what an earlier server left in the cache folder until the store has been read."""
@@ -230,7 +242,7 @@ class Board:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest()[:24] != facts["etag"]:
                 return
-            self.page = Page(
+            self.runs = Runs(
                 content=content, etag=facts["etag"], facts=facts, read_at=path.stat().st_mtime, old=True
             )
             for params in facts["counts"]["params"]:
@@ -240,6 +252,6 @@ class Board:
     def _take_up_laws(self, cache: Path, count: Count, wanted: str) -> None:
         path = cache / f"laws-{wanted}-{'-'.join(count)}.json.gz"
         if wanted and path.is_file():
-            told = self.laws.setdefault(count, Laws())
-            self._take(told, path, done=True)
-            told.hash = wanted
+            laws = self.laws.setdefault(count, Laws())
+            self._take(laws, path, done=True)
+            laws.hash = wanted
