@@ -285,10 +285,10 @@ def test_what_fits_a_node_that_is_gone_waits_for_it():
     from sweeps.pools.ray.pool import RayPool
 
     pool = RayPool.__new__(RayPool)
-    pool._rack, pool._ever, pool._looked = Rack(), {}, time.monotonic()
+    pool._rack, pool._looked = Rack(), time.monotonic()
     head, big = Node(name="a", cpus=1), Node(name="b", cpus=8, gpus=8)
     for nodes in ([head, big], [head]):
-        pool._know(nodes)
+        pool._rack.update(nodes)
     assert pool.rack.refusal(Needs(gpus=8)) is None
     assert "16 GPU" in pool.rack.refusal(Needs(gpus=16))
     assert pool.rack.find(Needs(gpus=8)) is None
