@@ -74,6 +74,16 @@ def test_every_page_can_be_reached_from_the_contents() -> None:
     assert {page for page in PAGES if page.parts[0] == "docs"} <= reached
 
 
+def test_every_picture_is_shown_somewhere() -> None:
+    pictures = {path for path in committed() if path.parts[:2] == ("docs", "pictures")}
+    shown = {
+        (ROOT / page.parent / link).resolve().relative_to(ROOT)
+        for page in PAGES
+        for link in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text_of(page))
+    }
+    assert pictures == shown
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_named_files_and_folders_exist(page: Path) -> None:
     named = re.findall(r"`([\w.][\w./-]*)`", text_of(page))

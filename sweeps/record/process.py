@@ -40,6 +40,8 @@ class RecorderProcess:
     grace_s: float = GRACE_S
     """How long the end of the sweep may wait for a store that fails."""
     _popen: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _code: int | None = field(default=None, init=False)
+    """Exit code of the last process."""
     _started: float = field(default=-float("inf"), init=False)
     _ended_because: str | None = field(default=None, init=False)
     """Why it was killed; None if it was not."""
@@ -96,6 +98,7 @@ class RecorderProcess:
                 if self._ended_because:
                     self._popen.kill()
                 time.sleep(0.05)
+            self._code = self._popen.returncode
             self._popen = None
         return waiting_for(self.ledger, self.uri)
 
@@ -106,8 +109,12 @@ class RecorderProcess:
 
     @property
     def trouble(self) -> str | None:
-        """Why the last try to record failed; None if it did not."""
-        return self._ended_because or trouble_of(self.ledger, self.uri)
+        """Why the last try to record failed, or how the process died; None if it was only slow."""
+        said = self._ended_because or trouble_of(self.ledger, self.uri)
+        if said is None and self._code:
+            how = f"was killed by signal {-self._code}" if self._code < 0 else f"ended with code {self._code}"
+            return f"the recorder {how}, see {self.ledger.folder / 'recorder.log'}"
+        return said
 
 
 def main() -> None:

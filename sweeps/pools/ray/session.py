@@ -12,11 +12,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UserError
+from scaling.errors import UserError, unknown
 from scaling.files import private_folder, scratch_folder
 from sweeps.attempt.worker import CODE_VERSION, code_version
 from sweeps.pools.base import WORKER_ENVIRONMENT
@@ -325,9 +324,7 @@ def asked_environment() -> dict[str, Any]:
         raise UserError(f"{source}: there must be keys such as pip, uv, conda, image_uri, env_vars")
     for key in read:
         if key not in ENVIRONMENT_KEYS:
-            near = get_close_matches(str(key), ENVIRONMENT_KEYS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{source}: unknown key {key!r}{hint} (known: {', '.join(ENVIRONMENT_KEYS)})")
+            raise UserError(f"{source}: {unknown('key', key, ENVIRONMENT_KEYS)}")
     _check_variables(source, read.get("env_vars", {}))
     return {key: _beside(Path(source), value) for key, value in read.items()}
 

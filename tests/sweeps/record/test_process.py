@@ -136,3 +136,16 @@ def test_a_slow_recorder_is_not_called_one_that_hangs(tmp_path):
         recorder.start()
         assert recorder.close() == 0
         assert recorder.trouble is None
+
+
+def test_a_recorder_that_cannot_start_is_not_called_slow(tmp_path, monkeypatch):
+    """A broken package, say: the process ends with a traceback before it has tried anything."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "psutil.py").write_text("raise ImportError('broken')\n")
+    with Ledger(tmp_path / "s" / "ledger") as ledger:
+        train(ledger, "a")
+        recorder = RecorderProcess(ledger, "s", f"sqlite:///{tmp_path / 'mlflow.db'}")
+        recorder.start()
+        assert recorder.close() == 1
+        assert recorder.trouble == f"the recorder ended with code 1, see {ledger.folder / 'recorder.log'}"
+    assert "broken" in (tmp_path / "s" / "ledger" / "recorder.log").read_text()

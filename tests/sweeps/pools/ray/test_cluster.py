@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling.errors import UserError
-from sweeps.attempt.worker import Trouble
+from sweeps.attempt.job import Trouble
 from sweeps.ledger.types import Needs
 from sweeps.pools.rack import Node, Rack
 from sweeps.pools.ray import nodes as ray_nodes
