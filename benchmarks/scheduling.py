@@ -38,7 +38,8 @@ from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry, Needs, Run, State
 from sweeps.plan.rows import spec_columns
-from sweeps.pools import base as pools
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.start import start
 from sweeps.record.recorder import Recorder
 from sweeps.record.store import NONE, Point, Texts
 from sweeps.record.tracking import ENVIRONMENT, MlflowStore, client, tracking_uri
@@ -97,7 +98,7 @@ def overhead(folder: Path, runs: int = 16) -> dict[str, float]:
         out = folder / name.replace(" ", "-")
         entries = [tiny_entry(data, seed, 300, needs) for seed in range(runs)]
         with Ledger(out / "s" / "ledger") as ledger:
-            pool = pools.start("ray", cpus=1, gpus=1)
+            pool = start("ray", PoolOptions(cpus=1, gpus=1))
             run_sweep(entries, ledger, pool, sweep="s", tracking=tracking_uri(out))
             ended = sorted((run for run in ledger.runs()), key=lambda run: run.ended or 0.0)
         gaps = [
@@ -135,9 +136,8 @@ def many(folder: Path, runs: int) -> dict[str, float]:
     before, began = time.process_time(), time.perf_counter()
     out = folder / "many"
     with Ledger(out / "s" / "ledger") as ledger:
-        report = run_sweep(
-            entries, ledger, pools.start("ray"), sweep="s", tracking=tracking_uri(out), grace_s=300.0
-        )
+        where = tracking_uri(out)
+        report = run_sweep(entries, ledger, start("ray"), sweep="s", tracking=where, grace_s=300.0)
     wall_s = time.perf_counter() - began
     assert report.counts == {"finished": runs}, report.sentence
     return {

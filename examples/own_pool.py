@@ -8,16 +8,18 @@ from __future__ import annotations
 import socket
 import time
 
-from sweeps.attempt.worker import Job, Outcome, run_job
+from sweeps.attempt.job import Job, Outcome, killed
 from sweeps.ledger.types import Needs
-from sweeps.pools.base import killed
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.entry import run
 from sweeps.pools.rack import Handle, Node, Rack
 
 
 class InlinePool:
     """See `sweeps.pools.base.Pool`: the protocol has no base class to inherit from."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: PoolOptions) -> None:
+        del options  # nothing to choose
         self.rack = Rack([Node(name="here", host=socket.gethostname(), cpus=1.0)])
         self._waiting: list[tuple[Handle, Job]] = []
         self._killed: set[Handle] = set()
@@ -40,7 +42,7 @@ class InlinePool:
             time.sleep(timeout_s)
             return []
         handle, job = self._waiting.pop(0)
-        outcome = killed() if handle in self._killed else run_job(job)
+        outcome = killed() if handle in self._killed else run(job)
         self.rack.remove(handle)
         return [(handle, outcome)]
 

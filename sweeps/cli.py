@@ -246,6 +246,9 @@ def sweep(
     address: Annotated[
         Text, option("A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine")
     ] = None,
+    pool: Annotated[
+        str, option("Where runs run: ray, or local for plain processes.", metavar="NAME")
+    ] = "ray",
     bootstrap: Bootstrap = 1000,
     priority: Annotated[int, option("Of sweeps on one cluster, the higher one goes first.")] = 0,
     extend: Annotated[
@@ -265,6 +268,7 @@ def sweep(
     how = Launch(
         store=chosen.store,
         address=address,
+        pool=pool,
         bootstrap=bootstrap,
         caps=chosen.caps,
         priority=priority,

@@ -36,7 +36,7 @@ START_EXPONENTS = (-2.0, -1.0, -0.5, -0.2, -0.05, 0.05, 0.2, 0.5, 1.0, 2.0)
 START_OFFSETS = (-3.0, -1.0, -0.3, -0.05)
 FLATTEST, STEEPEST = 1e-3, 20.0
 LOWEST_OFFSET = -14.0
-"""An offset below e^-14 of the mean of y has no say in any digit seen."""
+"""An offset below e^-14 of the mean of y changes no printed digit."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -78,7 +78,7 @@ class PowerFit:
 
     @property
     def exponent(self) -> Estimate:
-        """Of the only x; UserError where there are several."""
+        """Of the only x; UserError if there are several."""
         if len(self.x) > 1:
             raise UserError(f"exponent: there are {len(self.x)} ({', '.join(self.x)}); see exponents")
         return self.exponents[self.x[0]]
@@ -291,7 +291,7 @@ class _Fitter:
         if self.offset:
             grid = [(e, p) for e in START_OFFSETS for p in START_EXPONENTS]
             starts = np.array([[e, np.log(-np.expm1(e)), p] for e, p in grid])
-        # wide thresholds first, as many as lie above the one asked for
+        # from wide thresholds down to delta
         best, share = best_of(self.objective(z), starts, len(z), self.delta or LEAST_SQUARES)
         return best[0], share
 
@@ -304,15 +304,15 @@ class _Fitter:
         """Optima (R, p) for other log y (R, n)."""
         if self.exact:
             return self._lines(z_Rn)
-        objective, found = self.objective(z_Rn[0] if len(z_Rn) else self.design[:, 0]), []
+        objective, optima = self.objective(z_Rn[0] if len(z_Rn) else self.design[:, 0]), []
         chunk = chunk_rows(len(self.design))
         for first in range(0, len(z_Rn), chunk):
             part = z_Rn[first : first + chunk]
             start = np.repeat(best[None], len(part), axis=0)
             delta = self.delta or LEAST_SQUARES
             ended = minimise(objective, start, np.ones(part.shape), delta, tolerance=1e-11, z_Rn=part)
-            found.append(ended.theta_Rp)
-        return np.concatenate([np.empty((0, len(best))), *found])
+            optima.append(ended.theta_Rp)
+        return np.concatenate([np.empty((0, len(best))), *optima])
 
     def _lines(self, z_Rn: np.ndarray) -> np.ndarray:
         slopes = np.linalg.lstsq(self.design, z_Rn.T, rcond=None)[0].T
@@ -320,15 +320,15 @@ class _Fitter:
 
 
 def _warnings(centred: np.ndarray, share: float, *, offset: bool, level: float) -> list[str]:
-    found = []
+    warnings = []
     tail = (1 - level) / 2
     if offset and centred[0, 0] <= LOWEST_OFFSET:
-        found.append("the best offset is 0: a pure power law describes the rows as well")
+        warnings.append("the best offset is 0: a pure power law describes the rows as well")
     elif offset and len(centred) > 1 and np.mean(centred[1:, 0] <= LOWEST_OFFSET) > tail:
-        found.append("these runs put no lower limit on E")
+        warnings.append("these runs put no lower limit on E")
     slopes = centred[1:, 2:]
     if offset and len(slopes) and np.mean(np.abs(slopes) < FLATTEST) > tail:
-        found.append("the exponent is not identified: it reaches 0, where offset and power are one")
+        warnings.append("the exponent is not identified: at 0, which it reaches, offset and power are one")
     if share < 0.2:
-        found.append(f"only {share:.0%} of the starts reach the optimum; others may lie close")
-    return found
+        warnings.append(f"only {share:.0%} of the starts reach the optimum; others may lie close")
+    return warnings

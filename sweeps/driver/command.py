@@ -15,7 +15,8 @@ from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import State
 from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
-from sweeps.pools import base as pools
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.start import start as start_pool
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
@@ -41,7 +42,8 @@ class Launch:
     """Tracking store; None: MLFLOW_TRACKING_URI, else an SQLite file."""
     address: str | None = None
     """Of a Ray cluster; None: RAY_ADDRESS, else this machine."""
-    pool_kind: str = "ray"
+    pool: str = "ray"
+    """A name of `sweeps.pools.start.POOLS`."""
     bootstrap: int = 1000
     caps: Caps = field(default_factory=Caps)
     priority: int = 0
@@ -69,12 +71,12 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
     storage = usable_storage(how.storage) if how.storage else None
     with ExitStack() as stack:
         terminal = stack.enter_context(lasting_console(stderr=how.events == "-"))
-        elsewhere = bool(how.address or os.environ.get("RAY_ADDRESS"))
+        elsewhere = how.pool == "ray" and bool(how.address or os.environ.get("RAY_ADDRESS"))
 
         def start() -> Pool:
-            shared = None if storage else out
-            kind, address = how.pool_kind, how.address
-            return stack.enter_context(closing(pools.start(kind, address=address, shared=shared, sweep=name)))
+            logs, shared = out / name, None if storage else out
+            options = PoolOptions(address=how.address, logs=logs, shared=shared, sweep=name)
+            return stack.enter_context(closing(start_pool(how.pool, options)))
 
         pool = start() if elsewhere else None
         if pool is not None:

@@ -1,7 +1,7 @@
 """Ray, all of it: any other module of the program works without.
 
 Plain tasks with `max_retries=0`; retries are the scheduler's. A worker process serves many jobs and is
-replaced only after a failure. Jobs with GPUs run in processes of their own: see `sweeps.pools.fork`.
+replaced only after a failure. Jobs with GPUs run in processes of their own: see `sweeps.pools.processes`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
-from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble, failure, run_job
+from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, failure, in_fresh_process_next, killed, lost
 from sweeps.ledger.types import Needs
-from sweeps.pools.base import in_fresh_process_next, killed, lost
-from sweeps.pools.fork import Forks
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.entry import load_packages, run
+from sweeps.pools.processes import Server
 from sweeps.pools.rack import Handle, Rack
 from sweeps.pools.ray import session as ray_session
 from sweeps.pools.ray.nodes import Newcomers, check_nodes, living_nodes
@@ -35,28 +36,16 @@ class RayPool:
     started them.
     """
 
-    def __init__(
-        self,
-        *,
-        address: str | None = None,
-        cpus: int | None = None,
-        gpus: int | None = None,
-        shared: Path | None = None,
-        sweep: str = "",
-    ) -> None:
-        """address: of a cluster (default: RAY_ADDRESS, else one is started here).
-
-        shared: a folder that all its nodes have to see. sweep: a name for other sweeps there to be told.
-        UserError where nothing listens at the address, and where there is no token for it.
-        """
+    def __init__(self, options: PoolOptions) -> None:
+        """UserError if nothing listens at the address, or there is no token for it."""
+        address = options.address
         self._address = address or os.environ.get("RAY_ADDRESS") or "local"
         if self._is_here:
             ray_session.prepare_local_environment()
         else:
             ray_session.check_answers(self._address, "--address" if address else "RAY_ADDRESS")
             ray_session.prepare_token(self._address)
-        self._shared, self._waiting = shared, Waiting(sweep)
-        self._cpus, self._gpus = cpus, gpus
+        self._options, self._waiting = options, Waiting(options.sweep)
         self._rack = Rack()
         self._newcomers: Newcomers | None = None
         self._looked = 0.0
@@ -92,7 +81,7 @@ class RayPool:
 
     def _start(self) -> None:
         if self._is_here:
-            ray_session.start_here(self._cpus, self._gpus)
+            ray_session.start_here(self._options.cpus, self._options.gpus)
         else:
             ray_session.join(self._address)
         import ray
@@ -103,8 +92,8 @@ class RayPool:
         self._run_on_gpu = ray.remote(max_retries=0, num_gpus=1, max_calls=0)(_run_in_fork)
         if not self._is_here:
             nodes = [node for node in living_nodes() if node.cpus]
-            check_nodes(nodes, self._shared)
-            self._newcomers = Newcomers(self._shared, nodes)
+            check_nodes(nodes, self._options.shared)
+            self._newcomers = Newcomers(self._options.shared, nodes)
 
     def _shut_down(self) -> None:
         ray_session.leave()
@@ -153,7 +142,7 @@ class RayPool:
         if self._error is not None:
             return
         with suppress(ray.exceptions.RayError):  # jobs load what they need themselves, too
-            task = ray.remote(max_retries=0)(_warm)
+            task = ray.remote(max_retries=0)(load_packages)
             slots = int(ray.cluster_resources().get("CPU", 0))
             left = [task.remote() for _ in range(min(count, slots))]
             while left and not self._closing.is_set():
@@ -242,24 +231,19 @@ class RayPool:
 
 def _run(job: dict[str, Any]) -> dict[str, Any]:
     """The task. After a failure it ends its process, so that the next job gets a fresh one."""
-    outcome = run_job(Job.from_dict(job))
+    outcome = run(Job.from_dict(job))
     if in_fresh_process_next(outcome) and (Path(job["folder"]) / RESULT).exists():
         raise SystemExit(0)  # the driver finds the outcome where the worker wrote it
     return outcome.to_dict()
 
 
-_forks: list[Forks] = []
+_servers: list[Server] = []
 """This worker process's server, once it has one."""
 
 
 def _run_in_fork(job: dict[str, Any]) -> dict[str, Any]:
     """The task of a job with GPUs."""
-    if not _forks or not _forks[0].alive:
-        _forks[:] = [Forks()]
-    return _forks[0].run(Job.from_dict(job)).to_dict()
-
-
-def _warm() -> None:
-    from sweeps.pools.local import load_what_runs_need
-
-    load_what_runs_need()
+    if not _servers or not _servers[0].alive:
+        _servers[:] = [Server()]
+    _servers[0].send(Job.from_dict(job), os.environ)
+    return _servers[0].receive(Job.from_dict(job)).to_dict()
