@@ -215,8 +215,9 @@ def tables_of_names() -> Iterator[None]:
     from analysis.figures import FIGURES
     from analysis.laws import METHODS
     from scaling.families import FAMILIES
+    from sweeps.pools.start import POOLS
 
-    tables: tuple[dict[str, object], ...] = (FAMILIES, FIGURES, METHODS)  # type: ignore[assignment]
+    tables: tuple[dict[str, object], ...] = (FAMILIES, FIGURES, METHODS, POOLS)  # type: ignore[assignment]
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before, strict=True):
