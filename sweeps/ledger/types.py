@@ -108,6 +108,11 @@ class Entry:
     def family(self) -> str:
         return self.spec.family
 
+    @property
+    def flops(self) -> float:
+        """Training FLOPs, exact count."""
+        return float(self.columns.get("flops_exact") or 0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
