@@ -127,7 +127,7 @@ def draw(figure: go.Figure) -> Figure:
     for x, y in pairs:
         sides = {"x": layout.setdefault(x, _AXIS), "y": layout.setdefault(y, _AXIS)}
         (x0, x1), (y0, y1) = (axis["domain"] for axis in sides.values())
-        plot = drawing.add_axes(Bbox(paper.transform([(x0, y0), (x1, y1)])).bounds)  # type: ignore[arg-type]
+        plot = drawing.add_axes(Bbox(paper.transform([(x0, y0), (x1, y1)])).bounds)
         plot.set_facecolor(colour_of(layout["plot_bgcolor"]))
         plot.set_axisbelow(True)
         for side, axis in sides.items():
