@@ -33,13 +33,13 @@ def bound_of(objective: str, budget: float, seed: int, dataset_folder: str) -> f
     from scaling import flops
     from scaling.data import open_dataset
     from scaling.families import family_class
-    from scaling.ladder import find_size
+    from scaling.ladder import LADDERS
     from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
     from scaling.training import train
 
     torch.set_num_threads(1)
     data = open_dataset(dataset_folder)
-    size = find_size("desk", BUDGETS[budget])
+    size = LADDERS["desk"][BUDGETS[budget]]
     vocab_size = family_class("masked").vocab_size_for(data.num_token_ids)
     sequences = flops.sequences_for(budget, size, vocab_size, CONTEXT_LENGTH)
     steps = -(-sequences // BATCH_SIZE)

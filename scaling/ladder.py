@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from scaling.errors import UserError
@@ -88,15 +87,3 @@ def _desk() -> dict[str, Size]:
 
 
 LADDERS: Mapping[str, Mapping[str, Size]] = {"sahoo2026": _published(), "desk": _desk()}
-
-
-def find_size(ladder: str, name: str) -> Size:
-    """The size called `name` on `ladder`; UserError names the nearest known one."""
-    if ladder not in LADDERS:
-        raise UserError(f"unknown ladder {ladder!r} (known: {', '.join(LADDERS)})")
-    sizes = LADDERS[ladder]
-    if name not in sizes:
-        near = get_close_matches(name, sizes, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown size {name!r} on ladder {ladder!r}{hint} (known: {', '.join(sizes)})")
-    return sizes[name]

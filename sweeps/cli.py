@@ -40,18 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ASCII = {
-    "○": "o",
-    "◐": ">",
-    "◑": "~",
-    "●": "*",
-    "✗": "x",
-    "–": "-",
-    "±": "+-",
-    "·": ".",
-    "×": "x",
-    "∞": "inf",
-}
+ASCII = {**dict(zip("○◐◑●✗–·×", "o>~*x-.x", strict=True)), "±": "+-", "∞": "inf"}
 """Signs of ours for a terminal or a file whose encoding has none of them."""
 
 
@@ -110,15 +99,11 @@ class Chosen:
         return Caps(flops=self.max_flops, gpu_hours=self.max_gpu_hours, hours=self.max_hours)
 
     @property
-    def name(self) -> str:
+    def named(self) -> str | None:
+        """The sweep's name if one was asked for; None for all that a store has."""
         from sweeps.config.load import find_config
 
-        return find_config(self.sweep, self.config).name
-
-    @property
-    def named(self) -> str | None:
-        """The sweep's name where one was asked for; None for all that a store has."""
-        return self.name if self.sweep or self.config else None
+        return find_config(self.sweep, self.config).name if self.sweep or self.config else None
 
     def request(self) -> Request:
         from sweeps.plan import prepare
@@ -261,6 +246,9 @@ def sweep(
     address: Annotated[
         Text, option("A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine")
     ] = None,
+    pool: Annotated[
+        str, option("Where runs run: ray, or local for plain processes.", metavar="NAME")
+    ] = "ray",
     bootstrap: Bootstrap = 1000,
     priority: Annotated[int, option("Of sweeps on one cluster, the higher one goes first.")] = 0,
     extend: Annotated[
@@ -280,6 +268,7 @@ def sweep(
     how = Launch(
         store=chosen.store,
         address=address,
+        pool=pool,
         bootstrap=bootstrap,
         caps=chosen.caps,
         priority=priority,
@@ -364,21 +353,13 @@ def fit(chosen: Chosen, bootstrap: Bootstrap = 1000) -> None:
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
-    from sweeps.results import laws as results
     from sweeps.results import terminal as report
 
     table, name = chosen.runs()
-    terminal = _console()
-    refused: dict[str, str] = {}
-    for fits in results.fit_each(table, refused, bootstrap=bootstrap, tell=terminal.print):
-        report.show_fits(fits, table, terminal)
-        # A table without a family column is one law; its results stand beside the families'.
-        folder = chosen.out / name
-        losses = None
-        if chosen.store is None:
-            losses = results.curves(table.of_family(fits.family), folder, name)
-        own = folder / results.folder_name(fits.family) if fits.family else folder
-        report.show_files(results.write_law(fits, table, own, sweep=name, losses=losses), terminal)
+    folder, terminal = chosen.out / name, _console()
+    refused = report.fit_all(table, folder, bootstrap=bootstrap, journals=chosen.store is None, out=terminal)
+    if len(refused) == len(table.families or (None,)):
+        raise UserError("; ".join(refused.values()))
     report.show_refused(refused, terminal)
     sys.exit(1 if refused else 0)
 
@@ -403,17 +384,22 @@ def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 
 
 @command("family", *WHICH, store=READ, name="report")
 def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 1000) -> None:
-    """Write one HTML file with the laws, figures and comparison of all families; it needs no network."""
+    """Write one HTML file with the laws, figures and comparison of all families; it needs no network.
+
+    A family without a law is named with the reason, and the exit code is then 1.
+    """
     from sweeps.results import laws as results
     from sweeps.results import terminal as report
 
     table, name = chosen.runs()
     folder, terminal = chosen.out / name, _console()
     losses = results.curves(table.frame, folder, name) if chosen.store is None else None
-    path = results.write_report(
+    path, refused = results.write_report(
         table, folder, name, reference=reference, bootstrap=bootstrap, losses=losses, tell=terminal.print
     )
     report.show_files([path], terminal)
+    report.show_refused(refused, terminal)
+    sys.exit(1 if refused else 0)
 
 
 @command("family", *WHICH, store=READ)

@@ -15,6 +15,7 @@ from scaling.families import FAMILIES
 from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Needs, State
+from sweeps.pools.base import PoolOptions
 from sweeps.record.tracking import tracking_uri
 from tests.scaling.families.test_conformance import DIFFUSION, VARIANTS
 from tests.scaling.families.test_conformance import TestEveryDiffusion as EveryDiffusion
@@ -71,13 +72,15 @@ def test_a_pool_of_ones_own_runs_a_sweep(tmp_path: Path) -> None:
     data = tiny_data(tmp_path)
     entries = [tiny_entry(data, seed=seed) for seed in range(2)]
     with Ledger(tmp_path / "toy" / "ledger") as ledger:
-        report = run_sweep(entries, ledger, InlinePool(), sweep="toy", tracking=tracking_uri(tmp_path))
+        report = run_sweep(
+            entries, ledger, InlinePool(PoolOptions()), sweep="toy", tracking=tracking_uri(tmp_path)
+        )
         assert [run.state for run in ledger.runs()] == 2 * [State.FINISHED]
     assert not report.interrupted
 
 
 def test_a_pool_of_ones_own_ends_what_is_killed() -> None:
-    pool = InlinePool()
+    pool = InlinePool(PoolOptions())
     handle = pool.submit(None, Needs())  # type: ignore[arg-type]
     pool.kill(handle)
     [(ended, outcome)] = pool.wait(0)

@@ -6,11 +6,10 @@ Adding a family is one file under this folder and one line here.
 from __future__ import annotations
 
 import inspect
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import UserError
+from scaling.errors import UserError, nearest, unknown
 
 if TYPE_CHECKING:
     from scaling.families.base import Family
@@ -31,9 +30,7 @@ __all__ = ["FAMILIES", "family_class", "get_family"]
 def family_class(name: str) -> type[Family]:
     """The class of family `name`; UserError lists the known names."""
     if name not in FAMILIES:
-        near = get_close_matches(name, FAMILIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown family {name!r}{hint} (known: {', '.join(FAMILIES)})")
+        raise unknown("family", name, FAMILIES)
     module, _, attribute = FAMILIES[name].partition(":")
     return getattr(import_module(module), attribute)
 
@@ -47,7 +44,6 @@ def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
     names = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
     for option in options:
         if option not in names:
-            near = get_close_matches(option, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = nearest(option, names)
             raise UserError(f"family {name!r} has no option {option!r}{hint} (it has: {', '.join(names)})")
     return cls(vocab_size, **options)

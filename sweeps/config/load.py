@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from scaling.errors import UserError
+from scaling.errors import UserError, unknown
 from sweeps.config.model import (
     FamilyOverride,
     SweepConfig,
@@ -72,10 +71,8 @@ def find_config(sweep: str | None, config: Path | None) -> SweepConfig:
     name = sweep or "desk"
     path = SHIPPED / f"{name}.yaml"
     if name not in shipped_names():
-        hint = _hint(name, shipped_names())
         raise UserError(
-            f"unknown sweep {name!r}{hint} (shipped: {', '.join(shipped_names())}; "
-            "for a file of your own give --config FILE.yaml)"
+            f"{unknown('sweep', name, shipped_names())}; for a file of your own, --config FILE.yaml"
         )
     return load_config(path)
 
@@ -130,11 +127,6 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
-def _hint(name: str, known: tuple[str, ...] | list[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def _keys(section: type | None) -> tuple[str, ...]:
     """The keys that a section of the file may have."""
     if section is None:
@@ -183,12 +175,10 @@ def _sentence(error: ValidationError, raw: dict[Any, Any]) -> str:
     loc, kind = first["loc"], first["type"]
     if ranks.get(kind) is not None:
         path, known = _place(loc[:-1], raw)
-        key, under = repr(str(loc[-1])), repr(path) if path else "the top level"
+        under = repr(path) if path else "the top level"
         if kind == "missing":
-            return f"key {key} is missing under {under}"
-        return f"unknown key {key} under {under}" + (
-            _hint(str(loc[-1]), known) or f" (known: {', '.join(known)})"
-        )
+            return f"key {str(loc[-1])!r} is missing under {under}"
+        return str(unknown("key", str(loc[-1]), known, f" under {under}"))
     path, known = _place(loc, raw)
     message = first["msg"].removeprefix("Value error, ")
     if kind == "value_error":

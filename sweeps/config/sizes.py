@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from analysis.text import count_text, flops_text
-from scaling.errors import UserError
+from scaling.errors import UserError, unknown
 from scaling.flops import param_count
 from scaling.ladder import LADDERS, Size
 from sweeps.config.model import FamilyOverride, SizeRule, SweepConfig, Window
@@ -31,11 +30,7 @@ def known_sizes(config: SweepConfig) -> dict[str, Size]:
     if config.size_rule is not None:
         return {size.name: size for size in rule_sizes(config.size_rule)}
     if config.ladder not in LADDERS:
-        near = get_close_matches(config.ladder, LADDERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(
-            f"{config.source}: unknown ladder {config.ladder!r}{hint} (known: {', '.join(LADDERS)})"
-        )
+        raise UserError(f"{config.source}: {unknown('ladder', config.ladder, LADDERS)}")
     return dict(LADDERS[config.ladder])
 
 
@@ -92,9 +87,7 @@ def _chooses(override: FamilyOverride) -> bool:
 def _lookup(config: SweepConfig, known: Mapping[str, Size], name: str) -> Size:
     if name in known:
         return known[name]
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{config.source}: unknown size {name!r}{hint} (known: {', '.join(known)})")
+    raise UserError(f"{config.source}: {unknown('size', name, known)}")
 
 
 def window_sizes(

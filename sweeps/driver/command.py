@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from analysis.text import flops_text, without_secrets
-from scaling.errors import UserError
 from sweeps.driver.caps import Caps
-from sweeps.driver.sweep import run_sweep
+from sweeps.driver.sweep import Report, run_sweep
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import State
 from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
-from sweeps.pools import base as pools
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.start import start as start_pool
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
@@ -42,7 +42,8 @@ class Launch:
     """Tracking store; None: MLFLOW_TRACKING_URI, else an SQLite file."""
     address: str | None = None
     """Of a Ray cluster; None: RAY_ADDRESS, else this machine."""
-    pool_kind: str = "ray"
+    pool: str = "ray"
+    """A name of `sweeps.pools.start.POOLS`."""
     bootstrap: int = 1000
     caps: Caps = field(default_factory=Caps)
     priority: int = 0
@@ -70,12 +71,12 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
     storage = usable_storage(how.storage) if how.storage else None
     with ExitStack() as stack:
         terminal = stack.enter_context(lasting_console(stderr=how.events == "-"))
-        elsewhere = bool(how.address or os.environ.get("RAY_ADDRESS"))
+        elsewhere = how.pool == "ray" and bool(how.address or os.environ.get("RAY_ADDRESS"))
 
         def start() -> Pool:
-            shared = None if storage else out
-            kind, address = how.pool_kind, how.address
-            return stack.enter_context(closing(pools.start(kind, address=address, shared=shared, sweep=name)))
+            logs, shared = out / name, None if storage else out
+            options = PoolOptions(address=how.address, logs=logs, shared=shared, sweep=name)
+            return stack.enter_context(closing(start_pool(how.pool, options)))
 
         pool = start() if elsewhere else None
         if pool is not None:
@@ -130,11 +131,7 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
                 terminal.print(
                     f"{what} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red", soft_wrap=True
                 )
-        code = INTERRUPTED
-        if not ended.interrupted:
-            whole = all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs)
-            fitted = _fit_all(asked, ledger, plan, how.bootstrap, terminal)
-            code = INCOMPLETE if not (whole and fitted) else UNRECORDED if ended.waiting_records else DONE
+        code = conclude(asked, ledger, plan, ended, how.bootstrap, terminal)
         if events:
             events.done(ended)
         if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
@@ -142,19 +139,17 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
         return code
 
 
-def _fit_all(asked: prepare.Request, ledger: Ledger, plan: Plan, bootstrap: int, out: Console) -> bool:
-    """Fit, show and write each family's law, and say what to do next; whether every family has one."""
-    name = asked.config.name
-    table = results.ledger_table(asked.folder, name, plan.keys, plan.families, ledger=ledger)
-    refused: dict[str, str] = {}
-    with suppress(UserError):  # no family has a law: `refused` says why
-        for fits in results.fit_each(table, refused, bootstrap=bootstrap, tell=out.print):
-            report.show_fits(fits, table, out)
-            family = fits.family or ""
-            losses = results.curves(table.of_family(family), asked.folder, name)
-            files = results.write_law(fits, table, asked.folder / family, sweep=name, losses=losses)
-            report.show_files(files, out)
+def conclude(
+    asked: prepare.Request, ledger: Ledger, plan: Plan, ended: Report, bootstrap: int, out: Console
+) -> int:
+    """Fit what there is, unless somebody wanted it all to stop, and say what to do next; the exit code."""
+    if ended.interrupted:
+        return INTERRUPTED
+    table = results.ledger_table(asked.folder, asked.config.name, plan.keys, plan.families, ledger=ledger)
+    refused = report.fit_all(table, asked.folder, bootstrap=bootstrap, journals=True, out=out)
     report.show_refused(refused, out)
     for step in report.next_steps(asked, plan.families):
         out.print(f"next: {step}", soft_wrap=True)
-    return not refused
+    if refused or not all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs):
+        return INCOMPLETE
+    return UNRECORDED if ended.waiting_records else DONE

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from sweeps.attempt.job import Job, Outcome, Trouble
 from sweeps.attempt.journal import JOURNAL, attempt_folder, last, run_folder
-from sweeps.attempt.worker import Job, Outcome, Trouble
 from sweeps.driver.caps import Caps, Meter, flops_of
 from sweeps.driver.disk import Disk, Pause
 from sweeps.driver.queues import Queues

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweeps.attempt.worker import Outcome, Trouble
+from sweeps.attempt.job import Outcome, Trouble
 from sweeps.ledger.types import Claim, State
 from sweeps.plan.memory import halved
 

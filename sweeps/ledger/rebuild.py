@@ -9,8 +9,8 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from sweeps.attempt.job import Outcome, read_outcome
 from sweeps.attempt.journal import JOURNAL, Follower, attempt_folders, last, run_folder
-from sweeps.attempt.worker import Outcome, read_outcome
 from sweeps.ledger.ledger import NEXT, Ledger, LedgerLostError
 from sweeps.ledger.types import Entry, State
 

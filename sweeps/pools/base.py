@@ -1,16 +1,12 @@
-"""Where jobs run: what every pool answers, and the choice between them.
-
-`ray` is any Ray cluster, by default one started on this machine; `local` is plain processes on this
-machine. The scheduler knows only `Pool`, so it is tested with a simulated one.
-"""
+"""Where jobs run: what every pool answers. The driver knows only `Pool`, so tests give it a simulated one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from scaling.errors import UserError
-from sweeps.attempt.worker import Job, Outcome, Trouble, read_outcome, signature_of
+from sweeps.attempt.job import Job, Outcome
 from sweeps.ledger.types import Needs
 from sweeps.pools.rack import Handle, Rack
 
@@ -20,6 +16,23 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """What a pool is started with; each uses what applies to it."""
+
+    address: str | None = None
+    """Of a Ray cluster (default: RAY_ADDRESS, else one is started here)."""
+    cpus: int | None = None
+    """That a pool on this machine may use (default: all); gpus likewise."""
+    gpus: int | None = None
+    logs: Path | None = None
+    """A folder for what workers print."""
+    shared: Path | None = None
+    """A folder that all nodes of a cluster have to see."""
+    sweep: str = ""
+    """The name that other sweeps on the cluster see."""
 
 
 class Pool(Protocol):
@@ -52,51 +65,3 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Kill what runs, and leave nothing behind."""
-
-
-def start(
-    kind: str = "ray",
-    *,
-    address: str | None = None,
-    cpus: int | None = None,
-    gpus: int | None = None,
-    logs: Path | None = None,
-    shared: Path | None = None,
-    sweep: str = "",
-) -> Pool:
-    """Begin to start a pool and return at once; `ready` waits for it.
-
-    kind: "ray" or "local". address: of a Ray cluster (default: RAY_ADDRESS, else one is started here).
-    cpus, gpus: what a pool on this machine may use (default: all). logs: folder for what workers print.
-    shared: a folder that all nodes of a cluster have to see. sweep: a name for other sweeps there to be told.
-    UserError for an unknown kind and for an address that does not answer.
-    """
-    if kind == "ray":
-        from sweeps.pools.ray.pool import RayPool
-
-        return RayPool(address=address, cpus=cpus, gpus=gpus, shared=shared, sweep=sweep)
-    if kind == "local":
-        from sweeps.pools.local import LocalPool
-
-        if address:
-            raise UserError(f"pool 'local' has no address, and {address!r} was given; leave one of them out")
-        return LocalPool(cpus=cpus, gpus=gpus, logs=logs)
-    raise UserError(f"pool is {kind!r}, it must be one of ray, local")
-
-
-def killed() -> Outcome:
-    """The outcome of a job that `Pool.kill` ended."""
-    return Outcome(status="preempted", sentence="stopped at once, as asked")
-
-
-def lost(job: Job, how: str) -> Outcome:
-    """The outcome of a job whose process went away: what it wrote down before, if it did, else `how`."""
-    written = read_outcome(Path(job.folder))
-    if written is not None:
-        return written
-    return Outcome(status="failed", sentence=how, trouble=Trouble.LOST, signature=signature_of(how))
-
-
-def in_fresh_process_next(outcome: Outcome) -> bool:
-    """Whether what happened may have left the process unfit for another job."""
-    return outcome.status == "failed" and outcome.trouble in (Trouble.MEMORY, Trouble.ERROR, Trouble.LOST)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from scaling.errors import UserError
+from scaling.errors import unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +86,7 @@ def known_gpu(name: str) -> Gpu:
     """As `gpu`; UserError, with the nearest name, for one that is not known."""
     found = gpu(name)
     if found is None:
-        near = get_close_matches(name.upper(), GPUS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown kind of GPU {name!r}{hint} (known: {', '.join(GPUS)})")
+        raise unknown("kind of GPU", name, GPUS)
     return found
 
 

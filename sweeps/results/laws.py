@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.text import flops_text, without_secrets
 from scaling.errors import UserError
+from scaling.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,9 +118,16 @@ def ledger_table(
 
 
 def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> RunTable:
-    """The runs of a tracking store or a .parquet or .csv file; UserError as `analysis.load_runs`."""
+    """The runs of what --store names; UserError as `analysis.load_runs`."""
     import analysis
 
+    if store.startswith("published:"):
+        frame = analysis.published.runs(store.removeprefix("published:"))
+        wanted = list(families) or list(frame["family"].unique())
+        if absent := set(wanted) - set(frame["family"]):
+            has = ", ".join(frame["family"].unique())
+            raise UserError(f"family {', '.join(sorted(absent))} is not in {store}, which has: {has}")
+        return RunTable(frame=_labelled(frame[frame["family"].isin(wanted)]), source=store)
     frame = analysis.load_runs(store, sweep=sweep, family=list(families) or None)
     return RunTable(frame=_labelled(frame), source=without_secrets(store))
 
@@ -150,25 +157,26 @@ def save_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a run table as .parquet or .csv, whole or not at all; UserError where that cannot be."""
     check_table_path(path)
     frame = frame.reset_index(drop=True)
-    _make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _written(path) as temporary:
         if path.suffix == ".parquet":
             frame.to_parquet(temporary, index=False)
         else:
             frame.to_csv(temporary, index=False)
-        temporary.replace(path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with _written(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Where to write what is then `path`; UserError if that cannot be."""
+    try:
+        with write_whole(path) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror or error})") from None
 
 
 def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
@@ -220,10 +228,9 @@ def fit_each(
 ) -> Iterator[Fits]:
     """The laws of each family that has one. The others go into `refused`, with the sentence why.
 
-    UserError where no family has a law. tell: is given a line before each fit, which may take half a minute.
+    tell: is given a line before each fit, which may take half a minute.
     """
-    families = table.families or (None,)
-    for family in families:
+    for family in table.families or (None,):
         tell(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
         try:
             fits = fit(table, family, bootstrap=bootstrap)
@@ -231,8 +238,6 @@ def fit_each(
             refused[family or "all runs"] = str(error)
             continue
         yield fits
-    if len(refused) == len(families):
-        raise UserError("; ".join(refused.values()))
 
 
 def _whose(table: RunTable, family: str | None) -> str:
@@ -248,7 +253,6 @@ def write_law(
     """
     from analysis import figures
 
-    _make_folder(folder)
     law_file, runs_file = folder / "law.json", folder / "runs.parquet"
     save_table(table.of_family(fits.family), runs_file)
     written = [law_file, runs_file]
@@ -268,7 +272,7 @@ def write_law(
         "laws": {method: law.to_dict() for method, law in fits.laws.items()},
         "refused": dict(fits.refused),
     }
-    write_text(law_file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    _write_json(law_file, content)
     return written
 
 
@@ -285,18 +289,6 @@ def save_figures(drawings: Mapping[str, Any], folder: Path) -> list[Path]:
     for path in written:
         figures.save(drawings[path.stem], path)
     return written
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- comparing
@@ -335,9 +327,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """compare.json and the figures of a comparison into `folder`; the files written."""
     from analysis import figures
 
-    _make_folder(folder)
     written = [folder / "compare.json"]
-    write_text(written[0], json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n")
+    _write_json(written[0], comparison.to_dict())
     drawings = {"compare": figures.compare(comparison), "frontiers": figures.frontier(comparison.laws)}
     return written + save_figures(drawings, folder)
 
@@ -354,10 +345,11 @@ def write_report(
     bootstrap: int = 1000,
     losses: pd.DataFrame | None = None,
     tell: Tell = str,
-) -> Path:
+) -> tuple[Path, dict[str, str]]:
     """report.html in `folder`: every family's laws, and their comparison where `reference` is among them.
 
-    A family no law can be fitted to is in the report with the sentence why; UserError where that is all.
+    A family without a law is in the report with the sentence why, and in what is returned beside the path;
+    UserError if that is all.
     """
     from analysis.errors import UserError as AnalysisError
     from analysis.report import write_report as write_page
@@ -365,11 +357,10 @@ def write_report(
     laws: dict[str, Mapping[str, Law]] = {}
     refused: dict[str, Sequence[str]] = {}
     missing: dict[str, str] = {}
-    with suppress(UserError):  # what a report is without any law, `write_page` says
-        for fits in fit_each(table, missing, bootstrap=bootstrap, tell=tell):
-            name = fits.family or "all runs"
-            laws[name] = fits.laws
-            refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    for fits in fit_each(table, missing, bootstrap=bootstrap, tell=tell):
+        name = fits.family or "all runs"
+        laws[name] = fits.laws
+        refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
     laws |= {name: {} for name in missing}
     refused |= {name: [sentence] for name, sentence in missing.items()}
     comparison = None
@@ -380,7 +371,7 @@ def write_report(
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
     title = f"{sweep}: scaling laws"
     try:
-        return write_page(
+        path = write_page(
             folder / "report.html",
             table.frame,
             laws,
@@ -393,3 +384,4 @@ def write_report(
     except AnalysisError as error:
         reasons = "; ".join(sentence for sentences in refused.values() for sentence in sentences)
         raise UserError(f"{error}: {reasons}" if reasons else str(error)) from None
+    return path, missing

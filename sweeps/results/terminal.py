@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import flops_text, interval_text, value_text
-from sweeps.results.laws import Fits, RunTable, older_runs
-from sweeps.show.tables import console, frame_table, warning_lines
+from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, older_runs, write_law
+from sweeps.show.tables import NARROW, console, frame_table, warning_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +31,13 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     name = fits.family or "all runs"
     for law in fits.laws.values():
         if hasattr(law, "minima"):
-            out.print(_minima_table(law, frame, name))
+            out.print(_minima_table(law, frame, name, narrow=out.width < NARROW))
     out.print(_exponent_table(fits, name))
     for method, law in fits.laws.items():
         if symbols := METHODS[method].symbols:
-            row = pd.DataFrame([{symbol: str(getattr(law, symbol)) for symbol in symbols}])
+            rows = [{"parameter": symbol, "value": str(getattr(law, symbol))} for symbol in symbols]
             title = f"{name}: {METHODS[method].label} {METHODS[method].formula}"
-            out.print(frame_table(row, title.strip()))
+            out.print(frame_table(pd.DataFrame(rows), title.strip()))
     for method, law in fits.laws.items():
         if len(law.runs) <= MOST_DIAGNOSED:
             out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
@@ -45,8 +45,8 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
         out.print(note, style="yellow", soft_wrap=True)
 
 
-def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
-    """Best size per budget, from the parabolas."""
+def _minima_table(law: Any, frame: pd.DataFrame, name: str, *, narrow: bool) -> Any:
+    """Best size per budget, from the parabolas; narrow: without what follows from the rest."""
     import pandas as pd
 
     def value(row: Mapping[str, Any], name: str, digits: int) -> str:
@@ -67,8 +67,8 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> Any:
                 "bits/byte": f"{row['loss'] * bits:.4f}" if found and bits else "",
             }
         )
-    table = frame_table(pd.DataFrame(rows), f"{name}: best size at each budget (loss in nats per token)")
-    return table
+    shown = pd.DataFrame(rows).drop(columns=["runs", "tokens/param", "bits/byte"] if narrow else [])
+    return frame_table(shown, f"{name}: best size at each budget (loss in nats per token)")
 
 
 def _bits_per_nat(frame: pd.DataFrame) -> float | None:
@@ -112,6 +112,21 @@ def show_files(files: Iterable[Path], out: Console) -> None:
         out.print(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
 
 
+def fit_all(table: RunTable, folder: Path, *, bootstrap: int, journals: bool, out: Console) -> dict[str, str]:
+    """Fit, show and write the law of every family, below `folder`; of families without one the sentence why.
+
+    journals: whether the folder is a sweep's own, with the losses along its runs.
+    """
+    refused: dict[str, str] = {}
+    for fits in fit_each(table, refused, bootstrap=bootstrap, tell=out.print):
+        show_fits(fits, table, out)
+        losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
+        # A table without a family column is one law; its results stand beside the families'.
+        own = folder / folder_name(fits.family) if fits.family else folder
+        show_files(write_law(fits, table, own, sweep=folder.name, losses=losses), out)
+    return refused
+
+
 def show_refused(refused: Mapping[str, str], out: Console) -> None:
     """Families without a law, and why; last, so that nobody misses it."""
     for sentence in refused.values():
@@ -151,7 +166,7 @@ def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
         rows.append(
             {
                 "family": row["family"],
-                "at its budget": flops_text(row["at_flops"]),
+                "budget": flops_text(row["at_flops"]),
                 "at loss": f"{row['at_loss']:.4f}",
                 "needs": interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
                 f"{comparison.reference} needs": flops_text(row["reference_flops"]),

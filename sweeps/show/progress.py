@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.text import count_text, duration
+from sweeps.attempt.job import signature_of
 from sweeps.attempt.journal import JOURNAL, Follower, Record
-from sweeps.attempt.worker import signature_of
 from sweeps.driver.view import Flight, View, label
 from sweeps.ledger.types import CLAIMABLE, SETTLED, State
 

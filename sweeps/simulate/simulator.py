@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sweeps.attempt.worker import Job, Outcome
+from sweeps.attempt.job import Job, Outcome, killed
 from sweeps.driver.caps import Caps, Spent
 from sweeps.driver.disk import Disk
 from sweeps.driver.driver import Driver
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry, Needs, State
 from sweeps.plan import memory
-from sweeps.pools.base import killed
 from sweeps.pools.rack import Handle, Node, Rack
 
 Behaviour = Callable[[Job, Node | None], tuple[float, Outcome]]

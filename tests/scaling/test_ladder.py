@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scaling.ladder import LADDERS, Size, find_size
+from scaling.ladder import LADDERS, Size
 
 
 def test_the_published_ladder_has_28_sizes() -> None:
@@ -22,21 +22,9 @@ def test_the_published_ladder_has_28_sizes() -> None:
 def test_every_size_knows_its_name_and_can_be_built(ladder: str) -> None:
     for name, size in LADDERS[ladder].items():
         assert size.name == name
-        assert find_size(ladder, name) is size
         assert Size(**size.to_dict()) == size
         assert size.head_dim * size.num_heads == size.hidden
         assert size.head_dim % 2 == 0
-
-
-def test_unknown_names_get_the_nearest() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown size '17OM' on ladder 'sahoo2026'; did you mean '170M'\? \(known"
-    ):
-        find_size("sahoo2026", "17OM")
-    with pytest.raises(ValueError, match=r"unknown size '\?' on ladder 'sahoo2026' \(known: 6M, "):
-        find_size("sahoo2026", "?")
-    with pytest.raises(ValueError, match=r"unknown ladder 'desktop' \(known: sahoo2026, desk\)"):
-        find_size("desktop", "6M")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from pathlib import Path
 import psutil
 
 from scaling.errors import UserError
+from sweeps.attempt.job import Job
 from sweeps.attempt.journal import read
-from sweeps.attempt.worker import Job, code_version
+from sweeps.attempt.worker import code_version
 from sweeps.ledger.types import Needs
-from sweeps.pools.base import start
+from sweeps.pools.base import PoolOptions
 from sweeps.pools.ray.waiting import Waiting
+from sweeps.pools.start import start
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, it finds only its own folder
 from tests.sweeps.tiny import tiny_data, tiny_job
@@ -104,7 +106,7 @@ def waiting(pool, data, out: Path) -> dict[str, object]:
 def main() -> None:
     what, data, out = sys.argv[1], tiny_data(Path(sys.argv[2])), Path(sys.argv[3])
     try:
-        pool = start("ray", shared=out, sweep="mine")
+        pool = start("ray", PoolOptions(shared=out, sweep="mine"))
         try:
             pool.ready()
             print(json.dumps({"quota": quota, "spread": spread, "waiting": waiting}[what](pool, data, out)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scaling.ladder import Size
 from scaling.spec import DataSpec, OptimizerSpec, RunSpec
-from sweeps.attempt.worker import Job, Outcome, Trouble, signature_of
+from sweeps.attempt.job import Job, Outcome, Trouble, signature_of
 from sweeps.ledger.owner import Owner
 from sweeps.ledger.types import Entry, Needs
 from sweeps.pools.rack import Node

@@ -362,7 +362,7 @@ def test_ctrl_c_ends_with_130(here, monkeypatch):
 
 def drive_small(family: str, out: Path) -> int:
     """A sweep on plain processes: no cluster to start."""
-    how = Launch(pool_kind="local", bootstrap=20)
+    how = Launch(pool="local", bootstrap=20)
     return drive(prepare.request(None, Path("../small.yaml"), [family], out), how)
 
 

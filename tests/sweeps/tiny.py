@@ -7,7 +7,7 @@ from pathlib import Path
 from scaling.data import Dataset, prepare
 from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-from sweeps.attempt.worker import Job
+from sweeps.attempt.job import Job
 from sweeps.ledger.types import Entry
 from sweeps.plan.rows import spec_columns
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweeps.attempt.worker import Job
+from sweeps.attempt.job import Job
 from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import Needs
-from sweeps.pools.base import start
-from sweeps.pools.local import LocalPool
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.processes import ProcessPool
+from sweeps.pools.start import start
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import tracking_uri
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, it finds 
 from tests.sweeps.tiny import tiny_data, tiny_entry
 
 
-class FarPool(LocalPool):
+class FarPool(ProcessPool):
     """Processes here, which are told of places that are not there, as if they were elsewhere."""
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> int:
@@ -42,7 +43,7 @@ def main() -> None:
         tiny_entry(data, seed=seed, steps=int(steps), checkpoint_every_s=0.2) for seed in range(int(runs))
     ]
     out = Path(out)
-    runners = FarPool(logs=out) if storage else start(pool)
+    runners = FarPool(PoolOptions(logs=out)) if storage else start(pool)
     if storage:
         runners = StoragePool(runners, usable_storage(storage[0]), [data.folder])
     ledger, repaired = open_whole(out / "toy" / "ledger")

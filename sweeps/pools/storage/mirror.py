@@ -27,8 +27,9 @@ from pathlib import Path, PurePath
 
 from scaling.errors import DataAwayError, UserError
 from scaling.files import private_folder, scratch_folder
+from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, failure, read_outcome
 from sweeps.attempt.journal import JOURNAL, fences
-from sweeps.attempt.worker import RESULT, SPEC, Job, Outcome, Stop, Trouble, failure, read_outcome
+from sweeps.attempt.worker import SPEC, Stop
 from sweeps.pools.storage.files import Storage, StorageError, open_storage, patiently
 
 WATCH_S = 4.0

@@ -18,8 +18,8 @@ from pathlib import Path, PurePath
 
 from scaling.errors import UserError
 from scaling.files import write_whole
+from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, read_outcome, write_outcome
 from sweeps.attempt.journal import JOURNAL
-from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble, read_outcome, write_outcome
 from sweeps.ledger.types import Needs
 from sweeps.pools.base import Pool
 from sweeps.pools.rack import Handle, Rack

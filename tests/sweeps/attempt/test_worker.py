@@ -14,18 +14,8 @@ import pytest
 
 from scaling.errors import UserError
 from sweeps.attempt import journal
-from sweeps.attempt.worker import (
-    RESULT,
-    Job,
-    Outcome,
-    Stop,
-    Trouble,
-    failure,
-    read_outcome,
-    run_job,
-    signature_of,
-    write_json,
-)
+from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, failure, read_outcome, signature_of, write_json
+from sweeps.attempt.worker import Stop, run_job
 from tests.sweeps.tiny import tiny_data, tiny_job
 
 
@@ -267,7 +257,7 @@ def test_a_result_that_cannot_be_written_still_comes_back(tmp_path, data, monkey
         if path.name == RESULT:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sweeps.attempt.worker.write_json", no_room)
+    monkeypatch.setattr("sweeps.attempt.job.write_json", no_room)
     outcome = run_job(tiny_job(data, tmp_path), train=fake())
     assert outcome.status == "finished"
     assert read_outcome(tmp_path / "attempt-001") is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.attempt.worker import Trouble
+from sweeps.attempt.job import Trouble
 from sweeps.driver.disk import LOOK_S, SPARE_BYTES, Disk, Pause, reserve_room
 from sweeps.driver.driver import Driver
 from sweeps.ledger.ledger import Ledger, LedgerUnavailableError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.attempt.worker import Outcome, Trouble
+from sweeps.attempt.job import Outcome, Trouble
 from sweeps.driver.driver import KILL_S, LEDGER_PATIENCE_S, Driver
 from sweeps.driver.stopping import StopRequest
 from sweeps.driver.verdict import Circumstances, Retries, judge

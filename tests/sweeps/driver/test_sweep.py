@@ -6,7 +6,8 @@ import pytest
 
 from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.ledger import Ledger
-from sweeps.pools.local import LocalPool
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.processes import ProcessPool
 from sweeps.record.process import RecorderProcess
 from tests.sweeps.tiny import tiny_data, tiny_entry
 
@@ -18,7 +19,7 @@ def sweep(tmp_path):
 
     def run(**how):
         with Ledger(tmp_path / "s" / "ledger") as ledger:
-            pool = LocalPool(cpus=1, gpus=0)
+            pool = ProcessPool(PoolOptions(cpus=1, gpus=0))
             uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
             return run_sweep([tiny_entry(data)], ledger, pool, sweep="s", tracking=uri, **how)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sweeps.attempt.worker import Trouble
+from sweeps.attempt.job import Trouble
 from sweeps.driver.verdict import Circumstances, Retries, judge
 from sweeps.ledger.types import Claim, State
 from tests.sweeps.simulation import failed

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.attempt.job import RESULT, Outcome, write_json
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
-from sweeps.attempt.worker import RESULT, Outcome, write_json
 from sweeps.ledger.ledger import Ledger, LedgerLostError
 from sweeps.ledger.rebuild import open_whole, take_over
 from sweeps.ledger.types import State

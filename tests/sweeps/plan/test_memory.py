@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.attempt.worker import Trouble
+from sweeps.attempt.job import Trouble
 from sweeps.driver.driver import Driver
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Needs, State

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,11 +17,12 @@ import psutil
 import pytest
 
 from scaling.errors import UserError
+from sweeps.attempt.job import Job, Outcome, Trouble, failure, in_fresh_process_next, lost
 from sweeps.attempt.journal import read
-from sweeps.attempt.worker import Job, Outcome, Trouble, failure, run_job
+from sweeps.attempt.worker import run_job
 from sweeps.ledger.types import Needs
-from sweeps.pools import base as pools
-from sweeps.pools.base import in_fresh_process_next
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.start import start
 from tests.sweeps.tiny import tiny_data, tiny_job
 
 
@@ -60,9 +63,9 @@ def test_only_some_failures_call_for_a_fresh_process():
 
 def test_unknown_pools_and_addresses():
     with pytest.raises(UserError, match="one of ray, local"):
-        pools.start("slurm")
+        start("slurm")
     with pytest.raises(UserError, match="has no address"):
-        pools.start("local", address="x:1")
+        start("local", PoolOptions(address="x:1"))
 
 
 # -- processes ----------------------------------------------------------------------------------
@@ -70,7 +73,7 @@ def test_unknown_pools_and_addresses():
 
 @pytest.fixture
 def local(tmp_path):
-    pool = pools.start("local", cpus=2, gpus=0, logs=tmp_path / "logs")
+    pool = start("local", PoolOptions(cpus=2, gpus=0, logs=tmp_path / "logs"))
     pool.ready()
     yield pool
     pool.close()
@@ -90,36 +93,31 @@ def test_plain_processes_run_jobs_and_survive_a_killed_worker(local, tmp_path, d
     outcome = outcome_of(local, first)
     assert (outcome.status, outcome.trouble) == ("failed", Trouble.LOST)
     assert "SIGKILL" in outcome.sentence
-    pid = worker_pid(short)
     again = local.submit(tiny_job(data, tmp_path / "again"), Needs())
     assert outcome_of(local, again).status == "finished"
-    assert worker_pid(tiny_job(data, tmp_path / "again")) == pid  # the same process, still warm
-    killed = local.submit(tiny_job(data, tmp_path / "killed", steps=20_000), Needs())
-    local.kill(killed)
-    assert outcome_of(local, killed).status == "preempted"
-    local.kill(killed)
-
-
-def test_a_failed_job_leaves_no_used_process_behind(local, tmp_path, data):
-    bad = tiny_job(data, tmp_path / "bad", options={"micro_batch_size": "many"})
-    outcome = outcome_of(local, local.submit(bad, Needs()))
-    assert outcome.trouble == Trouble.ERROR
-    assert local._idle == []
+    doomed = tiny_job(data, tmp_path / "killed", steps=200_000)
+    handle = local.submit(doomed, Needs())
+    process = psutil.Process(worker_pid(doomed))
+    local.kill(handle)
+    assert outcome_of(local, handle).status == "preempted"
+    local.kill(handle)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "at once, with its server"
 
 
 def test_what_a_worker_wrote_before_it_died_counts(tmp_path, data):
     job = tiny_job(data, tmp_path)
-    assert pools.lost(job, "gone").trouble == Trouble.LOST
+    assert lost(job, "gone").trouble == Trouble.LOST
     done = run_job(job)
-    assert pools.lost(job, "gone") == done
+    assert lost(job, "gone") == done
 
 
 def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
     job = tiny_job(data, tmp_path, steps=200_000)
     code = (
-        "import json, sys, time; from sweeps.pools.local import LocalPool\n"
-        "from sweeps.ledger.types import Needs; from sweeps.attempt.worker import Job\n"
-        "pool = LocalPool(cpus=1); pool.submit(Job.from_dict(json.loads(sys.argv[1])), Needs())\n"
+        "import json, sys, time; from sweeps.pools.start import *\n"
+        "from sweeps.ledger.types import Needs; from sweeps.attempt.job import Job\n"
+        "pool = start('local', PoolOptions(cpus=1))\n"
+        "pool.submit(Job.from_dict(json.loads(sys.argv[1])), Needs())\n"
         "time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, json.dumps(job.to_dict())]) as driver:
@@ -128,7 +126,7 @@ def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
     worker.wait(60)
     records = read(Path(job.folder) / "journal.jsonl")
     assert records[-1].kind == "end"
-    assert "driver is gone" in records[-1].values["sentence"]
+    assert "SIGTERM" in records[-1].values["sentence"]
     assert list(Path(job.folder).glob("checkpoint-*.pt"))
 
 
@@ -137,7 +135,7 @@ def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
 
 @pytest.fixture(scope="module")
 def ray_pool():
-    pool = pools.start("ray", cpus=2, gpus=1)
+    pool = start("ray", PoolOptions(cpus=2, gpus=1))
     pool.warm(1)
     pool.ready()
     yield pool
@@ -194,17 +192,17 @@ def test_ray_replaces_a_process_after_a_failure(ray_pool, tmp_path, data):
 
 
 @pytest.mark.chaos
-def test_ray_that_dies_here_is_started_again(ray_pool, tmp_path, data):
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_ray_that_dies_here_is_started_again(ray_pool, tmp_path, data, name):
     job = tiny_job(data, tmp_path / "lost", steps=200_000)
     handle = ray_pool.submit(job, Needs())
     worker_pid(job)
-    raylets = [p for p in psutil.Process().children(recursive=True) if p.name() == "raylet"]
-    assert len(raylets) == 1
-    raylets[0].kill()
+    [process] = [p for p in psutil.Process().children(recursive=True) if p.name() == name]
+    process.kill()
     outcome = outcome_of(ray_pool, handle)
     assert (outcome.status, outcome.trouble) == ("failed", Trouble.LOST)
     end = time.monotonic() + 60
-    while (full := ray_pool.rack.slots(Needs()) != 2 or raylets[0].is_running()) and time.monotonic() < end:
+    while (full := ray_pool.rack.slots(Needs()) != 2 or process.is_running()) and time.monotonic() < end:
         time.sleep(0.2)
     assert not full
     assert ray_pool.rack.refusal(Needs()) is None
@@ -216,15 +214,15 @@ def test_a_cluster_that_does_not_answer_is_refused_within_seconds(monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    start = time.monotonic()
+    began = time.monotonic()
     with pytest.raises(UserError, match=f"no Ray cluster answers at '127.0.0.1:{port}'"):
-        pools.start("ray", address=f"127.0.0.1:{port}")
+        start("ray", PoolOptions(address=f"127.0.0.1:{port}"))
     monkeypatch.setenv("RAY_ADDRESS", f"ray://127.0.0.1:{port}")
     with pytest.raises(UserError, match="no Ray cluster answers"):
-        pools.start("ray")
+        start("ray")
     with pytest.raises(UserError, match="must be HOST:PORT"):
-        pools.start("ray", address="the big one")
-    assert time.monotonic() - start < 10
+        start("ray", PoolOptions(address="the big one"))
+    assert time.monotonic() - began < 10
 
 
 def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tmp_path):
@@ -237,15 +235,56 @@ def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tm
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     deep = tmp_path / ("a" * 60) / ("b" * 60)
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
-    assert not ray_session.short_folder().startswith(str(tmp_path))
+    with ray_session.session_folder() as folder:
+        assert not folder.startswith(str(tmp_path))
     assert not deep.exists()
+
+
+def test_nobody_else_can_enter_the_folder_of_ray(monkeypatch):
+    from sweeps.pools.ray import session as ray_session
+
+    base = Path(tempfile.mkdtemp(prefix="rf", dir="/tmp"))
+    try:
+        monkeypatch.setenv("RAY_TMPDIR", str(base))
+        with ray_session.session_folder() as folder:
+            os.chmod(folder, 0o777)  # as Ray does with what it is given
+            mine = base / f"ray-{os.getuid()}"
+            assert Path(folder).parent == mine
+            assert mine.stat().st_mode & 0o777 == 0o700
+        assert list(mine.iterdir()) == []
+        (mine / "deadbeef").mkdir()
+        (mine / "deadbeef.lock").write_text("")  # of a driver that was killed
+        with ray_session.session_folder():
+            assert not (mine / "deadbeef").exists()
+        other = os.getuid() + 1
+        mine.rename(base / f"ray-{other}")
+        monkeypatch.setattr(os, "getuid", lambda: other)
+        with pytest.raises(UserError, match="belongs to user"), ray_session.session_folder():
+            pass
+    finally:
+        shutil.rmtree(base)
+
+
+def test_a_node_low_on_memory_is_not_the_runs_own_want(ray_pool, tmp_path, data, monkeypatch):
+    import ray
+
+    handle = ray_pool.submit(tiny_job(data, tmp_path), Needs())
+
+    def killed_by_ray(task):
+        raise ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
+
+    monkeypatch.setattr(ray, "get", killed_by_ray)
+    outcome = outcome_of(ray_pool, handle)
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.NODE_MEMORY)
+    assert "the node was low on memory" in outcome.sentence
 
 
 def test_a_pool_may_close_while_its_workers_still_load():
     """Ray would end the whole process, without a word of Python, were it asked anything after that."""
     script = (
-        "from sweeps.pools import base as pool\n"
-        "ray = pool.start('ray', cpus=1); ray.warm(1); ray.ready(); ray.close(); print('still here')\n"
+        "from sweeps.pools.base import PoolOptions; from sweeps.pools.start import start\n"
+        "ray = start('ray', PoolOptions(cpus=1)); ray.warm(1); ray.ready(); ray.close()\n"
+        "print('still here')\n"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (out.returncode, out.stdout) == (0, "still here\n"), out.stderr

@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
+from sweeps.driver.command import conclude
+from sweeps.driver.sweep import Report
 from sweeps.ledger.ledger import Entry, Ledger, State
 from sweeps.ledger.requests import carry_out
 from sweeps.ledger.status import of_families, open_ledger, rows_of
@@ -205,6 +208,27 @@ def test_a_family_without_a_law_keeps_no_other_from_its_own(folder, tmp_path):
     assert list(refused) == ["aaa"]
 
 
+def test_exit_codes_tell_missing_laws_and_missing_records(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "write_law", lambda *_, **__: [])
+    table = results.ledger_table(folder, "planted")
+    monkeypatch.setattr(results, "ledger_table", lambda *_, **__: table)
+    with Ledger(folder / "ledger") as ledger:
+        runs = [run for run in ledger.runs() if run.state == State.FINISHED]
+    request = prepare.Request(config=parse_config(CONFIG, source="x"), families=("ar",), out=tmp_path)
+    plan = SimpleNamespace(keys=None, families=("ar",))
+
+    def code(waiting: int) -> int:
+        ended = Report(
+            runs=runs, stopped_by="", interrupted=False, capped=None,
+            waiting_records=waiting, tracking_trouble=None, wall_s=1.0,
+        )  # fmt: skip
+        return conclude(request, None, plan, ended, 0, console())
+
+    assert (code(0), code(2)) == (0, 3)
+    table = replace(table, frame=table.frame.groupby("family").head(2))
+    assert code(2) == 1
+
+
 def test_runs_that_are_not_finished_are_named_in_place_of_a_missing_column(folder):
     table = results.ledger_table(folder, "planted")
     waiting = replace(table, frame=table.frame.assign(status="running").drop(columns="loss"))
@@ -348,7 +372,8 @@ def test_picture_marks_every_state():
 
 def test_a_report_of_a_sweep_says_which_family_has_no_law(folder, specs, tmp_path):
     table = results.ledger_table(folder, "planted")
-    path = results.write_report(table, tmp_path, "planted", reference="ar", bootstrap=20)
+    path, missing = results.write_report(table, tmp_path, "planted", reference="ar", bootstrap=20)
+    assert missing == {}
     page = path.read_text()
     assert path == tmp_path / "report.html"
     assert "planted: scaling laws" in page

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from scaling.errors import UserError
-from sweeps.attempt.worker import Trouble
+from sweeps.attempt.job import Trouble
 from sweeps.driver.driver import Driver
 from sweeps.driver.sweep import Report
 from sweeps.ledger.ledger import Ledger

@@ -13,7 +13,8 @@ import pytest
 from scaling.errors import UserError
 from scaling.training.checkpoint import load_checkpoint, save_checkpoint
 from sweeps.attempt import journal
-from sweeps.attempt.worker import Job, Outcome, Trouble, run_job
+from sweeps.attempt.job import Job, Outcome, Trouble
+from sweeps.pools.entry import run as run_job
 from sweeps.pools.storage import files as storage
 from sweeps.pools.storage import mirror
 from sweeps.pools.storage.files import StorageError, open_storage

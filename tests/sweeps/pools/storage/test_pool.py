@@ -16,11 +16,10 @@ import pytest
 
 from scaling.errors import UserError
 from sweeps.attempt import journal
+from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, killed
 from sweeps.attempt.journal import JOURNAL, merged, run_folder
-from sweeps.attempt.worker import RESULT, Job, Outcome, Trouble
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Needs
-from sweeps.pools import base as pools
 from sweeps.pools.base import Pool
 from sweeps.pools.storage import pool as pool_storage
 from sweeps.pools.storage.files import open_storage
@@ -206,7 +205,7 @@ def test_who_is_killed_is_not_waited_for(pool, desk, tmp_path, data):
     Bucket.down = True
     pool.kill(handle)
     assert desk.killed == [handle]
-    desk.ended.append((handle, pools.killed()))
+    desk.ended.append((handle, killed()))
     assert told(pool, within_s=0.5).status == "preempted"
 
 

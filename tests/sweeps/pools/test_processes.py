@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sweeps.attempt.job import Job, Outcome, Trouble
 from sweeps.attempt.journal import read
-from sweeps.attempt.worker import Job, Outcome, Trouble
 from sweeps.ledger.types import Needs
-from sweeps.pools.fork import Forks, message
-from sweeps.pools.local import LocalPool
+from sweeps.pools.base import PoolOptions
+from sweeps.pools.processes import ProcessPool, Server
 from tests.sweeps.tiny import tiny_data, tiny_job
 
 
@@ -27,11 +25,19 @@ def data(tmp_path_factory):
     return tiny_data(tmp_path_factory.mktemp("tiny"))
 
 
+class Runner(Server):
+    """A server whose job is waited for."""
+
+    def run(self, job: Job) -> Outcome:
+        self.send(job, {})
+        return self.receive(job)
+
+
 @pytest.fixture(scope="module")
-def forks():
-    forks = Forks()
-    yield forks
-    forks.close()
+def server():
+    server = Runner()
+    yield server
+    server.close()
 
 
 def pid_of(job: Job, within_s: float = 60.0) -> int:
@@ -46,9 +52,9 @@ def pid_of(job: Job, within_s: float = 60.0) -> int:
     pytest.fail("the job does not begin to train")
 
 
-def test_each_job_has_a_process_of_its_own(forks, tmp_path, data):
+def test_each_job_has_a_process_of_its_own(server, tmp_path, data):
     jobs = [tiny_job(data, tmp_path / name) for name in "ab"]
-    outcomes = [forks.run(job) for job in jobs]
+    outcomes = [server.run(job) for job in jobs]
     assert [outcome.status for outcome in outcomes] == ["finished", "finished"]
     assert outcomes[0].result["bound"] == outcomes[1].result["bound"]
     pids = {read(Path(job.folder) / "journal.jsonl")[0].values["pid"] for job in jobs}
@@ -59,40 +65,35 @@ def test_each_job_has_a_process_of_its_own(forks, tmp_path, data):
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_a_failing_job_leaves_the_server_fit_for_the_next(forks, tmp_path, data):
-    bad = forks.run(tiny_job(data, tmp_path / "bad", options={"micro_batch_size": "many"}))
+def test_a_failing_job_leaves_the_server_fit_for_the_next(server, tmp_path, data):
+    bad = server.run(tiny_job(data, tmp_path / "bad", options={"micro_batch_size": "many"}))
     assert bad.trouble == Trouble.ERROR
     assert "Traceback" in bad.traceback
-    assert forks.alive
-    assert forks.run(tiny_job(data, tmp_path / "good")).status == "finished"
+    assert server.alive
+    assert server.run(tiny_job(data, tmp_path / "good")).status == "finished"
 
 
-def test_a_killed_job_is_told_as_lost_and_the_server_goes_on(forks, tmp_path, data):
+def test_a_killed_job_counts_as_lost_and_the_server_goes_on(server, tmp_path, data):
     job = tiny_job(data, tmp_path / "killed", steps=200_000)
-    found: list[Outcome] = []
-    thread = threading.Thread(target=lambda: found.append(forks.run(job)))
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(server.run(job)))
     thread.start()
     os.kill(pid_of(job), signal.SIGKILL)
     thread.join()
-    assert found[0].trouble == Trouble.LOST
-    assert "killed by SIGKILL" in found[0].sentence
-    assert forks.run(tiny_job(data, tmp_path / "next")).status == "finished"
+    assert outcomes[0].trouble == Trouble.LOST
+    assert "killed by SIGKILL" in outcomes[0].sentence
+    assert server.run(tiny_job(data, tmp_path / "next")).status == "finished"
 
 
 @pytest.mark.parametrize("how", ["its input ends", "it is killed"])
 def test_without_its_server_a_job_stops_with_a_checkpoint(tmp_path, data, how):
-    server = subprocess.Popen(
-        [sys.executable, "-m", "sweeps.pools.fork"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    server = Server()
     job = tiny_job(data, tmp_path / "run", steps=200_000)
-    server.stdin.write(json.dumps(message(job, {})).encode() + b"\n")
-    server.stdin.flush()
+    server.send(job, {})
     process = psutil.Process(pid_of(job))
     if how == "it is killed":
-        server.kill()
-    server.stdin.close()
-    server.wait(60)
-    server.stdout.close()
+        os.kill(process.ppid(), signal.SIGKILL)
+    server.close()
     psutil.wait_procs([process], timeout=60)
     assert not process.is_running()
     assert list(Path(job.folder).glob("checkpoint-*.pt"))
@@ -101,15 +102,15 @@ def test_without_its_server_a_job_stops_with_a_checkpoint(tmp_path, data, how):
 
 def test_jobs_with_gpus_see_their_own_only(tmp_path, data):
     """GPUs that only pretend: what a job finds in its environment is what counts."""
-    pool = LocalPool(cpus=4, gpus=2)
+    pool = ProcessPool(PoolOptions(cpus=4, gpus=2))
     jobs = [
         tiny_job(data, tmp_path / name, steps=200_000, gpus=1.0, options={"device": "cpu"}) for name in "ab"
     ]
     try:
         handles = [pool.submit(job, Needs(gpus=1)) for job in jobs]
         assert pool.rack.find(Needs(gpus=1)) is None
-        seen = [pool._busy[handle].devices for handle in handles]
-        assert sorted(seen) == [(0,), (1,)]
+        chosen = [pool._running[handle].gpus for handle in handles]
+        assert sorted(chosen) == [(0,), (1,)]
         assert len({pid_of(job) for job in jobs}) == 2
     finally:
         pool.close()
