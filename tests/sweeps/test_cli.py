@@ -91,7 +91,7 @@ def test_options_are_as_reviewed():
     assert found == {
         "plan": ["--family", "--sweep", "--config", "--out", *caps, "--cluster", "--gpu-price", "--page"],
         "sweep": [
-            *("--family", *which, *caps, "--address", "--bootstrap"),
+            *("--family", *which, *caps, "--address", "--pool", "--bootstrap"),
             *("--priority", "--extend", "--events", "--webhook", "--storage"),
         ],
         "status": ["--family", *which, "--watch", "-w", "--all"],
