@@ -108,8 +108,9 @@ _log = logging.getLogger(__name__)
 def to_mlflow(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], dict[str, float]]:
     """Split a row of the run table into MLflow's (params, tags, metrics).
 
-    Parameters are `repr` texts (a float survives to the last bit), tags carry the prefix `scaling.`,
-    missing values are left out. The columns MLflow keeps itself (run id, start, end) are left out too.
+    Numbers are `repr` texts (a float survives to the last bit), texts stand as they are, except those that
+    `parse_text` would take for quoted ones. Tags carry the prefix `scaling.`. Missing values and the columns
+    MLflow keeps itself (run id, start, end) are left out.
     ValueError for a name that is no run-table column.
     """
     params: dict[str, str] = {}
@@ -126,8 +127,13 @@ def to_mlflow(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], d
         elif column.home == "tag":
             tags[TAG_PREFIX + name] = str(value)
         else:
-            params[name] = repr(_plain(column, value))
+            plain = _plain(column, value)
+            params[name] = plain if isinstance(plain, str) and not _quoted(plain) else repr(plain)
     return params, tags, metrics
+
+
+def _quoted(text: str) -> bool:
+    return len(text) >= 2 and text[0] in "'\"" and text[-1] == text[0]
 
 
 def _plain(column: Column, value: Any) -> str | float | int:
@@ -138,7 +144,7 @@ def _plain(column: Column, value: Any) -> str | float | int:
 
 
 def parse_text(column: Column, text: str) -> str | float | int | None:
-    """The value a stored text stands for (a repr, or plain text written by other hands); None if missing.
+    """The value a stored text stands for; None if missing. Earlier versions wrote texts in quotes.
 
     What is not the number it should be stays as it is: `typed` names it, if that run is read at all.
     """
@@ -146,8 +152,7 @@ def parse_text(column: Column, text: str) -> str | float | int | None:
         return None
     try:
         if column.dtype == "str":
-            quoted = len(text) >= 2 and text[0] in "'\"" and text[-1] == text[0]
-            return str(ast.literal_eval(text)) if quoted else text
+            return str(ast.literal_eval(text)) if _quoted(text) else text
         return int(text) if column.dtype == "Int64" else float(text)
     except (ValueError, SyntaxError):
         return text

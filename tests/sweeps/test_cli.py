@@ -13,7 +13,7 @@ import typer
 
 from scaling.families import FAMILIES
 from sweeps import cli
-from sweeps.driver.command import Launch, drive
+from sweeps.launch import Launch, drive
 from sweeps.plan import prepare, timing
 from sweeps.results import laws as results
 

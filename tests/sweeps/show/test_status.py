@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.owner import Owner
-from sweeps.ledger.status import rows_of
+from sweeps.ledger.status import runs_with_progress
 from sweeps.ledger.types import State
 from sweeps.show.status import show
 from tests.sweeps.simulation import entry
@@ -27,7 +27,7 @@ def test_a_run_whose_driver_was_killed_is_not_shown_as_running(tmp_path):
             assert ledger.claim(key) is not None
     out = io.StringIO()
     with Ledger(tmp_path / "ledger") as ledger:
-        show(rows_of(ledger), "toy", Console(file=out, width=200))
+        show(runs_with_progress(ledger), "toy", Console(file=out, width=200))
     lines = {key: line for line in out.getvalue().splitlines() for key in ("alive", "dead") if key in line}
     assert "running" in lines["alive"]
     assert "running" not in lines["dead"]
@@ -44,7 +44,7 @@ def test_a_sweep_fits_eighty_columns_and_troubles_stand_below_the_table(tmp_path
         ):
             result = {"bound": 2.5, "bound_se": 0.01, "bits_per_byte": 3.6, "train_s": 4e5}
             ledger.end(ledger.claim(key), state, sentence=sentence, result=result, facts={"host": "n" * 30})
-        rows = rows_of(ledger)
+        rows = runs_with_progress(ledger)
     out = io.StringIO()
     show(rows, "toy", Console(file=out, width=80))
     lines = out.getvalue().splitlines()
