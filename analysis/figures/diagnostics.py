@@ -74,7 +74,7 @@ def variants(diagnosis: Diagnosis, check: str | None = None) -> go.Figure:
 def influence_table(diagnosis: Diagnosis) -> pd.DataFrame:
     """What `influence` shows: `diagnosis.influence`. UserError for a law that is no surface."""
     if diagnosis.influence is None:
-        raise UserError(f"a surface has influence of single runs, not a {diagnosis.law.method} law")
+        raise UserError(f"influence shows the runs of a surface, not of a {diagnosis.law.method} law")
     return parts.with_labels(diagnosis.influence)
 
 
@@ -119,7 +119,7 @@ def draws_table(diagnosis: Diagnosis) -> pd.DataFrame:
 
     law = diagnosis.law
     if not isinstance(law, SurfaceLaw):
-        raise UserError(f"a surface has parameters to draw, not a {law.method} law")
+        raise UserError(f"draws shows the parameters of a surface, not of a {law.method} law")
     last = len(law.thetas) - law.leave_outs
     if last < 2:
         raise UserError("the law has no resamples to draw; fit it with bootstrap > 0")
