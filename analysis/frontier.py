@@ -1,6 +1,6 @@
-"""The compute-optimal frontier of a surface law, and what a token costs.
+"""The compute-optimal frontier of a surface law, and the cost of a token.
 
-Training compute is C = k N^q D. With k = 6, q = 1 that is the usual 6ND; where a table's FLOPs count more
+Training compute is C = k N^q D. With k = 6, q = 1 that is the usual 6ND; if a table's FLOPs count more
 (attention scores, the output layer) k and q are fitted to it, so that the optimum respects the real cost.
 Minimising E + A N^-alpha + B D^-beta under that constraint (Hoffmann et al. 2022, eq. 4, is q = 1) gives
 
@@ -53,7 +53,7 @@ class Cost:
 
 
 def fit_cost(params: np.ndarray, tokens: np.ndarray, flops: np.ndarray) -> Cost:
-    """Least squares of log(flops/tokens) on log(params); exactly 6ND where the FLOPs are 6ND.
+    """Least squares of log(flops/tokens) on log(params); exactly 6ND if the FLOPs are 6ND.
 
     UserError if no power of the size describes the cost of a token within 50%: then the columns do not belong
     together.
@@ -91,7 +91,7 @@ def optimal_logs(theta: np.ndarray, flops: np.ndarray, cost: Cost) -> tuple[np.n
 
 
 def optimal_loss(theta: np.ndarray, log_params: np.ndarray, log_tokens: np.ndarray) -> np.ndarray:
-    """Loss above E for theta (..., 5) at logs of params and tokens (..., m); finite even where N* is not."""
+    """Loss above E for theta (..., 5) at logs of params and tokens (..., m); finite even if N* is not."""
     _, A, B, alpha, beta = (theta[..., i, None] for i in range(5))
     return np.asarray(np.exp(np.log(A) - alpha * log_params) + np.exp(np.log(B) - beta * log_tokens))
 
@@ -132,7 +132,7 @@ class Curve:
         return replace(self, E=self.E[:size], log_K=self.log_K[:size], c=self.c[:size])
 
     def flops_at(self, loss: np.ndarray) -> np.ndarray:
-        """Compute that reaches loss (1 + R, m); infinite where the loss lies at or below E."""
+        """Compute that reaches loss (1 + R, m); infinite if the loss lies at or below E."""
         above = loss - self.E[:, None]
         log_above = np.log(np.where(above > 0, above, 1.0))
         return np.where(above > 0, np.exp((self.log_K[:, None] - log_above) / self.c[:, None]), np.inf)
@@ -191,7 +191,7 @@ def _numbers(value: object) -> np.ndarray:
 
 
 def number_column(values: list[float | None]) -> pd.Series:
-    """A table column: float64, or nullable Float64 where a number is missing (missing is never NaN)."""
+    """A table column: float64, or nullable Float64 if a number is missing (missing is never NaN)."""
     import pandas as pd
 
     if any(value is None for value in values):

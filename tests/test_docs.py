@@ -102,6 +102,23 @@ def test_named_files_and_folders_exist(page: Path) -> None:
     assert not missing
 
 
+def test_files_named_in_code_and_comments_exist() -> None:
+    """In docstrings, comments and settings; examples name the file that a reader would write."""
+    named = re.compile(
+        r"(?<![\w/])((?:docs|tests|scripts|deploy|benchmarks|examples|scaling|sweeps|analysis)/[\w./-]*"
+        r"\w\.(?:py|md|yaml|sh|html|json|csv|ipynb|css))\b"
+    )
+    missing = [
+        f"{path} names {name}"
+        for path in committed()
+        if path.suffix in (".py", ".yaml", ".yml", ".toml", ".sh", ".js") or path.name == "Makefile"
+        if path.parts[0] != "examples"
+        for name in named.findall(text_of(path))
+        if not (ROOT / name).exists()
+    ]
+    assert not missing
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_named_modules_and_functions_exist(page: Path) -> None:
     """`scaling.families`, `analysis.fit_law(...)`, python -m benchmarks.gaps."""
@@ -196,9 +213,11 @@ def runnable(page: Path) -> list[tuple[str, str]]:
 def tables_of_names() -> Iterator[None]:
     """What examples register is forgotten afterwards."""
     from analysis.figures import FIGURES
+    from analysis.laws import METHODS
     from scaling.families import FAMILIES
+    from sweeps.pools.start import POOLS
 
-    tables: tuple[dict[str, object], ...] = (FAMILIES, FIGURES)  # type: ignore[assignment]
+    tables: tuple[dict[str, object], ...] = (FAMILIES, FIGURES, METHODS, POOLS)  # type: ignore[assignment]
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before, strict=True):

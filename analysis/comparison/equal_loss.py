@@ -13,50 +13,77 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimate import spread
-from analysis.frontier import number_column
+from analysis.frontier import Curve, number_column
 from analysis.laws.result import Law
 from analysis.laws.surface import SurfaceLaw
 
-POINTS = 60
+COLUMNS = (
+    "family",
+    "reference",
+    "at_flops",
+    "at_loss",
+    "reference_flops",
+    "multiplier",
+    "low",
+    "high",
+    "extrapolated",
+    "law",
+)
 BEYOND = 10.0
-"""The curve goes this factor beyond the family's budgets on either side."""
+"""A curve goes this factor beyond the family's budgets on either side."""
 SAME = 1.01
 """Budgets this close (factor) count as inside the data."""
 
 
-def multiplier_curve(family: str, law: Law, reference: str, base: Law, points: int = POINTS) -> pd.DataFrame:
-    """The multiplier over the loss, from ten times below to ten times above the family's budgets.
+def multipliers_at(
+    family: str, law: Law, reference: str, base: Law, flops: np.ndarray
+) -> list[dict[str, Any]]:
+    """One row per budget of the family at which the reference's frontier reaches the same loss.
 
-    Columns family, reference, at_flops (the family's), at_loss (its frontier loss there, nats per token),
-    reference_flops, multiplier, low, high (pandas.NA without resamples), extrapolated (either law is read
-    outside its budgets). Losses at or below the floor of the reference have no row.
+    family, reference, at_flops (the family's), at_loss (its frontier loss there, nats per token),
+    reference_flops, multiplier, low, high (None without resamples), extrapolated (either law is read outside
+    its budgets), law. Losses at or below the floor of the reference have no row.
     """
-    size = min(len(law.curve.E), len(base.curve.E))
-    curve, other = law.curve.first(size), base.curve.first(size)
-    smallest, largest = law.flops_range
-    flops = np.geomspace(smallest / BEYOND, largest * BEYOND, points)
+    curve, other = paired(law.curve, base.curve)
     loss = curve.loss(flops)
     reached = other.flops_at(loss)
-    known = np.isfinite(reached[0])
-    flops, loss, reached = flops[known], loss[:, known], reached[:, known]
+    finite = np.isfinite(reached[0])
+    flops, loss, reached = flops[finite], loss[0, finite], reached[:, finite]
     ratio = flops / reached
-    outside = (flops < smallest / SAME) | (flops > largest * SAME)
-    low, high = other.flops_range
-    outside |= (reached[0] < low / SAME) | (reached[0] > high * SAME)
-    ends = spread(ratio[1:], law.level) if size > 1 else ([None] * len(flops), [None] * len(flops))
-    return pd.DataFrame(
+    ends = spread(ratio[1:], law.level) if len(ratio) > 1 else None
+    outside = (flops < law.flops_range[0] / SAME) | (flops > law.flops_range[1] * SAME)
+    outside |= (reached[0] < base.flops_range[0] / SAME) | (reached[0] > base.flops_range[1] * SAME)
+    return [
         {
             "family": family,
             "reference": reference,
-            "at_flops": flops,
-            "at_loss": loss[0],
-            "reference_flops": reached[0],
-            "multiplier": ratio[0],
-            "low": number_column(list(ends[0])),
-            "high": number_column(list(ends[1])),
-            "extrapolated": outside,
+            "at_flops": float(flops[i]),
+            "at_loss": float(loss[i]),
+            "reference_flops": float(reached[0, i]),
+            "multiplier": float(ratio[0, i]),
+            "low": None if ends is None else float(ends[0][i]),
+            "high": None if ends is None else float(ends[1][i]),
+            "extrapolated": bool(outside[i]),
+            "law": law.method,
         }
-    )
+        for i in range(len(flops))
+    ]
+
+
+def multiplier_curve(family: str, law: Law, reference: str, base: Law, points: int) -> pd.DataFrame:
+    """The columns of `multipliers_at` but law, over a grid from ten times below to ten times above the
+    family's budgets; low and high are pandas.NA without resamples."""
+    smallest, largest = law.flops_range
+    grid = np.geomspace(smallest / BEYOND, largest * BEYOND, points)
+    rows = pd.DataFrame(multipliers_at(family, law, reference, base, grid), columns=list(COLUMNS))
+    ends = {name: number_column(rows[name].tolist()) for name in ("low", "high")}
+    return rows.assign(**ends).drop(columns="law")
+
+
+def paired(curve: Curve, other: Curve) -> tuple[Curve, Curve]:
+    """Both curves cut to the fewer resamples, so that resample i of one meets resample i of the other."""
+    size = min(len(curve.E), len(other.E))
+    return curve.first(size), other.first(size)
 
 
 def savings(multipliers: pd.DataFrame) -> pd.DataFrame:
@@ -67,21 +94,17 @@ def savings(multipliers: pd.DataFrame) -> pd.DataFrame:
     which is what "x% more FLOPs-efficient" says. Columns family, reference, at_flops, at_loss, then both with
     _low, _high.
     """
-    found = multipliers[["family", "reference", "at_flops", "at_loss"]].copy()
-    for name, of in (
-        ("percent_fewer", lambda multiplier: 100 * (1 - multiplier)),
-        ("percent_more_efficient", lambda multiplier: 100 * (1 / multiplier - 1)),
-    ):
-        found[name] = [of(value) for value in multipliers["multiplier"]]
-        # the statement falls with the multiplier, so its low end is the multiplier's high one
-        for end, source in (("low", "high"), ("high", "low")):
-            values = [None if pd.isna(value) else _finite(of, value) for value in multipliers[source]]
-            found[f"{name}_{end}"] = number_column(values).to_numpy()
-    return found
-
-
-def _finite(of: Any, multiplier: float) -> float:
-    return float(of(multiplier)) if multiplier > 0 else np.inf
+    table = multipliers[["family", "reference", "at_flops", "at_loss"]].copy()
+    for name, power in (("percent_fewer", 1), ("percent_more_efficient", -1)):
+        # 100 (1 - m), or 100 (1/m - 1); an open low end of the multiplier, 0, saves without limit
+        for end, source in (("", "multiplier"), ("_low", "high"), ("_high", "low")):
+            # the statement falls with the multiplier, so its low end is the multiplier's high one
+            values = [
+                None if pd.isna(m) else np.inf if m <= 0 else float(100 * power * (1 - m**power))
+                for m in multipliers[source]
+            ]
+            table[f"{name}{end}"] = number_column(values).to_numpy()
+    return table
 
 
 def exponent_differences(laws: Mapping[str, Law], reference: str) -> pd.DataFrame:
@@ -95,44 +118,32 @@ def exponent_differences(laws: Mapping[str, Law], reference: str) -> pd.DataFram
     base = _exponents(laws[reference])
     rows: list[dict[str, Any]] = []
     for family, law in laws.items():
-        if family == reference:
-            continue
-        for name, values in _exponents(law).items():
-            if name in base:
-                head = {"family": family, "reference": reference, "exponent": name}
-                rows.append(head | _difference(values, base[name], law.level))
+        for name, values in _exponents(law).items() if family != reference else ():
+            if name not in base:
+                continue
+            size = min(len(values), len(base[name]))
+            off = values[:size] - base[name][:size]
+            row: dict[str, Any] = {"family": family, "reference": reference, "exponent": name}
+            row |= {"value": values[0], "reference_value": base[name][0], "difference": off[0]}
+            if size > 1:
+                low, high = spread(off[1:], law.level)
+                fewer = min(int(np.sum(off[1:] <= 0)), int(np.sum(off[1:] >= 0)))
+                row |= {"low": float(low), "high": float(high), "p": min(1.0, 2 * (fewer + 1) / size)}
+            rows.append(row)
     numbers = ("value", "reference_value", "difference", "low", "high", "p")
     frame = pd.DataFrame(rows, columns=["family", "reference", "exponent", *numbers])
     return frame.astype(dict.fromkeys(numbers, "Float64"))
 
 
-def _difference(values: np.ndarray, base: np.ndarray, level: float) -> dict[str, Any]:
-    size = min(len(values), len(base))
-    off = values[:size] - base[:size]
-    row = {
-        "value": values[0],
-        "reference_value": base[0],
-        "difference": off[0],
-        "low": None,
-        "high": None,
-        "p": None,
-    }
-    if size > 1:
-        low, high = spread(off[1:], level)
-        fewer = min(int(np.sum(off[1:] <= 0)), int(np.sum(off[1:] >= 0)))
-        row |= {"low": float(low), "high": float(high), "p": min(1.0, 2 * (fewer + 1) / size)}
-    return row
-
-
 def _exponents(law: Law) -> dict[str, np.ndarray]:
     """Exponents with their resamples, (1 + R,) each."""
     flops = np.array(law.flops_range)
-    # the frontiers are power laws (their loss above E), so two budgets tell every exponent
+    # the frontiers are power laws (their loss above E), so two budgets determine every exponent
     along = law._along(flops)
     last = len(along["params"]) - law.leave_outs
     step = float(np.diff(np.log(flops))[0])
-    found = {name: np.diff(along[name][:last], axis=1)[:, 0] / step for name in ("params", "tokens")}
-    found["reducible_loss" if isinstance(law, SurfaceLaw) else "loss"] = -law.curve.c
+    exponents = {name: np.diff(along[name][:last], axis=1)[:, 0] / step for name in ("params", "tokens")}
+    exponents["reducible_loss" if isinstance(law, SurfaceLaw) else "loss"] = -law.curve.c
     if isinstance(law, SurfaceLaw):
-        found |= {"alpha": law.thetas[:last, 3], "beta": law.thetas[:last, 4]}
-    return found
+        exponents |= {"alpha": law.thetas[:last, 3], "beta": law.thetas[:last, 4]}
+    return exponents

@@ -110,7 +110,7 @@ def fit_shared_E(
     """One surface per family, all with the same E (nats per token), to the runs of each (see `fit_law`).
 
     seeds: of each family's resamples. Starts are the separate fits at each family's own E; the best end is
-    taken. UserError where a family cannot be fitted alone (its E may be undetermined, its exponents may not).
+    taken. UserError if a family cannot be fitted alone (its E may be undetermined, its exponents may not).
     """
     separate: dict[str, SurfaceLaw] = {}
     for name, rows in runs.items():

@@ -135,12 +135,12 @@ def compute_axis(
     """
     axis = log_axis(title, values, compute_text, pad=0.03, room=room)
     low, high = axis["range"]
+    tens = [10.0**ten for ten in range(math.ceil(low), math.floor(high) + 1)]
     high += beyond * (high - low)
     at = sorted({float(budget) for budget in budgets}, reverse=True)
     at = at[:1] + at[-1:] * (len(at) > 1) + at[1:-1]  # the ends first
     if not at:
         return axis | {"range": [low, high]}
-    tens = [10.0**ten for ten in range(math.ceil(low), math.floor(high) + 1)]
     labelled: list[float] = []
     for tick in [*at, *(ten for ten in tens if ten > max(at) or ten < min(at))]:
         if all(abs(math.log10(tick / other)) >= (high - low) / room for other in labelled):

@@ -143,8 +143,9 @@ def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
             if line.law is not None and (formula := parts.power_laws(line.law, panel)):
                 formulas.append((parts.marked(line.style, formula), owner))
         parts.label_ends(figure, number + 1, ends, (x_axis["range"], y_axis["range"]), PANEL_PX)
-        corner = "bottom left" if panel == "loss" else "top left"
-        parts.corner_notes(figure, number + 1, formulas if panel != "tokens_per_param" else [], corner)
+        # where no line is: losses fall to the right, sizes and tokens rise
+        if panel != "tokens_per_param":
+            parts.corner_notes(figure, number + 1, formulas, right=panel == "loss")
     return figure
 
 

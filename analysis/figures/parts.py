@@ -314,37 +314,38 @@ def label_ends(
     logarithmic axis. size_px: width and height of the panel.
     """
     (left, right), (bottom, top) = limits
-    placed: list[tuple[float, float, float]] = []
+    width_px, height_px = size_px
     place = str(panel) if panel > 1 else ""
-    for text, name, x, y in sorted(ends, key=lambda end: end[3]):
-        if is_missing(y) or not min(left, right) <= x <= max(left, right):
-            continue
-        at_x = (x - left) / (right - left) * size_px[0]
-        at_y = (min(max(y, bottom), top) - bottom) / (top - bottom) * size_px[1]
-        width = LABEL_CHARACTER_PX * len(text.rsplit("</span>", 1)[-1]) + 16
-        for other_x, other_y, other_width in placed:  # from the lowest up: a label only ever moves up
-            if at_x < other_x + other_width and other_x < at_x + width and at_y < other_y + LABEL_PX:
-                at_y = other_y + LABEL_PX
-        placed.append((at_x, at_y, width))
+    shown = [end for end in ends if not is_missing(end[3]) and min(left, right) <= end[2] <= max(left, right)]
+    shown.sort(key=lambda end: end[3])
+    xs = [(x - left) / (right - left) * width_px for _, _, x, _ in shown]
+    ys = [(min(max(y, bottom), top) - bottom) / (top - bottom) * height_px for *_, y in shown]
+    widths = [LABEL_CHARACTER_PX * len(text.rsplit("</span>", 1)[-1]) + 16 for text, *_ in shown]
+    # from the lowest up, each above those it would touch; then from the highest down, back into the panel
+    for order, sign, edge in ((range(len(ys)), 1, -math.inf), (reversed(range(len(ys))), -1, 4 - height_px)):
+        placed: list[int] = []
+        for i in order:
+            beside = [k for k in placed if xs[i] < xs[k] + widths[k] and xs[k] < xs[i] + widths[i]]
+            ys[i] = sign * max([sign * ys[i], edge, *(sign * ys[k] + LABEL_PX for k in beside)])
+            placed.append(i)
+    for (text, name, x, _), y in zip(shown, ys, strict=True):
         figure.add_annotation(
-            text=text, name=name, x=x, xref=f"x{place}", y=bottom + at_y / size_px[1] * (top - bottom),
+            text=text, name=name, x=x, xref=f"x{place}", y=bottom + y / height_px * (top - bottom),
             yref=f"y{place}", xanchor="left", yanchor="middle", xshift=6,
         )  # fmt: skip
 
 
 def corner_notes(
-    figure: go.Figure, panel: int, notes: Sequence[tuple[str, str | None]], corner: str = "top left"
+    figure: go.Figure, panel: int, notes: Sequence[tuple[str, str | None]], *, right: bool = False
 ) -> None:
-    """Lines of small text (text, name of the annotation) in a corner of a panel."""
+    """Lines of small text (text, name of the annotation) in the upper left or right corner of a panel."""
     place = str(panel) if panel > 1 else ""
-    vertical, side = corner.split()
-    down = vertical == "top"
-    for number, (text, name) in enumerate(notes if down else notes[::-1]):
+    longest = max((len(text.rsplit("</span>", 1)[-1]) for text, _ in notes), default=0)
+    for number, (text, name) in enumerate(notes):
         figure.add_annotation(
-            text=text, name=name, xref=f"x{place} domain", x=float(side == "right"), xanchor=side,
-            xshift=-6 if side == "right" else 6, yref=f"y{place} domain", y=float(down), yanchor=vertical,
-            yshift=(-4 - LABEL_PX * number) if down else 4 + LABEL_PX * number,
-            font={"size": theme.FONT_PX - 3},
+            text=text, name=name, x=float(right), xref=f"x{place} domain", xanchor="left", y=1.0,
+            xshift=-LABEL_CHARACTER_PX * longest - 14 if right else 6, yref=f"y{place} domain", yanchor="top",
+            yshift=-4 - LABEL_PX * number, font={"size": theme.FONT_PX - 3},
         )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ The seven family colours were found by a search (2026-11-20) among colours with 
 on both backgrounds, for the largest smallest distance under normal vision and three kinds of colour
 blindness (Machado, Oliveira and Fernandes 2009): 18.8 in CIELAB, against 16.1 for seven colours of Okabe and
 Ito. So a colour means the same on a light page, on a dark one, and to nearly every eye; the marker says it
-again. `tests/analysis/test_theme.py` keeps the contrast and the distance.
+again. `tests/analysis/figures/test_theme.py` keeps the contrast and the distance.
 """
 
 from __future__ import annotations

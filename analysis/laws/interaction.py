@@ -71,7 +71,7 @@ class InteractionLaw(PredictingLaw):
 
     def _best(self, flops: np.ndarray) -> np.ndarray:
         """log N* (1 + R, m): of the minima along a budget the one nearest to sizes as fitted (others may be
-        far out, where the law means nothing); infinite if there is none within a factor `FARTHEST`."""
+        far out, beyond the meaning of the law); infinite if there is none within a factor `FARTHEST`."""
         ends = np.log(self.runs["params"].min() / FARTHEST), np.log(self.runs["params"].max() * FARTHEST)
         grid = np.linspace(*ends, GRID_POINTS)
         log_runs = np.log(self.runs["params"] * self.runs["tokens"]).mean() / 2

@@ -21,7 +21,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import positive_numbers
-from analysis.laws.result import interval_columns
+from analysis.laws.result import FEW_STARTS, interval_columns
 from analysis.laws.solver.bootstrap import check_options, chunk_rows
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.newton import minimise
@@ -36,7 +36,7 @@ START_EXPONENTS = (-2.0, -1.0, -0.5, -0.2, -0.05, 0.05, 0.2, 0.5, 1.0, 2.0)
 START_OFFSETS = (-3.0, -1.0, -0.3, -0.05)
 FLATTEST, STEEPEST = 1e-3, 20.0
 LOWEST_OFFSET = -14.0
-"""An offset below e^-14 of the mean of y has no say in any digit seen."""
+"""An offset below e^-14 of the mean of y changes no printed digit."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -78,7 +78,7 @@ class PowerFit:
 
     @property
     def exponent(self) -> Estimate:
-        """Of the only x; UserError where there are several."""
+        """Of the only x; UserError if there are several."""
         if len(self.x) > 1:
             raise UserError(f"exponent: there are {len(self.x)} ({', '.join(self.x)}); see exponents")
         return self.exponents[self.x[0]]
@@ -177,15 +177,31 @@ def fit_power_law(
         raise UserError(f"offset = True: a law with an offset has one x, not {len(names)}")
     columns = {name: positive_column(table, name) for name in (y, *names)}
     num_free = 1 + len(names) + offset
-    _check_spread(columns, names, num_free)
     logs = np.log(np.stack([columns[name] for name in names], axis=1))
     log_y = np.log(columns[y])
+    points = len(np.unique(logs, axis=0))
+    if points < num_free or len(logs) <= num_free:
+        raise UserError(
+            f"{', '.join(names)}: {len(logs)} rows at {points} different values for {num_free} parameters; "
+            f"give at least {num_free + 1} rows and {num_free} values"
+        )
     x_means, y_mean = logs.mean(axis=0), log_y.mean()
+    spreads = logs.std(axis=0)
+    singular = np.linalg.svd((logs - x_means) / np.maximum(spreads, 1e-300), compute_uv=False)
+    if singular[-1] < 1e-6 * singular[0] or np.any(spreads < 1e-9):
+        raise UserError(f"{', '.join(names)}: these columns do not vary on their own; drop one of them")
+
     fitter = _Fitter(logs - x_means, offset=offset, delta=delta)
     best, share = fitter.first(log_y - y_mean)
     fitted = fitter.fitted(best)
     residuals = log_y - y_mean - fitted
-    noise = _noise(residuals, num_free, delta)
+    if delta is None:
+        spare = len(residuals) - num_free
+        noise = Scatter(sd=float(np.sqrt(np.sum(residuals**2) / spare)), freedom=float(spare))
+    else:
+        noise = scatter(residuals, num_free)
+
+    # other tables with noise of that size, itself uncertain, each refitted
     generator = np.random.default_rng(seed)
     scale = noise.sd * np.sqrt(noise.freedom / generator.chisquare(noise.freedom, size=(bootstrap, 1)))
     simulated = fitted + scale * generator.standard_normal((bootstrap, len(fitted)))
@@ -198,6 +214,19 @@ def fit_power_law(
         ]
     )
     thetas.flags.writeable = False
+    warnings = []
+    slopes, tail = centred[1:, 2:], (1 - level) / 2
+    if offset and centred[0, 0] <= LOWEST_OFFSET:
+        warnings.append("the best offset is 0: a pure power law describes the rows as well")
+    elif offset and len(slopes) and np.mean(centred[1:, 0] <= LOWEST_OFFSET) > tail:
+        warnings.append("these runs put no lower limit on E")
+    if offset and len(slopes) and np.mean(np.abs(slopes) < FLATTEST) > tail:
+        warnings.append("the exponent is not identified: at 0, which it reaches, offset and power are one")
+    if share < FEW_STARTS:
+        warnings.append(f"only {share:.0%} of the starts reach the optimum; others may lie close")
+    digest = hashlib.sha256()
+    for name, values in columns.items():
+        digest.update(name.encode() + b"\0" + values.astype("<f8").tobytes())
     size = np.abs(residuals)
     kept = np.minimum(size, np.inf if delta is None else delta)
     return PowerFit(
@@ -207,25 +236,10 @@ def fit_power_law(
         data=pd.DataFrame(columns, index=table.index),
         scatter=noise,
         objective=float(np.sum(kept * (size - kept / 2))),
-        warnings=tuple(_warnings(centred, share, offset=offset, level=level)),
+        warnings=tuple(warnings),
         options={"offset": offset, "delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level},
-        sha256=_digest(columns),
+        sha256=digest.hexdigest(),
     )
-
-
-def _noise(residuals: np.ndarray, num_free: int, delta: float | None) -> Scatter:
-    """Of log y: the standard deviation of least squares, or a robust one."""
-    if delta is not None:
-        return scatter(residuals, num_free)
-    spare = len(residuals) - num_free
-    return Scatter(sd=float(np.sqrt(np.sum(residuals**2) / spare)), freedom=float(spare))
-
-
-def _digest(columns: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, values in columns.items():
-        digest.update(name.encode() + b"\0" + values.astype("<f8").tobytes())
-    return digest.hexdigest()
 
 
 def positive_column(table: pd.DataFrame, name: str) -> np.ndarray:
@@ -240,20 +254,6 @@ def positive_column(table: pd.DataFrame, name: str) -> np.ndarray:
         labels = ", ".join(map(str, table.index[wrong][:5]))
         raise UserError(f"{name}: rows {labels} must be finite numbers above 0; correct or drop them")
     return values
-
-
-def _check_spread(columns: dict[str, np.ndarray], names: tuple[str, ...], num_free: int) -> None:
-    logs = np.log(np.stack([columns[name] for name in names], axis=1))
-    points = len(np.unique(logs, axis=0))
-    if points < num_free or len(logs) <= num_free:
-        raise UserError(
-            f"{', '.join(names)}: {len(logs)} rows at {points} different values for {num_free} parameters; "
-            f"give at least {num_free + 1} rows and {num_free} values"
-        )
-    centred = logs - logs.mean(axis=0)
-    spread = np.linalg.svd(centred / np.maximum(centred.std(axis=0), 1e-300), compute_uv=False)
-    if spread[-1] < 1e-6 * spread[0] or np.any(centred.std(axis=0) < 1e-9):
-        raise UserError(f"{', '.join(names)}: these columns do not vary on their own; drop one of them")
 
 
 class _Fitter:
@@ -291,7 +291,7 @@ class _Fitter:
         if self.offset:
             grid = [(e, p) for e in START_OFFSETS for p in START_EXPONENTS]
             starts = np.array([[e, np.log(-np.expm1(e)), p] for e, p in grid])
-        # wide thresholds first, as many as lie above the one asked for
+        # from wide thresholds down to delta
         best, share = best_of(self.objective(z), starts, len(z), self.delta or LEAST_SQUARES)
         return best[0], share
 
@@ -304,31 +304,16 @@ class _Fitter:
         """Optima (R, p) for other log y (R, n)."""
         if self.exact:
             return self._lines(z_Rn)
-        objective, found = self.objective(z_Rn[0] if len(z_Rn) else self.design[:, 0]), []
+        objective, optima = self.objective(z_Rn[0] if len(z_Rn) else self.design[:, 0]), []
         chunk = chunk_rows(len(self.design))
         for first in range(0, len(z_Rn), chunk):
             part = z_Rn[first : first + chunk]
             start = np.repeat(best[None], len(part), axis=0)
             delta = self.delta or LEAST_SQUARES
             ended = minimise(objective, start, np.ones(part.shape), delta, tolerance=1e-11, z_Rn=part)
-            found.append(ended.theta_Rp)
-        return np.concatenate([np.empty((0, len(best))), *found])
+            optima.append(ended.theta_Rp)
+        return np.concatenate([np.empty((0, len(best))), *optima])
 
     def _lines(self, z_Rn: np.ndarray) -> np.ndarray:
         slopes = np.linalg.lstsq(self.design, z_Rn.T, rcond=None)[0].T
         return np.column_stack([np.full(len(slopes), self.space.lower[0]), slopes])
-
-
-def _warnings(centred: np.ndarray, share: float, *, offset: bool, level: float) -> list[str]:
-    found = []
-    tail = (1 - level) / 2
-    if offset and centred[0, 0] <= LOWEST_OFFSET:
-        found.append("the best offset is 0: a pure power law describes the rows as well")
-    elif offset and len(centred) > 1 and np.mean(centred[1:, 0] <= LOWEST_OFFSET) > tail:
-        found.append("these runs put no lower limit on E")
-    slopes = centred[1:, 2:]
-    if offset and len(slopes) and np.mean(np.abs(slopes) < FLATTEST) > tail:
-        found.append("the exponent is not identified: it reaches 0, where offset and power are one")
-    if share < 0.2:
-        found.append(f"only {share:.0%} of the starts reach the optimum; others may lie close")
-    return found

@@ -208,7 +208,7 @@ class PowerLaw:
     middle: np.ndarray
     exponent: np.ndarray
     log_reference: float
-    """Centre of the log budgets, where middle and exponent are least correlated."""
+    """Centre of the log budgets, at which middle and exponent are least correlated."""
 
     def log_at(self, flops: np.ndarray) -> np.ndarray:
         """log y at flops (m,): (1 + R, m)."""

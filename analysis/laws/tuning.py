@@ -1,10 +1,10 @@
 """Learning-rate and batch laws: the best setting of a knob against tokens and params, as power laws.
 
-For every (params, tokens) the lowest loss at each setting of the knob, whatever the others are, and a
-parabola of it in the log of the setting; then a power law through the minima, e.g. B* = k D^p (von Ruette
-et al. 2025, arXiv 2512.10858, find p = 0.82 for hybrid diffusion) or lr* = k N^p D^q (Li et al. 2025, arXiv
-2503.04715). A group is refused, and says why, with fewer than 3 settings, a parabola that does not curve
-upwards, or a minimum that is not between the smallest and the largest setting tried.
+For every (params, tokens) the lowest loss at each setting of the knob, over all others, and a parabola of it
+in the log of the setting; then a power law through the minima, e.g. B* = k D^p (von Ruette et al. 2025, arXiv
+2512.10858, find p = 0.82 for hybrid diffusion) or lr* = k N^p D^q (Li et al. 2025, arXiv 2503.04715). A group
+is refused, with the reason, if it has fewer than 3 settings, a parabola that does not curve upwards, or a
+minimum that is not between the smallest and the largest setting tried.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class TuningLaw:
     law: PowerFit
     optima: pd.DataFrame
     """One row per (params, tokens): num_settings, status ("bracketed" or "refused"), reason, the best
-    setting, its loss (nats per token), and curvature (nats per (log setting)^2); missing where refused."""
+    setting, its loss (nats per token), and curvature (nats per (log setting)^2); missing if refused."""
 
     def best(self, *, params: Any = None, tokens: Any = None, kind: str = "mean") -> Any:
         """The best setting at params and tokens, as far as the law depends on them: an Estimate for numbers,
-        a DataFrame for arrays. kind "run": where the minimum of one more group would be found."""
-        given = {"params": params, "tokens": tokens}
-        missing = [name for name in self.law.x if given[name] is None]
+        a DataFrame for arrays. kind "run": the interval of the minimum of one more group."""
+        columns = {"params": params, "tokens": tokens}
+        missing = [name for name in self.law.x if columns[name] is None]
         if missing:
             raise UserError(f"best: give {' and '.join(missing)}; the law depends on it")
-        return self.law.predict(*(given[name] for name in self.law.x), kind=kind)
+        return self.law.predict(*(columns[name] for name in self.law.x), kind=kind)
 
     def __str__(self) -> str:
         refused = self.optima[self.optima["status"] == "refused"]
@@ -62,7 +62,7 @@ def fit_tuning_law(
 
     runs: columns params, tokens, loss and the knob, one row per run. against: "params", "tokens" or both; by
     default both for the learning rate, tokens for anything else. options: those of `fit_power_law`. UserError
-    for bad columns, and where too few groups have a minimum between their settings.
+    for bad columns, and if too few groups have a minimum between their settings.
     """
     names = AGAINST.get(knob, ("tokens",)) if against is None else tuple(against)
     if not names or not set(names) <= {"params", "tokens"}:
@@ -90,17 +90,17 @@ def fit_tuning_law(
 def _minimum(part: pd.DataFrame, knob: str) -> dict[str, Any]:
     """The parabola through the lowest loss at each setting."""
     lowest = part.groupby(knob)["loss"].min()
-    found: dict[str, Any] = {"num_settings": len(lowest), knob: None, "loss": None, "curvature": None}
+    row: dict[str, Any] = {"num_settings": len(lowest), knob: None, "loss": None, "curvature": None}
     if len(lowest) < FEWEST_SETTINGS:
-        return found | {"status": "refused", "reason": f"fewer than {FEWEST_SETTINGS} settings"}
+        return row | {"status": "refused", "reason": f"fewer than {FEWEST_SETTINGS} settings"}
     logs = np.log(lowest.index.to_numpy(dtype=np.float64))
     middle = logs.mean()
     curve, slope, level = np.polyfit(logs - middle, lowest.to_numpy(), 2)
     if curve <= 0:
-        return found | {"status": "refused", "reason": "loss does not curve upwards"}
+        return row | {"status": "refused", "reason": "loss does not curve upwards"}
     best = middle - slope / (2 * curve)
     if not logs.min() < best < logs.max():
         side = "smallest" if best <= logs.min() else "largest"
-        return found | {"status": "refused", "reason": f"the minimum lies beyond the {side} setting"}
+        return row | {"status": "refused", "reason": f"the minimum lies beyond the {side} setting"}
     numbers = {knob: float(np.exp(best)), "loss": float(level - slope**2 / (4 * curve))}
-    return found | numbers | {"curvature": float(2 * curve), "status": "bracketed", "reason": ""}
+    return row | numbers | {"curvature": float(2 * curve), "status": "bracketed", "reason": ""}

@@ -2,7 +2,7 @@
 
     analysis.published.runs("sahoo2026")     # one row per run, ready for fit_law and compare
     analysis.published.laws()                # one row per printed law
-    analysis.published.tables()              # what there is, with source and licence
+    analysis.published.tables()              # all run tables, with source and licence
 
 Losses are nats per token. A table's `attrs` carry its record in `tables()`.
 """
@@ -90,7 +90,7 @@ _TABLES = {
         licence="Apache-2.0",
         status="as released by the authors",
         note="296 runs that read their text 1 to 9000 times; params in total, with the embedding; tokens are "
-        "all that were read, unique_tokens the different ones; the column excluded marks the 114 runs "
+        "all that were read, unique_tokens those of the text; the column excluded marks the 114 runs "
         "(outliers, seeds, further epochs) that are not in the published fit, and fits obey it; "
         "flops = 6 params tokens",
         constants={
@@ -128,9 +128,9 @@ _EXACT = frozenset({"ar"})
 
 
 def runs(name: str) -> pd.DataFrame:
-    """A published run table by name (see `tables`): params, tokens, flops, loss and what else it has.
+    """A published run table by name (see `tables`): params, tokens, flops, loss and its other columns.
 
-    UserError (a ValueError) for an unknown name, listing the known ones.
+    UserError (a ValueError) for an unknown name, listing the choices.
     """
     table = _TABLES.get(_ALIASES.get(name, name))
     if table is None:
@@ -165,10 +165,10 @@ def tables() -> pd.DataFrame:
 def laws() -> pd.DataFrame:
     """Published laws, one row each; a number that was not published is missing (pandas.NA), never a guess.
 
-    Exponents are powers of compute (params: N*, tokens: D*, loss: L*, or L* - E where loss_form is
+    Exponents are powers of compute (params: N*, tokens: D*, loss: L*, or L* - E if loss_form is
     "reducible"; the two do not compare). E, A, B, alpha, beta are those of E + A/N^alpha + B/D^beta,
     R_D and R_N those of the effective-data law (`analysis.laws.solver.repeats`).
-    params_counted and flops_counted say what N and C count; evidence says where the number was read; status
+    params_counted and flops_counted define N and C; evidence is the place of the number in its source; status
     is valid, corrected, withdrawn or disputed.
     """
     frame = _read("laws.csv", text=("arxiv",))

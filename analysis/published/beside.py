@@ -1,8 +1,8 @@
 """A fitted law beside published ones: the frontiers of both as one table, and as a figure.
 
-A published law says what its numbers allow: a surface gives sizes, tokens and loss; power laws give what they
-have a coefficient for; tokens are completed from C = 6 N D where only the size is given. Losses compare on
-equal text and tokenizer alone; `notes` says what differs as far as it is known.
+A published surface gives sizes, tokens and loss; published power laws give the quantities with a coefficient,
+and C = 6 N D the tokens if only the size is given. Losses compare only on equal text and tokenizer; `notes`
+lists the known differences.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Beside(Plotted):
     """The published laws shown, rows of `analysis.published.laws`."""
     table: pd.DataFrame
     """One row per law and budget: law ("this law" or its published name), status, flops, then params, tokens,
-    tokens_per_param and loss (nats per token), each with _low and _high (own law only); missing where a law
-    does not say."""
+    tokens_per_param and loss (nats per token), each with _low and _high (own law only); missing if the
+    publication does not give it."""
     notes: tuple[str, ...]
     """Left-out laws, and conventions that differ."""
 
@@ -61,8 +61,8 @@ def against(law: Law, name: str, *, flops: Any = None, withdrawn: bool = False) 
     ("hoffmann2022": all of its laws; of several families the law's own).
 
     flops: budgets to compare at, by default those of the law and ten times the largest. A withdrawn law is
-    refused unless withdrawn=True. UserError for an unknown name, listing the known ones, and for a law that
-    was published without coefficients.
+    refused unless withdrawn=True. UserError for an unknown name, listing the choices, and for a law that was
+    published without coefficients.
     """
     rows, notes = _select(law, name, withdrawn)
     usual = [*law.budget_flops, BEYOND * law.flops_range[1]]
@@ -90,48 +90,42 @@ def against(law: Law, name: str, *, flops: Any = None, withdrawn: bool = False) 
 
 
 def published_frontier(row: Mapping[str, Any], flops: np.ndarray) -> pd.DataFrame | None:
-    """params, tokens, tokens_per_param, loss of a row of `laws()` at flops (m,), missing where it does not
-    say; None where it says nothing. C = 6 N D."""
-    found: dict[str, Any] = dict.fromkeys(NUMBERS)
+    """params, tokens, tokens_per_param, loss of a row of `laws()` at flops (m,), missing if it does not give
+    them; None if it gives none. C = 6 N D."""
+    values: dict[str, Any] = dict.fromkeys(NUMBERS)
     if not any(pd.isna(row[symbol]) for symbol in SYMBOLS):
         theta = np.array([[float(row[symbol]) for symbol in SYMBOLS]])
         logs = optimal_logs(theta, flops, Cost())
-        found["params"], found["tokens"] = (np.exp(log[0]) for log in logs)
-        found["loss"] = theta[0, 0] + optimal_loss(theta, *logs)[0]
+        values["params"], values["tokens"] = (np.exp(log[0]) for log in logs)
+        values["loss"] = theta[0, 0] + optimal_loss(theta, *logs)[0]
     else:
         counted = "not a parameter count" not in str(row["params_counted"])
-        found["params"] = _power(row, "params", flops) if counted else None
-        found["tokens"] = _power(row, "tokens", flops)
-        found["loss"] = _power(row, "loss", flops)
-        if found["params"] is not None and found["tokens"] is None:
-            found["tokens"] = flops / 6 / found["params"]
-    if all(values is None for values in found.values()):
+        for name in ("params", "tokens", "loss") if counted else ("tokens", "loss"):
+            coefficient, exponent = row[f"{name}_coefficient"], row[f"{name}_exponent"]
+            if not pd.isna(coefficient) and not pd.isna(exponent):
+                values[name] = float(coefficient) * flops ** float(exponent)
+        if values["params"] is not None and values["tokens"] is None:
+            values["tokens"] = flops / 6 / values["params"]
+    if all(value is None for value in values.values()):
         return None
-    if found["params"] is not None and found["tokens"] is not None:
-        found["tokens_per_param"] = found["tokens"] / found["params"]
+    if values["params"] is not None and values["tokens"] is not None:
+        values["tokens_per_param"] = values["tokens"] / values["params"]
     return pd.DataFrame(
         {"flops": flops}
-        | {name: number_column([None] * len(flops) if v is None else list(v)) for name, v in found.items()}
+        | {name: number_column([None] * len(flops) if v is None else list(v)) for name, v in values.items()}
     )
 
 
-def _power(row: Mapping[str, Any], name: str, flops: np.ndarray) -> np.ndarray | None:
-    coefficient, exponent = row[f"{name}_coefficient"], row[f"{name}_exponent"]
-    if pd.isna(coefficient) or pd.isna(exponent):
-        return None
-    return float(coefficient) * flops ** float(exponent)
-
-
 def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[str]]:
-    """The published laws that the name means, and what is to be said about those that are left out."""
+    """The published laws with that name, and notes on those that are left out."""
     from analysis.published import laws
 
-    known = laws()
-    rows = known[known["name"] == name]
+    every = laws()
+    rows = every[every["name"] == name]
     if rows.empty:
-        rows = known[known["name"].str.startswith(f"{name}_")]
+        rows = every[every["name"].str.startswith(f"{name}_")]
     if rows.empty:
-        papers = ", ".join(dict.fromkeys(known["name"].str.split("_").str[0]))
+        papers = ", ".join(dict.fromkeys(every["name"].str.split("_").str[0]))
         raise UserError(f"no published law is called {name!r}; there are laws of {papers}")
     notes = []
     own = rows[rows["family"] == law.family]
@@ -141,7 +135,7 @@ def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[st
     gone = rows["status"] == "withdrawn"
     for row in rows[gone & (not withdrawn)].to_dict(orient="records"):
         notes.append(
-            f"{row['name']} was withdrawn ({row['note']}); give withdrawn=True to see it all the same"
+            f"{row['name']} was withdrawn ({row['note']}); give withdrawn=True to show it all the same"
         )
     rows = rows if withdrawn else rows[~gone]
     if rows.empty:
@@ -150,7 +144,7 @@ def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[st
 
 
 def _conventions(law: Law, rows: pd.DataFrame) -> list[str]:
-    """One sentence per published law on what it counts, where losses are not on the law's own text."""
+    """One sentence per published law: its counts, its text if it is another one, its status."""
     own = law.runs["corpus"].iloc[0] if "corpus" in law.runs.columns and len(law.runs) else None
     notes = []
     for row in rows.to_dict(orient="records"):

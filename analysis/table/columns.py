@@ -104,8 +104,9 @@ _log = logging.getLogger(__name__)
 def to_mlflow(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], dict[str, float]]:
     """Split a row of the run table into MLflow's (params, tags, metrics).
 
-    Parameters are `repr` texts (a float survives to the last bit), tags carry the prefix `scaling.`,
-    missing values are left out. The columns MLflow keeps itself (run id, start, end) are left out too.
+    Numbers are `repr` texts (a float survives to the last bit), texts stand as they are, except those that
+    `parse_text` would take for quoted ones. Tags carry the prefix `scaling.`. Missing values and the columns
+    MLflow keeps itself (run id, start, end) are left out.
     ValueError for a name that is no run-table column.
     """
     params: dict[str, str] = {}
@@ -122,13 +123,18 @@ def to_mlflow(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], d
         elif column.home == "tag":
             tags[TAG_PREFIX + name] = str(value)
         else:
-            plain = {"float64": float, "Int64": int}.get(column.dtype, str)
-            params[name] = repr(plain(value))  # of a Python value: repr never says `np.float64(...)`
+            plain: Any = {"float64": float, "Int64": int}.get(column.dtype, str)(value)
+            # of a Python value: repr never says `np.float64(...)`
+            params[name] = plain if isinstance(plain, str) and not _quoted(plain) else repr(plain)
     return params, tags, metrics
 
 
+def _quoted(text: str) -> bool:
+    return len(text) >= 2 and text[0] in "'\"" and text[-1] == text[0]
+
+
 def parse_text(column: Column, text: str) -> str | float | int | None:
-    """The value of a stored text (a repr, or plain text from another program); None if missing.
+    """The value of a stored text; None if missing. Earlier versions wrote texts in quotes.
 
     A text that is not the number it should be stays a text: `typed` refuses it, if that run is read at all.
     """
@@ -136,8 +142,7 @@ def parse_text(column: Column, text: str) -> str | float | int | None:
         return None
     try:
         if column.dtype == "str":
-            quoted = len(text) >= 2 and text[0] in "'\"" and text[-1] == text[0]
-            return str(ast.literal_eval(text)) if quoted else text
+            return str(ast.literal_eval(text)) if _quoted(text) else text
         return int(text) if column.dtype == "Int64" else float(text)
     except (ValueError, SyntaxError):
         return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from functools import cache
 
@@ -61,13 +60,6 @@ def float32_route(hidden: int) -> str:
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-
-
-def device_name(device: str) -> str:
-    """A name of the device's kind, to group timings by: the GPU's or the processor's model."""
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _cpuinfo(entry: str) -> str | None:

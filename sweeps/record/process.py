@@ -21,11 +21,13 @@ from typing import IO
 from analysis.text import without_secrets
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.owner import Owner
-from sweeps.record.recorder import GRACE_S, Recorder, trouble_of, waiting_for
+from sweeps.record.recorder import GRACE_S, SLOW, Recorder, trouble_of, waiting_for
 
 URI_VARIABLE = "SCALING_RECORD_TO"
 """The store's URI may hold a password, which a command line would show to everybody."""
 RESTART_S = 5.0
+START_S = 40.0
+"""How long it may take to start, which it may just have begun when it is told to end."""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,8 @@ class RecorderProcess:
     _code: int | None = field(default=None, init=False)
     """Exit code of the last process."""
     _started: float = field(default=-float("inf"), init=False)
+    _ended_because: str | None = field(default=None, init=False)
+    """Why it was killed; None if it was not."""
 
     def __enter__(self) -> RecorderProcess:
         self.start()
@@ -75,23 +79,28 @@ class RecorderProcess:
             self.start()
 
     def close(self, give_up: Callable[[], bool] = lambda: False) -> int:
-        """Let it catch up and end. Returns of how many runs the store does not know the latest."""
+        """Let it catch up and end. Returns of how many runs the store does not know the latest.
+
+        One that hangs, after what it is allowed and START_S, is killed.
+        """
         if self._popen is not None:
             if self._popen.poll() is not None:  # it died and nobody has looked since
                 self._end_input()
                 self.start()
             self._end_input()
-            self._wait(give_up)
+            patience_s = SLOW * self.grace_s + START_S
+            end = time.monotonic() + patience_s
+            while self._popen.poll() is None:
+                if give_up():
+                    self._ended_because = "it was not waited for"
+                elif time.monotonic() > end:
+                    self._ended_because = f"the recorder did not end within {patience_s:.0f} s"
+                if self._ended_because:
+                    self._popen.kill()
+                time.sleep(0.05)
             self._code = self._popen.returncode
             self._popen = None
         return waiting_for(self.ledger, self.uri)
-
-    def _wait(self, give_up: Callable[[], bool]) -> None:
-        assert self._popen is not None, "it was started"
-        while self._popen.poll() is None:
-            if give_up():
-                self._popen.kill()
-            time.sleep(0.05)
 
     def _end_input(self) -> None:
         pipe: IO[bytes] | None = self._popen.stdin if self._popen is not None else None
@@ -101,7 +110,7 @@ class RecorderProcess:
     @property
     def trouble(self) -> str | None:
         """Why the last try to record failed, or how the process died; None if it was only slow."""
-        said = trouble_of(self.ledger, self.uri)
+        said = self._ended_because or trouble_of(self.ledger, self.uri)
         if said is None and self._code:
             how = f"was killed by signal {-self._code}" if self._code < 0 else f"ended with code {self._code}"
             return f"the recorder {how}, see {self.ledger.folder / 'recorder.log'}"

@@ -41,6 +41,14 @@ def recorded_runs(uri: str, sweep: str | None = None) -> list[RecordedRun]:
     return list(_from_server(uri, sweep))
 
 
+def experiment_name(uri: str, sweep: str, identity: str | None) -> str:
+    """What the experiment of `sweep` is called now: people rename them, and recording goes by its id."""
+    from sweeps.record.tracking import client, known_experiment
+
+    found = known_experiment(client(uri), identity)
+    return found.name if found is not None else sweep
+
+
 def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
     """One run with its curves, by MLflow's own client; None where it has not been recorded."""
     from analysis.table.columns import KEY_TAG

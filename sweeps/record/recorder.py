@@ -1,8 +1,9 @@
 """The recorder: carries journals to the tracking store, in batches, with their original times.
 
-A thread of the driver follows the journals of the sweep's runs. How far it got is kept in the ledger, for
-each store: after a kill, or an hour without a server, it goes on from there, and what it may have sent
-twice is stored once, because name, step, time and value are the same. Of two drivers one records.
+A process beside the driver (see `process.py`) follows the journals of the sweep's runs. How far it got is
+kept in the ledger, for each store: after a kill, or an hour without a server, it goes on from there, and what
+it may have sent twice is stored once, because name, step, time and value are the same. Where the ledger is a
+new one, what the store has is looked up there. Of two drivers one records.
 
 A step is sent once. What a later attempt does again is not sent again: on the same kind of device it is
 the same to the last bit. The journals keep both, see `sweeps.attempt.journal.merged`.
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
@@ -35,8 +37,11 @@ from sweeps.record.tracking import MlflowStore
 EVERY_S = 2.0
 SLOWEST_S = 60.0
 GRACE_S = 20.0
+SLOW = 3
+"""How many times as long as for one that fails a store is waited for that is merely slow."""
 ROLE = "recorder"
-RECORDS_PER_BATCH = 500
+RECORDS_PER_BATCH = 100
+"""MLflow takes 1000 points at once, all or none: what is there of a run has no gaps."""
 
 METRICS = ("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "mfu")
 """Of a training record, beside the loss; sent as train_..., for the run table has columns of these names."""
@@ -91,10 +96,10 @@ class Recorder:
     def close(self, grace_s: float = GRACE_S, give_up: Callable[[], bool] = lambda: False) -> int:
         """Let it catch up, then stop it. Returns how many runs still wait.
 
-        A store that fails is waited for `grace_s`, one that is merely slow three times as long.
+        A store that fails is waited for `grace_s`, one that is merely slow SLOW times as long.
         """
         self._deadline = time.monotonic() + grace_s
-        self._extension = 2 * grace_s
+        self._extension = (SLOW - 1) * grace_s
         self._closing.set()
         while self._thread is not None and self._thread.is_alive():
             if give_up():
@@ -149,8 +154,11 @@ class Recorder:
     def pass_once(self) -> None:
         """Carry over all there is. Raises whatever the store raises; what went over is remembered."""
         if not self._connected:
-            self._identity = self._store.open()
+            known = self._identity or identity_of(self.ledger, self.uri)
+            before, self._identity = self._identity, self._store.open(known)
             self._board = Board(self.ledger, self._store)
+            if before != self._identity:
+                self._forget_deleted()
             self._connected = True
         for run in self.ledger.runs(self.ledger.not_shipped(self._identity)):
             try:
@@ -160,15 +168,26 @@ class Recorder:
                 self._ship(run)
         self._board.attend()
 
+    def _forget_deleted(self) -> None:
+        """Runs that somebody deleted in the store since they were recorded are recorded again."""
+        shipped = {run.key: self.ledger.shipped(self._identity, run.key).run_id for run in self.ledger.runs()}
+        there = self._store.run_ids() if any(shipped.values()) else set()
+        for key, run_id in shipped.items():
+            if run_id is not None and run_id not in there:
+                self.ledger.note_shipped(self._identity, key, Shipped())
+
     def _ship(self, run: Run) -> None:
         shipped = self.ledger.shipped(self._identity, run.key)
         folder = run_folder(self.ledger.folder.parent, run.family, run.key)
         journals = {str(n): path / JOURNAL for n, path in attempt_folders(folder).items()}
         params, tags, metrics = to_mlflow(run_row(run, self.sweep))
         if shipped.run_id is None:
-            run_id = self._store.find(run.key) or self._store.create(
-                run.key, _name(run), _start(run, journals.values()), tags
-            )
+            run_id = self._store.find(run.key)
+            if run_id is None:
+                run_id = self._store.create(run.key, _name(run), _start(run, journals.values()), tags)
+            else:  # of an earlier ledger of this sweep: what is there is not told again
+                there = self._store.steps(run_id, (TRAIN_LOSS, BIASED_LOSS))
+                shipped = replace(shipped, step=max((0, *chain.from_iterable(there.values()))))
             shipped = replace(shipped, run_id=run_id)
             self.ledger.note_shipped(self._identity, run.key, shipped)
         for attempt, path in journals.items():
@@ -206,7 +225,12 @@ class Recorder:
         last = journal.last(journals[-1]) if journals else None
         ended = last.at if last else run.ended or self.ledger.now()
         step = int(run.result.get("steps_done", shipped.step))
-        points = [Point(name=n, value=v, at=ended, step=step) for n, v in metrics.items() if math.isfinite(v)]
+        there = self._store.steps(shipped.run_id, metrics) if metrics else {}
+        points = [
+            Point(name=name, value=value, at=ended, step=step)
+            for name, value in metrics.items()
+            if math.isfinite(value) and step not in there.get(name, ())
+        ]
         extra = {"scaling.attempt": str(run.attempt), "scaling.sentence": run.sentence[:5000]}
         if run.traceback:
             extra["scaling.traceback"] = run.traceback[-5000:]
@@ -222,10 +246,16 @@ def _fact(uri: str) -> str:
     return f"recording in {without_secrets(uri)}"
 
 
+def identity_of(ledger: Ledger, uri: str) -> str | None:
+    """Of the experiment recorded to in the store at `uri`; None if nothing was."""
+    told = ledger.fact(_fact(uri)) or {}
+    identity: str | None = told.get("identity")
+    return identity
+
+
 def waiting_for(ledger: Ledger, uri: str) -> int:
     """Runs of which the store at `uri` does not know the latest, as far as its recorder has told."""
-    told = ledger.fact(_fact(uri)) or {}
-    return len(ledger.not_shipped(told.get("identity")))
+    return len(ledger.not_shipped(identity_of(ledger, uri)))
 
 
 def trouble_of(ledger: Ledger, uri: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -29,11 +29,20 @@ class GoneError(Exception):
 class Store(Protocol):
     """Any call may raise anything; it is then tried again."""
 
-    def open(self) -> str:
-        """Connect, and return an identity: another one means another, or a fresh, store."""
+    def open(self, known: str | None = None) -> str:
+        """Connect, and return an identity: another one means another, or a fresh, store.
+
+        known: the identity of the experiment recorded to before, which may have another name by now.
+        """
 
     def find(self, key: str) -> str | None:
         """The id of the run with that key, if there is one."""
+
+    def run_ids(self) -> set[str]:
+        """Of all runs that are there and not deleted."""
+
+    def steps(self, run_id: str, names: Iterable[str]) -> Mapping[str, set[int]]:
+        """Steps at which those metrics are there; a metric that is not there is left out."""
 
     def create(self, key: str, name: str, started: float, tags: Mapping[str, str]) -> str: ...
 

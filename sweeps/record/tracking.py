@@ -10,7 +10,7 @@ import os
 import re
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from analysis.table.columns import KEY_TAG
 from analysis.table.mlflow import check_revision, require_answer
 from analysis.text import without_secrets
 from scaling.errors import UserError
-from sweeps.record.bulk import BulkPoints
 from sweeps.record.store import NONE, GoneError, Point, Texts, milliseconds
 
 CONNECT_S = 4.0
@@ -171,29 +170,25 @@ class ExperimentTags:
 
 
 class MlflowStore:
-    """One experiment, named after the sweep, in the store at `uri`."""
+    """One experiment, named after the sweep when it was made, in the store at `uri`."""
 
     def __init__(self, uri: str, sweep: str) -> None:
         self.uri, self.sweep = uri, sweep
         self._client: Any = None
         self._experiment = ""
-        self._bulk: BulkPoints | None = None
 
-    def open(self) -> str:
+    def open(self, known: str | None = None) -> str:
         with _alone(self.uri) as file:  # two processes that create the tables at once both fail
             if file is not None and not (file.exists() and file.stat().st_size):
                 _create_whole(file)
             self._client = client(self.uri)
-            found = self._client.get_experiment_by_name(self.sweep)
+            found = known_experiment(self._client, known) or self._client.get_experiment_by_name(self.sweep)
             if found is None:
                 found = self._client.get_experiment(self._client.create_experiment(self.sweep))
             elif found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
         self._experiment = found.experiment_id
-        if self._bulk is not None:
-            self._bulk.close()
-        self._bulk = BulkPoints.at(in_mlflow(self.uri))
-        return f"{found.experiment_id}@{found.creation_time}"
+        return _identity(found)
 
     def find(self, key: str) -> str | None:
         found = self._client.search_runs(
@@ -207,19 +202,32 @@ class MlflowStore:
         )
         return str(run.info.run_id)
 
-    def log(self, run_id: str, points: Sequence[Point], params: Texts = NONE, tags: Texts = NONE) -> None:
-        if self._bulk is not None:
-            self._bulk.add(run_id, points)
-            points = ()
-        if points or params or tags:
-            self._log_batch(run_id, points, params, tags)
+    def run_ids(self) -> set[str]:
+        found, token = set(), None
+        while True:
+            page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
+            found |= {run.info.run_id for run in page}
+            token = page.token
+            if not token:
+                return found
 
-    def _log_batch(self, run_id: str, points: Sequence[Point], params: Texts, tags: Texts) -> None:
+    def steps(self, run_id: str, names: Iterable[str]) -> dict[str, set[int]]:
+        with _missing_run_told():
+            there = self._client.get_run(run_id).data.metrics
+            histories = {n: self._client.get_metric_history(run_id, n) for n in names if n in there}
+        return {name: {point.step for point in history} for name, history in histories.items()}
+
+    def log(self, run_id: str, points: Sequence[Point], params: Texts = NONE, tags: Texts = NONE) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         # latest first: MLflow keeps the latest value of each metric, and need not replace it point by point
         latest_first = sorted(points, key=lambda point: -point.step)
         metrics = [Metric(p.name, p.value, milliseconds(p.at), p.step) for p in latest_first]
+        if params:  # they cannot be changed, and an earlier version wrote them in another form
+            with _missing_run_told():
+                params = {
+                    n: v for n, v in params.items() if n not in self._client.get_run(run_id).data.params
+                }
         words = {
             "params": [Param(name, value) for name, value in params.items()],
             "tags": [RunTag(name, value) for name, value in tags.items()],
@@ -246,6 +254,21 @@ class MlflowStore:
     @property
     def _board(self) -> ExperimentTags:
         return ExperimentTags(self._client, self._experiment)
+
+
+def _identity(experiment: Any) -> str:
+    return f"{experiment.experiment_id}@{experiment.creation_time}"
+
+
+def known_experiment(api: Any, identity: str | None) -> Any:
+    """The experiment recorded to before, whatever its name is now; None if it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = api.get_experiment(identity.partition("@")[0]) if identity else None
+    except MlflowException:  # another store, or the experiment was deleted for good
+        return None
+    return found if found is not None and _identity(found) == identity else None
 
 
 @contextmanager

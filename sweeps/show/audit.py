@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS
+from scaling.errors import UserError
 from sweeps.attempt import journal
 from sweeps.attempt.journal import attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
@@ -98,6 +99,24 @@ def audit_journals(ledger: Ledger) -> list[Check]:
     return [Check(question=question, examined=examined, problems=problems)]
 
 
+def audit_data(folder: Path, ledger: Ledger) -> list[Check]:
+    """Whether the prepared data in `folder` that the runs read is, byte for byte, what was written."""
+    from scaling.data.shards import check_tokens, read_meta
+
+    wanted = {run.spec.get("data", {}).get("fingerprint") for run in ledger.runs()}
+    problems, tokens = [], 0
+    for path in sorted(folder.glob("*/meta.json")):
+        try:
+            meta = read_meta(path.parent)
+            if meta["fingerprint"] in wanted:
+                check_tokens(path.parent, meta)
+                tokens += sum(split["tokens"] for split in meta["splits"].values())
+        except UserError as error:
+            problems.append(str(error))
+    question = "the prepared data matches the hashes made when it was written"
+    return [Check(question=question, examined=f"{tokens} tokens", problems=problems)]
+
+
 def audit_store(recorded: Sequence[RecordedRun]) -> list[Check]:
     """Whether a tracking store has each run once and each of its steps once."""
     keys = Counter((run.sweep, run.key) for run in recorded)
@@ -169,7 +188,8 @@ def _compare(run: Run, told: Mapping[int, float], recorded: RecordedRun) -> list
 def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None) -> list[Check]:
     """All checks of a sweep; recorded: what its tracking store has, None where there is none to look at."""
     with Ledger(sweep_folder / "ledger") as ledger:
-        checks = [*audit_ledger(ledger), *audit_journals(ledger)]
+        data = audit_data(sweep_folder.parent / "data", ledger)
+        checks = [*audit_ledger(ledger), *audit_journals(ledger), *data]
         if recorded is not None:
             own = [run for run in recorded if run.sweep == sweep]
             checks += [*audit_store(own), *audit_between(ledger, own, sweep)]

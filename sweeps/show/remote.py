@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -117,7 +118,8 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     With a ledger under `out` ledger, journals and store (the one given, else the usual one, where it exists)
     are compared; with a store alone, that is looked at by itself.
     """
-    from sweeps.record.recorded import recorded_runs
+    from sweeps.record.recorded import experiment_name, recorded_runs
+    from sweeps.record.recorder import identity_of
     from sweeps.show.audit import audit, audit_store
 
     name = find_config(sweep, config).name
@@ -130,7 +132,12 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     recorded = None
     if not absent:
         check_tracking(uri, to_write=False)
-        recorded = recorded_runs(uri, name if have_ledger or sweep or config else None)
+        there = name
+        if have_ledger:
+            with Ledger(out / name / "ledger") as ledger:
+                there = experiment_name(uri, name, identity_of(ledger, uri))
+        recorded = recorded_runs(uri, there if have_ledger or sweep or config else None)
+        recorded = [replace(run, sweep=name) if run.sweep == there else run for run in recorded]
     checks = audit(out / name, name, recorded) if have_ledger else audit_store(recorded or [])
     terminal = console()
     for check in checks:

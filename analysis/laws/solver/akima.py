@@ -27,15 +27,15 @@ class Splines:
         return np.asarray(np.exp(self._interpolant()(log_params)))
 
     def lowest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per row: is there a minimum, where in log params, and its loss, each (1 + R,).
+        """Per row: is there a minimum, its place in log params, and its loss, each (1 + R,).
 
         A row that is lowest at its smallest or largest size has its minimum beyond: at minus or plus
         infinity, with that size's loss. A row that falls towards both ends has none.
         """
-        at, value, found = self._inner()
+        at, value, exists = self._inner()
         first, last = self.log_loss[:, 0], self.log_loss[:, -1]
         end = np.minimum(first, last)
-        inside = found & (value < end)
+        inside = exists & (value < end)
         beyond = np.where(first < last, -np.inf, np.inf)
         humped = ~inside & (self.log_loss[:, 1:-1].max(axis=1) > np.maximum(first, last))
         place = np.where(inside, at, np.where(humped, 0.0, beyond))
@@ -55,7 +55,7 @@ class Splines:
         return Akima1DInterpolator(self.sizes, self.log_loss, axis=1)
 
     def _inner(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The lowest local minimum between the ends: where, its log loss, and whether there is one."""
+        """The lowest local minimum between the ends: its place, its log loss, and whether there is one."""
         c3, c2, c1, c0 = Akima1DInterpolator(self.sizes, self.log_loss.T).c  # each (k - 1, 1 + R)
         inside_root = c2**2 - 3 * c3 * c1
         # of the derivative's zeros the one where it rises, by whichever formula cancels nothing
@@ -68,17 +68,17 @@ class Splines:
         value = np.where(fine, ((c3 * step + c2) * step + c1) * step + c0, np.inf)
         piece = np.argmin(value, axis=0)
         row = np.arange(value.shape[1])
-        found = fine[piece, row]
-        return self.sizes[piece] + step[piece, row], np.where(found, value[piece, row], 0.0), found
+        exists = fine[piece, row]
+        return self.sizes[piece] + step[piece, row], np.where(exists, value[piece, row], 0.0), exists
 
 
 def solve_splines(log_params: np.ndarray, loss: np.ndarray, weight: np.ndarray) -> Splines:
     """Interpolants of losses (r, n); runs of one size enter as their weighted mean of log loss.
 
-    Where a row's weights (r, n) leave out a size, the interpolant of its other sizes stands in for it.
+    If a row's weights (r, n) leave out a size, the interpolant of its other sizes stands in for it.
     """
-    sizes, where = np.unique(log_params, return_inverse=True)
-    member = (where[:, None] == np.arange(len(sizes))).astype(np.float64)
+    sizes, place = np.unique(log_params, return_inverse=True)
+    member = (place[:, None] == np.arange(len(sizes))).astype(np.float64)
     total = weight @ member
     log_loss = ((weight * np.log(loss)) @ member) / np.where(total > 0, total, 1.0)
     for row in np.flatnonzero((total <= 0).any(axis=1)).tolist():

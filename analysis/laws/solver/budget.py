@@ -15,7 +15,7 @@ GRID_POINTS = 1001
 
 
 class BudgetStatus(enum.StrEnum):
-    """Whether a budget's minimum can be used, and if not, why."""
+    """Whether a budget's minimum can be used, or the reason it cannot."""
 
     BRACKETED = "bracketed"
     BELOW = "below_smallest"
@@ -31,13 +31,13 @@ class Curves(Protocol):
         """Loss (1 + R, m) at log params (m,)."""
 
     def lowest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per row: is there a minimum, where in log params, and its loss, each (1 + R,)."""
+        """Per row: is there a minimum, its place in log params, and its loss, each (1 + R,)."""
 
     def curvature(self) -> float:
         """Half the second derivative of the estimate at its minimum, nats per (log params)^2."""
 
     def falls_towards(self) -> str:
-        """Where the estimate has no minimum, the side on which it is lower: "smallest" or "largest"."""
+        """The end of the sizes at which the estimate is lower: "smallest" or "largest"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,7 +59,7 @@ class BudgetFit:
     inside: np.ndarray
     """(1 + R,) whether it lies between the smallest and the largest size."""
     log_params: np.ndarray
-    """(1 + R,) where the minimum is; 0 where not convex."""
+    """(1 + R,) of the minimum; 0 if not convex."""
     log_tokens: np.ndarray
     loss: np.ndarray
 
@@ -72,13 +72,13 @@ class BudgetFit:
         last = len(values) - rule.leave_outs
         left_out = values[last:][self.convex[last:]]
         drawn = np.concatenate([values[:1], values[1:last][self.convex[1:last]], left_out])
-        found = interval(drawn, Rule(level=rule.level, leave_outs=len(left_out)))
-        return None if found is None else (float(found[0]), float(found[1]))
+        ends = interval(drawn, Rule(level=rule.level, leave_outs=len(left_out)))
+        return None if ends is None else (float(ends[0]), float(ends[1]))
 
     def within(self, share: float) -> tuple[float | None, float | None]:
         """Log params between which the estimate's loss is at most (1 + share) times its minimum.
 
-        None on a side where it still is at the smallest or largest size.
+        None on a side if it still is at the smallest or largest size.
         """
         if self.curves is None or self.status is not BudgetStatus.BRACKETED:
             return None, None
@@ -86,25 +86,44 @@ class BudgetFit:
         over = self.curves.at(x)[0] - (1 + share) * self.loss[0]
         lowest = float(self.log_params[0])
         left, right = np.flatnonzero((x < lowest) & (over > 0)), np.flatnonzero((x > lowest) & (over > 0))
-        low = None if not len(left) else _crossing(x, over, int(left[-1]))
-        high = None if not len(right) else _crossing(x, over, int(right[0]) - 1)
+
+        def crossing(i: int) -> float:
+            """Zero of `over` between grid points i and i + 1, by a straight line."""
+            part = over[i] / (over[i] - over[i + 1])
+            return float(x[i] + np.clip(part, 0.0, 1.0) * (x[i + 1] - x[i]))
+
+        low = None if not len(left) else crossing(int(left[-1]))
+        high = None if not len(right) else crossing(int(right[0]) - 1)
         return low, high
-
-
-def _crossing(x: np.ndarray, over: np.ndarray, i: int) -> float:
-    """Zero of `over` between grid points i and i + 1, by a straight line."""
-    share = over[i] / (over[i] - over[i + 1])
-    return float(x[i] + np.clip(share, 0.0, 1.0) * (x[i + 1] - x[i]))
 
 
 def read_budget(
     flops: float, members: np.ndarray, log_params: np.ndarray, log_cost: np.ndarray, curves: Curves
 ) -> BudgetFit:
     """Minimum and verdict from curves; log_cost is log FLOPs per token of each run."""
-    sizes, cost = _by_size(log_params, log_cost)
+    sizes, place = np.unique(log_params, return_inverse=True)
+    cost = np.bincount(place, weights=log_cost) / np.bincount(place)
     convex, minimum, loss = curves.lowest()
     inside = convex & (minimum >= sizes[0]) & (minimum <= sizes[-1])
-    status, reason = _verdict(flops, sizes, curves, convex[0], inside[0], minimum[0])
+    smallest, largest = (count_text(size) for size in np.exp(sizes[[0, -1]]).tolist())
+    status, reason, at = BudgetStatus.BRACKETED, "", f"at {flops_text(flops)} FLOPs"
+    if not convex[0]:
+        status = BudgetStatus.NOT_CONVEX
+        reason = (
+            f"the losses {at} do not curve upwards, so they have no minimum (they fall towards the "
+            f"{curves.falls_towards()} size); add sizes on that side"
+        )
+    elif minimum[0] < sizes[0]:
+        status = BudgetStatus.BELOW
+        reason = f"the minimum {at} lies below the smallest size ({smallest} parameters); add smaller sizes"
+    elif not inside[0]:
+        status = BudgetStatus.ABOVE
+        reason = f"the minimum {at} lies above the largest size ({largest} parameters); add larger sizes"
+    # log cost at the minimum: piecewise linear, the end pieces extended; infinity stays what it is
+    finite = np.where(np.isfinite(minimum), minimum, 0.0)
+    piece = np.clip(np.searchsorted(sizes, finite) - 1, 0, len(sizes) - 2)
+    slope = (cost[piece + 1] - cost[piece]) / (sizes[piece + 1] - sizes[piece])
+    cost_there = np.where(np.isfinite(minimum), cost[piece] + slope * (finite - sizes[piece]), minimum)
     return BudgetFit(
         flops=flops,
         status=status,
@@ -115,7 +134,7 @@ def read_budget(
         convex=convex,
         inside=inside,
         log_params=minimum,
-        log_tokens=np.log(flops) - _interpolate(minimum, sizes, cost),
+        log_tokens=np.log(flops) - cost_there,
         loss=loss,
     )
 
@@ -138,38 +157,3 @@ def too_few(flops: float, members: np.ndarray, log_params: np.ndarray) -> Budget
         log_tokens=none,
         loss=none,
     )
-
-
-def _verdict(
-    flops: float, sizes: np.ndarray, curves: Curves, convex: bool, inside: bool, minimum: float
-) -> tuple[BudgetStatus, str]:
-    if inside:
-        return BudgetStatus.BRACKETED, ""
-    smallest, largest = np.exp(sizes[[0, -1]])
-    if not convex:
-        return BudgetStatus.NOT_CONVEX, (
-            f"the losses at {flops_text(flops)} FLOPs do not curve upwards, so they have no minimum (they "
-            f"fall towards the {curves.falls_towards()} size); add sizes on that side"
-        )
-    if minimum < sizes[0]:
-        return BudgetStatus.BELOW, (
-            f"the minimum at {flops_text(flops)} FLOPs lies below the smallest size "
-            f"({count_text(smallest)} parameters); add smaller sizes"
-        )
-    return BudgetStatus.ABOVE, (
-        f"the minimum at {flops_text(flops)} FLOPs lies above the largest size "
-        f"({count_text(largest)} parameters); add larger sizes"
-    )
-
-
-def _by_size(log_params: np.ndarray, log_cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    sizes, where = np.unique(log_params, return_inverse=True)
-    return sizes, np.bincount(where, weights=log_cost) / np.bincount(where)
-
-
-def _interpolate(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Piecewise linear through (x, y), the end pieces extended; infinity stays what it is."""
-    finite = np.where(np.isfinite(at), at, 0.0)
-    piece = np.clip(np.searchsorted(x, finite) - 1, 0, len(x) - 2)
-    slope = (y[piece + 1] - y[piece]) / (x[piece + 1] - x[piece])
-    return np.where(np.isfinite(at), y[piece] + slope * (finite - x[piece]), at)

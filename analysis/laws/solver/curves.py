@@ -3,7 +3,7 @@
 Hoffmann et al. 2022 (arXiv 2203.15556, section 3.1): smooth every run's loss curve, interpolate it in log
 FLOPs, and at each of many budgets take the run with the lowest loss. A run in mid-schedule lies above
 one that ends there, so exponents come out biased unless the learning rate is constant up to its decay; and
-a training objective is not the bound (of `masked` it lies far below). `fit_law` says both in its warnings.
+a training objective is not the bound (of `masked` it lies far below). Warnings of the law say both.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from analysis.errors import UserError
 
 NUM_BUDGETS = 60
 WARM_UP = 0.05
-"""Share of a run's compute that its curve is not read in: the learning rate still rises there."""
+"""The first share of a run's compute, in which the learning rate still rises, is not read."""
 BANDWIDTH = 0.1
 """Standard deviation, in log FLOPs, of the Gaussian that smooths a curve."""
 CURVES_NEEDED = ("key", "params", "tokens", "flops", "loss")
 CAUTION = (
-    "the losses are those of training runs on their way: they lie above those of runs that end there, and a "
+    "the losses are those of unfinished schedules: they lie above those of runs that end there, and a "
     "training objective is not the bound; prefer a law of finished runs"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveGrid:
-    """Smoothed losses of K runs at M budgets; infinite where a run has no loss."""
+    """Smoothed losses of K runs at M budgets; infinite if a run has no loss there."""
 
     flops: np.ndarray
     """(M,) ascending."""
@@ -97,7 +97,7 @@ def read_curves(curves: pd.DataFrame) -> CurveGrid:
 def _smoothed(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Local linear regression of log y on x with a Gaussian of BANDWIDTH: no bias at the end of a curve."""
     gaps = x[None, :] - at[:, None]
-    # where points are sparse, wide enough to hold the nearest three
+    # if points are sparse, wide enough to hold the nearest three
     nearest = np.sort(np.abs(gaps), axis=1)[:, min(2, len(x) - 1)]
     width = np.maximum(BANDWIDTH, nearest)[:, None]
     weight = np.exp(-0.5 * (gaps / width) ** 2)

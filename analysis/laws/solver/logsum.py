@@ -3,7 +3,7 @@
     f(theta) = sum_i w_i Huber_delta(log y_i - log sum_k exp(h_k(theta; i)))
 
 With s_k the share of term k, g_k the gradient of h_k and J = sum_k s_k g_k, the Hessian used is
-sum w [(psi' + psi) J J^T - psi sum_k s_k g_k g_k^T]. It is exact where every h_k is linear in theta; else the
+sum w [(psi' + psi) J J^T - psi sum_k s_k g_k g_k^T]. It is exact if every h_k is linear in theta; else the
 second derivatives of h_k are left out, and steps are shorter, not wrong: the gradient is exact. Any number of
 coordinates and terms; `objective.Derivatives` is the fast case of a surface.
 
@@ -30,7 +30,7 @@ TermsOf = Callable[[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]
 
 
 class LogSum:
-    """Objective of one table: `terms_of` says what the terms are, z (n,) are the centred logs of y."""
+    """Objective of one table: `terms_of` gives the terms, z (n,) are the centred logs of y."""
 
     def __init__(self, terms_of: TermsOf, z: np.ndarray, space: Space, *, on_loss: bool = False) -> None:
         """on_loss: residuals are differences of y (in units of exp of its mean log), not of log y."""
@@ -47,7 +47,7 @@ class LogSum:
     def _parts(
         self, theta_Rp: np.ndarray, z_Rn: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Residuals, what a residual moves by per unit of log sum, shares, and gradients of the terms."""
+        """Residuals, their change per unit of log sum, shares, and gradients of the terms."""
         terms = self.terms_of(theta_Rp)
         logs = np.stack(np.broadcast_arrays(*(log_Rn for log_Rn, _ in terms)))
         top_Rn = logs.max(axis=0)

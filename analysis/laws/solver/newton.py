@@ -94,9 +94,9 @@ def minimise(
     """Damped Newton from each start until a step promises less than `tolerance` times the objective.
 
     weight_Rn (R, n) multiplies the Huber terms (not the residuals: that would change delta). The last step is
-    taken unseen: where it promises 1e-11 of the objective, Newton's error after it is the square of that.
-    terms: the runs' terms at the start, where all problems have the same one; saves the first evaluation.
-    z_Rn: centred log losses of each problem, where they are not those of the table (simulated losses).
+    taken unchecked: if it promises 1e-11 of the objective, Newton's error after it is the square of that.
+    terms: the runs' terms at the start, if all problems share it; saves the first evaluation.
+    z_Rn: centred log losses of each problem, if they are not those of the table (simulated losses).
     """
     batch = _begin(derivatives, derivatives.space.clip(start_Rp), weight_Rn, delta, damping, terms, z_Rn)
     num = len(batch.f_R)
@@ -261,7 +261,7 @@ class _Valley:
         return gradient, transposed @ hessian_Rpp @ P + bend, transposed @ scale_Rpp @ P
 
     def moved(self, step_Rp: np.ndarray) -> np.ndarray:
-        """theta after a step in these coordinates; steps are cut where exponentials would overflow."""
+        """theta after a step in these coordinates; steps are cut so that exponentials do not overflow."""
         step_Rp = np.clip(step_Rp, -5.0, 5.0)
         exponents_R2 = self.theta_Rp[:, 3:] * np.exp(step_Rp[:, 3:])
         a_R = self.theta_Rp[:, 1] + step_Rp[:, 1] - step_Rp[:, 3]

@@ -1,4 +1,4 @@
-"""The noise of runs: how far they lie from a law, where a new run may come out, and simulated sweeps.
+"""The noise of runs: their scatter about a law, the loss of a new run, and simulated sweeps.
 
 Scatter about a law is Huber's Proposal 2 (Huber & Ronchetti 2009, Robust Statistics, section 6.4): the
 variance of residuals cut at 2 standard deviations, made consistent for normal noise. Outliers hardly widen
@@ -43,7 +43,7 @@ class Scatter:
     """How far runs lie from their law."""
 
     sd: float
-    """Standard deviation of log loss (relative), or of loss in nats where the fit was to the loss itself."""
+    """Standard deviation of log loss (relative), or of loss in nats if the fit was to the loss itself."""
     freedom: float
     """Degrees of freedom of that estimate: runs to spare times its efficiency on normal noise."""
     on_loss: bool = False
@@ -110,7 +110,7 @@ class Spread:
     sd: float | None
     """Standard deviation, pooled over all runs; None if no run is to spare."""
     freedom: float
-    """Degrees of freedom of sd; 0 where it is given, not estimated."""
+    """Degrees of freedom of sd; 0 if it was given, not estimated."""
 
 
 def spread_about_surface(problem: Problem, best: np.ndarray, table: RunTable) -> tuple[Spread, np.ndarray]:

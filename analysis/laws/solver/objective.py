@@ -128,7 +128,7 @@ class Problem:
 
     @property
     def unit(self) -> float:
-        """What one unit of the residuals is: nats where they are on the loss, else 1."""
+        """One unit of the residuals: in nats if they are of the loss, else 1."""
         return float(np.exp(self.means[2])) if self.on_loss else 1.0
 
     def natural(self, theta_Rp: np.ndarray) -> np.ndarray:
@@ -175,14 +175,14 @@ class Terms:
 
 
 class Objective(Protocol):
-    """What the solver asks of an objective; z_Rn: other centred log losses than the table's."""
+    """What the solver needs of an objective; z_Rn: other centred log losses than the table's."""
 
     space: Space
 
     def at(
         self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float, z_Rn: np.ndarray | None = None
     ) -> Point:
-        """Value, gradient and Hessian (or what stands for it) of each problem."""
+        """Value, gradient and (approximate) Hessian of each problem."""
 
     def majoriser(
         self, theta_Rp: np.ndarray, weight_Rn: np.ndarray, delta: float, z_Rn: np.ndarray | None = None
@@ -194,7 +194,7 @@ class Derivatives:
     """Objective, gradient and Hessian on one table; holds what all evaluations share.
 
     Large temporary arrays live in one workspace: fresh ones would cost more in page faults than in
-    arithmetic. What `shares` returns is overwritten by the next call of any method.
+    arithmetic. Arrays from `shares` are overwritten by the next call of any method.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -208,7 +208,7 @@ class Derivatives:
         self.y_n3 = np.stack([one, -y, y * y], axis=1)
         self.xy_n4 = np.stack([one, -x, -y, x * y], axis=1)
         self._room = np.empty((9, 0))
-        # the predicted loss is needed again only for residuals on it; else its place is taken by what follows
+        # the predicted loss is needed again only for residuals on it; else later arrays take its place
         self._total = 8 if problem.on_loss else 3
 
     def _buffers(self, num_rows: int) -> np.ndarray:
@@ -269,7 +269,7 @@ class Derivatives:
         return Point(f_R, gradient, hessian)
 
     def terms(self, theta_p: np.ndarray, delta: float) -> Terms:
-        """What each run of weight 1 adds to `at` and `majoriser` at one theta (5,)."""
+        """Each run's part of `at` and `majoriser` at one theta (5,), for weight 1."""
         shareA_Rn, shareB_Rn, residual_Rn = self.shares(theta_p[None])
         A, B, residual = shareA_Rn[0], shareB_Rn[0], residual_Rn[0]
         E = 1 - A - B

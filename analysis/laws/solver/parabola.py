@@ -1,11 +1,11 @@
 """Loss at one budget as a parabola in log params, and the correction of its bias.
 
-The parabola's vertex is off where the curve is not symmetric (alpha != beta q) or the sizes are off centre
+The parabola's vertex is off if the curve is not symmetric (alpha != beta q) or the sizes are off centre
 (arXiv 2603.22339): with C = k N^q D the loss of a surface at one budget is L0 + a e^(-alpha u) + b e^(beta q
 u) in u = log N, and least squares by a parabola is a linear map of it. So the two numbers of a parabola that
 hold the minimum, slope and curvature, fix a and b once alpha and beta q are known, in closed form, and with
-them the true minimum: `correct`. Only the shape of the curve is borrowed from a surface; where the minimum
-lies is read from the runs of the budget.
+them the true minimum: `correct`. Only the shape of the curve is borrowed from a surface; the place of
+the minimum is read from the runs of the budget.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Parabolas:
         return float(self.coefficients[0, 2])
 
     def falls_towards(self) -> str:
-        """By the slope in the middle of the sizes, which is where the parabola is centred."""
+        """By the slope in the middle of the sizes, at which the parabola is centred."""
         return "largest" if self.coefficients[0, 1] < 0 else "smallest"
 
 
@@ -53,7 +53,7 @@ class SkewCurves:
     alpha: np.ndarray
     beta: np.ndarray
     tilt: float
-    """Slope of the estimate's parabola in the middle: the word for a curve without a minimum."""
+    """Slope of the estimate's parabola in the middle; its sign stands in for a curve without a minimum."""
 
     def at(self, log_params: np.ndarray) -> np.ndarray:
         u = log_params - self.centre

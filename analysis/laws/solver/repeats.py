@@ -1,4 +1,4 @@
-"""Laws for text that is read more than once: what they say, and their terms for the solver.
+"""Laws for text that is read more than once: their formulas, and their terms for the solver.
 
 N parameters, D tokens read, U unique tokens, R = max(D/U - 1, 0) repeats (one epoch is R = 0).
 
@@ -7,7 +7,7 @@ effective   Muennighoff et al. 2023 (arXiv 2305.16264, section 3.1 and its noteb
                 L = E + A/N'^alpha + B/D'^beta
                 D' = U_D + U_D R_D (1 - exp(-R/R_D)),      U_D = min(D, U)
                 N' = U_N + U_N R_N (1 - exp(-R'/R_N)),     U_N = min(N, N*(U_D)),  R' = N/U_N - 1
-            where N*(U_D) is the size for which U_D is compute-optimal: alpha A N^-alpha = beta B U_D^-beta.
+            with N*(U_D) the size for which U_D is compute-optimal: alpha A N^-alpha = beta B U_D^-beta.
             R_D and R_N are e-folding scales, not half-lives; loss never rises with epochs.
 additive    a penalty on top of all tokens counted alike (the form of Lovelace et al. 2026, arXiv 2605.01640):
                 L = E + A/N^alpha + B/D^beta + P R^delta (N/U)^kappa

@@ -131,8 +131,8 @@ def refit_resamples(
 ) -> tuple[np.ndarray, int]:
     """Refit every resample from the optimum `best` (1, p): (R, p), and how many did not converge.
 
-    terms: the runs' terms there, where they are known; saves the first evaluation. start_Rp (draws, p): where
-    each resample starts instead, e.g. each with its own held coordinates.
+    terms: the runs' terms there, if available; saves the first evaluation. start_Rp (draws, p): other starts,
+    e.g. each with its own held coordinates.
     """
     thetas_list, late_weights, late = [np.empty((0, best.shape[1]))], [], []
     starts_Rp = np.repeat(best, draws, axis=0) if start_Rp is None else start_Rp

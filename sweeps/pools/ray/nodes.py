@@ -19,6 +19,7 @@ from sweeps.pools.rack import Node
 
 CHECK_S = 660.0
 """How long a node may take for its first answer: Ray gives a runtime environment ten minutes."""
+ANSWER_S = 5.0
 SEEN_WITHIN_S = 5.0
 """How long a file may take from one node to another on a shared filesystem."""
 NEEDED = ("torch", "numpy", "pyarrow", "psutil")
@@ -30,22 +31,27 @@ logger = logging.getLogger(__name__)
 
 
 def living_nodes() -> list[Node]:
-    """The cluster's nodes, now."""
+    """The cluster's nodes, now. ray.exceptions.RpcError if its head gives no answer.
+
+    `ray.nodes()` would wait for one, and after a minute Ray would end this process.
+    """
     import ray
 
-    return [as_node(node) for node in ray.nodes() if node["Alive"]]
+    internals: Any = ray._private.worker
+    infos = internals.global_worker.gcs_client.get_all_node_info(timeout=ANSWER_S)
+    return [as_node(info) for info in infos.values() if info.state == info.ALIVE]
 
 
-def as_node(told: Mapping[str, Any]) -> Node:
-    """One entry of `ray.nodes()`; the kind of GPU is in its resource `accelerator_type:KIND`, or a label."""
-    resources: Mapping[str, float] = told["Resources"]
+def as_node(info: Any) -> Node:
+    """What Ray says of a node; the kind of GPU is in its resource `accelerator_type:KIND`, or a label."""
+    resources: Mapping[str, float] = info.resources_total
     kinds = [name.removeprefix(_KIND) for name in resources if name.startswith(_KIND)]
-    kinds += filter(None, [told.get("Labels", {}).get("ray.io/accelerator-type")])
+    kinds += filter(None, [info.labels.get("ray.io/accelerator-type")])
     kind = kinds[0] if kinds and resources.get("GPU") else ""
     known = gpu(kind) if kind else None
     return Node(
-        name=told["NodeID"],
-        host=told["NodeManagerHostname"],
+        name=info.node_id.hex(),
+        host=info.node_manager_hostname,
         cpus=resources.get("CPU", 0.0),
         gpus=resources.get("GPU", 0.0),
         memory_bytes=resources.get("memory", float("inf")),

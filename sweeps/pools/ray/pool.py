@@ -1,4 +1,4 @@
-"""Ray, all of it: any other module of the program works without.
+"""The pool of Ray: this folder alone knows Ray, any other module of the program works without.
 
 Plain tasks with `max_retries=0`; retries are the scheduler's. A worker process serves many jobs and is
 replaced only after a failure. Jobs with GPUs run in processes of their own: see `sweeps.pools.processes`.
@@ -6,12 +6,12 @@ replaced only after a failure. Jobs with GPUs run in processes of their own: see
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
-import shutil
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ from sweeps.pools.ray.nodes import Newcomers, check_nodes, living_nodes
 from sweeps.pools.ray.waiting import Waiting
 
 NODES_EVERY_S = 5.0
+BEAR_S = 30.0
+"""How long a cluster may be silent before what runs there counts as lost; Ray itself ends us after 60 s."""
+GIVE_UP_S = 600.0
+
+logger = logging.getLogger(__name__)
 
 
 class RayPool:
@@ -49,6 +54,8 @@ class RayPool:
         self._rack = Rack()
         self._newcomers: Newcomers | None = None
         self._looked = 0.0
+        self._silent_since: float | None = None
+        """Wall time since when a cluster that was joined does not answer."""
         self._tasks: dict[Handle, tuple[Any, Job]] = {}
         self._killed: set[Handle] = set()
         self._count = 0
@@ -62,43 +69,40 @@ class RayPool:
         self._thread.start()
 
     def _live(self) -> None:
-        command = "start"
-        while command == "start":
-            try:
-                self._start()
-            except Exception as error:  # handed to the thread that calls `ready`
-                ray_session.leave()
-                self._error = error
+        with ExitStack() as stack:
+            folder, command = "", "start"
+            while command != "stop":
+                try:
+                    if self._is_here and not folder:
+                        folder = stack.enter_context(ray_session.session_folder())
+                    if command == "start":
+                        self._start(folder)
+                    self._error = None
+                except Exception as error:  # handed to the thread that calls `ready`
+                    self._error = error
+                    ray_session.leave()
                 self._up.set()
-                return
-            self._up.set()
-            command = self._commands.get()
-            self._shut_down()
+                command = self._commands.get()
+                ray_session.leave()
 
     @property
     def _is_here(self) -> bool:
         return self._address == "local"
 
-    def _start(self) -> None:
+    def _start(self, folder: str) -> None:
         if self._is_here:
-            ray_session.start_here(self._options.cpus, self._options.gpus)
+            ray_session.start_here(self._options.cpus, self._options.gpus, folder)
         else:
             ray_session.join(self._address)
         import ray
 
-        internals: Any = ray._private.worker
-        self._session = Path(internals._global_node.get_session_dir_path())
+        self._ends = ray_session.Ends.here()
         self._run = ray.remote(max_retries=0)(_run)
         self._run_on_gpu = ray.remote(max_retries=0, num_gpus=1, max_calls=0)(_run_in_fork)
         if not self._is_here:
             nodes = [node for node in living_nodes() if node.cpus]
             check_nodes(nodes, self._options.shared)
             self._newcomers = Newcomers(self._options.shared, nodes)
-
-    def _shut_down(self) -> None:
-        ray_session.leave()
-        if self._is_here:
-            shutil.rmtree(self._session, ignore_errors=True)
 
     def ready(self) -> None:
         self._up.wait()
@@ -114,22 +118,66 @@ class RayPool:
         if time.monotonic() - self._looked < NODES_EVERY_S and self._looked:
             return
         self._looked = time.monotonic()
-        nodes = living_nodes()
-        if not nodes and self._is_here:
-            self._start_again()
+        import ray
+
+        silent, nodes = self._ends.silent(), []
+        try:
+            nodes = [] if silent else living_nodes()
+        except ray.exceptions.RpcError:  # it died just now
+            silent = ray_session.HEAD
+        if silent:
+            self._bear(silent)
             return
+        if self._silent_since is not None:
+            logger.warning("the Ray cluster at %s answers again", self._address)
+            self._silent_since = None
         self._rack.update(nodes if self._newcomers is None else self._newcomers.fit(nodes))
 
-    def _start_again(self) -> None:
-        """A new Ray on this machine, whose own has died; what ran on it is lost."""
+    def _bear(self, silent: str) -> None:
+        """`silent`, a part of Ray, does not answer. On this machine a new Ray is started at once.
+
+        A cluster's head is waited for; what runs there is lost if it is silent for BEAR_S. If the node beside
+        the driver is gone, the cluster is joined anew. UserError after GIVE_UP_S.
+        """
+        if self._is_here:
+            self._lose("Ray on this machine died", then="start")
+            self._looked = 0.0
+            self.ready()
+            return
+        if self._silent_since is None:
+            self._silent_since = time.time()
+            logger.warning(
+                "%s of the Ray cluster at %s does not answer since %s; runs there go on if it answers within "
+                "%.0f s, else they are started again when it does, and the sweep ends after %.0f min without",
+                silent, self._address, _clock(self._silent_since), BEAR_S, GIVE_UP_S / 60,
+            )  # fmt: skip
+        self._rack.update([])  # nothing is started meanwhile
+        silent_s = time.time() - self._silent_since
+        if silent == ray_session.NODE:
+            self._lose(f"the Ray cluster at {self._address} went away", then="start")
+            silent += f" ({self._error})"
+            if self._error is None:
+                self._looked = 0.0
+                return
+        elif silent_s > BEAR_S and self._error is None:
+            self._lose(f"the Ray cluster at {self._address} went away", then="leave")
+            self._error = UserError("it was left")
+        if silent_s > GIVE_UP_S:
+            raise UserError(
+                f"{silent} of the Ray cluster at {self._address!r} has not answered since "
+                f"{_clock(self._silent_since)}; run the same command again once it does, the sweep goes on"
+            )
+
+    def _lose(self, how: str, *, then: str) -> None:
+        """All that runs, and the connection."""
         for handle, (_, job) in self._tasks.items():
             self._rack.remove(handle)
-            self._lost.append((handle, lost(job, "Ray on this machine died")))
+            self._lost.append((handle, lost(job, how)))
         self._tasks.clear()
-        self._looked = 0.0
+        self._stop_warming()
         self._up.clear()
-        self._commands.put("start")
-        self.ready()
+        self._commands.put(then)
+        self._up.wait()
 
     def warm(self, count: int) -> None:
         self._warming = threading.Thread(target=self._warm, args=(count,), name="warm", daemon=True)
@@ -203,8 +251,10 @@ class RayPool:
         except ray.exceptions.RayTaskError as error:  # raised before or after the run itself, not by it
             return failure(error)
         except ray.exceptions.OutOfMemoryError as error:
-            text = f"Ray ended the worker to save the node's memory: {error}".splitlines()[0]
-            return Outcome(status="failed", sentence=text, trouble=Trouble.MEMORY, signature="out of memory")
+            text = f"the node was low on memory and Ray ended the worker: {error}".splitlines()[0]
+            return Outcome(
+                status="failed", sentence=text, trouble=Trouble.NODE_MEMORY, signature="node low on memory"
+            )
         except ray.exceptions.RayError as error:
             if handle in self._killed:
                 self._killed.discard(handle)
@@ -212,7 +262,9 @@ class RayPool:
             return lost(job, f"the worker or its node was lost ({type(error).__name__})")
 
     def yields_to(self, priority: int, waiting: int) -> str | None:
-        return None if self._is_here else self._waiting.tell(priority, waiting)
+        if self._is_here or self._silent_since is not None:
+            return None
+        return self._waiting.tell(priority, waiting)
 
     def kill(self, handle: Handle) -> None:
         import ray
@@ -221,12 +273,19 @@ class RayPool:
             self._killed.add(handle)
             ray.cancel(self._tasks[handle][0], force=True)
 
-    def close(self) -> None:
+    def _stop_warming(self) -> None:
         self._closing.set()
         if self._warming is not None:
             self._warming.join()  # Ray ends the process of whoever calls it while it is shut down
+
+    def close(self) -> None:
+        self._stop_warming()
         self._commands.put("stop")
         self._thread.join()
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
 def _run(job: dict[str, Any]) -> dict[str, Any]:

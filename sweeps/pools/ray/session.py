@@ -11,10 +11,12 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError, unknown
+from scaling.files import private_folder, scratch_folder
 from sweeps.attempt.worker import CODE_VERSION, code_version
 from sweeps.pools.base import WORKER_ENVIRONMENT
 
@@ -22,7 +24,7 @@ OBJECT_STORE_BYTES = 80 * 2**20
 """Jobs and outcomes are a few kilobytes; Ray would take 30 % of the memory."""
 CONNECT_S = 5.0
 SOCKET_PATH_LIMIT = 107
-SESSION_PATH = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
+SESSION_PATH = len("/01234567/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store")
 PACKAGES = ("scaling", "sweeps", "analysis")
 ENVIRONMENT_FILE = "SCALING_RUNTIME_ENV"
 ENVIRONMENT_KEYS = ("pip", "uv", "conda", "image_uri", "env_vars", "config")
@@ -30,8 +32,8 @@ ENVIRONMENT_KEYS = ("pip", "uv", "conda", "image_uri", "env_vars", "config")
 logger = logging.getLogger(__name__)
 
 
-def start_here(cpus: int | None, gpus: int | None) -> None:
-    """A Ray of this process's own. `prepare_local_environment` went before."""
+def start_here(cpus: int | None, gpus: int | None, folder: str) -> None:
+    """A Ray of this process's own in `folder`. `prepare_local_environment` went before."""
     _forget_token()
     _init(
         address="local",
@@ -40,7 +42,7 @@ def start_here(cpus: int | None, gpus: int | None) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         job_config=_import_paths(Path(__file__).parents[2]),
         include_dashboard=False,
-        _temp_dir=short_folder(),
+        _temp_dir=folder,
     )
 
 
@@ -101,6 +103,41 @@ def leave() -> None:
     import ray
 
     ray.shutdown()
+
+
+HEAD, NODE = "the head", "the node beside this driver"
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where Ray's processes that this one talks to can be reached."""
+
+    head: tuple[str, int]
+    node: str
+    """A socket's path."""
+
+    @classmethod
+    def here(cls) -> Ends:
+        """Of the Ray that was started or joined."""
+        import ray
+
+        internals: Any = ray._private.worker
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        return cls((host.strip("[]"), int(port)), internals._global_node.raylet_socket_name)
+
+    def silent(self) -> str | None:
+        """Which of them does not answer; None if both do."""
+        try:
+            socket.create_connection(self.head, timeout=CONNECT_S).close()
+        except OSError:
+            return HEAD
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(CONNECT_S)
+            try:
+                line.connect(self.node)
+            except OSError:
+                return NODE
+        return None
 
 
 def _why_not_joined(address: str, said: str) -> str:
@@ -310,18 +347,23 @@ def _beside(source: Path, value: Any) -> Any:
 # -- folders ------------------------------------------------------------------------------------
 
 
-def short_folder() -> str:
-    """A folder for Ray's sockets, whose paths may not exceed 107 bytes; one per user."""
+@contextmanager
+def session_folder() -> Iterator[str]:
+    """A folder for one Ray, that nobody else can enter, whatever Ray makes of the modes in it.
+
+    Gone afterwards; the next driver removes those of killed ones. Ray's sockets lie in it, whose paths may
+    not exceed 107 bytes. UserError if there is no such folder, or somebody else has made it.
+    """
     for base in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"):
-        if base is None:
-            continue
-        folder = Path(base) / f"ray-{os.getuid()}"
-        if len(str(folder)) + SESSION_PATH > SOCKET_PATH_LIMIT:
+        folder = Path(base or "/tmp") / f"ray-{os.getuid()}"
+        if base is None or len(str(folder)) + SESSION_PATH > SOCKET_PATH_LIMIT:
             continue
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
         except OSError:
             continue
         if os.access(folder, os.W_OK):
-            return str(folder)
+            with scratch_folder(folder) as scratch:
+                yield str(scratch)
+            return
     raise UserError("Ray needs a folder with a short name that can be written; set RAY_TMPDIR to one")

@@ -12,14 +12,14 @@ from analysis.errors import UserError
 from tests.analysis.planted import BUDGETS, isoflop_table
 
 
-def test_an_exact_table_is_foretold_exactly():
+def test_an_exact_table_is_predicted_exactly():
     found = analysis.rollout(isoflop_table(sizes=7, span=4), bootstrap=0)
     runs = found.table[found.table["quantity"] == "loss of a run"]
     # 4 windows; the first budget alone identifies nothing
     assert sorted(runs["trained_to"].unique()) == list(BUDGETS[1:4])
     assert runs["error_percent"].abs().max() < 1e-4
     assert (runs["flops"] > runs["trained_to"]).all()
-    assert [reason.split(":")[0] for reason in found.skipped] == ["up to 1e+17 FLOPs"]
+    assert [reason.split(":")[0] for reason in found.skipped] == ["up to 1.0e17 FLOPs"]
     assert found.table["covered"].isna().all()
     counts = runs.groupby("trained_to").size()
     assert counts.tolist() == [21, 14, 7]

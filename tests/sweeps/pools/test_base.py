@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -190,17 +192,17 @@ def test_ray_replaces_a_process_after_a_failure(ray_pool, tmp_path, data):
 
 
 @pytest.mark.chaos
-def test_ray_that_dies_here_is_started_again(ray_pool, tmp_path, data):
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_ray_that_dies_here_is_started_again(ray_pool, tmp_path, data, name):
     job = tiny_job(data, tmp_path / "lost", steps=200_000)
     handle = ray_pool.submit(job, Needs())
     worker_pid(job)
-    raylets = [p for p in psutil.Process().children(recursive=True) if p.name() == "raylet"]
-    assert len(raylets) == 1
-    raylets[0].kill()
+    [process] = [p for p in psutil.Process().children(recursive=True) if p.name() == name]
+    process.kill()
     outcome = outcome_of(ray_pool, handle)
     assert (outcome.status, outcome.trouble) == ("failed", Trouble.LOST)
     end = time.monotonic() + 60
-    while (full := ray_pool.rack.slots(Needs()) != 2 or raylets[0].is_running()) and time.monotonic() < end:
+    while (full := ray_pool.rack.slots(Needs()) != 2 or process.is_running()) and time.monotonic() < end:
         time.sleep(0.2)
     assert not full
     assert ray_pool.rack.refusal(Needs()) is None
@@ -233,8 +235,48 @@ def test_a_local_cluster_has_a_secret_of_its_own_and_short_paths(monkeypatch, tm
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     deep = tmp_path / ("a" * 60) / ("b" * 60)
     monkeypatch.setenv("RAY_TMPDIR", str(deep))
-    assert not ray_session.short_folder().startswith(str(tmp_path))
+    with ray_session.session_folder() as folder:
+        assert not folder.startswith(str(tmp_path))
     assert not deep.exists()
+
+
+def test_nobody_else_can_enter_the_folder_of_ray(monkeypatch):
+    from sweeps.pools.ray import session as ray_session
+
+    base = Path(tempfile.mkdtemp(prefix="rf", dir="/tmp"))
+    try:
+        monkeypatch.setenv("RAY_TMPDIR", str(base))
+        with ray_session.session_folder() as folder:
+            os.chmod(folder, 0o777)  # as Ray does with what it is given
+            mine = base / f"ray-{os.getuid()}"
+            assert Path(folder).parent == mine
+            assert mine.stat().st_mode & 0o777 == 0o700
+        assert list(mine.iterdir()) == []
+        (mine / "deadbeef").mkdir()
+        (mine / "deadbeef.lock").write_text("")  # of a driver that was killed
+        with ray_session.session_folder():
+            assert not (mine / "deadbeef").exists()
+        other = os.getuid() + 1
+        mine.rename(base / f"ray-{other}")
+        monkeypatch.setattr(os, "getuid", lambda: other)
+        with pytest.raises(UserError, match="belongs to user"), ray_session.session_folder():
+            pass
+    finally:
+        shutil.rmtree(base)
+
+
+def test_a_node_low_on_memory_is_not_the_runs_own_want(ray_pool, tmp_path, data, monkeypatch):
+    import ray
+
+    handle = ray_pool.submit(tiny_job(data, tmp_path), Needs())
+
+    def killed_by_ray(task):
+        raise ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
+
+    monkeypatch.setattr(ray, "get", killed_by_ray)
+    outcome = outcome_of(ray_pool, handle)
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.NODE_MEMORY)
+    assert "the node was low on memory" in outcome.sentence
 
 
 def test_a_pool_may_close_while_its_workers_still_load():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -113,6 +114,28 @@ def test_a_store_that_is_away_is_told_and_its_password_is_not(tmp_path):
         kept = ledger.query("SELECT name FROM facts")
     assert "secret" not in said + str([tuple(row) for row in kept])
     assert os.path.exists(tmp_path / "s" / "ledger" / "ledger.db")
+
+
+def test_a_recorder_that_hangs_is_ended_and_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("sweeps.record.process.START_S", 1.0)
+    with Ledger(tmp_path / "s" / "ledger") as ledger, ledger.driving():
+        train(ledger, "a")
+        recorder = RecorderProcess(ledger, "s", f"sqlite:///{tmp_path}/mlflow.db", grace_s=0.2)
+        recorder.start()
+        process = recorder._popen
+        os.kill(process.pid, signal.SIGSTOP)
+        assert recorder.close() == 1
+        assert process.poll() == -signal.SIGKILL
+        assert recorder.trouble == "the recorder did not end within 2 s"
+
+
+def test_a_slow_recorder_is_not_called_one_that_hangs(tmp_path):
+    with Ledger(tmp_path / "s" / "ledger") as ledger, ledger.driving():
+        train(ledger, "a")
+        recorder = RecorderProcess(ledger, "s", f"sqlite:///{tmp_path}/mlflow.db")
+        recorder.start()
+        assert recorder.close() == 0
+        assert recorder.trouble is None
 
 
 def test_a_recorder_that_cannot_start_is_not_called_slow(tmp_path, monkeypatch):

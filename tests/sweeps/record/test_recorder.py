@@ -36,7 +36,7 @@ class MemoryStore:
 
     def __init__(self, fails=lambda call: False):
         self.fails = fails
-        self.calls = itertools.count()
+        self.calls, self.ids = itertools.count(), itertools.count()
         self.runs: dict[str, dict] = {}
         self.identity = "1@1000"
         self.pinned: dict[str, str] = {}
@@ -50,9 +50,18 @@ class MemoryStore:
             raise GoneError(run_id)
         return self.runs[run_id]
 
-    def open(self):
+    def open(self, known=None):
         self._maybe_fail()
         return self.identity
+
+    def run_ids(self):
+        self._maybe_fail()
+        return set(self.runs)
+
+    def steps(self, run_id, names):
+        self._maybe_fail()
+        points = self._run(run_id)["points"]
+        return {name: {step for n, step, _, _ in points if n == name} for name in names}
 
     def find(self, key):
         self._maybe_fail()
@@ -60,7 +69,7 @@ class MemoryStore:
 
     def create(self, key, name, started, tags):
         self._maybe_fail()
-        run_id = f"id{len(self.runs)}"
+        run_id = f"id{next(self.ids)}"
         self.runs[run_id] = {
             "key": key,
             "name": name,
@@ -161,7 +170,7 @@ def test_a_finished_run_is_recorded_with_its_own_times(sweep):
     assert [step for step, _, _ in store.curve("k", "train_learning_rate")] == [10, 20, 30]
     assert ("loss", 30, 1e9 + 3.0, 1.5) in run["points"]
     assert ("loss_se", 30, 1e9 + 3.0, 0.1) in run["points"]
-    assert run["params"]["size"] == "'4k'"
+    assert run["params"]["size"] == "4k"
     assert run["params"]["budget"] == "1000000000.0"
     wanted = {"scaling.key": "k", "scaling.sweep": "desk", "scaling.status": "finished", "scaling.host": "h"}
     assert run["tags"].items() >= {k: v for k, v in wanted.items() if k != "scaling.key"}.items()
@@ -251,6 +260,52 @@ def test_a_run_that_somebody_deleted_is_told_again(sweep):
     sweep.attempt("k", [3], resumed=2)
     recorder.pass_once()
     assert [step for step, _, _ in store.curve("k")] == [1, 2, 3]
+
+
+def test_a_run_that_somebody_deleted_after_its_end_is_recorded_by_the_next_sweep(sweep):
+    sweep.attempt("k", [1, 2, 3])
+    sweep.attempt("l", [1, 2])
+    store = MemoryStore()
+    Recorder(sweep.ledger, "desk", store).pass_once()
+    whole = store.of("k")
+    del store.runs["id0"]
+    recorder = Recorder(sweep.ledger, "desk", store)
+    assert recorder.waiting() == 2  # until it knows the store
+    recorder.pass_once()
+    assert recorder.waiting() == 0
+    assert store.of("k") == whole
+    assert len(store.curve("l")) == 2
+
+
+def test_a_new_ledger_goes_on_with_what_the_store_has(tmp_path, sweep):
+    """The sweep's folder was removed, the store kept: the same run again has other times."""
+    sweep.attempt("k", [1, 2, 3])
+    store = MemoryStore()
+    Recorder(sweep.ledger, "desk", store).pass_once()
+    whole = {**store.of("k")}
+    again = Sweep(tmp_path / "again" / "desk", Clock())
+    again.clock.sleep(1000)
+    for steps, state in (([1, 2], State.RUNNING), ([1, 2, 3], State.FINISHED)):
+        again.ledger._gone = lambda owner: True  # the first attempt's driver dies
+        again.attempt("k", steps, state=state)
+        Recorder(again.ledger, "desk", store).pass_once()
+    assert store.of("k")["points"] == whole["points"]
+    again.attempt("m", [1])
+    Recorder(again.ledger, "desk", store).pass_once()
+    assert len(store.runs) == 2
+    again.ledger.close()
+
+
+def test_a_new_ledger_sends_what_the_store_lacks(tmp_path, sweep):
+    sweep.attempt("k", [1, 2], state=State.PREEMPTED)
+    store = MemoryStore()
+    Recorder(sweep.ledger, "desk", store).pass_once()
+    again = Sweep(tmp_path / "again" / "desk", Clock())
+    again.attempt("k", [1, 2, 3, 4])
+    Recorder(again.ledger, "desk", store).pass_once()
+    assert [step for step, _, _ in store.curve("k")] == [1, 2, 3, 4]
+    assert ("loss", 4, 1e9 + 3.5, 1.5) in store.of("k")["points"]
+    again.ledger.close()
 
 
 def test_another_store_gets_the_whole_story(sweep):
@@ -346,3 +401,41 @@ def test_mlflow_on_sqlite_end_to_end(tmp_path, sweep, monkeypatch):
     store._client.delete_run(run_id)
     with pytest.raises(GoneError):
         store.log(run_id, [], tags={"x": "y"})
+
+
+def test_parameters_of_an_earlier_version_stay_as_they_are(tmp_path, sweep):
+    import analysis
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    store = MlflowStore(uri, "desk")
+    store.open()
+    run_id = store.create("k", "k", 1e9, {"scaling.sweep": "desk"})
+    store.log(run_id, [], params={"size": "'4k'", "corpus": "'text:x'"})
+    sweep.attempt("k", [1])
+    assert record("desk", tmp_path, uri) == 0
+    assert store._client.get_run(run_id).data.params["size"] == "'4k'"
+    row = analysis.load_runs(uri, sweep="desk").set_index("key").loc["k"]
+    assert (row["size"], row["budget"]) == ("4k", 1e9)
+
+
+def test_a_renamed_experiment_is_recorded_to_and_audited(tmp_path, sweep):
+    from sweeps.record.recorded import experiment_name, recorded_runs
+    from sweeps.record.recorder import identity_of
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sweep.attempt("a", [1, 2])
+    recorder = Recorder(sweep.ledger, "desk", uri, every_s=0.01)
+    recorder.start()
+    assert recorder.close(30.0) == 0
+    store = MlflowStore(uri, "desk")
+    identity = store.open()
+    store._client.rename_experiment(identity.partition("@")[0], "our best")
+    sweep.attempt("b", [1])
+    again = Recorder(sweep.ledger, "desk", uri, every_s=0.01)
+    again.start()
+    assert again.close(30.0) == 0
+    there = experiment_name(uri, "desk", identity_of(sweep.ledger, uri))
+    assert there == "our best"
+    assert sorted(run.key for run in recorded_runs(uri, there)) == ["a", "b"]
+    assert recorded_runs(uri, "desk") == []
+    assert experiment_name(uri, "desk", "7@7") == "desk"

@@ -14,6 +14,7 @@ from sweeps.show.audit import audit
 from sweeps.show.remote import run_audit
 from tests.sweeps.recording import record
 from tests.sweeps.simulation import entry
+from tests.sweeps.tiny import tiny_data, tiny_entry
 
 STEPS = 40
 
@@ -139,3 +140,18 @@ def test_a_run_is_found_in_the_store_by_its_key(swept):
     assert len(found.curves["train_loss"]) == STEPS
     assert recorded_run(uri, "s", "zz") is None
     assert recorded_run(uri, "other", "c") is None
+
+
+def test_a_changed_byte_of_the_data_is_told(tmp_path):
+    data = tiny_data(tmp_path)
+    with Ledger(tmp_path / "s" / "ledger") as ledger:
+        ledger.register([tiny_entry(data)])
+    [check] = [check for check in audit(tmp_path / "s", "s", None) if "prepared data" in check.question]
+    tokens = data.num_tokens("train") + data.num_tokens("heldout")
+    assert (check.examined, check.problems) == (f"{tokens} tokens", [])
+    shard = data.folder / "heldout-00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    [check] = [check for check in audit(tmp_path / "s", "s", None) if "prepared data" in check.question]
+    assert f"the heldout tokens in {data.folder} do not match" in check.problems[0]

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling.errors import UserError
+from sweeps.attempt.job import Trouble
 from sweeps.ledger.types import Needs
 from sweeps.pools.rack import Node, Rack
 from sweeps.pools.ray import nodes as ray_nodes
+from sweeps.pools.ray import pool as ray_pool
 from sweeps.pools.ray import session as ray_session
 from sweeps.pools.ray.nodes import Answer, as_node
+from sweeps.pools.ray.pool import RayPool
 from sweeps.pools.ray.waiting import FORGET_S, WaitingList
-from tests.sweeps.tiny import tiny_data
+from tests.sweeps.tiny import tiny_data, tiny_job
 from tests.sweeps.two_ray_nodes import TwoRayNodes
 
 HERE = Path(__file__).parents[2]
@@ -136,7 +141,7 @@ def test_rays_client_is_refused_with_the_way_that_works():
     with socket.create_server(("127.0.0.1", 0)) as listens:
         address = f"ray://127.0.0.1:{listens.getsockname()[1]}"
         with pytest.raises(UserError, match="start it on a node"):
-            ray_session.check_answers(address)
+            ray_session.check_answers(address, "--address")
 
 
 def test_versions_that_differ_are_both_named():
@@ -151,8 +156,13 @@ def test_versions_that_differ_are_both_named():
 # -- nodes --------------------------------------------------------------------------------------
 
 
-def told(**values: object) -> dict[str, object]:
-    return {"NodeID": "n1", "NodeManagerHostname": "gpu-1", "Resources": {"CPU": 8.0, **values}}
+def told(labels: dict[str, str] | None = None, **values: object) -> SimpleNamespace:
+    return SimpleNamespace(
+        node_id=b"n1",
+        node_manager_hostname="gpu-1",
+        resources_total={"CPU": 8.0, **values},
+        labels=labels or {},
+    )
 
 
 def test_nodes_know_their_gpus_and_further_resources():
@@ -173,9 +183,81 @@ def test_nodes_know_their_gpus_and_further_resources():
 
 
 def test_a_gpu_that_nobody_knows_has_no_speed_and_any_memory():
-    node = as_node({**told(GPU=1.0), "Labels": {"ray.io/accelerator-type": "Abacus-3"}})
+    node = as_node(told({"ray.io/accelerator-type": "Abacus-3"}, GPU=1.0))
     assert (node.gpu_kind, node.gpu_speed, node.gpu_memory_bytes) == ("Abacus-3", 0.0, float("inf"))
     assert as_node(told()).gpu_kind == ""
+
+
+# -- a cluster that goes away -------------------------------------------------------------------
+
+
+class Joined(RayPool):
+    """A pool on a cluster of the imagination: `answers` are what joining it anew comes to."""
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.answers, self.asked = list(answers), []
+        self._address, self._rack, self._silent_since, self._error = "head:6379", Rack(), None, None
+        self._tasks, self._lost, self._warming = {}, [], None
+        self._closing, self._up, self._commands = threading.Event(), threading.Event(), self
+
+    def submit_one(self, folder: Path) -> None:
+        self._rack.update([as_node(told())])
+        self._rack.place(1, Needs())
+        self._tasks[1] = (None, tiny_job(tiny_data(folder / "data"), folder))
+
+    def put(self, command: str) -> None:
+        self.asked.append(command)
+        self._error = self.answers.pop(0) if command == "start" else None
+        self._up.set()
+
+
+def test_a_head_that_is_silent_for_a_moment_costs_nothing(tmp_path, caplog):
+    pool = Joined()
+    pool.submit_one(tmp_path)
+    for _ in range(3):
+        pool._bear(ray_session.HEAD)
+    assert (len(pool._tasks), pool._lost, pool.asked) == (1, [], [])
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("the head of the Ray cluster at head:6379 does not answer since ")
+    assert "the sweep ends after 10 min without" in line
+
+
+def test_a_cluster_that_stays_away_ends_the_sweep_with_a_sentence(tmp_path, monkeypatch):
+    pool = Joined()
+    pool.submit_one(tmp_path)
+    monkeypatch.setattr(ray_pool, "BEAR_S", 0.0)
+    pool._bear(ray_session.HEAD)
+    pool._bear(ray_session.HEAD)
+    assert pool.asked == ["leave"], "Ray would end this process, did it stay"
+    [(handle, outcome)] = pool._lost
+    assert (handle, outcome.trouble) == (1, Trouble.LOST)
+    assert outcome.sentence == "the Ray cluster at head:6379 went away"
+    monkeypatch.setattr(ray_pool, "GIVE_UP_S", 0.0)
+    with pytest.raises(UserError, match=r"'head:6379' has not answered since .* run the same command again"):
+        pool._bear(ray_session.HEAD)
+
+
+def test_a_cluster_is_joined_anew_when_the_node_beside_the_driver_is_gone(tmp_path):
+    pool = Joined(UserError("this machine is no node"), None)
+    pool.submit_one(tmp_path)
+    pool._bear(ray_session.NODE)
+    assert len(pool._lost) == 1
+    assert pool._error is not None
+    pool._bear(ray_session.NODE)
+    assert pool.asked == ["start", "start"]
+    assert pool._error is None
+
+
+def test_what_does_not_answer_is_named(tmp_path):
+    path = str(tmp_path / "raylet")
+    with socket.create_server(("127.0.0.1", 0)) as head, socket.socket(socket.AF_UNIX) as node:
+        ends = ray_session.Ends(head.getsockname(), path)
+        assert ends.silent() == ray_session.NODE
+        node.bind(path)
+        assert ends.silent() == ray_session.NODE, "a socket of a process that died"
+        node.listen()
+        assert ends.silent() is None
+    assert ends.silent() == ray_session.HEAD
 
 
 def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
@@ -203,10 +285,10 @@ def test_what_fits_a_node_that_is_gone_waits_for_it():
     from sweeps.pools.ray.pool import RayPool
 
     pool = RayPool.__new__(RayPool)
-    pool._rack, pool._ever, pool._looked = Rack(), {}, time.monotonic()
+    pool._rack, pool._looked = Rack(), time.monotonic()
     head, big = Node(name="a", cpus=1), Node(name="b", cpus=8, gpus=8)
     for nodes in ([head, big], [head]):
-        pool._know(nodes)
+        pool._rack.update(nodes)
     assert pool.rack.refusal(Needs(gpus=8)) is None
     assert "16 GPU" in pool.rack.refusal(Needs(gpus=16))
     assert pool.rack.find(Needs(gpus=8)) is None
