@@ -14,8 +14,7 @@ from plotly.subplots import make_subplots
 
 from analysis.errors import UserError
 from analysis.figures import theme
-from analysis.figures.static import draw, numbers_of, render
-from analysis.figures.static_layout import colour_of, text_of
+from analysis.figures.static import colour_of, draw, numbers_of, render, text_of
 
 
 def lines_of(drawing: Figure, plot: int = 0) -> list[Any]:
