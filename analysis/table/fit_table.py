@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -164,8 +165,9 @@ def prepare(runs: pd.DataFrame) -> RunTable:
     digest = hashlib.sha256()
     for name in sorted(columns):
         digest.update(name.encode() + b"\0" + columns[name].astype("<f8").tobytes())
+    arrays: dict[str, Any] = {"loss_se": None, "budget": None, **columns}
     return RunTable(
-        **{"loss_se": None, "budget": None, **columns},
+        **arrays,
         rows=kept.iloc[order].assign(**columns),
         excluded=excluded,
         cost=fit_cost(columns["params"], columns["tokens"], columns["flops"]),
