@@ -160,16 +160,16 @@ def assemble(
     parts = {"param": params, "tag": tags, "metric": metrics}
     columns: dict[str, pd.Series] = {}
     for column in RUN_COLUMNS:
-        order = [column.home, *(home for home in ("param", "tag", "metric") if home != column.home)]
         values = pd.Series(None, index=heads.index, dtype=object)
-        for home in order:
-            if home in parts and column.name in parts[home].columns:
-                stored = parts[home][column.name].reindex(heads.index).dropna().astype(object)
-                if home != "metric":  # few texts, many runs
-                    parsed = {text: parse_text(column, text) for text in stored.unique()}
-                    # as objects: pandas would turn integers beside gaps into floats
-                    stored = pd.Series([parsed[text] for text in stored], index=stored.index, dtype=object)
-                values = values.where(values.notna(), stored)
+        for home in (column.home, *parts):
+            if home not in parts or column.name not in parts[home]:
+                continue
+            stored = parts[home][column.name].reindex(heads.index).dropna().astype(object)
+            if home != "metric":  # few texts, many runs
+                parsed = {text: parse_text(column, text) for text in stored.unique()}
+                # as objects: pandas would turn integers beside gaps into floats
+                stored = pd.Series([parsed[text] for text in stored], index=stored.index, dtype=object)
+            values = values.where(values.notna(), stored)
         columns[column.name] = values
     times = {name: pd.to_datetime(heads[name], unit="ms", utc=True) for name in ("started", "ended")}
     table = pd.DataFrame(columns).assign(mlflow_run_id=heads.index, **times)

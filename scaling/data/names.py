@@ -1,20 +1,13 @@
-"""What the parts of this package share when they read what a user wrote."""
+"""Reading what a user wrote: patterns of files, suffixes and options of a name."""
 
 import contextlib
-import difflib
 import glob
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from scaling.errors import UserError
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+from scaling.errors import UserError, unknown
 
 
 def find_files(scheme: str, pattern: str) -> tuple[Path, ...]:
@@ -70,9 +63,10 @@ def split_suffix(text: str, mark: str) -> tuple[str, str | None]:
     return (head, tail) if mark_there else (text, None)
 
 
-def parse_options(
-    text: str, where: str, defaults: dict[str, int | float | str]
-) -> dict[str, int | float | str]:
+Options = dict[str, int | float | str]
+
+
+def parse_options(text: str, owner: str, defaults: Options) -> Options:
     """`"a=1&b=2"` over `defaults`; each value gets the type of its default.
 
     Raises UserError for an unknown option, a missing `=` or a value of the wrong type.
@@ -81,16 +75,14 @@ def parse_options(
     for item in filter(None, text.split("&")):
         name, equals, value = item.partition("=")
         if name not in defaults:
-            raise UserError(
-                f"{where}: unknown option {name!r}{nearest(name, defaults)}; known: {', '.join(defaults)}"
-            )
+            raise unknown("option", name, defaults, f" of {owner}")
         kind = type(defaults[name])
         try:
             options[name] = kind(value)
         except ValueError:
-            raise UserError(f"{where}: {name}={value!r} should be {_KINDS[kind]}") from None
+            raise UserError(f"{owner}: {name}={value!r} should be {_KINDS[kind]}") from None
         if not equals:
-            raise UserError(f"{where}: option {name!r} has no value; write {name}={defaults[name]}")
+            raise UserError(f"{owner}: option {name!r} has no value; write {name}={defaults[name]}")
     return options
 
 
