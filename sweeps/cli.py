@@ -263,7 +263,7 @@ def sweep(
     storage: Annotated[Text, option(STORAGE, metavar="URI", envvar="SCALING_STORAGE")] = None,
 ) -> None:
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
-    from sweeps.driver.command import Launch, drive
+    from sweeps.launch import Launch, drive
 
     how = Launch(
         store=chosen.store,
@@ -292,10 +292,10 @@ def status(
 
     with chosen.reach() as reached:
         if watch:
-            shown.watch(lambda: of_families(reached.rows(), chosen.family), reached.sweep)
+            shown.watch(lambda: of_families(reached.runs(), chosen.family), reached.sweep)
             return
-        rows = of_families(reached.rows(), chosen.family)
-        shown.show(rows, reached.sweep, whole=every_row)
+        runs = of_families(reached.runs(), chosen.family)
+        shown.show(runs, reached.sweep, whole=every_row)
         if reached.note:
             _console().print(reached.note)
 

@@ -8,18 +8,16 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from scaling.data.names import find_files
+from scaling.data.names import Document, FileCorpus, find_files
+from scaling.data.records import HubCorpus, JsonlCorpus, ParquetCorpus
 from scaling.errors import UserError, nearest
 
 HELDOUT_SHARE = 1 / 20
 PIECE_BYTES = 1 << 14  # a text file's unit of splitting: a 1 MB file then gets some 3 held-out pieces
-
-Document = tuple[str, bytes]  # id for messages and tests, UTF-8 text
 
 
 class Corpus(Protocol):
@@ -45,32 +43,6 @@ def digest_of(text: bytes) -> int:
 def heldout_limit(share: float = HELDOUT_SHARE) -> int:
     """Documents whose digest lies below this number are held out."""
     return int(share * 2**64)
-
-
-def file_stamps(files: tuple[Path, ...]) -> list[object]:
-    """Path, size and modification time of each file."""
-    stamps: list[object] = []
-    for file in files:
-        status = file.stat() if file.exists() else None  # it may be gone by now
-        stamps.append([os.path.abspath(file), status and status.st_size, status and status.st_mtime_ns])
-    return stamps
-
-
-class FileCorpus:
-    """Documents in local files."""
-
-    name: str
-    files: tuple[Path, ...]
-
-    def stamp(self) -> list[object]:
-        return file_stamps(self.files)
-
-    def total_bytes(self) -> int | None:
-        """Bytes of all files: for records an upper guess, as markup and compression count too."""
-        return sum(file.stat().st_size for file in self.files if file.exists())
-
-    def fail(self, place: object, why: str) -> UserError:
-        return UserError(f"corpus '{self.name}': {place}: {why}")
 
 
 # Written by the build of the interpreter, so different on every machine.
@@ -176,11 +148,11 @@ def _cut(piece: bytes) -> int:
     return len(piece)
 
 
-SCHEMES = {
-    "text": "scaling.data.corpora:TextCorpus",
-    "jsonl": "scaling.data.records:JsonlCorpus",
-    "parquet": "scaling.data.records:ParquetCorpus",
-    "hf": "scaling.data.records:HubCorpus",
+SCHEMES: dict[str, Callable[[str], Corpus]] = {
+    "text": TextCorpus,
+    "jsonl": JsonlCorpus,
+    "parquet": ParquetCorpus,
+    "hf": HubCorpus,
 }
 KNOWN = (
     "stdlib",
@@ -202,8 +174,6 @@ def parse_corpus(name: str) -> Corpus:
         return StdlibCorpus()
     scheme, colon, _ = name.partition(":")
     if colon and scheme in SCHEMES:
-        module, _, kind = SCHEMES[scheme].partition(":")
-        corpus: Corpus = getattr(import_module(module), kind)(name)
-        return corpus
+        return SCHEMES[scheme](name)
     hint = nearest(scheme, ["stdlib", *SCHEMES, "synthetic"])
     raise UserError(f"unknown corpus {name!r}{hint} (known: {', '.join(KNOWN)})")

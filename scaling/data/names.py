@@ -9,6 +9,8 @@ from pathlib import Path
 
 from scaling.errors import UserError, unknown
 
+Document = tuple[str, bytes]  # id for messages and tests, UTF-8 text
+
 
 def find_files(scheme: str, pattern: str) -> tuple[Path, ...]:
     """Files that match a glob (`**` reaches into folders, `~` is the home folder), sorted by path.
@@ -87,3 +89,29 @@ def parse_options(text: str, owner: str, defaults: Options) -> Options:
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text"}
+
+
+def file_stamps(files: tuple[Path, ...]) -> list[object]:
+    """Path, size and modification time of each file."""
+    stamps: list[object] = []
+    for file in files:
+        status = file.stat() if file.exists() else None  # it may be gone by now
+        stamps.append([os.path.abspath(file), status and status.st_size, status and status.st_mtime_ns])
+    return stamps
+
+
+class FileCorpus:
+    """Documents in local files."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def stamp(self) -> list[object]:
+        return file_stamps(self.files)
+
+    def total_bytes(self) -> int | None:
+        """Bytes of all files: for records an upper guess, as markup and compression count too."""
+        return sum(file.stat().st_size for file in self.files if file.exists())
+
+    def fail(self, place: object, why: str) -> UserError:
+        return UserError(f"corpus '{self.name}': {place}: {why}")

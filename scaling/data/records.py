@@ -8,8 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from scaling.data.corpora import Document, FileCorpus, file_stamps
-from scaling.data.names import Options, find_files, parse_options, split_suffix
+from scaling.data.names import (
+    Document,
+    FileCorpus,
+    Options,
+    file_stamps,
+    find_files,
+    parse_options,
+    split_suffix,
+)
 from scaling.errors import UserError, unknown
 
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")

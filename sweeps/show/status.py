@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.text import duration, flops_text
-from sweeps.ledger.status import Row
-from sweeps.ledger.types import SETTLED, State
+from sweeps.ledger.types import SETTLED, Run, State
 from sweeps.show.tables import KEY_LETTERS, WORDS, console, new_table, picture, state_text
 
 if TYPE_CHECKING:
@@ -30,26 +29,26 @@ WATCH_S = 2.0
 # -- what it looks like -------------------------------------------------------------------------
 
 
-def show(rows: Sequence[Row], sweep: str, out: Console | None = None, *, whole: bool = False) -> None:
+def show(runs: Sequence[Run], sweep: str, out: Console | None = None, *, whole: bool = False) -> None:
     """A table and a picture per family, and a line for the whole. whole: every row of a long table."""
     out = out or console()
-    for part in view(rows, sweep, whole=whole):
+    for part in view(runs, sweep, whole=whole):
         out.print(part)
 
 
-def view(rows: Sequence[Row], sweep: str, *, whole: bool = False) -> list[Table | Text]:
+def view(runs: Sequence[Run], sweep: str, *, whole: bool = False) -> list[Table | Text]:
     """The parts of `show`."""
     parts: list[Table | Text] = []
-    for family in dict.fromkeys(row.family for row in rows):
-        own = [row for row in rows if row.family == family]
-        shown = own if whole or len(own) <= LONG else [row for row in own if row.state not in QUIET]
+    for family in dict.fromkeys(run.family for run in runs):
+        own = [run for run in runs if run.family == family]
+        shown = own if whole or len(own) <= LONG else [run for run in own if run.state not in QUIET]
         if shown:
             parts.append(status_table(shown, family))
         if len(shown) < len(own):
             title = "" if shown else f"{family}: "
             parts.append(Text(f"{title}{len(own) - len(shown)} runs planned or finished; --all lists them"))
-        parts.append(picture((row.budget, row.size, row.params or 0.0, row.state) for row in own))
-    parts.append(Text(f"sweep {sweep}: {summary(row.state for row in rows)}"))
+        parts.append(picture((run.budget, run.size, run.params or 0.0, run.state) for run in own))
+    parts.append(Text(f"sweep {sweep}: {summary(run.state for run in runs)}"))
     return parts
 
 
@@ -60,7 +59,7 @@ def summary(states: Iterable[str]) -> str:
     return f"{sum(counts.values())} runs" + (f": {', '.join(parts)}" if parts else "")
 
 
-def status_table(rows: Sequence[Row], title: str) -> Table:
+def status_table(runs: Sequence[Run], title: str) -> Table:
     """One row per run: state, tries, loss, time, where it ran, and what went wrong."""
     table = new_table(title)
     columns = (
@@ -80,34 +79,37 @@ def status_table(rows: Sequence[Row], title: str) -> Table:
         right = name not in ("size", "key", "state", "where", "")
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
     last = None
-    for row in rows:
+    for run in runs:
+        bits, share = run.result.get("bits_per_byte"), run.progress.get("share")
+        left_s = run.progress.get("left_s")
         table.add_row(
-            flops_text(row.budget) if row.budget != last else "",
-            row.size,
-            row.key[:KEY_LETTERS],
-            state_text(row.state),
-            str(row.attempt),
-            _loss(row),
-            "" if row.bits_per_byte is None else f"{row.bits_per_byte:.3f}",
-            duration(row.seconds) if row.seconds else "",
-            "" if row.share is None else f"{row.share:.0%}",
-            "" if row.left_s is None else duration(row.left_s),
-            row.host or "",
-            Text(row.sentence if row.state in TOLD else ""),
+            flops_text(run.budget) if run.budget != last else "",
+            run.size,
+            run.key[:KEY_LETTERS],
+            state_text(run.state),
+            str(run.attempt),
+            _loss(run),
+            "" if bits is None else f"{bits:.3f}",
+            duration(run.worked_s) if run.worked_s else "",
+            "" if share is None else f"{share:.0%}",
+            "" if left_s is None else duration(left_s),
+            run.host or "",
+            Text(run.sentence if run.state in TOLD else ""),
         )
-        last = row.budget
+        last = run.budget
     return table
 
 
-def _loss(row: Row) -> str:
-    if row.loss is None:
+def _loss(run: Run) -> str:
+    if run.loss is None:
         return ""
-    if row.state == State.RUNNING:
-        return f"training {row.loss:.3f}"
-    return f"{row.loss:.4f}" if row.loss_se is None else f"{row.loss:.4f} ± {row.loss_se:.4f}"
+    if run.state == State.RUNNING:
+        return f"training {run.loss:.3f}"
+    error = run.result.get("bound_se")
+    return f"{run.loss:.4f}" if error is None else f"{run.loss:.4f} ± {error:.4f}"
 
 
-def watch(read: Callable[[], Sequence[Row]], sweep: str, *, every_s: float = WATCH_S) -> None:
+def watch(read: Callable[[], Sequence[Run]], sweep: str, *, every_s: float = WATCH_S) -> None:
     """Show the sweep until all of it is settled, or Ctrl-C. Without a terminal: a line per change."""
     out = console()
     try:
@@ -119,34 +121,34 @@ def watch(read: Callable[[], Sequence[Row]], sweep: str, *, every_s: float = WAT
         return
 
 
-def _settled(rows: Sequence[Row]) -> bool:
-    return all(row.state in SETTLED for row in rows)
+def _settled(runs: Sequence[Run]) -> bool:
+    return all(run.state in SETTLED for run in runs)
 
 
-def _watch_terminal(read: Callable[[], Sequence[Row]], sweep: str, out: Console, every_s: float) -> None:
+def _watch_terminal(read: Callable[[], Sequence[Run]], sweep: str, out: Console, every_s: float) -> None:
     from rich.console import Group
     from rich.live import Live
 
     with Live(console=out, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
-        while not _settled(rows := read()):
-            busy = [row for row in rows if row.state not in QUIET]
-            parts = view(rows, sweep)
-            if len(rows) + len(parts) > out.height:  # the table of all would hide the rest
+        while not _settled(runs := read()):
+            busy = [run for run in runs if run.state not in QUIET]
+            parts = view(runs, sweep)
+            if len(runs) + len(parts) > out.height:  # the table of all would hide the rest
                 pictures = [part for part in parts if isinstance(part, Text)]
                 parts = [*([status_table(busy, sweep)] if busy else []), *pictures]
             live.update(Group(*parts), refresh=True)
             time.sleep(every_s)
-    show(rows, sweep, out)
+    show(runs, sweep, out)
 
 
-def _watch_lines(read: Callable[[], Sequence[Row]], sweep: str, out: Console, every_s: float) -> None:
+def _watch_lines(read: Callable[[], Sequence[Run]], sweep: str, out: Console, every_s: float) -> None:
     said = ""
     while True:
-        rows = read()
-        line = f"sweep {sweep}: {summary(row.state for row in rows)}"
+        runs = read()
+        line = f"sweep {sweep}: {summary(run.state for run in runs)}"
         if line != said:
             said = line
             out.print(line, soft_wrap=True)
-        if _settled(rows):
+        if _settled(runs):
             return
         time.sleep(every_s)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from analysis.text import duration
 from scaling.errors import UserError
-from sweeps.driver.caps import SPENDS, Caps, Spent, flops_of
+from sweeps.driver.caps import SPENDS, Caps, Spent
 from sweeps.ledger.types import Entry
 from sweeps.plan import prepare
 from sweeps.pools.rack import Node
@@ -96,7 +96,7 @@ def _spent(plan: Plan, asked: prepare.Request) -> Spent:
 
     to_do = {run.key for run in plan.to_do}
     past = [run for run in plan.runs if run.key not in to_do and run.state in SPENDS]
-    flops = sum(flops_of(plan.entry(run, dataset=".")) for run in past)
+    flops = sum(plan.entry(run, dataset=".").flops for run in past)
     if not Ledger.exists(asked.ledger_folder):
         return Spent(flops=flops)
     with Ledger(asked.ledger_folder) as ledger:

@@ -14,11 +14,11 @@ import pytest
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
-from sweeps.driver.command import conclude
 from sweeps.driver.sweep import Report
+from sweeps.launch import conclude
 from sweeps.ledger.ledger import Entry, Ledger, State
 from sweeps.ledger.requests import carry_out
-from sweeps.ledger.status import of_families, open_ledger, rows_of
+from sweeps.ledger.status import of_families, open_ledger, runs_with_progress
 from sweeps.plan import prepare
 from sweeps.plan.plan import DataFacts, plan_specs
 from sweeps.plan.rows import spec_columns
@@ -308,7 +308,7 @@ def test_tables_need_a_known_ending(tmp_path):
 
 def shown(folder: Path, *families: str) -> str:
     with open_ledger(folder, "planted") as ledger:
-        return said(show, of_families(rows_of(ledger), families), "planted")
+        return said(show, of_families(runs_with_progress(ledger), families), "planted")
 
 
 def wish(folder: Path, *asked) -> str:

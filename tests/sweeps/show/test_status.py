@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.owner import Owner
-from sweeps.ledger.status import rows_of
+from sweeps.ledger.status import runs_with_progress
 from sweeps.show.status import show
 from tests.sweeps.simulation import entry
 
@@ -26,7 +26,7 @@ def test_a_run_whose_driver_was_killed_is_not_shown_as_running(tmp_path):
             assert ledger.claim(key) is not None
     out = io.StringIO()
     with Ledger(tmp_path / "ledger") as ledger:
-        show(rows_of(ledger), "toy", Console(file=out, width=200))
+        show(runs_with_progress(ledger), "toy", Console(file=out, width=200))
     lines = {key: line for line in out.getvalue().splitlines() for key in ("alive", "dead") if key in line}
     assert "running" in lines["alive"]
     assert "running" not in lines["dead"]

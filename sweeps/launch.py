@@ -127,7 +127,7 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
         terminal.print(ended.sentence, soft_wrap=True)
         for run in ended.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
-                what = f"{run.family} {run.spec['size']['name']} at {flops_text(run.spec['budget'])} FLOPs"
+                what = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs"
                 terminal.print(
                     f"{what} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red", soft_wrap=True
                 )
