@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +25,7 @@ _ROWS_AT_ONCE = 64  # a web page is some kilobytes, a book a megabyte
 LINE_BYTES = 1 << 28  # a longer line is a file without line ends, or a bomb
 
 
-class _FileRecords(FileCorpus):
+class _FileRecords(FileCorpus, ABC):
     """A glob, then `#` and the name of the field that holds the text (`text` by default).
 
     Null and empty texts are passed over. Raises UserError with file and place for a file that cannot be
@@ -39,9 +40,9 @@ class _FileRecords(FileCorpus):
         self.field = field or "text"
         self.files = find_files(self.scheme, pattern)
 
+    @abstractmethod
     def texts(self, file: Path) -> Iterator[tuple[str, object]]:
         """The field of each record, with its place for messages."""
-        raise NotImplementedError
 
     def documents(self) -> Iterator[Document]:
         for file in self.files:
