@@ -13,7 +13,7 @@ import typer
 
 from scaling.families import FAMILIES
 from sweeps import cli
-from sweeps.driver.command import Launch, drive
+from sweeps.launch import Launch, drive
 from sweeps.plan import prepare, timing
 from sweeps.results import laws as results
 
@@ -91,7 +91,7 @@ def test_options_are_as_reviewed():
     assert found == {
         "plan": ["--family", "--sweep", "--config", "--out", *caps, "--cluster", "--gpu-price", "--page"],
         "sweep": [
-            *("--family", *which, *caps, "--address", "--bootstrap"),
+            *("--family", *which, *caps, "--address", "--pool", "--bootstrap"),
             *("--priority", "--extend", "--events", "--webhook", "--storage"),
         ],
         "status": ["--family", *which, "--watch", "-w", "--all"],
@@ -161,7 +161,7 @@ def test_unknown_family_lists_the_known_ones(here, capsys):
         ("1e8, 2e8", "1e3, 2e8", "run uniform 8x1 at 1.0e3 FLOPs: the budget is too small for one optimizer"),
         ("context_length: 32", "context_length: 100000", "context_length is 100000 and the "),
         ("*.txt", "*.nix", "no file matches"),
-        ("*.txt", "*.bin", "is not text"),
+        ("*.txt", "*.bin", ": not text"),
         ("*.txt", "*.empty", "is empty"),
         ("text:", "txt:", "did you mean 'text'?"),
         ("24x1", "24x11", "unknown size '24x11'; did you mean '24x1'?"),
