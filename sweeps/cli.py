@@ -303,7 +303,7 @@ def status(
 def _wish(action: str, chosen: Chosen, run: list[str] | None) -> None:
     with chosen.reach() as reached:
         said = reached.wish(action, chosen.family, run or ())
-        _console().print(f"sweep {reached.sweep}: {said}", soft_wrap=True)
+        _console().print(f"sweep {reached.sweep}: {said}")
 
 
 @command("family", *WHICH, store=ASK, otherwise="")
@@ -436,7 +436,7 @@ def export(
     results.check_table_path(file)
     table, _ = chosen.runs(all_runs=True)
     results.save_table(table.frame, file)
-    _console().print(f"{len(table.frame)} runs written to {file}", soft_wrap=True)
+    _console().print(f"{len(table.frame)} runs written to {file}")
 
 
 if __name__ == "__main__":

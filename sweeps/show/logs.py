@@ -31,14 +31,14 @@ def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = Fal
     out = console()
     out.print(heading(run))
     folder = run_folder(ledger.folder.parent, run.family, run.key)
-    out.print(Text(f"kept in {folder}", style="dim"), soft_wrap=True)
+    out.print(f"kept in {folder}", style="dim")
     attempts = ledger.attempts(run.key)
     folders = attempt_folders(folder)
     for attempt in attempts:
         path = folders.get(attempt["attempt"])
         reader = Follower(path / JOURNAL) if path else None
         for line in attempt_lines(attempt, reader.read() if reader else [], lines):
-            out.print(line, soft_wrap=True)
+            out.print(line)
         if reader and reader.skipped:
             damage = f"  {reader.skipped} damaged lines of its journal are left out"
             out.print(Text(damage, style="yellow"))
@@ -115,7 +115,7 @@ def _follow(ledger: Ledger, run: Run) -> None:
             for number, path in attempt_folders(folder).items():
                 follower = followers.setdefault(number, Follower(path / JOURNAL))
                 for line in filter(None, map(record_line, follower.read())):
-                    out.print(f"  {line}", soft_wrap=True)
+                    out.print(f"  {line}")
             if settled:
                 out.print(heading(replace(run, state=ledger.runs([run.key])[0].state)))
                 return
@@ -133,11 +133,11 @@ def show_recorded(run: Run, recorded: RecordedRun | None, *, lines: int = LINES)
         return
     for name, curve in recorded.curves.items():
         for step, value in sorted(curve.items())[-lines:]:
-            out.print(f"  step {step:>7}  {name} {value:.4f}", soft_wrap=True)
+            out.print(f"  step {step:>7}  {name} {value:.4f}")
     if run.sentence:
-        out.print(f"  {run.state}: {run.sentence}", soft_wrap=True)
+        out.print(f"  {run.state}: {run.sentence}")
     for line in recorded.tags.get("scaling.traceback", "").splitlines():
-        out.print(Text(f"  {line}", style="red"), soft_wrap=True)
+        out.print(Text(f"  {line}", style="red"))
 
 
 def _when(at: float) -> str:

@@ -143,9 +143,9 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     terminal = console()
     for check in checks:
         mark, style = ("ok", "green") if check.good else ("NO", "red")
-        terminal.print(f"{mark:3} {check.question} ({check.examined})", style=style, soft_wrap=True)
+        terminal.print(f"{mark:3} {check.question} ({check.examined})", style=style)
         for problem in check.problems[:20]:
-            terminal.print(f"      {problem}", soft_wrap=True)
+            terminal.print(f"      {problem}")
         if len(check.problems) > 20:
             terminal.print(f"      and {len(check.problems) - 20} more")
     return all(check.good for check in checks)
