@@ -26,7 +26,7 @@ TRAINING_PASSES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """Parameters by part; the total is their sum."""
+    """Parameters by part."""
 
     embedding: int
     blocks: int
@@ -72,7 +72,7 @@ def param_count(size: Size, vocab_size: int, kind: ParamKind = "total") -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a training sequence of L tokens costs beside one pass of L tokens that all see each other."""
+    """Cost of a training sequence of L tokens, relative to one pass of L tokens that all see each other."""
 
     inputs: float = 1.0
     """Tokens that enter the network per token of text."""
@@ -111,7 +111,7 @@ class ForwardFlops:
     head: float
     conditioning: float
     extras: float = 0.0
-    """What the family multiplies beside the shared network."""
+    """Products of the family beside the shared network."""
 
     @property
     def total(self) -> float:

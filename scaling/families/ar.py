@@ -40,10 +40,8 @@ class Autoregressive(Family):
     ) -> None:
         mask_id = vocab_size - 1 if mask_id is None else mask_id
         super().__init__(vocab_size, mask_id=mask_id, objective=objective)
-        if start not in ("mask", "none") and not (isinstance(start, int) and 0 <= start < vocab_size):
-            raise UserError(
-                f"family 'ar': start is {start!r}, it must be mask, none or an id below {vocab_size}"
-            )
+        fine = start in ("mask", "none") or (isinstance(start, int) and 0 <= start < vocab_size)
+        self.require(fine, f"start is {start!r}, it must be mask, none or an id below {vocab_size}")
         self.start = start
 
     def shift(self, x0: Tensor) -> tuple[Tensor, Tensor]:
