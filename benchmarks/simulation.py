@@ -16,16 +16,13 @@ All numbers go to build/benchmarks/simulation.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scaling.ladder import Size
+from benchmarks import TINY, options, save
 from scaling.spec import DataSpec, OptimizerSpec, RunSpec
 from sweeps.ledger.types import Entry, Needs
 from sweeps.pools.rack import Node
@@ -39,7 +36,7 @@ KINDS = ("known", "off", "kinds")
 
 SPEC = RunSpec(
     family="uniform",
-    size=Size(name="4x1", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4),
+    size=TINY,
     budget=1.0,
     sequences=800,
     batch_size=8,
@@ -137,17 +134,14 @@ def measure(num_grids: int, large: int, seed: int, show: Callable[[str], None]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options(__doc__, "simulation")
     parser.add_argument("--grids", type=int, default=200)
     parser.add_argument("--large", type=int, default=1000, help="runs of the one large sweep")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/simulation.json"))
     arguments = parser.parse_args()
-    print("makespan / max(total work / slots, longest run)")
+    print("makespan / max(total work / slots, longest run); target: within 5% of 1")
     results = measure(arguments.grids, arguments.large, arguments.seed, lambda line: print(line, flush=True))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(results, indent=1))
-    print(f"target: within 5%; all numbers in {arguments.out}")
+    save(arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes that train when told, so that two programs can be timed in turn under different conditions.
+"""Processes that train on request, so that two programs can be timed in turn under different conditions.
 
 A `Stepper` is a child process with its own environment (allocator, threads) that holds one network per
 program and family; `Stepper.window` asks it for a few optimizer steps and gets their times back. Between
@@ -37,7 +37,7 @@ TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a step works on."""
+    """Network and batch of a step."""
 
     name: str
     size: Size
@@ -71,7 +71,7 @@ class Sample:
     cpu_s_per_step: float
     """Of all threads. With one thread it is the step's time without the waiting for a busy processor."""
     foreign: float | None
-    """Share of the machine that other processes took; None where the system does not tell."""
+    """Share of the machine that other processes took; None if the system does not report it."""
 
     @property
     def quiet(self) -> bool:
@@ -331,5 +331,5 @@ def _timed(step: Callable[[], float], seconds: float) -> Sample:
 
 
 if __name__ == "__main__":
-    _asked = json.loads(sys.argv[1])
-    _serve(_asked["program"], SHAPES[_asked["shape"]], _asked["device"], _asked["precision"])
+    _request = json.loads(sys.argv[1])
+    _serve(**{**_request, "shape": SHAPES[_request["shape"]]})

@@ -137,9 +137,8 @@ class Block(Absorbing):
             if not bool(outside_BN.any()):
                 return xt
             again_BL = outside_BN.repeat_interleave(self.block_size, dim=1)
-        raise UserError(
-            f"family 'block': no masks of {self.block_size} tokens have a share within clip {self.clip}"
-        )
+        size = self.block_size
+        raise UserError(f"family 'block': no masks of {size} tokens have a share within clip {self.clip}")
 
     def evaluation_batch(self, x0: Tensor, place: Tensor, generator: torch.Generator) -> Noised:
         """Neighbouring blocks meet levels that lie apart: place is shifted by a golden step per block.

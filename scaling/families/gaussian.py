@@ -82,14 +82,12 @@ class Gaussian(Family):
         super().__init__(vocab_size, mask_id=None, objective=objective)
         self.require(embed_dim >= 2, f"embed_dim is {embed_dim}, it must be at least 2")
         self.require(schedule_units >= 1, f"schedule_units is {schedule_units}, it must be at least 1")
-        rising, ends = (
-            -math.inf < gamma_0 < gamma_1 < math.inf,
-            f"gamma_0 is {gamma_0} and gamma_1 is {gamma_1}",
-        )
-        self.require(rising, f"{ends}, they must be finite and gamma_0 the smaller")
+        ends = f"gamma_0 is {gamma_0} and gamma_1 is {gamma_1}"
+        rule = "they must be finite and gamma_0 the smaller"
+        self.require(-math.inf < gamma_0 < gamma_1 < math.inf, f"{ends}, {rule}")
         share, anneal, rate = reconstruction_share, prior_anneal_share, auxiliary_learning_rate
-        rule = "it must lie strictly between 0 and 1"
-        self.require(0 < share < 1, f"reconstruction_share is {share}, {rule}")
+        between = "it must lie strictly between 0 and 1"
+        self.require(0 < share < 1, f"reconstruction_share is {share}, {between}")
         self.require(0 <= anneal <= 1, f"prior_anneal_share is {anneal}, it must lie in [0, 1]")
         self.require(0 < rate < math.inf, f"auxiliary_learning_rate is {rate}, it must be positive")
         self.embed_dim, self.schedule_units = embed_dim, schedule_units
