@@ -10,7 +10,7 @@ isoflop     the 12 budgets of Porian et al. 2024 with 1000 draws of the noise
 
     python -m benchmarks.fitting [--rounds 5] [--resamples 4000] [--runs 10000]
 
-Nothing is downloaded. The numbers go to build/benchmarks/fitting.json; exit code 1 where a floor is missed.
+Nothing is downloaded. The numbers go to build/benchmarks/fitting.json; exit code 1 if a floor is missed.
 """
 
 # ruff: noqa: E402  # threads are limited before numpy is loaded
@@ -49,7 +49,7 @@ PLANTED = (1.69, 406.4, 410.7, 0.34, 0.28)
 
 
 def cpu_of(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of this process, and what the work returned."""
+    """CPU seconds of this process, and the result of the work."""
     started = time.process_time()
     result = work()
     return time.process_time() - started, result

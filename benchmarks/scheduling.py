@@ -127,8 +127,8 @@ def many(folder: Path, runs: int) -> dict[str, float]:
     before, began = time.process_time(), time.perf_counter()
     out = folder / "many"
     with Ledger(out / "s" / "ledger") as ledger:
-        where = tracking_uri(out)
-        report = run_sweep(entries, ledger, start("ray"), sweep="s", tracking=where, grace_s=300.0)
+        pool, tracking = start("ray"), tracking_uri(out)
+        report = run_sweep(entries, ledger, pool, sweep="s", tracking=tracking, grace_s=300.0)
     wall_s = time.perf_counter() - began
     assert report.counts == {"finished": runs}, report.sentence
     return {
@@ -139,7 +139,7 @@ def many(folder: Path, runs: int) -> dict[str, float]:
 
 
 def journals(folder: Path, runs: int, steps: int) -> Ledger:
-    """A ledger of finished runs with journals that nobody has recorded."""
+    """A ledger of finished runs whose journals are not recorded yet."""
     data = tiny_data(folder / "corpus")
     ledger = Ledger(folder / "s" / "ledger")
     ledger.enlist()
@@ -148,7 +148,7 @@ def journals(folder: Path, runs: int, steps: int) -> Ledger:
     numbers = dict.fromkeys(("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s"), 1.5)
     for entry in entries:
         claim = ledger.claim(entry.key)
-        assert claim is not None, "nobody else is here"
+        assert claim is not None, "this is the only driver"
         run = run_folder(folder / "s", entry.family, entry.key)
         with Journal(attempt_folder(run, 1) / JOURNAL) as journal:
             for step in range(1, steps + 1):

@@ -1,10 +1,10 @@
-"""How good are the schedules? The real driver on simulated clusters, held against what no schedule can beat.
+"""How good are the schedules? The real driver on simulated clusters, beside a bound for every schedule.
 
 Random grids of 20 to 500 runs on 1 to 1024 slots, with times as scaling grids have them: a few budgets, each
 a constant factor above the one before, and a lognormal spread among the runs of a budget. For each grid the
 makespan is divided by max(total work / slots, longest run).
 
-- known: every run takes what was predicted.
+- known: every run takes the predicted time.
 - off: runs take 20% more or less than predicted (lognormal), as in a sweep whose times are learned.
 - kinds: GPUs of two kinds, one two to six times as fast; the bound there is a weaker one.
 - large: one sweep of 1,000 runs on 32 slots.
@@ -99,7 +99,7 @@ def schedules(random: np.random.Generator) -> dict[str, Schedule]:
 
 
 def summary(outcomes: Sequence[Schedule]) -> dict[str, float]:
-    """Makespan over the bound, and what the driver took for it."""
+    """Makespan over the bound, and the driver's own time."""
     ratios = np.array([schedule.makespan_s / schedule.bound_s for schedule in outcomes])
     runs = sum(len(schedule.stays) for schedule in outcomes)
     return {

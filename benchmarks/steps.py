@@ -32,7 +32,7 @@ QUIET = 0.08
 """A sample counts as quiet when other processes took at most this share of the machine meanwhile."""
 
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
-"""glibc keeps large blocks instead of returning them to the kernel; what a sweep's workers run under."""
+"""glibc keeps large blocks instead of returning them to the kernel; the setting of a sweep's workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +226,7 @@ def project_step(family: str, shape: Shape, device: str, precision: str) -> Call
         optimizer=OptimizerSpec(learning_rate=1e-4, schedule="constant"),
         precision=precision,  # type: ignore[arg-type]
     )
-    # The loop's own parts, so that what is timed is what runs.
+    # The loop's own parts, so that the timed step is the real one.
     run = loop._prepare(spec, _RandomText(shape, num_ids), device, None, False)
     with torch.no_grad():  # no kernel shall see the zeros that gates and head start with
         for parameter in run.model.parameters():
@@ -273,7 +273,7 @@ def textbook_step(family: str, shape: Shape, device: str, precision: str) -> Cal
 
 
 def predicted_ids(family: str, shape: Shape) -> int:
-    """Ids that text is made of: the vocabulary without the mask id, where the family has one."""
+    """Ids of text: the vocabulary without the mask id, if the family has one."""
     from scaling.families import family_class
 
     return shape.vocab_size - (family_class(family).vocab_size_for(shape.vocab_size) - shape.vocab_size)

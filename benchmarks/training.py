@@ -49,20 +49,22 @@ SHARES = {
     "block": 0.75,
     "gaussian": 0.70,
 }
-"""Every family, and the floor of its FLOP/s as a share of those of `masked`, where one was set."""
+"""Every family, and the floor of its FLOP/s as a share of those of `masked`, if one was set."""
 
 Samples = dict[str, list[Sample]]
 
 
 def measure(
-    shape: Shape, families: tuple[str, ...], rounds: int, seconds: float, threads: int, **where: str
+    shape: Shape, families: tuple[str, ...], rounds: int, seconds: float, threads: int, **machine: str
 ) -> tuple[dict[str, Samples], float]:
     """Samples by family and program, taken in turn, and the machine's matrix-product peak in FLOP/s."""
     samples_by_family: dict[str, Samples] = {family: defaultdict(list) for family in families}
     peaks = []
     with ExitStack() as stack:
         steppers = {
-            name: stack.enter_context(Stepper(name.split()[0], shape, threads=threads, tuned=tuned, **where))
+            name: stack.enter_context(
+                Stepper(name.split()[0], shape, threads=threads, tuned=tuned, **machine)
+            )
             for name, tuned in PROGRAMS.items()
         }
         for _ in range(rounds):
@@ -76,12 +78,12 @@ def measure(
 
 
 def seconds(sample: Sample, threads: int, device: str) -> float:
-    """A step's time: of the processor where one thread does it all, of the clock otherwise."""
+    """A step's time: of the processor if one thread does it all, of the clock otherwise."""
     return sample.cpu_s_per_step if threads == 1 and device == "cpu" else sample.seconds_per_step
 
 
 def chosen(pairs: list[tuple[Sample, ...]]) -> list[tuple[Sample, ...]]:
-    """The quiet ones where there are three, else all."""
+    """The quiet ones if there are three, else all."""
     quiet = [pair for pair in pairs if all(sample.quiet for sample in pair)]
     return quiet if len(quiet) >= 3 else pairs
 
@@ -120,11 +122,11 @@ def row(
 
 
 def measure_shares(
-    shape: Shape, labels: tuple[str, ...], rounds: int, window_s: float, threads: int, **where: str
+    shape: Shape, labels: tuple[str, ...], rounds: int, window_s: float, threads: int, **machine: str
 ) -> dict[str, list[Sample]]:
     """Samples of the project's step by label, each round in turn, so that a round's ratios hang together."""
     samples_by_family: dict[str, list[Sample]] = defaultdict(list)
-    with Stepper("project", shape, threads=threads, tuned=True, **where) as stepper:
+    with Stepper("project", shape, threads=threads, tuned=True, **machine) as stepper:
         for _ in range(rounds):
             for label in labels:
                 wait_for_quiet(1.0)
@@ -231,11 +233,11 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
     families = tuple(arguments.families.split(","))
-    where = {"device": arguments.device, "precision": arguments.precision}
+    machine = {"device": arguments.device, "precision": arguments.precision}
     rows, samples = [], {}
     for name in arguments.shapes.split(","):
         samples_by_family, peak = measure(
-            SHAPES[name], families, arguments.rounds, arguments.seconds, arguments.threads, **where
+            SHAPES[name], families, arguments.rounds, arguments.seconds, arguments.threads, **machine
         )
         rows += [
             row(SHAPES[name], family, samples_by_family[family], peak, arguments.threads, arguments.device)
@@ -249,13 +251,13 @@ def main() -> None:
     title = f"training step, {arguments.precision} on {arguments.device}, {arguments.threads} threads"
     shares = []
     for name in arguments.shapes.split(","):
-        found_shares = measure_shares(
-            SHAPES[name], tuple(SHARES), arguments.rounds, arguments.seconds, arguments.threads, **where
+        samples_of_shape = measure_shares(
+            SHAPES[name], tuple(SHARES), arguments.rounds, arguments.seconds, arguments.threads, **machine
         )
-        shares += share_rows(SHAPES[name], found_shares, arguments.threads, arguments.device)
+        shares += share_rows(SHAPES[name], samples_of_shape, arguments.threads, arguments.device)
     show_shares(shares, f"every family, {title}")
-    show_ratios(rows, arguments.rounds, title, targets=where == {"device": "cpu", "precision": "float32"})
-    record = {"threads": arguments.threads, **where, "rows": rows, "shares": shares, "samples": samples}
+    show_ratios(rows, arguments.rounds, title, targets=machine == {"device": "cpu", "precision": "float32"})
+    record = {"threads": arguments.threads, **machine, "rows": rows, "shares": shares, "samples": samples}
     save(arguments.out, record)
 
 

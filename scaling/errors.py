@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """The user's input is wrong: the message names the field, the value and what would be right.
+    """The user's input is wrong: the message names the field, the value and the rule.
 
     The command line prints the message alone and exits with code 2.
     """

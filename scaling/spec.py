@@ -55,7 +55,7 @@ def _require_one_of(choices: Sequence[str], spec: Any, name: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
-    """The text a run learns from; `fingerprint` identifies its content, `corpus` says where it came from."""
+    """The text a run learns from; `fingerprint` identifies its content, `corpus` names its source."""
 
     corpus: str
     tokenizer: str
@@ -75,7 +75,7 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSettings:
-    """AdamW and the shape of its schedule: what the runs of a sweep have in common."""
+    """AdamW and the shape of its schedule, common to the runs of a sweep."""
 
     schedule: Schedule = "cosine"
     """Shape of the learning rate after warm-up; `wsd` is warm-up, stable, decay."""
@@ -151,7 +151,7 @@ class RunSpec:
     """Training FLOPs the run was planned for, in `flop_convention`."""
     flop_convention: flops.Convention = "exact"
     sequences: int
-    """Training sequences in all; the last step takes what is left, so the budget is met to one sequence."""
+    """Training sequences in all; the last step takes the rest, so the budget is met to one sequence."""
     batch_size: int
     """Sequences per optimizer step."""
     data: DataSpec

@@ -45,7 +45,7 @@ class Autoregressive(Family):
         self.start = start
 
     def shift(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Network inputs and targets, each (B, L), or (B, L - 1) where start is "none"."""
+        """Network inputs and targets, each (B, L), or (B, L - 1) if start is "none"."""
         if self.start == "none":
             return x0[:, :-1], x0[:, 1:]
         first = torch.full_like(x0[:, :1], self.mask_id if isinstance(self.start, str) else self.start)
@@ -65,7 +65,7 @@ class Autoregressive(Family):
         return Noised(x0, self.corrupt(x0, place, generator), torch.zeros_like(place))
 
     def token_bound(self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """-log p(x_i | x_<i), (B, L) nats, (B, L - 1) where start is "none"."""
+        """-log p(x_i | x_<i), (B, L) nats, (B, L - 1) if start is "none"."""
         if x0.shape[1] > logits.shape[1]:
             x0 = self.targets(x0)
         logits = suppress(logits, self.mask_id)

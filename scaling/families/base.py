@@ -50,7 +50,7 @@ class Noised:
     xt: Tensor
     """(B, L) noisy ids."""
     t: Tensor
-    """(B,) noise times, or (B, L) where positions differ."""
+    """(B,) noise times, or (B, L) if positions differ."""
     weight: Tensor | None = None
     """(B,) or (B, L): weight of a token's loss, 1 on average over the draws. None: 1."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class Family(ABC):
 
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
-        """Vocabulary of a model over `num_token_ids` tokens: one id more where the family needs a mask."""
+        """Vocabulary of a model over `num_token_ids` tokens: one id more if the family needs a mask."""
         del options
         return num_token_ids + 1
 
@@ -180,7 +180,7 @@ class Family(ABC):
         return self.token_bound(logits, x0, xt, t)
 
     def scored(self, xt: Tensor) -> Tensor | None:
-        """(B, L) True where the loss depends on the logits; None when it does everywhere."""
+        """(B, L) True if the loss depends on the logits there; None if it does everywhere."""
         del xt
         return None
 

@@ -4,7 +4,7 @@ log p(x) = sum over blocks b of log p(x^b | x^{<b}), each bounded by an absorbin
 (eq. 8): E over t_b of -alpha' / (1 - alpha) times the sum over masked tokens of -log p(x_0 | x_t^b, x^{<b}).
 Blocks of one token give the exact likelihood of `ar`, one block of L tokens gives `masked`; in between the
 bound grows with the block size. In training the network reads a noisy and a clean copy of the text at once
-(`scaling.models.Doubled`); what it makes of finished blocks never changes, so sampling keeps it.
+(`scaling.models.Doubled`); its keys and values of finished blocks never change, so sampling keeps them.
 
 B batch, L length, V vocabulary, N blocks of a sequence.
 """
@@ -86,7 +86,7 @@ class Block(Absorbing):
         rule = f"it must divide the context of {context_length} tokens"
         self.require(context_length % self.block_size == 0, f"block_size is {self.block_size}, {rule}")
 
-    # -- what the network reads, and what that costs ----------------------------------------------
+    # -- the network's input, and its cost ---------------------------------------------------------
 
     def view(self, noised: Noised) -> tuple[Tensor, dict[str, Any]]:
         self.check_context(noised.xt.shape[1])
@@ -209,7 +209,7 @@ class Block(Absorbing):
 
 
 class _Reader:
-    """Logits of a noisy block behind clean ones; each clean block is read once where the model allows."""
+    """Logits of a noisy block behind clean ones; each clean block is read once if the model allows."""
 
     def __init__(self, family: Block, model: Denoiser) -> None:
         self.family, self.model = family, model
@@ -277,7 +277,7 @@ def search_clip(
     """The range of mask rates in which the training loss of `model` varies least (BD3-LM, section 5.3).
 
     batches: held-out ids, each (B, L). Every range meets every batch once; the variance is over all its
-    blocks. The loss stands for its gradient, whose variance is what training suffers from.
+    blocks. The loss stands for its gradient, whose variance slows training.
     """
     ranges = tuple(ranges or clip_ranges())
     totals = np.zeros(len(ranges))

@@ -89,7 +89,7 @@ class Curriculum:
 
     @cached_property
     def gamma_range(self) -> tuple[float, float]:
-        """gamma at noise times 0 and 1: where the discrete signal level has the values of `alpha_range`."""
+        """gamma at noise times 0 and 1, at the discrete signal levels of `alpha_range`."""
         first, last = gamma_of(torch.tensor(list(self.alpha_range), dtype=torch.float64), self.vocab_size)
         return float(first), float(last)
 
@@ -205,7 +205,7 @@ def full_input(
 
 
 def latent_scales(gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """What a latent keeps of onehot(x_0) and of epsilon: sqrt(sigmoid(-gamma)), sqrt(sigmoid(gamma))."""
+    """Factors of onehot(x_0) and of epsilon in a latent: sqrt(sigmoid(-gamma)), sqrt(sigmoid(gamma))."""
     return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
 
 
@@ -263,7 +263,7 @@ def largest_normals(uniforms: Tensor, count: int) -> Tensor:
     """The M largest of `count` standard normals, falling, from uniforms in [0, 1), (..., M).
 
     The largest of n uniforms is distributed as U^(1/n), and the next as the largest of n - 1 below it.
-    Worked with logs and from the upper tail, where the digits are.
+    Computed with logs and from the upper tail, which has the digits.
     """
     left = torch.arange(count, count - uniforms.shape[-1], -1, dtype=uniforms.dtype, device=uniforms.device)
     log_place = (torch.log(uniforms.clamp(min=2.0**-54)) / left).cumsum(-1)

@@ -132,7 +132,7 @@ class Esoteric(Absorbing):
         row = self._arranged(x0, t, generator, sequential=False)
         return Noised(row.x0, row.xt, t, 2 * place, {**row.extra, **sequential})
 
-    # -- what the network reads, and what that costs -----------------------------------------------
+    # -- the network's input, and its cost ---------------------------------------------------------
 
     def _is_sequential(self, noised: Noised) -> Tensor:
         """(B,) rows of the sequential term."""
@@ -175,7 +175,7 @@ class Esoteric(Absorbing):
     def sample(
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:
-        """Diffusion in `steps` even steps of time, then what is left from left to right, one call a token.
+        """Diffusion in `steps` even steps of time, then the rest from left to right, one call a token.
 
         Every row has its own random order; how many tokens a step restores is drawn once for the batch, as
         in the published sampler. Steps that restore none cost no call. A Transformer reads each token once.
@@ -211,7 +211,7 @@ class Esoteric(Absorbing):
     def _masked_logits(
         self, model: Denoiser, decoded: Tensor, order: Tensor, count: int, cache: Cache | None, read: int
     ) -> Tensor:
-        """Logits (B, count, V) of the next `count` places of `order`, behind what is decoded."""
+        """Logits (B, count, V) of the next `count` places of `order`, after the decoded ones."""
         start = 0 if cache is None else read
         masks = decoded.new_full((len(decoded), count), self.mask_id)
         ids = torch.cat([decoded[:, start:], masks], dim=1)

@@ -55,7 +55,7 @@ class Restorer(Protocol):
 class Gaussian(Family):
     """Diffusion of token embeddings, trained on its bound.
 
-    embed_dim: E; the paper found small best. gamma_0, gamma_1: where the schedule's ends start.
+    embed_dim: E; the paper found small best. gamma_0, gamma_1: initial ends of the schedule.
     schedule_units: hidden units of the schedule's network. self_conditioning: off, it saves a pass.
     reconstruction_share: of a batch's rows, those that estimate the reconstruction.
     prior_anneal_share: share of the steps over which the output prior grows from 0 to 1.
@@ -106,7 +106,7 @@ class Gaussian(Family):
 
     @cached_property
     def vectors(self) -> Tensor:
-        """(V, E) unit vectors that stand in where no model is given: the same in every process."""
+        """(V, E) unit vectors to be used without a model: the same in every process."""
         generator = torch.Generator().manual_seed(0)
         return unit(torch.randn(self.vocab_size, self.embed_dim, generator=generator, dtype=torch.float64))
 
@@ -131,7 +131,7 @@ class Gaussian(Family):
         return 1 - self.schedule(t)[0]
 
     def conditioning(self, t: Tensor) -> Tensor:
-        """gamma(t) on the straight line, (B,): what a model is called with beside `corrupt`'s latents."""
+        """gamma(t) on the straight line, (B,): a model's input beside `corrupt`'s latents."""
         return self.levels(t)[0]
 
     def training_times(self, count: int, generator: torch.Generator) -> Tensor:
@@ -155,7 +155,7 @@ class Gaussian(Family):
     def token_bound(
         self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, model: Restorer | None = None
     ) -> Tensor:
-        """(B, L) nats: the diffusion term's integrand where t > 0, the reconstruction where t = 0.
+        """(B, L) nats: the diffusion term's integrand if t > 0, the reconstruction if t = 0.
 
         logits (B, L, V) with the output prior in them; xt, the latents, is not looked at. Their bound is
         the mean over t in (0, 1] plus the value at t = 0 plus `prior_nats`.
@@ -170,7 +170,7 @@ class Gaussian(Family):
 
     @property
     def ignorance(self) -> float:
-        """What a fresh network costs: all tokens equally likely at gamma_0, and x_hat near 0 everywhere."""
+        """Loss of a fresh network: all tokens equally likely at gamma_0, and x_hat near 0 everywhere."""
         return math.log(self.vocab_size) + (math.exp(-self.gamma_0) - math.exp(-self.gamma_1)) / 2
 
     # -- the network -----------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class Gaussian(Family):
     def param_count(self, size: Size, kind: flops.ParamKind = "total") -> int:
         """Parameters: `total` is all. `non_embedding` and `body` leave the noise schedule out.
 
-        The schedule is no part of what turns latents into logits, and its interior does not move the bound.
+        The schedule does not help to turn latents into logits, and its interior does not move the bound.
         """
         shared = flops.param_count(size, self.vocab_size, kind)
         front = (2 * self.embed_dim + 2 * FREQUENCIES) * size.hidden

@@ -56,7 +56,7 @@ GIDD_WEIGHTS = ("dynamic", "dynamic_released")
 CLIPPED = ("clamp", *GIDD_WEIGHTS)
 
 LARGEST_GAIN = 1e36
-"""As much as float32 holds: where redrawn tokens are rarer than alpha N / 1e36 they count as that rare."""
+"""The limit of float32: redrawn tokens that are rarer than alpha N / 1e36 count as that rare."""
 
 
 class Hybrid(Family):
@@ -66,7 +66,7 @@ class Hybrid(Family):
     one of p_u and noise; with neither, p_u = 0.1. p_u = 0 is family masked exactly (the released code
     floors p_u at e^-20). schedule, schedule_eps: with noise only, where pi depends on alpha alone; GIDD's
     p_u comes with a schedule of its own.
-    objective: what is trained on, see `training_weights`; by default what each paper trains on, "dynamic"
+    objective: see `training_weights`; by default the one of each paper, "dynamic"
     with p_u and "unweighted" with noise. max_weight: where the clipping objectives clip, 2 by default.
     time_conditioned: whether the network is conditioned on -log alpha_t, as in GIDD, not in the study.
 
@@ -141,7 +141,7 @@ class Hybrid(Family):
         return shifted_levels(*self.schedule(t), self.noise_share(t), self.shift)
 
     def mixing(self, t: Tensor) -> Tensor:
-        """pi_t, where noise leads at time t: (*t.shape, V) probabilities, float64."""
+        """pi_t, the distribution of the noise at time t: (*t.shape, V) probabilities, float64."""
         levels = self.levels(t)
         pi = (levels.uniform / self.num_tokens)[..., None].repeat_interleave(self.vocab_size, -1)
         pi[..., self.mask_id] = levels.masked

@@ -45,9 +45,9 @@ class Levels:
     uniform: Tensor
     """Share of the noise that is redrawn tokens, s."""
     mask_rate: Tensor
-    """d/dt log(noise masked / alpha): the bound's weight where x_t is MASK."""
+    """d/dt log(noise masked / alpha): the bound's weight if x_t is MASK."""
     uniform_rate: Tensor
-    """d/dt log(noise uniform / alpha): the bound's weight where x_t is another token than x_0."""
+    """d/dt log(noise uniform / alpha): the bound's weight if x_t is another token than x_0."""
     snr_rate: Tensor
     """-d/dt log(alpha / noise)."""
 
