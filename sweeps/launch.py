@@ -24,7 +24,7 @@ from sweeps.results import laws as results
 from sweeps.results import terminal as printing
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
-from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_brief
+from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,17 +103,17 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
             pool = start()
         if pool is not None and storage is not None:
             pool = stack.enter_context(closing(StoragePool(pool, storage, [dataset.folder])))
-        terminal.print(plan_brief(plan, slots=prepare.local_slots(request.config)))
-        terminal.print(f"recorded in {without_secrets(uri)}", soft_wrap=True)
+        terminal.print(plan_view(plan, slots=prepare.local_slots(request.config), brief=True))
+        terminal.print(f"recorded in {without_secrets(uri)}")
         if repaired:
-            terminal.print(repaired, style="yellow", soft_wrap=True)
+            terminal.print(repaired, style="yellow")
         files, files_before = str(storage) if storage is not None else None, ledger.fact("storage")
         ledger.note_fact("storage", files)
         if files:
-            terminal.print(f"files of runs go to {files}", soft_wrap=True)
+            terminal.print(f"files of runs go to {files}")
         if files_before not in (None, files):
             text = f"they went to {files_before} before, so unfinished runs start from their beginning"
-            terminal.print(text, style="yellow", soft_wrap=True)
+            terminal.print(text, style="yellow")
         report = run_sweep(
             [plan.entry(run, dataset.folder) for run in plan.runs],
             ledger,
@@ -124,16 +124,16 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
             caps=how.caps,
             priority=how.priority,
         )
-        terminal.print(report.sentence, soft_wrap=True)
+        terminal.print(report.sentence)
         for run in report.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
                 label = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({run.key[:KEY_LETTERS]})"
-                terminal.print(f"{label}: {run.sentence}", style="red", soft_wrap=True)
+                terminal.print(f"{label}: {run.sentence}", style="red")
         code = conclude(request, ledger, plan, report, how.bootstrap, terminal)
         if events:
             events.done(report)
         if how.webhook and (problem := call_webhook(how.webhook, name, report)):
-            terminal.print(problem, style="yellow", soft_wrap=True)
+            terminal.print(problem, style="yellow")
         return code
 
 
@@ -147,7 +147,7 @@ def conclude(
     refused = printing.fit_all(table, request.folder, bootstrap=bootstrap, journals=True, out=out)
     printing.show_refused(refused, out)
     for step in printing.next_steps(request, plan.families):
-        out.print(f"next: {step}", soft_wrap=True)
+        out.print(f"next: {step}")
     if refused or not all(run.state in (State.FINISHED, State.DIVERGED) for run in report.runs):
         return INCOMPLETE
     return UNRECORDED if report.waiting_records else DONE

@@ -63,18 +63,18 @@ def show_plan(
     slots = prepare.local_slots(request.config)
     if nodes:
         slots = max((Rack(nodes).slots(run.needs) for run in plan.to_do), default=1)
-    out.print(plan_view(plan, slots=slots, width=out.width))
-    out.print(places(plan, request.folder, data=request.data_folder), soft_wrap=True)
+    out.print(plan_view(plan, slots=slots))
+    out.print(places(plan, request.folder, data=request.data_folder))
     if not facts.prepared:
         out.print("the data is not prepared yet, so finished runs are not known")
     if nodes and plan.to_do:
         schedule = simulated(plan, nodes, caps, _spent(plan, request) if caps else None)
         for line, style in summary_lines(schedule, gpu_price):
-            out.print(line, style=style, soft_wrap=True)
+            out.print(line, style=style)
         if page and schedule.stays:
-            out.print(f"wrote {_write_page(schedule, request)}", soft_wrap=True)
+            out.print(f"wrote {_write_page(schedule, request)}")
         elif schedule.stays:
-            out.print(f"--page draws which run goes where and when ({request.folder / PAGE})", soft_wrap=True)
+            out.print(f"--page draws which run goes where and when ({request.folder / PAGE})")
         elif page:
             out.print("no run starts, so there is no schedule to draw")
 
