@@ -42,7 +42,7 @@ from analysis.figures.diagnostics import (
     influence_table,
     variants,
     variants_table,
-)
+)  # fmt: skip
 from analysis.figures.frontiers import frontier, frontier_table
 from analysis.figures.isoflops import isoflop, isoflop_table
 from analysis.figures.measured import best_losses, best_losses_table, measured, measured_table
@@ -78,24 +78,16 @@ class Kind:
 
 
 FIGURES: dict[str, Kind] = {
-    "isoflop": Kind(
-        draw=isoflop, of="isoflop", in_report=True,
-        shows="loss against size at every budget, with parabolas and minima",
-    ),
-    "frontier": Kind(
-        draw=frontier, of="laws", in_report=True,
-        shows="loss, size, tokens and tokens per parameter of the best run at every budget",
-    ),
-    "loss_curves": Kind(
-        draw=loss_curves, of="runs", in_report=True,
-        shows="the training objective along runs, and the held-out bound at their end",
-    ),
+    "isoflop": Kind(draw=isoflop, of="isoflop", in_report=True,
+        shows="loss against size at every budget, with parabolas and minima"),
+    "frontier": Kind(draw=frontier, of="laws", in_report=True,
+        shows="loss, size, tokens and tokens per parameter of the best run at every budget"),
+    "loss_curves": Kind(draw=loss_curves, of="runs", in_report=True,
+        shows="the training objective along runs, and the held-out bound at their end"),
     "measured": Kind(draw=measured, of="table", shows="loss against size of runs, before any law"),
     "best_losses": Kind(draw=best_losses, of="table", shows="the best loss of each family and budget"),
-    "compare": Kind(
-        draw=compare, of="comparison", in_report=True,
-        shows="compute of families over a reference at equal loss",
-    ),
+    "compare": Kind(draw=compare, of="comparison", in_report=True,
+        shows="compute of families over a reference at equal loss"),
     "against": Kind(draw=against, of="beside", shows="a law beside published ones"),
     "surface_residuals": Kind(draw=surface_residuals, of="surface", shows="how far runs lie from a surface"),
     "variants": Kind(draw=variants, of="diagnosis", shows="the same runs fitted otherwise"),

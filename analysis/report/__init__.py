@@ -45,16 +45,10 @@ Laws = Mapping[str, Mapping[str, "Law"]]
 
 
 def write_report(
-    path: str | Path,
-    runs: pd.DataFrame,
-    laws: Laws,
-    *,
-    title: str = "Scaling laws",
-    source: str = "",
-    comparison: Comparison | None = None,
-    refused: Mapping[str, Sequence[str]] | None = None,
+    path: str | Path, runs: pd.DataFrame, laws: Laws, *, title: str = "Scaling laws", source: str = "",
+    comparison: Comparison | None = None, refused: Mapping[str, Sequence[str]] | None = None,
     losses: pd.DataFrame | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the report as `path`, whole or not at all, and return the path.
 
     runs: the table the laws were fitted to. source: where it came from, as the reader will see it. refused:
