@@ -42,7 +42,7 @@ from analysis.figures.diagnostics import (
     influence_table,
     variants,
     variants_table,
-)  # fmt: skip
+)
 from analysis.figures.frontiers import frontier, frontier_table
 from analysis.figures.isoflops import isoflop, isoflop_table
 from analysis.figures.measured import best_losses, best_losses_table, measured, measured_table
