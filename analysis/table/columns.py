@@ -42,7 +42,7 @@ BIASED_LOSS = "train_biased_loss"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: dtype is "str", "float64", "Int64" or "time"; home is where MLflow keeps it."""
+    """One column: dtype is "str", "float64", "Int64" or "time"; home is its place in MLflow."""
 
     name: str
     dtype: str
@@ -60,7 +60,7 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("seed", "Int64", "", "seed of every random draw of the run"),
     Column("status", "str", "", "one of " + ", ".join(STATUSES), "tag"),
     Column("budget", "float64", "FLOPs", "planned training compute, in flop_convention"),
-    Column("flop_convention", "str", "", "what budget and flops count: exact, 6nd or sahoo2026"),
+    Column("flop_convention", "str", "", "convention of budget and flops: exact, 6nd or sahoo2026"),
     Column("flops", "float64", "FLOPs", "training compute spent, in flop_convention"),
     Column("flops_exact", "float64", "FLOPs", "training compute, every matrix product counted"),
     Column("flops_6nd", "float64", "FLOPs", "6 x params_non_embedding x tokens"),
@@ -95,7 +95,7 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("ended", "time", "UTC", "last attempt ended", "run"),
 )
 REQUIRED = ("params", "tokens", "loss")
-"""What a file must have to be a run table; everything else is welcome but optional."""
+"""The columns that a file must have to be a run table; all others are optional."""
 
 _BY_NAME = {column.name: column for column in RUN_COLUMNS}
 _log = logging.getLogger(__name__)

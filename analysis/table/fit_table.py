@@ -49,7 +49,7 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTable:
-    """What a fit needs, as float64 arrays of one length, sorted."""
+    """The input of a fit as float64 arrays of one length, sorted."""
 
     params: np.ndarray
     tokens: np.ndarray

@@ -68,7 +68,7 @@ class Database:
         self.connection = connection
 
     def runs(self) -> pd.DataFrame:
-        # a column is looked up wherever it could stand, whatever program wrote it
+        # any program may have written a run, so a column is looked up in every place it fits
         texts = [column.name for column in RUN_COLUMNS if column.home != "run"]
         numbers = [column.name for column in RUN_COLUMNS if column.dtype == "float64"]
         select = "SELECT run_uuid AS run_id, key, value"

@@ -55,7 +55,7 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
     `family` are a name, several names, or None for all. From MLflow every column is there (missing values
     where a run has none); from a file, the columns it has, `params` taken from `params_non_embedding` where
     only that is given. Where MLflow holds a key twice in a sweep, the finished run, else the latest, is kept.
-    Seeds are Int64, or texts where one is larger. Control characters in texts are escaped.
+    Seeds are Int64, or texts if one is larger. Control characters in texts are escaped.
 
     UserError, in one sentence, for a store that does not exist, does not answer within seconds, is of a newer
     schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family; also for

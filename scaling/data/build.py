@@ -141,7 +141,7 @@ def _build(folder: Path, source: Corpus, tokenizer_name: str, progress: "_Progre
         "splits": splits,
     }
     write_meta(folder, {**meta, "fingerprint": fingerprint_of(meta)})
-    read_checked(folder)  # the disk has what was written to it; makes the blocks' sums
+    read_checked(folder)  # compares the disk with the written bytes and makes the blocks' sums
 
 
 def _limit_that_splits(source: Corpus) -> int:

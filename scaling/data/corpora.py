@@ -36,7 +36,7 @@ class Corpus(Protocol):
 
 
 def digest_of(text: bytes) -> int:
-    """The first 64 bits of a document's SHA-256: what every choice about the document is made from."""
+    """The first 64 bits of a document's SHA-256, the basis of every choice about the document."""
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
 
@@ -95,7 +95,7 @@ def text_problem(text: bytes) -> str | None:
 
 
 class TextCorpus(FileCorpus):
-    """`text:GLOB`: UTF-8 files, each cut into documents of at most 16 KiB, at line ends where it has any.
+    """`text:GLOB`: UTF-8 files, each cut into documents of at most 16 KiB, at line ends if it has any.
 
     The pieces let even one long file be split into train and held-out. Raises UserError for a file that is
     not text, naming it.

@@ -155,12 +155,12 @@ def away(folder: Path, problem: OSError) -> DataAwayError:
     return DataAwayError(f"prepared data cannot be read: {missing} ({problem})")
 
 
-def damaged(folder: Path, what: str) -> DataDamagedError:
+def damaged(folder: Path, fault: str) -> DataDamagedError:
     """The error for tokens that changed since they were written; the next `prepare` compares all of them."""
     with contextlib.suppress(OSError):
         (folder / CHECKED).unlink(missing_ok=True)
     return DataDamagedError(
-        f"prepared data is damaged: {what}; the next `scaling sweep` makes or fetches it again"
+        f"prepared data is damaged: {fault}; the next `scaling sweep` makes or fetches it again"
     )
 
 
@@ -187,7 +187,7 @@ def check_tokens(folder: Path, meta: dict[str, Any]) -> None:
             raise damaged(folder, f"{folder / META} does not match its fingerprint")
     except OSError as problem:
         raise away(folder, problem) from problem
-    with contextlib.suppress(OSError):  # somebody else's folder: its blocks go unchecked
+    with contextlib.suppress(OSError):  # another user's folder: its blocks go unchecked
         for path, content in sums.items():
             if not path.exists() or path.read_bytes() != content:
                 with write_whole(path) as temporary:
@@ -214,11 +214,11 @@ class Workshop:
     """The place to build one folder of a cache: a lock makes a second builder wait, temporaries vanish."""
 
     def __init__(self, cache: Path, name: str) -> None:
-        assert "." not in name, "what comes before the first dot of a temporary is the name it is built for"
+        assert "." not in name, "a temporary folder is called NAME.OWNER"
         self.cache, self.name = cache, name
         self.target = cache / name
         self._workshop = cache / _WORKSHOP
-        self._alone = False  # whether a lock proves that nobody else builds this name
+        self._alone = False  # whether a lock proves that this is the only builder of the name
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -300,7 +300,7 @@ class Workshop:
         sync(self.cache)
 
     def _sweep(self) -> None:
-        """Remove what killed builders left: on this host if their lock is free, elsewhere after a day."""
+        """Remove leftovers of killed builders: of this host if their lock is free, of others after a day."""
         for leftover in self._workshop.iterdir():
             name, _, maker = leftover.name.partition(".")
             if maker == "lock":
@@ -339,7 +339,7 @@ _REFUSED = {
 
 
 def _in_the_way(problem: OSError) -> bool:
-    """Whether a file stands where a folder was to be made, rather than a folder having come or gone."""
+    """Whether a file is in the place of the new folder, rather than a folder having come or gone."""
     try:
         return not stat.S_ISDIR(os.lstat(problem.filename).st_mode)
     except FileNotFoundError:

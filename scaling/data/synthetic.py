@@ -52,7 +52,7 @@ class Source(ABC):
 
     @abstractmethod
     def conditionals(self, ids: np.ndarray) -> np.ndarray:
-        """p(x_l = v | x_1..x_{l-1}) for windows (B, L): (B, L, V). What a perfect `ar` model predicts."""
+        """p(x_l = v | x_1..x_{l-1}) for windows (B, L): (B, L, V), as a perfect `ar` model predicts."""
 
     def log_prob(self, ids: np.ndarray) -> np.ndarray:
         """log p of whole windows (B, L), in nats: (B,)."""

@@ -36,7 +36,7 @@ class Tokenizer(Protocol):
         """Text for people to read: bytes that are no UTF-8 show as �, document ends as ␄."""
 
     def save(self, folder: Path) -> None:
-        """Write what `open_tokenizer` needs, if anything."""
+        """Write the file of `open_tokenizer`, if it needs one."""
 
 
 class ByteTokenizer:
@@ -62,7 +62,7 @@ class ByteTokenizer:
 class HubTokenizer:
     """A tokenizer of the package `tokenizers`: trained here (`bpe:N`), from the hub, or from a file.
 
-    Special tokens are not added, but for one end-of-document id: the vocabulary's own where it has one of
+    Special tokens are not added, but for one end-of-document id: the vocabulary's own if it has one of
     the usual names, otherwise one more id than the vocabulary has.
     """
 
