@@ -76,9 +76,8 @@ def sizes_per_budget(
             notes += [f"{place} {flops_text(budget)} FLOPs {note}"] if note else []
         else:
             names = chosen.sizes[budget] if isinstance(chosen.sizes, dict) else chosen.sizes or ()
-            for name in names:
-                if name not in available:
-                    raise UserError(f"{config.source}: {unknown('size', name, available)}")
+            if absent := [name for name in names if name not in available]:
+                raise UserError(f"{config.source}: {unknown('size', absent[0], available)}")
             sizes = [available[name] for name in names]
         by_budget[budget] = tuple(sorted(sizes, key=lambda size: size_params(size, num_token_ids)))
     return by_budget, notes
