@@ -263,7 +263,7 @@ def sweep(
     storage: Annotated[Text, option(STORAGE, metavar="URI", envvar="SCALING_STORAGE")] = None,
 ) -> None:
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
-    from sweeps.driver.command import Launch, drive
+    from sweeps.launch import Launch, drive
 
     how = Launch(
         store=chosen.store,
@@ -292,10 +292,10 @@ def status(
 
     with chosen.reach() as reached:
         if watch:
-            shown.watch(lambda: of_families(reached.rows(), chosen.family), reached.sweep)
+            shown.watch(lambda: of_families(reached.runs(), chosen.family), reached.sweep)
             return
-        rows = of_families(reached.rows(), chosen.family)
-        shown.show(rows, reached.sweep, whole=every_row)
+        runs = of_families(reached.runs(), chosen.family)
+        shown.show(runs, reached.sweep, whole=every_row)
         if reached.note:
             _console().print(reached.note)
 
@@ -303,7 +303,7 @@ def status(
 def _wish(action: str, chosen: Chosen, run: list[str] | None) -> None:
     with chosen.reach() as reached:
         said = reached.wish(action, chosen.family, run or ())
-        _console().print(f"sweep {reached.sweep}: {said}", soft_wrap=True)
+        _console().print(f"sweep {reached.sweep}: {said}")
 
 
 @command("family", *WHICH, store=ASK, otherwise="")
@@ -436,7 +436,7 @@ def export(
     results.check_table_path(file)
     table, _ = chosen.runs(all_runs=True)
     results.save_table(table.frame, file)
-    _console().print(f"{len(table.frame)} runs written to {file}", soft_wrap=True)
+    _console().print(f"{len(table.frame)} runs written to {file}")
 
 
 if __name__ == "__main__":

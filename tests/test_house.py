@@ -12,9 +12,10 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -76,6 +77,52 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.module or ""
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             yield from ((node.lineno, str(a.value)) for a in node.args if isinstance(a, ast.Constant))
+
+
+def runtime_imports() -> dict[str, set[str]]:
+    """Module of the product -> those that it imports, inside functions too; not those only types need."""
+    modules = {module_name(path): path for path in python_files(*PACKAGES)}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        for_types = {
+            id(inner)
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            for inner in ast.walk(node)
+        }
+        imported: set[str] = set()
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import) and id(node) not in for_types:
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and id(node) not in for_types:
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                imported |= {name if name in modules else str(node.module) for name in full}
+        graph[name] = (imported & modules.keys()) - {name}
+    return graph
+
+
+def check_no_circle(graph: Mapping[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    check_no_circle(runtime_imports())
+    with pytest.raises(pytest.fail.Exception, match="a imports b imports a"):
+        check_no_circle({"a": {"b"}, "b": {"a"}, "c": {"a"}})
+
+
+@pytest.mark.parametrize("package", ["sweeps", "analysis"])
+def test_no_rooms_import_each_other_in_a_circle(package: str) -> None:
+    """A room is a folder directly below the package; a module there is one of its own."""
+    rooms: dict[str, set[str]] = defaultdict(set)
+    for name, imported in runtime_imports().items():
+        room = ".".join(name.split(".")[:2])
+        if room.startswith(f"{package}."):
+            rooms[room] |= {".".join(other.split(".")[:2]) for other in imported} - {room}
+    check_no_circle(rooms)
 
 
 def test_the_three_packages_keep_their_walls() -> None:

@@ -46,10 +46,11 @@ def _static(name: str) -> str:
 def look() -> str:
     """Colours, markers and words of every figure, as JSON, and the figure of a training curve, which the page
     fills with the points of the run: a file carries thousands of curves, but no thousands of figures."""
-    axis = {"type": "log", "exponentformat": "SI", "automargin": True}
+    axis = {"type": "log", "automargin": True}
+    x, y = axis | {"dtick": "D2"}, axis | {"tickformat": "~g", "title": {"text": OBJECTIVE}}
     curve = {
         "data": [{"type": "scatter", "mode": "lines", "line": {"width": 1.8}, "meta": {}}],
-        "layout": {"height": 420, "xaxis": axis, "yaxis": axis | {"title": {"text": OBJECTIVE}}},
+        "layout": {"height": 380, "margin": {"t": 24}, "xaxis": x, "yaxis": y},
         "caption": "The training objective along the run; the held-out loss, measured otherwise, is above.",
     }
     titles = {"loss": axes.LOSS, "flops": axes.COMPUTE, "tokens": axes.TOKENS, "step": "Steps"}

@@ -12,15 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from scaling.data.names import find_files, nearest
+from scaling.data.names import Document, file_bytes, file_stamps, find_files, nearest
+from scaling.data.records import HubCorpus, JsonlCorpus, ParquetCorpus
 from scaling.errors import UserError
 
 HELDOUT_SHARE = 1 / 20
 PIECE_BYTES = (
     1 << 14
 )  # a text file's unit of splitting: small enough that a 1 MB file gets some 3 held-out pieces
-
-Document = tuple[str, bytes]  # id for messages and tests, UTF-8 text
 
 
 class Corpus(Protocol):
@@ -46,20 +45,6 @@ def digest_of(text: bytes) -> int:
 def heldout_limit(share: float = HELDOUT_SHARE) -> int:
     """Documents whose digest lies below this number are held out."""
     return int(share * 2**64)
-
-
-def file_stamps(files: tuple[Path, ...]) -> list[object]:
-    """Path, size and modification time of each file."""
-    stamps: list[object] = []
-    for file in files:
-        status = file.stat() if file.exists() else None  # it may have gone since it was found
-        stamps.append([os.path.abspath(file), status and status.st_size, status and status.st_mtime_ns])
-    return stamps
-
-
-def file_bytes(files: tuple[Path, ...]) -> int:
-    """Bytes of those files that exist."""
-    return sum(file.stat().st_size for file in files if file.exists())
 
 
 # Written by the build of the interpreter, so different on every machine.
@@ -185,21 +170,11 @@ def _cut(piece: bytes) -> int:
     return len(piece)
 
 
-def _records(kind: str) -> Callable[[str], Corpus]:
-    def load(name: str) -> Corpus:
-        from scaling.data import records
-
-        corpus: Corpus = getattr(records, kind)(name)
-        return corpus
-
-    return load
-
-
 SCHEMES: dict[str, Callable[[str], Corpus]] = {
     "text": TextCorpus,
-    "jsonl": _records("JsonlCorpus"),
-    "parquet": _records("ParquetCorpus"),
-    "hf": _records("HubCorpus"),
+    "jsonl": JsonlCorpus,
+    "parquet": ParquetCorpus,
+    "hf": HubCorpus,
 }
 KNOWN = (
     "stdlib",

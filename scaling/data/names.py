@@ -10,6 +10,8 @@ from pathlib import Path
 
 from scaling.errors import UserError
 
+Document = tuple[str, bytes]  # id for messages and tests, UTF-8 text
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
@@ -95,3 +97,17 @@ def parse_options(
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text"}
+
+
+def file_stamps(files: tuple[Path, ...]) -> list[object]:
+    """Path, size and modification time of each file."""
+    stamps: list[object] = []
+    for file in files:
+        status = file.stat() if file.exists() else None  # it may have gone since it was found
+        stamps.append([os.path.abspath(file), status and status.st_size, status and status.st_mtime_ns])
+    return stamps
+
+
+def file_bytes(files: tuple[Path, ...]) -> int:
+    """Bytes of those files that exist."""
+    return sum(file.stat().st_size for file in files if file.exists())

@@ -8,8 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from scaling.data.corpora import Document, file_bytes, file_stamps
-from scaling.data.names import find_files, nearest, parse_options, split_suffix
+from scaling.data.names import (
+    Document,
+    file_bytes,
+    file_stamps,
+    find_files,
+    nearest,
+    parse_options,
+    split_suffix,
+)
 from scaling.errors import UserError
 
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")

@@ -1,7 +1,7 @@
 """Budget caps: how much a sweep may spend in FLOPs, GPU-hours or hours before it stops cleanly.
 
-FLOPs are counted by whole runs: one that would exceed the cap is not started. Hours stop what runs, with a
-checkpoint, for nobody knows in advance how long a run takes.
+FLOPs are counted in whole runs: a run that would exceed the cap does not start. Hours stop running runs, with
+a checkpoint, because the duration of a run is not known in advance.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry, Run, State
 
 SPENDS = frozenset({State.RUNNING, State.FINISHED, State.DIVERGED})
-"""States whose FLOPs count as spent: all of them, also of a run that has only begun."""
+"""States in which all FLOPs of a run count as spent, even if it has only begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,36 +52,26 @@ class Spent:
     gpu_hours: float = 0.0
 
 
-def flops_of(entry: Entry) -> float:
-    """Training FLOPs of a run, exact count."""
-    return float(entry.columns.get("flops_exact") or 0.0)
-
-
 class Meter:
     """What a sweep has spent, held against its caps."""
 
     def __init__(self, caps: Caps, entries: Iterable[Entry], ledger: Ledger) -> None:
         self.caps, self.ledger = caps, ledger
-        self._flops = {entry.key: flops_of(entry) for entry in entries}
+        self._flops = {entry.key: entry.flops for entry in entries}
         self._began = ledger.uptime()
 
     def flops_left(self, states: Mapping[str, Run]) -> float:
-        """What runs may still be started for."""
+        """FLOPs for runs that have not started."""
         if self.caps.flops is None:
             return float("inf")
         spent = sum(self._flops[key] for key, run in states.items() if run.state in SPENDS)
         return self.caps.flops * (1 + 1e-9) - spent
 
     def reached(self) -> str | None:
-        """Which cap of hours is used up; None if none is."""
+        """The cap of hours that is used up, in words; None if there is none."""
         caps = self.caps
         if caps.hours is not None and self.ledger.uptime() - self._began >= caps.hours * 3600:
             return caps.hours_text
-        if caps.gpu_hours is not None:
-            spent_h = self.ledger.gpu_seconds(self._flops) / 3600
-            if spent_h >= caps.gpu_hours:
-                return caps.gpu_hours_text
+        if caps.gpu_hours is not None and self.ledger.gpu_seconds(self._flops) / 3600 >= caps.gpu_hours:
+            return caps.gpu_hours_text
         return None
-
-    def __str__(self) -> str:
-        return self.caps.flops_text

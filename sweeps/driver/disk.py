@@ -1,8 +1,7 @@
-"""Room on the disk: while there is none, no run is started, and what ran out of it waits.
+"""Room on the disk: without it no run starts, and runs that could not write wait.
 
-A run that cannot write its checkpoint stops with the earlier ones whole; starting it again at once would
-only fail again. So the driver holds back until it finds room when it looks. A disk that looks free and proves
-full (a quota, say) is left alone for longer each time.
+A run that cannot write its checkpoint stops, and its earlier checkpoints stay whole; started again at once,
+it would only fail again. If the disk looks free but runs cannot write (a quota, say), each wait is longer.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ LOOK_S = 5.0
 
 
 class Pause:
-    """Grows each time the trouble is back after it."""
+    """A wait that doubles each time the trouble comes back after it."""
 
     def __init__(self, first_s: float, longest_s: float) -> None:
         self._first_s, self._longest_s = first_s, longest_s
@@ -44,13 +43,12 @@ class Disk:
         self,
         folder: Path,
         *,
-        free_bytes: Callable[[Path], float] | None = None,
+        free_bytes: Callable[[Path], float] = lambda path: float(shutil.disk_usage(path).free),
         reserve: Callable[[Path], None] | None = None,
     ) -> None:
         """free_bytes, reserve: stand in for the disk in tests."""
         self.folder = folder
-        self._free_bytes = free_bytes or (lambda path: float(shutil.disk_usage(path).free))
-        self._reserve = reserve or reserve_room
+        self._free_bytes, self._reserve = free_bytes, reserve or reserve_room
         self._pause = Pause(5.0, 1800.0)
         self._full = False
         """Whether it was full when last looked at, after a run could not write."""
@@ -59,11 +57,11 @@ class Disk:
     def proved_full(self, uptime: float) -> None:
         """A run could not write."""
         self._look(uptime)
-        if not self._full:  # it can be seen by trying only
+        if not self._full:  # only a run notices, by trying
             self._pause.extend(uptime)
 
     def proved_free(self) -> None:
-        """A run wrote all it had to."""
+        """A run finished, so all its writes succeeded."""
         self._pause.end()
 
     def _look(self, uptime: float) -> None:

@@ -1,9 +1,9 @@
-"""Specs become jobs: order, resources, retries, stopping. No Ray in here.
+"""The driver turns planned runs into jobs: order, resources, retries, stopping. It knows no Ray.
 
-Longest runs first, as many at once as the pool has room for. A run that has to wait for room lets only
-such runs pass that are expected to end before the room could come free anyway. The ledger says what is to
-do, so starting again is resuming, and several drivers on one ledger share what nobody holds; at the end each
-waits for what others still run, and takes it over should they die.
+Longest runs first, as many at once as the pool has room for. While a run waits for room, only runs that are
+expected to end before that room comes free may pass it. The ledger says which runs are open, so starting
+again is resuming. Several drivers on one ledger share the unclaimed runs; at the end each waits for the runs
+of the others, and takes them over should they die.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from sweeps.attempt.job import Job, Outcome, Trouble
 from sweeps.attempt.journal import JOURNAL, attempt_folder, last, run_folder
-from sweeps.driver.caps import Caps, Meter, flops_of
+from sweeps.driver.caps import Caps, Meter
 from sweeps.driver.disk import Disk, Pause
 from sweeps.driver.queues import Queues
 from sweeps.driver.stopping import StopFiles, StopRequest
@@ -31,17 +31,17 @@ from sweeps.pools.rack import Node
 POLL_S = 0.5
 LOOK_S = 1.0
 YIELD_S = 5.0
-"""How often another sweep is asked whether it goes first."""
+"""How often the pool is asked for a sweep that goes first."""
 LEDGER_PATIENCE_S = 24 * 3600.0
-"""How long a ledger that cannot be written is waited for: a disk that is full on a Saturday, say."""
+"""How long the driver waits for a ledger that cannot be written: a disk full on a Saturday, say."""
 LOST_PATIENCE_S = 5.0
-"""How long one that is damaged or gone is looked for."""
+"""How long it waits for a ledger that is damaged or gone."""
 LEAVING_S = 60.0
-"""How long runs may take to write a checkpoint where the driver has to end without its ledger."""
+"""How long runs may take to write a checkpoint if the driver has to end without its ledger."""
 KILL_S = 10.0
-"""How long the pool may take to end runs when asked twice to stop."""
+"""How long the pool may take to end runs after a second request to stop."""
 LARGE_SHARE = 0.5
-"""Of its node's memory, from which on a run may itself be why that ran low."""
+"""Share of its node's memory from which a run may itself be the reason that memory ran low."""
 
 
 class Driver:
@@ -62,13 +62,13 @@ class Driver:
         poll_s: float = POLL_S,
         look_s: float = LOOK_S,
     ) -> None:
-        """ledger: has all of `entries`, and is told that this process drives. show: called every round.
+        """ledger: has all of `entries`, and this process among its drivers. show: called every round.
 
         priority: a sweep of higher priority that waits for the same pool goes first.
         """
-        entries = memory.as_known(entries, ledger.micro_batches())
+        entries = memory.within_limits(entries, ledger.micro_batches())
+        self._open = {entry.key: entry for entry in entries}
         self._plan(sorted(entries, key=lambda entry: -entry.predicted_s))
-        self._open = {entry.key: entry for entry in self.order}
         self._fastest = 0.0
         """Speed of the fastest GPU that was used so far."""
         self._filled = False
@@ -80,7 +80,6 @@ class Driver:
         self.flights: dict[Handle, Flight] = {}
         self._ended: list[Flight] = []
         self.note = ""
-        """What holds the sweep up, if something does."""
         self._beyond_cap: set[str] = set()
         self._yielding: str | None = None
         self._asked_others = -float("inf")
@@ -94,27 +93,29 @@ class Driver:
         self._killed_at: float | None = None
         self._unavailable_since: float | None = None
         self._pauses: Counter[str] = Counter()
-        """Key -> how often in a row the run has had to wait through no fault of its own."""
+        # key -> how often in a row the run has waited through no fault of its own
         self._data = Pause(2.0, 60.0)
         self._hosts_without_data: set[str | None] = set()
 
     def _plan(self, entries: list[Entry]) -> None:
+        """Take `entries` as the order of the runs; their needs may be other ones than before."""
         self.order = entries
+        self._open = {entry.key: entry for entry in entries if entry.key in self._open}
         self._kinds = {entry.needs for entry in entries}
         self._least = least(self._kinds)
 
     def run(self) -> None:
-        """Drive until every run is settled, here or elsewhere, or until asked to stop.
+        """Drive until every run is settled, here or elsewhere, or until a request to stop.
 
-        LedgerUnavailableError where the ledger could not be written for LEDGER_PATIENCE_S, LedgerLostError
-        where it is gone or damaged; the runs have written checkpoints by then.
+        LedgerUnavailableError if the ledger could not be written for LEDGER_PATIENCE_S, LedgerLostError if it
+        is gone or damaged; the runs have written checkpoints by then.
         """
         try:
             while True:
                 self._round()
                 if self._done():
                     break
-            with suppress(LedgerUnavailableError):  # asked twice to stop, it does not wait for the ledger
+            with suppress(LedgerUnavailableError):  # after a second request it does not wait for the ledger
                 self._settle_all()
         finally:
             self._files.remove()
@@ -137,7 +138,7 @@ class Driver:
             self._to_settle += [(self.flights.pop(h), outcome) for h, outcome in self.pool.wait(self.poll_s)]
 
     def _settle_all(self) -> None:
-        """Tell the ledger what came back. An outcome it cannot take now is kept for the next round."""
+        """Enter all outcomes in the ledger. One that it cannot take now waits for the next round."""
         while self._to_settle:
             self._settle(*self._to_settle[0])
             self._to_settle.pop(0)
@@ -158,7 +159,7 @@ class Driver:
         raise error
 
     def _done(self) -> bool:
-        if self.stop.count > 1:  # what came back and the ledger cannot take lies in the runs' folders
+        if self.stop.count > 1:  # outcomes that the ledger cannot take are in the runs' folders
             overdue = self.ledger.uptime() - (self._killed_at or self.ledger.uptime()) > KILL_S
             return not self.flights or overdue
         if self.flights or self._to_settle:
@@ -168,12 +169,12 @@ class Driver:
     @property
     def capped(self) -> str | None:
         """The cap that kept runs from being started; None if none did."""
-        return f"{len(self._beyond_cap)} runs are beyond {self.meter}" if self._beyond_cap else None
-
-    # -- what to do -----------------------------------------------------------------------------
+        if not self._beyond_cap:
+            return None
+        return f"{len(self._beyond_cap)} runs are beyond {self.meter.caps.flops_text}"
 
     def _look(self) -> None:
-        """What the ledger says now; others change it too."""
+        """Read the ledger, which others change too; obey caps and requests to cancel."""
         if self.ledger.uptime() - self._looked < self.look_s:
             return
         mine = {entry.key for entry in self.order}
@@ -185,9 +186,9 @@ class Driver:
         reason = self.meter.reached()
         if reason and not self.stop.asked:
             self.stop.ask(reason, planned=True)
-        wanted = set(self.ledger.cancel_requests()) - self._cancelled
+        requests = set(self.ledger.cancel_requests()) - self._cancelled
         for handle, flight in self.flights.items():
-            if flight.entry.key in wanted:
+            if flight.entry.key in requests:
                 self._cancelled.add(flight.entry.key)
                 try:
                     self._files.ask_one(flight.entry.key, flight.claim.attempt, "cancelled")
@@ -195,7 +196,7 @@ class Driver:
                     self.pool.kill(handle)
 
     def _hold(self) -> str | None:
-        """Why nothing is to be started just now."""
+        """Why no run may start now; None if runs may."""
         uptime = self.ledger.uptime()
         if trouble := self.disk.trouble(uptime):
             return trouble
@@ -208,17 +209,19 @@ class Driver:
         return f"waits for sweep {self._yielding!r}, which goes first" if self._yielding else None
 
     def _fill(self) -> None:
-        """Start what is ready while there is room."""
+        """Start runs that are due while there is room."""
         now = self.ledger.now()
         flops_left = self.meter.flops_left(self._states)
         self._beyond_cap = set()
         full: set[Needs] = set()
         room_at: float | None = None
-        # The first time every run is held against the nodes, so that those which fit none are told at once.
+        # The first time every run is compared with the nodes, so that one that fits none is refused at once.
         again, self._filled = self._filled, True
         if not again:
-            self._replan(memory.as_fits(self.order, lambda needs: self.pool.rack.refusal(needs) is None))
-        queues = self._queues()
+            self._plan(memory.as_fits(self.order, lambda needs: self.pool.rack.refusal(needs) is None))
+        queues = Queues(self._fastest)
+        for flight in self.flights.values():
+            queues.add(flight.node, flight.expected_end)
         for entry in list(self._open.values()):
             if full == self._kinds:
                 return
@@ -226,7 +229,7 @@ class Driver:
                 continue
             if again and self.pool.rack.find(self._least) is None:
                 return
-            if flops_of(entry) > flops_left:
+            if entry.flops > flops_left:
                 self._beyond_cap.add(entry.key)
                 continue
             if room_at is not None and now + entry.predicted_s > room_at:
@@ -235,7 +238,7 @@ class Driver:
             if node is not None:
                 if queues.better_later(entry.needs, entry.predicted_s, node, now):
                     continue
-                flops_left -= flops_of(entry)
+                flops_left -= entry.flops
                 self._start(entry, node, queues)
             elif refusal := self.pool.rack.refusal(entry.needs):
                 self.ledger.refuse(entry.key, refusal)
@@ -244,17 +247,6 @@ class Driver:
                 full.add(entry.needs)
                 if room_at is None:
                     room_at = max((flight.expected_end for flight in self.flights.values()), default=now)
-
-    def _replan(self, entries: list[Entry]) -> None:
-        """The same runs, with other needs."""
-        self._plan(entries)
-        self._open = {entry.key: entry for entry in entries if entry.key in self._open}
-
-    def _queues(self) -> Queues:
-        queues = Queues(self._fastest)
-        for flight in self.flights.values():
-            queues.add(flight.node, flight.expected_end)
-        return queues
 
     def _start(self, entry: Entry, node: Node, queues: Queues) -> None:
         claim = self.ledger.claim(entry.key)
@@ -290,16 +282,14 @@ class Driver:
         self._set(entry.key, state=State.RUNNING)
 
     def _set(self, key: str, **values: Any) -> None:
-        """Remember a change until the next look."""
+        """Remember a change until the ledger is read again."""
         run = self._states[key] = replace(self._states[key], **values)
         if run.state in SETTLED:
             self._open.pop(key, None)
 
-    # -- what came of it ------------------------------------------------------------------------
-
     def _settle(self, flight: Flight, outcome: Outcome) -> None:
         key, now = flight.entry.key, self.ledger.now()
-        # who was lost could not say where
+        # a lost process could not name its host
         outcome = replace(outcome, host=outcome.host or flight.node.host or None)
         at = Circumstances(
             now=now,
@@ -329,7 +319,7 @@ class Driver:
             },
             micro_batch=(size, verdict.micro_batch) if verdict.micro_batch else None,
         )
-        # From here on nothing can fail: what the outcome says of disk, data and memory is learned once.
+        # From here on nothing can fail, so each outcome counts once for disk, data and memory.
         self._cancelled.discard(key)
         uptime = self.ledger.uptime()
         if outcome.trouble == Trouble.DISK:
@@ -347,7 +337,7 @@ class Driver:
         else:
             del self._pauses[key]
         if verdict.micro_batch is not None:
-            self._replan(memory.as_known(self.order, {size: verdict.micro_batch}))
+            self._plan(memory.within_limits(self.order, {size: verdict.micro_batch}))
         if state is None:  # a later attempt has the run
             self._looked = -float("inf")
             return
@@ -355,10 +345,8 @@ class Driver:
         seconds = outcome.worker_s or now - flight.started
         self._ended.append(replace(flight, verdict=replace(verdict, state=state), seconds=seconds))
 
-    # -- stopping -------------------------------------------------------------------------------
-
     def _obey_stop(self) -> None:
-        """First ask the workers, then, when asked again or where files cannot be written, end them."""
+        """A first request goes to the workers; after a second one, or if it cannot be written, end them."""
         if self.stop.count <= self._stops_obeyed:
             return
         self._stops_obeyed = self.stop.count

@@ -1,7 +1,7 @@
-"""GPUs of several speeds: whether a run ends sooner on a slow one that is free, or on a fast one that is not.
+"""GPUs of several speeds: does a run end sooner on a slow GPU that is free or on a fast one that is busy?
 
-Runs are taken longest first, each to where it is expected to end first. So long ones wait for fast GPUs, as
-long as that pays, and slow GPUs get the short ones. Times are in proportion to the GPUs' peak speeds.
+Each run, longest first, goes to the GPU on which it is expected to end first. So long runs wait for fast GPUs
+as long as that pays, and slow GPUs get short runs. Times are in proportion to the GPUs' peak speeds.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from sweeps.pools.rack import Node
 
 
 class Queues:
-    """When GPUs that are busy now come free, by speed; for one round of decisions."""
+    """When busy GPUs come free, by speed; for one round of decisions."""
 
     def __init__(self, fastest: float = 0.0) -> None:
-        """fastest: speed of the fastest GPU that was used so far; what predicted times are taken for."""
+        """fastest: speed of the fastest GPU used so far; predicted times are for it."""
         self.fastest = fastest
         self._ends: dict[float, list[tuple[float, int, Node]]] = {}
         self._count = 0
@@ -28,7 +28,7 @@ class Queues:
             heapq.heappush(self._ends.setdefault(node.gpu_speed, []), (end, self._count, node))
 
     def seconds_on(self, node: Node, predicted_s: float) -> float:
-        """What is predicted for the fastest GPUs, on this one."""
+        """A time predicted for the fastest GPU, on this node's."""
         self.fastest = max(self.fastest, node.gpu_speed)
         return predicted_s * self.fastest / node.gpu_speed if node.gpu_speed else predicted_s
 

@@ -1,4 +1,4 @@
-"""Stopping a sweep: a first wish lets runs write a checkpoint, a second one ends them at once."""
+"""Stopping a sweep: a first request lets runs write a checkpoint, a second one ends them at once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class StopRequest:
-    """How often the user has asked, and how."""
+    """How often a stop was requested, and why."""
 
     def __init__(self) -> None:
         self.count = 0
         self.reason = ""
         self.planned = False
-        """Whether it was a cap that asked, nobody else."""
+        """Whether only a cap requested it."""
 
     def ask(self, reason: str, *, planned: bool = False) -> None:
         self.planned = planned if not self.count else self.planned and planned
@@ -33,7 +33,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Ctrl-C, SIGTERM and a lost terminal become wishes to stop instead of exceptions anywhere."""
+    """Ctrl-C, SIGTERM and a lost terminal become requests to stop instead of exceptions anywhere."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -42,7 +42,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def ask(number: int, _: FrameType | None) -> None:
         # Ray's own handler of SIGTERM has set an alarm that would abort this process three seconds later.
         signal.alarm(0)
-        if stop.count > 1:  # whatever holds it up: the third one leaves
+        if stop.count > 1:  # the third one leaves, whatever is under way
             raise KeyboardInterrupt
         stop.ask("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
 
@@ -56,32 +56,27 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 class StopFiles:
-    """Files by which a driver asks its workers, wherever they run, to stop; they look every half second."""
+    """Files by which a driver asks its workers to stop; they look for them every half second."""
 
     def __init__(self, folder: Path, owner: str) -> None:
         self.folder, self._owner = folder, owner
         self._written: set[Path] = set()
 
     def watched_by(self, key: str, attempt: int) -> tuple[str, ...]:
-        """What the worker of this attempt has to look at."""
-        return str(self._of_all), str(self._of_one(key, attempt))
-
-    @property
-    def _of_all(self) -> Path:
-        return self.folder / self._owner
-
-    def _of_one(self, key: str, attempt: int) -> Path:
-        return self.folder / f"{key}-{attempt}"
+        """The files that stop this attempt: one for all runs, one for itself."""
+        return str(self.folder / self._owner), str(self.folder / f"{key}-{attempt}")
 
     def ask_all(self, reason: str) -> None:
-        """OSError where the file cannot be written."""
-        self._write(self._of_all, reason)
+        """OSError if the file cannot be written."""
+        self._write(self._owner, reason)
 
     def ask_one(self, key: str, attempt: int, reason: str) -> None:
-        self._write(self._of_one(key, attempt), reason)
+        """OSError if the file cannot be written."""
+        self._write(f"{key}-{attempt}", reason)
 
-    def _write(self, path: Path, reason: str) -> None:
+    def _write(self, name: str, reason: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
         self._written.add(path)
         path.write_text(reason)
 

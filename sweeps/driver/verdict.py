@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from sweeps.attempt.job import Outcome, Trouble
 from sweeps.ledger.types import Claim, State
@@ -29,8 +30,6 @@ class Retries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What becomes of a run after an attempt."""
-
     state: State
     sentence: str
     retry_at: float = 0.0
@@ -44,7 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What a verdict depends on beside the outcome itself."""
+    """Beside the outcome itself, what a verdict depends on."""
 
     now: float
     stopping: bool = False
@@ -56,66 +55,57 @@ class Circumstances:
     advanced: bool = False
     """Whether the attempt saved a checkpoint."""
     pauses: int = 0
-    """How often in a row it has had to wait through no fault of its own."""
+    """How often in a row the run has waited through no fault of its own."""
     large: bool = False
     """Whether the run by itself takes most of its node's memory."""
 
 
 def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries) -> Verdict:
     """The state that `outcome` leads to, and when the run may be tried again."""
-    said = outcome.sentence
+    text, trouble = outcome.sentence, outcome.trouble
     if outcome.status in (State.FINISHED, State.DIVERGED):
-        return Verdict(state=State(outcome.status), sentence=said)
+        return Verdict(state=State(outcome.status), sentence=text)
     if at.cancelled:
-        return Verdict(state=State.CANCELLED, sentence=said)
+        return Verdict(state=State.CANCELLED, sentence=text)
+    if outcome.status == State.PREEMPTED and at.stopping:
+        return Verdict(state=State.PREEMPTED, sentence=text)
     if outcome.status == State.PREEMPTED:
-        if at.stopping:
-            return Verdict(state=State.PREEMPTED, sentence=said)
-        return Verdict(state=State.WAITING, sentence=said, retry_at=at.now + retries.wait_s)
-    if outcome.trouble == Trouble.USER:
-        return Verdict(state=State.FAILED, sentence=said)
-    if outcome.trouble == Trouble.DISK:  # no fault of the run: the driver waits for room
-        return Verdict(state=State.WAITING, sentence=said, retry_at=at.now, counts=False)
+        return Verdict(state=State.WAITING, sentence=text, retry_at=at.now + retries.wait_s)
+    if trouble == Trouble.USER:
+        return Verdict(state=State.FAILED, sentence=text)
+
+    uncounted = partial(Verdict, state=State.WAITING, counts=False)
+    if trouble == Trouble.DISK:  # no fault of the run: the driver waits for room
+        return uncounted(sentence=text, retry_at=at.now)
     # A node low on memory may be others' doing; but not if the run is large, or meets it again and again.
-    own_memory = outcome.trouble == Trouble.MEMORY or (
-        outcome.trouble == Trouble.NODE_MEMORY and (at.large or at.pauses >= retries.lost)
+    own_memory = trouble == Trouble.MEMORY or (
+        trouble == Trouble.NODE_MEMORY and (at.large or at.pauses >= retries.lost)
     )
-    if outcome.trouble in (Trouble.DATA, Trouble.NODE_MEMORY) and not own_memory:
-        later = retries.retry_at(at.pauses + 1, at.now)
-        return Verdict(state=State.WAITING, sentence=said, retry_at=later, counts=False, elsewhere=True)
+    if trouble in (Trouble.DATA, Trouble.NODE_MEMORY) and not own_memory:
+        return uncounted(sentence=text, retry_at=retries.retry_at(at.pauses + 1, at.now), elsewhere=True)
     if own_memory and at.micro_batch > 1:
         fewer = halved(at.micro_batch)
-        sentence = f"{said} (goes on with {fewer} sequences at once instead of {at.micro_batch})"
-        return Verdict(
-            state=State.WAITING, sentence=sentence, retry_at=at.now, counts=False, micro_batch=fewer
-        )
-    return _failed(outcome, claim, at, retries)
+        text += f" (goes on with {fewer} sequences at once instead of {at.micro_batch})"
+        return uncounted(sentence=text, retry_at=at.now, micro_batch=fewer)
+    if trouble == Trouble.LOST and at.advanced:
+        text += " (it had got further, so this does not count)"
+        return uncounted(sentence=text, retry_at=at.now + retries.wait_s, elsewhere=True)
 
-
-def _failed(outcome: Outcome, claim: Claim, at: Circumstances, retries: Retries) -> Verdict:
-    said, failures = outcome.sentence, claim.failures + 1
-    again = outcome.trouble == Trouble.ERROR and outcome.signature == claim.last_signature
-    if again and outcome.host != claim.last_host:
-        where = f"{claim.last_host} and {outcome.host}"
-        return Verdict(state=State.FAILED, sentence=f"{said} (the same on two hosts, {where})")
-    if again and at.hosts < 2:
-        return Verdict(state=State.FAILED, sentence=f"{said} (the same twice, so not tried again)")
-    lost = outcome.trouble == Trouble.LOST
-    if lost and at.advanced:
-        sentence = f"{said} (it had got further, so this does not count)"
+    # Everything else uses up one of the run's tries. A failure that comes back exactly is the program's own.
+    failures = claim.failures + 1
+    allowed = retries.lost if trouble == Trouble.LOST else retries.attempts
+    same = trouble == Trouble.ERROR and outcome.signature == claim.last_signature
+    if same and outcome.host != claim.last_host:
+        reason = f"the same on two hosts, {claim.last_host} and {outcome.host}"
+    elif same and at.hosts < 2:
+        reason = "the same twice, so not tried again"
+    elif failures >= allowed:
+        reason = f"after {failures} failed attempts"
+    else:
         return Verdict(
             state=State.WAITING,
-            sentence=sentence,
-            retry_at=at.now + retries.wait_s,
-            counts=False,
+            sentence=f"{text} (attempt {failures} of {allowed} failed)",
+            retry_at=retries.retry_at(failures, at.now),
             elsewhere=True,
         )
-    allowed = retries.lost if lost else retries.attempts
-    if failures >= allowed:
-        return Verdict(state=State.FAILED, sentence=f"{said} (after {failures} failed attempts)")
-    return Verdict(
-        state=State.WAITING,
-        sentence=f"{said} (attempt {failures} of {allowed} failed)",
-        elsewhere=True,
-        retry_at=retries.retry_at(failures, at.now),
-    )
+    return Verdict(state=State.FAILED, sentence=f"{text} ({reason})")

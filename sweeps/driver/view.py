@@ -1,4 +1,4 @@
-"""The sweep at one moment, as its driver sees it and others show it."""
+"""The sweep at one moment: its driver makes a view, others show it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweeps.pools.rack import Node
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
-    """An attempt that the pool has, or has just had."""
+    """An attempt in the pool, or one that has just left it."""
 
     entry: Entry
     claim: Claim
@@ -22,13 +22,13 @@ class Flight:
     started: float
     node: Node
     slower: float = 1.0
-    """Times as long as predicted, for its node's GPUs are slower."""
+    """Factor on the predicted time, for its node's GPUs are slower."""
     micro_batch: int = 1
     """Sequences at once in the network."""
     verdict: Verdict | None = None
-    """What has become of it, once it has ended."""
+    """Once it has ended."""
     seconds: float = 0.0
-    """It took in the worker, waiting for it not counted."""
+    """In the worker, without waiting for it."""
 
     @property
     def predicted_s(self) -> float:
@@ -51,9 +51,9 @@ class View:
     slots: int
     now: float
     note: str = ""
-    """What holds the sweep up, if something does."""
+    """The reason why no run starts, if there is one."""
 
 
 def label(entry: Entry) -> str:
-    """Family, size and budget, as messages call a run."""
+    """The name of a run in messages: family, size and budget."""
     return f"{entry.family} {entry.spec.size.name} {flops_text(entry.spec.budget)}"

@@ -1,10 +1,11 @@
-"""A sweep's runs as rows that say all a person asks."""
+"""The runs of a sweep with what people ask about them: size, loss, progress."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from scaling.errors import UserError
 from sweeps.attempt import journal
@@ -12,35 +13,15 @@ from sweeps.attempt.journal import JOURNAL, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Run, State
 
-
-class Row(NamedTuple):
-    """A run as people ask about it. What is not known is None."""
-
-    key: str
-    family: str
-    size: str
-    budget: float
-    params: float | None
-    seed: int | None
-    loss: float | None = None
-    """The bound of a finished run; of a running one, the training loss it last told. Nats per token."""
-    loss_se: float | None = None
-    bits_per_byte: float | None = None
-    seconds: float | None = None
-    """Spent in training and evaluation, over all attempts."""
-    state: str = State.PLANNED
-    attempt: int = 0
-    share: float | None = None
-    """Of its tokens, done by a running run."""
-    left_s: float | None = None
-    host: str | None = None
-    sentence: str = ""
-
-
-OfFamily = TypeVar("OfFamily", Row, Run)
+BRIEF = (
+    *("key", "family", "size", "budget", "params", "seed", "loss", "loss_se", "bits_per_byte", "seconds"),
+    *("state", "attempt", "share", "left_s", "host", "sentence"),
+)
+"""Fields of a run in the status that the tracking store shows; another list is another BRIEF_VERSION."""
+BRIEF_VERSION = 1
 
 _NUMBERS = """
-SELECT key, family,
+SELECT key,
     json_extract(spec, '$.size.name') AS size,
     json_extract(spec, '$.budget') AS budget,
     json_extract(columns, '$.params') AS params,
@@ -52,11 +33,11 @@ SELECT key, family,
     json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') AS tokens
 FROM runs ORDER BY rowid
 """
-"""The first fields of a Row, and its tokens. SQLite picks them: to parse 10,000 runs here takes a second."""
+"""SQLite picks the numbers: to parse 10,000 runs in Python takes a second."""
 
 
 def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
-    """The ledger of a sweep that was started before; UserError where there is none."""
+    """The ledger of a sweep that was started before; UserError if there is none."""
     folder = sweep_folder / "ledger"
     if not Ledger.exists(folder):
         raise UserError(
@@ -66,40 +47,80 @@ def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
     return Ledger(folder)
 
 
-def rows_of(ledger: Ledger) -> list[Row]:
-    """All runs of the ledger, by budget and size."""
-    numbers = {values["key"]: values for values in ledger.query(_NUMBERS)}
-    rows = []
+def runs_with_progress(ledger: Ledger) -> list[Run]:
+    """All runs of the ledger, by budget and size, with the progress of those that run."""
+    numbers = {row["key"]: row for row in ledger.query(_NUMBERS)}
+    runs = []
     for run in ledger.runs(numbers, whole=False):
-        *values, tokens = numbers[run.key]
-        row = Row._make([*values, str(run.state), run.attempt, None, None, run.host, run.sentence])
+        run = _with_numbers(run, dict(numbers[run.key]))
         if run.state == State.RUNNING:
-            row = row._replace(**_under_way(row, tokens, ledger.folder.parent))
-        rows.append(row)
-    return sorted(rows, key=lambda row: (row.budget, row.params or 0.0))
+            folder = attempt_folder(run_folder(ledger.folder.parent, run.family, run.key), run.attempt)
+            record = journal.last(folder / JOURNAL, kind="train")
+            if record is not None and (done := record.numbers.get("tokens")):
+                tokens, speed = numbers[run.key]["tokens"], record.numbers.get("tokens_per_s")
+                progress = {
+                    "loss": record.loss,
+                    "share": done / tokens,
+                    "left_s": max(0.0, tokens - done) / speed if speed else None,
+                    "seconds": record.numbers.get("elapsed_s"),
+                }
+                run = replace(run, progress={k: v for k, v in progress.items() if v is not None})
+        runs.append(run)
+    return sorted(runs, key=lambda run: (run.budget, run.params or 0.0))
 
 
-def _under_way(row: Row, tokens: int, sweep_folder: Path) -> dict[str, Any]:
-    """What the journal of a running attempt said last. tokens: that the run is to train on."""
-    folder = attempt_folder(run_folder(sweep_folder, row.family, row.key), row.attempt)
-    record = journal.last(folder / JOURNAL, kind="train")
-    if record is None or not (done := record.numbers.get("tokens")):
-        return {}
-    speed = record.numbers.get("tokens_per_s")
-    return {
-        "loss": record.loss,
-        "share": done / tokens,
-        "left_s": max(0.0, tokens - done) / speed if speed else None,
-        "seconds": record.numbers.get("elapsed_s"),
+def _with_numbers(run: Run, values: dict[str, Any]) -> Run:
+    result = {
+        "bound": values["loss"],
+        "bound_se": values["loss_se"],
+        "bits_per_byte": values["bits_per_byte"],
+        "train_s": values["seconds"],
     }
+    return replace(
+        run,
+        spec={"size": {"name": values["size"]}, "budget": values["budget"], "seed": values["seed"]},
+        columns={"params": values["params"]},
+        result=result,
+    )
 
 
-def of_families(rows: Sequence[OfFamily], families: Sequence[str]) -> list[OfFamily]:
-    """Those of `families` where some are named; UserError for one that has no run."""
-    known = sorted({row.family for row in rows})
+def to_brief(run: Run) -> list[Any]:
+    """The fields of BRIEF, as plain data."""
+    values = {
+        "seed": run.spec["seed"],
+        "loss_se": run.result.get("bound_se"),
+        "bits_per_byte": run.result.get("bits_per_byte"),
+        "seconds": run.worked_s or None,
+        "share": run.progress.get("share"),
+        "left_s": run.progress.get("left_s"),
+    }
+    return [values[name] if name in values else getattr(run, name) for name in BRIEF]
+
+
+def from_brief(fields: Sequence[Any]) -> Run:
+    """The run of `to_brief`. ValueError for fields of another version of the program."""
+    values = dict(zip(BRIEF, fields, strict=True))
+    state = State(values["state"])
+    names = ("loss", "seconds", "share", "left_s") if state == State.RUNNING else ()
+    run = Run(
+        key=values["key"],
+        family=values["family"],
+        state=state,
+        attempt=values["attempt"],
+        changed=0,
+        sentence=values["sentence"],
+        host=values["host"],
+        progress={name: values[name] for name in names if values[name] is not None},
+    )
+    return _with_numbers(run, values)
+
+
+def of_families(runs: Sequence[Run], families: Sequence[str]) -> list[Run]:
+    """The runs of `families`, all if none is named; UserError for a family without runs."""
+    present = sorted({run.family for run in runs})
     for family in families:
-        if family not in known:
+        if family not in present:
             raise UserError(
-                f"family {family!r} has no runs in this sweep, which has: {', '.join(known) or 'none'}"
+                f"family {family!r} has no runs in this sweep, which has: {', '.join(present) or 'none'}"
             )
-    return [row for row in rows if not families or row.family in families]
+    return [run for run in runs if not families or run.family in families]

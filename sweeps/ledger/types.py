@@ -108,6 +108,11 @@ class Entry:
     def family(self) -> str:
         return self.spec.family
 
+    @property
+    def flops(self) -> float:
+        """Training FLOPs, exact count."""
+        return float(self.columns.get("flops_exact") or 0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -141,7 +146,9 @@ class Run:
     ended: float | None = None
     host: str | None = None
     device: str | None = None
-    # Left out where only the state was asked for:
+    progress: Mapping[str, float] = field(default_factory=dict)
+    """Of a running attempt, if its journal was read: loss, seconds, share of its tokens, left_s."""
+    # Empty in a run that was read for its state alone:
     spec: Mapping[str, Any] = field(default_factory=dict)
     """As it was registered, perhaps by an earlier version of the program."""
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -151,9 +158,27 @@ class Run:
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def size(self) -> str:
+        return str(self.spec["size"]["name"])
+
+    @property
+    def budget(self) -> float:
+        return float(self.spec["budget"])
+
+    @property
+    def params(self) -> float | None:
+        return self.columns.get("params")
+
+    @property
+    def loss(self) -> float | None:
+        """The bound of a finished run; of a running one, its latest training loss. Nats per token."""
+        return self.progress.get("loss", self.result.get("bound"))
+
+    @property
     def worked_s(self) -> float:
-        """Seconds of training and evaluation, over all attempts."""
-        return float(self.result.get("train_s", 0.0) + self.result.get("evaluation_s", 0.0))
+        """Seconds of training and evaluation, over all attempts; so far, if it runs."""
+        before_s = (self.result.get("train_s") or 0.0) + (self.result.get("evaluation_s") or 0.0)
+        return float(self.progress.get("seconds", before_s))
 
     def due(self, now: float) -> bool:
         """Whether it may be started, as far as it is concerned."""

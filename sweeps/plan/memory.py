@@ -1,8 +1,8 @@
-"""Memory of a run, and the micro-batch that fits: halved by the estimate, and after a run ran out of memory.
+"""Memory of a run, and its micro-batch: halved until the estimate fits, and after a run is out of memory.
 
-Smaller micro-batches mean more gradient accumulation: the global batch stays the same, and so does the
-result, up to the order in which floats are added. The ledger keeps what a run learned for its size, so the
-next run of that size starts with it.
+A smaller micro-batch means more gradient accumulation: the global batch stays the same, and so does the
+result, up to the order in which floats are added. The ledger keeps the largest micro-batch that fits each
+size, so the next run of that size starts with it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def memory_bytes(spec: RunSpec, micro_batch_size: int | None = None) -> float:
 
 
 def sequence_bytes(spec: RunSpec) -> float:
-    """What each sequence that goes through the network at once adds to `memory_bytes`."""
+    """Memory that each sequence of a micro-batch adds to `memory_bytes`."""
     size, length = spec.size, spec.data.context_length
     width = 4 if spec.precision == "float32" else 2
     inputs = spec.build_family().work(length).inputs
@@ -53,13 +53,12 @@ def size_key(spec: RunSpec) -> str:
 
 
 def micro_batch(entry: Entry) -> int:
-    """Sequences of `entry` that go through the network at once."""
     batch = entry.spec.batch_size
     return min(batch, int(entry.options.get(OPTION) or batch))
 
 
 def at_most(entry: Entry, sequences: int) -> Entry:
-    """`entry` with no more than `sequences` at once, and what it then needs of a node."""
+    """`entry` with a micro-batch of at most `sequences`, and the memory that it then needs."""
     now = micro_batch(entry)
     if sequences >= now:
         return entry
@@ -72,26 +71,22 @@ def at_most(entry: Entry, sequences: int) -> Entry:
     return replace(entry, needs=needs, options={**entry.options, OPTION: sequences})
 
 
-def as_known(entries: Iterable[Entry], known: Mapping[str, int]) -> list[Entry]:
-    """`entries`, with fewer sequences at once where more have not fitted for their size (`known`)."""
-    if not known:
+def within_limits(entries: Iterable[Entry], limits: Mapping[str, int]) -> list[Entry]:
+    """`entries` with at most so many sequences at once as `limits` has for their size (see `size_key`)."""
+    if not limits:
         return list(entries)
-    return [at_most(entry, known.get(size_key(entry.spec), micro_batch(entry))) for entry in entries]
+    return [at_most(entry, limits.get(size_key(entry.spec), micro_batch(entry))) for entry in entries]
 
 
 def as_fits(entries: Iterable[Entry], fits: Callable[[Needs], bool]) -> list[Entry]:
-    """`entries`, their sequences at once halved until their memory fits; as they are where nothing helps."""
-    return [_as_fits(entry, fits) for entry in entries]
-
-
-def _as_fits(entry: Entry, fits: Callable[[Needs], bool]) -> Entry:
-    fewer = entry
-    while not fits(fewer.needs):
-        sequences = micro_batch(fewer)
-        if sequences == 1 or not entry.sequence_bytes:
-            return entry
-        fewer = at_most(fewer, halved(sequences))
-    return fewer
+    """`entries`, their sequences at once halved until their memory fits; unchanged if nothing helps."""
+    fitting = []
+    for entry in entries:
+        fewer = entry
+        while not (fit := fits(fewer.needs)) and micro_batch(fewer) > 1 and entry.sequence_bytes:
+            fewer = at_most(fewer, halved(micro_batch(fewer)))
+        fitting.append(fewer if fit else entry)
+    return fitting
 
 
 def halved(sequences: int) -> int:

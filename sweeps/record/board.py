@@ -24,7 +24,8 @@ from typing import Any, Protocol
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import ACTIONS, carry_out
-from sweeps.ledger.status import Row, rows_of
+from sweeps.ledger.status import BRIEF_VERSION, from_brief, runs_with_progress, to_brief
+from sweeps.ledger.types import Run
 
 STATUS, WISH, ANSWER = "scaling.status", "scaling.wish.", "scaling.answer."
 PIECE = 4800
@@ -74,7 +75,7 @@ class Board:
             return f"refused: {error}"
 
     def _pin(self, tags: Mapping[str, str]) -> None:
-        rows = [list(row) for row in rows_of(self.ledger)]
+        rows = [to_brief(run) for run in runs_with_progress(self.ledger)]
         if rows == self._pinned:
             return
         began = time.monotonic()
@@ -82,7 +83,8 @@ class Board:
         for number, piece in enumerate(pieces):
             if tags.get(f"{STATUS}.{number}") != piece:
                 self.store.set_tag(f"{STATUS}.{number}", piece)
-        self.store.set_tag(STATUS, json.dumps({"at": time.time(), "pieces": len(pieces)}))
+        head = {"at": time.time(), "pieces": len(pieces), "version": BRIEF_VERSION}
+        self.store.set_tag(STATUS, json.dumps(head))
         self._pinned = rows
         self._not_before = time.monotonic() + (time.monotonic() - began) / BUSY_SHARE
 
@@ -106,8 +108,8 @@ def unpacked(pieces: Sequence[str]) -> list[list[Any]]:
 # -- the side of whoever asks -------------------------------------------------------------------
 
 
-def read_rows(store: Tags, sweep: str) -> tuple[list[Row], float]:
-    """The status as last pinned up, and how many seconds ago that was. UserError where there is none."""
+def read_status(store: Tags, sweep: str) -> tuple[list[Run], float]:
+    """The runs as last pinned up, and how many seconds ago that was. UserError where there is none."""
     for _ in range(5):
         tags = store.tags()
         if STATUS not in tags:
@@ -118,12 +120,15 @@ def read_rows(store: Tags, sweep: str) -> tuple[list[Row], float]:
         except (ValueError, KeyError):  # it is being pinned up just now
             time.sleep(POLL_S)
             continue
-        if any(len(row) != len(Row._fields) for row in rows):
+        try:
+            if head.get("version", 1) != BRIEF_VERSION:
+                raise ValueError(f"version {head['version']}")
+            return [from_brief(row) for row in rows], time.time() - head["at"]
+        except ValueError:
             raise UserError(
                 f"the status of sweep {sweep!r} in the tracking store is not of this version of the program; "
                 "install the version that runs the sweep"
-            )
-        return [Row._make(row) for row in rows], time.time() - head["at"]
+            ) from None
     raise UserError(
         f"the tracking store has no status of sweep {sweep!r}; it is there once `scaling sweep` has recorded"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,7 @@ from rich.text import Text
 from analysis.text import count_text, duration, flops_text
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.status import Row
-from sweeps.ledger.types import SETTLED
+from sweeps.ledger.types import SETTLED, Run
 from sweeps.show.tables import WORDS, console
 
 if TYPE_CHECKING:
@@ -23,35 +23,35 @@ LINES = 10
 FOLLOW_S = 1.0
 
 
-def show_log(ledger: Ledger, row: Row, *, lines: int = LINES, follow: bool = False) -> None:
+def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = False) -> None:
     """Print what the run's attempts did, the last `lines` training records of each, and how they ended.
 
     follow: then go on with what the run says, until it is settled or Ctrl-C.
     """
     out = console()
-    out.print(heading(row))
-    folder = run_folder(ledger.folder.parent, row.family, row.key)
-    out.print(Text(f"kept in {folder}", style="dim"), soft_wrap=True)
-    attempts = ledger.attempts(row.key)
+    out.print(heading(run))
+    folder = run_folder(ledger.folder.parent, run.family, run.key)
+    out.print(f"kept in {folder}", style="dim")
+    attempts = ledger.attempts(run.key)
     folders = attempt_folders(folder)
     for attempt in attempts:
         path = folders.get(attempt["attempt"])
         reader = Follower(path / JOURNAL) if path else None
         for line in attempt_lines(attempt, reader.read() if reader else [], lines):
-            out.print(line, soft_wrap=True)
+            out.print(line)
         if reader and reader.skipped:
             damage = f"  {reader.skipped} damaged lines of its journal are left out"
             out.print(Text(damage, style="yellow"))
     if not attempts:
         out.print("it has not been started yet")
     if follow:
-        _follow(ledger, row)
+        _follow(ledger, run)
 
 
-def heading(row: Row) -> Text:
+def heading(run: Run) -> Text:
     """Key, family, size, budget and state in a line."""
-    _, word, style = WORDS.get(row.state, ("?", row.state, ""))
-    text = Text(f"{row.key}  {row.family} {row.size} at {flops_text(row.budget)} FLOPs: ", style="bold")
+    _, word, style = WORDS.get(run.state, ("?", run.state, ""))
+    text = Text(f"{run.key}  {run.family} {run.size} at {flops_text(run.budget)} FLOPs: ", style="bold")
     return text.append(word, style=style)
 
 
@@ -102,42 +102,42 @@ def record_line(record: Record) -> str | None:
     return f"{at}  {text}" if text else None
 
 
-def _follow(ledger: Ledger, row: Row) -> None:
+def _follow(ledger: Ledger, run: Run) -> None:
     out = console()
     followers: dict[int, Follower] = {}
-    folder = run_folder(ledger.folder.parent, row.family, row.key)
+    folder = run_folder(ledger.folder.parent, run.family, run.key)
     for number, path in attempt_folders(folder).items():
         followers[number] = Follower(path / JOURNAL)
         followers[number].read()
     try:
         while True:
-            settled = ledger.runs([row.key])[0].state in SETTLED
+            settled = ledger.runs([run.key])[0].state in SETTLED
             for number, path in attempt_folders(folder).items():
                 follower = followers.setdefault(number, Follower(path / JOURNAL))
                 for line in filter(None, map(record_line, follower.read())):
-                    out.print(f"  {line}", soft_wrap=True)
+                    out.print(f"  {line}")
             if settled:
-                out.print(heading(row._replace(state=str(ledger.runs([row.key])[0].state))))
+                out.print(heading(replace(run, state=ledger.runs([run.key])[0].state)))
                 return
             time.sleep(FOLLOW_S)
     except KeyboardInterrupt:
         return
 
 
-def show_recorded(row: Row, recorded: RecordedRun | None, *, lines: int = LINES) -> None:
+def show_recorded(run: Run, recorded: RecordedRun | None, *, lines: int = LINES) -> None:
     """What a tracking store knows of a run: its last losses and how it ended. Not the tracebacks' text."""
     out = console()
-    out.print(heading(row))
+    out.print(heading(run))
     if recorded is None:
         out.print("it has not been recorded yet")
         return
     for name, curve in recorded.curves.items():
         for step, value in sorted(curve.items())[-lines:]:
-            out.print(f"  step {step:>7}  {name} {value:.4f}", soft_wrap=True)
-    if row.sentence:
-        out.print(f"  {row.state}: {row.sentence}", soft_wrap=True)
+            out.print(f"  step {step:>7}  {name} {value:.4f}")
+    if run.sentence:
+        out.print(f"  {run.state}: {run.sentence}")
     for line in recorded.tags.get("scaling.traceback", "").splitlines():
-        out.print(Text(f"  {line}", style="red"), soft_wrap=True)
+        out.print(Text(f"  {line}", style="red"))
 
 
 def _when(at: float) -> str:

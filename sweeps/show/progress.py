@@ -169,7 +169,7 @@ class Progress:
 
     def _print(self, text: str) -> None:
         if text:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(text, markup=False, highlight=False)
 
     def _draw(self, view: View) -> None:
         from rich.live import Live

@@ -13,7 +13,8 @@ from scaling.errors import UserError
 from sweeps.config.load import find_config
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
-from sweeps.ledger.status import Row, open_ledger, rows_of
+from sweeps.ledger.status import open_ledger, runs_with_progress
+from sweeps.ledger.types import Run, State
 from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.show.tables import console
 
@@ -26,9 +27,9 @@ class Reached(Protocol):
 
     sweep: str
     note: str
-    """What should be said beside the rows last read."""
+    """What should be said beside the runs last read."""
 
-    def rows(self) -> list[Row]: ...
+    def runs(self) -> list[Run]: ...
 
     def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str: ...
 
@@ -55,8 +56,8 @@ class _Here:
     def __init__(self, ledger: Ledger, sweep: str) -> None:
         self.ledger, self.sweep, self.note = ledger, sweep, ""
 
-    def rows(self) -> list[Row]:
-        return rows_of(self.ledger)
+    def runs(self) -> list[Run]:
+        return runs_with_progress(self.ledger)
 
     def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
         return carry_out(self.ledger, action, families, keys)
@@ -64,7 +65,7 @@ class _Here:
     def log(self, key: str, *, lines: int, follow: bool) -> None:
         from sweeps.show.logs import show_log
 
-        show_log(self.ledger, find_one(self.rows(), key), lines=lines, follow=follow)
+        show_log(self.ledger, find_one(self.runs(), key), lines=lines, follow=follow)
 
 
 class _InStore:
@@ -75,13 +76,13 @@ class _InStore:
         self.uri, self.sweep, self.note = uri, sweep, ""
         self._tags = _existing_experiment(uri, sweep)
 
-    def rows(self) -> list[Row]:
-        from sweeps.record.board import read_rows
+    def runs(self) -> list[Run]:
+        from sweeps.record.board import read_status
 
-        rows, age_s = read_rows(self._tags, self.sweep)
-        running = any(row.state == "running" for row in rows)
+        runs, age_s = read_status(self._tags, self.sweep)
+        running = any(run.state == State.RUNNING for run in runs)
         self.note = f"as of {duration(age_s)} ago" if running and age_s > STALE_S else ""
-        return rows
+        return runs
 
     def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
         from sweeps.record.board import ask
@@ -97,8 +98,8 @@ class _InStore:
             raise UserError(
                 "--follow needs the ledger: give --out on the machine that has it, without --store"
             )
-        row = find_one(self.rows(), key)
-        show_recorded(row, recorded_run(self.uri, self.sweep, row.key), lines=lines)
+        run = find_one(self.runs(), key)
+        show_recorded(run, recorded_run(self.uri, self.sweep, run.key), lines=lines)
 
 
 def _existing_experiment(uri: str, sweep: str) -> Any:
@@ -142,9 +143,9 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     terminal = console()
     for check in checks:
         mark, style = ("ok", "green") if check.good else ("NO", "red")
-        terminal.print(f"{mark:3} {check.question} ({check.examined})", style=style, soft_wrap=True)
+        terminal.print(f"{mark:3} {check.question} ({check.examined})", style=style)
         for problem in check.problems[:20]:
-            terminal.print(f"      {problem}", soft_wrap=True)
+            terminal.print(f"      {problem}")
         if len(check.problems) > 20:
             terminal.print(f"      and {len(check.problems) - 20} more")
     return all(check.good for check in checks)

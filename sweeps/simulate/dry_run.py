@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from analysis.text import duration
 from scaling.errors import UserError
-from sweeps.driver.caps import SPENDS, Caps, Spent, flops_of
+from sweeps.driver.caps import SPENDS, Caps, Spent
 from sweeps.ledger.types import Entry
 from sweeps.plan import prepare
 from sweeps.pools.rack import Node
@@ -50,18 +50,18 @@ def show_plan(
     facts = prepare.facts_for_plan(asked, out)
     plan = prepare.plan(asked, facts, kind=_fastest_kind(nodes) if asked.config.resources.gpus else "")
     slots = _slots(plan, nodes) if nodes else prepare.local_slots(asked.config)
-    out.print(plan_view(plan, slots=slots, width=out.width))
-    out.print(places(plan, asked.folder, data=asked.data_folder), soft_wrap=True)
+    out.print(plan_view(plan, slots=slots))
+    out.print(places(plan, asked.folder, data=asked.data_folder))
     if not facts.prepared:
         out.print("the data is not prepared yet, so what is done already is not known")
     if nodes and plan.to_do:
         schedule = simulated(plan, nodes, caps, _spent(plan, asked) if caps else None)
         for line, style in summary_lines(schedule, gpu_price):
-            out.print(line, style=style, soft_wrap=True)
+            out.print(line, style=style)
         if page and schedule.stays:
-            out.print(f"wrote {_write_page(schedule, asked)}", soft_wrap=True)
+            out.print(f"wrote {_write_page(schedule, asked)}")
         elif schedule.stays:
-            out.print(f"--page draws which run goes where and when ({asked.folder / PAGE})", soft_wrap=True)
+            out.print(f"--page draws which run goes where and when ({asked.folder / PAGE})")
         elif page:
             out.print("no run starts, so there is no schedule to draw")
 
@@ -96,7 +96,7 @@ def _spent(plan: Plan, asked: prepare.Request) -> Spent:
 
     to_do = {run.key for run in plan.to_do}
     past = [run for run in plan.runs if run.key not in to_do and run.state in SPENDS]
-    flops = sum(flops_of(plan.entry(run, dataset=".")) for run in past)
+    flops = sum(plan.entry(run, dataset=".").flops for run in past)
     if not Ledger.exists(asked.ledger_folder):
         return Spent(flops=flops)
     with Ledger(asked.ledger_folder) as ledger:

@@ -13,7 +13,7 @@ import typer
 
 from scaling.families import FAMILIES
 from sweeps import cli
-from sweeps.driver.command import Launch, drive
+from sweeps.launch import Launch, drive
 from sweeps.plan import prepare, timing
 from sweeps.results import laws as results
 
@@ -91,7 +91,7 @@ def test_options_are_as_reviewed():
     assert found == {
         "plan": ["--family", "--sweep", "--config", "--out", *caps, "--cluster", "--gpu-price", "--page"],
         "sweep": [
-            *("--family", *which, *caps, "--address", "--bootstrap"),
+            *("--family", *which, *caps, "--address", "--pool", "--bootstrap"),
             *("--priority", "--extend", "--events", "--webhook", "--storage"),
         ],
         "status": ["--family", *which, "--watch", "-w", "--all"],

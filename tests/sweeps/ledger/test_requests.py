@@ -11,9 +11,9 @@ import pytest
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
-from sweeps.ledger.status import rows_of
+from sweeps.ledger.status import runs_with_progress, to_brief
 from sweeps.ledger.types import State
-from sweeps.record.board import ANSWER, STATUS, WISH, Board, ask, packed, read_rows, unpacked
+from sweeps.record.board import ANSWER, STATUS, WISH, Board, ask, packed, read_status, unpacked
 from tests.sweeps.simulation import entry, other_owner
 
 
@@ -35,7 +35,7 @@ def ledger(tmp_path, monkeypatch):
 
 
 def states(ledger) -> dict[str, str]:
-    return {row.key: row.state for row in rows_of(ledger)}
+    return {row.key: row.state for row in runs_with_progress(ledger)}
 
 
 def test_retry_takes_what_failed_and_a_diverged_run_only_by_name(ledger):
@@ -75,7 +75,7 @@ def test_keys_and_families_that_are_not_there_are_named(ledger):
         carry_out(ledger, "destroy", [], [])
     ledger.register([entry("failed2")])
     with pytest.raises(UserError, match="2 runs' keys begin with 'fail'"):
-        find_one(rows_of(ledger), "fail")
+        find_one(runs_with_progress(ledger), "fail")
 
 
 # -- by the tracking store ----------------------------------------------------------------------
@@ -104,8 +104,8 @@ def test_the_status_is_the_same_from_anywhere(ledger):
     pins = Pins()
     board = Board(ledger, pins)
     board.attend()
-    rows, age_s = read_rows(pins, "s")
-    assert rows == rows_of(ledger)
+    rows, age_s = read_status(pins, "s")
+    assert [to_brief(run) for run in rows] == [to_brief(run) for run in runs_with_progress(ledger)]
     assert age_s < 60
     writes = pins.writes
     board.attend()
@@ -174,14 +174,26 @@ def test_ten_thousand_runs_fit_on_the_board():
 
 def test_a_store_without_the_sweep_says_so():
     with pytest.raises(UserError, match="no status of sweep 'desk'"):
-        read_rows(Pins(), "desk")
+        read_status(Pins(), "desk")
 
 
 def test_a_status_of_another_version_is_refused_with_a_word(ledger):
     pins = Pins()
     Board(ledger, pins).attend()
-    older = packed([list(row)[:-1] for row in rows_of(ledger)])
+    older = packed([to_brief(run)[:-1] for run in runs_with_progress(ledger)])
     assert len(older) == 1, "it fits one piece"
     pins.pinned[f"{STATUS}.0"] = older[0]
     with pytest.raises(UserError, match="not of this version of the program"):
-        read_rows(pins, "s")
+        read_status(pins, "s")
+
+
+def test_the_version_of_a_status_tells_whether_it_can_be_read(ledger):
+    pins = Pins()
+    Board(ledger, pins).attend()
+    head = json.loads(pins.pinned[STATUS])
+    earlier = {name: value for name, value in head.items() if name != "version"}
+    pins.pinned[STATUS] = json.dumps(earlier)
+    assert len(read_status(pins, "s")[0]) == 7, "the first version wrote no number and the same fields"
+    pins.pinned[STATUS] = json.dumps(head | {"version": head["version"] + 1})
+    with pytest.raises(UserError, match="not of this version of the program"):
+        read_status(pins, "s")

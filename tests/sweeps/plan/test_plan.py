@@ -467,7 +467,7 @@ def test_narrow_terminals_get_fewer_columns():
     plan = plan_of()
     for width, has in ((140, True), (80, False)):
         with out.capture() as captured:
-            out.print(plan_view(plan, width=width), width=width)
+            out.print(plan_view(plan), width=width)
         text = captured.get()
         assert ("memory" in text) == has
         assert "…" not in text

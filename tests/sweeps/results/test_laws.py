@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 from dataclasses import replace
@@ -10,15 +11,16 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
-from sweeps.driver.command import conclude
 from sweeps.driver.sweep import Report
+from sweeps.launch import conclude
 from sweeps.ledger.ledger import Entry, Ledger, State
 from sweeps.ledger.requests import carry_out
-from sweeps.ledger.status import of_families, open_ledger, rows_of
+from sweeps.ledger.status import of_families, open_ledger, runs_with_progress
 from sweeps.plan import prepare
 from sweeps.plan.plan import DataFacts, plan_specs
 from sweeps.plan.rows import spec_columns
@@ -141,6 +143,7 @@ def test_law_is_found_told_and_written(folder):
     assert float(law.alpha) == pytest.approx(0.5, abs=0.02)
     assert float(law.E) == pytest.approx(1.0, abs=0.05)
     text = said(report.show_fits, fits, table)
+    assert "isoflop law: use with care: its warnings say why" in text
     assert "uniform: best size at each budget" in text
     assert "with 95% intervals" in text
     assert "left out: d8 at 1.0e11 FLOPs, status is diverged" in text
@@ -165,6 +168,20 @@ def test_law_is_found_told_and_written(folder):
     assert all(row["status"] == "bracketed" for row in content["laws"]["isoflop"]["minima"])
     again = results.store_table(str(folder / "uniform" / "runs.parquet"), None)
     assert results.fit(again, "uniform", bootstrap=0).laws["surface"].sha256 == law.sha256
+
+
+def test_laws_and_comparisons_fit_eighty_columns(folder):
+    table = results.ledger_table(folder, "planted")
+    comparison, _ = results.compare(table, "ar", bootstrap=20)
+    for show_it, values in (
+        (report.show_fits, (results.fit(table, "uniform", bootstrap=20), table)),
+        (report.show_comparison, (replace(comparison, warnings=()),)),
+    ):
+        out = Console(file=io.StringIO(), width=80)
+        show_it(*values, out)
+        text = out.file.getvalue()
+        assert max(map(len, text.splitlines())) <= 80
+        assert "…" not in text
 
 
 def test_loss_curves_come_from_the_journals(folder, specs):
@@ -308,7 +325,7 @@ def test_tables_need_a_known_ending(tmp_path):
 
 def shown(folder: Path, *families: str) -> str:
     with open_ledger(folder, "planted") as ledger:
-        return said(show, of_families(rows_of(ledger), families), "planted")
+        return said(show, of_families(runs_with_progress(ledger), families), "planted")
 
 
 def wish(folder: Path, *asked) -> str:

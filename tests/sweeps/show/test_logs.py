@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.attempt.journal import JOURNAL, Journal, Record, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.status import rows_of
+from sweeps.ledger.status import runs_with_progress
 from sweeps.show.logs import record_line, show_log
 from tests.sweeps.simulation import entry
 
@@ -37,7 +37,7 @@ def test_damaged_lines_are_counted_where_the_log_is_shown(tmp_path, capsys):
             journal.append({"kind": "train", "step": 3, "loss": 2.0})
         with path.open("a") as file:
             file.write('{"kind": "train"}\n')
-        show_log(ledger, rows_of(ledger)[0])
+        show_log(ledger, runs_with_progress(ledger)[0])
     said = capsys.readouterr().out
     assert "loss 2.0000" in said
     assert "1 damaged lines of its journal" in said

@@ -9,7 +9,7 @@ import pytest
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.status import rows_of
+from sweeps.ledger.status import runs_with_progress, to_brief
 from sweeps.ledger.types import State
 from sweeps.record import board
 from sweeps.show.remote import reach
@@ -71,10 +71,10 @@ def elsewhere(out, config, tmp_path):
         yield reached
 
 
-def test_rows_are_those_of_the_ledger(elsewhere, out, config):
+def test_runs_are_those_of_the_ledger(elsewhere, out, config):
     with reach(None, config, None, out) as here:
-        assert elsewhere.rows() == here.rows()
-    assert {row.key: row.state for row in elsewhere.rows()} == {
+        assert list(map(to_brief, elsewhere.runs())) == list(map(to_brief, here.runs()))
+    assert {row.key: row.state for row in elsewhere.runs()} == {
         "done": "finished",
         "bad": "failed",
         "new": "planned",
@@ -86,8 +86,8 @@ def test_a_wish_is_carried_out_by_the_next_recorder(elsewhere, out, monkeypatch)
     assert "pinned up" in board.ask(elsewhere._tags, "retry", [], ["bad"], patience_s=0.2)
     assert record("s", out, uri(out)) == 0
     with Ledger(out / "s" / "ledger") as ledger:
-        assert {row.key: row.state for row in rows_of(ledger)}["bad"] == "planned"
-    assert {row.key: row.state for row in elsewhere.rows()}["bad"] == "planned"
+        assert {row.key: row.state for row in runs_with_progress(ledger)}["bad"] == "planned"
+    assert {row.key: row.state for row in elsewhere.runs()}["bad"] == "planned"
 
 
 def test_the_story_of_a_run_comes_from_the_store(elsewhere, capsys):

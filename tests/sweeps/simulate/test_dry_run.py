@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scaling.errors import UserError
-from sweeps.driver.caps import Caps, flops_of
+from sweeps.driver.caps import Caps
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry, Needs, State
 from sweeps.plan import prepare, timing
@@ -118,7 +118,7 @@ def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(ask, caps
         for key in keys[:2]:
             ledger.end(ledger.claim(key), State.FINISHED, sentence="")
     plan = planned(asked)
-    costs = {run.key: flops_of(plan.entry(run, dataset=".")) for run in plan.runs}
+    costs = {run.key: plan.entry(run, dataset=".").flops for run in plan.runs}
     one_more = sum(costs[key] for key in keys[:2]) + 1.01 * max(costs[key] for key in keys[2:])
     show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more))
     assert "FLOPs: 1 finished, 5 not started" in capsys.readouterr().out

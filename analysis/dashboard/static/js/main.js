@@ -27,7 +27,7 @@ function render() {
 }
 
 // plotly.js blocks the page while it loads and draws: not before a moment of rest, unless the pointer is near.
-const REST_MS = 20, FIRST_REST_MS = 500;
+const REST_MS = 60, FIRST_REST_MS = 500;
 let waiting = 0;
 
 function drawSoon() {

@@ -111,7 +111,7 @@ function curveFigure(curve, at) {
   line.y = curve.loss.map(loss => (missing(loss) ? null : number(loss)));
   line.line.color = familyStyle(familyOf(at)).colour;
   line.hovertemplate = `training objective %{y:.4f}<br>%{x:.4s} ${name === "flops" ? "FLOPs" : name}<extra></extra>`;
-  content.layout.xaxis.title = { text: LOOK.titles[name] };
+  Object.assign(content.layout.xaxis, { title: { text: LOOK.titles[name] }, tickformat: name === "flops" ? ".0e" : "~s" });
   return new Figure(`Training curve of ${labelOf(at)}`, content);
 }
 
