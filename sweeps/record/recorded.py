@@ -1,4 +1,4 @@
-"""What a tracking store holds of a sweep's runs, metric by metric: for audits and for `scaling logs`."""
+"""Reads a sweep's runs from a tracking store, metric by metric: for audits and `scaling logs`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RecordedRun:
 
 
 def recorded_runs(uri: str, sweep: str | None = None) -> list[RecordedRun]:
-    """Every run that carries a key in the store at `uri`, of `sweep` where that is given.
+    """Every run with a key in the store at `uri`; of `sweep` alone, if there is one.
 
     UserError (of `analysis`) for a database that cannot be read.
     """
@@ -45,13 +45,13 @@ def recorded_runs(uri: str, sweep: str | None = None) -> list[RecordedRun]:
 
 
 def experiment_name(uri: str, sweep: str, identity: str | None) -> str:
-    """What the experiment of `sweep` is called now: people rename them, and recording goes by its id."""
+    """The current name of the experiment of `sweep`: people rename them, and recording goes by the id."""
     experiment = experiment_of(client(uri), identity)
     return experiment.name if experiment is not None else sweep
 
 
 def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
-    """One run with its curves, by MLflow's own client; None where it has not been recorded."""
+    """One run with its curves, by MLflow's client; None if it has not been recorded."""
     api = client(uri)
     experiment = api.get_experiment_by_name(sweep)
     if experiment is None:

@@ -29,7 +29,7 @@ CONNECT_S = 4.0
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",  # a new database is no news
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run, of what the dashboard links to
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run; the dashboard has the links
     # A dead server must cost one short wait, not the four minutes of seven retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -121,7 +121,7 @@ def client(uri: str) -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    # MLflow 3.17 on SQLAlchemy 2.1; where warnings are errors, its tables could not even be mapped
+    # of MLflow 3.17 on SQLAlchemy 2.1; if warnings are errors, MLflow could not start
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
     from mlflow import MlflowClient
 
