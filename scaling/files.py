@@ -29,7 +29,7 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk."""
+    """Bring a file to the disk, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -38,9 +38,9 @@ def sync(path: Path) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """`path` as a folder that only this user can enter, made if it does not exist.
+    """`path` as a folder that only this user can enter, made if it is not there.
 
-    UserError if it belongs to another user: in a folder such as /tmp, anybody can make it first.
+    UserError if it belongs to another user, who could make it first in a folder that all may write.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.lstat()
@@ -56,11 +56,11 @@ def private_folder(path: Path) -> Path:
 
 @contextmanager
 def scratch_folder(base: Path) -> Iterator[Path]:
-    """An empty folder in `base`, removed afterwards; the next call removes those of killed processes."""
+    """An empty folder in `base` that is gone afterwards; the next call removes those of killed processes."""
     base.mkdir(parents=True, exist_ok=True)
     for lock_path in base.glob("*.lock"):
         with suppress(OSError), lock_path.open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is free, so its maker has died
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free: its maker is dead
             shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
             lock_path.unlink()
     folder = base / uuid.uuid4().hex[:8]
