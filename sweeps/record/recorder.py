@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -81,7 +81,7 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
-    def close(self, grace_s: float = GRACE_S, give_up: Callable[[], bool] = lambda: False) -> int:
+    def close(self, grace_s: float = GRACE_S) -> int:
         """Let it catch up, then stop it. Returns how many runs still wait.
 
         A store that fails is waited for `grace_s`, one that is merely slow SLOW times as long.
@@ -90,8 +90,6 @@ class Recorder:
         self._extension = (SLOW - 1) * grace_s
         self._closing.set()
         while self._thread is not None and self._thread.is_alive():
-            if give_up():
-                self._deadline, self._extension = -math.inf, 0.0
             if self._overdue(1.0):
                 break  # a call to a dead server may hang longer; the thread dies with the process
             self._thread.join(0.1)
@@ -144,13 +142,11 @@ class Recorder:
             before = self._identity
             self._identity = self._store.open(before or identity_of(self.ledger, self.uri))
             self._board = Board(self.ledger, self._store)
-            if before != self._identity:
-                # runs that somebody has deleted in the store since are recorded again
+            if before != self._identity:  # runs that somebody has deleted in the store are recorded again
                 runs = {r.key: self.ledger.shipped(self._identity, r.key).run_id for r in self.ledger.runs()}
                 there = self._store.run_ids() if any(runs.values()) else set()
-                for key, run_id in runs.items():
-                    if run_id is not None and run_id not in there:
-                        self.ledger.note_shipped(self._identity, key, Shipped())
+                for key in [key for key, run_id in runs.items() if run_id and run_id not in there]:
+                    self.ledger.note_shipped(self._identity, key, Shipped())
             self._connected = True
         for run in self.ledger.runs(self.ledger.not_shipped(self._identity)):
             try:
