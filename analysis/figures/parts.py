@@ -328,11 +328,14 @@ def label_ends(
             beside = [k for k in placed if xs[i] < xs[k] + widths[k] and xs[k] < xs[i] + widths[i]]
             ys[i] = sign * max([sign * ys[i], edge, *(sign * ys[k] + LABEL_PX for k in beside)])
             placed.append(i)
-    for (text, name, x, _), y in zip(shown, ys, strict=True):
-        figure.add_annotation(
-            text=text, name=name, x=x, xref=f"x{place}", y=bottom + y / height_px * (top - bottom),
-            yref=f"y{place}", xanchor="left", yanchor="middle", xshift=6,
-        )  # fmt: skip
+    # all at once: plotly checks every annotation there is again for each that is added
+    figure.layout.annotations += tuple(
+        {
+            "text": text, "name": name, "x": x, "xref": f"x{place}", "yref": f"y{place}", "xshift": 6,
+            "y": bottom + y / height_px * (top - bottom), "xanchor": "left", "yanchor": "middle",
+        }
+        for (text, name, x, _), y in zip(shown, ys, strict=True)
+    )  # fmt: skip
 
 
 def corner_notes(
