@@ -32,6 +32,7 @@ def isoflop_table(law: IsoflopLaw) -> pd.DataFrame:
 
     minima = law.minima.sort_values("flops").astype(object)
     by_budget = parts.with_labels(parts.by_budget(law, minima["flops"].tolist()))
+    by_budget = by_budget[[name for name in (*NUMBERS, "near", "label", "key") if name in by_budget]]
     rows: list[dict[str, Any]] = []
     for minimum in minima.to_dict(orient="records"):
         shared = {name: minimum[name] for name in ("flops", "status", "reason")}
@@ -140,7 +141,7 @@ def _budget_traces(
     runs, curve, minimum = (part[part["kind"] == kind] for kind in ("run", "curve", "minimum"))
     # unsimplified: Plotly would straighten a smooth curve into a visible polygon
     line = {"color": colour, "width": 1.8, "dash": "solid" if used else "dot", "simplify": False}
-    texts = [parts.run_text(run, tags["budget"]) + reason for run in runs.to_dict(orient="records")]
+    texts = [text + reason for text in parts.run_texts(runs, tags["budget"])]
     traces = [
         parts.scatter("line", curve["params"], curve["loss"], mode="lines", line=line, **tags),
         parts.scatter(

@@ -26,10 +26,10 @@ def measured_table(runs: pd.DataFrame) -> pd.DataFrame:
         done &= runs["status"] == "finished"
     if "excluded" in runs:
         done &= runs["excluded"].isna() | (runs["excluded"] == "")
-    shown = parts.with_labels(runs[done])
-    nominal = shown.get("nominal", shown.get("budget", float("nan")))
-    columns = {"flops": shown.get("flops", nominal), "family": shown.get("family", "")}
-    return shown.assign(nominal=pd.to_numeric(nominal), **columns)
+    table = parts.with_labels(runs[done])
+    nominal = table.get("nominal", table.get("budget", float("nan")))
+    columns = {"flops": table.get("flops", nominal), "family": table.get("family", "")}
+    return table.assign(nominal=pd.to_numeric(nominal), **columns)
 
 
 def measured(runs: pd.DataFrame) -> go.Figure:
@@ -52,10 +52,9 @@ def measured(runs: pd.DataFrame) -> go.Figure:
         for nominal, part in own.groupby("nominal", dropna=False):
             budget = None if nominal != nominal else float(nominal)
             colour = colours[budget] if budget is not None else theme.NEUTRAL
-            texts = [parts.run_text(run, run["flops"]) for run in part.to_dict(orient="records")]
             points = parts.scatter(
-                "points", part["params"], part["loss"], family=family, budget=budget, keys=part, text=texts,
-                mode="markers", marker=parts.marker(colour, "circle", 8),
+                "points", part["params"], part["loss"], family=family, budget=budget, keys=part,
+                text=parts.run_texts(part), mode="markers", marker=parts.marker(colour, "circle", 8),
             )  # fmt: skip
             parts.add(figure, [points], row, column)
         x_axis = axes.log_axis(axes.params_title([own]), own["params"], count_text, room=6)
@@ -86,13 +85,12 @@ def best_losses(runs: pd.DataFrame) -> go.Figure:
     limits, ends, traces = (low - pad, high + pad), [], []
     for family in theme.family_order(best["family"].unique()):
         part, style = best[best["family"] == family], theme.family_style(family)
-        texts = [parts.run_text(run, run["flops"]) for run in part.to_dict(orient="records")]
         line = {"color": style.colour, "width": 1.6}
         traces += [
             parts.scatter("line", part["nominal"], part["loss"], family=family, mode="lines", line=line),
             parts.scatter(
-                "points", part["nominal"], part["loss"], family=family, keys=part, text=texts, mode="markers",
-                marker=parts.marker(style.colour, style.symbol, 9),
+                "points", part["nominal"], part["loss"], family=family, keys=part, mode="markers",
+                text=parts.run_texts(part), marker=parts.marker(style.colour, style.symbol, 9),
             ),
         ]  # fmt: skip
         last = part.iloc[-1]

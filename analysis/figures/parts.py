@@ -388,12 +388,20 @@ def with_labels(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with a column label: size, seed where there are several, and the start of the key."""
     several = "seed" in runs.columns and runs["seed"].nunique() > 1
     labels = []
-    for row in runs.to_dict(orient="records"):
+    named = runs[[name for name in ("size", "seed", "key") if name in runs.columns]]
+    for row in named.to_dict(orient="records") if named.columns.size else [{}] * len(runs):
         words = [str(row["size"])] if not is_missing(row.get("size")) else []
         words += [f"seed {row['seed']}"] if several else []
         words += [str(row["key"])[:8]] if not is_missing(row.get("key")) else []
         labels.append(" ".join(words))
     return runs.assign(label=labels)
+
+
+def run_texts(runs: pd.DataFrame, flops: float | None = None) -> list[str]:
+    """What the pointer shows of each run; flops: by default what each spent."""
+    names = [n for n in ("label", "loss", "loss_se", "params", "tokens", "flops") if n in runs.columns]
+    rows = runs[names].to_dict(orient="records")
+    return [run_text(row, row["flops"] if flops is None else flops) for row in rows]
 
 
 def run_text(run: Mapping[str, Any], flops: float) -> str:

@@ -58,22 +58,25 @@ def surface_residuals(laws: SurfaceLaw | Mapping[str, SurfaceLaw]) -> go.Figure:
         100 * float(law.options["delta"]) for law in named.values() if law.options.get("residual") != "loss"
     }
     heights = [sign * delta for delta in sorted(deltas) for sign in (-1, 1)]
+    texts = {
+        name: [
+            f"{text}<br>predicted {predicted:.4f}, off by {percent:+.2f}%"
+            for text, predicted, percent in zip(
+                parts.run_texts(table), table["predicted"], table["residual_percent"], strict=True
+            )
+        ]
+        for name, table in tables.items()
+    }
     everything = [value for table in tables.values() for value in table["residual_percent"]]
     for column, (x, (title, text)) in enumerate(SCALES.items(), start=1):
         for name, table in tables.items():
             family = named[name].family or name
             style = theme.family_style(family)
-            rows = table.to_dict(orient="records")
-            texts = [
-                f"{parts.run_text(row, row['flops'])}<br>"
-                f"predicted {row['predicted']:.4f}, off by {row['residual_percent']:+.2f}%"
-                for row in rows
-            ]
             look = parts.marker(style.colour, parts.hollow(style.symbol, table["outlier"]), 8) | {
                 "opacity": 0.8
             }
             points = parts.scatter(
-                "points", table[x], table["residual_percent"], family=family, keys=table, text=texts,
+                "points", table[x], table["residual_percent"], family=family, keys=table, text=texts[name],
                 mode="markers", marker=look,
             )  # fmt: skip
             parts.add(figure, [points], 1, column)
