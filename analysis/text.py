@@ -39,7 +39,7 @@ def without_secrets(text: object) -> str:
 
 def _without_login(address: str) -> str:
     host = re.split(r"[/?#]", address, maxsplit=1)[0]
-    # bob:p/ss@h: what looks like a host ends at the slash in the password, so a colon before it is enough
+    # bob:p/ss@h: the slash in the password seems to end the host, so a colon before it is enough
     if "@" in host or (":" in host and "@" in address):
         address = "***@" + address.rpartition("@")[2]
     return _SECRET_OPTION.sub(r"\1***", address)
@@ -95,7 +95,7 @@ def interval_text(
     digits: int = 3,
     unit: str = "",
 ) -> str:
-    """163M [150M, 178M]: the ends in the form of the value; the number alone where there is no interval."""
+    """163M [150M, 178M]: the ends in the form of the value; the number alone without an interval."""
     write = text or partial(number_text, digits=digits, like=value)
     if is_missing(value) or is_missing(low) or is_missing(high):
         return write(value) + unit
@@ -104,8 +104,8 @@ def interval_text(
 
 
 def value_text(name: str, value: Any, low: Any = None, high: Any = None, *, digits: int = 4) -> str:
-    """A cell of a table, with its interval if it has one, in the form of what it is: budgets as FLOPs, params
-    and tokens as counts. `name` is the column's, or says where: "params at 1.0e20 FLOPs"."""
+    """A cell of a table, with its interval if it has one, in the form of its kind: budgets as FLOPs, params
+    and tokens as counts. `name` is the column's, with or without a place: "params at 1.0e20 FLOPs"."""
     if is_missing(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, float | int):

@@ -1,18 +1,17 @@
 """Do 95% intervals hold the truth in 95% of sweeps? Simulated sweeps of known surfaces, by design and noise.
 
-    python benchmarks/coverage.py                      # 1000 sweeps a cell, about 50 minutes of one core
-    python benchmarks/coverage.py --sweeps 300 --design desk --json coverage.json
+    python -m benchmarks.coverage                      # 1000 sweeps a cell, about 50 minutes of one core
+    python -m benchmarks.coverage --sweeps 300 --design desk
 
 Designs are the sizes and budgets of the published table `sahoo2026` (its masked runs) and of
 sweeps/configs/desk.yaml; losses are those of a surface near what such runs give, times log-normal noise.
-Asked are the exponents of N and D in the loss and of N* in compute, and N* and the loss at ten times the
-largest budget. `docs/coverage.md` holds what came out and what follows from it.
+Estimated are the exponents of N and D in the loss and of N* in compute, and N* and the loss at ten times the
+largest budget. `docs/coverage.md` has the results. All numbers go to build/benchmarks/coverage.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from analysis import fit_law, published
 from analysis.errors import UserError
 from analysis.frontier import Cost, fit_cost, frontier_exponents, optimal_logs, optimal_loss, surface_loss
 from analysis.laws.result import Law
+from benchmarks import options, save
 
 NOISES = (0.002, 0.005, 0.01)
 LEVEL = 0.95
@@ -39,12 +39,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "isoflop": ("isoflop", {}),
     "isoflop corrected": ("isoflop", {"correct_bias": True}),
 }
-ASKED = ("alpha", "beta", "exponent of N*", "N*", "loss")
+ESTIMATED = ("alpha", "beta", "exponent of N*", "N*", "loss")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """Where the runs of a sweep are, and the surface they have."""
+    """The runs of a sweep and the surface of their losses."""
 
     runs: pd.DataFrame
     """params, tokens, flops (and budget)."""
@@ -108,8 +108,8 @@ def desk() -> Design:
 DESIGNS = {"sahoo2026": sahoo2026, "desk": desk}
 
 
-def told(law: Law, top: float) -> dict[str, Any]:
-    """The estimates a law gives of what is asked."""
+def estimates(law: Law, top: float) -> dict[str, Any]:
+    """The law's estimates, by name."""
     best = law.optimal(top)
     intervals: dict[str, Any] = {
         "exponent of N*": law.exponents["params"],
@@ -141,8 +141,8 @@ def cover(
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Share of the sweeps whose interval holds each true number, and the intervals' median width."""
-    held: dict[str, list[bool]] = {name: [] for name in ASKED}
-    width: dict[str, list[float]] = {name: [] for name in ASKED}
+    held: dict[str, list[bool]] = {name: [] for name in ESTIMATED}
+    width: dict[str, list[float]] = {name: [] for name in ESTIMATED}
     refused, started = 0, time.process_time()
     for seed in range(args.sweeps):
         runs = design.sweep(noise, seed)
@@ -151,7 +151,7 @@ def cover(
         except UserError:
             refused += 1
             continue
-        for name, value in told(law, top).items():
+        for name, value in estimates(law, top).items():
             held[name].append(value.low <= truth[name] <= value.high)
             relative = name in ("N*", "loss")
             width[name].append((value.high - value.low) / (truth[name] if relative else 1.0))
@@ -165,25 +165,23 @@ def cover(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options(__doc__, "coverage")
     parser.add_argument("--sweeps", type=int, default=1000, help="simulated sweeps per cell")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples per fit")
     parser.add_argument("--design", nargs="*", choices=DESIGNS, default=list(DESIGNS))
     parser.add_argument("--method", nargs="*", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--json", type=Path, help="write every number here too")
     args = parser.parse_args()
     print(f"{date.today()}, {platform.machine()}, {args.sweeps} sweeps a cell, {args.bootstrap} resamples")
     print(f"one standard error of a share of 95%: {np.sqrt(0.05 * 0.95 / args.sweeps):.1%}")
-    print(f"| design | noise | method | {' | '.join(ASKED)} | refused |")
-    print("|" + "---|" * (len(ASKED) + 4))
+    print(f"| design | noise | method | {' | '.join(ESTIMATED)} | refused |")
+    print("|" + "---|" * (len(ESTIMATED) + 4))
     rows = []
     for row in cells(args):
         rows.append(row)
-        shares = [f"{100 * row['coverage'][n]:.1f}" if n in row["coverage"] else "" for n in ASKED]
+        shares = [f"{100 * row['coverage'][n]:.1f}" if n in row["coverage"] else "" for n in ESTIMATED]
         words = [row["design"], f"{row['noise']:.1%}", row["method"], *shares, str(row["refused"])]
         print(f"| {' | '.join(words)} |", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    save(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ isoflop     the 12 budgets of Porian et al. 2024 with 1000 draws of the noise
 
     python -m benchmarks.fitting [--rounds 5] [--resamples 4000] [--runs 10000]
 
-Nothing is downloaded. The numbers go to build/benchmarks/fitting.json; exit code 1 where a floor is missed.
+Nothing is downloaded. The numbers go to build/benchmarks/fitting.json; exit code 1 if a floor is missed.
 """
 
 # ruff: noqa: E402  # threads are limited before numpy is loaded
@@ -23,11 +23,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +33,7 @@ import pandas as pd
 
 from analysis import fit_law, published
 from analysis.laws.solver.bootstrap import resample_weights
+from benchmarks import options, save
 
 FLOORS = {
     "reference_cpu_s": 0.8,
@@ -50,7 +49,7 @@ PLANTED = (1.69, 406.4, 410.7, 0.34, 0.28)
 
 
 def cpu_of(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of this process, and what the work returned."""
+    """CPU seconds of this process, and the result of the work."""
     started = time.process_time()
     result = work()
     return time.process_time() - started, result
@@ -156,18 +155,16 @@ def missed(numbers: dict[str, float]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options(__doc__, "fitting")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--resamples", type=int, default=4000)
     parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/fitting.json"))
     arguments = parser.parse_args()
     numbers = measure(arguments)
     for name, value in numbers.items():
         sign = ">=" if name in AT_LEAST else "<="
         print(f"{name:34} {value:12.6g}" + (f"   ({sign} {FLOORS[name]:g})" if name in FLOORS else ""))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"floors": FLOORS, "measured": numbers}, indent=2), encoding="utf-8")
+    save(arguments.out, {"floors": FLOORS, "measured": numbers})
     for name in missed(numbers):
         print(f"floor missed: {name}")
     sys.exit(1 if missed(numbers) else 0)

@@ -12,13 +12,13 @@ The table goes to the terminal as Markdown, all numbers to build/benchmarks/gaps
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from benchmarks import options, save
 
 SOURCES = {
     "Markov, order 2": "synthetic:markov?order=2&vocab=16&seed=1",
@@ -100,11 +100,10 @@ def show(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options(__doc__, "gaps")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--families", default=None, help="labels, split by semicolons")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/gaps.json"))
     arguments = parser.parse_args()
     labels = list(VARIANTS) if arguments.families is None else arguments.families.split(";")
     pairs = [(label, source) for label in labels for source in SOURCES]
@@ -119,8 +118,7 @@ def main() -> None:
                 f"bound {last['bound']:.4f}, entropy {last['entropy']:.4f}, {last['train_s']:.0f} s",
                 flush=True,
             )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(results, indent=1))
+    save(arguments.out, results)
     print(show(results))
 
 

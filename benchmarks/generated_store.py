@@ -47,8 +47,6 @@ def _run(
     tokens = round(budget / 6 / params)
     loss = (E + A / params**0.34 + B / tokens**0.28) * math.exp(rng.normal(0, NOISE))
     diverged = rng.random() < 0.01
-    counts = {"params_total": params * 1.12, "params_non_embedding": params, "params_body": params * 0.91}
-    spent = {"flops_exact": budget, "flops_6nd": budget * 0.93, "flops_sahoo2026": budget * 0.96}
     row = {
         "sweep": "generated",
         "family": family,
@@ -59,9 +57,13 @@ def _run(
         "budget": budget,
         "flop_convention": "exact",
         "flops": budget,
-        **spent,
+        "flops_exact": budget,
+        "flops_6nd": budget * 0.93,
+        "flops_sahoo2026": budget * 0.96,
         "params": params,
-        **counts,
+        "params_total": params * 1.12,
+        "params_non_embedding": params,
+        "params_body": params * 0.91,
         "tokens": tokens,
         "bound": "exact" if family == "ar" else "upper",
         "objective": "nelbo",
@@ -90,9 +92,8 @@ def write_store(path: Path, runs: int, points: int) -> str:
     mlflow.MlflowClient(tracking_uri=uri).create_experiment("generated")
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA synchronous = OFF")
-        experiment = db.execute("SELECT experiment_id FROM experiments WHERE name = 'generated'").fetchone()[
-            0
-        ]
+        select = "SELECT experiment_id FROM experiments WHERE name = 'generated'"
+        experiment = db.execute(select).fetchone()[0]
         for number, row in enumerate(made_up_runs(runs)):
             add_run(db, experiment, row, number, points)
     db.close()
@@ -111,14 +112,9 @@ def add_run(db: sqlite3.Connection, experiment: int, row: dict[str, Any], number
     )
     run = (run_id, tags["mlflow.runName"], experiment, ended, at, at + 900, "active", "/tmp", "LOCAL")
     db.execute(f"INSERT INTO runs ({names}) VALUES (?,?,?,?,?,?,?,?,?,'','','','')", run)
-    db.executemany(
-        "INSERT INTO params (run_uuid, key, value) VALUES (?,?,?)",
-        [(run_id, name, value) for name, value in params.items()],
-    )
-    db.executemany(
-        "INSERT INTO tags (run_uuid, key, value) VALUES (?,?,?)",
-        [(run_id, name, value) for name, value in tags.items()],
-    )
+    for table, texts in (("params", params), ("tags", tags)):
+        rows = [(run_id, name, value) for name, value in texts.items()]
+        db.executemany(f"INSERT INTO {table} (run_uuid, key, value) VALUES (?,?,?)", rows)
     last = [(run_id, name, value, at, 0, 0) for name, value in metrics.items()]
     insert = "INSERT INTO {} (run_uuid, key, value, timestamp, step, is_nan) VALUES (?,?,?,?,?,?)"
     db.executemany(insert.format("latest_metrics"), last)
@@ -129,14 +125,8 @@ def add_run(db: sqlite3.Connection, experiment: int, row: dict[str, Any], number
 def _curve(run_id: str, row: dict[str, Any], at: int, points: int) -> list[tuple[Any, ...]]:
     steps = max(1, int(row["steps"]))
     end = float(row.get("loss") or 3.0)
-    return [
-        (
-            run_id,
-            TRAIN_LOSS,
-            end + 4.0 * math.exp(-6.0 * (n + 1) / points),
-            at + n,
-            max(1, steps * (n + 1) // points) + n,
-            0,
-        )
-        for n in range(points)
-    ]
+    curve = []
+    for n in range(points):
+        loss, step = end + 4.0 * math.exp(-6.0 * (n + 1) / points), max(1, steps * (n + 1) // points) + n
+        curve.append((run_id, TRAIN_LOSS, loss, at + n, step, 0))
+    return curve

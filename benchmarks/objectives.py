@@ -10,8 +10,6 @@ interval from Student's t over seeds. arXiv 2602.15014 reports low variance "abo
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +17,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks import options, save
 
 BUDGETS = {3e10: "16x1", 9e10: "24x1", 2.7e11: "32x1"}
 """Training FLOPs and a size near the optimum there."""
@@ -99,8 +99,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run all and print the two comparisons."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, "objectives")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
@@ -124,7 +123,8 @@ def main() -> None:
         f"\ncompute of low_variance over nelbo at equal bound, near {middle:.1e} FLOPs: "
         f"{ratio:.3f} [{low:.3f}, {high:.3f}]; the published 12% would be about 0.88"
     )
-    print(json.dumps({"budgets": budgets.tolist(), "bounds": bounds.tolist(), "objectives": OBJECTIVES}))
+    numbers = {"budgets": budgets.tolist(), "bounds": bounds.tolist(), "objectives": OBJECTIVES}
+    save(arguments.out, numbers)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ All samples go to build/benchmarks/packing.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from contextlib import ExitStack
-from pathlib import Path
 from statistics import median
 
+from benchmarks import options, save
 from benchmarks.steps import QUIET, SHAPES, Sample, Stepper, wait_for_quiet
 
 FLOOR = 1.25
@@ -30,13 +28,12 @@ def _disturbed(side_by_side: list[Sample]) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options(__doc__, "packing")
     parser.add_argument("--shape", default="A", choices=SHAPES)
     parser.add_argument("--family", default="masked")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/packing.json"))
     arguments = parser.parse_args()
     shape = SHAPES[arguments.shape]
     rows = []
@@ -63,16 +60,14 @@ def main() -> None:
                 )
     quiet = [row for row in rows if row["quiet"]]
     used = quiet if len(quiet) >= 3 else rows
-    times, one_speed, speed = (
-        median(row[name] for row in used) for name in ("ratio", "one_tokens_per_s", "together_tokens_per_s")
-    )
+    names = ("ratio", "one_tokens_per_s", "together_tokens_per_s")
+    times, one_speed, speed = (median(row[name] for row in used) for name in names)
     print(
         f"{arguments.family} at shape {shape.name}: {arguments.processes} processes of one thread give "
         f"{times:.2f} x the work of one with {arguments.processes} threads (floor {FLOOR}; "
         f"{speed:,.0f} against {one_speed:,.0f} tokens/s; {len(quiet)} of {len(rows)} rounds quiet)"
     )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=1))
+    save(arguments.out, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What scheduling costs: per run, per recorded point, per look at a large sweep; beside what others offer.
+"""The cost of scheduling: per run, per recorded point, per status of a large sweep; beside other tools.
 
 - overhead: time in which a slot does not train, per run, in worker processes that are kept (as on CPUs) and
   in fresh ones (as on GPUs, and after a failure); beside a trial of Ray Tune that does nothing.
@@ -14,7 +14,6 @@ All numbers go to build/benchmarks/scheduling.json. Simulated schedules: `python
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import logging
@@ -30,8 +29,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import TINY, options, save
 from scaling.data import Dataset, prepare
-from scaling.ladder import Size
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.driver.sweep import run_sweep
@@ -50,7 +49,6 @@ TARGETS = {
     "recorder": (2500.0, "points/s"),
     "status": (1.0, "s"),
 }
-SIZE = Size(name="4x1", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4)
 CONTEXT = 16
 
 
@@ -66,7 +64,7 @@ def tiny_entry(data: Dataset, seed: int, steps: int, needs: Needs | None = None)
     """A run that takes about `steps` milliseconds."""
     spec = RunSpec(
         family="uniform",
-        size=SIZE,
+        size=TINY,
         budget=1e7,
         sequences=4 * steps,
         batch_size=4,
@@ -99,10 +97,9 @@ def overhead(folder: Path, runs: int = 16) -> dict[str, float]:
         with Ledger(out / "s" / "ledger") as ledger:
             pool = start("ray", PoolOptions(cpus=1, gpus=1))
             run_sweep(entries, ledger, pool, sweep="s", tracking=tracking_uri(out))
-            ended = sorted((run for run in ledger.runs()), key=lambda run: run.ended or 0.0)
-        gaps = [
-            float(b.ended or 0.0) - float(a.ended or 0.0) - trained_s(b) for a, b in itertools.pairwise(ended)
-        ]
+            runs_by_end = sorted(ledger.runs(), key=lambda run: run.ended or 0.0)
+        pairs = itertools.pairwise(runs_by_end)
+        gaps = [float(b.ended or 0.0) - float(a.ended or 0.0) - trained_s(b) for a, b in pairs]
         results[f"overhead, {name}"] = median(gaps)
     return results
 
@@ -118,13 +115,8 @@ def tune_trial(runs: int = 16) -> float:
         "run(1); began = time.perf_counter(); run(int(sys.argv[1]))\n"
         "print((time.perf_counter() - began) / int(sys.argv[1]))\n"
     )
-    out = subprocess.run(
-        [sys.executable, "-P", "-c", script, str(runs)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=900,
-    )
+    command = [sys.executable, "-P", "-c", script, str(runs)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
     return float(out.stdout.splitlines()[-1])
 
 
@@ -135,8 +127,8 @@ def many(folder: Path, runs: int) -> dict[str, float]:
     before, began = time.process_time(), time.perf_counter()
     out = folder / "many"
     with Ledger(out / "s" / "ledger") as ledger:
-        where = tracking_uri(out)
-        report = run_sweep(entries, ledger, start("ray"), sweep="s", tracking=where, grace_s=300.0)
+        pool, tracking = start("ray"), tracking_uri(out)
+        report = run_sweep(entries, ledger, pool, sweep="s", tracking=tracking, grace_s=300.0)
     wall_s = time.perf_counter() - began
     assert report.counts == {"finished": runs}, report.sentence
     return {
@@ -147,7 +139,7 @@ def many(folder: Path, runs: int) -> dict[str, float]:
 
 
 def journals(folder: Path, runs: int, steps: int) -> Ledger:
-    """A ledger of finished runs with journals that nobody has recorded."""
+    """A ledger of finished runs whose journals are not recorded yet."""
     data = tiny_data(folder / "corpus")
     ledger = Ledger(folder / "s" / "ledger")
     ledger.enlist()
@@ -156,7 +148,7 @@ def journals(folder: Path, runs: int, steps: int) -> Ledger:
     numbers = dict.fromkeys(("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s"), 1.5)
     for entry in entries:
         claim = ledger.claim(entry.key)
-        assert claim is not None, "nobody else is here"
+        assert claim is not None, "this is the only driver"
         run = run_folder(folder / "s", entry.family, entry.key)
         with Journal(attempt_folder(run, 1) / JOURNAL) as journal:
             for step in range(1, steps + 1):
@@ -232,12 +224,11 @@ def status(folder: Path, runs: int = 10_000) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options(__doc__, "scheduling")
     parser.add_argument("--only", choices=("overhead", "many", "recorder", "status"))
     parser.add_argument("--runs", type=int, default=1000, help="of `many`")
     parser.add_argument("--store", help="of `recorder`: record here, such as postgresql://... or http://...")
     parser.add_argument("--no-tune", action="store_true", help="without Ray Tune beside")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/scheduling.json"))
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -257,8 +248,7 @@ def main() -> None:
         target, unit = TARGETS.get(name, (None, ""))
         more = f" {unit} (target {target:g})" if target is not None else ""
         print(f"{name}: {value:.3g}{more}")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(results, indent=1))
+    save(arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How good are the schedules? The real driver on simulated clusters, held against what no schedule can beat.
+"""How good are the schedules? The real driver on simulated clusters, beside a bound for every schedule.
 
 Random grids of 20 to 500 runs on 1 to 1024 slots, with times as scaling grids have them: a few budgets, each
 a constant factor above the one before, and a lognormal spread among the runs of a budget. For each grid the
 makespan is divided by max(total work / slots, longest run).
 
-- known: every run takes what was predicted.
+- known: every run takes the predicted time.
 - off: runs take 20% more or less than predicted (lognormal), as in a sweep whose times are learned.
 - kinds: GPUs of two kinds, one two to six times as fast; the bound there is a weaker one.
 - large: one sweep of 1,000 runs on 32 slots.
@@ -16,16 +16,13 @@ All numbers go to build/benchmarks/simulation.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scaling.ladder import Size
+from benchmarks import TINY, options, save
 from scaling.spec import DataSpec, OptimizerSpec, RunSpec
 from sweeps.ledger.types import Entry, Needs
 from sweeps.pools.rack import Node
@@ -39,7 +36,7 @@ KINDS = ("known", "off", "kinds")
 
 SPEC = RunSpec(
     family="uniform",
-    size=Size(name="4x1", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4),
+    size=TINY,
     budget=1.0,
     sequences=800,
     batch_size=8,
@@ -102,7 +99,7 @@ def schedules(random: np.random.Generator) -> dict[str, Schedule]:
 
 
 def summary(outcomes: Sequence[Schedule]) -> dict[str, float]:
-    """Makespan over the bound, and what the driver took for it."""
+    """Makespan over the bound, and the driver's own time."""
     ratios = np.array([schedule.makespan_s / schedule.bound_s for schedule in outcomes])
     runs = sum(len(schedule.stays) for schedule in outcomes)
     return {
@@ -137,17 +134,14 @@ def measure(num_grids: int, large: int, seed: int, show: Callable[[str], None]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options(__doc__, "simulation")
     parser.add_argument("--grids", type=int, default=200)
     parser.add_argument("--large", type=int, default=1000, help="runs of the one large sweep")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/simulation.json"))
     arguments = parser.parse_args()
-    print("makespan / max(total work / slots, longest run)")
+    print("makespan / max(total work / slots, longest run); target: within 5% of 1")
     results = measure(arguments.grids, arguments.large, arguments.seed, lambda line: print(line, flush=True))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(results, indent=1))
-    print(f"target: within 5%; all numbers in {arguments.out}")
+    save(arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes that train when told, so that two programs can be timed in turn under different conditions.
+"""Processes that train on request, so that two programs can be timed in turn under different conditions.
 
 A `Stepper` is a child process with its own environment (allocator, threads) that holds one network per
 program and family; `Stepper.window` asks it for a few optimizer steps and gets their times back. Between
@@ -32,12 +32,12 @@ QUIET = 0.08
 """A sample counts as quiet when other processes took at most this share of the machine meanwhile."""
 
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
-"""glibc keeps large blocks instead of returning them to the kernel; what a sweep's workers run under."""
+"""glibc keeps large blocks instead of returning them to the kernel; the setting of a sweep's workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a step works on."""
+    """Network and batch of a step."""
 
     name: str
     size: Size
@@ -71,7 +71,7 @@ class Sample:
     cpu_s_per_step: float
     """Of all threads. With one thread it is the step's time without the waiting for a busy processor."""
     foreign: float | None
-    """Share of the machine that other processes took; None where the system does not tell."""
+    """Share of the machine that other processes took; None if the system does not report it."""
 
     @property
     def quiet(self) -> bool:
@@ -226,7 +226,7 @@ def project_step(family: str, shape: Shape, device: str, precision: str) -> Call
         optimizer=OptimizerSpec(learning_rate=1e-4, schedule="constant"),
         precision=precision,  # type: ignore[arg-type]
     )
-    # The loop's own parts, so that what is timed is what runs.
+    # The loop's own parts, so that the timed step is the real one.
     run = loop._prepare(spec, _RandomText(shape, num_ids), device, None, False)
     with torch.no_grad():  # no kernel shall see the zeros that gates and head start with
         for parameter in run.model.parameters():
@@ -273,7 +273,7 @@ def textbook_step(family: str, shape: Shape, device: str, precision: str) -> Cal
 
 
 def predicted_ids(family: str, shape: Shape) -> int:
-    """Ids that text is made of: the vocabulary without the mask id, where the family has one."""
+    """Ids of text: the vocabulary without the mask id, if the family has one."""
     from scaling.families import family_class
 
     return shape.vocab_size - (family_class(family).vocab_size_for(shape.vocab_size) - shape.vocab_size)
@@ -331,5 +331,5 @@ def _timed(step: Callable[[], float], seconds: float) -> Sample:
 
 
 if __name__ == "__main__":
-    _asked = json.loads(sys.argv[1])
-    _serve(_asked["program"], SHAPES[_asked["shape"]], _asked["device"], _asked["precision"])
+    _request = json.loads(sys.argv[1])
+    _serve(**{**_request, "shape": SHAPES[_request["shape"]]})

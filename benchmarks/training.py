@@ -17,17 +17,15 @@ The tables go to the terminal, all samples to build/benchmarks/training.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import options, save
 from benchmarks.steps import QUIET, SHAPES, VARIANTS, Sample, Shape, Stepper, wait_for_quiet
 
 FAMILIES = ("ar", "masked", "uniform")
@@ -51,20 +49,22 @@ SHARES = {
     "block": 0.75,
     "gaussian": 0.70,
 }
-"""Every family, and the floor of its FLOP/s as a share of those of `masked`, where one was set."""
+"""Every family, and the floor of its FLOP/s as a share of those of `masked`, if one was set."""
 
 Samples = dict[str, list[Sample]]
 
 
 def measure(
-    shape: Shape, families: tuple[str, ...], rounds: int, seconds: float, threads: int, **where: str
+    shape: Shape, families: tuple[str, ...], rounds: int, seconds: float, threads: int, **machine: str
 ) -> tuple[dict[str, Samples], float]:
     """Samples by family and program, taken in turn, and the machine's matrix-product peak in FLOP/s."""
     samples_by_family: dict[str, Samples] = {family: defaultdict(list) for family in families}
     peaks = []
     with ExitStack() as stack:
         steppers = {
-            name: stack.enter_context(Stepper(name.split()[0], shape, threads=threads, tuned=tuned, **where))
+            name: stack.enter_context(
+                Stepper(name.split()[0], shape, threads=threads, tuned=tuned, **machine)
+            )
             for name, tuned in PROGRAMS.items()
         }
         for _ in range(rounds):
@@ -78,12 +78,12 @@ def measure(
 
 
 def seconds(sample: Sample, threads: int, device: str) -> float:
-    """A step's time: of the processor where one thread does it all, of the clock otherwise."""
+    """A step's time: of the processor if one thread does it all, of the clock otherwise."""
     return sample.cpu_s_per_step if threads == 1 and device == "cpu" else sample.seconds_per_step
 
 
 def chosen(pairs: list[tuple[Sample, ...]]) -> list[tuple[Sample, ...]]:
-    """The quiet ones where there are three, else all."""
+    """The quiet ones if there are three, else all."""
     quiet = [pair for pair in pairs if all(sample.quiet for sample in pair)]
     return quiet if len(quiet) >= 3 else pairs
 
@@ -122,11 +122,11 @@ def row(
 
 
 def measure_shares(
-    shape: Shape, labels: tuple[str, ...], rounds: int, window_s: float, threads: int, **where: str
+    shape: Shape, labels: tuple[str, ...], rounds: int, window_s: float, threads: int, **machine: str
 ) -> dict[str, list[Sample]]:
     """Samples of the project's step by label, each round in turn, so that a round's ratios hang together."""
     samples_by_family: dict[str, list[Sample]] = defaultdict(list)
-    with Stepper("project", shape, threads=threads, tuned=True, **where) as stepper:
+    with Stepper("project", shape, threads=threads, tuned=True, **machine) as stepper:
         for _ in range(rounds):
             for label in labels:
                 wait_for_quiet(1.0)
@@ -178,53 +178,52 @@ def step_flops(label: str, shape: Shape) -> tuple[float, float]:
     return counted, counted - (1 - share) * head
 
 
+def show(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("shape", "family", "tokens/s", "GFLOP/s", *heads, title=title)
+    for cells in rows:
+        table.add_row(*cells)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def speed(row: dict[str, Any]) -> tuple[str, ...]:
+    """The first four cells of a row."""
+    return row["shape"], row["family"], f"{row['tokens_per_s']:,.0f}", f"{row['flops_per_s'] / 1e9:.1f}"
+
+
 def show_shares(rows: list[dict[str, Any]], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("shape", "family", "tokens/s", "GFLOP/s", "of masked, as counted", "of masked, as done",
-                  "floor", title=title)  # fmt: skip
-    for one in rows:
-        table.add_row(
-            one["shape"],
-            one["family"],
-            f"{one['tokens_per_s']:,.0f}",
-            f"{one['flops_per_s'] / 1e9:.1f}",
-            f"{one['share']:.0%}",
-            f"{one['share_done']:.0%}",
-            "" if one["floor"] is None else f"{one['floor']:.0%}",
+    cells = [
+        (
+            *speed(row),
+            f"{row['share']:.0%}",
+            f"{row['share_done']:.0%}",
+            "" if row["floor"] is None else f"{row['floor']:.0%}",
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        for row in rows
+    ]
+    show(title, ("of masked, as counted", "of masked, as done", "floor"), cells)
 
 
-def show(rows: list[dict[str, Any]], rounds: int, title: str, *, targets: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("shape", "family", "tokens/s", "GFLOP/s", "of peak", "x textbook, same allocator",
-                  "x textbook, plain user", "quiet rounds", title=title)  # fmt: skip
-    for one in rows:
-        floors = [f" (floor {floor:.1f})" if targets else "" for floor in one["target"]]
-        table.add_row(
-            one["shape"],
-            one["family"],
-            f"{one['tokens_per_s']:,.0f}",
-            f"{one['flops_per_s'] / 1e9:.1f}",
-            f"{one['mfu']:.0%}",
-            f"{one['ratio_same_allocator']:.2f}{floors[0]}",
-            f"{one['ratio_plain_user']:.2f}{floors[1]}",
-            f"{one['quiet_rounds']} of {rounds}",
-        )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-    if any(one["quiet_rounds"] < 3 for one in rows):
+def show_ratios(rows: list[dict[str, Any]], rounds: int, title: str, *, targets: bool) -> None:
+    cells = []
+    for row in rows:
+        floors = [f" (floor {floor:.1f})" if targets else "" for floor in row["target"]]
+        ratios = (row["ratio_same_allocator"], row["ratio_plain_user"])
+        times = [f"{ratio:.2f}{floor}" for ratio, floor in zip(ratios, floors, strict=True)]
+        cells.append((*speed(row), f"{row['mfu']:.0%}", *times, f"{row['quiet_rounds']} of {rounds}"))
+    heads = ("of peak", "x textbook, same allocator", "x textbook, plain user", "quiet rounds")
+    show(title, heads, cells)
+    if any(row["quiet_rounds"] < 3 for row in rows):
         print(
-            f"Where fewer than 3 rounds were quiet (others took over {QUIET:.0%} of the machine), "
+            f"If fewer than 3 rounds were quiet (others took over {QUIET:.0%} of the machine), "
             "all rounds count: trust those ratios less, and the absolute speeds not at all."
         )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options(__doc__, "training")
     parser.add_argument("--shapes", default=",".join(SHAPES), help="some of A,B,C")
     parser.add_argument("--families", default=",".join(FAMILIES), help="to time beside the textbook")
     parser.add_argument("--rounds", type=int, default=7)
@@ -232,14 +231,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/training.json"))
     arguments = parser.parse_args()
     families = tuple(arguments.families.split(","))
-    where = {"device": arguments.device, "precision": arguments.precision}
+    machine = {"device": arguments.device, "precision": arguments.precision}
     rows, samples = [], {}
     for name in arguments.shapes.split(","):
         samples_by_family, peak = measure(
-            SHAPES[name], families, arguments.rounds, arguments.seconds, arguments.threads, **where
+            SHAPES[name], families, arguments.rounds, arguments.seconds, arguments.threads, **machine
         )
         rows += [
             row(SHAPES[name], family, samples_by_family[family], peak, arguments.threads, arguments.device)
@@ -253,16 +251,14 @@ def main() -> None:
     title = f"training step, {arguments.precision} on {arguments.device}, {arguments.threads} threads"
     shares = []
     for name in arguments.shapes.split(","):
-        found_shares = measure_shares(
-            SHAPES[name], tuple(SHARES), arguments.rounds, arguments.seconds, arguments.threads, **where
+        samples_of_shape = measure_shares(
+            SHAPES[name], tuple(SHARES), arguments.rounds, arguments.seconds, arguments.threads, **machine
         )
-        shares += share_rows(SHAPES[name], found_shares, arguments.threads, arguments.device)
+        shares += share_rows(SHAPES[name], samples_of_shape, arguments.threads, arguments.device)
     show_shares(shares, f"every family, {title}")
-    show(rows, arguments.rounds, title, targets=where == {"device": "cpu", "precision": "float32"})
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"threads": arguments.threads, **where, "rows": rows, "shares": shares, "samples": samples}
-    arguments.out.write_text(json.dumps(record, indent=1))
-    print(f"every sample: {arguments.out}")
+    show_ratios(rows, arguments.rounds, title, targets=machine == {"device": "cpu", "precision": "float32"})
+    record = {"threads": arguments.threads, **machine, "rows": rows, "shares": shares, "samples": samples}
+    save(arguments.out, record)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scaling.families import FAMILIES
-from scaling.families.absorbing import Absorbing, refuse_options
+from scaling.families.absorbing import Absorbing
 from scaling.families.base import Denoiser, Schedule, draw, per_token, sampling_times
 
 
@@ -61,7 +61,7 @@ class Timed(Absorbing):
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:
         """Ancestral sampling from all masks; the network is called at every step, since it sees the time."""
-        refuse_options(self, options)
+        self.refuse_options(options)
         xt = torch.full(shape, self.mask_id, device=generator.device)
         for now, then in pairwise(sampling_times(steps).to(generator.device)):
             t, s = now.expand(len(xt)), then.expand(len(xt))

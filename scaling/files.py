@@ -38,9 +38,9 @@ def sync(path: Path) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """`path` as a folder of this user that nobody else can enter, made if it is not there.
+    """`path` as a folder that only this user can enter, made if it is not there.
 
-    UserError where it belongs to somebody else: in a folder that all may write, anybody can make it first.
+    UserError if it belongs to another user, who could make it first in a folder that all may write.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.lstat()
@@ -60,7 +60,7 @@ def scratch_folder(base: Path) -> Iterator[Path]:
     base.mkdir(parents=True, exist_ok=True)
     for lock_path in base.glob("*.lock"):
         with suppress(OSError), lock_path.open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it: its maker is dead
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free: its maker is dead
             shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
             lock_path.unlink()
     folder = base / uuid.uuid4().hex[:8]

@@ -3,7 +3,7 @@
 Symbols: d hidden, B layers, c conditioning width, f time features, V vocabulary, L context length.
 A multiply-add counts as two FLOPs. Training is three forward passes (backward costs two).
 
-A family says with a `Work` what it asks of the network beyond one plain pass: a second copy of the text,
+A family describes with a `Work` its cost beyond one plain pass of the network: a second copy of the text,
 passes without gradient, further products over the vocabulary. Equal compute is then equal.
 
 Not covered: optimizer arithmetic, data loading, evaluation.
@@ -26,7 +26,7 @@ TRAINING_PASSES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """Parameters by part; the total is their sum."""
+    """Parameters by part."""
 
     embedding: int
     blocks: int
@@ -72,7 +72,7 @@ def param_count(size: Size, vocab_size: int, kind: ParamKind = "total") -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a training sequence of L tokens costs beside one pass of L tokens that all see each other."""
+    """Cost of a training sequence of L tokens, relative to one pass of L tokens that all see each other."""
 
     inputs: float = 1.0
     """Tokens that enter the network per token of text."""
@@ -96,7 +96,7 @@ PLAIN = Work()
 
 
 def causal(context_length: int) -> Work:
-    """Each token sees itself and what came before: L(L+1)/2 pairs."""
+    """Each token sees itself and all before it: L(L+1)/2 pairs."""
     pairs = context_length * (context_length + 1) / 2
     return Work(pairs=pairs, last_pairs=pairs)
 
@@ -111,7 +111,7 @@ class ForwardFlops:
     head: float
     conditioning: float
     extras: float = 0.0
-    """What the family multiplies beside the shared network."""
+    """Products of the family beside the shared network."""
 
     @property
     def total(self) -> float:
@@ -144,7 +144,7 @@ def forward_flops(
 ) -> float:
     """FLOPs of one forward pass over one sequence of `context_length` tokens.
 
-    `exact`: every matrix product, attention scores included, and what the family's `work` adds or saves.
+    `exact`: every matrix product, attention scores included, and the changes by the family's `work`.
     `sahoo2026`: the count behind the published budgets (calflops on arXiv 2602.15014's network): no
     attention scores, but softmax, norms and activations; the same for all families.
     `2nd`: 2 N L with N the non-embedding parameters, so that training costs 6 N D; the same for all families.

@@ -16,7 +16,7 @@ from scaling.errors import UserError
 class Size:
     """An architecture of the shared transformer.
 
-    Raises UserError where the transformer could not be built: a head dimension that is odd
+    Raises UserError if the transformer could not be built: a head dimension that is odd
     (rotary embeddings rotate pairs) or hidden units that the heads do not share evenly.
     """
 

@@ -1,7 +1,7 @@
 """RunSpec: everything that determines the outcome of one run, and its key.
 
-Equal key, same run. What only changes how fast a run goes (micro-batch, threads, device, compilation)
-is not in the spec.
+Equal key, same run. Settings that only change a run's speed (micro-batch, threads, device, compilation)
+are not in the spec.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -34,7 +34,7 @@ def _require(holds: bool, sentence: str) -> None:
 
 
 def _as_floats(spec: Any, *names: str) -> None:
-    """Fields as floats, so that 1 and 1.0 give the same key. Refuses nan, inf and what is no number."""
+    """Fields as floats, so that 1 and 1.0 give the same key. Refuses nan, inf and anything but a number."""
     for name in names:
         value = getattr(spec, name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -42,9 +42,20 @@ def _as_floats(spec: Any, *names: str) -> None:
         object.__setattr__(spec, name, float(value))
 
 
+def _require_at_least(least: int, spec: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(spec, name)
+        _require(value >= least, f"{name} is {value}, it must be at least {least}")
+
+
+def _require_one_of(choices: Sequence[str], spec: Any, name: str) -> None:
+    value = getattr(spec, name)
+    _require(value in choices, f"{name} is {value!r}, it must be one of {', '.join(choices)}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
-    """The text a run learns from; `fingerprint` identifies its content, `corpus` says where it came from."""
+    """The text a run learns from; `fingerprint` identifies its content, `corpus` names its source."""
 
     corpus: str
     tokenizer: str
@@ -53,8 +64,7 @@ class DataSpec:
     context_length: int
 
     def __post_init__(self) -> None:
-        _require(self.context_length >= 2, f"context_length is {self.context_length}, it must be at least 2")
-        _require(self.num_token_ids >= 2, f"num_token_ids is {self.num_token_ids}, it must be at least 2")
+        _require_at_least(2, self, "context_length", "num_token_ids")
 
     @classmethod
     def of(cls, data: Any, context_length: int) -> DataSpec:
@@ -65,7 +75,7 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSettings:
-    """AdamW and the shape of its schedule: what the runs of a sweep have in common."""
+    """AdamW and the shape of its schedule, common to the runs of a sweep."""
 
     schedule: Schedule = "cosine"
     """Shape of the learning rate after warm-up; `wsd` is warm-up, stable, decay."""
@@ -86,25 +96,18 @@ class OptimizerSettings:
         _as_floats(self, "final_lr_fraction", "decay_fraction", "eps", "weight_decay")
         if self.clip_norm is not None:
             _as_floats(self, "clip_norm")
-        _require(
-            self.schedule in get_args(Schedule),
-            f"schedule is {self.schedule!r}, it must be one of {', '.join(get_args(Schedule))}",
-        )
+        _require_one_of(get_args(Schedule), self, "schedule")
         for name in ("final_lr_fraction", "decay_fraction"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"{name} is {value}, it must lie in [0, 1]")
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
-        _require(
-            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            f"betas is {self.betas}, it must be two numbers in [0, 1)",
-        )
+        in_range = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        _require(in_range, f"betas is {self.betas}, it must be two numbers in [0, 1)")
         _require(self.eps > 0, f"eps is {self.eps}, it must be positive")
         _require(self.decay_fraction > 0, "decay_fraction is 0, it must be positive")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}, it must not be negative")
-        _require(
-            self.clip_norm is None or self.clip_norm > 0,
-            f"clip_norm is {self.clip_norm}, it must be positive or null",
-        )
+        positive = self.clip_norm is None or self.clip_norm > 0
+        _require(positive, f"clip_norm is {self.clip_norm}, it must be positive or null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +136,8 @@ class EvaluationSpec:
     """Seed of noise levels and noise, the same for every run."""
 
     def __post_init__(self) -> None:
-        _require(self.sequences >= 2, f"sequences is {self.sequences}, it must be at least 2")
-        _require(self.noise_levels >= 1, f"noise_levels is {self.noise_levels}, it must be positive")
+        _require_at_least(2, self, "sequences")
+        _require_at_least(1, self, "noise_levels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,7 @@ class RunSpec:
     """Training FLOPs the run was planned for, in `flop_convention`."""
     flop_convention: flops.Convention = "exact"
     sequences: int
-    """Training sequences in all; the last step takes what is left, so the budget is met to one sequence."""
+    """Training sequences in all; the last step takes the rest, so the budget is met to one sequence."""
     batch_size: int
     """Sequences per optimizer step."""
     data: DataSpec
@@ -161,24 +164,17 @@ class RunSpec:
     def __post_init__(self) -> None:
         _as_floats(self, "budget")
         _require(self.budget > 0, f"budget is {self.budget}, it must be positive")
-        _require(
-            self.flop_convention in flops.CONVENTIONS,
-            f"flop_convention is {self.flop_convention!r}, it must be one of {', '.join(flops.CONVENTIONS)}",
-        )
-        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}, it must be at least 1")
+        _require_one_of(flops.CONVENTIONS, self, "flop_convention")
+        _require_one_of(get_args(Precision), self, "precision")
+        _require_at_least(1, self, "batch_size")
         _require(
             self.sequences >= self.batch_size,
             f"budget {self.budget:.3g} FLOPs pays for {self.sequences} sequences of size {self.size.name!r}, "
             f"less than one step of {self.batch_size}",
         )
-        _require(
-            self.precision in get_args(Precision),
-            f"precision is {self.precision!r}, it must be one of {', '.join(get_args(Precision))}",
-        )
         for name in ("vocab_size", "mask_id"):
-            _require(
-                name not in self.family_options, f"family_options has {name}, which follows from the data"
-            )
+            present = name in self.family_options
+            _require(not present, f"family_options has {name}, which follows from the data")
         self.build_family().check_context(self.data.context_length)  # refuses families and options by name
 
     def build_family(self) -> Family:

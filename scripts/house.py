@@ -32,7 +32,7 @@ MARK = "<!-- from here on written by scripts/house.py from the fields of sweeps/
 
 
 def first_sentence(path: Path) -> str:
-    """What the file says it is, up to the first full stop: its docstring, opening comment or title."""
+    """The start of a file's docstring, opening comment or title, up to the first full stop."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""

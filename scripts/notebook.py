@@ -18,7 +18,7 @@ from nbconvert import HTMLExporter
 
 
 def execute(source: Path, folder: Path) -> Path:
-    """Run every cell of `source` and return the page; raises CellExecutionError where a cell fails."""
+    """Run every cell of `source` and return the page; raises CellExecutionError if a cell fails."""
     notebook = nbformat.read(source, as_version=4)
     # Figures for Jupyter, and for a page that has no Jupyter around it.
     os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype+notebook")

@@ -24,7 +24,7 @@ from sweeps.results import laws as results
 from sweeps.results import terminal as report
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
-from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_brief
+from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,17 +103,17 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
             pool = start()
         if pool is not None and storage is not None:
             pool = stack.enter_context(closing(StoragePool(pool, storage, [dataset.folder])))
-        terminal.print(plan_brief(plan, slots=prepare.local_slots(asked.config)))
-        terminal.print(f"recorded in {without_secrets(uri)}", soft_wrap=True)
+        terminal.print(plan_view(plan, slots=prepare.local_slots(asked.config), brief=True))
+        terminal.print(f"recorded in {without_secrets(uri)}")
         if repaired:
-            terminal.print(repaired, style="yellow", soft_wrap=True)
+            terminal.print(repaired, style="yellow")
         files, before = str(storage) if storage is not None else None, ledger.fact("storage")
         ledger.note_fact("storage", files)
         if files:
-            terminal.print(f"files of runs go to {files}", soft_wrap=True)
+            terminal.print(f"files of runs go to {files}")
         if before not in (None, files):
             text = f"they went to {before} before, so runs that are not finished start from their beginning"
-            terminal.print(text, style="yellow", soft_wrap=True)
+            terminal.print(text, style="yellow")
         ended = run_sweep(
             [plan.entry(run, dataset.folder) for run in plan.runs],
             ledger,
@@ -124,18 +124,16 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
             caps=how.caps,
             priority=how.priority,
         )
-        terminal.print(ended.sentence, soft_wrap=True)
+        terminal.print(ended.sentence)
         for run in ended.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
                 what = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs"
-                terminal.print(
-                    f"{what} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red", soft_wrap=True
-                )
+                terminal.print(f"{what} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red")
         code = conclude(asked, ledger, plan, ended, how.bootstrap, terminal)
         if events:
             events.done(ended)
         if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
-            terminal.print(problem, style="yellow", soft_wrap=True)
+            terminal.print(problem, style="yellow")
         return code
 
 
@@ -149,7 +147,7 @@ def conclude(
     refused = report.fit_all(table, asked.folder, bootstrap=bootstrap, journals=True, out=out)
     report.show_refused(refused, out)
     for step in report.next_steps(asked, plan.families):
-        out.print(f"next: {step}", soft_wrap=True)
+        out.print(f"next: {step}")
     if refused or not all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs):
         return INCOMPLETE
     return UNRECORDED if ended.waiting_records else DONE

@@ -48,6 +48,15 @@ FIGURE_OF = {
 }
 """Which figure stands behind a check; the others have that of the variants."""
 
+DIFFERENCES = {
+    "approach": "between methods",
+    "window": "between ranges of tokens per parameter",
+    "convention": "between ways of counting",
+    "delta": "between thresholds delta",
+    "leave one out": "with one run left out",
+}
+"""Checks whose value is a difference in the exponent of N*, and between which fits."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Diagnosis(Plotted):
@@ -65,6 +74,33 @@ class Diagnosis(Plotted):
 
     def summary(self) -> pd.DataFrame:
         return self.table
+
+    @property
+    def advice(self) -> str:
+        """The checks in a line: "reliable", or "use with care: ..." or "do not use: ..." with the reasons."""
+        concerns = self.table[self.table["grade"] == CONCERN].set_index("check")
+        broken = [check for check in concerns.index if check in ("bounds", "exponents")]
+        if "E" in concerns.index and concerns["value"]["E"] >= 1:
+            broken.append("E")
+        texts = {
+            "E": "E lies at or above the lowest loss" if "E" in broken else "E may be 0",
+            "exponents": "alpha or beta may be 0",
+            "fit": "its warnings say why",
+            "outliers": "outliers move the exponent of N*",
+        }
+        reasons, differences = [], []
+        for check, value, finding in concerns[["value", "finding"]].itertuples():
+            if broken and check not in broken:
+                continue
+            if check in DIFFERENCES:
+                differences.append(f"by {value:.2g} {DIFFERENCES[check]}")
+            else:
+                reasons.append(texts.get(check, finding))
+        if differences:
+            reasons.append(f"the exponent of N* differs {', '.join(differences)}")
+        if not reasons:
+            return "reliable"
+        return f"{'do not use' if broken else 'use with care'}: {', '.join(reasons)}"
 
     def plot(self, check: str | None = None) -> go.Figure:  # type: ignore[override]
         """The figure behind one check, or (None) the exponent and E over all variants. UserError names the

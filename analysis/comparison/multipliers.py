@@ -13,8 +13,10 @@ more. The multipliers of the other law are in `checks`, with a warning if the tw
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -221,7 +223,7 @@ def compare(
     if unnamed:
         warnings.append(f"{unnamed} rows without a family are left out")
     base, others = laws[reference], {name: law for name, law in laws.items() if name != reference}
-    warnings += [f"{name}: {warning}" for name, law in laws.items() for warning in law.warnings]
+    by_family = [(name, warning) for name, law in laws.items() for warning in law.warnings]
 
     # the multipliers at every family's own budgets
     rows = []
@@ -230,20 +232,23 @@ def compare(
         rows += own
         missing = len(law.budget_flops) - len(own)
         if missing:
-            warnings.append(
-                f"{name}: no multiplier at {missing} of its budgets: its frontier loss there lies at or "
-                f"below the floor E of {reference}"
+            sentence = (
+                f"no multiplier at {missing} budgets: the frontier loss there lies at or below the floor E "
+                f"of {reference}"
             )
+            by_family.append((name, sentence))
         outside = sum(row["extrapolated"] for row in own)
         if outside:
-            warnings.append(
-                f"{name}: {outside} of {len(own)} multipliers read the law of {reference} outside its "
-                "budgets (extrapolated)"
+            sentence = (
+                f"{outside} of {len(own)} multipliers read the law of {reference} outside its budgets "
+                "(extrapolated)"
             )
+            by_family.append((name, sentence))
     multipliers = pd.DataFrame(rows, columns=list(COLUMNS))
+    first: list[str] = []
     if "bound" in runs.columns and runs["bound"].dropna().nunique() > 1:
         bounds = [name for name in laws if (parts[name]["bound"] == "upper").any()]
-        warnings.append(
+        first.append(
             f"the loss of {', '.join(bounds)} is an upper bound on its likelihood, not the likelihood "
             "itself: its multipliers are upper bounds in that sense"
         )
@@ -266,14 +271,17 @@ def compare(
     both = multipliers.merge(checks, on=["family", "at_flops"], suffixes=("", "_other"))
     if len(both) and both["low"].notna().all():
         low, high, second = both["low"], both["high"], both["multiplier_other"]
+        apart = []
         for name, part in both[(second < low) | (second > high)].groupby("family", sort=False):
-            apart = np.log(part["multiplier_other"] / part["multiplier"]).abs()
-            row = part.loc[apart.idxmax()]
-            warnings.append(
-                f"{name}: the form of the law matters more than the noise at {len(part)} budgets; at "
-                f"{flops_text(row['at_flops'])} FLOPs the {row['law_other']} law gives "
-                f"{number_text(row['multiplier_other'])}x, the {row['law']} law "
-                f"{number_text(row['multiplier'])}x"
+            distance = np.log(part["multiplier_other"] / part["multiplier"]).abs()
+            row = part.loc[distance.idxmax()]
+            pair = f"{number_text(row['multiplier_other'])}x, not {number_text(row['multiplier'])}x"
+            apart.append(f"{name} {pair} at {flops_text(row['at_flops'])} FLOPs")
+        if apart:
+            first.insert(
+                0,
+                f"the form of the law matters more than the noise; from the {other} law instead of the "
+                f"{method} law: {'; '.join(apart)}",
             )
     crossovers = [row for name, law in others.items() for row in _crossovers(name, law, reference, base)]
     return Comparison(
@@ -284,8 +292,33 @@ def compare(
         crossovers=pd.DataFrame(crossovers, columns=list(CROSSOVER_COLUMNS)),
         checks=checks,
         exponents=exponent_differences(laws, reference),
-        warnings=tuple(warnings),
+        # what changes the reading of every row comes first
+        warnings=(*first, *warnings, *together(by_family)),
     )
+
+
+def together(warnings: Iterable[tuple[str, str]]) -> list[str]:
+    """Warnings of families, one line for those that differ in at most one number.
+
+    (masked, "9 of 99 failed") and (block, "8 of 99 failed") become "9 (masked), 8 (block) of 99 failed".
+    """
+    groups: dict[tuple[str, ...], list[tuple[str, str, list[str]]]] = defaultdict(list)
+    for name, sentence in warnings:
+        parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", sentence)
+        groups[tuple(parts[::2])].append((name, sentence, parts))
+    lines = []
+    for group in groups.values():
+        names, sentences, split = zip(*group, strict=True)
+        differing = [i for i, values in enumerate(zip(*split, strict=True)) if len(set(values)) > 1]
+        if not differing:
+            lines.append(f"{', '.join(names)}: {sentences[0]}")
+        elif len(differing) == 1:
+            (place,) = differing
+            each = ", ".join(f"{parts[place]} ({name})" for name, parts in zip(names, split, strict=True))
+            lines.append("".join([*split[0][:place], each, *split[0][place + 1 :]]))
+        else:
+            lines += [f"{name}: {sentence}" for name, sentence in zip(names, sentences, strict=True)]
+    return lines
 
 
 def _each(

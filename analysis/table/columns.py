@@ -1,8 +1,7 @@
 """The run table: one row per run, the same columns in MLflow, Parquet, CSV and the ledger's export.
 
-`RUN_COLUMNS` is the one place that says what a column is called, which type and unit it has, and where
-MLflow keeps it. `to_mlflow` writes a row the way `table.runs` reads it back, so that the recorder and
-the reader cannot drift apart.
+`RUN_COLUMNS` alone defines each column's name, type, unit and place in MLflow. `to_mlflow` writes a row the
+way `table.runs` reads it back, so that the recorder and the reader cannot drift apart.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ BIASED_LOSS = "train_biased_loss"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: dtype is "str", "float64", "Int64" or "time"; home is where MLflow keeps it."""
+    """One column: dtype is "str", "float64", "Int64" or "time"; home is its place in MLflow."""
 
     name: str
     dtype: str
@@ -60,12 +59,10 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("key", "str", "", "hash of everything that determines the run's outcome", "tag"),
     Column("seed", "Int64", "", "seed of every random draw of the run"),
     Column("status", "str", "", "one of " + ", ".join(STATUSES), "tag"),
-    Column("budget", "float64", "FLOPs", "training compute asked for, in flop_convention"),
-    Column("flop_convention", "str", "", "what budget and flops count: exact, 6nd or sahoo2026"),
+    Column("budget", "float64", "FLOPs", "planned training compute, in flop_convention"),
+    Column("flop_convention", "str", "", "convention of budget and flops: exact, 6nd or sahoo2026"),
     Column("flops", "float64", "FLOPs", "training compute spent, in flop_convention"),
-    Column(
-        "flops_exact", "float64", "FLOPs", "training compute with attention scores, head and conditioning"
-    ),
+    Column("flops_exact", "float64", "FLOPs", "training compute, every matrix product counted"),
     Column("flops_6nd", "float64", "FLOPs", "6 x params_non_embedding x tokens"),
     Column("flops_sahoo2026", "float64", "FLOPs", "training compute as arXiv 2602.15014 counts it"),
     Column("params", "float64", "", "parameters without embeddings (= params_non_embedding)"),
@@ -78,28 +75,27 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("loss_se", "float64", "nats per token", "standard error of loss", "metric"),
     Column("bits_per_byte", "float64", "bits per byte", "loss, comparable between tokenizers", "metric"),
     Column("bound", "str", "", "exact (a likelihood) or upper (a bound on it)"),
-    Column("objective", "str", "", "what the family was trained on"),
+    Column("objective", "str", "", "training objective of the family"),
     Column("context_length", "float64", "tokens", "length of a training sequence"),
     Column("batch_size", "float64", "sequences", "sequences per optimizer step"),
     Column("steps", "float64", "", "optimizer steps"),
     Column("learning_rate", "float64", "", "peak learning rate"),
     Column("vocab_size", "float64", "", "rows of the output layer"),
-    Column("corpus", "str", "", "where the text comes from"),
+    Column("corpus", "str", "", "source of the text"),
     Column("tokenizer", "str", "", "how text becomes tokens"),
     Column("data_fingerprint", "str", "", "hash of tokens, tokenizer and split"),
     Column("wall_s", "float64", "s", "time spent training, all attempts together", "metric"),
     Column("tokens_per_s", "float64", "tokens per s", "training speed", "metric"),
-    Column("micro_batch", "float64", "sequences", "sequences of a forward and backward pass", "metric"),
-    Column("device", "str", "", "what it ran on", "tag"),
-    Column("host", "str", "", "where it ran", "tag"),
+    Column("micro_batch", "float64", "sequences", "sequences per forward and backward pass", "metric"),
+    Column("device", "str", "", "device of the run", "tag"),
+    Column("host", "str", "", "machine of the run", "tag"),
     Column("code_version", "str", "", "version of this code", "tag"),
     Column("mlflow_run_id", "str", "", "MLflow's own id of the run", "run"),
     Column("started", "time", "UTC", "first attempt started", "run"),
     Column("ended", "time", "UTC", "last attempt ended", "run"),
 )
-COLUMN_NAMES = tuple(column.name for column in RUN_COLUMNS)
 REQUIRED = ("params", "tokens", "loss")
-"""What a file must have to be a run table; everything else is welcome but optional."""
+"""The columns that a file must have to be a run table; all others are optional."""
 
 _BY_NAME = {column.name: column for column in RUN_COLUMNS}
 _log = logging.getLogger(__name__)
@@ -127,7 +123,8 @@ def to_mlflow(row: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], d
         elif column.home == "tag":
             tags[TAG_PREFIX + name] = str(value)
         else:
-            plain = _plain(column, value)
+            plain: Any = {"float64": float, "Int64": int}.get(column.dtype, str)(value)
+            # of a Python value: repr never says `np.float64(...)`
             params[name] = plain if isinstance(plain, str) and not _quoted(plain) else repr(plain)
     return params, tags, metrics
 
@@ -136,17 +133,10 @@ def _quoted(text: str) -> bool:
     return len(text) >= 2 and text[0] in "'\"" and text[-1] == text[0]
 
 
-def _plain(column: Column, value: Any) -> str | float | int:
-    """A Python value, so that repr never says `np.float64(...)`."""
-    if column.dtype == "float64":
-        return float(value)
-    return int(value) if column.dtype == "Int64" else str(value)
-
-
 def parse_text(column: Column, text: str) -> str | float | int | None:
-    """The value a stored text stands for; None if missing. Earlier versions wrote texts in quotes.
+    """The value of a stored text; None if missing. Earlier versions wrote texts in quotes.
 
-    What is not the number it should be stays as it is: `typed` names it, if that run is read at all.
+    A text that is not the number it should be stays a text: `typed` refuses it, if that run is read at all.
     """
     if text in ("", "None", "nan", "NaN", "<NA>") and column.dtype != "str":
         return None
@@ -159,13 +149,13 @@ def parse_text(column: Column, text: str) -> str | float | int | None:
 
 
 def status_of(word: object) -> str:
-    """A status in this program's words: those of other tools (FINISHED, success, crashed, ...) are known."""
+    """A status in this program's words, from those of other tools too (FINISHED, success, crashed, ...)."""
     plain = printable(word).strip().lower()
     return _OTHER_STATUSES.get(plain, plain if plain in STATUSES else printable(word))
 
 
 def typed(frame: pd.DataFrame, source: str, *, lenient: bool = False) -> pd.DataFrame:
-    """`frame` with the run table's dtypes, known columns first and in order, any others behind.
+    """`frame` with the run table's dtypes, its columns first and in order, any others behind.
 
     Texts are made `printable`. UserError names `source`, the column, the first row that cannot be read, and
     its value; lenient: such values become missing, with a warning, for they must not hide the other rows.
@@ -173,15 +163,17 @@ def typed(frame: pd.DataFrame, source: str, *, lenient: bool = False) -> pd.Data
     import pandas as pd
 
     refuse_repeated_columns(frame.columns, source)
-    known = [name for name in COLUMN_NAMES if name in frame.columns]
-    others = [name for name in frame.columns if name not in _BY_NAME]
-    columns = {name: _typed_column(frame[name], _BY_NAME[name], source, lenient) for name in known}
-    columns |= {name: frame[name] for name in others}
+    columns = {
+        column.name: _typed_column(frame[column.name], column, source, lenient)
+        for column in RUN_COLUMNS
+        if column.name in frame.columns
+    }
+    columns |= {name: frame[name] for name in frame.columns if name not in _BY_NAME}
     return pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
 
 
 def refuse_repeated_columns(names: Iterable[object], source: str) -> None:
-    """UserError where two columns have one name."""
+    """UserError if two columns have one name."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(f"{source}: more than one column is called {repeated[0]}; rename or drop all but one")
@@ -203,9 +195,8 @@ def _typed_column(values: pd.Series, column: Column, source: str, lenient: bool)
     if unread.any():
         row = values.index[unread][0]
         place = f"row {row + 1}" if isinstance(row, int) else f"run {row}"
-        sentence = (
-            f"{source}: column {column.name}, {place} holds {values[unread].iloc[0]!r}, which is not a number"
-        )
+        value = values[unread].iloc[0]
+        sentence = f"{source}: column {column.name}, {place} holds {value!r}, which is not a number"
         if not lenient:
             raise UserError(sentence)
         _log.warning("%s; it counts as missing (%d such values in this column)", sentence, unread.sum())
@@ -214,7 +205,7 @@ def _typed_column(values: pd.Series, column: Column, source: str, lenient: bool)
 
 
 def as_times(values: pd.Series) -> pd.Series:
-    """Times in UTC, each in any form; what is none is missing, for no fit needs one."""
+    """Times in UTC, read from any form; anything else is missing, for no fit needs a time."""
     import pandas as pd
 
     of_texts = {} if values.dtype.kind in "Mifu" else {"format": "mixed"}
@@ -222,23 +213,21 @@ def as_times(values: pd.Series) -> pd.Series:
 
 
 def _whole_numbers(values: pd.Series) -> pd.Series:
-    """As Int64; as texts, digit for digit, where one is larger or none at all: a seed is only a name."""
+    """As Int64; as texts, digit for digit, if one is larger or not a whole number: a seed is only a name."""
     import pandas as pd
+
+    def whole_number(value: Any) -> int | str:
+        for read in (int, float):
+            with suppress(ValueError, OverflowError):
+                if isinstance(value, str) or value == read(value):
+                    number = read(value)
+                    return int(number) if number == int(number) else str(value)
+        return str(value)
 
     if values.dtype.kind == "i":
         return values.astype("Int64")
-    whole = [None if is_missing(value) else _whole_number(value) for value in values.tolist()]
+    whole = [None if is_missing(value) else whole_number(value) for value in values.tolist()]
     if all(value is None or (isinstance(value, int) and abs(value) < 2**63) for value in whole):
         return pd.Series(whole, index=values.index, dtype="Int64")
-    return pd.Series(
-        [None if value is None else printable(value) for value in whole], values.index, dtype="str"
-    )
-
-
-def _whole_number(value: Any) -> int | str:
-    for read in (int, float):
-        with suppress(ValueError, OverflowError):
-            if isinstance(value, str) or value == read(value):
-                number = read(value)
-                return int(number) if number == int(number) else str(value)
-    return str(value)
+    texts = [None if value is None else printable(value) for value in whole]
+    return pd.Series(texts, values.index, dtype="str")

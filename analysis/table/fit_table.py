@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,19 +20,13 @@ from analysis.table.columns import refuse_repeated_columns, status_of
 from analysis.text import flops_text, number_text
 
 ONE_VALUE_PER_FIT = (
-    "family",
-    "flop_convention",
-    "bound",
-    "objective",
-    "corpus",
-    "tokenizer",
-    "data_fingerprint",
-    "context_length",
+    *("family", "flop_convention", "bound", "objective"),
+    *("corpus", "tokenizer", "data_fingerprint", "context_length"),
 )
 """Columns that must not vary inside one law: losses or FLOPs of different kinds do not share a curve."""
 SAME_BUDGET = 0.05
-"""FLOPs this close (relative) are one budget, where the table does not type its budgets."""
-SHOWN_ROWS = 5
+"""FLOPs this close (relative) are one budget, if the table has no column of budgets."""
+LISTED_ROWS = 5
 PER_TOKEN = (0.05, 1000.0)
 """FLOPs per parameter and token, the median of a table: 6 in theory; 3 to 200 with other counts of both. A
 thousandth or a thousand times as much is another unit."""
@@ -54,30 +49,30 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTable:
-    """What a fit needs, as float64 arrays of one length, sorted."""
+    """The input of a fit as float64 arrays of one length, sorted."""
 
     params: np.ndarray
     tokens: np.ndarray
     flops: np.ndarray
-    """As given, else the typed budgets if a cost per token describes them, else 6 params tokens."""
+    """As given, else the planned budgets if a cost per token describes them, else 6 params tokens."""
     loss: np.ndarray
     loss_se: np.ndarray | None
     budget: np.ndarray | None
-    """Typed budget of each run, where the table has that column."""
+    """Planned budget of each run, if the table has that column."""
     rows: pd.DataFrame
     """The used rows of the user's table in the same order, columns params, tokens, flops, loss as above."""
     excluded: tuple[Excluded, ...]
     cost: Cost
     family: str | None
     sha256: str
-    """Of params, tokens, flops, loss (and budget, loss_se where present) of the used rows."""
+    """Of params, tokens, flops, loss (and budget, loss_se if present) of the used rows."""
 
     def __len__(self) -> int:
         return len(self.params)
 
     @property
     def spent(self) -> np.ndarray:
-        """Budget of each run: typed where the table has the column, else FLOPs spent."""
+        """Budget of each run: the planned one if the table has the column, else FLOPs spent."""
         return self.flops if self.budget is None else self.budget
 
     @property
@@ -92,7 +87,7 @@ class RunTable:
         return largest <= smallest * (1 + SAME_BUDGET)
 
     def budgets(self) -> list[tuple[float, np.ndarray]]:
-        """(FLOPs, indices of its runs) per budget, ascending: equal typed budgets, else FLOPs alike."""
+        """(FLOPs, indices of its runs) per budget, ascending: equal planned budgets, else FLOPs alike."""
         values = self.spent
         tolerance = SAME_BUDGET if self.budget is None else 1e-9
         order = np.argsort(values, kind="stable")
@@ -103,37 +98,34 @@ class RunTable:
                 groups[-1].append(i)
             else:
                 groups.append([i])
-        return [(_middle(values[g]), np.array(sorted(g))) for g in groups]
+        # equal values stay as they are to the last bit, others become their geometric mean
+        logs = np.log(values)
+        middles = [values[g[0]] if values[g[0]] == values[g[-1]] else np.exp(logs[g].mean()) for g in groups]
+        return [(float(middle), np.array(sorted(g))) for middle, g in zip(middles, groups, strict=True)]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd about the table itself, whatever is fitted to it."""
-        found = []
+        """Oddities of the table itself, whatever is fitted to it."""
+        warnings = []
         repeated = sum(run.reason.startswith(REPEATED) for run in self.excluded)
         if repeated:
-            found.append(
-                f"{repeated} row{'s' * (repeated > 1)} of the table repeat others; each run counts once"
-            )
+            rows = f"{repeated} row{'s' * (repeated > 1)}"
+            warnings.append(f"{rows} of the table repeat others; each run counts once")
         if "loss_se" in self.rows and self.loss_se is None and self.rows["loss_se"].notna().any():
-            found.append(f"loss_se is not used: {self.rows['loss_se'].isna().sum()} runs have none")
+            warnings.append(f"loss_se is not used: {self.rows['loss_se'].isna().sum()} runs have none")
         if self.cost.largest_error > WARN_ABOVE:
-            found.append(
+            warnings.append(
                 f"the cost {self.cost} describes the table's FLOPs only within "
                 f"{self.cost.largest_error:.0%}; the compute-optimal sizes inherit that"
             )
         if self.budget is not None:
-            off = np.abs(np.log(self.flops / self.budget))
-            if off.max() > np.log1p(SAME_BUDGET):
-                found.append(
-                    f"flops and budget differ by up to {np.expm1(off.max()):.0%}: the runs of a budget did "
+            difference = np.abs(np.log(self.flops / self.budget)).max()
+            if difference > np.log1p(SAME_BUDGET):
+                warnings.append(
+                    f"flops and budget differ by up to {np.expm1(difference):.0%}: the runs of a budget did "
                     "not spend it, or the two columns count differently"
                 )
-        return tuple(found)
-
-
-def _middle(values: np.ndarray) -> float:
-    """Geometric mean, and exactly the value itself where all are equal."""
-    return float(values[0]) if np.all(values == values[0]) else float(np.exp(np.mean(np.log(values))))
+        return tuple(warnings)
 
 
 def prepare(runs: pd.DataFrame) -> RunTable:
@@ -161,11 +153,8 @@ def prepare(runs: pd.DataFrame) -> RunTable:
         why = ": " + ", ".join(f"{reason} ({count})" for reason, count in reasons) if reasons else ""
         raise UserError(f"runs: no finished run to fit ({len(runs)} rows, {len(excluded)} left out{why})")
     family = _one_kind(kept)
-    columns = {name: _numbers(kept, name) for name in ("params", "tokens", "loss")}
-    if _has(kept, "budget"):
-        columns["budget"] = _numbers(kept, "budget")
-    if _has(kept, "flops"):
-        columns["flops"] = _numbers(kept, "flops")
+    numbers = ["params", "tokens", "loss", *(name for name in ("budget", "flops") if _has(kept, name))]
+    columns = {name: _numbers(kept, name) for name in numbers}
     _check_units(columns)
     if "flops" not in columns:
         columns["flops"] = _flops_of(columns)
@@ -176,14 +165,10 @@ def prepare(runs: pd.DataFrame) -> RunTable:
     digest = hashlib.sha256()
     for name in sorted(columns):
         digest.update(name.encode() + b"\0" + columns[name].astype("<f8").tobytes())
+    arrays: dict[str, Any] = {"loss_se": None, "budget": None, **columns}
     return RunTable(
-        params=columns["params"],
-        tokens=columns["tokens"],
-        flops=columns["flops"],
-        loss=columns["loss"],
-        loss_se=columns.get("loss_se"),
-        budget=columns.get("budget"),
-        rows=kept.iloc[order].assign(**{name: columns[name] for name in columns}),
+        **arrays,
+        rows=kept.iloc[order].assign(**columns),
         excluded=excluded,
         cost=fit_cost(columns["params"], columns["tokens"], columns["flops"]),
         family=family,
@@ -196,7 +181,7 @@ def _has(runs: pd.DataFrame, name: str) -> bool:
 
 
 def _check_units(columns: dict[str, np.ndarray]) -> None:
-    """UserError, a question, where the columns are off by thousands from anything that is trained."""
+    """UserError with a question if the columns are thousands of times off any real training."""
     pairs = columns["params"] * columns["tokens"]
     for name in ("flops", "budget"):
         if name in columns:
@@ -221,7 +206,7 @@ def _check_units(columns: dict[str, np.ndarray]) -> None:
 
 
 def _flops_of(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """FLOPs of a table without that column: its budgets, if they are more than names of 6 params tokens."""
+    """FLOPs of a table without that column: its budgets, if they count more than 6 params tokens."""
     params, tokens = columns["params"], columns["tokens"]
     flops = 6.0 * params * tokens
     budget = columns.get("budget")
@@ -273,11 +258,11 @@ def _one_kind(runs: pd.DataFrame) -> str | None:
     """The family of the table (None without that column); refuses mixed kinds and keys with two results."""
     for name in ONE_VALUE_PER_FIT:
         if name in runs.columns:
-            found = sorted(map(str, runs[name].dropna().unique()))
-            if len(found) > 1:
+            values = sorted(map(str, runs[name].dropna().unique()))
+            if len(values) > 1:
                 advice = ", or use analysis.compare" if name == "family" else f", or drop the column {name}"
                 raise UserError(
-                    f"{name}: one fit holds {len(found)} kinds ({', '.join(found)}); select one{advice}"
+                    f"{name}: one fit holds {len(values)} kinds ({', '.join(values)}); select one{advice}"
                 )
     if "key" in runs.columns:
         twice = runs["key"].notna() & runs["key"].duplicated(keep=False)
@@ -294,13 +279,13 @@ def _numbers(runs: pd.DataFrame, name: str, *, zero_allowed: bool = False) -> np
     values = pd.to_numeric(runs[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     fine = np.isfinite(values) & ((values >= 0) if zero_allowed else (values > 0))
     if not fine.all():
-        wanted = "a finite number, not negative" if zero_allowed else "a finite number above 0"
-        shown = ", ".join(repr(value) for value in runs[name].to_numpy()[~fine][:SHOWN_ROWS].tolist())
-        raise UserError(f"{name}: {_rows(runs, ~fine)} must be {wanted}, not {shown}; correct or drop them")
+        rule = "a finite number, not negative" if zero_allowed else "a finite number above 0"
+        bad = ", ".join(repr(value) for value in runs[name].to_numpy()[~fine][:LISTED_ROWS].tolist())
+        raise UserError(f"{name}: {_rows(runs, ~fine)} must be {rule}, not {bad}; correct or drop them")
     return values
 
 
 def _rows(runs: pd.DataFrame, chosen: np.ndarray) -> str:
     labels = runs.index[chosen].tolist()
-    more = f" and {len(labels) - SHOWN_ROWS} more" if len(labels) > SHOWN_ROWS else ""
-    return f"row{'s' if len(labels) > 1 else ''} {', '.join(map(str, labels[:SHOWN_ROWS]))}{more}"
+    more = f" and {len(labels) - LISTED_ROWS} more" if len(labels) > LISTED_ROWS else ""
+    return f"row{'s' if len(labels) > 1 else ''} {', '.join(map(str, labels[:LISTED_ROWS]))}{more}"

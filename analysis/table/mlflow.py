@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
-from analysis.table.columns import KEY_TAG, RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS, Column, parse_text
+from analysis.table.columns import KEY_TAG, RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS, parse_text
 from analysis.text import without_secrets
 
 if TYPE_CHECKING:
@@ -42,12 +42,21 @@ _NEEDED_TABLES = {
 def open_database(place: str) -> Iterator[Database]:
     """The MLflow database at sqlite:///PATH or postgresql://..., opened to be read.
 
-    UserError where it does not exist, does not answer in time, or has a schema this MLflow does not know.
+    UserError if it does not exist, does not answer in time, or has a schema this MLflow does not know.
     """
+    from sqlalchemy.exc import DBAPIError
+
+    name = without_secrets(place)
     engine = _sqlite_engine(place) if place.startswith("sqlite") else _postgresql_engine(place)
     try:
-        with _connect(engine, place) as connection:
-            yield Database(connection, without_secrets(place))
+        try:
+            connection = engine.connect()
+        except DBAPIError as error:
+            reason = str(error.orig).strip().splitlines()[0]
+            raise UserError(f"store {name} cannot be opened: {reason}") from None
+        with connection:
+            _check_schema(connection, name)
+            yield Database(connection)
     finally:
         engine.dispose()
 
@@ -55,43 +64,30 @@ def open_database(place: str) -> Iterator[Database]:
 class Database:
     """MLflow's own tables, read only."""
 
-    def __init__(self, connection: Connection, shown: str) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        _check_schema(connection, shown)
 
     def runs(self) -> pd.DataFrame:
-        heads = self._query(
-            "SELECT r.run_uuid AS run_id, e.name AS sweep, r.start_time AS started, r.end_time AS ended "
-            "FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id "
-            f"JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = '{KEY_TAG}' "
-            "WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active' "
-            "ORDER BY r.start_time, r.run_uuid"
-        )
-        texts = self._query(
-            "SELECT run_uuid AS run_id, key, value FROM params WHERE key IN :keys", _names("param")
-        )
-        tags = self._query("SELECT run_uuid AS run_id, key, value FROM tags WHERE key IN :keys", _tag_names())
-        metrics = self._query(
-            "SELECT run_uuid AS run_id, key, value, is_nan FROM latest_metrics WHERE key IN :keys",
-            _names("metric"),
-        )
-        tags["key"] = tags["key"].str.removeprefix(TAG_PREFIX)
-        wide = [_pivot(texts), _pivot(tags), _pivot(_true_values(metrics))]
-        return assemble(heads.set_index("run_id"), *wide)
+        # any program may have written a run, so a column is looked up in every place it fits
+        texts = [column.name for column in RUN_COLUMNS if column.home != "run"]
+        numbers = [column.name for column in RUN_COLUMNS if column.dtype == "float64"]
+        select = "SELECT run_uuid AS run_id, key, value"
+        params = self._query(f"{select} FROM params WHERE key IN :keys", texts)
+        tags = self._query(f"{select} FROM tags WHERE key IN :keys", [TAG_PREFIX + name for name in texts])
+        metrics = self._query(f"{select}, is_nan FROM latest_metrics WHERE key IN :keys", numbers)
+        parts = (params, tags.assign(key=tags["key"].str.removeprefix(TAG_PREFIX)), _true_values(metrics))
+        wide = [part.pivot(index="run_id", columns="key", values="value") for part in parts]
+        return assemble(self.keys().set_index("run_id"), *wide)
 
     def curves(self, run_ids: list[str]) -> pd.DataFrame:
         """Training losses of those runs: run_id, step, timestamp, value."""
-        if len(run_ids) <= FEW_RUNS:
-            # key || '' is key, but no index has it: SQLite would read the curves of all runs by that of keys
-            return _true_values(
-                self._query(
-                    "SELECT run_uuid AS run_id, step, timestamp, value, is_nan FROM metrics "
-                    f"WHERE key || '' = '{TRAIN_LOSS}' AND run_uuid IN :keys",
-                    run_ids,
-                )
-            )
-        points = self.points([TRAIN_LOSS]).drop(columns="key")
-        return points[points["run_id"].isin(run_ids)]
+        if len(run_ids) > FEW_RUNS:
+            points = self.points([TRAIN_LOSS]).drop(columns="key")
+            return points[points["run_id"].isin(run_ids)]
+        # key || '' is key, but no index has it: SQLite would read the curves of all runs by that of keys
+        select = "SELECT run_uuid AS run_id, step, timestamp, value, is_nan FROM metrics "
+        condition = f"WHERE key || '' = '{TRAIN_LOSS}' AND run_uuid IN :keys"
+        return _true_values(self._query(select + condition, run_ids))
 
     def change_mark(self) -> list[int]:
         """Numbers that change when runs come, move or end: of runs, latest start and end, latest metric."""
@@ -107,21 +103,17 @@ class Database:
 
     def points(self, metrics: list[str]) -> pd.DataFrame:
         """Every value of `metrics`: run_id, key, step, timestamp, value."""
-        return _true_values(
-            self._query(
-                "SELECT run_uuid AS run_id, key, step, timestamp, value, is_nan FROM metrics "
-                "WHERE key IN :keys",
-                metrics,
-            )
-        )
+        select = "SELECT run_uuid AS run_id, key, step, timestamp, value, is_nan FROM metrics "
+        return _true_values(self._query(select + "WHERE key IN :keys", metrics))
 
     def keys(self) -> pd.DataFrame:
-        """Every run that carries a key, however often: run_id, sweep, key."""
+        """Every run that carries a key, however often: run_id, sweep, started, ended, key."""
         return self._query(
-            "SELECT r.run_uuid AS run_id, e.name AS sweep, k.value AS key FROM runs r "
-            "JOIN experiments e ON e.experiment_id = r.experiment_id "
+            "SELECT r.run_uuid AS run_id, e.name AS sweep, r.start_time AS started, r.end_time AS ended, "
+            "k.value AS key FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id "
             f"JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = '{KEY_TAG}' "
-            "WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active' ORDER BY r.start_time"
+            "WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active' "
+            "ORDER BY r.start_time, r.run_uuid"
         )
 
     def point_counts(self) -> pd.DataFrame:
@@ -145,23 +137,8 @@ class Database:
         return pd.read_sql_query(clause, self.connection)
 
 
-def _names(home: str) -> list[str]:
-    """Columns to look for in that home: all that could stand there, whoever wrote them."""
-    if home == "metric":
-        return [column.name for column in RUN_COLUMNS if column.dtype == "float64"]
-    return [column.name for column in RUN_COLUMNS if column.home != "run"]
-
-
-def _tag_names() -> list[str]:
-    return [TAG_PREFIX + name for name in _names("tag")]
-
-
 def plain_tags(tags: dict[str, str]) -> dict[str, str]:
     return {name.removeprefix(TAG_PREFIX): text for name, text in tags.items() if name.startswith(TAG_PREFIX)}
-
-
-def _pivot(long: pd.DataFrame) -> pd.DataFrame:
-    return long.pivot(index="run_id", columns="key", values="value")
 
 
 def _true_values(points: pd.DataFrame) -> pd.DataFrame:
@@ -171,34 +148,28 @@ def _true_values(points: pd.DataFrame) -> pd.DataFrame:
     return points.assign(value=values)
 
 
-def _parsed(column: Column, texts: pd.Series) -> pd.Series:
-    """The values the texts stand for; as objects, for pandas would turn integers beside gaps into floats."""
-    import pandas as pd
-
-    values = {text: parse_text(column, text) for text in texts.unique()}  # few texts, many runs
-    return pd.Series([values[text] for text in texts], index=texts.index, dtype=object)
-
-
 def assemble(
     heads: pd.DataFrame, params: pd.DataFrame, tags: pd.DataFrame, metrics: pd.DataFrame
 ) -> pd.DataFrame:
     """The run table from MLflow's parts, its values not yet checked (see `run_columns.typed`).
 
-    A column is taken from its home, or from wherever else it stands.
+    A column is taken from its home, or else from another place that has it.
     """
     import pandas as pd
 
     parts = {"param": params, "tag": tags, "metric": metrics}
     columns: dict[str, pd.Series] = {}
     for column in RUN_COLUMNS:
-        order = [column.home, *(home for home in ("param", "tag", "metric") if home != column.home)]
         values = pd.Series(None, index=heads.index, dtype=object)
-        for home in order:
-            part = parts.get(home)
-            if part is not None and column.name in part.columns:
-                texts = part[column.name].reindex(heads.index).dropna()
-                read = texts.astype(object) if home == "metric" else _parsed(column, texts)
-                values = values.where(values.notna(), read)
+        for home in (column.home, *parts):
+            if home not in parts or column.name not in parts[home]:
+                continue
+            stored = parts[home][column.name].reindex(heads.index).dropna().astype(object)
+            if home != "metric":  # few texts, many runs
+                parsed = {text: parse_text(column, text) for text in stored.unique()}
+                # as objects: pandas would turn integers beside gaps into floats
+                stored = pd.Series([parsed[text] for text in stored], index=stored.index, dtype=object)
+            values = values.where(values.notna(), stored)
         columns[column.name] = values
     times = {name: pd.to_datetime(heads[name], unit="ms", utc=True) for name in ("started", "ended")}
     table = pd.DataFrame(columns).assign(mlflow_run_id=heads.index, **times)
@@ -237,17 +208,7 @@ def _postgresql_engine(place: str) -> Engine:
         ) from None
 
 
-def _connect(engine: Engine, place: str) -> Connection:
-    from sqlalchemy.exc import DBAPIError
-
-    try:
-        return engine.connect()
-    except DBAPIError as error:
-        reason = str(error.orig).strip().splitlines()[0]
-        raise UserError(f"store {without_secrets(place)} cannot be opened: {reason}") from None
-
-
-def _check_schema(connection: Connection, shown: str) -> None:
+def _check_schema(connection: Connection, store: str) -> None:
     from sqlalchemy import inspect, text
     from sqlalchemy.exc import DBAPIError
 
@@ -255,28 +216,26 @@ def _check_schema(connection: Connection, shown: str) -> None:
         inspector = inspect(connection)
         tables = set(inspector.get_table_names())
     except DBAPIError as error:
-        raise UserError(f"store {shown} is not a database: {error.orig}") from None
+        raise UserError(f"store {store} is not a database: {error.orig}") from None
     if "alembic_version" not in tables or "experiments" not in tables:
-        raise UserError(f"store {shown} is not an MLflow database: it has no table experiments")
+        raise UserError(f"store {store} is not an MLflow database: it has no table experiments")
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    check_revision(str(revision), shown)
+    check_revision(str(revision), store)
     for table, needed in _NEEDED_TABLES.items():
-        present = (
-            {str(column["name"]) for column in inspector.get_columns(table)} if table in tables else set()
-        )
-        missing = sorted(needed - present)
+        columns = inspector.get_columns(table) if table in tables else []
+        missing = sorted(needed - {str(column["name"]) for column in columns})
         if missing:
             raise UserError(
-                f"store {shown} was written by an older MLflow (table {table} lacks {missing[0]}): "
+                f"store {store} was written by an older MLflow (table {table} lacks {missing[0]}): "
                 "make a copy of it, then run `mlflow db upgrade` on it"
             )
 
 
-def check_revision(revision: str, shown: str) -> None:
+def check_revision(revision: str, store: str) -> None:
     """UserError unless the installed MLflow knows this revision of the schema."""
     if revision not in known_revisions():
         raise UserError(
-            f"store {shown} has schema revision {revision}, which the installed MLflow {version('mlflow')} "
+            f"store {store} has schema revision {revision}, which the installed MLflow {version('mlflow')} "
             "does not know: it was written by a newer one; upgrade MLflow, or give another store"
         )
 
@@ -285,8 +244,7 @@ def known_revisions() -> set[str]:
     """Schema revisions the installed MLflow has migrations for; read from its files, without importing it."""
     spec = importlib.util.find_spec("mlflow")
     assert spec is not None, "mlflow is a dependency of this package"
-    assert spec.origin is not None, "mlflow is an ordinary package"
-    folder = Path(spec.origin).parent / "store" / "db_migrations" / "versions"
+    folder = Path(str(spec.origin)).parent / "store" / "db_migrations" / "versions"
     return {path.name.split("_", 1)[0] for path in folder.glob("*_*.py")}
 
 
@@ -305,21 +263,21 @@ def require_answer(
     import urllib.error
     import urllib.request
 
-    shown = f"tracking server {without_secrets(uri)}"
+    server = f"tracking server {without_secrets(uri)}"
     scheme, _, rest = uri.partition("://")
     login, _, address = rest.rpartition("@")
     if set(login) & set("/?#@ "):
         raise UserError(
-            f"{shown}: its login holds one of / ? # @; write them as %2F %3F %23 %40 in the address"
+            f"{server}: its login holds one of / ? # @; write them as %2F %3F %23 %40 in the address"
         )
     try:
         request = f"{scheme}://{address.partition('?')[0].rstrip('/')}/health"
         urllib.request.urlopen(request, timeout=timeout_s or CONNECT_TIMEOUT_S).close()
     except urllib.error.HTTPError as error:
         if error.code not in fine:
-            raise UserError(f"{shown} is failing (HTTP {error.code})") from None
+            raise UserError(f"{server} is failing (HTTP {error.code})") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"{shown} does not answer ({reason}): check the address and that it is running, {remedy}"
+            f"{server} does not answer ({reason}): check the address and that it is running, {remedy}"
         ) from None

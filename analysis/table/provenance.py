@@ -1,4 +1,4 @@
-"""Where numbers come from, in words: the runs, how they count, the law, the versions of what computed it."""
+"""The origin of numbers in words: the runs and their counts, the law, the versions of the software."""
 
 from __future__ import annotations
 
@@ -32,18 +32,23 @@ NAMED = {
     "device": "device",
     "code_version": "version that trained them",
 }
+ENDS = {"started": "min", "ended": "max"}
 MOST_NAMED = 6
 PACKAGES = ("scaling", "numpy", "scipy", "pandas", "plotly")
 UNSAID = "the table does not say"
 
 
 def of_runs(runs: pd.DataFrame, source: str = "") -> list[tuple[str, str]]:
-    """What is known of the runs as pairs of a name and a sentence; what the table does not say is said."""
-    told = [("store", without_secrets(source) or UNSAID), ("runs", str(len(runs)))]
-    told += [(word, _values(runs, name)) for name, word in NAMED.items()]
-    told += [("parameters counted", _counted(runs, "params", PARAMS))]
-    told += [("FLOPs counted", _counted(runs, "flops", FLOPS))]
-    return [*told, ("trained", _times(runs))]
+    """Pairs of a name and a sentence about the runs; UNSAID for a fact that the table does not hold."""
+    times = [as_times(runs[name]).agg(end) for name, end in ENDS.items() if name in runs]
+    return [
+        ("store", without_secrets(source) or UNSAID),
+        ("runs", str(len(runs))),
+        *((word, _values(runs, name)) for name, word in NAMED.items()),
+        ("parameters counted", _counted(runs, "params", PARAMS)),
+        ("FLOPs counted", _counted(runs, "flops", FLOPS)),
+        ("trained", " to ".join(time_text(time) for time in times if not is_missing(time)) or UNSAID),
+    ]
 
 
 def _values(runs: pd.DataFrame, name: str) -> str:
@@ -51,34 +56,23 @@ def _values(runs: pd.DataFrame, name: str) -> str:
     if name not in runs or not runs[name].notna().any():
         return UNSAID
     counts = runs[name].value_counts(dropna=True)
+    # whole numbers are floats in a table with gaps
+    counts.index = [f"{v:.0f}" if isinstance(v, float) and v.is_integer() else str(v) for v in counts.index]
     if len(counts) == 1 and counts.iloc[0] == len(runs):
-        return _plain(counts.index[0])
-    shown = [f"{_plain(value)} ({count})" for value, count in counts.head(MOST_NAMED).items()]
-    shown += [f"{len(counts) - MOST_NAMED} more"] if len(counts) > MOST_NAMED else []
+        return str(counts.index[0])
+    parts = [f"{value} ({count})" for value, count in counts.head(MOST_NAMED).items()]
+    parts += [f"{len(counts) - MOST_NAMED} more"] if len(counts) > MOST_NAMED else []
     unsaid = int(runs[name].isna().sum())
-    return ", ".join([*shown, f"unsaid ({unsaid})"] if unsaid else shown)
-
-
-def _plain(value: object) -> str:
-    """Whole numbers stand as floats in a table with gaps."""
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+    return ", ".join([*parts, f"unsaid ({unsaid})"] if unsaid else parts)
 
 
 def _counted(runs: pd.DataFrame, name: str, ways: dict[str, str]) -> str:
-    """Which of the counts that the table has is the one in column `name`."""
+    """The counts of the table that equal column `name`."""
     if name not in runs:
         return "6 N D" if name == "flops" else UNSAID
-    own = runs[name]
-    same = [
-        word for column, word in ways.items() if column in runs and (runs[column] == own)[own.notna()].all()
-    ]
+    present = runs[runs[name].notna()]
+    same = [word for other, word in ways.items() if other in runs and (present[other] == present[name]).all()]
     return " = ".join(same) or f"column {name} as the table has it"
-
-
-def _times(runs: pd.DataFrame) -> str:
-    times = {name: as_times(runs[name]) for name in ("started", "ended") if name in runs}
-    ends = [times[name].agg(at) for name, at in (("started", "min"), ("ended", "max")) if name in times]
-    return " to ".join(time_text(end) for end in ends if not is_missing(end)) or UNSAID
 
 
 def of_law(law: Law) -> str:
@@ -92,5 +86,5 @@ def of_law(law: Law) -> str:
 
 
 def of_program() -> list[tuple[str, str]]:
-    """Versions of what fitted and drew."""
+    """Versions of the software that fitted and drew."""
     return [("Python", platform.python_version()), *((name, metadata.version(name)) for name in PACKAGES)]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,8 @@ from analysis.table.columns import (
     KEY_TAG,
     REQUIRED,
     RUN_COLUMNS,
-    STATUSES,
     TRAIN_LOSS,
-    Column,
     refuse_repeated_columns,
-    to_mlflow,
     typed,
 )
 from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
@@ -33,17 +31,6 @@ from analysis.text import printable, without_secrets
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-
-__all__ = [
-    "CURVE_COLUMNS",
-    "RUN_COLUMNS",
-    "STATUSES",
-    "TRAIN_LOSS",
-    "Column",
-    "load_runs",
-    "loss_curves",
-    "to_mlflow",
-]
 
 CURVE_COLUMNS = ("sweep", "family", "size", "key", "params", "step", "tokens", "flops", "loss")
 
@@ -68,35 +55,28 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
     `family` are a name, several names, or None for all. From MLflow every column is there (missing values
     where a run has none); from a file, the columns it has, `params` taken from `params_non_embedding` where
     only that is given. Where MLflow holds a key twice in a sweep, the finished run, else the latest, is kept.
-    Seeds are Int64, or texts where one is larger. Control characters in texts are escaped.
+    Seeds are Int64, or texts if one is larger. Control characters in texts are escaped.
 
     UserError, in one sentence, for a store that does not exist, does not answer within seconds, is of a newer
     schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family; also for
-    a value that is no number, which is missing (with a warning) where several sweeps are read together.
+    a value that is not a number. In several sweeps read together such a value is missing, with a warning.
     """
     kind, place = kind_of(store)
-    shown = without_secrets(place)
     if kind == "file":
         frame = _read_file(Path(place))
     else:
         with _open(kind, place) as source:
             frame = _without_duplicates(source.runs())
+    name = without_secrets(place)
     if not len(frame):
-        raise NoRunsError(f"{shown} holds no runs yet: start a sweep first, e.g. `make sweep FAMILY=uniform`")
-    return _chosen(frame, sweep, family, shown)
-
-
-def _chosen(frame: pd.DataFrame, sweep: Names, family: Names, shown: str) -> pd.DataFrame:
-    """The rows of that sweep and family with their types; a bad value elsewhere then does not matter."""
-    frame = _only(_only(frame, "sweep", sweep, shown), "family", family, shown)
-    several = "sweep" in frame.columns and frame["sweep"].nunique() > 1
-    return typed(frame, shown, lenient=several)
+        raise NoRunsError(f"{name} holds no runs yet: start a sweep first, e.g. `make sweep FAMILY=uniform`")
+    return _selected(frame, sweep, family, name)
 
 
 def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:
     """Training loss along every run, one row per recorded step, columns `CURVE_COLUMNS`.
 
-    `loss` is the training loss (nats per token), `tokens` and `flops` are counted up to that step. Where an
+    `loss` is the training loss (nats per token), `tokens` and `flops` are counted up to that step. If an
     attempt repeated steps, the later attempt's value is kept. A run without a curve has no rows.
 
     UserError as for `load_runs`, and for a file that holds run rows but no curves.
@@ -113,26 +93,22 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
                 f"{path} has no loss curves (column {missing[0]} is missing): "
                 "a run table holds one row per run, so give the MLflow store the runs were recorded in"
             )
-        return _chosen(frame[list(CURVE_COLUMNS)], sweep, family, str(path))[list(CURVE_COLUMNS)]
+        return _selected(frame[list(CURVE_COLUMNS)], sweep, family, str(path))[list(CURVE_COLUMNS)]
     runs = load_runs(store, sweep, family)
     with _open(kind, place) as source:
         points = source.curves(runs["mlflow_run_id"].tolist())
-    points = points.sort_values(["run_id", "step", "timestamp"]).drop_duplicates(
+    latest = points.sort_values(["run_id", "step", "timestamp"]).drop_duplicates(
         ["run_id", "step"], keep="last"
     )
-    frame = points.merge(runs, left_on="run_id", right_on="mlflow_run_id", suffixes=("", "_final"))
+    frame = latest.merge(runs, left_on="run_id", right_on="mlflow_run_id", suffixes=("", "_final"))
     tokens = frame["step"] * frame["batch_size"] * frame["context_length"]
-    frame = frame.assign(
-        tokens=tokens, flops=tokens * (frame["flops"] / frame["tokens"]), loss=frame["value"]
-    )
+    flops = tokens * (frame["flops"] / frame["tokens"])
+    frame = frame.assign(tokens=tokens, flops=flops, loss=frame["value"])
     return pd.DataFrame(frame[list(CURVE_COLUMNS)]).reset_index(drop=True)
 
 
-# ---- which store
-
-
 def kind_of(store: str | Path) -> tuple[str, str]:
-    """What `store` is, from its name alone: ("file" | "sqlite" | "postgresql" | "server", path or URI)."""
+    """Kind and place of `store`, by its name: ("file" | "sqlite" | "postgresql" | "server", path or URI)."""
     text = str(store)
     scheme = text.split(":", 1)[0].lower() if "://" in text else ""
     if scheme in ("http", "https"):
@@ -151,21 +127,23 @@ def kind_of(store: str | Path) -> tuple[str, str]:
     )
 
 
-def _only(frame: pd.DataFrame, column: str, wanted: Names, shown: str) -> pd.DataFrame:
-    if wanted is None:
-        return frame
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    if column not in frame.columns:
-        raise UnknownNameError(
-            f"{shown} has no column {column}, so {column}={wanted!r} cannot be picked from it"
-        )
-    values = frame[column].map(printable, na_action="ignore")
-    known = sorted(values.dropna().unique())
-    for name in names:
-        if name not in known:
-            has = ", ".join(known) or "none"
-            raise UnknownNameError(f"{column} {name!r} is not in {shown}, which has: {has}")
-    return frame[values.isin(names)]
+def _selected(frame: pd.DataFrame, sweep: Names, family: Names, source: str) -> pd.DataFrame:
+    """The rows of that sweep and family with their types; a bad value elsewhere then does not matter."""
+    for column, selection in (("sweep", sweep), ("family", family)):
+        if selection is None:
+            continue
+        if column not in frame.columns:
+            raise UnknownNameError(f"{source} has no column {column} to select {column}={selection!r} from")
+        names = [selection] if isinstance(selection, str) else list(selection)
+        values = frame[column].map(printable, na_action="ignore")
+        existing = sorted(values.dropna().unique())
+        for name in names:
+            if name not in existing:
+                has = ", ".join(existing) or "none"
+                raise UnknownNameError(f"{column} {name!r} is not in {source}, which has: {has}")
+        frame = frame[values.isin(names)]
+    several = "sweep" in frame.columns and frame["sweep"].nunique() > 1
+    return typed(frame, source, lenient=several)
 
 
 def _without_duplicates(frame: pd.DataFrame) -> pd.DataFrame:
@@ -181,9 +159,6 @@ def _without_duplicates(frame: pd.DataFrame) -> pd.DataFrame:
             ", ".join(order.loc[repeated, "key"].head(5)),
         )
     return frame.loc[order.index[~repeated].sort_values()]
-
-
-# ---- files
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -211,7 +186,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _check_lines(path: Path) -> None:
-    """UserError for a line longer than the heading, whose values pandas would take for those of others."""
+    """UserError for a line longer than the heading: pandas would read its values into the wrong columns."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file)
         heading = next(lines, [])
@@ -220,7 +195,7 @@ def _check_lines(path: Path) -> None:
             if len(fields) > len(heading):
                 raise UserError(
                     f"{path}: line {lines.line_num} has {len(fields)} fields and the heading {len(heading)}; "
-                    "remove what is too many (a comma at the end counts as a field), or name its column"
+                    "remove the extra ones (a comma at the end counts as a field), or name their columns"
                 )
 
 
@@ -237,9 +212,6 @@ def _read_file(path: Path) -> pd.DataFrame:
     return frame
 
 
-# ---- tracking servers
-
-
 @contextmanager
 def open_store(store: str | Path) -> Iterator[Database | _Server]:
     """The tracking database or server `store`, opened to be read; UserError as for `load_runs`."""
@@ -252,9 +224,22 @@ def open_store(store: str | Path) -> Iterator[Database | _Server]:
 
 @contextmanager
 def open_server(uri: str) -> Iterator[_Server]:
-    """The tracking server at `uri`; UserError where nothing answers there."""
-    with _impatient():
+    """The tracking server at `uri`; UserError if nothing answers there.
+
+    MLflow's client retries once instead of seven times (four minutes), and sends no telemetry.
+    """
+    environment = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    added = {name: value for name, value in environment.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
         yield _Server(uri)
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -284,54 +269,44 @@ class _Server:
         import pandas as pd
         from mlflow.exceptions import MlflowException
 
-        wanted = [""]
+        filters = [""]
         if ended_since is not None:
-            wanted = [
+            filters = [
                 " AND attributes.status = 'RUNNING'",
                 " AND attributes.status = 'SCHEDULED'",
                 f" AND attributes.end_time >= {ended_since}",
             ]
+        by_id: dict[str, Any] = {}  # a run that ends between two searches is in both
         try:
             names = {number: name for name, number in self.experiments().items()}
-            # a run that ends between two searches is in both
-            found = list(
-                {run.info.run_id: run for one in wanted for run in self._search(names, one)}.values()
-            )
+            for condition in filters if names else []:
+                search = partial(
+                    self._client().search_runs,
+                    list(names),
+                    filter_string=f"tags.`{KEY_TAG}` != ''{condition}",
+                    max_results=5000,
+                    order_by=["attributes.start_time ASC"],
+                )
+                by_id |= {run.info.run_id: run for run in _all_pages(search)}
         except MlflowException as error:
             raise UserError(f"tracking server {without_secrets(self.uri)} refused: {error.message}") from None
-        index = [run.info.run_id for run in found]
+        index, runs = list(by_id), list(by_id.values())
         heads = pd.DataFrame(
             {
-                "sweep": [names[run.info.experiment_id] for run in found],
-                "started": [run.info.start_time for run in found],
-                "ended": [run.info.end_time for run in found],
+                "sweep": [names[run.info.experiment_id] for run in runs],
+                "started": [run.info.start_time for run in runs],
+                "ended": [run.info.end_time for run in runs],
             },
             index=index,
         )
-        params = pd.DataFrame([run.data.params for run in found], index=index)
-        tags = pd.DataFrame([plain_tags(run.data.tags) for run in found], index=index)
-        metrics = pd.DataFrame([run.data.metrics for run in found], index=index)
+        params = pd.DataFrame([run.data.params for run in runs], index=index)
+        tags = pd.DataFrame([plain_tags(run.data.tags) for run in runs], index=index)
+        metrics = pd.DataFrame([run.data.metrics for run in runs], index=index)
         return assemble(heads, params, tags, metrics.mask(metrics >= LARGEST_FLOAT, float("inf")))
 
     def experiments(self) -> dict[str, str]:
         """Name -> id of every experiment; a sweep is one."""
-        return {found.name: found.experiment_id for found in _all_experiments(self._client())}
-
-    def _search(self, names: dict[str, str], more: str) -> list[Any]:
-        client = self._client()
-        found: list[Any] = []
-        token: str | None = ""
-        while names and token is not None:
-            page = client.search_runs(
-                list(names),
-                filter_string=f"tags.`{KEY_TAG}` != ''{more}",
-                max_results=5000,
-                order_by=["attributes.start_time ASC"],
-                page_token=token or None,
-            )
-            found += page
-            token = page.token or None
-        return found
+        return {one.name: one.experiment_id for one in _all_pages(self._client().search_experiments)}
 
     def curves(self, run_ids: list[str]) -> pd.DataFrame:
         import pandas as pd
@@ -346,26 +321,9 @@ class _Server:
         return points.assign(value=points["value"].mask(points["value"] >= LARGEST_FLOAT, float("inf")))
 
 
-def _all_experiments(client: MlflowClient) -> Iterator[Any]:
-    token: str | None = ""
-    while token is not None:
-        page = client.search_experiments(page_token=token or None)
+def _all_pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token: str | None = None
+    while token != "":
+        page = search(page_token=token)
         yield from page
-        token = page.token or None
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow's client with one retry instead of seven (four minutes), and without telemetry."""
-    wanted = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+        token = page.token or ""

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from scaling.data.shards import (
     read_checked,
     write_meta,
 )
-from scaling.data.synthetic import parse_source
-from scaling.data.tokenizers import Tokenizer, check_tokenizer, make_tokenizer, tokenizer_stamp
+from scaling.data.synthetic import Source, parse_source
+from scaling.data.tokenizers import check_tokenizer, make_tokenizer, tokenizer_stamp
 from scaling.errors import DataAwayError, UserError
 
 _TOKENIZER_TRAINING_BYTES = 1 << 26  # BPE merges hardly change beyond some ten megabytes of text
@@ -48,29 +49,29 @@ def prepare(corpus: str, tokenizer: str, cache: Path | str, *, report: Report | 
     text, an unknown tokenizer, a missing optional package, a full disk, or a corpus that changes while it is
     read.
     """
-    cache = Path(cache)
-    if corpus.startswith("synthetic:"):
-        return _prepare_synthetic(corpus, tokenizer, cache)
-    check_tokenizer(tokenizer)
-    source = parse_corpus(corpus)
     progress = _Progress(report)
-    key = [FORMAT, corpus, source.stamp(), tokenizer, tokenizer_stamp(tokenizer), SPLIT_RULE]
-    return _built_once(
-        cache,
-        _folder_name(corpus, tokenizer, key),
-        lambda folder: _build(folder, source, tokenizer, progress),
-        progress,
-    )
-
-
-def _built_once(cache: Path, name: str, build: Callable[[Path], None], progress: "_Progress") -> Dataset:
-    if _ready(cache / name):
-        return open_dataset(cache / name)
-    shop = Workshop(cache, name)
-    with shop.locked(on_wait=lambda: progress.tell("waiting", 0, None, 0)):
-        if not _ready(shop.target):
-            with shop.folder() as folder:
-                build(folder)
+    make: Callable[[Path], None]
+    if corpus.startswith("synthetic:"):
+        if tokenizer not in ("bytes", "ids"):
+            raise UserError(
+                f"tokenizer {tokenizer!r}: corpus {corpus!r} makes token ids, not text; leave it at 'bytes'"
+            )
+        source = parse_source(corpus)
+        corpus, tokenizer, key = source.name, "ids", [FORMAT, source.name]
+        make = partial(_describe, source)
+    else:
+        check_tokenizer(tokenizer)
+        text = parse_corpus(corpus)
+        key = [FORMAT, corpus, text.stamp(), tokenizer, tokenizer_stamp(tokenizer), SPLIT_RULE]
+        make = lambda folder: _build(folder, text, tokenizer, progress)  # noqa: E731
+    words = re.sub(r"[^a-z0-9]+", "-", f"{corpus}-{tokenizer}".lower()).strip("-")[:60]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    shop = Workshop(Path(cache), f"{words}-{digest[:16]}")
+    if not _ready(shop.target):
+        with shop.locked(on_wait=lambda: progress.tell("waiting", 0, None, 0)):
+            if not _ready(shop.target):
+                with shop.folder() as folder:
+                    make(folder)
     return open_dataset(shop.target)
 
 
@@ -78,53 +79,48 @@ def _ready(folder: Path) -> bool:
     try:
         read_checked(folder)
     except DataAwayError as error:
-        if isinstance(
-            error.__cause__, FileNotFoundError | NotADirectoryError
-        ):  # never built, or a file was removed
-            return False
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return False  # never built, or a file was removed
         raise
     except UserError:  # damaged from outside: built again
         return False
     return True
 
 
-def _folder_name(corpus: str, tokenizer: str, key: list[object]) -> str:
-    words = re.sub(r"[^a-z0-9]+", "-", f"{corpus}-{tokenizer}".lower()).strip("-")[:60]
-    return f"{words}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
-
-
-def _prepare_synthetic(corpus: str, tokenizer: str, cache: Path) -> Dataset:
-    if tokenizer not in ("bytes", "ids"):
-        raise UserError(
-            f"tokenizer {tokenizer!r}: corpus {corpus!r} makes token ids, not text; leave it at 'bytes'"
-        )
-    source = parse_source(corpus)
-    key = [FORMAT, source.name]
-
-    def build(folder: Path) -> None:
-        identity = json.dumps({"source": source.name, "format": FORMAT}, sort_keys=True)
-        meta = {
-            "format": FORMAT,
-            "corpus": source.name,
-            "tokenizer": "ids",
-            "fingerprint": hashlib.sha256(identity.encode()).hexdigest(),
-            "num_token_ids": source.num_token_ids,
-            "dtype": None,
-            "splits": {},
-            "entropy_rate": source.entropy_rate,
-            "entropy_rate_se": source.entropy_rate_se,
-        }
-        write_meta(folder, meta)
-
-    return _built_once(cache, _folder_name(source.name, "ids", key), build, _Progress(None))
+def _describe(source: Source, folder: Path) -> None:
+    """The folder of a synthetic source: no tokens, only meta.json."""
+    identity = json.dumps({"source": source.name, "format": FORMAT}, sort_keys=True)
+    meta = {
+        "format": FORMAT,
+        "corpus": source.name,
+        "tokenizer": "ids",
+        "fingerprint": hashlib.sha256(identity.encode()).hexdigest(),
+        "num_token_ids": source.num_token_ids,
+        "dtype": None,
+        "splits": {},
+        "entropy_rate": source.entropy_rate,
+        "entropy_rate_se": source.entropy_rate_se,
+    }
+    write_meta(folder, meta)
 
 
 def _build(folder: Path, source: Corpus, tokenizer_name: str, progress: "_Progress") -> None:
-    stamp = source.stamp()
+    """The folder of a text corpus: its tokens, its tokenizer and meta.json."""
+    stamp, total = source.stamp(), source.total_bytes()
     limit = _limit_that_splits(source)
-    text = progress.over(_training_text(source, limit), "tokenizer", _training_bytes(source))
-    tokenizer = make_tokenizer(tokenizer_name, text)
-    writers = _write(folder, source, tokenizer, limit, progress)
+    most = _TOKENIZER_TRAINING_BYTES if total is None else min(total, _TOKENIZER_TRAINING_BYTES)
+    training_text = progress.over(_training_text(source, limit), "tokenizer", most)
+    tokenizer = make_tokenizer(tokenizer_name, training_text)
+    dtype = dtype_for(tokenizer.num_token_ids)
+    writers = {split: SplitWriter(folder, split, dtype) for split in SPLITS}
+    with contextlib.ExitStack() as stack:
+        for writer in writers.values():
+            stack.callback(writer.close)
+        texts = progress.over((text for _, text in source.documents()), "tokens", total)
+        for batch in _batches(texts):
+            for text, tokens in zip(batch, tokenizer.encode(batch), strict=True):
+                split = "heldout" if digest_of(text) < limit else "train"
+                writers[split].add(tokens, len(text) + 1)
     tokenizer.save(folder)
     if source.stamp() != stamp:
         raise UserError(
@@ -139,17 +135,17 @@ def _build(folder: Path, source: Corpus, tokenizer_name: str, progress: "_Progre
         "fingerprint": "",
         "num_token_ids": tokenizer.num_token_ids,
         "end_of_document": tokenizer.end,
-        "dtype": dtype_for(tokenizer.num_token_ids).str,
+        "dtype": dtype.str,
         "split_rule": SPLIT_RULE,
         "bytes_per_token": splits["heldout"]["bytes"] / splits["heldout"]["tokens"],
         "splits": splits,
     }
     write_meta(folder, {**meta, "fingerprint": fingerprint_of(meta)})
-    read_checked(folder)  # the disk has what was written to it; makes the blocks' sums
+    read_checked(folder)  # compares the disk with the written bytes and makes the blocks' sums
 
 
 def _limit_that_splits(source: Corpus) -> int:
-    """The digest below which a document is held out: the usual share, or what holds out one of a tiny corpus.
+    """The digest below which a document is held out: the usual share, or one document of a tiny corpus.
 
     Reads only until both splits have a document, which on most corpora is after a few dozen.
     """
@@ -162,16 +158,9 @@ def _limit_that_splits(source: Corpus) -> int:
     if not digests:
         raise UserError(f"corpus {source.name!r} is empty: it has no document with text in it")
     if len(digests) == 1:
-        raise UserError(
-            f"corpus {source.name!r} has one document only (or copies of it); at least two are needed, one of"
-            " them held out"
-        )
+        why = "has one document only (or copies of it); at least two are needed, one of them held out"
+        raise UserError(f"corpus {source.name!r} {why}")
     return min(digests) + 1
-
-
-def _training_bytes(source: Corpus) -> int:
-    total = source.total_bytes()
-    return _TOKENIZER_TRAINING_BYTES if total is None else min(total, _TOKENIZER_TRAINING_BYTES)
 
 
 def _training_text(source: Corpus, limit: int) -> Iterator[bytes]:
@@ -187,26 +176,6 @@ def _training_text(source: Corpus, limit: int) -> Iterator[bytes]:
         num_bytes += len(text)
         if num_bytes >= _TOKENIZER_TRAINING_BYTES:
             return
-
-
-def _write(
-    folder: Path, source: Corpus, tokenizer: Tokenizer, limit: int, progress: "_Progress"
-) -> dict[str, SplitWriter]:
-    dtype = dtype_for(tokenizer.num_token_ids)
-    writers = {split: SplitWriter(folder, split, dtype) for split in SPLITS}
-    with contextlib.ExitStack() as stack:
-        for writer in writers.values():
-            stack.callback(writer.close)
-        for texts in _batches(progress.over(_texts(source), "tokens", source.total_bytes())):
-            for text, tokens in zip(texts, tokenizer.encode(texts), strict=True):
-                split = "heldout" if digest_of(text) < limit else "train"
-                writers[split].add(tokens, len(text) + 1)
-    return writers
-
-
-def _texts(source: Corpus) -> Iterator[bytes]:
-    for _, text in source.documents():
-        yield text
 
 
 def _batches(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
@@ -234,7 +203,7 @@ class _Progress:
             self._report({"stage": stage, "done_bytes": done, "total_bytes": total, "documents": documents})
 
     def over(self, texts: Iterator[bytes], stage: str, total: int | None) -> Iterator[bytes]:
-        """`texts`, told as they pass."""
+        """`texts`, with a record of each now and then."""
         done = documents = 0
         for text in texts:
             yield text

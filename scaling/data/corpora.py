@@ -1,4 +1,4 @@
-"""Corpora: where documents come from. Every corpus streams; none is ever held in memory.
+"""Corpora: the sources of documents. Every corpus streams; none is ever held in memory.
 
 A document is UTF-8 bytes. Which documents are held out depends on their content alone (`digest_of`), so
 the split does not change with file names, order, or the number of files, and exact copies never straddle it.
@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from scaling.data.names import Document, file_bytes, file_stamps, find_files, nearest
+from scaling.data.names import Document, FileCorpus, find_files
 from scaling.data.records import HubCorpus, JsonlCorpus, ParquetCorpus
-from scaling.errors import UserError
+from scaling.errors import UserError, nearest
 
 HELDOUT_SHARE = 1 / 20
-PIECE_BYTES = (
-    1 << 14
-)  # a text file's unit of splitting: small enough that a 1 MB file gets some 3 held-out pieces
+PIECE_BYTES = 1 << 14  # a text file's unit of splitting: a 1 MB file then gets some 3 held-out pieces
 
 
 class Corpus(Protocol):
@@ -38,7 +36,7 @@ class Corpus(Protocol):
 
 
 def digest_of(text: bytes) -> int:
-    """The first 64 bits of a document's SHA-256: what every choice about the document is made from."""
+    """The first 64 bits of a document's SHA-256, the basis of every choice about the document."""
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
 
@@ -52,48 +50,37 @@ _MACHINE_MADE = ("_sysconfigdata",)
 _SKIPPED_FOLDERS = ("__pycache__", "site-packages", "dist-packages", "config-")
 
 
-class StdlibCorpus:
+class StdlibCorpus(FileCorpus):
     """Source text of the running Python's standard library: every *.py below `sysconfig`'s stdlib folder.
 
-    In: library, its test suite where installed, idlelib. Out: installed packages, caches, what the
-    interpreter's build wrote (`config-*`, `_sysconfigdata*`), and files that are not UTF-8 text (the test
-    suite has a few on purpose). One file is one document. About 31 MB with CPython 3.11, 14 MB without tests.
+    In: library, its test suite if installed, idlelib. Out: installed packages, caches, files made by the
+    interpreter's build (`config-*`, `_sysconfigdata*`), and files that are not UTF-8 text (the test suite
+    has a few on purpose). One file is one document. About 31 MB with CPython 3.11, 14 MB without tests.
     """
 
-    def __init__(self, name: str = "stdlib", root: Path | None = None) -> None:
-        self.name = name
+    def __init__(self, root: Path | None = None) -> None:
+        self.name = "stdlib"
         self.root = str(root or sysconfig.get_path("stdlib"))
-
-    def _files(self) -> list[os.DirEntry[str]]:
-        paths: list[os.DirEntry[str]] = []
-        folders = [self.root]
+        paths, folders = [], [self.root]
         while folders:
             for entry in os.scandir(folders.pop()):
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(_SKIPPED_FOLDERS):
+                name = entry.name
+                if entry.is_dir(follow_symlinks=False) and not name.startswith(_SKIPPED_FOLDERS):
                     folders.append(entry.path)
-                elif (
-                    entry.name.endswith(".py")
-                    and not entry.name.startswith(_MACHINE_MADE)
-                    and entry.is_file()
-                ):
-                    paths.append(entry)
+                elif name.endswith(".py") and not name.startswith(_MACHINE_MADE) and entry.is_file():
+                    paths.append(entry.path)
         if not paths:
             raise UserError(f"corpus 'stdlib': no Python source under {self.root}; use text:GLOB instead")
-        return sorted(paths, key=lambda entry: entry.path)
+        self.files = tuple(Path(path) for path in sorted(paths))
 
     def stamp(self) -> list[object]:
-        files = self._files()
-        stats = [(entry.path, entry.stat()) for entry in files]
-        return [sys.version, [[path, status.st_size, status.st_mtime_ns] for path, status in stats]]
-
-    def total_bytes(self) -> int:
-        return sum(entry.stat().st_size for entry in self._files())
+        return [sys.version, super().stamp()]
 
     def documents(self) -> Iterator[Document]:
-        for entry in self._files():
-            text = Path(entry.path).read_bytes()
+        for file in self.files:
+            text = file.read_bytes()
             if text and text_problem(text) is None:
-                yield os.path.relpath(entry.path, self.root).replace(os.sep, "/"), text
+                yield file.relative_to(self.root).as_posix(), text
 
 
 def text_problem(text: bytes) -> str | None:
@@ -107,8 +94,8 @@ def text_problem(text: bytes) -> str | None:
     return None
 
 
-class TextCorpus:
-    """`text:GLOB`: UTF-8 files, each cut into documents of at most 16 KiB, at line ends where it has any.
+class TextCorpus(FileCorpus):
+    """`text:GLOB`: UTF-8 files, each cut into documents of at most 16 KiB, at line ends if it has any.
 
     The pieces let even one long file be split into train and held-out. Raises UserError for a file that is
     not text, naming it.
@@ -118,22 +105,13 @@ class TextCorpus:
         self.name = name
         self.files = find_files("text", name.removeprefix("text:"))
 
-    def stamp(self) -> list[object]:
-        return file_stamps(self.files)
-
-    def total_bytes(self) -> int:
-        return file_bytes(self.files)
-
     def documents(self) -> Iterator[Document]:
         for file in self.files:
             start = 0
             for piece in self._pieces(file):
-                problem = text_problem(piece)
-                if problem:
-                    raise UserError(
-                        f"corpus '{self.name}': {file} is not text ({problem}, counted from byte {start});"
-                        " give UTF-8 text files"
-                    )
+                if problem := text_problem(piece):
+                    why = f"not text ({problem}, counted from byte {start}); give UTF-8 text files"
+                    raise self.fail(file, why)
                 yield f"{file}:{start}", piece
                 start += len(piece)
 
@@ -150,7 +128,7 @@ class TextCorpus:
                         yield rest[:cut]
                         rest = rest[cut:]
         except OSError as problem:
-            raise UserError(f"corpus '{self.name}': cannot read {file}: {problem.strerror}") from problem
+            raise self.fail(file, f"cannot be read ({problem.strerror})") from problem
         if rest:
             yield rest
 
@@ -198,4 +176,4 @@ def parse_corpus(name: str) -> Corpus:
     if colon and scheme in SCHEMES:
         return SCHEMES[scheme](name)
     hint = nearest(scheme, ["stdlib", *SCHEMES, "synthetic"])
-    raise UserError(f"unknown corpus {name!r}{hint}; known: {', '.join(KNOWN)}")
+    raise UserError(f"unknown corpus {name!r}{hint} (known: {', '.join(KNOWN)})")

@@ -1,4 +1,4 @@
-"""`Dataset`: windows of token ids, by number. What training and evaluation read."""
+"""`Dataset`: windows of token ids by number, for training and evaluation."""
 
 import bisect
 import functools
@@ -29,47 +29,28 @@ class Dataset(ABC):
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
-        self.folder = folder
-        self.meta = meta
+        self.folder, self.meta = folder, meta
+        self.corpus = str(meta["corpus"])
+        """The corpus as it was named; synthetic ones with all their options."""
+        self.tokenizer = str(meta["tokenizer"])
+        """The tokenizer as it was named; "ids" for synthetic sources."""
+        self.fingerprint = str(meta["fingerprint"])
+        """SHA-256, in hex, over tokens, tokenizer and split rule; not over names or times of files."""
+        self.num_token_ids = int(meta["num_token_ids"])
+        """Ids run from 0 to this, exclusive. A mask id comes on top, if a family needs one."""
+        self.bytes_per_token: float | None = meta.get("bytes_per_token")
+        """UTF-8 bytes per token of the held-out text, one byte more per document; None without text.
+
+        Bits per byte = nats per token / ln 2 / this.
+        """
+        self.entropy_rate: float | None = meta.get("entropy_rate")
+        """Nats per token of a synthetic source in the limit of long contexts; None for text."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_dataset, (self.folder,)
 
     def __repr__(self) -> str:
         return f"Dataset({self.corpus!r}, {self.tokenizer!r}, fingerprint={self.fingerprint[:16]!r})"
-
-    @property
-    def corpus(self) -> str:
-        """The corpus as it was named; synthetic ones with all their options."""
-        return str(self.meta["corpus"])
-
-    @property
-    def tokenizer(self) -> str:
-        """The tokenizer as it was named; "ids" for synthetic sources."""
-        return str(self.meta["tokenizer"])
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256, in hex, over tokens, tokenizer and split rule; not over names or times of files."""
-        return str(self.meta["fingerprint"])
-
-    @property
-    def num_token_ids(self) -> int:
-        """Ids run from 0 to this, exclusive. A mask id, where a family needs one, comes on top."""
-        return int(self.meta["num_token_ids"])
-
-    @property
-    def bytes_per_token(self) -> float | None:
-        """UTF-8 bytes per token of the held-out text; None where there is no text.
-
-        A document's end counts as one byte. Bits per byte = nats per token / ln 2 / this.
-        """
-        return self.meta.get("bytes_per_token")
-
-    @property
-    def entropy_rate(self) -> float | None:
-        """Nats per token of a synthetic source in the limit of long contexts; None for text."""
-        return self.meta.get("entropy_rate")
 
     @property
     def source(self) -> Source | None:
@@ -117,18 +98,17 @@ def open_dataset(folder: Path | str) -> Dataset:
     """The dataset of a folder made by `prepare`: reads meta.json, opens shards when they are first used.
 
     Raises UserError if the folder is not such a folder, or a shard is missing or has the wrong size; reading
-    from it raises DataDamagedError for a block of tokens that is not what was written.
+    from it raises DataDamagedError for a block of tokens that changed since it was written.
     """
     folder = Path(folder)
     meta = read_meta(folder)
     return ShardDataset(folder, meta) if meta["splits"] else SyntheticDataset(folder, meta)
 
 
-def _check(context_length: int, count: int) -> None:
-    if context_length < 1:
-        raise UserError(f"context_length={context_length} should be at least 1")
-    if count < 1:
-        raise UserError(f"count={count} should be at least 1")
+def _check(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise UserError(f"{name}={number} should be at least 1")
 
 
 @functools.lru_cache(maxsize=8)
@@ -199,7 +179,7 @@ class ShardDataset(Dataset):
         return self._starts[split][-1]
 
     def num_windows(self, split: str, context_length: int) -> int:
-        _check(context_length, 1)
+        _check(context_length=context_length)
         windows = self.num_tokens(split) // context_length
         if not windows:
             name = {"train": "training", "heldout": "held-out"}[split]
@@ -210,7 +190,7 @@ class ShardDataset(Dataset):
         return windows
 
     def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray:
-        _check(context_length, count)
+        _check(context_length=context_length, count=count)
         num_windows = self.num_windows("train", context_length)
         windows: list[int] = []
         while len(windows) < count:
@@ -221,7 +201,7 @@ class ShardDataset(Dataset):
         return self._windows("train", windows, context_length)
 
     def heldout(self, count: int, context_length: int) -> np.ndarray:
-        _check(context_length, count)
+        _check(context_length=context_length, count=count)
         num_windows = self.num_windows("heldout", context_length)
         kept = min(count, num_windows)
         spread = [(2 * index + 1) * num_windows // (2 * kept) for index in range(kept)]
@@ -250,30 +230,26 @@ class ShardDataset(Dataset):
 
 
 class SyntheticDataset(Dataset):
-    """Windows drawn from a source of known entropy: endless, each made when asked for."""
+    """Windows drawn from a source of known entropy: endless, each made when it is read."""
 
     @functools.cached_property
-    def _source(self) -> Source:
-        return parse_source(self.corpus)
-
-    @property
     def source(self) -> Source:
-        return self._source
+        return parse_source(self.corpus)
 
     def num_tokens(self, split: str) -> None:
         if split not in SPLITS:
             raise UserError(f"split={split!r} should be one of {', '.join(SPLITS)}")
 
     def num_windows(self, split: str, context_length: int) -> None:
-        _check(context_length, 1)
+        _check(context_length=context_length)
         self.num_tokens(split)
 
     def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray:
-        _check(context_length, count)
+        _check(context_length=context_length, count=count)
         return self.source.windows(("train", int(seed)), int(first_sequence), count, context_length)
 
     def heldout(self, count: int, context_length: int) -> np.ndarray:
-        _check(context_length, count)
+        _check(context_length=context_length, count=count)
         return self.source.windows(("heldout",), 0, count, context_length)
 
     def decode(self, ids: np.ndarray) -> str:

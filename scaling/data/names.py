@@ -1,22 +1,15 @@
-"""What the parts of this package share when they read what a user wrote."""
+"""Reading what a user wrote: patterns of files, suffixes and options of a name."""
 
 import contextlib
-import difflib
 import glob
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from scaling.errors import UserError
+from scaling.errors import UserError, unknown
 
 Document = tuple[str, bytes]  # id for messages and tests, UTF-8 text
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def find_files(scheme: str, pattern: str) -> tuple[Path, ...]:
@@ -72,9 +65,10 @@ def split_suffix(text: str, mark: str) -> tuple[str, str | None]:
     return (head, tail) if mark_there else (text, None)
 
 
-def parse_options(
-    text: str, where: str, defaults: dict[str, int | float | str]
-) -> dict[str, int | float | str]:
+Options = dict[str, int | float | str]
+
+
+def parse_options(text: str, owner: str, defaults: Options) -> Options:
     """`"a=1&b=2"` over `defaults`; each value gets the type of its default.
 
     Raises UserError for an unknown option, a missing `=` or a value of the wrong type.
@@ -83,16 +77,14 @@ def parse_options(
     for item in filter(None, text.split("&")):
         name, equals, value = item.partition("=")
         if name not in defaults:
-            raise UserError(
-                f"{where}: unknown option {name!r}{nearest(name, defaults)}; known: {', '.join(defaults)}"
-            )
+            raise unknown("option", name, defaults, f" of {owner}")
         kind = type(defaults[name])
         try:
             options[name] = kind(value)
         except ValueError:
-            raise UserError(f"{where}: {name}={value!r} should be {_KINDS[kind]}") from None
+            raise UserError(f"{owner}: {name}={value!r} should be {_KINDS[kind]}") from None
         if not equals:
-            raise UserError(f"{where}: option {name!r} has no value; write {name}={defaults[name]}")
+            raise UserError(f"{owner}: option {name!r} has no value; write {name}={defaults[name]}")
     return options
 
 
@@ -103,11 +95,23 @@ def file_stamps(files: tuple[Path, ...]) -> list[object]:
     """Path, size and modification time of each file."""
     stamps: list[object] = []
     for file in files:
-        status = file.stat() if file.exists() else None  # it may have gone since it was found
+        status = file.stat() if file.exists() else None  # it may be gone by now
         stamps.append([os.path.abspath(file), status and status.st_size, status and status.st_mtime_ns])
     return stamps
 
 
-def file_bytes(files: tuple[Path, ...]) -> int:
-    """Bytes of those files that exist."""
-    return sum(file.stat().st_size for file in files if file.exists())
+class FileCorpus:
+    """Documents in local files."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def stamp(self) -> list[object]:
+        return file_stamps(self.files)
+
+    def total_bytes(self) -> int | None:
+        """Bytes of all files: for records an upper guess, as markup and compression count too."""
+        return sum(file.stat().st_size for file in self.files if file.exists())
+
+    def fail(self, place: object, why: str) -> UserError:
+        return UserError(f"corpus '{self.name}': {place}: {why}")

@@ -1,12 +1,10 @@
-"""Shards: the tokens of a corpus in files of bounded size, written once and read window by window ever after.
+"""Shards: the tokens of a corpus in files of bounded size, written once, then read window by window.
 
 A prepared folder holds meta.json, `train-00000.bin`..., `heldout-00000.bin`... (plain little-endian uint8,
 uint16 or uint32) and the tokenizer if it has a file. It appears by one rename, complete and synced, or not at
-all.
-
-meta.json has the SHA-256 of each split. Beside each shard `train-00000.sums` has the CRC-32 of every block of
-4 KiB, which a reader compares when it first reads the block (some 3 microseconds). Folders made before there
-were sums get them when `prepare` first checks them.
+all. meta.json has the SHA-256 of each split. Beside each shard `train-00000.sums` has the CRC-32 of every
+block of 4 KiB, which a reader compares when it first reads the block (some 3 microseconds). Folders made
+before there were sums get them when `prepare` first checks them.
 """
 
 import contextlib
@@ -69,18 +67,14 @@ class SplitWriter:
         self._hash.update(data.data)
         while len(data):
             if self._file is None or self.shards[-1] == self._capacity:
-                self._next_file()
-            assert self._file is not None, "a shard is open once _next_file returned"
+                self.close()
+                path = self._folder / shard_name(self._split, len(self.shards))
+                self._file = open(path, "xb", buffering=1 << 20)  # noqa: SIM115 (close does)
+                self.shards.append(0)
             part = data[: self._capacity - self.shards[-1]]
             self._file.write(part.data)
             self.shards[-1] += len(part)
             data = data[len(part) :]
-
-    def _next_file(self) -> None:
-        self.close()
-        path = self._folder / shard_name(self._split, len(self.shards))
-        self._file = open(path, "xb", buffering=1 << 20)  # noqa: SIM115 (close does)
-        self.shards.append(0)
 
     def close(self) -> None:
         """Bring the open shard to the disk."""
@@ -91,7 +85,7 @@ class SplitWriter:
                 os.fsync(file.fileno())
 
     def summary(self) -> dict[str, Any]:
-        """What meta.json says about the split."""
+        """The entry of the split in meta.json."""
         return {
             "tokens": sum(self.shards),
             "documents": self.documents,
@@ -102,7 +96,6 @@ class SplitWriter:
 
 
 def shard_name(split: str, number: int) -> str:
-    """File name of a shard."""
     return f"{split}-{number:05d}.bin"
 
 
@@ -113,7 +106,7 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
 
 
 def fingerprint_of(meta: dict[str, Any]) -> str:
-    """The fingerprint that the rest of a text corpus's meta.json amounts to."""
+    """The fingerprint of a text corpus, computed from the rest of its meta.json."""
     identity = {
         "tokens": {split: facts["sha256"] for split, facts in meta["splits"].items()},
         "dtype": meta["dtype"],
@@ -125,7 +118,7 @@ def fingerprint_of(meta: dict[str, Any]) -> str:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """meta.json of a prepared folder, after checking that every shard has the size it says.
+    """meta.json of a prepared folder, after comparing the size of every shard with it.
 
     Raises DataAwayError if the folder or a shard is missing or cannot be read, DataDamagedError if one is cut
     short, and UserError if the folder is not a prepared one.
@@ -135,11 +128,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         if not isinstance(meta, dict) or meta.get("format") != FORMAT:
             raise UserError(f"{folder} was not prepared by this version; prepare the corpus again")
         for path, size in _shards(folder, meta).items():
-            actual = path.stat().st_size
-            if actual != size:
-                raise DataDamagedError(
-                    f"prepared data is damaged: {path} has {actual} bytes, {size} expected"
-                )
+            if (actual := path.stat().st_size) != size:
+                raise DataDamagedError(f"prepared data is damaged: {path} has {actual} bytes, not {size}")
     except OSError as problem:
         raise away(folder, problem) from problem
     except UserError:
@@ -160,22 +150,22 @@ def _shards(folder: Path, meta: dict[str, Any]) -> dict[Path, int]:
 
 
 def away(folder: Path, problem: OSError) -> DataAwayError:
-    """The sentence for prepared data that cannot be read."""
+    """The error for prepared data that cannot be read."""
     missing = f"{folder} is not a prepared data folder" if isinstance(problem, FileNotFoundError) else folder
     return DataAwayError(f"prepared data cannot be read: {missing} ({problem})")
 
 
-def damaged(folder: Path, what: str) -> DataDamagedError:
-    """The sentence for tokens that are not what was written; the next `prepare` compares all of them."""
+def damaged(folder: Path, fault: str) -> DataDamagedError:
+    """The error for tokens that changed since they were written; the next `prepare` compares all of them."""
     with contextlib.suppress(OSError):
         (folder / CHECKED).unlink(missing_ok=True)
     return DataDamagedError(
-        f"prepared data is damaged: {what}; the next `scaling sweep` makes or fetches it again"
+        f"prepared data is damaged: {fault}; the next `scaling sweep` makes or fetches it again"
     )
 
 
 def check_tokens(folder: Path, meta: dict[str, Any]) -> None:
-    """Compare all tokens with the hashes in meta.json, and write the blocks' sums where they are not right.
+    """Compare all tokens with the hashes in meta.json, and write the blocks' sums that are missing or wrong.
 
     Raises DataDamagedError or DataAwayError.
     """
@@ -197,7 +187,7 @@ def check_tokens(folder: Path, meta: dict[str, Any]) -> None:
             raise damaged(folder, f"{folder / META} does not match its fingerprint")
     except OSError as problem:
         raise away(folder, problem) from problem
-    with contextlib.suppress(OSError):  # somebody else's folder: its blocks go unchecked
+    with contextlib.suppress(OSError):  # another user's folder: its blocks go unchecked
         for path, content in sums.items():
             if not path.exists() or path.read_bytes() != content:
                 with write_whole(path) as temporary:
@@ -221,34 +211,33 @@ def read_checked(folder: Path) -> dict[str, Any]:
 
 
 class Workshop:
-    """Where one folder of a cache is built: a lock makes a second builder wait, temporaries vanish."""
+    """The place to build one folder of a cache: a lock makes a second builder wait, temporaries vanish."""
 
     def __init__(self, cache: Path, name: str) -> None:
-        assert "." not in name, "what comes before the first dot of a temporary is the name it is built for"
+        assert "." not in name, "a temporary folder is called NAME.OWNER"
         self.cache, self.name = cache, name
         self.target = cache / name
         self._workshop = cache / _WORKSHOP
-        self._alone = False  # whether a lock proves that nobody else builds this name
+        self._alone = False  # whether a lock proves that this is the only builder of the name
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
         """Hold the name's lock; the kernel frees it when its holder dies, however it dies.
 
-        `on_wait` is called once if another builder holds it. Where a file system has no locks two builders
+        `on_wait` is called once if another builder holds it. On a file system without locks two builders
         may work side by side: publishing lets one win. Folders made on the way that stay empty are removed.
         """
         made = [folder for folder in (self._workshop, self.cache, *self.cache.parents) if not folder.exists()]
-        with _told(self.cache):
+        with _explained(self.cache):
             lock = self._take_lock(on_wait)
         with lock:
             try:
                 yield
             finally:
-                # Unlinked while held: whoever waits for it sees that the name has moved on, and starts over.
+                # Unlinked while held: a waiting builder sees that the lock file is gone, and starts over.
                 self._lock_path(self.name).unlink(missing_ok=True)
-                with contextlib.suppress(
-                    OSError
-                ):  # not empty: something was published, or others are building
+                # not empty: something was published, or others are building
+                with contextlib.suppress(OSError):
                     for folder in made or [self._workshop]:
                         folder.rmdir()
 
@@ -267,8 +256,9 @@ class Workshop:
                 on_wait()
                 taken = _flock(lock, wait=True)
             self._alone = taken is True
-            if _is_at(lock, path):
-                return lock
+            with contextlib.suppress(FileNotFoundError):  # its last holder removed it: start over
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    return lock
             lock.close()
 
     def _lock_path(self, name: str) -> Path:
@@ -281,10 +271,9 @@ class Workshop:
         Raises UserError if the disk is full or the cache cannot be written.
         """
         self._sweep()
-        temporary = (
-            self._workshop / f"{self.name}.{socket.gethostname()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        )
-        with _told(self.cache):
+        owner = f"{socket.gethostname()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        temporary = self._workshop / f"{self.name}.{owner}"
+        with _explained(self.cache):
             try:
                 temporary.mkdir()
                 yield temporary
@@ -311,15 +300,17 @@ class Workshop:
         sync(self.cache)
 
     def _sweep(self) -> None:
-        """Remove what killed builders left: on this host if their lock is free, elsewhere after a day."""
+        """Remove leftovers of killed builders: of this host if their lock is free, of others after a day."""
         for leftover in self._workshop.iterdir():
             name, _, maker = leftover.name.partition(".")
             if maker == "lock":
                 continue
             here = maker.startswith(socket.gethostname() + ".")
             free = here and (self._alone if name == self.name else self._lock_is_free(name))
-            if free or time.time() - _newest(leftover) > _ABANDONED_S:
-                shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):  # it vanishes just now
+                newest = max(path.stat().st_mtime for path in [leftover, *leftover.iterdir()])
+                if free or time.time() - newest > _ABANDONED_S:
+                    shutil.rmtree(leftover, ignore_errors=True)
 
     def _lock_is_free(self, name: str) -> bool:
         try:
@@ -338,22 +329,6 @@ def _flock(lock: IO[str], *, wait: bool) -> bool | None:
     return True
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _newest(folder: Path) -> float:
-    """Time of the last write in a folder; now if it vanishes meanwhile."""
-    try:
-        return max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
-    except OSError:
-        return time.time()
-
-
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _REFUSED = {
     errno.EEXIST: "a file is in the way",
@@ -364,7 +339,7 @@ _REFUSED = {
 
 
 def _in_the_way(problem: OSError) -> bool:
-    """Whether a file stands where a folder was to be made, rather than a folder having come or gone."""
+    """Whether a file is in the place of the new folder, rather than a folder having come or gone."""
     try:
         return not stat.S_ISDIR(os.lstat(problem.filename).st_mode)
     except FileNotFoundError:
@@ -372,16 +347,14 @@ def _in_the_way(problem: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def _told(cache: Path) -> Iterator[None]:
+def _explained(cache: Path) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into one sentence."""
     try:
         yield
     except OSError as problem:
         if problem.errno in _FULL:
-            raise UserError(
-                f"{_FULL[problem.errno]} while writing tokens to {cache}; nothing was kept: free some space"
-                " or name a folder elsewhere"
-            ) from problem
+            sentence = f"{_FULL[problem.errno]} while writing tokens to {cache}; nothing was kept"
+            raise UserError(f"{sentence}: free some space or name a folder elsewhere") from problem
         if problem.errno in _REFUSED:
             why = _REFUSED[problem.errno]
             raise UserError(f"cannot write tokens to {cache}: {why} ({problem.filename})") from problem

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from scaling.data.names import nearest, parse_options
-from scaling.errors import UserError
+from scaling.data.names import Options, parse_options
+from scaling.errors import UserError, nearest
 
 _MAX_TABLE = 1 << 22  # probabilities of a table: 32 MB
 _MASK_64 = (1 << 64) - 1
@@ -34,17 +34,17 @@ class Source(ABC):
         """h, the limit of H(X_1..X_L) / L, in nats."""
 
     @property
-    @abstractmethod
     def entropy_rate_se(self) -> float:
-        """Standard error of `entropy_rate`; 0 where it is exact."""
+        """Standard error of `entropy_rate`; 0 if it is exact."""
+        return 0.0
 
     @abstractmethod
     def entropy_per_token(self, context_length: int) -> float:
         """H(X_1..X_L) / L in nats, L = context_length."""
 
-    @abstractmethod
     def entropy_se(self, context_length: int) -> float:
-        """Standard error of `entropy_per_token`; 0 where it is exact."""
+        """Standard error of `entropy_per_token`; 0 if it is exact."""
+        return 0.0
 
     @abstractmethod
     def windows(self, stream: tuple[object, ...], first: int, count: int, context_length: int) -> np.ndarray:
@@ -52,14 +52,23 @@ class Source(ABC):
 
     @abstractmethod
     def conditionals(self, ids: np.ndarray) -> np.ndarray:
-        """p(x_l = v | x_1..x_{l-1}) for windows (B, L): (B, L, V). What a perfect `ar` model predicts."""
+        """p(x_l = v | x_1..x_{l-1}) for windows (B, L): (B, L, V), as a perfect `ar` model predicts."""
 
     def log_prob(self, ids: np.ndarray) -> np.ndarray:
         """log p of whole windows (B, L), in nats: (B,)."""
         ids = self.checked(ids)
         chosen = np.take_along_axis(self.conditionals(ids), ids[:, :, None], axis=2)[:, :, 0]
-        log_probs: np.ndarray = np.log(chosen).sum(axis=1)
-        return log_probs
+        return np.asarray(np.log(chosen).sum(axis=1))
+
+    def _require(self, holds: bool, sentence: str) -> None:
+        if not holds:
+            raise UserError(f"corpus {self.name!r}: {sentence}")
+
+    def _check_weights(self, vocab: int, zipf: float, sharpness: float) -> None:
+        self._require(vocab >= 2, f"vocab={vocab} should be 2 or more")
+        # Beyond these a row's smallest probabilities are out of the range of accurate stationary weights.
+        self._require(0 <= zipf <= 4, f"zipf={zipf} should be from 0 to 4")
+        self._require(0 <= sharpness <= 4, f"sharpness={sharpness} should be from 0 to 4")
 
     def checked(self, ids: np.ndarray) -> np.ndarray:
         """`ids` as (B, L) int64; raises ValueError for another shape or ids the source does not have."""
@@ -81,8 +90,7 @@ def uniforms(key: tuple[object, ...], first: int, count: int, width: int) -> np.
         counter=np.array([start & _MASK_64, start >> 64, 0, 0], dtype=np.uint64),
     )
     bits = generator.random_raw(count * blocks * 4).reshape(count, blocks * 4)[:, :width]
-    table: np.ndarray = (bits >> np.uint64(11)) * 2.0**-53
-    return table
+    return np.asarray((bits >> np.uint64(11)) * 2.0**-53)
 
 
 def _zipf_rows(key: tuple[object, ...], rows: int, columns: int, zipf: float, sharpness: float) -> np.ndarray:
@@ -92,14 +100,12 @@ def _zipf_rows(key: tuple[object, ...], rows: int, columns: int, zipf: float, sh
     normals = radius * np.cos(2 * math.pi * draws[:, columns:])  # Box and Muller, 1958
     logits = sharpness * normals - zipf * np.log(np.arange(1, columns + 1))
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    table: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
-    return table
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def _row_entropies(table: np.ndarray) -> np.ndarray:
     positive = np.where(table > 0, table, 1.0)
-    entropies: np.ndarray = -(table * np.log(positive)).sum(axis=-1)
-    return entropies
+    return np.asarray(-(table * np.log(positive)).sum(axis=-1))
 
 
 class _Sampler:
@@ -114,10 +120,9 @@ class _Sampler:
     def draw(self, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """A column for each of `rows`; `uniform` has the same shape."""
         columns = np.searchsorted(self._edges, rows + uniform, side="right") - rows * self._columns
-        drawn: np.ndarray = np.minimum(
-            columns, self._columns - 1
+        return np.asarray(
+            np.minimum(columns, self._columns - 1)
         )  # row + uniform may round up to the next row
-        return drawn
 
 
 class MarkovSource(Source):
@@ -129,18 +134,12 @@ class MarkovSource(Source):
     """
 
     def __init__(self, order: int, vocab: int, zipf: float, sharpness: float, seed: int) -> None:
-        self.name = (
-            f"synthetic:markov?order={order}&vocab={vocab}&zipf={zipf}&sharpness={sharpness}&seed={seed}"
-        )
-        _refuse_unless(order >= 0, self.name, "order", order, "0 or more")
-        _check_weights(self.name, vocab, zipf, sharpness)
-        _refuse_unless(
-            vocab ** (order + 1) <= _MAX_TABLE,
-            self.name,
-            "order",
-            order,
-            f"lower: vocab^(order+1) is at most {_MAX_TABLE}",
-        )
+        settings = f"order={order}&vocab={vocab}&zipf={zipf}&sharpness={sharpness}&seed={seed}"
+        self.name = f"synthetic:markov?{settings}"
+        self._require(order >= 0, f"order={order} should be 0 or more")
+        self._check_weights(vocab, zipf, sharpness)
+        lower = f"order={order} should be lower: vocab^(order+1) is at most {_MAX_TABLE}"
+        self._require(vocab ** (order + 1) <= _MAX_TABLE, lower)
         self.order, self.num_token_ids = order, vocab
         table = _zipf_rows((self.name, "table"), vocab**order, vocab, zipf, sharpness)
         weights = _stationary_contexts(table, order)
@@ -155,17 +154,10 @@ class MarkovSource(Source):
         """h = sum over contexts of their stationary weight times the entropy of their row; exact."""
         return self._steps[-1]
 
-    @property
-    def entropy_rate_se(self) -> float:
-        return 0.0
-
     def entropy_per_token(self, context_length: int) -> float:
         """H(X_1..X_L) / L = (sum over the first k tokens of H(X_l | X_<l) + (L - k) h) / L; exact."""
         early = self._steps[: min(self.order, context_length)]
         return (math.fsum(early) + (context_length - len(early)) * self.entropy_rate) / context_length
-
-    def entropy_se(self, context_length: int) -> float:
-        return 0.0
 
     @functools.cached_property
     def _samplers(self) -> list[_Sampler]:
@@ -182,8 +174,7 @@ class MarkovSource(Source):
         return ids
 
     def _next_context(self, context: np.ndarray, token: np.ndarray) -> np.ndarray:
-        following: np.ndarray = (context * self.num_token_ids + token) % self.num_token_ids**self.order
-        return following
+        return np.asarray((context * self.num_token_ids + token) % self.num_token_ids**self.order)
 
     def conditionals(self, ids: np.ndarray) -> np.ndarray:
         ids = self.checked(ids)
@@ -222,9 +213,8 @@ def _prefix_tables(
     vocab = table.shape[1]
     tables, contexts = [table], [weights]
     for length in range(order - 1, -1, -1):
-        joint = contexts[0].reshape(
-            vocab**length, vocab
-        )  # the first length + 1 tokens of a stationary window
+        # the first length + 1 tokens of a stationary window
+        joint = contexts[0].reshape(vocab**length, vocab)
         marginal = joint.sum(axis=1)
         tables.insert(0, joint / marginal[:, None])
         contexts.insert(0, marginal)
@@ -232,7 +222,7 @@ def _prefix_tables(
 
 
 class HiddenMarkovSource(Source):
-    """`hmm?states=8&vocab=64&zipf=1.0&sharpness=1.5&stay=0.8&seed=0`: tokens drawn by a chain nobody sees.
+    """`hmm?states=8&vocab=64&zipf=1.0&sharpness=1.5&stay=0.8&seed=0`: tokens drawn by a hidden chain.
 
     A state is kept with probability `stay`, else redrawn from its own distribution; each state has its own
     Zipfian distribution of tokens. A token depends on all tokens before it, so unlike with a Markov source a
@@ -241,23 +231,19 @@ class HiddenMarkovSource(Source):
     """
 
     # 1,024 windows of 512 tokens, the first half of each left out of the rate: the standard error is 0.03% of
-    # it by default and 0.2% at stay=0.95, and what a state of 256 tokens ago still tells (stay^256 < 0.6%)
-    # far less.
+    # it by default and 0.2% at stay=0.95; a state of 256 tokens ago matters far less (stay^256 < 0.6%).
     _WINDOWS, _LENGTH, _BURN_IN = 1024, 512, 256
     _MAX_STAY = 0.98
 
     def __init__(
         self, states: int, vocab: int, zipf: float, sharpness: float, stay: float, seed: int
     ) -> None:
-        self.name = (
-            f"synthetic:hmm?states={states}&vocab={vocab}&zipf={zipf}"
-            f"&sharpness={sharpness}&stay={stay}&seed={seed}"
-        )
-        _refuse_unless(states >= 1, self.name, "states", states, "1 or more")
-        _check_weights(self.name, vocab, zipf, sharpness)
-        _refuse_unless(0 <= stay <= self._MAX_STAY, self.name, "stay", stay, f"from 0 to {self._MAX_STAY}")
-        largest = max(states, vocab) * states
-        _refuse_unless(largest <= _MAX_TABLE, self.name, "states", states, "fewer")
+        settings = f"states={states}&vocab={vocab}&zipf={zipf}&sharpness={sharpness}&stay={stay}&seed={seed}"
+        self.name = f"synthetic:hmm?{settings}"
+        self._require(states >= 1, f"states={states} should be 1 or more")
+        self._check_weights(vocab, zipf, sharpness)
+        self._require(0 <= stay <= self._MAX_STAY, f"stay={stay} should be from 0 to {self._MAX_STAY}")
+        self._require(max(states, vocab) * states <= _MAX_TABLE, f"states={states} should be fewer")
         self.num_states, self.num_token_ids = states, vocab
         moves = _zipf_rows((self.name, "moves"), states, states, 0.0, sharpness)
         self.transitions = stay * np.eye(states) + (1 - stay) * moves  # (S, S)
@@ -292,8 +278,7 @@ class HiddenMarkovSource(Source):
         """One unbiased draw of H(X_1..X_L) per simulated window; beyond the simulated length, by the rate."""
         simulated = self._entropies[:, :context_length].sum(axis=1)
         beyond = max(0, context_length - self._LENGTH)
-        draws: np.ndarray = simulated + beyond * self._entropies[:, self._BURN_IN :].mean(axis=1)
-        return draws
+        return np.asarray(simulated + beyond * self._entropies[:, self._BURN_IN :].mean(axis=1))
 
     @functools.cached_property
     def _samplers(self) -> tuple[_Sampler, _Sampler, _Sampler]:
@@ -323,30 +308,10 @@ class HiddenMarkovSource(Source):
             belief = evidence / evidence.sum(axis=1, keepdims=True) @ self.transitions
 
 
-def _refuse_unless(fine: bool, source: str, option: str, value: object, rule: str) -> None:
-    if not fine:
-        raise UserError(f"corpus {source!r}: {option}={value} should be {rule}")
-
-
-def _check_weights(source: str, vocab: int, zipf: float, sharpness: float) -> None:
-    _refuse_unless(vocab >= 2, source, "vocab", vocab, "2 or more")
-    # Beyond these a row's smallest probabilities leave the range in which stationary weights are accurate.
-    _refuse_unless(0 <= zipf <= 4, source, "zipf", zipf, "from 0 to 4")
-    _refuse_unless(0 <= sharpness <= 4, source, "sharpness", sharpness, "from 0 to 4")
-
-
-_MARKOV: dict[str, int | float | str] = {"order": 1, "vocab": 64, "zipf": 1.0, "sharpness": 1.5, "seed": 0}
-_HMM: dict[str, int | float | str] = {
-    "states": 8,
-    "vocab": 64,
-    "zipf": 1.0,
-    "sharpness": 1.5,
-    "stay": 0.8,
-    "seed": 0,
-}
-SOURCES: dict[str, tuple[type[Source], dict[str, int | float | str]]] = {
-    "markov": (MarkovSource, _MARKOV),
-    "hmm": (HiddenMarkovSource, _HMM),
+_TOKENS: Options = {"vocab": 64, "zipf": 1.0, "sharpness": 1.5, "seed": 0}
+SOURCES: dict[str, tuple[type[Source], Options]] = {
+    "markov": (MarkovSource, {"order": 1, **_TOKENS}),
+    "hmm": (HiddenMarkovSource, {"states": 8, "stay": 0.8, **_TOKENS}),
 }
 
 
@@ -358,6 +323,6 @@ def parse_source(name: str) -> Source:
     kind, _, options = name.removeprefix("synthetic:").partition("?")
     if kind not in SOURCES:
         sources = ", ".join(f"synthetic:{source}" for source in SOURCES)
-        raise UserError(f"unknown corpus {name!r}{nearest(kind, SOURCES)}; known: {sources}")
+        raise UserError(f"unknown corpus {name!r}{nearest(kind, SOURCES)} (known: {sources})")
     make, defaults = SOURCES[kind]
     return make(**parse_options(options, f"corpus {name!r}", defaults))

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scaling.data.names import nearest
-from scaling.errors import UserError
+from scaling.errors import UserError, nearest
 
 END_SHOWN = "␄"
 _FILE = "tokenizer.json"
@@ -23,7 +22,7 @@ _MIN_BPE, _MAX_BPE = 257, 1 << 20
 
 
 class Tokenizer(Protocol):
-    """What shards are made with. `identity` is equal for equal tokenizers and is part of the fingerprint."""
+    """Text to ids. `identity` is equal for equal tokenizers and is part of the fingerprint."""
 
     name: str
     identity: str
@@ -37,7 +36,7 @@ class Tokenizer(Protocol):
         """Text for people to read: bytes that are no UTF-8 show as �, document ends as ␄."""
 
     def save(self, folder: Path) -> None:
-        """Write what `open_tokenizer` needs, if anything."""
+        """Write the file of `open_tokenizer`, if it needs one."""
 
 
 class ByteTokenizer:
@@ -63,7 +62,7 @@ class ByteTokenizer:
 class HubTokenizer:
     """A tokenizer of the package `tokenizers`: trained here (`bpe:N`), from the hub, or from a file.
 
-    Special tokens are not added, but for one end-of-document id: the vocabulary's own where it has one of
+    Special tokens are not added, but for one end-of-document id: the vocabulary's own if it has one of
     the usual names, otherwise one more id than the vocabulary has.
     """
 
@@ -99,14 +98,12 @@ def check_tokenizer(name: str) -> None:
     kind, _, rest = name.partition(":")
     if name == "bytes" or (kind == "hf" and rest):
         return
-    if kind == "bpe":
-        if not rest.isdecimal() or not _MIN_BPE <= int(rest) <= _MAX_BPE:
-            raise UserError(
-                f"tokenizer {name!r}: the vocabulary should be {_MIN_BPE} to {_MAX_BPE} ids, as in bpe:4096"
-            )
-        return
-    hint = nearest(kind, ["bytes", "bpe", "hf"])
-    raise UserError(f"unknown tokenizer {name!r}{hint}; known: bytes, bpe:N, hf:NAME_OR_FILE")
+    if kind != "bpe":
+        hint = nearest(kind, ["bytes", "bpe", "hf"])
+        raise UserError(f"unknown tokenizer {name!r}{hint} (known: bytes, bpe:N, hf:NAME_OR_FILE)")
+    if not rest.isdecimal() or not _MIN_BPE <= int(rest) <= _MAX_BPE:
+        rule = f"the vocabulary should be {_MIN_BPE} to {_MAX_BPE} ids, as in bpe:4096"
+        raise UserError(f"tokenizer {name!r}: {rule}")
 
 
 def tokenizer_stamp(name: str) -> list[object]:
@@ -129,10 +126,20 @@ def make_tokenizer(name: str, training_text: Iterable[bytes]) -> Tokenizer:
     check_tokenizer(name)
     if name == "bytes":
         return ByteTokenizer()
+    from tokenizers import Tokenizer as Backend
+
     kind, _, rest = name.partition(":")
     if kind == "bpe":
         return _train_bpe(name, int(rest), training_text)
-    return _load(name, rest)
+    file = _local_file(rest)
+    try:
+        # The library raises bare Exception for everything it dislikes.
+        backend = Backend.from_file(str(file)) if file else Backend.from_pretrained(rest)
+    except Exception as problem:
+        place = str(file) if file else "the Hugging Face hub (no such file here)"
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise UserError(f"tokenizer {name!r} cannot be loaded from {place}: {reason}") from problem
+    return HubTokenizer(name, backend)
 
 
 def open_tokenizer(name: str, folder: Path) -> Tokenizer:
@@ -142,25 +149,6 @@ def open_tokenizer(name: str, folder: Path) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     return HubTokenizer(name, Backend.from_file(str(folder / _FILE)))
-
-
-def _load(name: str, source: str) -> HubTokenizer:
-    from tokenizers import Tokenizer as Backend
-
-    file = _local_file(source)
-    try:
-        # The library raises bare Exception for everything it dislikes.
-        backend = Backend.from_file(str(file)) if file else Backend.from_pretrained(source)
-    except Exception as problem:
-        place = str(file) if file else "the Hugging Face hub (no such file here)"
-        raise UserError(
-            f"tokenizer {name!r} cannot be loaded from {place}: {_first_line(problem)}"
-        ) from problem
-    return HubTokenizer(name, backend)
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def _train_bpe(name: str, num_token_ids: int, training_text: Iterable[bytes]) -> HubTokenizer:

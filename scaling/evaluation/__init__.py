@@ -1,4 +1,4 @@
-"""What a trained network is worth: likelihood bounds on held-out text."""
+"""Evaluation of a trained network: likelihood bounds on held-out text."""
 
 from scaling.evaluation.bound import Bound, estimate_bound
 

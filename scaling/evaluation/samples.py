@@ -16,7 +16,7 @@ def sample_ids(
 ) -> Tensor:
     """(count, L) ids, L being `length` or SAMPLED_TOKENS if that is less.
 
-    UserError where the family cannot sample with its options, or not that length.
+    UserError if the family cannot sample with its options, or not that length.
     """
     length = min(length, SAMPLED_TOKENS)
     return family.sample(model, (count, length), family.sampling_steps(length), generator)

@@ -36,7 +36,7 @@ def family_class(name: str) -> type[Family]:
 
 
 def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
-    """Build family `name` over `vocab_size` ids, the mask id included where the family has one.
+    """Build family `name` over `vocab_size` ids, the mask id included if the family has one.
 
     Raises UserError for an unknown family, an option the family does not have, or a value it refuses.
     """

@@ -1,4 +1,4 @@
-"""Tokens turn into MASK one by one: what masked, block and esoteric diffusion share.
+"""Tokens turn into MASK one by one: the shared part of masked, block and esoteric diffusion.
 
 Forward: x_t keeps x_0 with probability alpha_t, else MASK. Only masked positions cost anything; the others
 are carried over.
@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.errors import UserError
 from scaling.families.base import Family, Schedule, draw, per_token, sampling_times, suppress
 
 
@@ -33,10 +32,10 @@ class Absorbing(Family):
         self,
         vocab_size: int,
         *,
-        mask_id: int | None,
-        objective: str,
-        schedule_eps: float,
-        schedule: Schedule,
+        mask_id: int | None = None,
+        objective: str = "low_variance",
+        schedule_eps: float = 0.0,
+        schedule: Schedule = "log_linear",
     ) -> None:
         mask_id = vocab_size - 1 if mask_id is None else mask_id
         super().__init__(
@@ -58,7 +57,7 @@ class Absorbing(Family):
         return xt == self.mask_id
 
     def weight(self, t: Tensor) -> Tensor:
-        """What a masked token counts in the bound at time t: -alpha' / (1 - alpha), of t's shape."""
+        """Weight of a masked token in the bound at time t: -alpha' / (1 - alpha), of t's shape."""
         return -self.schedule(t)[1] / self.noise_share(t)
 
     def masked_nats(self, logits: Tensor, x0: Tensor, xt: Tensor) -> Tensor:
@@ -115,9 +114,3 @@ class Absorbing(Family):
     def restored(self, logits: Tensor) -> Tensor:
         """The network's distribution over clean tokens, float64, no mass on the mask id."""
         return suppress(logits.double(), self.mask_id).softmax(-1)
-
-
-def refuse_options(family: Family, options: dict[str, Any]) -> None:
-    """UserError for sampling options that nobody has taken out of `options`."""
-    if options:
-        raise UserError(f"family {family.name!r} has no sampling option {', '.join(options)}")

@@ -40,14 +40,12 @@ class Autoregressive(Family):
     ) -> None:
         mask_id = vocab_size - 1 if mask_id is None else mask_id
         super().__init__(vocab_size, mask_id=mask_id, objective=objective)
-        if start not in ("mask", "none") and not (isinstance(start, int) and 0 <= start < vocab_size):
-            raise UserError(
-                f"family 'ar': start is {start!r}, it must be mask, none or an id below {vocab_size}"
-            )
+        fine = start in ("mask", "none") or (isinstance(start, int) and 0 <= start < vocab_size)
+        self.require(fine, f"start is {start!r}, it must be mask, none or an id below {vocab_size}")
         self.start = start
 
     def shift(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Network inputs and targets, each (B, L), or (B, L - 1) where start is "none"."""
+        """Network inputs and targets, each (B, L), or (B, L - 1) if start is "none"."""
         if self.start == "none":
             return x0[:, :-1], x0[:, 1:]
         first = torch.full_like(x0[:, :1], self.mask_id if isinstance(self.start, str) else self.start)
@@ -67,7 +65,7 @@ class Autoregressive(Family):
         return Noised(x0, self.corrupt(x0, place, generator), torch.zeros_like(place))
 
     def token_bound(self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """-log p(x_i | x_<i), (B, L) nats, (B, L - 1) where start is "none"."""
+        """-log p(x_i | x_<i), (B, L) nats, (B, L - 1) if start is "none"."""
         if x0.shape[1] > logits.shape[1]:
             x0 = self.targets(x0)
         logits = suppress(logits, self.mask_id)

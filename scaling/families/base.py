@@ -1,4 +1,4 @@
-"""A family: how text is corrupted, what is trained, and which bound is reported.
+"""A family: the corruption of text, the training objective, and the reported bound.
 
 A family must give `name`, `tightness`, `corrupt`, `token_bound` and `sample`. Everything else has a default
 that suits a discrete diffusion without extras, and may be overridden: another objective (`objectives`,
@@ -50,21 +50,19 @@ class Noised:
     xt: Tensor
     """(B, L) noisy ids."""
     t: Tensor
-    """(B,) noise times, or (B, L) where positions differ."""
+    """(B,) noise times, or (B, L) if positions differ."""
     weight: Tensor | None = None
-    """(B,) or (B, L): what a token's loss counts, 1 on average over what is drawn. None: 1."""
+    """(B,) or (B, L): weight of a token's loss, 1 on average over the draws. None: 1."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else the family drew."""
+    """Further draws of the family."""
 
     def __len__(self) -> int:
         return len(self.x0)
 
     def rows(self, part: slice | Tensor) -> Noised:
-        """Some of the rows."""
         return self._each(lambda x: x[part])
 
     def to(self, device: str) -> Noised:
-        """The same on another device."""
         return self._each(lambda x: x.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Noised:
@@ -84,9 +82,9 @@ class Family(ABC):
     causal: ClassVar[bool] = False
     """Whether the network may look at earlier positions only."""
     bound: Literal["exact", "upper"] = "upper"
-    """What the reported loss is: the exact negative log-likelihood or an upper bound on it."""
+    """Whether the reported loss is the exact negative log-likelihood or an upper bound on it."""
     objectives: ClassVar[tuple[str, ...]] = ("nelbo",)
-    """What it can be trained on; the reported bound is the same whichever it is."""
+    """Training objectives; the reported bound is the same for all of them."""
     tightness: ClassVar[str]
     """How far the reported loss lies above the likelihood, in a phrase."""
 
@@ -99,35 +97,37 @@ class Family(ABC):
         schedule_eps: float = 0.0,
         schedule: Schedule = "log_linear",
     ) -> None:
-        if vocab_size < 2:
-            raise UserError(f"family {self.name!r}: vocab_size is {vocab_size}, it must be at least 2")
-        if mask_id is not None and not 0 <= mask_id < vocab_size:
-            raise UserError(f"family {self.name!r}: mask_id is {mask_id}, it must lie in [0, {vocab_size})")
+        self.require(vocab_size >= 2, f"vocab_size is {vocab_size}, it must be at least 2")
+        inside = mask_id is None or 0 <= mask_id < vocab_size
+        self.require(inside, f"mask_id is {mask_id}, it must lie in [0, {vocab_size})")
         if objective not in self.objectives:
             raise UserError(
                 f"family {self.name!r} has no objective {objective!r} (it has: {', '.join(self.objectives)})"
             )
-        if not 0 <= schedule_eps < 1:
-            raise UserError(f"family {self.name!r}: schedule_eps is {schedule_eps}, it must lie in [0, 1)")
-        if schedule not in SHAPES:
-            raise UserError(
-                f"family {self.name!r}: schedule is {schedule!r}, it must be one of " + ", ".join(SHAPES)
-            )
-        self.vocab_size = vocab_size
-        self.mask_id = mask_id
-        self.objective = objective
-        self.schedule_eps = schedule_eps
-        self.schedule_name = schedule
+        self.require(0 <= schedule_eps < 1, f"schedule_eps is {schedule_eps}, it must lie in [0, 1)")
+        self.require(schedule in SHAPES, f"schedule is {schedule!r}, it must be one of {', '.join(SHAPES)}")
+        self.vocab_size, self.mask_id, self.objective = vocab_size, mask_id, objective
+        self.schedule_eps, self.schedule_name = schedule_eps, schedule
+
+    def require(self, holds: bool, sentence: str) -> None:
+        """UserError with the family's name and the sentence unless the condition holds."""
+        if not holds:
+            raise UserError(f"family {self.name!r}: {sentence}")
+
+    def refuse_options(self, options: Mapping[str, Any]) -> None:
+        """UserError for the sampling options that the family does not have."""
+        if options:
+            raise UserError(f"family {self.name!r} has no sampling option {', '.join(options)}")
 
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
-        """Vocabulary of a model over `num_token_ids` tokens: one id more where the family needs a mask."""
+        """Vocabulary of a model over `num_token_ids` tokens: one id more if the family needs a mask."""
         del options
         return num_token_ids + 1
 
     @property
     def statement(self) -> str:
-        """What is trained on, what is reported and how tight that is, in one sentence."""
+        """Training objective, reported bound and its tightness in one sentence."""
         reported = "the exact likelihood" if self.bound == "exact" else "an upper bound"
         return f"{self.name} trains on {self.objective} and reports {reported}: {self.tightness}"
 
@@ -180,12 +180,12 @@ class Family(ABC):
         return self.token_bound(logits, x0, xt, t)
 
     def scored(self, xt: Tensor) -> Tensor | None:
-        """(B, L) True where the loss depends on the logits; None when it does everywhere."""
+        """(B, L) True if the loss depends on the logits there; None if it does everywhere."""
         del xt
         return None
 
     def targets(self, x0: Tensor) -> Tensor:
-        """What the logits predict, position by position: x0 unless the family shifts it."""
+        """The ids that the logits predict, position by position: x0 unless the family shifts it."""
         return x0
 
     @property
@@ -195,7 +195,7 @@ class Family(ABC):
 
     @property
     def ignorance(self) -> float:
-        """What a network that knows nothing costs, nats per token; a run counts as exploded far above it."""
+        """Loss of an untrained network, nats per token; a run far above it counts as exploded."""
         return math.log(self.vocab_size)
 
     # -- the network -----------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Family(ABC):
         return build_model(size, self.vocab_size, causal=self.causal, generator=generator)
 
     def work(self, context_length: int) -> flops.Work:
-        """What one training sequence costs beside one plain pass through the network."""
+        """The cost of one training sequence relative to one plain pass through the network."""
         return flops.causal(context_length) if self.causal else flops.PLAIN
 
     def param_count(self, size: Size, kind: flops.ParamKind = "total") -> int:
@@ -213,28 +213,30 @@ class Family(ABC):
         return flops.param_count(size, self.vocab_size, kind)
 
     def view(self, noised: Noised) -> tuple[Tensor, dict[str, Any]]:
-        """What the network reads of a corrupted batch: ids, and by name what `Transformer.trunk` takes."""
+        """The network's input for a corrupted batch: ids, and keyword arguments of `Transformer.trunk`."""
         return noised.xt, {}
 
     # -- one training step -----------------------------------------------------------------------
 
     def training_batch(self, x0: Tensor, generator: torch.Generator, progress: float) -> Noised:
-        """All that a step draws, for the whole global batch x0 (B, L). progress: share of the steps done."""
+        """All draws of a step, for the whole global batch x0 (B, L). progress: share of the steps done."""
         del progress
         t = self.training_times(len(x0), generator)
         return Noised(x0, self.corrupt(x0, t, generator), t)
 
     def training_loss(self, model: Transformer, noised: Noised) -> Tensor:
         """Sum over all positions of the training objective, a scalar in nats, with gradient."""
+
+        def row_loss(logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, *weight: Tensor) -> Tensor:
+            nats = self.token_loss(logits, x0, xt, t)
+            return nats * per_token(weight[0]).to(nats.dtype) if weight else nats
+
         ids, view = self.view(noised)
-        return head_loss(
-            model,
-            model.trunk(ids, self.conditioning(noised.t), **view),
-            self._about(noised),
-            self._weighted(self.token_loss),
-            num_ids=self.predicted_ids,
-            scored=self.scored(noised.xt),
-        )
+        features = model.trunk(ids, self.conditioning(noised.t), **view)
+        weight = () if noised.weight is None else (noised.weight,)
+        about = (self.targets(noised.x0), noised.xt, noised.t, *weight)
+        scored = self.scored(noised.xt)
+        return head_loss(model, features, about, row_loss, num_ids=self.predicted_ids, scored=scored)
 
     def biased(self, progress: float) -> bool:
         """Whether a training step at this share of the steps estimates something other than the objective."""
@@ -256,20 +258,7 @@ class Family(ABC):
         ids, view = self.view(noised)
         logits = model(ids, self.conditioning(noised.t), **view).float()
         nats = self.token_bound(logits, self.targets(noised.x0), noised.xt, noised.t).double()
-        if noised.weight is None:
-            return nats.mean(-1)
-        return (nats * per_token(noised.weight)).mean(-1)
-
-    def _about(self, noised: Noised) -> tuple[Tensor, ...]:
-        about = (self.targets(noised.x0), noised.xt, noised.t)
-        return about if noised.weight is None else (*about, noised.weight)
-
-    def _weighted(self, token_loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def row_loss(logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, *weight: Tensor) -> Tensor:
-            nats = token_loss(logits, x0, xt, t)
-            return nats * per_token(weight[0]).to(nats.dtype) if weight else nats
-
-        return row_loss
+        return (nats if noised.weight is None else nats * per_token(noised.weight)).mean(-1)
 
     # -- generation ------------------------------------------------------------------------------
 

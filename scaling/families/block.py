@@ -4,15 +4,16 @@ log p(x) = sum over blocks b of log p(x^b | x^{<b}), each bounded by an absorbin
 (eq. 8): E over t_b of -alpha' / (1 - alpha) times the sum over masked tokens of -log p(x_0 | x_t^b, x^{<b}).
 Blocks of one token give the exact likelihood of `ar`, one block of L tokens gives `masked`; in between the
 bound grows with the block size. In training the network reads a noisy and a clean copy of the text at once
-(`scaling.models.Doubled`); what it makes of finished blocks never changes, so sampling keeps it.
+(`scaling.models.Doubled`); its keys and values of finished blocks never change, so sampling keeps them.
 
 B batch, L length, V vocabulary, N blocks of a sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,15 +22,8 @@ from torch import Tensor
 
 from scaling import flops
 from scaling.errors import UserError
-from scaling.families.absorbing import Absorbing, refuse_options
-from scaling.families.base import (
-    EARLIEST,
-    Denoiser,
-    Noised,
-    Schedule,
-    draw,
-    one_per_slice,
-)
+from scaling.families.absorbing import Absorbing
+from scaling.families.base import EARLIEST, Denoiser, Noised, Schedule, draw, one_per_slice
 from scaling.models import FULL, Cache, Doubled, Transformer
 
 UNIT_WEIGHT_FROM = 0.5
@@ -67,42 +61,32 @@ class Block(Absorbing):
         super().__init__(
             vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
         )
-        if not isinstance(block_size, int) or isinstance(block_size, bool) or block_size < 1:
-            raise UserError(f"family 'block': block_size is {block_size!r}, it must be a positive integer")
-        self.block_size = block_size
+        whole = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
+        self.require(whole, f"block_size is {block_size!r}, it must be a positive integer")
+        self.block_size, self.resample = block_size, resample
         self.clip = self._checked_clip(clip)
-        if resample and self.clip is None:
-            raise UserError("family 'block': resample needs clip, the range that mask rates are kept in")
-        self.resample = resample
+        self.require(self.clip is not None or not resample, "resample needs clip, the range of mask rates")
         if block_size == 1:
             self.bound = "exact"
         self.layout = Doubled(block_size)
 
     def _checked_clip(self, clip: Sequence[float] | None) -> tuple[float, float] | None:
-        if (clip is not None) != (self.objective == "clipped"):
-            raise UserError(
-                f"family 'block': objective is {self.objective!r} and clip is {clip}; "
-                "clip and objective 'clipped' go together"
-            )
+        both = f"objective is {self.objective!r} and clip is {clip}; clip and objective 'clipped' go together"
+        self.require((clip is not None) == (self.objective == "clipped"), both)
         if clip is None:
             return None
         pair = tuple(float(x) for x in clip)
-        if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= 1:
-            raise UserError(f"family 'block': clip is {clip}, it must be two rates with 0 <= low < high <= 1")
-        if self.schedule_name != "log_linear":
-            raise UserError(
-                "family 'block': clip is a range of mask rates and goes with schedule 'log_linear'"
-            )
+        fine = len(pair) == 2 and 0 <= pair[0] < pair[1] <= 1
+        self.require(fine, f"clip is {clip}, it must be two rates with 0 <= low < high <= 1")
+        linear = self.schedule_name == "log_linear"
+        self.require(linear, "clip is a range of mask rates and goes with schedule 'log_linear'")
         return max(pair[0], EARLIEST), pair[1]
 
     def check_context(self, context_length: int) -> None:
-        if context_length % self.block_size:
-            raise UserError(
-                f"family 'block': block_size is {self.block_size}, it must divide the context of "
-                f"{context_length} tokens"
-            )
+        rule = f"it must divide the context of {context_length} tokens"
+        self.require(context_length % self.block_size == 0, f"block_size is {self.block_size}, {rule}")
 
-    # -- what the network reads, and what that costs ----------------------------------------------
+    # -- the network's input, and its cost ---------------------------------------------------------
 
     def view(self, noised: Noised) -> tuple[Tensor, dict[str, Any]]:
         self.check_context(noised.xt.shape[1])
@@ -153,9 +137,8 @@ class Block(Absorbing):
             if not bool(outside_BN.any()):
                 return xt
             again_BL = outside_BN.repeat_interleave(self.block_size, dim=1)
-        raise UserError(
-            f"family 'block': no masks of {self.block_size} tokens have a share within clip {self.clip}"
-        )
+        size = self.block_size
+        raise UserError(f"family 'block': no masks of {size} tokens have a share within clip {self.clip}")
 
     def evaluation_batch(self, x0: Tensor, place: Tensor, generator: torch.Generator) -> Noised:
         """Neighbouring blocks meet levels that lie apart: place is shifted by a golden step per block.
@@ -197,7 +180,7 @@ class Block(Absorbing):
         block a step (arXiv 2409.02908), so `steps` must be the block size.
         """
         first_hitting = bool(options.pop("first_hitting", False))
-        refuse_options(self, options)
+        self.refuse_options(options)
         length = shape[1]
         self.check_context(length)
         if first_hitting and steps != self.block_size:
@@ -209,20 +192,16 @@ class Block(Absorbing):
         reader = _Reader(self, model)
         for start in range(0, length, self.block_size):
             block = slice(start, start + self.block_size)
+            read, xt = partial(reader.logits, x0[:, :start]), x0[:, block]
             if first_hitting:
-                x0[:, block] = self._one_by_one(reader, x0[:, : block.stop], generator)
+                x0[:, block] = self._one_by_one(read, xt.clone(), generator)
             else:
-                x0[:, block] = self._restore(reader, x0[:, : block.stop], steps, generator)
+                x0[:, block] = self.ancestral(read, xt, steps, generator)
         return x0
 
-    def _restore(self, reader: _Reader, so_far: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        clean, xt = so_far[:, : -self.block_size], so_far[:, -self.block_size :]
-        return self.ancestral(lambda ids: reader.logits(clean, ids), xt, steps, generator)
-
-    def _one_by_one(self, reader: _Reader, so_far: Tensor, generator: torch.Generator) -> Tensor:
-        xt = so_far[:, -self.block_size :].clone()
+    def _one_by_one(self, read: Callable[[Tensor], Tensor], xt: Tensor, generator: torch.Generator) -> Tensor:
         for _ in range(self.block_size):
-            probs = self.restored(reader.logits(so_far[:, : -self.block_size], xt))
+            probs = self.restored(read(xt))
             place = draw((xt == self.mask_id).double(), generator)[:, None]
             chosen = probs.gather(1, place[..., None].expand(-1, -1, probs.shape[-1]))
             xt.scatter_(1, place, draw(chosen, generator))
@@ -230,7 +209,7 @@ class Block(Absorbing):
 
 
 class _Reader:
-    """Logits of a noisy block behind clean ones; each clean block is read once where the model allows."""
+    """Logits of a noisy block behind clean ones; each clean block is read once if the model allows."""
 
     def __init__(self, family: Block, model: Denoiser) -> None:
         self.family, self.model = family, model
@@ -240,7 +219,11 @@ class _Reader:
         """(B, block size, V) of the noisy block, given the finished tokens before it."""
         conditioning = torch.zeros(len(noisy), device=noisy.device)
         if self.cache is None:
-            return self._anew(clean, noisy, conditioning)
+            if not clean.shape[1]:
+                return self.model(noisy, conditioning)
+            doubled = torch.cat([clean, noisy, clean, noisy], dim=1)
+            logits = self.model(doubled, conditioning, layout=self.family.layout)
+            return logits[:, -self.family.block_size :]
         for start in range(len(self.cache), clean.shape[1], self.family.block_size):
             end = start + self.family.block_size
             self._read(clean[:, start:end], conditioning, start, keep=self.family.block_size)
@@ -254,13 +237,6 @@ class _Reader:
         return self.model.trunk(
             ids, conditioning, layout=FULL, positions=positions, cache=self.cache, keep=keep
         )
-
-    def _anew(self, clean: Tensor, noisy: Tensor, conditioning: Tensor) -> Tensor:
-        if not clean.shape[1]:
-            return self.model(noisy, conditioning)
-        doubled = torch.cat([clean, noisy, clean, noisy], dim=1)
-        logits = self.model(doubled, conditioning, layout=self.family.layout)
-        return logits[:, -self.family.block_size :]
 
 
 # -- the search for a range of mask rates ----------------------------------------------------------------
@@ -301,7 +277,7 @@ def search_clip(
     """The range of mask rates in which the training loss of `model` varies least (BD3-LM, section 5.3).
 
     batches: held-out ids, each (B, L). Every range meets every batch once; the variance is over all its
-    blocks. The loss stands for its gradient, whose variance is what training suffers from.
+    blocks. The loss stands for its gradient, whose variance slows training.
     """
     ranges = tuple(ranges or clip_ranges())
     totals = np.zeros(len(ranges))

@@ -71,30 +71,17 @@ class Curriculum:
         final, pair = self.final_temperature, self.alpha_range
         _require(self.form in FORMS, "curriculum", self.form, "be 'none', 'full' or 'top_k'")
         _require(_number(self.share) and 0 < self.share <= 1, "curriculum_share", self.share, "lie in (0, 1]")
-        _require(
-            isinstance(self.top_k, int) and 1 <= self.top_k <= self.vocab_size,
-            "top_k",
-            self.top_k,
-            f"be a whole number from 1 to the {self.vocab_size} ids of the vocabulary",
-        )
-        _require(
-            _number(self.temperature) and self.temperature > 0, "temperature", self.temperature, "be positive"
-        )
-        _require(
-            final is None or (_number(final) and 0 < final <= self.temperature),
-            "final_temperature",
-            final,
-            f"lie in (0, {self.temperature}], up to the temperature at the start",
-        )
-        _require(
-            isinstance(pair, list | tuple)
-            and len(pair) == 2
-            and all(_number(x) for x in pair)
-            and 1 > pair[0] > pair[1] > 0,
-            "alpha_range",
-            pair,
-            "be two falling signal levels between 1 and 0",
-        )
+        fine = isinstance(self.top_k, int) and 1 <= self.top_k <= self.vocab_size
+        rule = f"be a whole number from 1 to the {self.vocab_size} ids of the vocabulary"
+        _require(fine, "top_k", self.top_k, rule)
+        fine = _number(self.temperature) and self.temperature > 0
+        _require(fine, "temperature", self.temperature, "be positive")
+        fine = final is None or (_number(final) and 0 < final <= self.temperature)
+        rule = f"lie in (0, {self.temperature}], up to the temperature at the start"
+        _require(fine, "final_temperature", final, rule)
+        fine = isinstance(pair, list | tuple) and len(pair) == 2 and all(_number(x) for x in pair)
+        fine = fine and 1 > pair[0] > pair[1] > 0
+        _require(fine, "alpha_range", pair, "be two falling signal levels between 1 and 0")
 
     def active(self, progress: float) -> bool:
         """Whether a step at this share of the steps belongs to the phase."""
@@ -102,7 +89,7 @@ class Curriculum:
 
     @cached_property
     def gamma_range(self) -> tuple[float, float]:
-        """gamma at noise times 0 and 1: where the discrete signal level has the values of `alpha_range`."""
+        """gamma at noise times 0 and 1, at the discrete signal levels of `alpha_range`."""
         first, last = gamma_of(torch.tensor(list(self.alpha_range), dtype=torch.float64), self.vocab_size)
         return float(first), float(last)
 
@@ -138,19 +125,15 @@ class Curriculum:
 
 
 def build_curriculum(vocab_size: int, form: str, **options: Any) -> Curriculum | None:
-    """The curriculum of family `uniform` from its options, None where it has none.
+    """The curriculum of family `uniform` from its options, None if it has none.
 
     Options that are None keep their defaults. UserError names one that does not belong to the form.
     """
     settings = {name: value for name, value in options.items() if value is not None}
     for name, value in settings.items():
-        needs = "'top_k'" if name == "top_k" else "'full' or 'top_k'"
-        _require(
-            form != "none" and (name != "top_k" or form == "top_k"),
-            name,
-            value,
-            f"come with curriculum {needs}",
-        )
+        forms = "'top_k'" if name == "top_k" else "'full' or 'top_k'"
+        fits = form != "none" and (name != "top_k" or form == "top_k")
+        _require(fits, name, value, f"come with curriculum {forms}")
     if form == "none":
         return None
     if "curriculum_share" in settings:
@@ -222,7 +205,7 @@ def full_input(
 
 
 def latent_scales(gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """What a latent keeps of onehot(x_0) and of epsilon: sqrt(sigmoid(-gamma)), sqrt(sigmoid(gamma))."""
+    """Factors of onehot(x_0) and of epsilon in a latent: sqrt(sigmoid(-gamma)), sqrt(sigmoid(gamma))."""
     return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
 
 
@@ -280,7 +263,7 @@ def largest_normals(uniforms: Tensor, count: int) -> Tensor:
     """The M largest of `count` standard normals, falling, from uniforms in [0, 1), (..., M).
 
     The largest of n uniforms is distributed as U^(1/n), and the next as the largest of n - 1 below it.
-    Worked with logs and from the upper tail, where the digits are.
+    Computed with logs and from the upper tail, which has the digits.
     """
     left = torch.arange(count, count - uniforms.shape[-1], -1, dtype=uniforms.dtype, device=uniforms.device)
     log_place = (torch.log(uniforms.clamp(min=2.0**-54)) / left).cumsum(-1)

@@ -46,12 +46,12 @@ BISECTIONS = 80
 
 
 class Signal(NamedTuple):
-    """What gamma means for ids, float64, each of gamma's shape."""
+    """The noise of ids at gamma, float64, each of gamma's shape."""
 
     alpha: Tensor
     """Signal level."""
     noise: Tensor
-    """1 - alpha, with all its digits where alpha is close to 1."""
+    """1 - alpha, with all its digits if alpha is close to 1."""
     slope: Tensor
     """d alpha / d gamma, at most 0."""
 
@@ -95,7 +95,7 @@ def _integrate(shift_R: Tensor, nodes_N: Tensor, vocab_size: int) -> tuple[Tenso
 def gamma_of(alpha: Tensor, vocab_size: int) -> Tensor:
     """The gamma at which the discrete signal level is alpha, float64, any shape; inverse of `to_discrete`.
 
-    UserError where alpha does not lie in (0, 1).
+    UserError if alpha does not lie in (0, 1).
     """
     target = alpha.double()
     if not bool(((target > 0) & (target < 1)).all()):

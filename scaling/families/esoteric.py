@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from scaling import flops
-from scaling.errors import UserError
-from scaling.families.absorbing import Absorbing, refuse_options
+from scaling.families.absorbing import Absorbing
 from scaling.families.base import Denoiser, Noised, Schedule, draw, sampling_times
 from scaling.models import Cache, Doubled, Transformer
 
@@ -56,22 +55,15 @@ class Esoteric(Absorbing):
         super().__init__(
             vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
         )
-        if not 0 <= alpha_0 <= 1:
-            raise UserError(f"family 'esoteric': alpha_0 is {alpha_0}, it must lie in [0, 1]")
-        if alpha_0 in (0, 1) and batch_split not in (None, alpha_0):
-            raise UserError(
-                f"family 'esoteric': batch_split is {batch_split}, with alpha_0 {alpha_0:g} there is "
-                f"one term only and it must be {alpha_0:g} or left out"
-            )
-        if 0 < alpha_0 < 1 and batch_split is not None and not 0 < batch_split < 1:
-            raise UserError(
-                f"family 'esoteric': batch_split is {batch_split}, with alpha_0 {alpha_0:g} both terms "
-                "need rows: it must lie in (0, 1)"
-            )
-        self.alpha_0 = float(alpha_0)
-        self.batch_split = (
-            (self.alpha_0 if alpha_0 in (0, 1) else 0.5) if batch_split is None else batch_split
-        )
+        self.require(0 <= alpha_0 <= 1, f"alpha_0 is {alpha_0}, it must lie in [0, 1]")
+        self.alpha_0, one_term = float(alpha_0), alpha_0 in (0, 1)
+        if batch_split is None:
+            batch_split = self.alpha_0 if one_term else 0.5
+        fine = batch_split == alpha_0 if one_term else 0 < batch_split < 1
+        only = f"there is one term only and it must be {alpha_0:g} or left out"
+        rule = only if one_term else "both terms need rows: it must lie in (0, 1)"
+        self.require(fine, f"batch_split is {batch_split}, with alpha_0 {alpha_0:g} {rule}")
+        self.batch_split = batch_split
         if alpha_0 == 0:
             self.bound = "exact"
 
@@ -140,7 +132,7 @@ class Esoteric(Absorbing):
         row = self._arranged(x0, t, generator, sequential=False)
         return Noised(row.x0, row.xt, t, 2 * place, {**row.extra, **sequential})
 
-    # -- what the network reads, and what that costs -----------------------------------------------
+    # -- the network's input, and its cost ---------------------------------------------------------
 
     def _is_sequential(self, noised: Noised) -> Tensor:
         """(B,) rows of the sequential term."""
@@ -156,20 +148,15 @@ class Esoteric(Absorbing):
 
     def work(self, context_length: int) -> flops.Work:
         diffusion, share = context_length * (context_length + 1) / 2, self.batch_split
-        return flops.Work(
-            inputs=2 - share,
-            outputs=1,
-            pairs=diffusion * (share + 2 * (1 - share)),
-            last_pairs=diffusion,
-        )
+        pairs = diffusion * (share + 2 * (1 - share))
+        return flops.Work(inputs=2 - share, outputs=1, pairs=pairs, last_pairs=diffusion)
 
     # -- losses --------------------------------------------------------------------------------------
 
     def weight(self, t: Tensor) -> Tensor:
         """Of a masked token in the bound; 1 in the sequential term, which stands at time 0."""
-        if self.alpha_0 == 1:
-            return super().weight(t)
-        return torch.where(t == 0, 1.0, super().weight(t))
+        weight = super().weight(t)
+        return weight if self.alpha_0 == 1 else torch.where(t == 0, 1.0, weight)
 
     def training_loss(self, model: Transformer, noised: Noised) -> Tensor:
         sequential = self._is_sequential(noised)
@@ -177,26 +164,23 @@ class Esoteric(Absorbing):
         return torch.stack([super(Esoteric, self).training_loss(model, part) for part in parts]).sum()
 
     def sequence_bound(self, model: Denoiser, noised: Noised) -> Tensor:
-        nats = super().sequence_bound(model, noised)
-        if "z0" not in noised.extra:
+        nats, extra = super().sequence_bound(model, noised), noised.extra
+        if "z0" not in extra:
             return nats
-        extra = noised.extra
-        ends = Noised(
-            extra["z0_x0"], extra["z0"], torch.zeros_like(noised.t), extra={"order": extra["z0_order"]}
-        )
-        return nats + super().sequence_bound(model, ends)
+        start, order = torch.zeros_like(noised.t), {"order": extra["z0_order"]}
+        return nats + super().sequence_bound(model, Noised(extra["z0_x0"], extra["z0"], start, extra=order))
 
     # -- generation ------------------------------------------------------------------------------------
 
     def sample(
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:
-        """Diffusion in `steps` even steps of time, then what is left from left to right, one call a token.
+        """Diffusion in `steps` even steps of time, then the rest from left to right, one call a token.
 
         Every row has its own random order; how many tokens a step restores is drawn once for the batch, as
         in the published sampler. Steps that restore none cost no call. A Transformer reads each token once.
         """
-        refuse_options(self, options)
+        self.refuse_options(options)
         counts = self._tokens_per_step(shape[1], steps, generator)
         diffused = sum(counts)
         keys = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
@@ -212,10 +196,10 @@ class Esoteric(Absorbing):
 
     def _tokens_per_step(self, length: int, steps: int, generator: torch.Generator) -> list[int]:
         """How many tokens each step of diffusion restores; steps with none are left out."""
+        if self.alpha_0 == 0:
+            return []
         counts: list[int] = []
         left = length
-        if self.alpha_0 == 0:
-            return counts
         times = sampling_times(steps)
         stay = self.noise_share(times[1:]) / self.noise_share(times[:-1])
         for probability in (1 - stay).tolist():
@@ -227,7 +211,7 @@ class Esoteric(Absorbing):
     def _masked_logits(
         self, model: Denoiser, decoded: Tensor, order: Tensor, count: int, cache: Cache | None, read: int
     ) -> Tensor:
-        """Logits (B, count, V) of the next `count` places of `order`, behind what is decoded."""
+        """Logits (B, count, V) of the next `count` places of `order`, after the decoded ones."""
         start = 0 if cache is None else read
         masks = decoded.new_full((len(decoded), count), self.mask_id)
         ids = torch.cat([decoded[:, start:], masks], dim=1)

@@ -34,7 +34,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.errors import UserError
 from scaling.families.base import Family, Noised, draw, sampling_times
 from scaling.ladder import Size
 from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaussian_model, unit
@@ -44,7 +43,7 @@ SELF_CONDITION_EVERY = 4
 
 
 class Restorer(Protocol):
-    """What sampling and evaluation need of a model: vectors, a schedule, `GaussianTransformer.restore`."""
+    """A model for sampling and evaluation: vectors, a schedule, `GaussianTransformer.restore`."""
 
     def rows(self) -> Tensor: ...
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -56,7 +55,7 @@ class Restorer(Protocol):
 class Gaussian(Family):
     """Diffusion of token embeddings, trained on its bound.
 
-    embed_dim: E; the paper found small best. gamma_0, gamma_1: where the schedule's ends start.
+    embed_dim: E; the paper found small best. gamma_0, gamma_1: initial ends of the schedule.
     schedule_units: hidden units of the schedule's network. self_conditioning: off, it saves a pass.
     reconstruction_share: of a batch's rows, those that estimate the reconstruction.
     prior_anneal_share: share of the steps over which the output prior grows from 0 to 1.
@@ -81,34 +80,22 @@ class Gaussian(Family):
         auxiliary_learning_rate: float = 1e-2,
     ) -> None:
         super().__init__(vocab_size, mask_id=None, objective=objective)
-        self._require(embed_dim >= 2, f"embed_dim is {embed_dim}, it must be at least 2")
-        self._require(schedule_units >= 1, f"schedule_units is {schedule_units}, it must be at least 1")
-        self._require(
-            math.isfinite(gamma_0) and math.isfinite(gamma_1) and gamma_0 < gamma_1,
-            f"gamma_0 is {gamma_0} and gamma_1 is {gamma_1}, they must be finite and gamma_0 the smaller",
-        )
-        self._require(
-            0 < reconstruction_share < 1,
-            f"reconstruction_share is {reconstruction_share}, it must lie strictly between 0 and 1",
-        )
-        self._require(
-            0 <= prior_anneal_share <= 1,
-            f"prior_anneal_share is {prior_anneal_share}, it must lie in [0, 1]",
-        )
-        self._require(
-            auxiliary_learning_rate > 0 and math.isfinite(auxiliary_learning_rate),
-            f"auxiliary_learning_rate is {auxiliary_learning_rate}, it must be positive",
-        )
+        self.require(embed_dim >= 2, f"embed_dim is {embed_dim}, it must be at least 2")
+        self.require(schedule_units >= 1, f"schedule_units is {schedule_units}, it must be at least 1")
+        ends = f"gamma_0 is {gamma_0} and gamma_1 is {gamma_1}"
+        rule = "they must be finite and gamma_0 the smaller"
+        self.require(-math.inf < gamma_0 < gamma_1 < math.inf, f"{ends}, {rule}")
+        share, anneal, rate = reconstruction_share, prior_anneal_share, auxiliary_learning_rate
+        between = "it must lie strictly between 0 and 1"
+        self.require(0 < share < 1, f"reconstruction_share is {share}, {between}")
+        self.require(0 <= anneal <= 1, f"prior_anneal_share is {anneal}, it must lie in [0, 1]")
+        self.require(0 < rate < math.inf, f"auxiliary_learning_rate is {rate}, it must be positive")
         self.embed_dim, self.schedule_units = embed_dim, schedule_units
         self.gamma_0, self.gamma_1 = float(gamma_0), float(gamma_1)
         self.self_conditioning = self_conditioning
         self.reconstruction_share = reconstruction_share
         self.prior_anneal_share = prior_anneal_share
         self.auxiliary_learning_rate = auxiliary_learning_rate
-
-    def _require(self, holds: bool, sentence: str) -> None:
-        if not holds:
-            raise UserError(f"family {self.name!r}: {sentence}")
 
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
@@ -119,7 +106,7 @@ class Gaussian(Family):
 
     @cached_property
     def vectors(self) -> Tensor:
-        """(V, E) unit vectors that stand in where no model is given: the same in every process."""
+        """(V, E) unit vectors to be used without a model: the same in every process."""
         generator = torch.Generator().manual_seed(0)
         return unit(torch.randn(self.vocab_size, self.embed_dim, generator=generator, dtype=torch.float64))
 
@@ -144,7 +131,7 @@ class Gaussian(Family):
         return 1 - self.schedule(t)[0]
 
     def conditioning(self, t: Tensor) -> Tensor:
-        """gamma(t) on the straight line, (B,): what a model is called with beside `corrupt`'s latents."""
+        """gamma(t) on the straight line, (B,): a model's input beside `corrupt`'s latents."""
         return self.levels(t)[0]
 
     def training_times(self, count: int, generator: torch.Generator) -> Tensor:
@@ -168,7 +155,7 @@ class Gaussian(Family):
     def token_bound(
         self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, model: Restorer | None = None
     ) -> Tensor:
-        """(B, L) nats: the diffusion term's integrand where t > 0, the reconstruction where t = 0.
+        """(B, L) nats: the diffusion term's integrand if t > 0, the reconstruction if t = 0.
 
         logits (B, L, V) with the output prior in them; xt, the latents, is not looked at. Their bound is
         the mean over t in (0, 1] plus the value at t = 0 plus `prior_nats`.
@@ -183,7 +170,7 @@ class Gaussian(Family):
 
     @property
     def ignorance(self) -> float:
-        """What a fresh network costs: all tokens equally likely at gamma_0, and x_hat near 0 everywhere."""
+        """Loss of a fresh network: all tokens equally likely at gamma_0, and x_hat near 0 everywhere."""
         return math.log(self.vocab_size) + (math.exp(-self.gamma_0) - math.exp(-self.gamma_1)) / 2
 
     # -- the network -----------------------------------------------------------------------------
@@ -214,7 +201,7 @@ class Gaussian(Family):
     def param_count(self, size: Size, kind: flops.ParamKind = "total") -> int:
         """Parameters: `total` is all. `non_embedding` and `body` leave the noise schedule out.
 
-        The schedule is no part of what turns latents into logits, and its interior does not move the bound.
+        The schedule does not help to turn latents into logits, and its interior does not move the bound.
         """
         shared = flops.param_count(size, self.vocab_size, kind)
         front = (2 * self.embed_dim + 2 * FREQUENCIES) * size.hidden
@@ -272,13 +259,8 @@ class Gaussian(Family):
         with torch.no_grad():
             guess = torch.zeros_like(z)
             if conditioned.any():
-                guess[conditioned] = model.restore(
-                    z[conditioned],
-                    gamma[conditioned],
-                    x0[conditioned],
-                    strength=strength[conditioned],
-                    rows=rows,
-                )[0]
+                first = (x[conditioned] for x in (z, gamma, x0))
+                guess[conditioned] = model.restore(*first, strength=strength[conditioned], rows=rows)[0]
         x_hat, nats = model.restore(
             z, gamma, x0, guess=guess, strength=strength, rows=rows, kept=~conditioned
         )
@@ -295,12 +277,8 @@ class Gaussian(Family):
 
         Every row brings noise for both terms; see `sequence_bound`.
         """
-        return Noised(
-            x0,
-            self._noise(x0, generator),
-            place.double(),
-            extra={"first_noise": self._noise(x0, generator)},
-        )
+        noise = self._noise(x0, generator)
+        return Noised(x0, noise, place.double(), extra={"first_noise": self._noise(x0, generator)})
 
     @torch.no_grad()
     def sequence_bound(self, model: Restorer, noised: Noised) -> Tensor:  # type: ignore[override]
@@ -345,34 +323,30 @@ class Gaussian(Family):
         score_temperature divides the predicted noise (published: 0.9; 1 samples the model). greedy_tail
         takes the likeliest ids at the end, as published, instead of drawing them.
         """
-        temperature, greedy_tail = _sampling_options(options)
+        temperature = float(options.pop("score_temperature", 1.0))
+        greedy_tail = bool(options.pop("greedy_tail", False))
+        self.refuse_options(options)
+        self.require(0 < temperature < math.inf, f"score_temperature is {temperature}, it must be positive")
         place = generator.device
         z = torch.randn(*shape, self.embed_dim, generator=generator, device=place, dtype=torch.float64)
         rows = model.rows()
         guess = torch.zeros_like(z, dtype=rows.dtype)
         gammas = model.schedule(sampling_times(steps).to(place))[0]
         for at, to in pairwise(gammas):
-            x_hat = self._guess(model, z, at, guess)
-            guess = x_hat
+            previous = guess if self.self_conditioning else None
+            ids = torch.zeros(shape, dtype=torch.long, device=place)  # only their likelihood would need them
+            guess = model.restore(z.to(rows.dtype), at.expand(len(z)), ids, guess=previous)[0]
             alpha_t, (alpha_s, sigma_s) = _signal(at)[0], _signal(to)
-            x = x_hat.double()
+            x = guess.double()
             if temperature != 1:
                 x = (z - (z - alpha_t * x) / temperature) / alpha_t
             fresh = -torch.expm1(to - at)
             noise = torch.randn(z.shape, generator=generator, device=place, dtype=torch.float64)
             mean = alpha_s / alpha_t * (1 - fresh) * z + fresh * alpha_s * x
             z = mean + fresh.sqrt() * sigma_s * noise
-        logits = self._logits(model, z, gammas[-1], guess)
+        previous = guess if self.self_conditioning else None
+        logits = model(z.to(rows.dtype), gammas[-1].expand(len(z)), guess=previous)
         return logits.argmax(-1) if greedy_tail else draw(logits.double().softmax(-1), generator)
-
-    def _guess(self, model: GaussianTransformer, z: Tensor, gamma: Tensor, guess: Tensor) -> Tensor:
-        ids = torch.zeros(z.shape[:2], dtype=torch.long, device=z.device)
-        previous = guess if self.self_conditioning else None
-        return model.restore(z.to(guess.dtype), gamma.expand(len(z)), ids, guess=previous)[0]
-
-    def _logits(self, model: GaussianTransformer, z: Tensor, gamma: Tensor, guess: Tensor) -> Tensor:
-        previous = guess if self.self_conditioning else None
-        return model(z.to(guess.dtype), gamma.expand(len(z)), guess=previous)
 
 
 def _schedule_for(
@@ -394,18 +368,6 @@ def _schedule_for(
     rise = gamma_1 - gamma_0
     by_variance = lambda diffusion: factors.append(2 * diffusion.detach())  # noqa: E731
     return gamma_0 + rise * course, rise * slope, gamma_1, by_variance
-
-
-def _sampling_options(options: dict[str, Any]) -> tuple[float, bool]:
-    temperature = float(options.pop("score_temperature", 1.0))
-    greedy_tail = bool(options.pop("greedy_tail", False))
-    if options:
-        raise UserError(
-            f"family 'gaussian' samples with score_temperature and greedy_tail only, not {', '.join(options)}"
-        )
-    if not 0 < temperature < math.inf:
-        raise UserError(f"score_temperature is {temperature}, it must be positive")
-    return temperature, greedy_tail
 
 
 def latents(target: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.errors import UserError
 from scaling.families.base import (
     Denoiser,
     Family,
@@ -40,7 +39,7 @@ from scaling.families.base import (
     sampling_times,
     suppress,
 )
-from scaling.families.hybrid_noise import SMALLEST, Levels, Peaked, check_noise, shift_of, shifted_levels
+from scaling.families.hybrid_noise import NOISE_TYPES, SMALLEST, Levels, Peaked, check_noise, shifted_levels
 from scaling.families.mixture import LogMixture
 from scaling.families.uniform import LARGEST_SIGMA
 
@@ -57,7 +56,7 @@ GIDD_WEIGHTS = ("dynamic", "dynamic_released")
 CLIPPED = ("clamp", *GIDD_WEIGHTS)
 
 LARGEST_GAIN = 1e36
-"""As much as float32 holds: where redrawn tokens are rarer than alpha N / 1e36 they count as that rare."""
+"""The limit of float32: redrawn tokens that are rarer than alpha N / 1e36 count as that rare."""
 
 
 class Hybrid(Family):
@@ -67,7 +66,7 @@ class Hybrid(Family):
     one of p_u and noise; with neither, p_u = 0.1. p_u = 0 is family masked exactly (the released code
     floors p_u at e^-20). schedule, schedule_eps: with noise only, where pi depends on alpha alone; GIDD's
     p_u comes with a schedule of its own.
-    objective: what is trained on, see `training_weights`; by default what each paper trains on, "dynamic"
+    objective: see `training_weights`; by default the one of each paper, "dynamic"
     with p_u and "unweighted" with noise. max_weight: where the clipping objectives clip, 2 by default.
     time_conditioned: whether the network is conditioned on -log alpha_t, as in GIDD, not in the study.
 
@@ -96,26 +95,33 @@ class Hybrid(Family):
     ) -> None:
         if objective is None:
             objective = "unweighted" if noise is not None else "dynamic"
+        mask_id = vocab_size - 1 if mask_id is None else mask_id
         super().__init__(
-            vocab_size,
-            mask_id=vocab_size - 1 if mask_id is None else mask_id,
-            objective=objective,
-            schedule_eps=schedule_eps,
-            schedule=schedule,
+            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
         )
-        check_noise(p_u, gamma, noise, schedule, schedule_eps)
-        _check_objective(objective, max_weight, noise)
-        self.time_conditioned = time_conditioned
+        check_noise(self.require, p_u, gamma, noise, schedule, schedule_eps)
+        self.require(
+            noise is None or objective not in GIDD_WEIGHTS,
+            f"objective {objective!r} is defined by p_u, and noise is {noise!r}; "
+            "use 'unweighted', which keeps the weights' ratios",
+        )
+        self.require(
+            max_weight is None or objective in CLIPPED,
+            f"max_weight is {max_weight}, but objective {objective!r} clips no weights "
+            f"({', '.join(CLIPPED)} do)",
+        )
         self.max_weight = MAX_WEIGHT if max_weight is None else max_weight
+        fine = 0 < self.max_weight < math.inf
+        self.require(fine, f"max_weight is {max_weight}, it must be above 0 and finite")
+        self.time_conditioned = time_conditioned
         self.num_tokens = vocab_size - 1
         self.peaked: Peaked | None = None
         self.shift = 0.0
         if noise is not None:
-            self.shift = shift_of(noise)
+            self.shift = NOISE_TYPES[noise] if isinstance(noise, str) else float(noise)
         else:
-            self.peaked = Peaked.of(
-                PUBLISHED_P_U if p_u is None else p_u, PUBLISHED_GAMMA if gamma is None else gamma
-            )
+            gamma = PUBLISHED_GAMMA if gamma is None else gamma
+            self.peaked = Peaked.of(PUBLISHED_P_U if p_u is None else p_u, gamma)
         self.only_masks = self.shift == -math.inf or (self.peaked is not None and not self.peaked.peak)
 
     # -- the noise process ----------------------------------------------------------------------
@@ -135,7 +141,7 @@ class Hybrid(Family):
         return shifted_levels(*self.schedule(t), self.noise_share(t), self.shift)
 
     def mixing(self, t: Tensor) -> Tensor:
-        """pi_t, where noise leads at time t: (*t.shape, V) probabilities, float64."""
+        """pi_t, the distribution of the noise at time t: (*t.shape, V) probabilities, float64."""
         levels = self.levels(t)
         pi = (levels.uniform / self.num_tokens)[..., None].repeat_interleave(self.vocab_size, -1)
         pi[..., self.mask_id] = levels.masked
@@ -149,13 +155,12 @@ class Hybrid(Family):
     def corrupt(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         u_BL = torch.rand(x0.shape, generator=generator, device=x0.device)
         noise, masked = per_token(self.noise_share(t)), per_token(self.levels(t).masked)
-        noisy = x0 if self.only_masks else self._any_tokens(x0.shape, generator)
+        noisy = x0
+        if not self.only_masks:
+            ids = torch.randint(self.num_tokens, x0.shape, generator=generator, device=generator.device)
+            noisy = ids + (ids >= self.mask_id)
         xt = torch.where(u_BL < noise, noisy, x0)
         return torch.where(u_BL < noise * masked, self.mask_id, xt)
-
-    def _any_tokens(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        ids = torch.randint(self.num_tokens, shape, generator=generator, device=generator.device)
-        return ids + (ids >= self.mask_id)
 
     def evaluation_batch(self, x0: Tensor, place: Tensor, generator: torch.Generator) -> Noised:
         """One noise level a row, from place (B,), uniform in (0, 1].
@@ -211,7 +216,7 @@ class Hybrid(Family):
         return self._by_state(x0, xt, levels.mask_rate, stay, levels.uniform_rate)
 
     def training_weights(self, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """What training puts in the place of `weights`, (B, L) in float64.
+        """The weights of the training objective, in place of `weights`, (B, L) in float64.
 
         nelbo       the weights of the bound themselves.
         clamp       the same, at most max_weight.
@@ -224,21 +229,18 @@ class Hybrid(Family):
                     t / (1 - t) is meant, and V for N. To repeat published runs.
         """
         if self.objective in GIDD_WEIGHTS:
-            one = torch.ones_like(t, dtype=torch.float64)
-            out = self._by_state(x0, xt, 2 * one, self._dynamic_stay(t.double()), one)
-            return out.clamp(max=self.max_weight)
+            assert self.peaked is not None, "these objectives are refused without p_u"
+            half, one = self.peaked.gamma / 2, torch.ones_like(t, dtype=torch.float64)
+            if self.objective == "dynamic":
+                odds = t.double() / (1 - t.double()).clamp(min=SMALLEST)
+                stay = self.peaked.peak / self.num_tokens * odds**half
+            else:
+                stay = self.peaked.peak / self.vocab_size * torch.exp(half * torch.sigmoid(-t.double()))
+            return self._by_state(x0, xt, 2 * one, stay, one).clamp(max=self.max_weight)
         out = self.weights(x0, xt, t)
         if self.objective == "clamp":
             return out.clamp(max=self.max_weight)
         return out / per_token(self.levels(t).snr_rate) if self.objective == "unweighted" else out
-
-    def _dynamic_stay(self, t: Tensor) -> Tensor:
-        assert self.peaked is not None, "these objectives are refused without p_u"
-        half = self.peaked.gamma / 2
-        if self.objective == "dynamic_released":
-            return self.peaked.peak / self.vocab_size * torch.exp(half * torch.sigmoid(-t))
-        odds = t / (1 - t).clamp(min=SMALLEST)
-        return self.peaked.peak / self.num_tokens * odds**half
 
     def _by_state(self, x0: Tensor, xt: Tensor, mask: Tensor, stay: Tensor, other: Tensor) -> Tensor:
         """Numbers per row, by whether x_t is MASK, x_0 or another token: (B, L)."""
@@ -281,8 +283,7 @@ class Hybrid(Family):
 
         A network without time conditioning is called again only after some token of the batch has changed.
         """
-        if options:
-            raise UserError(f"family 'hybrid' samples without options, not with {', '.join(options)}")
+        self.refuse_options(options)
         times = sampling_times(steps).to(generator.device)
         xt = draw(self.mixing(times[:1])[0].expand(*shape, -1), generator)
         probs: Tensor | None = None
@@ -307,25 +308,27 @@ class Hybrid(Family):
         patience: int = 32,
         time: float = 0.01,
     ) -> Tensor:
-        """Replace tokens of finished text ids (B, L) by what the network thinks likelier; (B, L) ids.
+        """Replace tokens of finished text ids (B, L) by likelier ones of the network; (B, L) ids.
 
         GIDD's self-correction step: at the fixed noise time `time`, draw a token for every position at
         `temperature` and put in the one, among those that differ, of which the network is surest. A row
         ends after `iterations`, when no draw differs, or when the share of its tokens that are the
-        network's first choice has not beaten its best for more than `patience` iterations. What comes
-        back is the last state, not the best one, as in the released code. Worth it for networks trained
-        with uniform noise only; others were never shown a wrong token.
+        network's first choice has not beaten its best for more than `patience` iterations. The result is
+        the last state, not the best one, as in the released code. Worth it for networks trained with
+        uniform noise only; others never read a wrong token in training.
 
         Raises UserError for a value out of range, or for ids that hold the mask.
         """
-        _check_correction(temperature, iterations, patience, time)
-        if bool((ids == self.mask_id).any()):
-            raise UserError(
-                "self-correction takes finished text, but ids hold the mask id; sample to the end"
-            )
-        conditioning = self.conditioning(
-            torch.full((len(ids),), time, dtype=torch.float64, device=ids.device)
-        )
+        for holds, rule in (
+            (temperature > 0, f"temperature is {temperature}, it must be above 0"),
+            (iterations >= 1, f"iterations is {iterations}, it must be at least 1"),
+            (patience >= 0, f"patience is {patience}, it must be at least 0"),
+            (0 <= time < 1, f"time is {time}, it must lie in [0, 1)"),
+            (not bool((ids == self.mask_id).any()), "ids hold the mask id; sample to the end first"),
+        ):
+            self.require(holds, f"self-correction: {rule}")
+        times = torch.full((len(ids),), time, dtype=torch.float64, device=ids.device)
+        conditioning = self.conditioning(times)
         best = torch.full((len(ids),), -1.0, device=ids.device)
         stale = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         active = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
@@ -350,31 +353,3 @@ def _itakura_saito(log_ratio: Tensor) -> Tensor:
     """r - log r - 1 from log r; a series where the difference would cancel."""
     series = log_ratio**2 / 2 * (1 + log_ratio / 3 + log_ratio**2 / 12)
     return torch.where(log_ratio.abs() < 1e-4, series, torch.expm1(log_ratio) - log_ratio)
-
-
-def _check_objective(objective: str, max_weight: float | None, noise: str | float | None) -> None:
-    if objective in GIDD_WEIGHTS and noise is not None:
-        raise UserError(
-            f"family 'hybrid': objective {objective!r} is defined by p_u, and noise is {noise!r}; "
-            "use 'unweighted', which keeps the weights' ratios"
-        )
-    if max_weight is None:
-        return
-    if objective not in CLIPPED:
-        raise UserError(
-            f"family 'hybrid': max_weight is {max_weight}, but objective {objective!r} clips no weights "
-            f"({', '.join(CLIPPED)} do)"
-        )
-    if not 0 < max_weight < math.inf:
-        raise UserError(f"family 'hybrid': max_weight is {max_weight}, it must be above 0 and finite")
-
-
-def _check_correction(temperature: float, iterations: int, patience: int, time: float) -> None:
-    if not temperature > 0:
-        raise UserError(f"self-correction: temperature is {temperature}, it must be above 0")
-    if iterations < 1:
-        raise UserError(f"self-correction: iterations is {iterations}, it must be at least 1")
-    if patience < 0:
-        raise UserError(f"self-correction: patience is {patience}, it must be at least 0")
-    if not 0 <= time < 1:
-        raise UserError(f"self-correction: time is {time}, it must lie in [0, 1)")

@@ -1,4 +1,4 @@
-"""The noise of family hybrid: how much of a text is clean, MASK, or a redrawn token at time t, and how fast.
+"""The noise of family hybrid: shares of clean, MASK and redrawn tokens at time t, and their rates.
 
 p_u    GIDD (arXiv 2503.04482; here as released, v1.1.0): with c = B (t (1 - t))^(gamma / 2) and
        B = 2^gamma p_u / (1 - p_u), the shares of clean, MASK and redrawn tokens are (1 - t, t, c) / (1 + c).
@@ -12,12 +12,12 @@ noise  arXiv 2512.10858: of the noise, a share s = sigmoid(lambda + b) is redraw
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scaling.errors import UserError
 from scaling.families.base import Schedule
 
 NOISE_TYPES = {
@@ -45,9 +45,9 @@ class Levels:
     uniform: Tensor
     """Share of the noise that is redrawn tokens, s."""
     mask_rate: Tensor
-    """d/dt log(noise masked / alpha): the bound's weight where x_t is MASK."""
+    """d/dt log(noise masked / alpha): the bound's weight if x_t is MASK."""
     uniform_rate: Tensor
-    """d/dt log(noise uniform / alpha): the bound's weight where x_t is another token than x_0."""
+    """d/dt log(noise uniform / alpha): the bound's weight if x_t is another token than x_0."""
     snr_rate: Tensor
     """-d/dt log(alpha / noise)."""
 
@@ -115,42 +115,26 @@ def shifted_levels(alpha: Tensor, slope: Tensor, noise: Tensor, shift: float) ->
     )
 
 
-def shift_of(noise: str | float) -> float:
-    """b of a noise type or of itself."""
-    return NOISE_TYPES[noise] if isinstance(noise, str) else float(noise)
-
-
 def check_noise(
+    require: Callable[[bool, str], None],
     p_u: float | None,
     gamma: float | None,
     noise: str | float | None,
     schedule: Schedule,
     schedule_eps: float,
 ) -> None:
-    """UserError for values out of range and for options that do not go together."""
+    """Refuse values out of range and options that do not go together, by `Family.require`."""
     for option, number in (("p_u", p_u), ("gamma", gamma)):
-        if not isinstance(number, int | float | None):
-            raise UserError(f"family 'hybrid': {option} is {number!r}, it must be a number")
-    if p_u is not None and noise is not None:
-        raise UserError(f"family 'hybrid': p_u is {p_u} and noise is {noise!r}, give one of them only")
-    if p_u is not None and not 0 <= p_u < 1:
-        raise UserError(f"family 'hybrid': p_u is {p_u}, it must lie in [0, 1); noise 'uniform' has no masks")
+        require(isinstance(number, int | float | None), f"{option} is {number!r}, it must be a number")
+    require(p_u is None or noise is None, f"p_u is {p_u} and noise is {noise!r}, give one of them only")
+    in_range = p_u is None or 0 <= p_u < 1
+    require(in_range, f"p_u is {p_u}, it must lie in [0, 1); noise 'uniform' has no masks")
     if noise is not None:
-        if gamma is not None:
-            raise UserError(
-                f"family 'hybrid': gamma is {gamma}, but it belongs to p_u, and noise is {noise!r}"
-            )
-        is_number = isinstance(noise, int | float) and math.isfinite(noise)
-        if not is_number and noise not in NOISE_TYPES:
-            raise UserError(
-                f"family 'hybrid': noise is {noise!r}, it must be {', '.join(NOISE_TYPES)} or a finite number"
-            )
+        require(gamma is None, f"gamma is {gamma}, but it belongs to p_u, and noise is {noise!r}")
+        fine = noise in NOISE_TYPES or (isinstance(noise, int | float) and math.isfinite(noise))
+        require(fine, f"noise is {noise!r}, it must be {', '.join(NOISE_TYPES)} or a finite number")
         return
-    if gamma is not None and not 0 < gamma <= 2:
-        raise UserError(f"family 'hybrid': gamma is {gamma}, it must lie in (0, 2]")
+    require(gamma is None or 0 < gamma <= 2, f"gamma is {gamma}, it must lie in (0, 2]")
     for option, value, only in (("schedule", schedule, "log_linear"), ("schedule_eps", schedule_eps, 0)):
-        if value != only:
-            raise UserError(
-                f"family 'hybrid': {option} is {value!r}, but p_u has a schedule of its own; leave {option} "
-                "out, or give noise instead of p_u"
-            )
+        advice = f"leave {option} out, or give noise instead of p_u"
+        require(value == only, f"{option} is {value!r}, but p_u has a schedule of its own; {advice}")

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scaling.families.absorbing import Absorbing, refuse_options
-from scaling.families.base import Denoiser, Schedule
+from scaling.families.absorbing import Absorbing
+from scaling.families.base import Denoiser
 
 
 class Masked(Absorbing):
@@ -24,24 +24,11 @@ class Masked(Absorbing):
     name: ClassVar[str] = "masked"
     tightness: ClassVar[str] = "reached by a network that knows every token given any others"
 
-    def __init__(
-        self,
-        vocab_size: int,
-        *,
-        mask_id: int | None = None,
-        objective: str = "low_variance",
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
-    ) -> None:
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
-
     def sample(
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:
         """Ancestral sampling from all masks, times 1 to 0 in `steps` even steps; see `ancestral`."""
-        refuse_options(self, options)
+        self.refuse_options(options)
         xt = torch.full(shape, self.mask_id, device=generator.device)
         conditioning = torch.zeros(len(xt), device=xt.device)
         return self.ancestral(lambda ids: model(ids, conditioning), xt, steps, generator)

@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.errors import UserError
 from scaling.families.base import Denoiser, Family, Noised, Schedule, draw, sampling_times, suppress
 from scaling.families.curriculum import Curriculum, build_curriculum, embed
 from scaling.families.mixture import LogMixture
@@ -97,7 +96,7 @@ class Uniform(Family):
         return (-torch.log(self.schedule(t)[0])).clamp(max=LARGEST_SIGMA)
 
     def mixing(self, t: Tensor) -> Tensor:
-        """Where noise leads at times t: (*t.shape, V) probabilities, float64."""
+        """Distribution of the noise at times t: (*t.shape, V) probabilities, float64."""
         shape = (*t.shape, self.vocab_size)
         return torch.full(shape, 1 / self.vocab_size, dtype=torch.float64, device=t.device)
 
@@ -195,8 +194,7 @@ class Uniform(Family):
         fewer stray tokens, lower entropy (Duo, section 4.2).
         """
         greedy_tail = bool(options.pop("greedy_tail", False))
-        if options:
-            raise UserError(f"family 'uniform' samples with greedy_tail only, not {', '.join(options)}")
+        self.refuse_options(options)
         xt = torch.randint(self.vocab_size, shape, generator=generator, device=generator.device)
         times = sampling_times(steps).to(generator.device)
         for i, (t_now, t_next) in enumerate(pairwise(times)):

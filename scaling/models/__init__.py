@@ -1,4 +1,4 @@
-"""The transformer that all families share, who attends to whom in it, and its head."""
+"""The transformer that all families share, its attention layouts and its head."""
 
 from scaling.models.attention import CAUSAL, FULL, Cache, Doubled, Layout
 from scaling.models.head import head_loss

@@ -1,4 +1,4 @@
-"""Who attends to whom: the attention layouts that families give the shared transformer.
+"""Attention layouts: the keys that each query of the shared transformer may see, by family.
 
 A layout answers three questions about an input of n tokens: which key each query may see, which rotary
 position each token has, and for how many leading tokens an output is wanted. Rows are queries.
@@ -28,7 +28,7 @@ class Layout(Protocol):
     """How the tokens of one input see each other."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, H, q, K) of queries q and keys k >= q; what there is more of keys comes first (a cache)."""
+        """(B, H, q, K) of queries q and keys k >= q; the k - q further keys come first (a cache)."""
 
     def positions(self, count: int) -> int:
         """How many positions `count` tokens stand at, from 0."""
@@ -53,7 +53,7 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Causal(Full):
-    """Everyone sees itself and what came before, whatever cached keys there are included."""
+    """Everyone sees itself and all before it, cached keys included."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         count, cached = query.shape[2], key.shape[2] - query.shape[2]
@@ -76,7 +76,7 @@ class Doubled:
     block_size: int
 
     def mask(self, length: int) -> Tensor:
-        """(2L, 2L) True where a query may attend."""
+        """(2L, 2L) True if the query may attend to the key."""
         place = torch.arange(2 * length)
         return self.allowed(place[:, None], place[None, :], length)
 
@@ -95,7 +95,7 @@ class Doubled:
         return count // 2
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Queries are all 2L tokens, or the L noisy ones where nobody reads the clean ones any more."""
+        """Queries are all 2L tokens, or the L noisy ones if no later block reads the clean ones."""
         if query.device.type == "cuda" and query.shape[-1] >= FLEX_HEAD_DIM:
             return self.attend_flex(query, key, value)
         length = key.shape[2] // 2

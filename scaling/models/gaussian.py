@@ -62,7 +62,7 @@ class NoiseSchedule(nn.Module):
 
 
 class GaussianTransformer(Transformer):
-    """Latents and gamma in, logits out; `restore` gives what the loss needs of them in bounded memory."""
+    """Latents and gamma in, logits out; `restore` gives the loss's part of them in bounded memory."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class GaussianTransformer(Transformer):
         """Logits (B, L, V) of latents (B, L, E) at noise levels gamma (B,), output prior included.
 
         guess: (B, L, E) the expected embeddings of an earlier pass (self-conditioning); none: zeros.
-        strength: (B,) what the output prior counts, 1 by default.
+        strength: (B,) weight of the output prior, 1 by default.
         """
         logits = self.predict(self._features(latents, gamma, guess), self.vocab_size).to(latents.dtype)
         return logits + _pull(latents, gamma, strength) @ self.rows().mT
@@ -117,18 +117,18 @@ class GaussianTransformer(Transformer):
     ) -> tuple[Tensor, Tensor]:
         """Expected embeddings x_hat = sum_v p_v e_v (B, L, E), and -log p(ids) (B, L) in nats.
 
-        Arguments as in `forward`; ids (B, L) is the clean text. rows: `self.rows()`, where the caller has
+        Arguments as in `forward`; ids (B, L) is the clean text. rows: `self.rows()`, if the caller has
         them already. kept: (B,) bool, whose gradient reaches the rows through logits and x_hat; by default
-        all. Logits of at most `head.CHUNK_ELEMENTS` exist at once; where that takes several chunks the
+        all. Logits of at most `head.CHUNK_ELEMENTS` exist at once; if that takes several chunks the
         backward pass makes them anew.
         """
         features = self._features(latents, gamma, guess)
         length = ids.shape[1]
         if kept is None:
             kept = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        where = ids.device.type
-        compute = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else latents.dtype
-        with torch.autocast(where, enabled=False):
+        device = ids.device.type
+        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else latents.dtype
+        with torch.autocast(device, enabled=False):
             x_hat, nats = _Restored.apply(
                 features.flatten(0, 1),
                 self.head.weight,
@@ -206,7 +206,7 @@ class _Restored(torch.autograd.Function):
 
     Written out because the embedding's gradient comes from some positions only (`kept`), which autograd
     could do at twice the products, and because a product, a softmax and a product leave one array of n x V
-    to keep, or none where it is made again chunk by chunk.
+    to keep, or none if it is made again chunk by chunk.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
 """From features to a loss without holding more logits than needed.
 
-The head is called only where the family's loss depends on it (masked positions, say), and in chunks of
-rows where the vocabulary is large, so that logits never fill memory.
+The head reads only positions on which the family's loss depends (masked ones, say), and in chunks of
+rows if the vocabulary is large, so that logits never fill memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from scaling.models.transformer import Transformer
 
 RowLoss = Callable[..., Tensor]
-"""(logits (n, l, V), what belongs to those rows ...) -> (n, l) nats."""
+"""(logits (n, l, V), tensors of those rows ...) -> (n, l) nats."""
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits computed at once: 64 MiB in float32. Below about 500 rows the head's gradient is memory-bound."""
@@ -34,7 +34,7 @@ def head_loss(
     """Sum of `row_loss` over all positions of features (B, L, D), in nats.
 
     about: tensors (B, ...) or (B, L, ...) that go with the features, handed to `row_loss` after the logits
-    of the first `num_ids` ids. scored: (B, L) where the loss depends on the logits; the other positions
+    of the first `num_ids` ids. scored: (B, L) True if the loss depends on the logits; the other positions
     count with 0 and never meet the head. Then `row_loss` gets single positions as rows.
     """
     rows = features

@@ -62,7 +62,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Ids and a noise level in, logits out.
 
-    `trunk` gives the features the head reads, so that a loss may call the head only where it needs it.
+    `trunk` gives the features the head reads, so that a loss may call the head for some positions only.
     """
 
     def __init__(self, size: Size, vocab_size: int, *, causal: bool = False) -> None:
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
         self._rotations: Tensor | None = None
 
     def forward(self, ids: Tensor, noise: Tensor, **view: Any) -> Tensor:
-        """ids (B, L) and conditioning (B,) -> logits (B, L, V); `view`: what `trunk` takes by name."""
+        """ids (B, L) and conditioning (B,) -> logits (B, L, V); `view`: keyword arguments of `trunk`."""
         return self.predict(self.trunk(ids, noise, **view), self.vocab_size)
 
     def trunk(
@@ -96,8 +96,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Features (B, outputs, D) after the last normalisation.
 
-        ids: (B, n), or their embeddings (B, n, D). layout: who sees whom, the network's own by default.
-        positions: (B, n), where each token stands in the text; by default as the layout says.
+        ids: (B, n), or their embeddings (B, n, D). layout: of the attention, the network's own by default.
+        positions: (B, n), each token's place in the text; by default the layout's.
         cache, keep: read earlier keys and values, and add those of the first `keep` tokens.
         """
         layout = layout or self.layout
@@ -125,7 +125,7 @@ class Transformer(nn.Module):
         return F.linear(features, self.head.weight[:num_ids], self.head.bias[:num_ids])
 
     def _rotary(self, x: Tensor, layout: Layout, positions: Tensor | None) -> Tensor:
-        """Complex rotations of x's n tokens, (n, 1, 1, K/2); (B, n, 1, 1, K/2) where positions are given."""
+        """Complex rotations of x's n tokens, (n, 1, 1, K/2); (B, n, 1, 1, K/2) with given positions."""
         count = x.shape[1]
         if positions is not None:
             return self._rotary_table(int(positions.max()) + 1, x)[positions]

@@ -1,4 +1,4 @@
-"""What a person is told at the end of a sweep: the law in tables with intervals, files, what to do next."""
+"""The end of a sweep in a terminal: laws in tables with intervals, verdicts, files, what to do next."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.text import flops_text, interval_text, value_text
-from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, older_runs, write_law
-from sweeps.show.tables import NARROW, console, frame_table, warning_lines
+from analysis.text import MISSING, flops_text, interval_text, value_text
+from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, write_law
+from sweeps.show.tables import RowsTable, console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,107 +18,90 @@ if TYPE_CHECKING:
     from analysis.comparison.multipliers import Comparison
     from sweeps.plan.prepare import Request
 
+STYLES = {"reliable": "green", "use with care": "yellow", "do not use": "red"}
+"""How advice begins (see `analysis.checks.diagnostics.Diagnosis.advice`), and its colour."""
+
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
-    """The law as tables with intervals, whom it left out, and what to be careful about."""
-    import pandas as pd
-
+    """The law as tables with intervals, a verdict for each method, and warnings."""
     from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
     from analysis.laws import METHODS
 
     out = out or console()
-    frame = table.of_family(fits.family)
-    name = fits.family or "all runs"
+    frame, name = table.of_family(fits.family), fits.family or "all runs"
     for law in fits.laws.values():
         if hasattr(law, "minima"):
-            out.print(_minima_table(law, frame, name, narrow=out.width < NARROW))
-    out.print(_exponent_table(fits, name))
+            out.print(_minima_table(law, frame, name))
+    rows = []
+    for quantity in ("params", "tokens", "tokens_per_param", "loss", "reducible_loss"):
+        values = {method: law.exponents.get(quantity) for method, law in fits.laws.items()}
+        if any(value is not None for value in values.values()):
+            cells = {method: MISSING if value is None else str(value) for method, value in values.items()}
+            rows.append({"exponent of": quantity.replace("_", " "), **cells})
+    level = next(iter(fits.laws.values())).level
+    out.print(RowsTable(title=f"{name}: exponents in compute, with {level:.0%} intervals", rows=rows))
     for method, law in fits.laws.items():
         if symbols := METHODS[method].symbols:
             rows = [{"parameter": symbol, "value": str(getattr(law, symbol))} for symbol in symbols]
             title = f"{name}: {METHODS[method].label} {METHODS[method].formula}"
-            out.print(frame_table(pd.DataFrame(rows), title.strip()))
+            out.print(RowsTable(title=title.strip(), rows=rows))
     for method, law in fits.laws.items():
         if len(law.runs) <= MOST_DIAGNOSED:
-            out.print(f"{method} law: {diagnose(law).verdict}", soft_wrap=True)
-    for note in _notes(fits, table):
-        out.print(note, style="yellow", soft_wrap=True)
+            advice = diagnose(law).advice
+            out.print(f"{method} law: {advice}", style=STYLES[advice.partition(":")[0]])
+    notes = [f"warning: {sentence}" for law in fits.laws.values() for sentence in law.warnings]
+    notes += [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
+    notes += [f"left out: {run.row}, {run.reason}" for run in next(iter(fits.laws.values())).excluded]
+    if older := table.older_runs(fits.family):
+        notes.append(f"left out: {older} finished runs of an earlier config under the same name")
+    for note in dict.fromkeys(notes):
+        out.print(note, style="yellow")
 
 
-def _minima_table(law: Any, frame: pd.DataFrame, name: str, *, narrow: bool) -> Any:
-    """Best size per budget, from the parabolas; narrow: without what follows from the rest."""
-    import pandas as pd
+def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> RowsTable:
+    """Best size per budget, from the parabolas."""
 
     def value(row: Mapping[str, Any], name: str, digits: int) -> str:
         return value_text(name, row[name], row[f"{name}_low"], row[f"{name}_high"], digits=digits)
 
-    bits = _bits_per_nat(frame)
+    # bits per byte of one nat per token on this text, if the table has both
+    bits = float("nan")
+    if {"loss", "bits_per_byte"} <= set(frame.columns):
+        bits = float((frame["bits_per_byte"] / frame["loss"]).median())
     rows = []
     for row in law.minima.astype(object).to_dict(orient="records"):
-        found = row["status"] == "bracketed"
+        inside = row["status"] == "bracketed"
         rows.append(
             {
                 "budget": flops_text(row["flops"]),
-                "runs": row["num_runs"],
-                "best params": value(row, "params", 3) if found else str(row["reason"]),
-                "tokens": value(row, "tokens", 3) if found else "",
-                "tokens/param": value(row, "tokens_per_param", 3) if found else "",
-                "loss": value(row, "loss", 5) if found else "",
-                "bits/byte": f"{row['loss'] * bits:.4f}" if found and bits else "",
+                "runs": str(row["num_runs"]),
+                "best params": value(row, "params", 3) if inside else str(row["reason"]),
+                "tokens": value(row, "tokens", 3) if inside else "",
+                "tokens/param": value(row, "tokens_per_param", 3) if inside else "",
+                "loss": value(row, "loss", 5) if inside else "",
+                "bits/byte": f"{row['loss'] * bits:.4f}" if inside and bits == bits else "",
             }
         )
-    shown = pd.DataFrame(rows).drop(columns=["runs", "tokens/param", "bits/byte"] if narrow else [])
-    return frame_table(shown, f"{name}: best size at each budget (loss in nats per token)")
-
-
-def _bits_per_nat(frame: pd.DataFrame) -> float | None:
-    """Bits per byte of one nat per token on this table's text, where the table knows both."""
-    if not {"loss", "bits_per_byte"} <= set(frame.columns):
-        return None
-    ratio = (frame["bits_per_byte"] / frame["loss"]).dropna()
-    return float(ratio.median()) if len(ratio) else None
-
-
-def _exponent_table(fits: Fits, name: str) -> Any:
-    """Exponents of the frontier, one column per method."""
-    import pandas as pd
-
-    wanted = ("params", "tokens", "tokens_per_param", "loss", "reducible_loss")
-    rows = []
-    for quantity in wanted:
-        values = {method: law.exponents.get(quantity) for method, law in fits.laws.items()}
-        if any(value is not None for value in values.values()):
-            cells = {method: "" if value is None else str(value) for method, value in values.items()}
-            rows.append({"exponent of": quantity.replace("_", " "), **cells})
-    level = next(iter(fits.laws.values())).level
-    return frame_table(pd.DataFrame(rows), f"{name}: exponents in compute, with {level:.0%} intervals")
-
-
-def _notes(fits: Fits, table: RunTable) -> list[str]:
-    notes = [f"warning: {sentence}" for law in fits.laws.values() for sentence in law.warnings]
-    notes += [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
-    notes += [f"left out: {run.row}, {run.reason}" for run in next(iter(fits.laws.values())).excluded]
-    if older := older_runs(table, fits.family):
-        notes.append(f"left out: {older} finished runs of an earlier config under the same name")
-    return list(dict.fromkeys(notes))
+    title = f"{name}: best size at each budget (loss in nats per token)"
+    return RowsTable(title=title, rows=rows, right=("runs",), spare=("bits/byte", "runs", "tokens/param"))
 
 
 def show_files(files: Iterable[Path], out: Console) -> None:
-    """Where results were written, one folder at a time."""
+    """The files that were written, by folder."""
     by_folder: dict[Path, list[str]] = {}
     for file in files:
         by_folder.setdefault(file.parent, []).append(file.name)
     for folder, names in by_folder.items():
-        out.print(f"written to {folder}: {', '.join(names)}", soft_wrap=True)
+        out.print(f"written to {folder}: {', '.join(names)}")
 
 
 def fit_all(table: RunTable, folder: Path, *, bootstrap: int, journals: bool, out: Console) -> dict[str, str]:
-    """Fit, show and write the law of every family, below `folder`; of families without one the sentence why.
+    """Fit, print and write the law of every family, below `folder`; returns why some have none.
 
-    journals: whether the folder is a sweep's own, with the losses along its runs.
+    journals: whether the folder is a sweep's own, with the training losses of its runs.
     """
     refused: dict[str, str] = {}
-    for fits in fit_each(table, refused, bootstrap=bootstrap, tell=out.print):
+    for fits in fit_each(table, refused, bootstrap=bootstrap, report=out.print):
         show_fits(fits, table, out)
         losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
         # A table without a family column is one law; its results stand beside the families'.
@@ -128,55 +111,52 @@ def fit_all(table: RunTable, folder: Path, *, bootstrap: int, journals: bool, ou
 
 
 def show_refused(refused: Mapping[str, str], out: Console) -> None:
-    """Families without a law, and why; last, so that nobody misses it."""
+    """Why families have no law; printed last, so that nobody misses it."""
     for sentence in refused.values():
-        out.print(sentence, style="yellow", soft_wrap=True)
+        out.print(sentence, style="yellow")
 
 
-def next_steps(asked: Request, families: Sequence[str]) -> list[str]:
-    """Commands that a person may want to give after a sweep of `families`, each with what it is for."""
-    name, folder = asked.config.name, asked.folder
+def next_steps(request: Request, families: Sequence[str]) -> list[str]:
+    """Useful commands after a sweep of `families`, each with its purpose."""
+    name, folder = request.config.name, request.folder
     fitted = {path.parent.name for path in folder.glob("*/law.json")}
-    by_make = asked.file is None and asked.out == Path("runs") and Path("Makefile").is_file()
+    by_make = request.file is None and request.out == Path("runs") and Path("Makefile").is_file()
 
     def command(action: str, family: str = "", sweep: str = name) -> str:
         if by_make:
             options = (f" FAMILY={family}" if family else "") + ("" if sweep == "desk" else f" SWEEP={sweep}")
             return f"make {action}{options}"
-        which = ["--config", str(asked.file)] if asked.file and sweep == name else ["--sweep", sweep]
+        which = ["--config", str(request.file)] if request.file and sweep == name else ["--sweep", sweep]
         only = ["--family", family] if family else []
-        return shlex.join(["scaling", action, *only, *which, "--out", str(asked.out)])
+        return shlex.join(["scaling", action, *only, *which, "--out", str(request.out)])
 
-    others = [family.name for family in asked.config.families if family.name not in {*fitted, *families}]
+    others = [family.name for family in request.config.families if family.name not in {*fitted, *families}]
     steps = [f"{command('sweep', others[0])}      the same for another family"] if others else []
     if len(fitted) > 1:
         steps.append(f"{command('compare')}      compute multipliers between families")
-    if asked.file is None and (bigger := {"smoke": "desk", "desk": "evening"}.get(name)):
+    if request.file is None and (bigger := {"smoke": "desk", "desk": "evening"}.get(name)):
         steps.append(f"{command('sweep', families[0], bigger)}      a law from larger budgets")
     return steps
 
 
 def show_comparison(comparison: Comparison, out: Console | None = None) -> None:
     """Multipliers with their intervals, the losses and budgets they are taken at, and crossovers."""
-    import pandas as pd
-
     out = out or console()
-    rows = []
-    for row in comparison.multipliers.astype(object).to_dict(orient="records"):
-        rows.append(
-            {
-                "family": row["family"],
-                "budget": flops_text(row["at_flops"]),
-                "at loss": f"{row['at_loss']:.4f}",
-                "needs": interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
-                f"{comparison.reference} needs": flops_text(row["reference_flops"]),
-                "": "extrapolated" if row["extrapolated"] else "",
-            }
-        )
+    rows = [
+        {
+            "family": row["family"],
+            "budget": flops_text(row["at_flops"]),
+            "at loss": f"{row['at_loss']:.4f}",
+            "needs": interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
+            f"{comparison.reference} needs": flops_text(row["reference_flops"]),
+            "": "extrapolated" if row["extrapolated"] else "",
+        }
+        for row in comparison.multipliers.astype(object).to_dict(orient="records")
+    ]
     title = f"compute over {comparison.reference} at equal loss ({comparison.method} laws)"
-    out.print(frame_table(pd.DataFrame(rows), title))
+    out.print(RowsTable(title=title, rows=rows, once="family", spare=("at loss",)))
     for row in comparison.measured_crossovers.astype(object).to_dict(orient="records"):
-        where = " (extrapolated)" if row["extrapolated"] else ""
-        out.print(f"{row['family']} meets {row['reference']} at {flops_text(row['flops'])} FLOPs{where}")
-    for line in warning_lines(comparison.warnings):
-        out.print(line, soft_wrap=True)
+        note = " (extrapolated)" if row["extrapolated"] else ""
+        out.print(f"{row['family']} meets {row['reference']} at {flops_text(row['flops'])} FLOPs{note}")
+    for sentence in comparison.warnings:
+        out.print(f"warning: {sentence}", style="yellow")

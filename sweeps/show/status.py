@@ -1,52 +1,46 @@
-"""What became of a sweep's runs, as people see it in a terminal."""
+"""The states of a sweep's runs in a terminal: tables, pictures, and a view that keeps itself up to date."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
 
-from rich.table import Table
+from rich.console import Console, Group
 from rich.text import Text
 
 from analysis.text import duration, flops_text
 from sweeps.ledger.types import SETTLED, Run, State
-from sweeps.show.tables import KEY_LETTERS, WORDS, console, new_table, picture, state_text
+from sweeps.show.tables import KEY_LETTERS, WORDS, RowsTable, console, picture, state_text
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-TOLD = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING, State.PREEMPTED})
-"""States whose sentence the table shows."""
+TROUBLED = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING, State.PREEMPTED})
+"""States that need an explanation."""
 QUIET = frozenset({State.PLANNED, State.FINISHED})
-"""States of which a long table leaves out the rows."""
+"""States of which a long table leaves out the runs."""
 LONG = 200
 """Rows of a family beyond which the table shows only those that need attention."""
 WATCH_S = 2.0
 
 
-# -- what it looks like -------------------------------------------------------------------------
-
-
 def show(runs: Sequence[Run], sweep: str, out: Console | None = None, *, whole: bool = False) -> None:
     """A table and a picture per family, and a line for the whole. whole: every row of a long table."""
     out = out or console()
-    for part in view(runs, sweep, whole=whole):
+    for part in view(runs, sweep, long=len(runs) if whole else LONG):
         out.print(part)
 
 
-def view(runs: Sequence[Run], sweep: str, *, whole: bool = False) -> list[Table | Text]:
-    """The parts of `show`."""
-    parts: list[Table | Text] = []
+def view(runs: Sequence[Run], sweep: str, *, long: int = LONG) -> list[RowsTable | Text]:
+    """The parts of `show`. A family of more than `long` runs lists only those that need attention."""
+    parts: list[RowsTable | Text] = []
     for family in dict.fromkeys(run.family for run in runs):
         own = [run for run in runs if run.family == family]
-        shown = own if whole or len(own) <= LONG else [run for run in own if run.state not in QUIET]
-        if shown:
-            parts.append(status_table(shown, family))
-        if len(shown) < len(own):
-            title = "" if shown else f"{family}: "
-            parts.append(Text(f"{title}{len(own) - len(shown)} runs planned or finished; --all lists them"))
+        listed = own if len(own) <= long else [run for run in own if run.state not in QUIET]
+        if listed:
+            parts += status_table(listed, family)
+        if len(listed) < len(own):
+            title = "" if listed else f"{family}: "
+            parts.append(Text(f"{title}{len(own) - len(listed)} runs planned or finished; --all lists them"))
         parts.append(picture((run.budget, run.size, run.params or 0.0, run.state) for run in own))
     parts.append(Text(f"sweep {sweep}: {summary(run.state for run in runs)}"))
     return parts
@@ -59,45 +53,33 @@ def summary(states: Iterable[str]) -> str:
     return f"{sum(counts.values())} runs" + (f": {', '.join(parts)}" if parts else "")
 
 
-def status_table(runs: Sequence[Run], title: str) -> Table:
-    """One row per run: state, tries, loss, time, where it ran, and what went wrong."""
-    table = new_table(title)
-    columns = (
-        "budget",
-        "size",
-        "key",
-        "state",
-        "tries",
-        "loss",
-        "bits/byte",
-        "time",
-        "done",
-        "left",
-        "where",
-    )
-    for name in (*columns, ""):
-        right = name not in ("size", "key", "state", "where", "")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "")
-    last = None
-    for run in runs:
-        bits, share = run.result.get("bits_per_byte"), run.progress.get("share")
-        left_s = run.progress.get("left_s")
-        table.add_row(
-            flops_text(run.budget) if run.budget != last else "",
-            run.size,
-            run.key[:KEY_LETTERS],
-            state_text(run.state),
-            str(run.attempt),
-            _loss(run),
-            "" if bits is None else f"{bits:.3f}",
-            duration(run.worked_s) if run.worked_s else "",
-            "" if share is None else f"{share:.0%}",
-            "" if left_s is None else duration(left_s),
-            run.host or "",
-            Text(run.sentence if run.state in TOLD else ""),
-        )
-        last = run.budget
-    return table
+def status_table(runs: Sequence[Run], title: str) -> list[RowsTable | Text]:
+    """One row per run: state, attempts, loss, time, where it ran; below them what went wrong."""
+    cells: list[dict[str, str | Text]] = [
+        {
+            "budget": flops_text(run.budget),
+            "size": run.size,
+            "key": run.key[:KEY_LETTERS],
+            "state": state_text(run.state),
+            "tries": str(run.attempt),
+            "loss": _loss(run),
+            "bits/byte": _number(run.result.get("bits_per_byte"), ".3f"),
+            "time": duration(run.worked_s) if run.worked_s else "",
+            "done": _number(run.progress.get("share"), ".0%"),
+            "left": duration(run.progress["left_s"]) if run.progress.get("left_s") is not None else "",
+            "where": run.host or "",
+        }
+        for run in runs
+    ]
+    right = ("budget", "tries", "loss", "bits/byte", "time", "done", "left")
+    spare = ("bits/byte", "where", "tries", "time")
+    table = RowsTable(title=title, rows=cells, right=right, once="budget", spare=spare)
+    troubles = [run for run in runs if run.sentence and run.state in TROUBLED]
+    return [table, *(Text(f"{run.key[:KEY_LETTERS]}: {run.sentence}") for run in troubles)]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
 
 
 def _loss(run: Run) -> str:
@@ -111,44 +93,29 @@ def _loss(run: Run) -> str:
 
 def watch(read: Callable[[], Sequence[Run]], sweep: str, *, every_s: float = WATCH_S) -> None:
     """Show the sweep until all of it is settled, or Ctrl-C. Without a terminal: a line per change."""
-    out = console()
-    try:
-        if out.is_terminal:
-            _watch_terminal(read, sweep, out, every_s)
-        else:
-            _watch_lines(read, sweep, out, every_s)
-    except KeyboardInterrupt:
-        return
-
-
-def _settled(runs: Sequence[Run]) -> bool:
-    return all(run.state in SETTLED for run in runs)
-
-
-def _watch_terminal(read: Callable[[], Sequence[Run]], sweep: str, out: Console, every_s: float) -> None:
-    from rich.console import Group
     from rich.live import Live
 
-    with Live(console=out, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
-        while not _settled(runs := read()):
-            busy = [run for run in runs if run.state not in QUIET]
-            parts = view(runs, sweep)
-            if len(runs) + len(parts) > out.height:  # the table of all would hide the rest
-                pictures = [part for part in parts if isinstance(part, Text)]
-                parts = [*([status_table(busy, sweep)] if busy else []), *pictures]
-            live.update(Group(*parts), refresh=True)
-            time.sleep(every_s)
-    show(runs, sweep, out)
-
-
-def _watch_lines(read: Callable[[], Sequence[Run]], sweep: str, out: Console, every_s: float) -> None:
-    said = ""
-    while True:
-        runs = read()
-        line = f"sweep {sweep}: {summary(run.state for run in runs)}"
-        if line != said:
-            said = line
-            out.print(line, soft_wrap=True)
-        if _settled(runs):
-            return
-        time.sleep(every_s)
+    out = console()
+    live = Live(console=out, auto_refresh=False, screen=True, vertical_overflow="crop")
+    printed = ""
+    try:
+        with live if out.is_terminal else nullcontext():
+            while True:
+                runs = read()
+                line = f"sweep {sweep}: {summary(run.state for run in runs)}"
+                settled = all(run.state in SETTLED for run in runs)
+                if out.is_terminal and not settled:
+                    parts = view(runs, sweep)
+                    if len(runs) + len(parts) > out.height:  # the table of all would hide the rest
+                        parts = view(runs, sweep, long=0)
+                    live.update(Group(*parts), refresh=True)
+                elif not out.is_terminal and line != printed:
+                    out.print(line)
+                    printed = line
+                if settled:
+                    break
+                time.sleep(every_s)
+        if out.is_terminal:
+            show(runs, sweep, out)
+    except KeyboardInterrupt:
+        return

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from analysis.text import (
-    MISSING,
-    count_text,
-    duration,
-    flops_text,
-    number_text,
-    printable,
-    size_text,
-    value_text,
-)
+from analysis.text import count_text, duration, flops_text, number_text, printable, size_text
 from sweeps.ledger.types import State
 
 if TYPE_CHECKING:
@@ -53,12 +47,24 @@ SKIPPED = {
 """States that a sweep leaves as they are, and what changes that."""
 KEY_LETTERS = 8
 """Of a key, in a table: enough to name a run by."""
-NARROW = 120
-"""Columns of a terminal below which the plan's table leaves out what can be worked out from the rest."""
+
+
+WRAP: Mapping[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 class _Console(Console):
-    """Shows what is printed as it is: no markup is looked for in it, and control characters are escaped."""
+    """Shows text as it is: no markup, control characters escaped. Sentences wrap at words on a terminal; in a
+    file or a pipe each stays on one line."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.is_terminal and objects and all(isinstance(part, str) for part in objects):
+            # unlike Rich, textwrap can leave a path longer than the line whole, so that it can be copied
+            lines = " ".join(objects).split("\n")
+            objects = ("\n".join(textwrap.fill(line, self.width, **WRAP) for line in lines),)
+            options["soft_wrap"] = True
+        elif not self.is_terminal and all(isinstance(part, str | Text) for part in objects):
+            options["soft_wrap"] = True
+        super().print(*objects, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
@@ -115,49 +121,61 @@ def state_text(state: str) -> Text:
     return Text(word, style=style)
 
 
-def new_table(title: str) -> Table:
-    """An empty table in the house style."""
-    return Table(
-        title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsTable:
+    """A table of rows with the same keys, in the house style.
+
+    Columns without any entry are left out, and as many of `spare` as it takes to fit the width.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, str | Text]]
+    right: Collection[str] = ()
+    """Columns set to the right: numbers."""
+    once: str = ""
+    """A column that shows a value only where it changes."""
+    spare: Sequence[str] = ()
+    """Columns to do without, the first one first."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        names = [name for name in self.rows[0] if any(row[name] for row in self.rows)] if self.rows else []
+        endless = options.update(max_width=10_000)
+        for name in (*self.spare, ""):
+            table = self._table(names)
+            if name == "" or Measurement.get(console, endless, table).maximum <= options.max_width:
+                break
+            names = [other for other in names if other != name]
+        # not the table's own title, which would wrap at the width of the table
+        if self.title:
+            yield Text(self.title, style="bold")
+        yield table
+
+    def _table(self, names: Sequence[str]) -> Table:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for name in names:
+            table.add_column(name, justify="right" if name in self.right else "left")
+        last: str | Text | None = None
+        for row in self.rows:
+            cells = dict(row)
+            if self.once and row[self.once] == last:
+                cells[self.once] = ""
+            last = row[self.once] if self.once else None
+            table.add_row(*(cells[name] for name in names))
+        return table
 
 
 # --- the plan
 
 
-def plan_view(plan: Plan, *, slots: int = 1, width: int = NARROW) -> RenderableType:
-    """The whole plan: a table and a picture per family, totals and warnings.
+def plan_view(plan: Plan, *, slots: int = 1, brief: bool = False) -> RenderableType:
+    """A plan: a table and a picture per family, totals and warnings. brief: without the tables.
 
-    slots: how many runs go at once here, for the expected end. width: of the terminal, in characters.
+    slots: how many runs go at once, for the expected end.
     """
-    parts: list[RenderableType] = [_heading(plan)]
-    for family in plan.families:
-        runs = plan.of_family(family)
-        options = ", ".join(f"{k} {v}" for k, v in plan.config.family(family).options.items())
-        title = f"{family} ({options})" if options else family
-        parts += [plan_table(runs, title, width=width), picture(_cell(run) for run in runs)]
-        parts += [Text(runs[0].spec.build_family().statement), Text()]
-    parts.append(totals(plan, slots=slots))
-    parts += [Text(sentence) for sentence in plan.news]
-    parts += warning_lines(plan.warnings)
-    return Group(*parts)
-
-
-def plan_brief(plan: Plan, *, slots: int = 1) -> RenderableType:
-    """The plan without its table: what is on the grid, what is left, and what to be careful about."""
-    parts: list[RenderableType] = [_heading(plan)]
-    for family in plan.families:
-        parts += [Text(family, style="bold"), picture(_cell(run) for run in plan.of_family(family))]
-    news = [Text(sentence) for sentence in plan.news]
-    return Group(*parts, totals(plan, slots=slots), *news, *warning_lines(plan.warnings))
-
-
-def _heading(plan: Plan) -> Text:
     config, data = plan.config, plan.data
+    tokens = "endless" if data.prepared else "not prepared yet"
     if data.train_tokens is not None:
         tokens = f"{count_text(data.train_tokens)} training tokens"
-    else:
-        tokens = "endless" if data.prepared else "not prepared yet"
     facts = [
         f"sweep {config.name}",
         f"data {data.corpus}, {data.tokenizer} ({data.num_token_ids} ids, {tokens})",
@@ -166,43 +184,44 @@ def _heading(plan: Plan) -> Text:
         *(["sizes are width x blocks"] if config.ladder == "desk" and not config.own_sizes else []),
         config.precision,
     ]
-    return Text("; ".join(facts))
+    parts: list[RenderableType] = [Text("; ".join(facts))]
+    for family in plan.families:
+        runs = plan.of_family(family)
+        drawn = picture((r.spec.budget, r.spec.size.name, float(r.params), r.state) for r in runs)
+        if brief:
+            parts += [Text(family, style="bold"), drawn]
+            continue
+        options = ", ".join(f"{k} {v}" for k, v in config.family(family).options.items())
+        parts += [plan_table(runs, f"{family} ({options})" if options else family), drawn]
+        parts += [Text(runs[0].spec.build_family().statement), Text()]
+    parts += [totals(plan, slots=slots), *map(Text, plan.news)]
+    return Group(*parts, *(Text(f"warning: {sentence}", style="yellow") for sentence in plan.warnings))
 
 
-def plan_table(runs: Sequence[PlannedRun], title: str, *, width: int = NARROW) -> Table:
+def plan_table(runs: Sequence[PlannedRun], title: str) -> RowsTable:
     """One row per run, by budget and size. FLOPs are the exact count, whatever the budgets mean."""
-    left_out = {"FLOPs", "batch", "memory", "tokens/param"} if width < NARROW else set()
     seeds = len({run.spec.seed for run in runs}) > 1
-    rows = [_plan_row(run, seeds=seeds) for run in runs]
-    table = new_table(title)
-    names = [name for name in rows[0] if name not in left_out] if rows else []
-    for name in names:
-        table.add_column(name, justify="left" if name in ("size", "key", "state") else "right", no_wrap=True)
-    last = None
-    for row in rows:
-        cells = {**row, "budget": "" if row["budget"] == last else row["budget"]}
-        table.add_row(*(cells[name] for name in names))
-        last = row["budget"]
-    return table
-
-
-def _plan_row(run: PlannedRun, *, seeds: bool) -> dict[str, str | Text]:
-    spec = run.spec
-    return {
-        "budget": flops_text(spec.budget),
-        "size": spec.size.name + (f" #{spec.seed}" if seeds else ""),
-        "key": run.key[:KEY_LETTERS],
-        "params": count_text(run.params),
-        "tokens": count_text(spec.tokens),
-        "tokens/param": count_text(spec.tokens / run.params),
-        "steps": str(spec.steps),
-        "batch": count_text(spec.batch_size * spec.data.context_length),
-        "learning\nrate": number_text(spec.optimizer.learning_rate, 2),
-        "FLOPs": flops_text(spec.training_flops("exact")),
-        "memory": size_text(run.memory_bytes),
-        "time": duration(run.expected_s) if run.state != "finished" else "",
-        "state": state_text(run.state),
-    }
+    rows: list[dict[str, str | Text]] = [
+        {
+            "budget": flops_text(run.spec.budget),
+            "size": run.spec.size.name + (f" #{run.spec.seed}" if seeds else ""),
+            "key": run.key[:KEY_LETTERS],
+            "params": count_text(run.params),
+            "tokens": count_text(run.spec.tokens),
+            "tokens/param": count_text(run.spec.tokens / run.params),
+            "steps": str(run.spec.steps),
+            "batch": count_text(run.spec.batch_size * run.spec.data.context_length),
+            "learning\nrate": number_text(run.spec.optimizer.learning_rate, 2),
+            "FLOPs": flops_text(run.spec.training_flops("exact")),
+            "memory": size_text(run.memory_bytes),
+            "time": duration(run.expected_s) if run.state != "finished" else "",
+            "state": state_text(run.state),
+        }
+        for run in runs
+    ]
+    right = rows[0].keys() - {"size", "key", "state"} if rows else ()
+    spare = ("FLOPs", "batch", "memory", "tokens/param", "steps")
+    return RowsTable(title=title, rows=rows, right=right, once="budget", spare=spare)
 
 
 def totals(plan: Plan, *, slots: int) -> Text:
@@ -222,7 +241,7 @@ def totals(plan: Plan, *, slots: int) -> Text:
     )
 
 
-def places(plan: Plan, folder: Path, *, data: Path) -> Text:
+def places(plan: Plan, folder: Path, *, data: Path) -> str:
     """Which runs are left out and why, and where everything goes. folder: of the sweep."""
     from sweeps.attempt.journal import run_folder
 
@@ -233,7 +252,7 @@ def places(plan: Plan, folder: Path, *, data: Path) -> Text:
             lines.append(f"skipped: {number} {state}" + (f" ({remedy})" if remedy else ""))
     lines.append(f"each run in {run_folder(folder, 'FAMILY', 'KEY')}, laws and figures in {folder}/FAMILY")
     lines.append(f"states in {folder}/ledger, data in {data}")
-    return Text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _grounds(plan: Plan) -> str:
@@ -254,28 +273,18 @@ def _grounds(plan: Plan) -> str:
     )
 
 
-def warning_lines(warnings: Iterable[str]) -> list[Text]:
-    """Each warning on a line of its own."""
-    return [Text(f"warning: {sentence}", style="yellow") for sentence in warnings]
-
-
 # --- budget x size
-
-
-Cell = tuple[float, str, float, str]
-"""Budget, size name, params, state."""
-
-
-def _cell(run: PlannedRun) -> Cell:
-    return run.spec.budget, run.spec.size.name, float(run.params), run.state
 
 
 MANY = 8
 """Runs of one cell beyond which they are counted instead of drawn one by one."""
 
 
-def picture(cells: Iterable[Cell]) -> Text:
-    """Budgets across, sizes down (largest on top), a mark per run; several seeds stand side by side."""
+def picture(cells: Iterable[tuple[float, str, float, str]]) -> Text:
+    """Budgets across, sizes down (largest on top), a mark per run; several seeds stand side by side.
+
+    cells: budget, size, params and state of each run.
+    """
     states: dict[tuple[str, float], list[str]] = defaultdict(list)
     params: dict[str, float] = {}
     for budget, size, count, state in cells:
@@ -295,7 +304,9 @@ def picture(cells: Iterable[Cell]) -> Text:
             text.append(" " * left).append_text(marks).append(" " * (width - left - len(marks)))
         text.append("\n")
     text.append(" " * (name_width + 8) + "".join(f"{flops_text(b):^{width}}" for b in budgets), style="dim")
-    text.append("\n" + _legend(states.values()), style="dim")
+    present = set().union(*states.values())
+    legend = dict.fromkeys(WORDS[state][:2] for state in WORDS if state in present)
+    text.append("\n" + "  ".join(f"{mark} {word}" for mark, word in legend), style="dim")
     return text
 
 
@@ -312,26 +323,3 @@ def _marks(states: Sequence[str]) -> Text:
         mark, _, style = WORDS[state]
         text.append(f" {counts[state]}{mark}" if text else f"{counts[state]}{mark}", style=style)
     return text
-
-
-def _legend(states: Iterable[Sequence[str]]) -> str:
-    seen = {state for group in states for state in group}
-    words = [WORDS[state][:2] for state in WORDS if state in seen]
-    return "  ".join(f"{mark} {word}" for mark, word in dict.fromkeys(words))
-
-
-# --- tables of anything
-
-
-def frame_table(frame: Any, title: str = "") -> Table:
-    """A DataFrame as a table; floats to four significant digits."""
-    table = new_table(title)
-    named = frame.index.name is not None or frame.index.dtype.kind not in "iu"
-    if named:
-        table.add_column(str(frame.index.name or ""))
-    for name in frame.columns:
-        table.add_column(str(name), justify="right" if frame[name].dtype.kind in "iuf" else "left")
-    for index, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
-        cells = [value_text("", value) or MISSING for value in row]
-        table.add_row(*([str(index)] if named else []), *cells)
-    return table

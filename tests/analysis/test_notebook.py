@@ -12,7 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from analysis.table.runs import to_mlflow
+from analysis.table.columns import to_mlflow
 
 NOTEBOOKS = Path(__file__).parents[2] / "analysis" / "notebooks"
 FAMILIES = {"ar": 1.2, "uniform": 1.5}

@@ -22,9 +22,9 @@ def test_designs_are_those_of_the_table_and_the_config(name, runs, budgets):
 @pytest.mark.parametrize("name", list(coverage.DESIGNS))
 def test_a_sweep_without_noise_tells_the_truth(name):
     design = coverage.DESIGNS[name]()
-    told = coverage.told(fit_law(design.sweep(0.0, 0), bootstrap=0), design.top)
-    for asked, value in design.truth().items():
-        assert float(told[asked]) == pytest.approx(value, rel=1e-5), asked
+    estimates = coverage.estimates(fit_law(design.sweep(0.0, 0), bootstrap=0), design.top)
+    for quantity, value in design.truth().items():
+        assert float(estimates[quantity]) == pytest.approx(value, rel=1e-5), quantity
 
 
 def test_it_prints_and_writes_every_cell(capsys, tmp_path, monkeypatch):
@@ -41,7 +41,7 @@ def test_it_prints_and_writes_every_cell(capsys, tmp_path, monkeypatch):
         "surface",
         "isoflop",
     ]
-    monkeypatch.setattr(sys, "argv", [*words, "--json", str(out)])
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(out)])
     coverage.main()
     printed = capsys.readouterr().out
     assert printed.count("| desk |") == 6

@@ -141,7 +141,7 @@ def test_plan_of_a_corpus_to_be_fetched_fetches_nothing(here, capsys):
     assert scaling("plan", "--sweep", "sahoo2026", "--family", "masked") == 0
     text = capsys.readouterr().out
     assert "32000 ids, not prepared yet" in text
-    assert "what is done already is not known" in text
+    assert "finished runs are not known" in text
     assert not (here / "runs").exists()
 
 
@@ -161,7 +161,7 @@ def test_unknown_family_lists_the_known_ones(here, capsys):
         ("1e8, 2e8", "1e3, 2e8", "run uniform 8x1 at 1.0e3 FLOPs: the budget is too small for one optimizer"),
         ("context_length: 32", "context_length: 100000", "context_length is 100000 and the "),
         ("*.txt", "*.nix", "no file matches"),
-        ("*.txt", "*.bin", "is not text"),
+        ("*.txt", "*.bin", ": not text"),
         ("*.txt", "*.empty", "is empty"),
         ("text:", "txt:", "did you mean 'text'?"),
         ("24x1", "24x11", "unknown size '24x11'; did you mean '24x1'?"),

@@ -31,6 +31,7 @@ def test_a_good_table_is_called_good(good):
     assert good.verdict.startswith("the exponent of N* is stable")
     assert "E is identified" in good.verdict
     assert "no check speaks against it" in good.verdict
+    assert good.advice == "reliable"
     assert len(good.summary()) == 11
 
 
@@ -40,6 +41,7 @@ def test_porian_all_rows_are_a_wrong_form(porian):
     assert grades(porian)["E"] == "concern"
     assert grades(porian)["delta"] == "concern"
     assert "E is not identified" in porian.verdict
+    assert porian.advice == "do not use: E lies at or above the lowest loss"
     E = porian.table.set_index("check").loc["E"]
     assert E["value"] == pytest.approx(3.1308 / 3.0974, abs=1e-3)
     assert "at or above the lowest loss" in str(porian)
@@ -100,6 +102,8 @@ def test_an_exponent_that_is_not_there_is_said():
     found = diagnose(fit_law(table, bootstrap=150))
     assert grades(found)["exponents"] == "concern"
     assert "alpha or beta may be 0" in found.verdict
+    assert found.advice.startswith("do not use: ")
+    assert "alpha or beta may be 0" in found.advice
 
 
 @pytest.mark.parametrize("method", ["isoflop", "envelope"])
@@ -109,6 +113,9 @@ def test_other_laws_are_checked_too(method):
     assert found.table["check"].tolist()[0] == "fit"
     assert {"window", "approach"} <= set(found.table["check"])
     assert "exponent of N*" in found.verdict
+    apart = found.table.set_index("check")["value"]["approach"]
+    assert found.advice.startswith("use with care: ")
+    assert f"by {apart:.2g} between methods" in found.advice
     with pytest.raises(UserError, match="of a surface, not of"):
         figures.influence(found)
     with pytest.raises(UserError, match="of a surface, not of"):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import compare, published
+from analysis.comparison.multipliers import together
 from analysis.errors import UserError
 from tests.analysis.planted import isoflop_table
 
@@ -142,7 +143,27 @@ def test_published_runs_give_the_known_multipliers(sahoo, family, first, last):
 
 def test_the_other_law_is_asked_and_disagreement_is_said(sahoo):
     assert set(sahoo.checks["law"]) == {"surface"}
-    assert any("the form of the law matters more than the noise" in warning for warning in sahoo.warnings)
+    assert sahoo.warnings[0].startswith("the form of the law matters more than the noise; from the surface")
+    assert all(f"{name} " in sahoo.warnings[0] for name in ("masked", "uniform", "esoteric"))
+    assert "is an upper bound on its likelihood" in sahoo.warnings[1]
+
+
+def test_the_same_warning_of_several_families_is_one_line():
+    assert together(
+        [
+            ("masked", "99 of 1000 resamples did not converge"),
+            ("block", "it is so"),
+            ("block", "8 of 1000 resamples did not converge"),
+            ("masked", "E = 1.5 lies above the loss 2.0e3"),
+            ("block", "E = 2.5 lies above the loss 3.0e3"),
+            ("masked", "it is so"),
+        ]
+    ) == [
+        "99 (masked), 8 (block) of 1000 resamples did not converge",
+        "block, masked: it is so",
+        "masked: E = 1.5 lies above the loss 2.0e3",
+        "block: E = 2.5 lies above the loss 3.0e3",
+    ]
 
 
 def test_what_is_printed_says_where_and_from_which_law(sahoo):

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis.dashboard import sources, worker
-from analysis.table import runs as runs_module
+from analysis.table.columns import TRAIN_LOSS, to_mlflow
+from analysis.table.runs import load_runs
 from tests.analysis.dashboard.dashboard_help import FLAGS, chromium, made_up, served, wait_for
 from tests.servers import mlflow_server, postgres_server
 
@@ -47,7 +48,7 @@ class Recorder:
     def _log(self, run_id: str, row: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        params, tags, metrics = runs_module.to_mlflow(row)
+        params, tags, metrics = to_mlflow(row)
         self.client.log_batch(
             run_id,
             [Metric(name, value, 1, 0) for name, value in metrics.items()],
@@ -57,7 +58,7 @@ class Recorder:
 
     def curve(self, run_id: str, losses: list[float]) -> None:
         for step, loss in enumerate(losses, 1):
-            self.client.log_metric(run_id, runs_module.TRAIN_LOSS, loss, step=step)
+            self.client.log_metric(run_id, TRAIN_LOSS, loss, step=step)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ def test_a_server_is_read_whole_once_and_then_for_what_changed(
         address = server.address
         reader = worker.Reader(worker.build(sources.spec_of(address, SWEEP)), tmp_path)
         assert next(reader.read({}))["rows"] == 26
-        monkeypatch.setattr(runs_module, "load_runs", lambda *_: pytest.fail("read whole again"))
+        monkeypatch.setattr("analysis.table.runs.load_runs", lambda *_: pytest.fail("read whole again"))
         list(reader.read({"have": True}))  # those that ended just now may be told once more
         assert next(reader.read({"have": True})) == {"same": True, "end": True}
         run_id = recorder.start(runs[-2])
@@ -105,7 +106,7 @@ def test_a_server_is_read_whole_once_and_then_for_what_changed(
         assert next(again.read({}))["rows"] == 28, "the snapshot was taken up"
         monkeypatch.undo()
         assert reader.frame is not None
-        whole = runs_module.load_runs(address, SWEEP).set_index("key").sort_index()
+        whole = load_runs(address, SWEEP).set_index("key").sort_index()
         known = reader.frame.set_index("key").sort_index()
         pd.testing.assert_frame_equal(known, whole, check_dtype=False)
 

@@ -24,16 +24,8 @@ from hypothesis import strategies as st
 
 from analysis.errors import UserError
 from analysis.table import mlflow as mlflow_tables
-from analysis.table.columns import parse_text, typed
-from analysis.table.runs import (
-    CURVE_COLUMNS,
-    RUN_COLUMNS,
-    STATUSES,
-    TRAIN_LOSS,
-    load_runs,
-    loss_curves,
-    to_mlflow,
-)
+from analysis.table.columns import RUN_COLUMNS, STATUSES, TRAIN_LOSS, parse_text, to_mlflow, typed
+from analysis.table.runs import CURVE_COLUMNS, load_runs, loss_curves
 from tests.servers import mlflow_server
 
 # MLflow's own imports and its database set-up warn; that is not ours to fix

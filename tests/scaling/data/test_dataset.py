@@ -215,7 +215,7 @@ def test_a_vocabulary_without_end_of_document_gets_one(corpus: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("byte", "unknown tokenizer 'byte' (did you mean 'bytes'?)"),
+        ("byte", "unknown tokenizer 'byte'; did you mean 'bytes'?"),
         ("bpe", "should be 257 to 1048576 ids"),
         ("bpe:100", "should be 257 to 1048576 ids"),
         ("bpe:4k", "should be 257 to 1048576 ids"),

@@ -371,7 +371,7 @@ class TestSampling:
             assert len(model.seen) == calls if told else len(model.seen) <= calls + 1
 
     def test_options_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="samples without options, not with temperature"):
+        with pytest.raises(ValueError, match="'hybrid' has no sampling option temperature"):
             hybrid(5).sample(Fixed(torch.zeros(5)), (1, 2), 3, generator(), temperature=0.5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 from dataclasses import replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
@@ -123,7 +125,7 @@ def test_runs_of_another_config_are_counted_and_left_out(folder, specs):
     assert table.older == {"ar": 6, "uniform": 5}
     fits = results.fit(table, "ar", bootstrap=50)
     assert "6 finished runs of an earlier config under the same name" in said(report.show_fits, fits, table)
-    with pytest.raises(UserError, match=r"none of the 48 runs under .* as its config stands"):
+    with pytest.raises(UserError, match=r"none of the 48 runs under .* belongs to the present config"):
         results.ledger_table(folder, "planted", ["f" * 16])
 
 
@@ -141,6 +143,7 @@ def test_law_is_found_told_and_written(folder):
     assert float(law.alpha) == pytest.approx(0.5, abs=0.02)
     assert float(law.E) == pytest.approx(1.0, abs=0.05)
     text = said(report.show_fits, fits, table)
+    assert "isoflop law: use with care: its warnings say why" in text
     assert "uniform: best size at each budget" in text
     assert "with 95% intervals" in text
     assert "left out: d8 at 1.0e11 FLOPs, status is diverged" in text
@@ -165,6 +168,20 @@ def test_law_is_found_told_and_written(folder):
     assert all(row["status"] == "bracketed" for row in content["laws"]["isoflop"]["minima"])
     again = results.store_table(str(folder / "uniform" / "runs.parquet"), None)
     assert results.fit(again, "uniform", bootstrap=0).laws["surface"].sha256 == law.sha256
+
+
+def test_laws_and_comparisons_fit_eighty_columns(folder):
+    table = results.ledger_table(folder, "planted")
+    comparison, _ = results.compare(table, "ar", bootstrap=20)
+    for show_it, values in (
+        (report.show_fits, (results.fit(table, "uniform", bootstrap=20), table)),
+        (report.show_comparison, (replace(comparison, warnings=()),)),
+    ):
+        out = Console(file=io.StringIO(), width=80)
+        show_it(*values, out)
+        text = out.file.getvalue()
+        assert max(map(len, text.splitlines())) <= 80
+        assert "…" not in text
 
 
 def test_loss_curves_come_from_the_journals(folder, specs):
@@ -195,7 +212,7 @@ def test_a_family_without_a_law_keeps_no_other_from_its_own(folder, tmp_path):
     short = table.frame[(table.frame["family"] == "ar") | (table.frame["budget"] < 2e11)]
     short = short.assign(family=short["family"].replace({"uniform": "aaa"})).sort_values("family")
     table, refused, lines = replace(table, frame=short), {}, []
-    fitted = list(results.fit_each(table, refused, bootstrap=0, tell=lines.append))
+    fitted = list(results.fit_each(table, refused, bootstrap=0, report=lines.append))
     assert [fits.family for fits in fitted] == ["ar"]
     assert list(refused) == ["aaa"]
     assert "no law can be fitted to 'aaa'" in refused["aaa"]

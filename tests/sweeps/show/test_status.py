@@ -10,6 +10,7 @@ from rich.console import Console
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.owner import Owner
 from sweeps.ledger.status import runs_with_progress
+from sweeps.ledger.types import State
 from sweeps.show.status import show
 from tests.sweeps.simulation import entry
 
@@ -32,3 +33,24 @@ def test_a_run_whose_driver_was_killed_is_not_shown_as_running(tmp_path):
     assert "running" not in lines["dead"]
     assert "its driver is gone" in lines["dead"]
     assert "1 running" in out.getvalue()
+
+
+def test_a_sweep_fits_eighty_columns_and_troubles_stand_below_the_table(tmp_path):
+    with Ledger(tmp_path / "ledger") as ledger:
+        ledger.register([entry("finished"), entry("broken")])
+        for key, state, sentence in (
+            ("finished", State.FINISHED, "done"),
+            ("broken", State.FAILED, "failed: " + "a long reason " * 10),
+        ):
+            result = {"bound": 2.5, "bound_se": 0.01, "bits_per_byte": 3.6, "train_s": 4e5}
+            ledger.end(ledger.claim(key), state, sentence=sentence, result=result, facts={"host": "n" * 30})
+        rows = runs_with_progress(ledger)
+    out = io.StringIO()
+    show(rows, "toy", Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in out.getvalue()
+    table, below = out.getvalue().split("broken: failed: a long reason")
+    assert "2.5000 ± 0.0100" in table
+    assert "a long reason" not in table
+    assert "finished:" not in below
