@@ -11,12 +11,17 @@ import hmac
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
 
-from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import Request, Response
+from fastapi.responses import PlainTextResponse, RedirectResponse
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OWN_STYLES = (
@@ -55,7 +60,7 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """The application behind checks of host, method and token; every answer carries `HEADERS`."""
 
-    def __init__(self, app: ASGIApp, *, host: str = "127.0.0.1", token: str | None = None,
+    def __init__(self, app: App, *, host: str = "127.0.0.1", token: str | None = None,
                  names: Iterable[str] = ()) -> None:  # fmt: skip
         """token: None if none is needed. names: further host names under which the page is reached."""
         self.app, self.token = app, token
@@ -71,9 +76,9 @@ class Guard:
 
             async def send_with_headers(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    headers = MutableHeaders(scope=message)
-                    for name, value in HEADERS.items():
-                        headers.setdefault(name, value)
+                    have = {name for name, _ in message["headers"]}
+                    own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                    message["headers"] = [*message["headers"], *(pair for pair in own if pair[0] not in have)]
                 await send(message)
 
             await answer(scope, receive, send_with_headers)
