@@ -72,8 +72,7 @@ def _nominal(budget: float, nominal: Mapping[float, float]) -> float:
 
 
 def _json(value: Any) -> Any:
-    if isinstance(value, Mapping) and "bdata" in value:
-        value = _values(value)
+    value = _values(value)
     if isinstance(value, Mapping):
         return {str(name): _json(inner) for name, inner in value.items() if inner is not None}
     if hasattr(value, "tolist") and getattr(value, "ndim", None):
@@ -88,7 +87,7 @@ def _values(column: Any) -> Any:
     """The values of a trace's column, which Plotly may have packed."""
     import numpy as np
 
-    if isinstance(column, Mapping):
+    if isinstance(column, Mapping) and "bdata" in column:
         return np.frombuffer(base64.b64decode(column["bdata"]), column["dtype"])
     return column
 
@@ -104,14 +103,10 @@ def _thin(data: list[dict[str, Any]], layout: Mapping[str, Any]) -> None:
         x, y = (_places(_values(trace[n]), layout, trace.get(f"{n}axis", n)) for n in ("x", "y"))
         first, sizes = _groups(x, y, max(2, round(count * MOST_POINTS / total)))
         for holder in (trace, trace.get("marker", {})):
-            for name, column in holder.items():
-                values = _values(column) if isinstance(column, Mapping) and "bdata" in column else column
-                if (
-                    hasattr(values, "__len__")
-                    and not isinstance(values, str | Mapping)
-                    and len(values) == count
-                ):
-                    holder[name] = [values[at] for at in first]
+            columns = {name: _values(column) for name, column in holder.items()}
+            holder |= {name: [column[at] for at in first] for name, column in columns.items()
+                       if isinstance(column, list | tuple) or hasattr(column, "tolist")
+                       if len(column) == count}  # fmt: skip
         if "hovertext" in trace:
             more = [f"<br>and {size - 1} more here" if size > 1 else "" for size in sizes]
             trace["hovertext"] = [a + b for a, b in zip(trace["hovertext"], more, strict=True)]
