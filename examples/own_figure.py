@@ -32,21 +32,16 @@ def reducible(law: SurfaceLaw) -> go.Figure:
     style = theme.family_style(law.family)
     frontier = law.frontier(law.budget_flops)
     figure = parts.panels(1, 1, row_px=380)
-    points = parts.scatter(
-        "points", table["flops"], table["reducible"], family=law.family, keys=table, mode="markers",
-        marker=parts.marker(style.colour, style.symbol, 8),
-        text=[parts.run_text(row, row["flops"]) for row in table.to_dict(orient="records")],
-    )  # fmt: skip
-    line = parts.scatter(
-        "line", frontier["flops"], frontier["loss"] - law.E, family=law.family, mode="lines",
-        line={"color": style.colour, "width": 2},
-    )  # fmt: skip
-    parts.add(figure, [line, points])
-    figure.update_xaxes(**axes.compute_axis(axes.COMPUTE, law.budget_flops, table["flops"]))
-    figure.update_yaxes(**axes.log_axis("Loss above E (nats per token)", table["reducible"], number_text))
-    title = parts.titled("Reducible loss", law.family or "")
+    mark = (style.colour, style.symbol, 8)
+    points = parts.run_points(table, "flops", "reducible", mark, family=law.family)
+    look = {"color": style.colour, "width": 2}
+    line = parts.scatter("line", frontier["flops"], frontier["loss"] - law.E, line=look, family=law.family)
+    x_axis = axes.compute_axis(axes.COMPUTE, law.budget_flops, table["flops"])
+    y_axis = axes.log_axis("Loss above E (nats per token)", table["reducible"], number_text)
+    parts.add(figure, [line, points], x=x_axis, y=y_axis)
     caption = f"Points: runs. Line: the compute-optimal frontier. E = {number_text(law.E)}."
-    return parts.finish(figure, "reducible", title, caption, parts.law_provenance([law]))
+    provenance = parts.law_provenance([law])
+    return parts.finish(figure, "reducible", "Reducible loss", caption, provenance, of=law.family)
 
 
 def register() -> None:

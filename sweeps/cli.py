@@ -41,7 +41,7 @@ app = typer.Typer(
 )
 
 ASCII = {**dict(zip("○◐◑●✗–·×", "o>~*x-.x", strict=True)), "±": "+-", "∞": "inf"}
-"""Signs of ours for a terminal or a file whose encoding has none of them."""
+"""Our signs, for a terminal or a file with a smaller encoding."""
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """What stands for letters that the encoding of the output does not have."""
+    """Replace characters that the encoding of the output does not have."""
     assert isinstance(error, UnicodeEncodeError), "it is registered for output only"
     letters = error.object[error.start : error.end]
     return "".join(ASCII.get(c) or ascii(c)[1:-1] for c in letters), error.end
@@ -81,7 +81,7 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What the common options of a command choose: sweep, families, the place of the runs, limits."""
+    """The common options of a command: sweep, families, where runs are, limits."""
 
     family: list[str]
     sweep: str | None = None
@@ -100,7 +100,7 @@ class Chosen:
 
     @property
     def named(self) -> str | None:
-        """The sweep's name if one was asked for; None for all that a store has."""
+        """The name of the sweep if one is given, else None: all sweeps of a store."""
         from sweeps.config.load import find_config
 
         return find_config(self.sweep, self.config).name if self.sweep or self.config else None
@@ -118,9 +118,11 @@ class Chosen:
     def runs(self, *, all_runs: bool = False, also: str | None = None) -> tuple[RunTable, str]:
         """The runs to work on and the name of the folder for results.
 
-        From --store: all it has, of --sweep if that is given. Else from the sweep's ledger: the runs of the
-        config as it stands (all_runs: and the older ones). also: a family beside those of --family.
+        They are those of --store (of --sweep if it is given), else those of the sweep's ledger that belong to
+        the present config (all_runs: to earlier ones, too). also: a family beside those of --family.
         """
+        from sweeps.plan import prepare
+        from sweeps.plan.plan import plan_specs
         from sweeps.results import laws as results
 
         families = [*self.family, also] if self.family and also else self.family
@@ -129,21 +131,12 @@ class Chosen:
             in_file = Path(self.store).suffix in (".parquet", ".csv") and "://" not in self.store
             stem = Path(self.store).stem if in_file else self.store.removeprefix("published:")
             return table, self.named or results.folder_name("all" if "://" in self.store else stem)
-        request = self.request()
-        keys = None if all_runs else _planned_keys(request)
+        request, keys = self.request(), None
+        if not all_runs and request.ledger_folder.exists():
+            facts = prepare.facts_for_plan(request, _console(stderr=True))
+            # every family: one that the config does not list may have been swept with its own defaults
+            keys = [spec.key for spec in plan_specs(request.config, facts, tuple(FAMILIES))[0]]
         return results.ledger_table(request.folder, request.config.name, keys, families), request.config.name
-
-
-def _planned_keys(request: Request) -> frozenset[str]:
-    from sweeps.plan import prepare
-    from sweeps.plan.plan import plan_specs
-
-    if not request.ledger_folder.exists():
-        return frozenset()
-    facts = prepare.facts_for_plan(request, _console(stderr=True))
-    # Every family, because one that the config does not list may have been swept with its own defaults.
-    specs, _ = plan_specs(request.config, facts, tuple(FAMILIES))
-    return frozenset(spec.key for spec in specs)
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -172,9 +165,9 @@ def option(text: str, *names: str, **more: Any) -> Any:
 def command(
     *options: str, store: str = "", otherwise: str = OWN_LEDGER, name: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command that has these of the common options, and whose first parameter gets what they say.
+    """Register a command with these common options; they are its first parameter, its own ones follow.
 
-    store: what --store is for in this command; otherwise: what is used without it.
+    store: the purpose of --store in this command; otherwise: what is used without it.
     """
     families = ", ".join(FAMILIES)
     about: dict[str, tuple[Any, Any]] = {
@@ -192,9 +185,9 @@ def command(
     }
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        def run(**given: Any) -> None:
-            common = {name: given.pop(name) for name in options}
-            function(Chosen(**{**common, "family": common.get("family") or []}), **given)
+        def run(**values: Any) -> None:
+            common = {name: values.pop(name) for name in options}
+            function(Chosen(**{**common, "family": common.get("family") or []}), **values)
 
         # Typer makes its options of a function's signature
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -216,25 +209,25 @@ def command(
 
 Bootstrap = Annotated[int, option("Resamples behind the intervals.", min=0)]
 Keys = Annotated[
-    list[str] | None, typer.Argument(help="Keys of runs, or how they begin.", show_default="all")
+    list[str] | None, typer.Argument(help="Keys of runs, or their first characters.", show_default="all")
 ]
-Reference = Annotated[str, option("The family the others are measured by.", metavar="NAME")]
+Reference = Annotated[str, option("The family that the others are compared with.", metavar="NAME")]
 
 
 # -- sweeps -------------------------------------------------------------------------------------
 
-CLUSTER = "Simulate it on such nodes: 8xH100:4 is four of eight H100; 8xA100:2,16xCPU several kinds."
-STORAGE = "Where runs keep their files if workers do not see --out: s3://, gs://, file://, ..."
+CLUSTER = "Simulate it on these nodes: 8xH100:4 is four nodes of eight H100; 8xA100:2,16xCPU two kinds."
+STORAGE = "Where runs keep their files if workers cannot see --out: s3://, gs://, file://, ..."
 
 
 @command("family", "sweep", "config", "out", *CAPS)
 def plan(
     chosen: Chosen,
     cluster: Annotated[Text, option(CLUSTER, metavar="NODES")] = None,
-    gpu_price: Annotated[Number, option("Of a GPU-hour: tell the cost of that schedule.", min=0)] = None,
-    page: Annotated[bool, option("Write that schedule to OUT/SWEEP/schedule.html.", "--page")] = False,
+    gpu_price: Annotated[Number, option("Price per GPU-hour, for the cost of it.", min=0)] = None,
+    page: Annotated[bool, option("Write the schedule to OUT/SWEEP/schedule.html.", "--page")] = False,
 ) -> None:
-    """Show what a sweep would do: runs, cost, what is done already; on a cluster, when, where and how far."""
+    """Show the runs of a sweep, their cost and state; with --cluster also a schedule."""
     from sweeps.simulate.dry_run import show_plan
 
     show_plan(chosen.request(), cluster=cluster, gpu_price=gpu_price, page=page, caps=chosen.caps)
@@ -250,7 +243,7 @@ def sweep(
         str, option("Where runs run: ray, or local for plain processes.", metavar="NAME")
     ] = "ray",
     bootstrap: Bootstrap = 1000,
-    priority: Annotated[int, option("Of sweeps on one cluster, the higher one goes first.")] = 0,
+    priority: Annotated[int, option("Of several sweeps on one cluster, the highest goes first.")] = 0,
     extend: Annotated[
         bool, option("Add the runs of a changed config to the sweep of that name.", "--extend")
     ] = False,
@@ -258,7 +251,7 @@ def sweep(
         Text, option("Write a JSON object per event to this file; - for output.", metavar="FILE")
     ] = None,
     webhook: Annotated[
-        Text, option("POST how it ended to this address.", metavar="URL", envvar="SCALING_WEBHOOK")
+        Text, option("POST the outcome to this address.", metavar="URL", envvar="SCALING_WEBHOOK")
     ] = None,
     storage: Annotated[Text, option(STORAGE, metavar="URI", envvar="SCALING_STORAGE")] = None,
 ) -> None:
@@ -283,10 +276,10 @@ def sweep(
 @command("family", *WHICH, store=ASK, otherwise="")
 def status(
     chosen: Chosen,
-    watch: Annotated[bool, option("Keep showing it until all is done.", "--watch", "-w")] = False,
+    watch: Annotated[bool, option("Keep it up to date until all is done.", "--watch", "-w")] = False,
     every_row: Annotated[bool, option("Every row of a long table.", "--all")] = False,
 ) -> None:
-    """Show what became of a sweep's runs so far."""
+    """Show the state of a sweep's runs."""
     from sweeps.ledger.status import of_families
     from sweeps.show import status as shown
 
@@ -300,38 +293,37 @@ def status(
             _console().print(reached.note)
 
 
-def _wish(action: str, chosen: Chosen, run: list[str] | None) -> None:
-    with chosen.reach() as reached:
-        said = reached.wish(action, chosen.family, run or ())
-        _console().print(f"sweep {reached.sweep}: {said}")
+def _request(action: str, chosen: Chosen, run: list[str] | None) -> None:
+    with chosen.reach() as sweep:
+        _console().print(f"sweep {sweep.sweep}: {sweep.request(action, chosen.family, run or ())}")
 
 
 @command("family", *WHICH, store=ASK, otherwise="")
 def cancel(chosen: Chosen, run: Keys = None) -> None:
-    """Cancel runs that are not finished; a running one stops at its next step and keeps its checkpoint."""
-    _wish("cancel", chosen, run)
+    """Cancel unfinished runs; a running one stops at its next step and keeps its checkpoint."""
+    _request("cancel", chosen, run)
 
 
 @command("family", *WHICH, store=ASK, otherwise="")
 def retry(chosen: Chosen, run: Keys = None) -> None:
-    """Try again what failed or fitted no node; and a diverged run, where its key is given."""
-    _wish("retry", chosen, run)
+    """Retry failed and unschedulable runs; a diverged run only if you name its key."""
+    _request("retry", chosen, run)
 
 
 @command("family", *WHICH, store=ASK, otherwise="")
 def resume(chosen: Chosen, run: Keys = None) -> None:
-    """Take up cancelled runs again, from their checkpoints."""
-    _wish("resume", chosen, run)
+    """Resume cancelled runs from their checkpoints."""
+    _request("resume", chosen, run)
 
 
 @command(*WHICH, store=ASK, otherwise="")
 def logs(
     chosen: Chosen,
-    run: Annotated[str, typer.Argument(help="A run's key, or how it begins.")],
+    run: Annotated[str, typer.Argument(help="The key of a run, or its first characters.")],
     lines: Annotated[int, option("Training records per attempt.", min=0)] = 10,
-    follow: Annotated[bool, option("Go on with what the run says.", "--follow", "-f")] = False,
+    follow: Annotated[bool, option("Follow new output.", "--follow", "-f")] = False,
 ) -> None:
-    """Tell the story of one run: its attempts, losses, and how it ended, with the traceback."""
+    """Show the log of one run: attempts, losses, how it ended, traceback."""
     with chosen.reach() as reached:
         reached.log(run, lines=lines, follow=follow)
 
@@ -356,8 +348,8 @@ def fit(chosen: Chosen, bootstrap: Bootstrap = 1000) -> None:
     from sweeps.results import terminal as report
 
     table, name = chosen.runs()
-    folder, terminal = chosen.out / name, _console()
-    refused = report.fit_all(table, folder, bootstrap=bootstrap, journals=chosen.store is None, out=terminal)
+    folder, terminal, journals = chosen.out / name, _console(), chosen.store is None
+    refused = report.fit_all(table, folder, bootstrap=bootstrap, journals=journals, out=terminal)
     if len(refused) == len(table.families or (None,)):
         raise UserError("; ".join(refused.values()))
     report.show_refused(refused, terminal)
@@ -375,7 +367,7 @@ def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 
 
     table, name = chosen.runs(also=reference)
     terminal = _console()
-    comparison, refused = results.compare(table, reference, bootstrap=bootstrap, tell=terminal.print)
+    comparison, refused = results.compare(table, reference, bootstrap=bootstrap, report=terminal.print)
     report.show_comparison(comparison, terminal)
     report.show_files(results.write_comparison(comparison, chosen.out / name), terminal)
     report.show_refused(refused, terminal)
@@ -395,7 +387,7 @@ def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Boots
     folder, terminal = chosen.out / name, _console()
     losses = results.curves(table.frame, folder, name) if chosen.store is None else None
     path, refused = results.write_report(
-        table, folder, name, reference=reference, bootstrap=bootstrap, losses=losses, tell=terminal.print
+        table, folder, name, reference=reference, bootstrap=bootstrap, losses=losses, report=terminal.print
     )
     report.show_files([path], terminal)
     report.show_refused(refused, terminal)
@@ -405,20 +397,16 @@ def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Boots
 @command("family", *WHICH, store=READ)
 def dashboard(
     chosen: Chosen,
-    host: Annotated[
-        str, option("Address to listen at; beyond this machine a token is needed.")
-    ] = "127.0.0.1",
-    port: Annotated[int, option("The next free one from here on.", min=0, max=65535)] = 8050,
+    host: Annotated[str, option("Address to listen at; other machines need a token.")] = "127.0.0.1",
+    port: Annotated[int, option("First port to try.", min=0, max=65535)] = 8050,
     token: Annotated[
         Text,
-        option("What visitors must show.", envvar="SCALING_DASHBOARD_TOKEN", show_default="made if needed"),
+        option("Access token.", envvar="SCALING_DASHBOARD_TOKEN", show_default="made if needed"),
     ] = None,
-    name: Annotated[
-        list[str] | None, option("A further name of this machine in addresses.", metavar="HOST")
-    ] = None,
+    name: Annotated[list[str] | None, option("Another host name of this machine.", metavar="HOST")] = None,
     bootstrap: Bootstrap = 1000,
 ) -> None:
-    """Serve a page with all families' laws, which keeps itself up to date while runs arrive."""
+    """Serve a page with the laws of all families that keeps itself up to date."""
     from sweeps.results.dashboard import show
 
     show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, host=host, port=port,

@@ -7,7 +7,7 @@ is hard to read, and so that the page and the printed picture have the same ones
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import flops_text, is_missing, without_zeros
@@ -40,10 +40,16 @@ _FEWEST = 3
 
 def log_ticks(low: float, high: float, room: float = LABELS_WIDE) -> tuple[list[float], list[float]]:
     """(labelled, unlabelled) ticks of a logarithmic axis from low to high, with at most `room` labels."""
+    slack = 1 + 1e-9
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+
+    def inside(steps: Iterable[float]) -> list[float]:
+        ticks = (step * 10.0**decade for decade in decades for step in steps)
+        return [tick for tick in ticks if low / slack <= tick <= high * slack]
+
     labelled: list[float] = []
     for steps in _STEPS:
-        labelled = _inside((step * 10.0**decade for decade in decades for step in steps), low, high)
+        labelled = inside(steps)
         if len(labelled) <= room:
             break
     else:
@@ -51,41 +57,34 @@ def log_ticks(low: float, high: float, room: float = LABELS_WIDE) -> tuple[list[
         labelled = [tick for tick in labelled if round(math.log10(tick)) % every == 0]
     if len(labelled) < _FEWEST and high < 10 * low:
         labelled = _even_ticks(low, high, room)
-    fine = [step * 10.0**decade for decade in decades for step in range(1, 10)]
-    unlabelled = [tick for tick in _inside(fine, low, high) if tick not in labelled]
+    unlabelled = [tick for tick in inside(range(1, 10)) if tick not in labelled]
     return labelled, unlabelled if len(unlabelled) <= 60 else []
 
 
 def _even_ticks(low: float, high: float, room: float) -> list[float]:
     """Multiples of a round number: on a range this short a logarithmic axis is nearly linear."""
     decade = 10.0 ** math.floor(math.log10((high - low) / room))
-    ticks: list[float] = []
+
+    def multiples(step: float) -> list[float]:
+        return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
     for factor in (1, 2, 5, 10):
-        step = factor * decade
-        ticks = [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        ticks = multiples(factor * decade)
         if _FEWEST <= len(ticks) <= room:
             return ticks
     # no round step fits: every so many of the finest ones, which leaves at least two
-    fine = [number * decade for number in range(math.ceil(low / decade), math.floor(high / decade) + 1)]
-    return fine[:: math.ceil(len(fine) / room)]
-
-
-def _inside(ticks: Iterable[float], low: float, high: float) -> list[float]:
-    slack = 1 + 1e-9
-    return [tick for tick in ticks if low / slack <= tick <= high * slack]
+    finest = multiples(decade)
+    return finest[:: math.ceil(len(finest) / room)]
 
 
 def log_axis(
-    title: str,
-    values: Iterable[float],
-    text: Callable[[float], str],
-    *,
-    pad: float = 0.05,
-    room: float = LABELS_WIDE,
-) -> dict[str, Any]:
+    title: str, values: Iterable[float], text: Callable[[float], str], *, pad: float = 0.05,
+    room: float = LABELS_WIDE, beyond: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
     """Plotly settings of a logarithmic axis that shows all positive `values`, with a margin of `pad` of it.
 
-    `room` is the number of labels that fit; `text` writes one.
+    `room` is the number of labels that fit; `text` writes one; `beyond` is extra room at the right, as a
+    share of the axis.
     """
     logs = [math.log10(value) for value in values if not is_missing(value) and 0 < value < math.inf]
     low, high = (min(logs), max(logs)) if logs else (0.0, 1.0)
@@ -93,36 +92,13 @@ def log_axis(
     low, high = low - margin, high + margin
     labelled, unlabelled = log_ticks(10**low, 10**high, room)
     return {
-        "type": "log",
-        "title": {"text": title},
-        "range": [low, high],
-        "tickmode": "array",
-        "tickvals": labelled,
+        "type": "log", "title": {"text": title}, "range": [low, high + beyond * (high - low)],
+        "tickmode": "array", "tickvals": labelled,
         "ticktext": [without_zeros(text(tick)) for tick in labelled],
         "minor": {
-            "tickmode": "array",
-            "tickvals": unlabelled,
-            "ticks": "outside",
-            "ticklen": 3,
-            "showgrid": False,
+            "tickmode": "array", "tickvals": unlabelled, "ticks": "outside", "ticklen": 3, "showgrid": False
         },
-    }
-
-
-def compute_text(flops: float) -> str:
-    """A budget as a label: 3e19, and 1.5e19 where there are such."""
-    return without_zeros(flops_text(flops))
-
-
-def params_title(tables: Iterable[pd.DataFrame]) -> str:
-    """What the parameters of these runs are: the count among the columns that column params equals."""
-    titles = set()
-    for runs in tables:
-        same = (
-            text for name, text in PARAMS.items() if name in runs and (runs[name] == runs["params"]).all()
-        )
-        titles.add(next(same, "Parameters"))
-    return titles.pop() if len(titles) == 1 else "Parameters"
+    }  # fmt: skip
 
 
 def compute_axis(
@@ -130,8 +106,7 @@ def compute_axis(
 ) -> dict[str, Any]:
     """A logarithmic axis of compute whose ticks stand at the budgets, and at powers of ten beyond them.
 
-    Of budgets too close for their labels, the ends and then the larger ones are labelled; `beyond` is extra
-    room at the right, as a share of the axis.
+    Of budgets too close for their labels, the ends and then the larger ones are labelled.
     """
     axis = log_axis(title, values, compute_text, pad=0.03, room=room)
     low, high = axis["range"]
@@ -148,3 +123,33 @@ def compute_axis(
     minor = axis["minor"] | {"tickvals": sorted(set(at) - set(labelled))}
     texts = [compute_text(tick) for tick in sorted(labelled)]
     return axis | {"range": [low, high], "tickvals": sorted(labelled), "ticktext": texts, "minor": minor}
+
+
+def loss_axis(title: str, losses: Iterable[float]) -> dict[str, Any]:
+    """Plotly settings of a linear axis of losses, with a margin."""
+    values = list(losses) or [0.0, 1.0]
+    margin = 0.06 * (max(values) - min(values)) or 0.05
+    limits = [min(values) - margin, max(values) + margin]
+    return {"title": {"text": title}, "tickformat": LOSS_DIGITS, "range": limits}
+
+
+def limits_of(axis: Mapping[str, Any]) -> tuple[float, float]:
+    """The ends of an axis as values; the range of a logarithmic one holds exponents."""
+    low, high = axis["range"]
+    return (10**low, 10**high) if axis.get("type") == "log" else (low, high)
+
+
+def compute_text(flops: float) -> str:
+    """A budget as a label: 3e19 or 1.5e19."""
+    return without_zeros(flops_text(flops))
+
+
+def params_title(tables: Iterable[pd.DataFrame]) -> str:
+    """What the parameters of these runs are: the count among the columns that column params equals."""
+    titles = set()
+    for runs in tables:
+        same = (
+            text for name, text in PARAMS.items() if name in runs and (runs[name] == runs["params"]).all()
+        )
+        titles.add(next(same, "Parameters"))
+    return titles.pop() if len(titles) == 1 else "Parameters"

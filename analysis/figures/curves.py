@@ -18,7 +18,6 @@ SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": (axes.COMPUTE, axes.compute_text),
     "tokens": (axes.TOKENS, count_text),
 }
-ROW_PX = 270
 
 
 def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> pd.DataFrame:
@@ -40,15 +39,15 @@ def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flo
     means = usable.assign(_stretch=stretch).groupby(["key", "_stretch"], sort=True)
     measures = {name: (name, "mean") for name in ("flops", "tokens", "loss")}
     points = means.agg(step=("step", "max"), **measures, points=("step", "size")).reset_index()
-    known = ["key", "label", *(name for name in ("family", "budget") if name in runs.columns)]
-    return points.drop(columns="_stretch").merge(parts.with_labels(runs)[known], on="key")
+    of_run = ["key", "label", *(name for name in ("family", "budget") if name in runs.columns)]
+    return points.drop(columns="_stretch").merge(parts.with_labels(runs)[of_run], on="key")
 
 
 def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> go.Figure:
     """Training objective along every run, from `analysis.table.runs.loss_curves`; `x` is "flops" or "tokens".
 
     The held-out bound of finished runs is in a panel of its own: the objective is no estimate of it. Colours
-    are families, or budgets where there is one family only.
+    are families, or budgets if there is one family only.
     """
     table = loss_curves_table(runs, curves, x=x)
     runs = parts.with_labels(runs)
@@ -57,67 +56,61 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     families = theme.family_order(runs["family"].dropna().unique()) if "family" in runs.columns else []
     several = len(families) > 1
     budgets = runs["budget" if "budget" in runs.columns else "flops"].astype(float)
-    named = sorted(budgets.dropna().unique())
-    symbol = theme.family_style("".join(families)).symbol
-    colours, entries = parts.budget_entries(named, symbol)
-    if several:
-        entries = [parts.entry(theme.family_style(name), lines=True, family=name) for name in families]
-    elif budgets.isna().any():
-        grey = theme.Style(colour=theme.NEUTRAL, symbol=symbol)
-        entries.append(parts.entry(grey, lines=False, group="unknown"))
     objectives = sorted(runs["objective"].dropna().unique()) if "objective" in runs.columns else []
     name = f"{parts.safe(objectives[0]).replace('_', '-')} objective" if len(objectives) == 1 else "objective"
 
-    figure = parts.panels(2, 1, row_px=ROW_PX)
-    parts.add(figure, entries)
+    figure = parts.panels(2, 1, row_px=270)
+    symbol = theme.family_style("".join(families)).symbol
+    grey = theme.Style(colour=theme.NEUTRAL, symbol=symbol)
+    colours = {}
+    if several:
+        for family in families:
+            parts.legend_entry(figure, theme.family_style(family), dash="solid", family=family)
+    else:
+        colours = parts.budget_legend(figure, sorted(budgets.dropna().unique()), symbol)
+        if budgets.isna().any():
+            parts.legend_entry(figure, grey, group="unknown")
     lines, ends = [], []
-    of_key = dict(tuple(table.groupby("key", sort=False)))
-    for run, budget in zip(runs.to_dict(orient="records"), budgets, strict=True):
-        style = theme.family_style(run["family"]) if several else theme.Style(
-            colour=theme.NEUTRAL if is_missing(budget) else colours[budget], symbol=symbol
-        )  # fmt: skip
-        tags: dict[str, Any] = {
-            "family": run.get("family"),
-            "budget": None if is_missing(budget) else budget,
-            "group": parts.safe(run["family"]) if several
-            else "unknown" if is_missing(budget) else flops_text(budget),
-        }  # fmt: skip
-        if run["key"] in of_key:
-            curve = of_key[run["key"]]
-            look = {"color": style.colour, "width": 1.3}
+    curve_of = dict(tuple(table.groupby("key", sort=False)))
+    for run, spent in zip(runs.to_dict("records"), budgets, strict=True):
+        budget = None if is_missing(spent) else spent
+        owner: dict[str, Any] = {"family": run.get("family"), "budget": budget}
+        if several:
+            style, owner["group"] = theme.family_style(run["family"]), parts.safe(run["family"])
+        elif budget is None:
+            style, owner["group"] = grey, "unknown"
+        else:
+            style, owner["group"] = theme.Style(colour=colours[budget], symbol=symbol), flops_text(budget)
+        if run["key"] in curve_of:
+            curve = curve_of[run["key"]]
             texts = [
                 f"<b>{parts.safe(run['label'])}</b><br>{name} {row['loss']:.4f} (mean of {row['points']} "
                 f"up to step {row['step']:,.0f})<br>{count_text(row['tokens'])} tokens, "
                 f"{flops_text(row['flops'])} FLOPs"
-                for row in curve.to_dict(orient="records")
+                for row in curve.to_dict("records")
             ]
-            line = parts.scatter("line", curve[x], curve["loss"], text=texts, mode="lines", line=look, **tags)
-            line.customdata = [str(run["key"])] * len(curve)
-            lines.append(line.update(opacity=0.85))
+            look = {"color": style.colour, "width": 1.3}
+            line = parts.scatter("line", curve[x], curve["loss"], text=texts, line=look, **owner)
+            lines.append(line.update(opacity=0.85, customdata=[str(run["key"])] * len(curve)))
         own = ended[ended["key"] == run["key"]]
         if len(own):
-            texts = [parts.run_text(run, run["flops"])]
-            look = parts.marker(style.colour, style.symbol, 8)
-            ends.append(
-                parts.scatter(
-                    "points", own[x], own["loss"], keys=own, text=texts, mode="markers", marker=look, **tags
-                )
-            )
-    parts.add(figure, lines, 1, 1)
-    parts.add(figure, ends, 2, 1)
-    title, text = SCALES[x]
+            ends.append(parts.run_points(own, x, "loss", (style.colour, style.symbol, 8), **owner))
+    x_title, text = SCALES[x]
     values = [*table[x], *ended[x]]
-    for row in (1, 2):
-        figure.update_xaxes(**axes.log_axis(title if row == 2 else "", values, text), row=row, col=1)
-    figure.update_xaxes(matches="x", row=2, col=1)
-    y_title = f"Training {name}<br>(nats per token, not the bound)"
-    y_axis = axes.log_axis(y_title, table["loss"], number_text, room=6)
-    figure.update_yaxes(**y_axis, row=1, col=1)
-    figure.update_yaxes(title_text=axes.LOSS, tickformat=axes.LOSS_DIGITS, row=2, col=1)
+    objective_title = f"Training {name}<br>(nats per token, not the bound)"
+    parts.add(
+        figure, lines, 1, x=axes.log_axis("", values, text),
+        y=axes.log_axis(objective_title, table["loss"], number_text, room=6),
+    )  # fmt: skip
+    parts.add(
+        figure, ends, 2, x=axes.log_axis(x_title, values, text) | {"matches": "x"},
+        y={"title_text": axes.LOSS, "tickformat": axes.LOSS_DIGITS},
+    )  # fmt: skip
     caption = (
         f"Above: the training {name}, means over short stretches of each run; not comparable with the bound. "
         "Below: held-out bound of finished runs."
     )
-    title = parts.titled("Losses along runs", "" if several else "".join(families))
-    legend = "" if several else "Budget (FLOPs)"
-    return parts.finish(figure, "loss_curves", title, caption, parts.run_provenance([runs]), legend=legend)
+    return parts.finish(
+        figure, "loss_curves", "Losses along runs", caption, parts.run_provenance([runs]),
+        of="" if several else "".join(families), legend="" if several else "Budget (FLOPs)",
+    )  # fmt: skip

@@ -26,9 +26,9 @@ PANELS = {
     "tokens": axes.TOKENS,
     "tokens_per_param": axes.TOKENS_PER_PARAM,
 }
-ROW_PX = 300
+SYMBOLS = {"params": "N*", "tokens": "D*"}
 LONGEST_LABEL = 12
-PANEL_PX = (390.0, float(ROW_PX))
+PANEL_PX = (390.0, 300.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Line:
     law: Law | None = None
     """The fitted law, whose power laws stand in the panels."""
     best: pd.DataFrame | None = None
-    """See `parts.best_runs`; None where another line shows them."""
+    """See `parts.best_runs`; None if another line shows them."""
     minima: pd.DataFrame | None = None
 
 
@@ -65,138 +65,129 @@ def frontier_table(law: Law, *, points: int = 60) -> pd.DataFrame:
 def frontier(laws: Law | Mapping[str, Law]) -> go.Figure:
     """Loss, size, tokens and tokens per parameter of the best run at every budget, for one law or several.
 
-    `laws` is a law, or laws by name: the family, or the method where they are laws of one family. Bands are
+    `laws` is a law, or laws by name: the family, or the method if they are laws of one family. Bands are
     intervals; beyond the measured budgets lines are dashed. Points are measured: the best run of each budget.
     Diamonds are the minima an IsoFLOP law was fitted to.
     """
-    named = parts.named(laws)
-    styles = parts.styles(named)
-    lines, drawn = [], set()
-    for name, law in named.items():
+    by_name = parts.laws_by_name(laws)
+    lines: list[Line] = []
+    for name, style in parts.styles(by_name).items():
+        law, minima = by_name[name], getattr(by_name[name], "minima", None)
+        if minima is not None:
+            minima = minima[minima["status"] == parts.BRACKETED].astype({"flops": "float64"})
+        repeated = any(line.law is not None and line.law.sha256 == law.sha256 for line in lines)
         lines.append(
             Line(
-                name=name, family=law.family or name, table=frontier_table(law), style=styles[name],
-                level=law.level, law=law, minima=_minima(law),
-                best=None if law.sha256 in drawn else parts.best_runs(law),
+                name=name, family=law.family or name, table=frontier_table(law), style=style, level=law.level,
+                law=law, minima=minima, best=None if repeated else parts.best_runs(law),
             )
         )  # fmt: skip
-        drawn.add(law.sha256)
-    figure = draw_lines(lines, axes.params_title(law.runs for law in named.values()))
-    words = ["Points: the best run of each budget."]
-    if any(line.minima is not None for line in lines):
-        words.append("Diamonds: minima of the IsoFLOP curves.")
-    if any(line.table["loss_low"].notna().any() for line in lines):
-        words.append(f"Bands: {lines[0].level:.0%} intervals.")
-    words.append("Dashed: beyond the measured budgets. C: training FLOPs.")
-    families = {law.family or "" for law in named.values()}
-    title = parts.titled("Compute-optimal frontier", families.pop() if len(families) == 1 else "")
-    return parts.finish(figure, "frontier", title, " ".join(words), parts.law_provenance(named.values()))
+    figure = draw_lines(lines, axes.params_title(law.runs for law in by_name.values()))
+    caption = (
+        "Points: the best run of each budget. "
+        + "Diamonds: minima of the IsoFLOP curves. " * any(line.minima is not None for line in lines)
+        + f"Bands: {law.level:.0%} intervals. " * any(line.table["loss_low"].notna().any() for line in lines)
+        + "Dashed: beyond the measured budgets. C: training FLOPs."
+    )
+    families = {law.family for law in by_name.values()}
+    return parts.finish(
+        figure, "frontier", "Compute-optimal frontier", caption, parts.law_provenance(by_name.values()),
+        of=law.family if len(families) == 1 else None,
+    )  # fmt: skip
 
 
 def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
     """Four panels with the lines, bands beneath them, points, formulas, and names at the ends."""
-    figure = parts.panels(2, 2, row_px=ROW_PX)
-    if len(lines) > 1:
-        for line in lines:
-            given = parts.entry(line.style, lines=True, family=line.family, group=parts.safe(line.name))
-            parts.add(figure, [given.update(line={"dash": line.dash})])
-    budgets = parts.budgets_of(line.law for line in lines if line.law)
-    flops = [value for line in lines for value in line.table["flops"]]
-    flops += [value for line in lines if line.law for value in line.law.runs["flops"]]
+    figure = parts.panels(4, 2, row_px=int(PANEL_PX[1]))
+    several = len(lines) > 1
+    for line in lines if several else ():
+        group = parts.safe(line.name)
+        parts.legend_entry(figure, line.style, dash=line.dash, family=line.family, group=group)
+    laws = [line.law for line in lines if line.law]
+    flops = [value for table in (*(line.table for line in lines), *(law.runs for law in laws))
+             for value in table["flops"]]  # fmt: skip
     longest = max((len(line.name) for line in lines), default=0)
     labelled = longest <= LONGEST_LABEL  # longer names stand in the legend alone, beside the same mark
-    label_room = 0.05 + (longest if labelled else 1) * parts.LABEL_CHARACTER_PX / PANEL_PX[0]
-    for number, (panel, title) in enumerate(PANELS.items()):
-        row, column = number // 2 + 1, number % 2 + 1
-        room = label_room if len(lines) > 1 else 0.0
-        x_axis = axes.compute_axis(axes.COMPUTE if row == 2 else "", budgets, flops, beyond=room)
-        y_values = [value for line in lines for value in _to_show(line.table, panel)]
-        for line in lines:
-            for shown in (line.best, line.minima):
-                y_values += [] if shown is None else [*shown[panel].dropna()]
+    room = (0.05 + (longest if labelled else 1) * parts.LABEL_CHARACTER_PX / PANEL_PX[0]) if several else 0.0
+    for number, (panel, title) in enumerate(PANELS.items(), start=1):
+        x_title = axes.COMPUTE if number > 2 else ""
+        x_axis = axes.compute_axis(x_title, parts.budgets_of(laws), flops, beyond=room)
+        x_axis |= {"matches": "x"} if number > 1 else {}
+        values = [value for line in lines for value in _on_axis(line, panel)]
         if panel == "loss":
-            margin = 0.06 * (max(y_values) - min(y_values)) or 0.05
-            limits = (min(y_values) - margin, max(y_values) + margin)
-            y_axis: dict[str, Any] = {
-                "title": {"text": title},
-                "tickformat": axes.LOSS_DIGITS,
-                "range": list(limits),
-            }
+            y_axis = axes.loss_axis(title, values)
         else:
             text = number_text if panel == "tokens_per_param" else count_text
-            y_title = params_title if panel == "params" else title
-            y_axis = axes.log_axis(y_title, y_values, text, room=7)
-            limits = (10 ** y_axis["range"][0], 10 ** y_axis["range"][1])
-        parts.add(figure, [trace for line in lines for trace in _traces(line, panel, limits)], row, column)
-        figure.update_xaxes(**x_axis, row=row, col=column)
-        if number:
-            figure.update_xaxes(matches="x", row=row, col=column)
-        figure.update_yaxes(**y_axis, row=row, col=column)
+            y_axis = axes.log_axis(params_title if panel == "params" else title, values, text, room=7)
+        limits = axes.limits_of(y_axis)
+        traces = [trace for line in lines for trace in _traces(line, panel, limits)]
+        parts.add(figure, traces, number, x=x_axis, y=y_axis)
         ends, formulas = [], []
         for line in lines:
             owner = parts.belongs(line.family)
-            drawn = line.table[line.table[panel].notna()]
-            if len(lines) > 1 and len(drawn):
-                x, y = float(drawn["flops"].iloc[-1]), float(drawn[panel].iloc[-1])
+            last = line.table[line.table[panel].notna()].tail(1)
+            for x, y in zip(last["flops"], last[panel], strict=True):
                 label = parts.marked(line.style, parts.safe(line.name) if labelled else "")
-                ends.append((label, owner, math.log10(x), y if panel == "loss" else math.log10(y)))
-            if line.law is not None and (formula := parts.power_laws(line.law, panel)):
+                ends.append((label, owner, math.log10(x), float(y) if panel == "loss" else math.log10(y)))
+            if line.law is not None and (formula := _power_law(line.law, panel)):
                 formulas.append((parts.marked(line.style, formula), owner))
-        parts.label_ends(figure, number + 1, ends, (x_axis["range"], y_axis["range"]), PANEL_PX)
-        # where no line is: losses fall to the right, sizes and tokens rise
-        if panel != "tokens_per_param":
-            parts.corner_notes(figure, number + 1, formulas, right=panel == "loss")
+        if several:
+            parts.label_ends(figure, number, ends, (x_axis["range"], y_axis["range"]), PANEL_PX)
+        # in the corner without lines: losses fall to the right, sizes and tokens rise
+        parts.corner_notes(figure, number, formulas, right=panel == "loss")
     return figure
 
 
 def _traces(line: Line, panel: str, limits: tuple[float, float]) -> list[go.Scatter]:
     """Bands and lines of one law in one panel, and what was measured or fitted first."""
-    tags: dict[str, Any] = {"family": line.family, "group": parts.safe(line.name)}
+    owner: dict[str, Any] = {"family": line.family, "group": parts.safe(line.name)}
     colour, table = line.style.colour, line.table[line.table[panel].notna()]
     traces = []
     for extrapolated, part in table.groupby("extrapolated"):
         ends = (part[f"{panel}_low"], part[f"{panel}_high"])
-        traces += parts.band(part["flops"], *ends, limits, colour, **tags)
-        texts = [parts.optimum_text(line.name, row, line.level) for row in part.to_dict(orient="records")]
+        traces += parts.band(part["flops"], *ends, limits, colour, **owner)
+        texts = [parts.optimum_text(line.name, row, line.level) for row in part.to_dict("records")]
         look = {"color": colour, "width": 2.2, "dash": "dash" if extrapolated else line.dash}
-        traces.append(
-            parts.scatter("line", part["flops"], part[panel], text=texts, mode="lines", line=look, **tags)
-        )
+        traces.append(parts.scatter("line", part["flops"], part[panel], text=texts, line=look, **owner))
     if line.best is not None:
-        runs = line.best
-        texts = [parts.run_text(run, run["at"]) for run in runs.to_dict(orient="records")]
-        look = parts.marker(colour, line.style.symbol, 7)
-        traces.append(
-            parts.scatter(
-                "points", runs["at"], runs[panel], keys=runs, text=texts, mode="markers", marker=look, **tags
-            )
-        )
+        mark = (colour, line.style.symbol, 7)
+        traces.append(parts.run_points(line.best, "at", panel, mark, at="at", **owner))
     if line.minima is not None:
-        minima = line.minima
-        ends = (minima[f"{panel}_low"], minima[f"{panel}_high"])
-        traces += parts.intervals("y", minima["flops"], minima[panel], *ends, limits, colour, **tags)
-        rows = minima.to_dict(orient="records")
-        texts = [parts.optimum_text(f"{line.name} minimum".strip(), row, line.level) for row in rows]
-        look = parts.marker(colour, "diamond-open", 9)
-        traces.append(
-            parts.scatter(
-                "minimum", minima["flops"], minima[panel], text=texts, mode="markers", marker=look, **tags
-            )
-        )
+        x, y, low, high = (line.minima[name] for name in ("flops", panel, f"{panel}_low", f"{panel}_high"))
+        traces += parts.intervals("y", x, y, low, high, limits, colour, **owner)
+        head = f"{line.name} minimum".strip()
+        texts = [parts.optimum_text(head, row, line.level) for row in line.minima.to_dict("records")]
+        mark = (colour, "diamond-open", 9)
+        traces.append(parts.scatter("minimum", x, y, mark=mark, text=texts, **owner))
     return traces
 
 
-def _minima(law: Law) -> pd.DataFrame | None:
-    """The usable minima of an IsoFLOP law."""
-    minima = getattr(law, "minima", None)
-    if minima is None:
-        return None
-    return minima[minima["status"] == parts.BRACKETED].astype({"flops": "float64"})
+def _on_axis(line: Line, panel: str) -> Iterable[float]:
+    """Values that the axis must show: points, the line, and its band as far as it is near."""
+    table = line.table[line.table[panel].notna()]
+    values = table[panel].astype("float64")
+    low, high = (table[f"{panel}_{end}"].astype("float64").fillna(values) for end in ("low", "high"))
+    measured = [
+        value for part in (line.best, line.minima) if part is not None for value in part[panel].dropna()
+    ]
+    return [*values, *low.clip(lower=values / WIDEST_BAND), *high.clip(upper=values * WIDEST_BAND), *measured]
 
 
-def _to_show(table: pd.DataFrame, panel: str) -> Iterable[float]:
-    """Values that the axis must show: the line, and its band as far as it is near."""
-    table = table[table[panel].notna()]
-    line = table[panel].astype("float64")
-    low, high = (table[f"{panel}_{end}"].astype("float64").fillna(line) for end in ("low", "high"))
-    return [*line, *low.clip(lower=line / WIDEST_BAND), *high.clip(upper=line * WIDEST_BAND)]
+def _power_law(law: Law, panel: str) -> str:
+    """The frontier as a formula of compute C ("N* = 0.09 C^0.49"), or "" if it is no power law."""
+    import numpy as np
+
+    if panel == "loss":
+        E, K, c = (float(values[0]) for values in (law.curve.E, np.exp(law.curve.log_K), law.curve.c))
+        floor = f"{number_text(E)} + " if E > 0 else ""
+        return f"L* = {floor}{number_text(K)} C^{-c:.3f}"
+    if panel not in SYMBOLS:
+        return ""
+    low, high = law.flops_range
+    flops = np.geomspace(low, high if high > low else 10 * low, 3)
+    logs = np.log(law.frontier(flops)[panel].to_numpy(dtype=np.float64))
+    slopes = np.diff(logs) / np.diff(np.log(flops))
+    if not np.isfinite(slopes).all() or abs(slopes[1] - slopes[0]) > 1e-6:
+        return ""
+    factor = math.exp(logs[0] - slopes[0] * math.log(low))
+    return f"{SYMBOLS[panel]} = {number_text(factor)} C^{slopes[0]:.2f}"

@@ -31,16 +31,14 @@ def isoflop_table(law: IsoflopLaw) -> pd.DataFrame:
     import pandas as pd
 
     minima = law.minima.sort_values("flops").astype(object)
-    by_budget = parts.with_labels(parts.by_budget(law, minima["flops"].tolist()))
+    all_runs = parts.by_budget(law, minima["flops"]).sort_values("params")
     rows: list[dict[str, Any]] = []
-    for minimum in minima.to_dict(orient="records"):
-        shared = {name: minimum[name] for name in ("flops", "status", "reason")}
+    for minimum in minima.to_dict("records"):
+        of_budget = {name: minimum[name] for name in ("flops", "status", "reason")}
         curve = law.curves(minimum["flops"])[["params", "loss"]]
-        rows += [{"kind": "curve"} | row | shared for row in curve.to_dict(orient="records")]
-        runs = (
-            by_budget[by_budget["near"] == minimum["flops"]].sort_values("params").to_dict(orient="records")
-        )
-        rows += [{"kind": "run"} | row | shared for row in runs]
+        runs = all_runs[all_runs["near"] == minimum["flops"]]
+        rows += [{"kind": "curve"} | row | of_budget for row in curve.to_dict("records")]
+        rows += [{"kind": "run"} | row | of_budget for row in runs.to_dict("records")]
         rows.append({"kind": "minimum"} | minimum)
     table = pd.DataFrame(rows).reindex(columns=["kind", *NUMBERS, "status", "reason", "label", "key"])
     table = table if table["key"].notna().any() else table.drop(columns="key")
@@ -53,111 +51,90 @@ def isoflop(laws: IsoflopLaw | Mapping[str, IsoflopLaw], *, own_scale: bool = Fa
     A budget without a usable minimum is drawn hollow and dotted, and says why under the pointer. With
     `own_scale` each family has a loss axis of its own.
     """
-    named = parts.named(laws)
-    tables = {name: isoflop_table(law) for name, law in named.items()}
-    columns = 2 if len(named) == 4 else min(len(named), 3)
-    rows = -(-len(named) // columns)
-    titles = [
-        (
-            parts.marked(theme.family_style(law.family), f"<b>{parts.safe(name)}</b>"),
-            parts.belongs(name) or "",
-        )
-        for name, law in named.items()
-    ]
-    row_px = 460 if rows == 1 else 300
+    import pandas as pd
+
+    by_name = parts.laws_by_name(laws)
+    tables = {name: isoflop_table(law) for name, law in by_name.items()}
+    together = pd.concat(tables.values())
+    columns = 2 if len(by_name) == 4 else min(len(by_name), 3)
+    row_px = 460 if len(by_name) <= columns else 300
     apart = 0.1 if columns == 2 or own_scale else 0.04
-    figure = parts.panels(rows, columns, row_px=row_px, titles=titles if len(named) > 1 else (), apart=apart)
-    budgets = sorted({float(flops) for table in tables.values() for flops in table["flops"]})
-    colours, entries = parts.budget_entries(budgets)
-    parts.add(figure, entries)
-    params = [value for table in tables.values() for value in table["params"]]
-    everywhere = _loss_range(tables.values())
     width_px = (parts.WIDTH_PX - 190) * (1 - apart * (columns - 1)) / columns
-    for number, (name, table) in enumerate(tables.items()):
-        row, column = number // columns + 1, number % columns + 1
-        x_axis = axes.log_axis("", params, count_text, room=axes.LABELS_WIDE / columns)
-        x_axis["range"][1] += 0.07 * columns * (x_axis["range"][1] - x_axis["range"][0])
-        losses = _loss_range([table]) if own_scale else everywhere
-        limits = (10 ** x_axis["range"][0], 10 ** x_axis["range"][1])
-        family = name or named[name].family
+    titles = [parts.family_title(name, law.family) for name, law in by_name.items()]
+    titles = titles if len(by_name) > 1 else []
+    figure = parts.panels(len(by_name), columns, row_px=row_px, titles=titles, apart=apart)
+    colours = parts.budget_legend(figure, sorted(map(float, together["flops"].unique())))
+    for panel, (name, table) in enumerate(tables.items(), start=1):
+        room = axes.LABELS_WIDE / columns
+        lowest = panel + columns > len(tables)  # nothing stands below it
+        x_title = axes.params_title(law.runs for law in by_name.values()) if lowest else ""
+        x_axis = axes.log_axis(x_title, together["params"], count_text, room=room, beyond=0.07 * columns)
+        # ends of a steep parabola or of a wide interval may leave the panel
+        measured = table if own_scale else together
+        left = panel % columns == 1 or columns == 1
+        losses = measured.loc[measured["kind"] != "curve", "loss"].dropna()
+        y_axis = axes.loss_axis(axes.LOSS if left else "", losses)
+        if not own_scale:
+            y_axis |= {"showticklabels": left or columns == 2} | ({"matches": "y"} if panel > 1 else {})
+        law = by_name[name]
+        family = name or law.family
         traces, ends = [], []
         for flops, part in table.groupby("flops"):
-            colour = colours[float(flops)]
-            tags = {"family": family, "budget": float(flops), "group": flops_text(float(flops))}
-            traces += _budget_traces(part, colour, named[name].level, limits, losses, tags)
+            owner = {"family": family, "budget": float(flops), "group": flops_text(float(flops))}
+            limits = axes.limits_of(x_axis), axes.limits_of(y_axis)
+            traces += _budget_traces(part, colours[float(flops)], law.level, *limits, owner)
             end = part[part["kind"] != "minimum"].sort_values("params").iloc[-1]
-            owner = parts.belongs(budget=float(flops))
-            # an annotation on a logarithmic axis has the power of ten as its place
-            ends.append((axes.compute_text(float(flops)), owner, math.log10(end["params"]), end["loss"]))
-        minima = table[table["kind"] == "minimum"]
-        usable = minima[minima["status"] == parts.BRACKETED].sort_values("flops")
+            label, of_budget = axes.compute_text(float(flops)), parts.belongs(budget=float(flops))
+            ends.append((label, of_budget, math.log10(end["params"]), end["loss"]))
+        minima = table[(table["kind"] == "minimum") & (table["status"] == parts.BRACKETED)]
         dashed = {"color": theme.NEUTRAL, "width": 1.5, "dash": "dash"}
-        traces.append(
-            parts.scatter("line", usable["params"], usable["loss"], family=family, mode="lines", line=dashed)
-        )
-        parts.add(figure, traces, row, column)
-        lowest = number + columns >= len(tables)  # nothing stands below it
-        x_axis["title"]["text"] = axes.params_title(law.runs for law in named.values()) if lowest else ""
-        figure.update_xaxes(**x_axis, row=row, col=column)
-        figure.update_yaxes(tickformat=axes.LOSS_DIGITS, range=list(losses), row=row, col=column)
-        if column == 1:
-            figure.update_yaxes(title_text=axes.LOSS, row=row, col=column)
-        elif not own_scale:
-            figure.update_yaxes(showticklabels=columns == 2, row=row, col=column)
-        if number and not own_scale:
-            figure.update_yaxes(matches="y", row=row, col=column)
-        parts.label_ends(figure, number + 1, ends, (x_axis["range"], losses), (width_px, row_px))
-    refused = any((table["status"] != parts.BRACKETED).any() for table in tables.values())
-    level = next(iter(named.values())).level
-    shared = any(table["loss_se"].notna().any() for table in tables.values())
+        traces.append(parts.scatter("line", minima["params"], minima["loss"], family=family, line=dashed))
+        parts.add(figure, traces, panel, x=x_axis, y=y_axis)
+        parts.label_ends(figure, panel, ends, (x_axis["range"], y_axis["range"]), (width_px, row_px))
     arrows = any(8 in (trace.marker.size or ()) for trace in figure.data if trace.meta["role"] == "interval")
     caption = (
-        f"Circles: runs. Curves: fitted parabolas. Diamonds: their minima with {level:.0%} intervals"
+        f"Circles: runs. Curves: fitted parabolas. Diamonds: their minima with {law.level:.0%} intervals"
         + (" (arrow: goes on)" if arrows else "")
-        + (", the vertical ones with the error of the held-out text that all share" if shared else "")
+        + (
+            ", the vertical ones with the error of the held-out text that all share"
+            if together["loss_se"].notna().any()
+            else ""
+        )
         + ". Dashed: through the minima."
-        + (" Hollow and dotted: budget without a usable minimum." if refused else "")
+        + (
+            " Hollow and dotted: budget without a usable minimum."
+            if (together["status"] != parts.BRACKETED).any()
+            else ""
+        )
     )
-    title = parts.titled("IsoFLOP curves", "" if len(named) > 1 else next(iter(named)))
-    provenance = parts.law_provenance(named.values())
-    return parts.finish(figure, "isoflop", title, caption, provenance, legend="Budget (FLOPs)")
-
-
-def _loss_range(tables: Any) -> tuple[float, float]:
-    """The losses of runs and minima with a margin; ends of a steep parabola or a wide interval may leave."""
-    losses = [loss for table in tables for loss in table.loc[table["kind"] != "curve", "loss"].dropna()]
-    margin = 0.06 * (max(losses) - min(losses)) or 0.05
-    return min(losses) - margin, max(losses) + margin
+    provenance = parts.law_provenance(by_name.values())
+    return parts.finish(
+        figure, "isoflop", "IsoFLOP curves", caption, provenance, legend="Budget (FLOPs)",
+        of=name if len(by_name) == 1 else None,
+    )  # fmt: skip
 
 
 def _budget_traces(
     part: pd.DataFrame, colour: str, level: float, sizes: tuple[float, float], losses: tuple[float, float],
-    tags: Mapping[str, Any],
+    owner: Mapping[str, Any],
 ) -> list[go.Scatter]:  # fmt: skip
     """Parabola, runs and minimum of one budget."""
-    used = part["status"].iloc[0] == parts.BRACKETED
-    reason = "" if used else f"<br>{parts.safe(part['reason'].iloc[0])}"
+    usable = part["status"].iloc[0] == parts.BRACKETED
+    reason = "" if usable else f"<br>{parts.safe(part['reason'].iloc[0])}"
     runs, curve, minimum = (part[part["kind"] == kind] for kind in ("run", "curve", "minimum"))
     # unsimplified: Plotly would straighten a smooth curve into a visible polygon
-    line = {"color": colour, "width": 1.8, "dash": "solid" if used else "dot", "simplify": False}
-    texts = [parts.run_text(run, tags["budget"]) + reason for run in runs.to_dict(orient="records")]
+    line = {"color": colour, "width": 1.8, "dash": "solid" if usable else "dot", "simplify": False}
+    mark = (colour, "circle" if usable else "circle-open", 8)
     traces = [
-        parts.scatter("line", curve["params"], curve["loss"], mode="lines", line=line, **tags),
-        parts.scatter(
-            "points", runs["params"], runs["loss"], keys=runs, text=texts, mode="markers",
-            marker=parts.marker(colour, "circle" if used else "circle-open", 8), **tags,
-        ),
-    ]  # fmt: skip
-    if not used:
+        parts.scatter("line", curve["params"], curve["loss"], line=line, **owner),
+        parts.run_points(runs, "params", "loss", mark, more=lambda run: reason, **owner),
+    ]
+    if not usable:
         return traces
+    place = (minimum["params"], minimum["loss"])
     for along, name, limits in (("x", "params", sizes), ("y", "loss", losses)):
         ends = (minimum[f"{name}_low"], minimum[f"{name}_high"])
-        traces += parts.intervals(along, minimum["params"], minimum["loss"], *ends, limits, colour, **tags)
-    texts = [parts.optimum_text("minimum", row, level) for row in minimum.to_dict(orient="records")]
-    traces.append(
-        parts.scatter(
-            "minimum", minimum["params"], minimum["loss"], text=texts, mode="markers",
-            marker=parts.marker(colour, "diamond", 12), **tags,
-        )
-    )  # fmt: skip
+        traces += parts.intervals(along, *place, *ends, limits, colour, **owner)
+    texts = [parts.optimum_text("minimum", row, level) for row in minimum.to_dict("records")]
+    traces.append(parts.scatter("minimum", *place, mark=(colour, "diamond", 12), text=texts, **owner))
     return traces

@@ -26,43 +26,31 @@ def measured_table(runs: pd.DataFrame) -> pd.DataFrame:
         done &= runs["status"] == "finished"
     if "excluded" in runs:
         done &= runs["excluded"].isna() | (runs["excluded"] == "")
-    shown = parts.with_labels(runs[done])
-    nominal = shown.get("nominal", shown.get("budget", float("nan")))
-    columns = {"flops": shown.get("flops", nominal), "family": shown.get("family", "")}
-    return shown.assign(nominal=pd.to_numeric(nominal), **columns)
+    table = parts.with_labels(runs[done])
+    nominal = table.get("nominal", table.get("budget", float("nan")))
+    columns = {"flops": table.get("flops", nominal), "family": table.get("family", "")}
+    return table.assign(nominal=pd.to_numeric(nominal), **columns)
 
 
 def measured(runs: pd.DataFrame) -> go.Figure:
     """Loss against size of every finished run, one panel per family, in the colours of their budgets."""
     table = measured_table(runs)
     families = theme.family_order(table["family"].unique())
-    colours, entries = parts.budget_entries(sorted(table["nominal"].dropna().unique()))
-    columns = max(1, min(COLUMNS, len(families)))
-    rows = max(1, -(-len(families) // columns))
-    titles = [
-        (parts.marked(theme.family_style(name), f"<b>{parts.safe(name)}</b>"), parts.belongs(name) or "")
-        for name in families
-    ]
-    titles = titles if len(families) > 1 else []
-    figure = parts.panels(rows, columns, row_px=380 if rows == 1 else 280, titles=titles, apart=0.08)
-    parts.add(figure, entries)
-    for number, family in enumerate(families):
-        row, column = number // columns + 1, number % columns + 1
+    count = max(1, len(families))
+    titles = [parts.family_title(name, name) for name in families] if len(families) > 1 else []
+    row_px = 380 if count <= COLUMNS else 280
+    figure = parts.panels(count, min(COLUMNS, count), row_px=row_px, titles=titles, apart=0.08)
+    colours = parts.budget_legend(figure, sorted(table["nominal"].dropna().unique()))
+    for panel, family in enumerate(families, start=1):
         own = table[table["family"] == family]
+        points = []
         for nominal, part in own.groupby("nominal", dropna=False):
             budget = None if nominal != nominal else float(nominal)
-            colour = colours[budget] if budget is not None else theme.NEUTRAL
-            texts = [parts.run_text(run, run["flops"]) for run in part.to_dict(orient="records")]
-            points = parts.scatter(
-                "points", part["params"], part["loss"], family=family, budget=budget, keys=part, text=texts,
-                mode="markers", marker=parts.marker(colour, "circle", 8),
-            )  # fmt: skip
-            parts.add(figure, [points], row, column)
+            mark = (theme.NEUTRAL if budget is None else colours[budget], "circle", 8)
+            points.append(parts.run_points(part, "params", "loss", mark, family=family, budget=budget))
         x_axis = axes.log_axis(axes.params_title([own]), own["params"], count_text, room=6)
-        figure.update_xaxes(**x_axis, row=row, col=column)
-        figure.update_yaxes(tickformat=axes.LOSS_DIGITS, row=row, col=column)
-        if column == 1:
-            figure.update_yaxes(title_text=axes.LOSS, row=row, col=column)
+        y_axis = {"tickformat": axes.LOSS_DIGITS, "title_text": axes.LOSS if panel % COLUMNS == 1 else ""}
+        parts.add(figure, points, panel, x=x_axis, y=y_axis)
     caption = "Points: finished runs, in the colours of their budgets."
     provenance = parts.run_provenance([table])
     return parts.finish(figure, "measured", "Loss against size", caption, provenance, legend="Budget (FLOPs)")
@@ -81,27 +69,20 @@ def best_losses(runs: pd.DataFrame) -> go.Figure:
     figure = parts.panels(1, 1, row_px=340)
     x_axis = axes.compute_axis("Budget (FLOPs)", best["nominal"], best["nominal"])
     x_axis["range"][1] += 0.08 * (x_axis["range"][1] - x_axis["range"][0])
-    low, high = (best["loss"].min(), best["loss"].max()) if len(best) else (0.0, 1.0)
-    pad = 0.06 * (high - low) or 0.05
-    limits, ends, traces = (low - pad, high + pad), [], []
+    y_axis = axes.loss_axis(axes.LOSS, best["loss"])
+    ends, traces = [], []
     for family in theme.family_order(best["family"].unique()):
         part, style = best[best["family"] == family], theme.family_style(family)
-        texts = [parts.run_text(run, run["flops"]) for run in part.to_dict(orient="records")]
-        line = {"color": style.colour, "width": 1.6}
+        line, mark = {"color": style.colour, "width": 1.6}, (style.colour, style.symbol, 9)
         traces += [
-            parts.scatter("line", part["nominal"], part["loss"], family=family, mode="lines", line=line),
-            parts.scatter(
-                "points", part["nominal"], part["loss"], family=family, keys=part, text=texts, mode="markers",
-                marker=parts.marker(style.colour, style.symbol, 9),
-            ),
-        ]  # fmt: skip
-        last = part.iloc[-1]
-        text = parts.marked(style, parts.safe(family))
-        ends.append((text, parts.belongs(family), math.log10(last["nominal"]), last["loss"]))
-    parts.add(figure, traces)
-    parts.label_ends(figure, 1, ends, (x_axis["range"], limits), (parts.WIDTH_PX - 110, 340))
-    figure.update_xaxes(**x_axis)
-    figure.update_yaxes(title_text=axes.LOSS, tickformat=axes.LOSS_DIGITS, range=list(limits))
+            parts.scatter("line", part["nominal"], part["loss"], line=line, family=family),
+            parts.run_points(part, "nominal", "loss", mark, family=family),
+        ]
+        label, last = parts.marked(style, parts.safe(family)), part.iloc[-1]
+        ends.append((label, parts.belongs(family), math.log10(last["nominal"]), last["loss"]))
+    parts.add(figure, traces, x=x_axis, y=y_axis)
+    size_px = (parts.WIDTH_PX - 110, 340)
+    parts.label_ends(figure, 1, ends, (x_axis["range"], y_axis["range"]), size_px)
     caption = "Points: the run with the lowest loss of each family and budget."
     provenance = parts.run_provenance([best])
     return parts.finish(figure, "best_losses", "Best loss of each budget", caption, provenance)

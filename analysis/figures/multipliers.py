@@ -48,94 +48,61 @@ def compare(comparison: Comparison) -> go.Figure:
     points, curves = (table[table["kind"] == kind] for kind in ("budget", "curve"))
     if not len(table):
         raise UserError(f"the comparison has no multiplier over {comparison.reference}; see its warnings")
-    # what lies far from every budget and outside both laws' budgets is no news
+    # what lies far from every budget and outside both laws' budgets says nothing new
     inside = [*points["at_loss"], *curves.loc[~curves["extrapolated"].astype(bool), "at_loss"]]
     inside = inside or [*curves["at_loss"]]
     pad = 0.08 * (max(inside) - min(inside)) or 0.05
     curves = curves[curves["at_loss"].between(min(inside) - pad, max(inside) + pad)]
-    shown = [*points["multiplier"], *curves["multiplier"]]
-    given = [*points["low"], *points["high"], *curves["low"], *curves["high"]]
-    ends = [float(end) for end in given if not is_missing(end)]
-    values = [1.0, *shown, *(end for end in ends if min(shown) / NEAR <= end <= max(shown) * NEAR)]
+    on_axis = pd.concat([points, curves])
+    least, most = on_axis["multiplier"].min() / NEAR, on_axis["multiplier"].max() * NEAR
+    ends = [float(end) for end in [*on_axis["low"], *on_axis["high"]] if not is_missing(end)]
+    values = [1.0, *on_axis["multiplier"], *(end for end in ends if least <= end <= most)]
     y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", values, number_text, room=8)
     # lower is better: to the right, on the side of the larger budgets in the other figures
-    x_range = [max(inside) + 1.5 * pad, min(inside) - 2.5 * pad]
+    x_axis: dict[str, Any] = {
+        "title": {"text": "Held-out bound (nats per token), better →"}, "tickformat": axes.LOSS_DIGITS,
+        "range": [max(inside) + 1.5 * pad, min(inside) - 2.5 * pad],
+    }  # fmt: skip
+    limits = axes.limits_of(y_axis)
     figure = parts.panels(1, 1, row_px=HEIGHT_PX)
-    families = list(dict.fromkeys(table["family"]))
-    styles = {family: theme.family_style(family) for family in families}
-    parts.add(figure, [parts.entry(styles[name], lines=True, family=name) for name in families])
-    limits = 10.0 ** y_axis["range"][0], 10.0 ** y_axis["range"][1]
-    traces, labels, numbers = [], [], []
-    for family in families:
-        style = styles[family]
+    traces, labels = [], []
+    for family in dict.fromkeys(table["family"]):
+        style, owner = theme.family_style(family), parts.belongs(family)
+        parts.legend_entry(figure, style, dash="solid", family=family)
         curve, own = (part[part["family"] == family] for part in (curves, points))
-        tags = {"family": family}
-        area = (curve["at_loss"], curve["low"], curve["high"])
-        traces += parts.band(*area, limits, style.colour, **tags)
+        traces += parts.band(
+            curve["at_loss"], curve["low"], curve["high"], limits, style.colour, family=family
+        )
         stretch = (curve["extrapolated"] != curve["extrapolated"].shift()).cumsum()
         pieces = [piece for _, piece in curve.groupby(stretch)]
-        for piece, after in zip(pieces, [*pieces[1:], None], strict=True):
-            joined = piece if after is None else pd.concat([piece, after.head(1)])
-            dashed = bool(piece["extrapolated"].iloc[0])
-            look = {
-                "color": style.colour,
-                "width": 1.6 if dashed else 2.4,
-                "dash": "dash" if dashed else "solid",
-            }
-            texts = [_text(row) for row in joined.to_dict(orient="records")]
-            traces.append(
-                parts.scatter(
-                    "line",
-                    joined["at_loss"],
-                    joined["multiplier"],
-                    text=texts,
-                    mode="lines",
-                    line=look,
-                    **tags,
-                )
-            )
+        for piece, after in zip(pieces, [*pieces[1:], curve.iloc[:0]], strict=True):
+            joined = pd.concat([piece, after.head(1)]) if len(after) else piece
+            width, dash = (1.6, "dash") if piece["extrapolated"].iloc[0] else (2.4, "solid")
+            look = {"color": style.colour, "width": width, "dash": dash}
+            texts = [_text(row) for row in joined.to_dict("records")]
+            place = joined["at_loss"], joined["multiplier"]
+            traces.append(parts.scatter("line", *place, text=texts, line=look, family=family))
+        place = own["at_loss"], own["multiplier"]
         if not len(curve):
             traces += parts.intervals(
-                "y", own["at_loss"], own["multiplier"], own["low"], own["high"], limits, style.colour, **tags
+                "y", *place, own["low"], own["high"], limits, style.colour, family=family
             )
-        symbols = parts.hollow(style.symbol, own["extrapolated"])
-        traces.append(
-            parts.scatter(
-                "points", own["at_loss"], own["multiplier"], mode="markers",
-                text=[_text(row) for row in own.to_dict(orient="records")],
-                marker=parts.marker(style.colour, symbols, 10), **tags,
-            )
-        )  # fmt: skip
-        for part in (curve if len(curve) else own).tail(1).to_dict(orient="records"):
+        mark = (style.colour, parts.hollow(style.symbol, own["extrapolated"]), 10)
+        texts = [_text(row) for row in own.to_dict("records")]
+        traces.append(parts.scatter("points", *place, text=texts, mark=mark, family=family))
+        for row in (curve if len(curve) else own).tail(1).to_dict("records"):
             label = parts.marked(style, parts.safe(family))
-            labels.append((label, parts.belongs(family), part["at_loss"], math.log10(part["multiplier"])))
-        numbers += (
-            [(row, parts.belongs(family)) for row in own.iloc[[0, -1]].to_dict(orient="records")]
-            if len(own)
-            else []
-        )
-    parts.add(figure, traces)
-    for row, owner in numbers:
-        figure.add_annotation(
-            text=axes.compute_text(row["at_flops"]), name=owner, x=row["at_loss"], yshift=-8, yanchor="top",
-            y=math.log10(row["multiplier"]), font={"size": theme.FONT_PX - 3},
-        )  # fmt: skip
-    figure.update_xaxes(
-        title_text="Held-out bound (nats per token), better →", range=x_range, tickformat=axes.LOSS_DIGITS
-    )
-    figure.update_yaxes(**y_axis)
-    parts.label_ends(figure, 1, labels, (x_range, y_axis["range"]), (720, HEIGHT_PX))
+            labels.append((label, owner, row["at_loss"], math.log10(row["multiplier"])))
+        for row in (own.iloc[[0, -1]] if len(own) else own).to_dict("records"):
+            parts.note(
+                figure, 1, axes.compute_text(row["at_flops"]), row["at_loss"], math.log10(row["multiplier"]),
+                owner, yshift=-8, yanchor="top", font=parts.SMALL,
+            )  # fmt: skip
+    parts.add(figure, traces, x=x_axis, y=y_axis)
+    parts.label_ends(figure, 1, labels, (x_axis["range"], y_axis["range"]), (720, HEIGHT_PX))
     parts.level_line(figure, 1.0, "dot")
-    figure.add_annotation(
-        text=f"{reference} itself",
-        x=0,
-        xref="x domain",
-        y=0,
-        yref="y",
-        xanchor="left",
-        yanchor="bottom",
-        xshift=4,
-    )  # y is the exponent of ten, as Plotly wants it on a logarithmic axis
+    itself = f"{reference} itself"
+    parts.note(figure, 1, itself, 0, 0, domain="x", xanchor="left", yanchor="bottom", xshift=4)
     level = next(iter(comparison.laws.values())).level
     caption = (
         f"Points: budgets of each family, first and last with their FLOPs. Bands: {level:.0%} intervals. "
@@ -148,9 +115,9 @@ def compare(comparison: Comparison) -> go.Figure:
 def _text(row: Mapping[str, Any]) -> str:
     number = interval_text(row["multiplier"], row["low"], row["high"], number_text)
     family, reference = parts.safe(row["family"]), parts.safe(row["reference"])
-    where = " (extrapolated)" if row["extrapolated"] else ""
     return (
         f"<b>{family}</b> needs {number} times the compute of {reference}<br>"
         f"at {row['at_loss']:.3f} nats per token, its loss at {flops_text(row['at_flops'])} FLOPs;<br>"
-        f"{reference} gets there with {flops_text(row['reference_flops'])} FLOPs{where}"
+        f"{reference} gets there with {flops_text(row['reference_flops'])} FLOPs"
+        + (" (extrapolated)" if row["extrapolated"] else "")
     )

@@ -1,6 +1,7 @@
-"""Pieces that several figures are made of: panels, legend entries, bands, intervals, labels, words on hover.
+"""Pieces that several figures are made of: panels, legends, bands, intervals, labels, words on hover.
 
-`scatter` makes every trace, and puts on it what it belongs to (see `analysis.figures`).
+`tags` writes on a trace what it belongs to (see `analysis.figures`); `scatter` makes a trace with them.
+Panels are numbered from 1, row by row.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import html
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -31,16 +32,16 @@ BARE_RIGHT_PX, MIN_RIGHT_PX = 30, 110
 TOP_PX, CAPTION_LINE_PX, PANEL_TITLE_PX, BOTTOM_PX = 62, 19, 26, 64
 WIDTH_PX, GAP_PX = 1000, 48
 CAPTION_CHARACTERS = 125
-FAR = 1e3
 LABEL_PX, LABEL_CHARACTER_PX = 15, 6.6
+SMALL = {"size": theme.FONT_PX - 3}
 ORDER = ("legend", "band", "reference", "interval", "line", "points", "minimum")
 """What is drawn first is underneath: bands of all families lie below the lines of all."""
 
 
-# ---- laws and figures
+# ---- laws and their runs
 
 
-def named(laws: Any) -> dict[str, Any]:
+def laws_by_name(laws: Any) -> dict[str, Any]:
     """One law or several as a dictionary by name, families in the order of every legend."""
     if not isinstance(laws, Mapping):
         return {laws.family or "": laws}
@@ -55,23 +56,21 @@ def styles(laws: Mapping[str, Any]) -> dict[str, theme.Style]:
     styles: dict[str, theme.Style] = {}
     for name, law in laws.items():
         style = theme.family_style(name if name in theme.FAMILY_STYLES else law.family)
-        if style in styles.values() and spare:
-            style = spare.pop(0)
-        styles[name] = style
+        styles[name] = spare.pop(0) if style in styles.values() and spare else style
     return styles
 
 
-def by_budget(law: Law, budgets: Iterable[float] | None = None) -> pd.DataFrame:
-    """The runs of a law with near, the nearest of `budgets` (by default the law's), and at: that budget if it
-    is about what the run spent, else the run's own FLOPs."""
+def by_budget(law: Law, budgets: Iterable[float] = ()) -> pd.DataFrame:
+    """The runs of a law with a label; near, the nearest of `budgets` (by default the law's); and at: that
+    budget if it is about what the run spent, else the run's own FLOPs."""
     import numpy as np
 
-    typed = "budget" in law.runs.columns and law.runs["budget"].notna().all()
-    spent = law.runs["budget" if typed else "flops"].to_numpy(dtype=np.float64)
-    known = np.array(list(budgets or law.budget_flops), dtype=np.float64)
-    distance = np.abs(np.log(spent[:, None] / known))
-    nearest = known[distance.argmin(axis=1)]
-    return law.runs.assign(at=np.where(distance.min(axis=1) < 0.2, nearest, spent), near=nearest)
+    has_budgets = "budget" in law.runs.columns and law.runs["budget"].notna().all()
+    spent = law.runs["budget" if has_budgets else "flops"].to_numpy(dtype=np.float64)
+    choices = np.array(list(budgets) or law.budget_flops, dtype=np.float64)
+    distance = np.abs(np.log(spent[:, None] / choices))
+    near = choices[distance.argmin(axis=1)]
+    return with_labels(law.runs).assign(at=np.where(distance.min(axis=1) < 0.2, near, spent), near=near)
 
 
 def budgets_of(laws: Iterable[Law]) -> set[float]:
@@ -86,50 +85,83 @@ def budgets_of(laws: Iterable[Law]) -> set[float]:
 def best_runs(law: Law) -> pd.DataFrame:
     """The run with the lowest loss of every budget, with tokens_per_param."""
     runs = by_budget(law).reset_index(drop=True)
-    best = with_labels(runs.loc[runs.groupby("near")["loss"].idxmin()])
+    best = runs.loc[runs.groupby("near")["loss"].idxmin()]
     return best.assign(tokens_per_param=best["tokens"] / best["params"])
 
 
-def panels(rows: int, columns: int, *, row_px: int, titles: Sequence[tuple[str, str]] = (),
-           apart: float = 0.12) -> go.Figure:  # fmt: skip
-    """Empty subplots, each `row_px` high; `titles` are (text, name) of each panel, above it at the left."""
+# ---- figures
+
+
+def panels(
+    count: int, columns: int, *, row_px: int, titles: Sequence[tuple[str, str]] = (), apart: float = 0.12
+) -> go.Figure:
+    """Empty subplots, each `row_px` high; `titles` are (text, owner) of each panel, above it at the left."""
     from plotly.subplots import make_subplots
 
+    rows = -(-count // columns)
     gap = GAP_PX + (PANEL_TITLE_PX if titles else 0)
     height = rows * row_px + (rows - 1) * gap
-    count = len(titles) or rows * columns
-    places = [[row * columns + column for column in range(columns)] for row in range(rows)]
+    cells: list[Any] = [{}] * count + [None] * (rows * columns - count)
+    specs = [cells[row * columns :][:columns] for row in range(rows)]
     figure = make_subplots(
-        rows, columns, specs=[[{} if place < count else None for place in row] for row in places],
-        horizontal_spacing=apart, vertical_spacing=gap / height,
-    )  # fmt: skip
-    for number, (text, name) in enumerate(titles, start=1):
-        place = str(number) if number > 1 else ""
-        figure.add_annotation(
-            text=text, name=name or None, x=0, xref=f"x{place} domain", xanchor="left", y=1, yshift=4,
-            yref=f"y{place} domain", yanchor="bottom", font={"size": theme.FONT_PX},
+        rows, columns, specs=specs, horizontal_spacing=apart, vertical_spacing=gap / height
+    )
+    for panel, (text, owner) in enumerate(titles, start=1):
+        note(
+            figure, panel, text, 0, 1, owner, domain="xy", xanchor="left", yanchor="bottom", yshift=4,
+            font={"size": theme.FONT_PX},
         )  # fmt: skip
     return figure.update_layout(height=height, margin={"t": PANEL_TITLE_PX if titles else 0})
 
 
-def add(figure: go.Figure, traces: Iterable[go.Scatter], row: int = 1, column: int = 1) -> None:
-    """All traces of one panel, in the order of `ORDER`."""
+def family_title(name: str, family: str | None) -> tuple[str, str]:
+    """Title and owner of the panel of a family."""
+    return marked(theme.family_style(family), f"<b>{safe(name)}</b>"), f"family:{name}"
+
+
+def add(
+    figure: go.Figure, traces: Iterable[go.Scatter], panel: int = 1, *, x: Mapping[str, Any] | None = None,
+    y: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """All traces of one panel, in the order of `ORDER`, and the settings of its axes."""
     for trace in sorted(traces, key=lambda trace: ORDER.index(trace.meta["role"])):
-        figure.add_trace(trace, row=row, col=column)
+        figure.add_trace(trace.update(xaxis=_axis("x", panel), yaxis=_axis("y", panel)))
+    for side, settings in (("xaxis", x), ("yaxis", y)):
+        figure.layout[_axis(side, panel)].update(settings or {})
 
 
-def level_line(figure: go.Figure, height: float, dash: str, column: int = 1) -> None:
-    """A reference line across a panel of the first row."""
-    line = {"dash": dash, "color": theme.NEUTRAL, "width": 1.2}
+def _axis(side: str, panel: int) -> str:
+    return f"{side}{panel}" if panel > 1 else side
+
+
+def note(
+    figure: go.Figure, panel: int, text: str, x: float, y: float, owner: str | None = None, *,
+    domain: str = "", **style: Any,
+) -> None:  # fmt: skip
+    """A small text; `domain` names the sides ("x", "y", "xy") whose place is a share of the panel.
+
+    On a logarithmic axis Plotly wants the exponent of ten.
+    """
+    refs = {f"{side}ref": _axis(side, panel) + (" domain" if side in domain else "") for side in "xy"}
+    figure.add_annotation(text=text, name=owner, x=x, y=y, **refs, **style)
+
+
+def level_line(figure: go.Figure, height: float, dash: str, panel: int = 1) -> None:
+    """A reference line across a panel."""
     # above the data: plotly.js 3 draws a line "below" under the grid, and one "between" not at all
-    figure.add_hline(y=height, line=line, layer="above", row=1, col=column)
+    figure.add_shape(
+        type="line", x0=0, x1=1, xref=f"{_axis('x', panel)} domain", y0=height, y1=height,
+        yref=_axis("y", panel), line={"dash": dash, "color": theme.NEUTRAL, "width": 1.2}, layer="above",
+    )  # fmt: skip
 
 
 def finish(
-    figure: go.Figure, name: str, title: str, caption: str, provenance: str, *, legend: str = ""
-) -> go.Figure:
+    figure: go.Figure, name: str, title: str, caption: str, provenance: str, *, of: str | None = None,
+    legend: str = "",
+) -> go.Figure:  # fmt: skip
     """Title, caption, provenance, room for both and for the legend, and the light theme.
 
+    `of` is the one family of the figure, `provenance` says what data it shows; version and date follow.
     Until here the height of the figure is that of its panels, and its top margin that of their titles.
     """
     names = [trace.name for trace in figure.data if trace.showlegend is not False and trace.name]
@@ -137,8 +169,9 @@ def finish(
     right = max(LEGEND_SAMPLE_PX + LEGEND_CHARACTER_PX * longest, MIN_RIGHT_PX) if names else BARE_RIGHT_PX
     lines = textwrap.wrap(caption, CAPTION_CHARACTERS) or [""]
     top = TOP_PX + CAPTION_LINE_PX * len(lines) + figure.layout.margin.t
+    provenance = f"{provenance}; scaling {metadata.version('scaling')}; {datetime.now(UTC):%Y-%m-%d}"
     figure.update_layout(
-        title={"text": title, "subtitle": {"text": "<br>".join(lines)}},
+        title={"text": f"{title}: {safe(of)}" if of else title, "subtitle": {"text": "<br>".join(lines)}},
         meta={"name": name, "caption": html.unescape(caption), "provenance": provenance},
         height=figure.layout.height + top + BOTTOM_PX,
         margin={"r": round(right), "t": top, "b": BOTTOM_PX},
@@ -150,93 +183,86 @@ def finish(
 
 def law_provenance(laws: Iterable[Law]) -> str:
     """The runs behind a figure of laws: how many, which sweep or source, the hash of the data of each."""
-    data: dict[str, Any] = {}
-    for law in laws:
-        data[law.sha256[:8]] = law
+    data = {law.sha256[:8]: law for law in laws}
     hashes = ", ".join(sha + (f" ({law.family})" if law.family else "") for sha, law in data.items())
     return run_provenance([law.runs for law in data.values()], hashes)
 
 
 def run_provenance(tables: Sequence[pd.DataFrame], hashes: str = "", what: str = "runs") -> str:
     """As `law_provenance`, from the tables of runs alone."""
-    origins = {str(name) for runs in tables if "sweep" in runs for name in runs["sweep"].dropna().unique()}
-    origins = {f"sweep {name}" for name in origins} or {
-        str(runs.attrs.get("source") or "") for runs in tables
-    }
+    sweeps = {str(name) for runs in tables if "sweep" in runs for name in runs["sweep"].dropna().unique()}
+    sources = {str(runs.attrs.get("source") or "") for runs in tables} - {""}
+    origins = sorted(f"sweep {name}" for name in sweeps) or sorted(sources)
     if not hashes:
         digest = hashlib.sha256()
         for runs in tables:
             digest.update(runs.select_dtypes("number").to_csv(index=False).encode())
         hashes = digest.hexdigest()[:8]
-    words = [f"{sum(map(len, tables))} {what}", *sorted(origins - {""}), f"data {hashes}"]
-    return program_provenance("; ".join(words))
-
-
-def program_provenance(runs: str) -> str:
-    """`runs`, a sentence on what is drawn, with the version that draws it and the date."""
-    return f"{runs}; scaling {metadata.version('scaling')}; {datetime.now(UTC):%Y-%m-%d}"
+    return "; ".join([f"{sum(map(len, tables))} {what}", *origins, f"data {hashes}"])
 
 
 # ---- traces
 
 
-def scatter(
-    role: str,
-    x: Any,
-    y: Any,
-    *,
-    family: str | None = None,
-    budget: float | None = None,
-    group: str = "",
-    keys: pd.DataFrame | None = None,
-    text: Sequence[str] | None = None,
-    **rest: Any,
-) -> go.Scatter:
-    """A trace that says what it belongs to. `group` is the legend's name of it: by default the family, or
-    the budget; `keys` are the runs of its points; `text` is shown on hover."""
-    import plotly.graph_objects as go
-
+def tags(
+    role: str, *, family: str | None = None, budget: float | None = None, group: str = "",
+    keys: pd.DataFrame | None = None, text: Sequence[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Settings of a trace that say what it belongs to. `group` is the legend's name of it: by default the
+    family, or the budget; `keys` are the runs of its points; `text` is shown on hover."""
     group = group or (safe(family) if family else flops_text(budget) if budget else "")
     meta: dict[str, Any] = {"family": family or None, "budget": budget, "role": role}
     if role == "points":
         meta["keys"] = [] if keys is None or "key" not in keys else [str(key) for key in keys["key"]]
-        rest["customdata"] = meta["keys"] or None
     hover = {"hoverinfo": "skip"} if text is None else {"hoverinfo": "text", "hovertext": list(text)}
-    return go.Scatter(
-        x=list(x), y=list(y), name=group or None, legendgroup=group or None, meta=meta,
-        showlegend=role == "legend", **hover | rest,
-    )  # fmt: skip
+    return hover | {
+        "name": group or None, "legendgroup": group or None, "meta": meta, "showlegend": role == "legend",
+        "customdata": meta.get("keys") or None,
+    }  # fmt: skip
 
 
-def entry(
-    style: theme.Style,
-    *,
-    lines: bool,
-    family: str | None = None,
-    budget: float | None = None,
-    group: str = "",
-) -> go.Scatter:
-    """A trace without data that stands in the legend for all traces of its group."""
-    shown: dict[str, Any] = {"line": {"color": style.colour, "width": 2.2}} if lines else {}
-    return scatter(
-        "legend", [None], [None], family=family, budget=budget, group=group,
-        mode="lines+markers" if lines else "markers", marker=marker(style.colour, style.symbol, 9), **shown,
-    )  # fmt: skip
+Mark = tuple[str, str | list[str], float]
+"""Colour, symbol (or one per point) and size of markers."""
 
 
-def budget_entries(
-    budgets: Sequence[float], symbol: str = "circle"
-) -> tuple[dict[float, str], list[go.Scatter]]:
-    """Colours of the budgets, and an entry of the legend for each."""
+def scatter(
+    role: str, x: Any, y: Any, *, line: Mapping[str, Any] | None = None, mark: Mark | None = None,
+    marker: Mapping[str, Any] | None = None, **owner: Any,
+) -> go.Scatter:  # fmt: skip
+    """A line if `line` is given, and markers if `mark` (or Plotly's `marker`) is; `owner` as in `tags`."""
+    import plotly.graph_objects as go
+
+    if mark is not None:
+        colour, symbol, size = mark
+        # triangles look smaller than squares; the outline is what hollow markers are drawn by
+        size *= 1.25 if "".join(symbol).startswith("triangle") else 1.0
+        marker = {"color": colour, "symbol": symbol, "size": size, "line": {"width": 1.2, "color": colour}}
+    mode = "+".join(["lines"] * (line is not None) + ["markers"] * (marker is not None))
+    return go.Scatter(x=list(x), y=list(y), mode=mode, line=line, marker=marker, **tags(role, **owner))
+
+
+def run_points(
+    runs: pd.DataFrame, x: str, y: str, mark: Mark, *, at: str = "flops",
+    more: Callable[[Mapping[str, Any]], str] = lambda run: "", **owner: Any,
+) -> go.Scatter:  # fmt: skip
+    """Column `y` of runs over column `x`; the pointer shows each run, its FLOPs (column `at`), and `more`."""
+    texts = [run_text(run, run[at]) + more(run) for run in runs.to_dict("records")]
+    return scatter("points", runs[x], runs[y], mark=mark, keys=runs, text=texts, **owner)
+
+
+def legend_entry(figure: go.Figure, style: theme.Style, *, dash: str | None = None, **owner: Any) -> None:
+    """Add a trace without data that stands in the legend for all traces of its group; with a line if `dash`
+    says how it is drawn."""
+    line = {"color": style.colour, "width": 2.2, "dash": dash} if dash else None
+    add(figure, [scatter("legend", [None], [None], line=line, mark=(style.colour, style.symbol, 9), **owner)])
+
+
+def budget_legend(figure: go.Figure, budgets: Sequence[float], symbol: str = "circle") -> dict[float, str]:
+    """Add an entry of the legend for each budget; returns their colours."""
     colours = dict(zip(budgets, theme.budget_colours(len(budgets)), strict=True))
-    made = [(budget, theme.Style(colour=colour, symbol=symbol)) for budget, colour in colours.items()]
-    return colours, [entry(style, lines=False, budget=float(budget)) for budget, style in made]
-
-
-def marker(colour: str, symbol: str | list[str], size: float) -> dict[str, Any]:
-    # triangles look smaller than squares; the outline is what hollow markers are drawn by
-    size *= 1.25 if "triangle" in "".join(symbol[:8] if isinstance(symbol, str) else symbol[:1]) else 1.0
-    return {"color": colour, "symbol": symbol, "size": size, "line": {"width": 1.2, "color": colour}}
+    for budget, colour in colours.items():
+        legend_entry(figure, theme.Style(colour=colour, symbol=symbol), budget=float(budget))
+    return colours
 
 
 def hollow(symbol: str, which: Iterable[bool]) -> list[str]:
@@ -245,9 +271,9 @@ def hollow(symbol: str, which: Iterable[bool]) -> list[str]:
 
 
 def band(
-    x: Any, low: Any, high: Any, limits: tuple[float, float], colour: str, **tags: Any
+    x: Any, low: Any, high: Any, limits: tuple[float, float], colour: str, **owner: Any
 ) -> list[go.Scatter]:
-    """The area between low and high over x as one closed outline; no trace where there are no intervals.
+    """The area between low and high over x as one closed outline; no trace if there are no intervals.
 
     An open end is cut far outside `limits`, those of the axis.
     """
@@ -255,37 +281,30 @@ def band(
     if not rows:
         return []
     places, bottom, top = (list(map(float, column)) for column in zip(*rows, strict=True))
-    outline = [min(value, limits[1] * FAR) for value in top] + [max(v, limits[0] / FAR) for v in bottom[::-1]]
-    return [
-        scatter(
-            "band", places + places[::-1], outline, mode="lines", line={"width": 0}, fill="toself",
-            fillcolor=theme.see_through(colour, 0.14), **tags,
-        )
-    ]  # fmt: skip
+    outline = [min(end, limits[1] * 1e3) for end in top] + [max(end, limits[0] / 1e3) for end in bottom[::-1]]
+    area = scatter("band", places + places[::-1], outline, line={"width": 0}, **owner)
+    return [area.update(fill="toself", fillcolor=theme.see_through(colour, 0.14))]
 
 
 def intervals(
-    along: str, x: Any, y: Any, low: Any, high: Any, limits: tuple[float, float], colour: str, **tags: Any
+    along: str, x: Any, y: Any, low: Any, high: Any, limits: tuple[float, float], colour: str, **owner: Any
 ) -> list[go.Scatter]:
     """Thin lines from low to high along "x" or "y"; one that leaves `limits` ends there in an arrow."""
     arrows = ("triangle-left", "triangle-right") if along == "x" else ("triangle-down", "triangle-up")
     places: list[tuple[float | None, float | None, int, str]] = []
-    for at_x, at_y, *ends in zip(x, y, low, high, strict=True):
-        if any(is_missing(end) for end in ends):
+    for at_x, at_y, first, last in zip(x, y, low, high, strict=True):
+        if is_missing(first) or is_missing(last):
             continue
-        for end, limit, outside, arrow in zip(
-            ends, limits, (float(ends[0]) < limits[0], float(ends[1]) > limits[1]), arrows, strict=True
-        ):
-            shown = limit if outside else float(end)
-            size = 8 if outside else 0
-            places.append((shown, at_y, size, arrow) if along == "x" else (at_x, shown, size, arrow))
+        outside = (float(first) < limits[0], float(last) > limits[1])
+        for end, limit, leaves, arrow in zip((first, last), limits, outside, arrows, strict=True):
+            place, size = (limit, 8) if leaves else (float(end), 0)
+            places.append((place, at_y, size, arrow) if along == "x" else (at_x, place, size, arrow))
         places.append((None, None, 0, "circle"))
     if not places:
         return []
     xs, ys, sizes, symbols = (list(column) for column in zip(*places, strict=True))
-    arrow_heads = {"color": colour, "size": sizes, "symbol": symbols, "line": {"width": 0}}
-    line = {"color": colour, "width": 1.1}
-    return [scatter("interval", xs, ys, mode="lines+markers", line=line, marker=arrow_heads, **tags)]
+    heads = {"color": colour, "size": sizes, "symbol": symbols, "line": {"width": 0}}
+    return [scatter("interval", xs, ys, line={"color": colour, "width": 1.1}, marker=heads, **owner)]
 
 
 # ---- labels
@@ -301,26 +320,28 @@ def belongs(family: str | None = None, budget: float | None = None) -> str | Non
     return f"family:{family}" if family else f"budget:{float(budget)!r}" if budget else None
 
 
-def label_ends(
-    figure: go.Figure,
-    panel: int,
-    ends: Sequence[tuple[str, str | None, float, float]],
-    limits: tuple[Sequence[float], Sequence[float]],
-    size_px: tuple[float, float],
-) -> None:
-    """Names at the ends of lines, moved apart where they would touch.
+def _length_px(text: str) -> float:
+    return LABEL_CHARACTER_PX * len(text.rsplit("</span>", 1)[-1])
 
-    ends: (text, name of the annotation, x, y), x and y and `limits` as Plotly wants annotations: logs on a
-    logarithmic axis. size_px: width and height of the panel.
+
+def label_ends(
+    figure: go.Figure, panel: int, ends: Sequence[tuple[str, str | None, float, float]],
+    limits: tuple[Sequence[float], Sequence[float]], size_px: tuple[float, float],
+) -> None:  # fmt: skip
+    """Names at the ends of lines, moved apart if they would touch.
+
+    ends: (text, owner, x, y), x and y and `limits` as Plotly wants annotations: logs on a logarithmic axis.
+    size_px: width and height of the panel.
     """
     (left, right), (bottom, top) = limits
     width_px, height_px = size_px
-    place = str(panel) if panel > 1 else ""
-    shown = [end for end in ends if not is_missing(end[3]) and min(left, right) <= end[2] <= max(left, right)]
-    shown.sort(key=lambda end: end[3])
-    xs = [(x - left) / (right - left) * width_px for _, _, x, _ in shown]
-    ys = [(min(max(y, bottom), top) - bottom) / (top - bottom) * height_px for *_, y in shown]
-    widths = [LABEL_CHARACTER_PX * len(text.rsplit("</span>", 1)[-1]) + 16 for text, *_ in shown]
+    inside = [
+        end for end in ends if not is_missing(end[3]) and min(left, right) <= end[2] <= max(left, right)
+    ]
+    inside.sort(key=lambda end: end[3])
+    xs = [(x - left) / (right - left) * width_px for _, _, x, _ in inside]
+    ys = [(min(max(y, bottom), top) - bottom) / (top - bottom) * height_px for *_, y in inside]
+    widths = [_length_px(text) + 16 for text, *_ in inside]
     # from the lowest up, each above those it would touch; then from the highest down, back into the panel
     for order, sign, edge in ((range(len(ys)), 1, -math.inf), (reversed(range(len(ys))), -1, 4 - height_px)):
         placed: list[int] = []
@@ -328,45 +349,21 @@ def label_ends(
             beside = [k for k in placed if xs[i] < xs[k] + widths[k] and xs[k] < xs[i] + widths[i]]
             ys[i] = sign * max([sign * ys[i], edge, *(sign * ys[k] + LABEL_PX for k in beside)])
             placed.append(i)
-    for (text, name, x, _), y in zip(shown, ys, strict=True):
-        figure.add_annotation(
-            text=text, name=name, x=x, xref=f"x{place}", y=bottom + y / height_px * (top - bottom),
-            yref=f"y{place}", xanchor="left", yanchor="middle", xshift=6,
-        )  # fmt: skip
+    for (text, owner, x, _), y in zip(inside, ys, strict=True):
+        height = bottom + y / height_px * (top - bottom)
+        note(figure, panel, text, x, height, owner, xanchor="left", yanchor="middle", xshift=6)
 
 
 def corner_notes(
     figure: go.Figure, panel: int, notes: Sequence[tuple[str, str | None]], *, right: bool = False
 ) -> None:
-    """Lines of small text (text, name of the annotation) in the upper left or right corner of a panel."""
-    place = str(panel) if panel > 1 else ""
-    longest = max((len(text.rsplit("</span>", 1)[-1]) for text, _ in notes), default=0)
-    for number, (text, name) in enumerate(notes):
-        figure.add_annotation(
-            text=text, name=name, x=float(right), xref=f"x{place} domain", xanchor="left", y=1.0,
-            xshift=-LABEL_CHARACTER_PX * longest - 14 if right else 6, yref=f"y{place} domain", yanchor="top",
-            yshift=-4 - LABEL_PX * number, font={"size": theme.FONT_PX - 3},
+    """Lines of small text (text, owner) in the upper left or right corner of a panel."""
+    shift = -max((_length_px(text) for text, _ in notes), default=0) - 14 if right else 6
+    for number, (text, owner) in enumerate(notes):
+        note(
+            figure, panel, text, float(right), 1.0, owner, domain="xy", xanchor="left", yanchor="top",
+            xshift=shift, yshift=-4 - LABEL_PX * number, font=SMALL,
         )  # fmt: skip
-
-
-def power_laws(law: Law, panel: str) -> str:
-    """The frontier as a formula of compute C ("N* = 0.09 C^0.49"), or "" where it is no power law."""
-    import numpy as np
-
-    low, high = law.flops_range
-    high = high if high > low else 10 * low
-    if panel == "loss":
-        E, K, c = (float(values[0]) for values in (law.curve.E, np.exp(law.curve.log_K), law.curve.c))
-        floor = f"{number_text(E)} + " if E > 0 else ""
-        return f"L* = {floor}{number_text(K)} C^{-c:.3f}"
-    flops = np.geomspace(low, high, 3)
-    logs = np.log(law.frontier(flops)[panel].to_numpy(dtype=np.float64))
-    slopes = np.diff(logs) / np.diff(np.log(flops))
-    if not np.isfinite(slopes).all() or abs(slopes[1] - slopes[0]) > 1e-6:
-        return ""
-    symbol = {"params": "N*", "tokens": "D*", "tokens_per_param": "D*/N*"}[panel]
-    factor = math.exp(logs[0] - slopes[0] * math.log(low))
-    return f"{symbol} = {number_text(factor)} C^{slopes[0]:.2f}"
 
 
 # ---- words
@@ -377,15 +374,11 @@ def safe(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def titled(title: str, family: str) -> str:
-    return f"{title}: {safe(family)}" if family else title
-
-
 def with_labels(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with a column label: size, seed where there are several, and the start of the key."""
+    """The runs with a column label: size, seed if there are several, and the start of the key."""
     several = "seed" in runs.columns and runs["seed"].nunique() > 1
     labels = []
-    for row in runs.to_dict(orient="records"):
+    for row in runs.to_dict("records"):
         words = [str(row["size"])] if not is_missing(row.get("size")) else []
         words += [f"seed {row['seed']}"] if several else []
         words += [str(row["key"])[:8]] if not is_missing(row.get("key")) else []
@@ -395,15 +388,13 @@ def with_labels(runs: pd.DataFrame) -> pd.DataFrame:
 
 def run_text(run: Mapping[str, Any], flops: float) -> str:
     """What the pointer shows of a run."""
-    lines = [f"<b>{safe(run['label'])}</b>"] if run["label"] else []
-    loss = f"loss {run['loss']:.4f} nats per token"
-    if not is_missing(run.get("loss_se")):
-        loss += f" (standard error {number_text(run['loss_se'], 2)})"
-    ratio = number_text(run["tokens"] / run["params"])
-    lines += [
-        loss,
+    error = run.get("loss_se")
+    lines = [
+        *([f"<b>{safe(run['label'])}</b>"] if run["label"] else []),
+        f"loss {run['loss']:.4f} nats per token"
+        + ("" if is_missing(error) else f" (standard error {number_text(error, 2)})"),
         f"{count_text(run['params'])} parameters, {count_text(run['tokens'])} tokens",
-        f"{ratio} tokens per parameter",
+        f"{number_text(run['tokens'] / run['params'])} tokens per parameter",
         f"{flops_text(flops)} FLOPs",
     ]
     return "<br>".join(lines)
@@ -411,18 +402,16 @@ def run_text(run: Mapping[str, Any], flops: float) -> str:
 
 def optimum_text(head: str, row: Mapping[str, Any], level: float) -> str:
     """What the pointer shows of a minimum or of a point of a frontier."""
-    texts = {
-        "loss": ("loss", lambda value: f"{value:.4f}"),
-        "params": ("parameters", count_text),
-        "tokens": ("tokens", count_text),
-        "tokens_per_param": ("tokens per parameter", number_text),
-    }
+    forms: dict[str, Callable[[float], str]] = {
+        "loss": lambda value: f"{value:.4f}", "params": count_text, "tokens": count_text,
+        "tokens_per_param": number_text,
+    }  # fmt: skip
+    words = {"params": "parameters", "tokens_per_param": "tokens per parameter"}
     lines = [f"<b>{safe(head)}</b> at {flops_text(row['flops'])} FLOPs".strip()]
-    for name, (word, text) in texts.items():
-        if is_missing(row.get(name)):
-            continue
-        number = interval_text(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), text)
-        lines.append(f"{word} {number}")
+    for name, form in forms.items():
+        if not is_missing(row.get(name)):
+            number = interval_text(row[name], row.get(f"{name}_low"), row.get(f"{name}_high"), form)
+            lines.append(f"{words.get(name, name)} {number}")
     if not is_missing(row.get("loss_low")):
         lines.append(f"<i>brackets: {level:.0%} interval</i>")
     return "<br>".join(lines)

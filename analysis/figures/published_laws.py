@@ -27,9 +27,9 @@ def against_table(beside: Beside) -> pd.DataFrame:
     flops = beside.table["flops"]
     names = beside.published["name"].tolist()
     grid = np.geomspace(flops.min(), flops.max(), POINTS) if flops.nunique() > 1 else flops.unique()
-    parts_of = [compare(beside.law, name, flops=grid, withdrawn=True).table for name in names]
-    rest = [table[table["law"].isin(names)] for table in parts_of]
-    return pd.concat([parts_of[0][~parts_of[0]["law"].isin(names)], *rest], ignore_index=True)
+    tables = [compare(beside.law, name, flops=grid, withdrawn=True).table for name in names]
+    published = [table[table["law"].isin(names)] for table in tables]
+    return pd.concat([tables[0][~tables[0]["law"].isin(names)], *published], ignore_index=True)
 
 
 def against(beside: Beside) -> go.Figure:
@@ -38,33 +38,23 @@ def against(beside: Beside) -> go.Figure:
     The law with its band is in the colour of its family, published laws are grey, each with its own dashes.
     Panels that a law says nothing about lack its line.
     """
-    table = against_table(beside)
+    table = against_table(beside).assign(extrapolated=False)
     law = beside.law
-    lines = []
-    for order, name in enumerate(dict.fromkeys(table["law"])):
-        part = table[table["law"] == name].assign(extrapolated=False)
-        if order == 0:
-            style = theme.family_style(law.family)
-            lines.append(
-                Line(
-                    name=name,
-                    family=law.family,
-                    table=part,
-                    style=style,
-                    level=law.level,
-                    law=law,
-                    best=parts.best_runs(law),
-                )
-            )
-            continue
-        symbol = theme.SPARE_SYMBOLS[(order - 1) % len(theme.SPARE_SYMBOLS)]
+    own, *published = ((name, table[table["law"] == name]) for name in dict.fromkeys(table["law"]))
+    lines = [
+        Line(
+            name=own[0], family=law.family, table=own[1], style=theme.family_style(law.family),
+            level=law.level, law=law, best=parts.best_runs(law),
+        )
+    ]  # fmt: skip
+    for number, (name, part) in enumerate(published):
+        symbol, dash = (choices[number % len(choices)] for choices in (theme.SPARE_SYMBOLS, DASHES))
         grey = theme.Style(colour=theme.NEUTRAL, symbol=symbol)
-        dash = DASHES[(order - 1) % len(DASHES)]
         lines.append(Line(name=name, family=None, table=part, style=grey, level=law.level, dash=dash))
     figure = draw_lines(lines, axes.params_title([law.runs]))
     caption = (
         "Points: the best run of each budget. Losses compare on equal text and tokenizer alone; sizes and "
         "tokens as each law counts them. C: training FLOPs."
     )
-    title = parts.titled("Beside published laws", law.family or "")
-    return parts.finish(figure, "against", title, caption, parts.law_provenance([law]))
+    provenance = parts.law_provenance([law])
+    return parts.finish(figure, "against", "Beside published laws", caption, provenance, of=law.family)

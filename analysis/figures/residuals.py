@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from analysis.laws.surface import SurfaceLaw
-
-SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "flops": (axes.COMPUTE, axes.compute_text),
-    "tokens_per_param": (axes.TOKENS_PER_PARAM, number_text),
-}
 
 
 def surface_residuals_table(law: SurfaceLaw) -> pd.DataFrame:
@@ -48,58 +43,52 @@ def surface_residuals(laws: SurfaceLaw | Mapping[str, SurfaceLaw]) -> go.Figure:
     The dotted lines are the delta of the robust fit: beyond them a run pulls no harder, however far it lies.
     A fit to the loss itself has a delta in nats, which is no line here.
     """
-    named = parts.named(laws)
-    tables = {name: surface_residuals_table(law) for name, law in named.items()}
-    figure = parts.panels(1, 2, row_px=320)
-    if len(named) > 1:
-        entries = [parts.entry(theme.family_style(name), lines=False, family=name) for name in named]
-        parts.add(figure, entries)
-    deltas = {
-        100 * float(law.options["delta"]) for law in named.values() if law.options.get("residual") != "loss"
+    import pandas as pd
+
+    by_name = parts.laws_by_name(laws)
+    tables = {name: surface_residuals_table(law) for name, law in by_name.items()}
+    together = pd.concat(tables.values())
+    figure = parts.panels(2, 2, row_px=320)
+    for name in by_name if len(by_name) > 1 else ():
+        parts.legend_entry(figure, theme.family_style(name), family=name)
+    robust = [law for law in by_name.values() if law.options.get("residual") != "loss"]
+    deltas = sorted({100 * float(law.options["delta"]) for law in robust})
+    heights = [sign * delta for delta in deltas for sign in (-1, 1)]
+    reach = 1.15 * max([*map(abs, together["residual_percent"]), *map(abs, heights)], default=1.0) or 1.0
+    budgets = parts.budgets_of(by_name.values())
+    x_axes = {
+        "flops": axes.compute_axis(axes.COMPUTE, budgets, together["flops"], room=6),
+        "tokens_per_param": axes.log_axis(
+            axes.TOKENS_PER_PARAM, together["tokens_per_param"], number_text, room=7
+        ),
     }
-    heights = [sign * delta for delta in sorted(deltas) for sign in (-1, 1)]
-    everything = [value for table in tables.values() for value in table["residual_percent"]]
-    for column, (x, (title, text)) in enumerate(SCALES.items(), start=1):
+    y_axes = ({"title_text": "Measured above predicted loss (%)"}, {"matches": "y"})
+    for panel, ((x, x_axis), y_axis) in enumerate(zip(x_axes.items(), y_axes, strict=True), start=1):
         for name, table in tables.items():
-            family = named[name].family or name
+            family = by_name[name].family or name
             style = theme.family_style(family)
-            rows = table.to_dict(orient="records")
-            texts = [
-                f"{parts.run_text(row, row['flops'])}<br>"
-                f"predicted {row['predicted']:.4f}, off by {row['residual_percent']:+.2f}%"
-                for row in rows
-            ]
-            look = parts.marker(style.colour, parts.hollow(style.symbol, table["outlier"]), 8) | {
-                "opacity": 0.8
-            }
-            points = parts.scatter(
-                "points", table[x], table["residual_percent"], family=family, keys=table, text=texts,
-                mode="markers", marker=look,
-            )  # fmt: skip
-            parts.add(figure, [points], 1, column)
-            for row in table[table["outlier"]].to_dict(orient="records"):
-                figure.add_annotation(
-                    text=parts.safe(row["label"]), name=parts.belongs(family), x=math.log10(row[x]),
-                    y=row["residual_percent"], yshift=12, row=1, col=column,
-                )  # fmt: skip
-        values = [value for table in tables.values() for value in table[x]]
-        if x == "flops":
-            x_axis = axes.compute_axis(title, parts.budgets_of(named.values()), values, room=6)
-        else:
-            x_axis = axes.log_axis(title, values, text, room=7)
-        figure.update_xaxes(**x_axis, row=1, col=column)
+            points = parts.run_points(
+                table, x, "residual_percent", family=family,
+                mark=(style.colour, parts.hollow(style.symbol, table["outlier"]), 8),
+                more=lambda run: (
+                    f"<br>predicted {run['predicted']:.4f}, off by {run['residual_percent']:+.2f}%"
+                ),
+            ).update(marker_opacity=0.8)  # fmt: skip
+            parts.add(figure, [points], panel, x=x_axis, y=y_axis | {"range": [-reach, reach]})
+            for row in table[table["outlier"]].to_dict("records"):
+                label, owner = parts.safe(row["label"]), parts.belongs(family)
+                parts.note(
+                    figure, panel, label, math.log10(row[x]), row["residual_percent"], owner, yshift=12
+                )
         for height, dash in ((0.0, "solid"), *((height, "dot") for height in heights)):
-            parts.level_line(figure, height, dash, column)
-    reach = 1.15 * max(map(abs, [*everything, *heights]), default=1.0) or 1.0
-    figure.update_yaxes(range=[-reach, reach])
-    figure.update_yaxes(title_text="Measured above predicted loss (%)", row=1, col=1)
-    figure.update_yaxes(matches="y", row=1, col=2)
-    words = ["Points: runs."]
+            parts.level_line(figure, height, dash, panel)
+    caption = "Points: runs."
     if deltas:
-        words.append(f"Dotted: delta of the robust fit ({', '.join(f'{d:g}' for d in sorted(deltas))}%).")
-    words += (
-        ["Named and hollow: outliers."] if any(table["outlier"].any() for table in tables.values()) else []
-    )
-    title = parts.titled("Residuals of the loss surface", "" if len(named) > 1 else next(iter(named)))
-    provenance = parts.law_provenance(named.values())
-    return parts.finish(figure, "surface_residuals", title, " ".join(words), provenance)
+        caption += f" Dotted: delta of the robust fit ({', '.join(f'{delta:g}' for delta in deltas)}%)."
+    if together["outlier"].any():
+        caption += " Named and hollow: outliers."
+    provenance = parts.law_provenance(by_name.values())
+    return parts.finish(
+        figure, "surface_residuals", "Residuals of the loss surface", caption, provenance,
+        of=name if len(by_name) == 1 else None,
+    )  # fmt: skip

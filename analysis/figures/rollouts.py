@@ -1,4 +1,4 @@
-"""Predictions of dearer runs by laws of the cheaper ones: how far off, by how far beyond."""
+"""Predictions of more expensive runs by laws of the cheaper ones: how far off, by how far beyond."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 
 
 def rollout_table(rollout: Rollout) -> pd.DataFrame:
-    """What `rollout` shows: `rollout.table` with beyond, the FLOPs of what is predicted over those fitted
-    to."""
-    table = rollout.table
-    return table.assign(beyond=table["flops"] / table["trained_to"])
+    """What `rollout` shows: `rollout.table` with beyond, the FLOPs predicted over those fitted to."""
+    return rollout.table.assign(beyond=rollout.table["flops"] / rollout.table["trained_to"])
 
 
 def rollout(rollout: Rollout) -> go.Figure:
@@ -29,31 +27,32 @@ def rollout(rollout: Rollout) -> go.Figure:
     table = rollout_table(rollout)
     quantities = list(dict.fromkeys(table["quantity"]))
     titles = [(f"<b>{parts.safe(name)}</b>", "") for name in quantities]
-    figure = parts.panels(1, len(quantities), row_px=320, titles=titles)
-    colours, entries = parts.budget_entries(sorted(table["trained_to"].unique()))
-    parts.add(figure, entries)
-    for column, quantity in enumerate(quantities, start=1):
+    figure = parts.panels(len(quantities), len(quantities), row_px=320, titles=titles)
+    colours = parts.budget_legend(figure, sorted(table["trained_to"].unique()))
+    for panel, quantity in enumerate(quantities, start=1):
         of_quantity = table[table["quantity"] == quantity]
+        points = []
         for flops, window in of_quantity.groupby("trained_to"):
-            rows = window.to_dict(orient="records")
-            outside = [not is_missing(row["covered"]) and not row["covered"] for row in rows]
+            outside = [not (is_missing(covered) or covered) for covered in window["covered"]]
             texts = [
                 f"{row['quantity']} at {flops_text(row['flops'])} FLOPs<br>measured "
                 f"{number_text(row['measured'], 4)}, predicted "
                 f"{interval_text(row['predicted'], row['low'], row['high'], number_text)}<br>"
                 f"off by {row['error_percent']:+.2f}%"
-                for row in rows
+                for row in window.to_dict("records")
             ]
-            errors = parts.scatter(
-                "reference", window["beyond"], window["error_percent"], budget=float(flops), text=texts,
-                mode="markers", marker=parts.marker(colours[flops], parts.hollow("circle", outside), 8),
+            points.append(
+                parts.scatter(
+                    "reference", window["beyond"], window["error_percent"], budget=float(flops), text=texts,
+                    mark=(colours[flops], parts.hollow("circle", outside), 8),
+                )
             )  # fmt: skip
-            parts.add(figure, [errors], 1, column)
         x_axis = axes.log_axis("FLOPs over those fitted", of_quantity["beyond"], number_text, room=6)
-        figure.update_xaxes(**x_axis, row=1, col=column)
-        parts.level_line(figure, 0.0, "solid", column)
-    figure.update_yaxes(title_text="Predicted above measured (%)", row=1, col=1)
-    caption = f"Hollow: outside the {rollout.level:.0%} interval. Law: {rollout.method}."
-    provenance = parts.run_provenance([table], what="predictions")
-    title = "Rollout: more expensive runs predicted"
-    return parts.finish(figure, "rollout", title, caption, provenance, legend="Fitted up to")
+        y_title = "Predicted above measured (%)" if panel == 1 else ""
+        parts.add(figure, points, panel, x=x_axis, y={"title_text": y_title})
+        parts.level_line(figure, 0.0, "solid", panel)
+    return parts.finish(
+        figure, "rollout", "Rollout: more expensive runs predicted",
+        f"Hollow: outside the {rollout.level:.0%} interval. Law: {rollout.method}.",
+        parts.run_provenance([table], what="predictions"), legend="Fitted up to",
+    )  # fmt: skip

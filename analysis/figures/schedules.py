@@ -32,46 +32,30 @@ def schedule(table: pd.DataFrame, slots: Sequence[tuple[str, int]], *, title: st
     rows = {place: number for number, place in enumerate(slots)}
     end_s = float(table["end_s"].max())
     one_s, unit = next(((one, word) for least, one, word in UNITS if end_s >= least), (1, "seconds"))
-    budgets = sorted(table["budget"].unique())
-    colours, entries = parts.budget_entries(budgets, "square")
-    parts.add(figure, entries)
+    colours = parts.budget_legend(figure, sorted(table["budget"].unique()), "square")
+    bars = []
     for budget, colour in colours.items():
         part = table[table["budget"] == budget]
-        figure.add_trace(
+        texts = [_text(row, one_s, unit) for row in part.to_dict("records")]
+        bars.append(
             go.Bar(
-                orientation="h",
-                base=part["start_s"] / one_s,
-                x=(part["end_s"] - part["start_s"]) / one_s,
-                y=[rows[place] for place in zip(part["node"], part["slot"], strict=True)],
-                width=0.86,
-                marker={"color": colour, "line": {"width": 0.6, "color": "#ffffff"}},
-                name=flops_text(budget),
-                legendgroup=flops_text(budget),
-                meta={
-                    "family": None,
-                    "budget": float(budget),
-                    "role": "points",
-                    "keys": [str(key) for key in part["key"]],
-                },
-                customdata=[str(key) for key in part["key"]],
-                showlegend=False,
-                hoverinfo="text",
-                hovertext=[_text(row, one_s, unit) for row in part.to_dict(orient="records")],
-                textposition="none",
+                orientation="h", base=part["start_s"] / one_s, x=(part["end_s"] - part["start_s"]) / one_s,
+                y=[rows[place] for place in zip(part["node"], part["slot"], strict=True)], width=0.86,
+                marker={"color": colour, "line": {"width": 0.6, "color": "#ffffff"}}, textposition="none",
+                **parts.tags("points", budget=float(budget), keys=part, text=texts),
             )
-        )
+        )  # fmt: skip
     every = -(-len(slots) // MOST_NAMES)
     alone = {node for node, _ in slots if (node, 2) not in rows}
-    figure.update_yaxes(
-        tickvals=list(range(0, len(slots), every)),
-        ticktext=[node if node in alone else f"{node} {slot}" for node, slot in slots[::every]],
-        range=[len(slots) - 0.5, -0.5],
-        showgrid=False,
-    )
-    figure.update_xaxes(title_text=f"Time since the start ({unit})", range=[0, end_s / one_s * 1.005])
-    provenance = parts.program_provenance(f"{len(table)} runs")
+    y_axis = {
+        "tickvals": list(range(0, len(slots), every)),
+        "ticktext": [node if node in alone else f"{node} {slot}" for node, slot in slots[::every]],
+        "range": [len(slots) - 0.5, -0.5], "showgrid": False,
+    }  # fmt: skip
+    x_axis = {"title_text": f"Time since the start ({unit})", "range": [0, end_s / one_s * 1.005]}
+    parts.add(figure, bars, x=x_axis, y=y_axis)
     return parts.finish(
-        figure, "schedule", parts.safe(title), parts.safe(note), provenance, legend="Budget (FLOPs)"
+        figure, "schedule", parts.safe(title), parts.safe(note), f"{len(table)} runs", legend="Budget (FLOPs)"
     ).update_layout(barmode="overlay")
 
 

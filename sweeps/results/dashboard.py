@@ -22,16 +22,16 @@ class LedgerSource:
     """The runs of one sweep, from its ledger and the journals beside the runs."""
 
     def __init__(self, folder: str, sweep: str, families: list[str] | None = None) -> None:
-        """folder: the sweep's, with its ledger; it may not be there yet."""
+        """folder: of the sweep; its ledger may not exist yet."""
         self.folder, self.sweep, self.families = Path(folder), sweep, frozenset(families or ())
         self.shown = str(self.folder)
         self.files = ledger_files(self.folder)
-        self._told: dict[str, tuple[int, str]] = {}
-        """Key -> the last change and the state of a run that were read."""
+        self._last: dict[str, tuple[int, str]] = {}
+        """Key -> the last change and state of a run that were read."""
         self._ledger: Ledger | None = None
 
     def read(self, mark: Any) -> Change | None:
-        """Runs that changed since the last call, or whose driver has gone since.
+        """Runs that changed since the last call, or whose driver stopped since then.
 
         The mark is the ledger's id and the number of its newest change.
         """
@@ -45,9 +45,13 @@ class LedgerSource:
             return None if mark == "none" else Change(rows=pd.DataFrame(), mark="none", whole=True, note=note)
         with self._opened() as ledger:
             since = mark[1] if isinstance(mark, list) and mark[0] == ledger.id else None
-            self._told = self._told if since is not None else {}
-            runs = [run for run in ledger.runs(since=since) if self._wanted(run.family)]
-            runs = [run for run in runs if self._told.get(run.key) != (run.changed, run.state)]
+            self._last = self._last if since is not None else {}
+            runs = [
+                run
+                for run in ledger.runs(since=since)
+                if not self.families or run.family in self.families
+                if self._last.get(run.key) != (run.changed, run.state)
+            ]
             recorded = ledger.run_ids()
         if not runs:
             note = "no run is planned yet"
@@ -55,10 +59,9 @@ class LedgerSource:
             return empty if since is None else None
         rows = []
         for run in runs:
-            about = {"sentence": run.sentence or None, "attempt": float(run.attempt)}
-            row = run_row(run, self.sweep, run_id=recorded.get(run.key))
-            rows.append(row | {name: value for name, value in about.items() if value is not None})
-        self._told |= {run.key: (run.changed, run.state) for run in runs}
+            row = run_row(run, self.sweep, run_id=recorded.get(run.key)) | {"attempt": float(run.attempt)}
+            rows.append(row | {"sentence": run.sentence} if run.sentence else row)
+        self._last |= {run.key: (run.changed, run.state) for run in runs}
         newest = max(since or 0, *(run.changed for run in runs))
         return Change(
             rows=typed(pd.DataFrame(rows), self.shown), mark=[ledger.id, newest], whole=since is None
@@ -66,7 +69,7 @@ class LedgerSource:
 
     @contextmanager
     def _opened(self) -> Iterator[Ledger]:
-        """The one ledger kept open: whether drivers live is told by their beats over time."""
+        """The ledger, kept open: whether drivers live shows in their heartbeats over time."""
         try:
             self._ledger = self._ledger or Ledger(self.folder / "ledger", read_only=True)
             yield self._ledger
@@ -74,9 +77,6 @@ class LedgerSource:
             if isinstance(error, LedgerLostError):  # it may be another file next time
                 self._ledger = None
             raise AnalysisError(str(error)) from error
-
-    def _wanted(self, family: str) -> bool:
-        return not self.families or family in self.families
 
     def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
         """Training loss along the runs, from their journals; a biased phase has none to compare."""
@@ -114,7 +114,7 @@ def ledger_files(folder: Path) -> tuple[Path, ...]:
 
 
 def spec_of(folder: Path, sweep: str, families: list[str] | None = None) -> dict[str, Any]:
-    """What `analysis.dashboard.serve` needs to read the sweep's ledger."""
+    """The source for `analysis.dashboard.serve` that reads the sweep's ledger."""
     options = {"folder": str(folder.absolute()), "sweep": sweep, "families": list(families or [])}
     return {"source": "sweeps.results.dashboard:LedgerSource", "options": options}
 
@@ -136,12 +136,12 @@ def show(
     if store is not None:
         name = find_config(sweep, config).name if sweep or config else None
         if name is not None:
-            try:  # a mistyped name would show an empty page for ever
+            try:  # a mistyped name would show an empty page forever
                 load_runs(store, sweep=name)
             except UnknownNameError:
                 raise
             except AnalysisError:
-                pass  # a store that is empty, or does not answer, may be filled later
+                pass  # a store that is empty, or does not answer, may have runs later
         spec = sources.spec_of(store, name, list(families))
         serve(spec, title=name or sources.title_of(store), files=sources.files_of(store), **how)
         return

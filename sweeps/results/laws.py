@@ -1,8 +1,7 @@
-"""The end of a sweep: from finished runs to a law, its figures and law.json. `results.terminal` prints it.
+"""From finished runs to laws, their figures and law.json. `results.terminal` prints them.
 
-The runs come from the sweep's ledger, which is the truth about it; a tracking store or a file serves as well.
-A fit uses the runs of the config as it stands: runs of an earlier version of it, under the same name, are
-counted and left out.
+The runs come from the sweep's ledger, from a tracking store or from a file. A fit uses the runs of the
+present config: runs of an earlier version of it, under the same name, are counted and left out.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ if TYPE_CHECKING:
 FOLDER_NAME = re.compile(
     r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 )
-"""Names that may be folders beside our own files; no path is among them."""
-Tell = Callable[[str], object]
+"""Names that are safe as folders beside our own files: no path, and no name of ours."""
+Report = Callable[[str], object]
 
 
 def folder_name(name: str) -> str:
-    """A name from outside as that of a folder: what may not be in one becomes _, a hash keeps it apart."""
+    """A folder for a name from outside: forbidden characters become _, and a hash keeps such names apart."""
     if FOLDER_NAME.fullmatch(name):
         return name
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".-")[:60]
@@ -59,8 +58,15 @@ class RunTable:
             return ()
         return tuple(str(name) for name in self.frame["family"].dropna().unique())
 
+    def label(self, family: str | None) -> str:
+        """A family of this table, in messages."""
+        return f"{family!r} of {self.source}" if family else self.source
+
+    def older_runs(self, family: str | None) -> int:
+        return sum(self.older.values()) if family is None else self.older.get(family, 0)
+
     def of_family(self, family: str | None) -> pd.DataFrame:
-        """Its rows, and those without a family, which a fit names as left out."""
+        """The rows of a family, and those without one, which a fit names as left out."""
         if family is None:
             return self.frame
         return self.frame[(self.frame["family"] == family) | self.frame["family"].isna()]
@@ -68,14 +74,11 @@ class RunTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fits:
-    """The laws of one family: by method, and for those that could not be fitted the sentence why."""
+    """The laws of one family by method, and for each method without a law the reason."""
 
     family: str | None
     laws: Mapping[str, Law]
     refused: Mapping[str, str] = field(default_factory=dict)
-
-
-# --- tables of runs
 
 
 def ledger_table(
@@ -86,10 +89,10 @@ def ledger_table(
     *,
     ledger: Ledger | None = None,
 ) -> RunTable:
-    """The runs of a sweep's ledger, of `families` where some are named.
+    """The runs of a sweep's ledger, only of `families` if some are named.
 
-    keys: only these, the finished others being counted as older. ledger: where it is open already. Raises
-    UserError where there is no ledger, a family has no runs in it, or none of its runs is among `keys`.
+    keys: only these; other finished runs are counted as older. ledger: the open one, if it is open already.
+    UserError if there is no ledger, a family has no runs in it, or none of the runs is among `keys`.
     """
     import pandas as pd
 
@@ -101,16 +104,15 @@ def ledger_table(
         recorded = opened.run_ids()
         runs = of_families(opened.runs(), families)
     rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
-    wanted = None if keys is None else set(keys)
-    chosen = [row for row in rows if wanted is None or row["key"] in wanted]
-    chosen_keys = {row["key"] for row in chosen}
+    present = {run.key for run in runs} if keys is None else set(keys)
+    chosen = [row for row in rows if row["key"] in present]
     older = Counter(
-        row["family"] for row in rows if row["status"] == "finished" and row["key"] not in chosen_keys
+        row["family"] for row in rows if row["status"] == "finished" and row["key"] not in present
     )
     if not chosen:
         raise UserError(
-            f"none of the {len(rows)} runs under {sweep_folder} belongs to sweep {sweep!r} as its "
-            "config stands; run `scaling sweep` again, or fit the old ones with --store"
+            f"none of the {len(rows)} runs under {sweep_folder} belongs to the present config of sweep "
+            f"{sweep!r}; run `scaling sweep` again, or fit the old ones with --store"
         )
     return RunTable(
         frame=_labelled(typed(pd.DataFrame(chosen), str(sweep_folder))), source=str(sweep_folder), older=older
@@ -118,22 +120,22 @@ def ledger_table(
 
 
 def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> RunTable:
-    """The runs of what --store names; UserError as `analysis.load_runs`."""
+    """The runs of --store; UserError as `analysis.load_runs`."""
     import analysis
 
     if store.startswith("published:"):
         frame = analysis.published.runs(store.removeprefix("published:"))
-        wanted = list(families) or list(frame["family"].unique())
-        if absent := set(wanted) - set(frame["family"]):
+        names = list(families) or list(frame["family"].unique())
+        if absent := set(names) - set(frame["family"]):
             has = ", ".join(frame["family"].unique())
             raise UserError(f"family {', '.join(sorted(absent))} is not in {store}, which has: {has}")
-        return RunTable(frame=_labelled(frame[frame["family"].isin(wanted)]), source=store)
+        return RunTable(frame=_labelled(frame[frame["family"].isin(names)]), source=store)
     frame = analysis.load_runs(store, sweep=sweep, family=list(families) or None)
     return RunTable(frame=_labelled(frame), source=without_secrets(store))
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows called by size, budget and seed, so that a law can say whom it left out."""
+    """The rows named by size, budget and seed, for the messages of laws."""
     if not {"size", "budget"} <= set(frame.columns):
         return frame
     seeds = frame["seed"] if "seed" in frame.columns and frame["seed"].nunique() > 1 else None
@@ -145,7 +147,7 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_table_path(path: Path) -> None:
-    """UserError unless a run table can be written under this name."""
+    """UserError unless this is a name for a run table."""
     if path.suffix not in (".parquet", ".csv"):
         ending = repr(path.suffix) if path.suffix else "no ending"
         raise UserError(f"{path}: a run table is written as .parquet or .csv; this name has {ending}")
@@ -154,7 +156,7 @@ def check_table_path(path: Path) -> None:
 
 
 def save_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a run table as .parquet or .csv, whole or not at all; UserError where that cannot be."""
+    """Write a run table as .parquet or .csv, whole or not at all; UserError if it cannot be written."""
     check_table_path(path)
     frame = frame.reset_index(drop=True)
     with _written(path) as temporary:
@@ -171,7 +173,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    """Where to write what is then `path`; UserError if that cannot be."""
+    """A temporary file that then becomes `path`; UserError if it cannot be written."""
     try:
         with write_whole(path) as temporary:
             yield temporary
@@ -188,15 +190,12 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
 
     points = []
     for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
-        known = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
+        about = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
         for record in merged(run_folder(sweep_folder, family, key)):
             if record.has_objective:
                 numbers = {name: record.numbers.get(name) for name in ("tokens", "flops")}
-                points.append({**known, "step": record.step, **numbers, "loss": record.loss})
+                points.append({**about, "step": record.step, **numbers, "loss": record.loss})
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
-
-
-# --- fitting
 
 
 def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
@@ -209,7 +208,7 @@ def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
     frame = table.of_family(family)
     if "status" in frame.columns and not (frame["status"] == "finished").any():
         states = summary(frame["status"])
-        raise UserError(f"no law can be fitted to {_whose(table, family)}: no run is finished ({states})")
+        raise UserError(f"no law can be fitted to {table.label(family)}: no run is finished ({states})")
     laws: dict[str, Law] = {}
     refused: dict[str, str] = {}
     for method in standard_methods():
@@ -219,29 +218,25 @@ def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
             refused[method] = str(error)
     if not laws:
         reasons = list(dict.fromkeys(refused.values()))
-        raise UserError(f"no law can be fitted to {_whose(table, family)}: {'; '.join(reasons)}")
+        raise UserError(f"no law can be fitted to {table.label(family)}: {'; '.join(reasons)}")
     return Fits(family=family, laws=laws, refused=refused)
 
 
 def fit_each(
-    table: RunTable, refused: dict[str, str], *, bootstrap: int = 1000, tell: Tell = str
+    table: RunTable, refused: dict[str, str], *, bootstrap: int = 1000, report: Report = str
 ) -> Iterator[Fits]:
-    """The laws of each family that has one. The others go into `refused`, with the sentence why.
+    """The laws of each family that has one; the reasons of the others go into `refused`.
 
-    tell: is given a line before each fit, which may take half a minute.
+    report: gets a line before each fit, which may take half a minute.
     """
     for family in table.families or (None,):
-        tell(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
+        report(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
         try:
             fits = fit(table, family, bootstrap=bootstrap)
         except UserError as error:
             refused[family or "all runs"] = str(error)
             continue
         yield fits
-
-
-def _whose(table: RunTable, family: str | None) -> str:
-    return f"{family!r} of {table.source}" if family else table.source
 
 
 def write_law(
@@ -268,17 +263,12 @@ def write_law(
         "family": fits.family,
         "source": table.source,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "older_runs_left_out": older_runs(table, fits.family),
+        "older_runs_left_out": table.older_runs(fits.family),
         "laws": {method: law.to_dict() for method, law in fits.laws.items()},
         "refused": dict(fits.refused),
     }
     _write_json(law_file, content)
     return written
-
-
-def older_runs(table: RunTable, family: str | None) -> int:
-    """Finished runs of an earlier config that the table leaves out."""
-    return sum(table.older.values()) if family is None else table.older.get(family, 0)
 
 
 def save_figures(drawings: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -291,15 +281,12 @@ def save_figures(drawings: Mapping[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-# --- comparing
-
-
 def compare(
-    table: RunTable, reference: str, *, bootstrap: int = 1000, tell: Tell = str
+    table: RunTable, reference: str, *, bootstrap: int = 1000, report: Report = str
 ) -> tuple[Comparison, dict[str, str]]:
-    """Every family that has a law against `reference`, and of the others the sentence why they have none.
+    """The families that have a law against `reference`, and for the others the reason why they have none.
 
-    UserError where the reference has no runs or no law, or no other family has one.
+    UserError if the reference has no runs or no law, or no other family has one.
     """
     import analysis
     from analysis.errors import UserError as AnalysisError
@@ -314,11 +301,11 @@ def compare(
         try:
             analysis.fit_law(table.of_family(family), "surface", bootstrap=0)
         except AnalysisError as error:
-            refused[family] = f"no law can be fitted to {_whose(table, family)}: {error}"
+            refused[family] = f"no law can be fitted to {table.label(family)}: {error}"
     others = [family for family in table.families if family not in refused]
     if refused and (reference in refused or len(others) < 2):
         raise UserError(refused.get(reference) or "; ".join(refused.values()))
-    tell(f"comparing {', '.join(others)} ({bootstrap} resamples) ...")
+    report(f"comparing {', '.join(others)} ({bootstrap} resamples) ...")
     frame = table.frame[~table.frame["family"].isin(list(refused))]
     return analysis.compare(frame, reference=reference, bootstrap=bootstrap), refused
 
@@ -333,9 +320,6 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     return written + save_figures(drawings, folder)
 
 
-# --- reporting
-
-
 def write_report(
     table: RunTable,
     folder: Path,
@@ -344,12 +328,12 @@ def write_report(
     reference: str,
     bootstrap: int = 1000,
     losses: pd.DataFrame | None = None,
-    tell: Tell = str,
+    report: Report = str,
 ) -> tuple[Path, dict[str, str]]:
-    """report.html in `folder`: every family's laws, and their comparison where `reference` is among them.
+    """Write report.html: every family's laws, and their comparison if `reference` has a law.
 
-    A family without a law is in the report with the sentence why, and in what is returned beside the path;
-    UserError if that is all.
+    A family without a law stands in the report with the reason, and in the second result; UserError if no
+    family has a law.
     """
     from analysis.errors import UserError as AnalysisError
     from analysis.report import write_report as write_page
@@ -357,7 +341,7 @@ def write_report(
     laws: dict[str, Mapping[str, Law]] = {}
     refused: dict[str, Sequence[str]] = {}
     missing: dict[str, str] = {}
-    for fits in fit_each(table, missing, bootstrap=bootstrap, tell=tell):
+    for fits in fit_each(table, missing, bootstrap=bootstrap, report=report):
         name = fits.family or "all runs"
         laws[name] = fits.laws
         refused[name] = [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
@@ -366,7 +350,7 @@ def write_report(
     comparison = None
     if reference in laws and sum(bool(fitted) for fitted in laws.values()) > 1:
         try:
-            comparison, _ = compare(table, reference, bootstrap=bootstrap, tell=tell)
+            comparison, _ = compare(table, reference, bootstrap=bootstrap, report=report)
         except (UserError, AnalysisError) as error:
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
     title = f"{sweep}: scaling laws"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import MISSING, flops_text, interval_text, value_text
-from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, older_runs, write_law
+from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, write_law
 from sweeps.show.tables import RowsTable, console
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     notes = [f"warning: {sentence}" for law in fits.laws.values() for sentence in law.warnings]
     notes += [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
     notes += [f"left out: {run.row}, {run.reason}" for run in next(iter(fits.laws.values())).excluded]
-    if older := older_runs(table, fits.family):
+    if older := table.older_runs(fits.family):
         notes.append(f"left out: {older} finished runs of an earlier config under the same name")
     for note in dict.fromkeys(notes):
         out.print(note, style="yellow")
@@ -87,7 +87,7 @@ def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> RowsTable:
 
 
 def show_files(files: Iterable[Path], out: Console) -> None:
-    """Where results were written, one folder at a time."""
+    """The files that were written, by folder."""
     by_folder: dict[Path, list[str]] = {}
     for file in files:
         by_folder.setdefault(file.parent, []).append(file.name)
@@ -96,12 +96,12 @@ def show_files(files: Iterable[Path], out: Console) -> None:
 
 
 def fit_all(table: RunTable, folder: Path, *, bootstrap: int, journals: bool, out: Console) -> dict[str, str]:
-    """Fit, show and write the law of every family, below `folder`; of families without one the sentence why.
+    """Fit, print and write the law of every family, below `folder`; returns why some have none.
 
-    journals: whether the folder is a sweep's own, with the losses along its runs.
+    journals: whether the folder is a sweep's own, with the training losses of its runs.
     """
     refused: dict[str, str] = {}
-    for fits in fit_each(table, refused, bootstrap=bootstrap, tell=out.print):
+    for fits in fit_each(table, refused, bootstrap=bootstrap, report=out.print):
         show_fits(fits, table, out)
         losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
         # A table without a family column is one law; its results stand beside the families'.
@@ -111,30 +111,30 @@ def fit_all(table: RunTable, folder: Path, *, bootstrap: int, journals: bool, ou
 
 
 def show_refused(refused: Mapping[str, str], out: Console) -> None:
-    """Families without a law, and why; last, so that nobody misses it."""
+    """Why families have no law; printed last, so that nobody misses it."""
     for sentence in refused.values():
         out.print(sentence, style="yellow")
 
 
-def next_steps(asked: Request, families: Sequence[str]) -> list[str]:
-    """Commands that a person may want to give after a sweep of `families`, each with what it is for."""
-    name, folder = asked.config.name, asked.folder
+def next_steps(request: Request, families: Sequence[str]) -> list[str]:
+    """Useful commands after a sweep of `families`, each with its purpose."""
+    name, folder = request.config.name, request.folder
     fitted = {path.parent.name for path in folder.glob("*/law.json")}
-    by_make = asked.file is None and asked.out == Path("runs") and Path("Makefile").is_file()
+    by_make = request.file is None and request.out == Path("runs") and Path("Makefile").is_file()
 
     def command(action: str, family: str = "", sweep: str = name) -> str:
         if by_make:
             options = (f" FAMILY={family}" if family else "") + ("" if sweep == "desk" else f" SWEEP={sweep}")
             return f"make {action}{options}"
-        which = ["--config", str(asked.file)] if asked.file and sweep == name else ["--sweep", sweep]
+        which = ["--config", str(request.file)] if request.file and sweep == name else ["--sweep", sweep]
         only = ["--family", family] if family else []
-        return shlex.join(["scaling", action, *only, *which, "--out", str(asked.out)])
+        return shlex.join(["scaling", action, *only, *which, "--out", str(request.out)])
 
-    others = [family.name for family in asked.config.families if family.name not in {*fitted, *families}]
+    others = [family.name for family in request.config.families if family.name not in {*fitted, *families}]
     steps = [f"{command('sweep', others[0])}      the same for another family"] if others else []
     if len(fitted) > 1:
         steps.append(f"{command('compare')}      compute multipliers between families")
-    if asked.file is None and (bigger := {"smoke": "desk", "desk": "evening"}.get(name)):
+    if request.file is None and (bigger := {"smoke": "desk", "desk": "evening"}.get(name)):
         steps.append(f"{command('sweep', families[0], bigger)}      a law from larger budgets")
     return steps
 

@@ -1,13 +1,13 @@
-"""Proof that nothing was done twice: ledger, journals and tracking store held against each other.
+"""Proof that nothing was done twice: ledger, journals, data and tracking store compared with each other.
 
-Each check says how much it looked at and what it found wrong. Steps that were lost with a killed worker and
-done again are no fault, but they are counted: they are what the faults have cost.
+Steps that were lost with a killed worker and done again are no fault, but they are counted: they are what the
+faults have cost.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from sweeps.ledger.types import Run, State
 from sweeps.record.recorded import RecordedRun
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Check:
-    """One question, how many things it was asked of, and the answers that are not as they should be."""
+    """One question, how much was examined, and what is wrong."""
 
     question: str
     examined: str
@@ -33,164 +33,124 @@ class Check:
         return not self.problems
 
 
-def audit_ledger(ledger: Ledger) -> list[Check]:
-    """Whether each run was claimed by one attempt at a time and ended once."""
-    runs = ledger.runs()
-    attempts = {run.key: ledger.attempts(run.key) for run in runs}
-    number = sum(map(len, attempts.values()))
-    return [
-        Check(
-            question="attempts are numbered without a gap, the last one is the run's",
-            examined=f"{number} attempts of {len(runs)} runs",
-            problems=[*_numbering(runs, attempts)],
-        ),
-        Check(
-            question="each run ended once, by its last attempt",
-            examined=f"{sum(run.state == State.FINISHED for run in runs)} finished runs",
-            problems=[*_endings(runs, attempts)],
-        ),
-    ]
+def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None) -> list[Check]:
+    """All checks of a sweep. recorded: the runs in its tracking store, None without a store."""
+    with Ledger(sweep_folder / "ledger") as ledger:
+        runs = ledger.runs()
+        attempts = {run.key: ledger.attempts(run.key) for run in runs}
+    finished = [run for run in runs if run.state == State.FINISHED]
 
-
-Attempts = Mapping[str, Sequence[Mapping[str, object]]]
-
-
-def _numbering(runs: Iterable[Run], attempts: Attempts) -> Iterator[str]:
+    # each run was claimed by one attempt at a time, and ended once
+    gaps, endings = [], []
     for run in runs:
         numbers = [row["attempt"] for row in attempts[run.key]]
         if numbers != list(range(1, run.attempt + 1)):
-            yield f"run {run.key}: attempts {numbers}, the run says {run.attempt}"
-
-
-def _endings(runs: Iterable[Run], attempts: Attempts) -> Iterator[str]:
-    for run in runs:
+            gaps.append(f"run {run.key}: attempts {numbers}, the run says {run.attempt}")
+    for run in finished:
         ended = [
             row["attempt"] for row in attempts[run.key] if row["state"] == State.FINISHED and row["accepted"]
         ]
-        if run.state == State.FINISHED and ended != [run.attempt]:
-            yield f"run {run.key}: finished by attempts {ended} of {run.attempt}"
-        if run.state == State.FINISHED and run.result.get("key", run.key) != run.key:
-            yield f"run {run.key}: its result is of run {run.result['key']}"
+        if ended != [run.attempt]:
+            endings.append(f"run {run.key}: finished by attempts {ended} of {run.attempt}")
+        if run.result.get("key", run.key) != run.key:
+            endings.append(f"run {run.key}: its result is of run {run.result['key']}")
 
-
-def audit_journals(ledger: Ledger) -> list[Check]:
-    """Whether every step of a finished run's curve is there once, up to its end."""
-    problems, steps, again, done, damaged = [], 0, 0, 0, 0
-    for run in ledger.runs():
-        folder = run_folder(ledger.folder.parent, run.family, run.key)
-        told = [record.step for record in journal.merged(folder) if record.kind == "train"]
-        written = 0
+    # each training step is in a run's curve once, up to the end of the run
+    curves: dict[str, dict[int, float]] = {}
+    broken, points, repeated, damaged = [], 0, 0, 0
+    for run in runs:
+        folder = run_folder(sweep_folder, run.family, run.key)
+        records = [record for record in journal.merged(folder) if record.kind == "train"]
+        steps = [record.step for record in records]
+        curves[run.key] = {record.step: record.loss for record in records if record.loss is not None}
         for path in attempt_folders(folder).values():
             reader = journal.Follower(path / journal.JOURNAL)
-            written += sum(record.kind == "train" for record in reader.read())
+            repeated += sum(record.kind == "train" for record in reader.read())
             damaged += reader.skipped
-        steps, again = steps + len(told), again + written - len(told)
-        if sorted(set(told)) != told:
-            problems.append(f"run {run.key}: the steps of its curve are not in order, each once")
-        if run.state == State.FINISHED:
-            done += 1
-            last = int(run.result.get("steps_done", told[-1] if told else 0))
-            if told and told[-1] != last:
-                problems.append(f"run {run.key}: its curve ends at step {told[-1]} of {last}")
-    share = f", {again} more were done again after faults" if again else ""
-    share += f", {damaged} damaged lines left out" if damaged else ""
-    question = "each run's curve has every point once, up to its end"
-    examined = f"{steps} points of {done} finished runs{share}"
-    return [Check(question=question, examined=examined, problems=problems)]
+        points, repeated = points + len(steps), repeated - len(steps)
+        if sorted(set(steps)) != steps:
+            broken.append(f"run {run.key}: the steps of its curve are not in order, each once")
+        if run.state == State.FINISHED and steps:
+            last = int(run.result.get("steps_done", steps[-1]))
+            if steps[-1] != last:
+                broken.append(f"run {run.key}: its curve ends at step {steps[-1]} of {last}")
+    examined = f"{points} points of {len(finished)} finished runs"
+    examined += f", {repeated} more were done again after faults" if repeated else ""
+    examined += f", {damaged} damaged lines left out" if damaged else ""
 
-
-def audit_data(folder: Path, ledger: Ledger) -> list[Check]:
-    """Whether the prepared data in `folder` that the runs read is, byte for byte, what was written."""
-    from scaling.data.shards import check_tokens, read_meta
-
-    wanted = {run.spec.get("data", {}).get("fingerprint") for run in ledger.runs()}
-    problems, tokens = [], 0
-    for path in sorted(folder.glob("*/meta.json")):
-        try:
-            meta = read_meta(path.parent)
-            if meta["fingerprint"] in wanted:
-                check_tokens(path.parent, meta)
-                tokens += sum(split["tokens"] for split in meta["splits"].values())
-        except UserError as error:
-            problems.append(str(error))
-    question = "the prepared data matches the hashes made when it was written"
-    return [Check(question=question, examined=f"{tokens} tokens", problems=problems)]
+    number = f"{sum(map(len, attempts.values()))} attempts of {len(runs)} runs"
+    checks = [
+        Check("attempts are numbered without a gap, the last one is the run's", number, gaps),
+        Check("each run ended once, by its last attempt", f"{len(finished)} finished runs", endings),
+        Check("each run's curve has every point once, up to its end", examined, broken),
+        _audit_data(sweep_folder.parent / "data", runs),
+    ]
+    if recorded is not None:
+        own = {run.key: run for run in recorded if run.sweep == sweep}
+        differences = []
+        for run in finished:
+            if run.key in own:
+                differences += _differences(run, curves[run.key], own[run.key])
+            else:
+                differences.append(f"run {run.key} is finished and not in the tracking store")
+        compared = [run.key for run in finished if run.key in own]
+        examined = f"{len(compared)} finished runs, {sum(len(curves[key]) for key in compared)} points"
+        question = "the tracking store's losses are those of journals and ledger"
+        checks += audit_store([run for run in recorded if run.sweep == sweep])
+        checks.append(Check(question, examined, differences))
+    return checks
 
 
 def audit_store(recorded: Sequence[RecordedRun]) -> list[Check]:
     """Whether a tracking store has each run once and each of its steps once."""
     keys = Counter((run.sweep, run.key) for run in recorded)
-    twice = [f"run {key} of {sweep} is there {n} times" for (sweep, key), n in keys.items() if n > 1]
-    repeated = [
+    runs = [f"run {key} of {sweep} is there {n} times" for (sweep, key), n in keys.items() if n > 1]
+    steps = [
         f"run {run.key} of {run.sweep}: {name} has step {step} {count} times"
         for run in recorded
         for name, step, count in run.repeated
     ]
-    points = sum(run.points for run in recorded)
+    points = f"{sum(run.points for run in recorded)} points"
     return [
-        Check(
-            question="the tracking store has each run once",
-            examined=f"{len(recorded)} recorded runs",
-            problems=twice,
-        ),
-        Check(
-            question="the tracking store has each step of each metric once",
-            examined=f"{points} points",
-            problems=repeated,
-        ),
+        Check("the tracking store has each run once", f"{len(recorded)} recorded runs", runs),
+        Check("the tracking store has each step of each metric once", points, steps),
     ]
 
 
-def audit_between(ledger: Ledger, recorded: Sequence[RecordedRun], sweep: str) -> list[Check]:
-    """Whether the store's curves are the journals', point by point, and its final losses the ledger's."""
-    here = {run.key: run for run in recorded if run.sweep == sweep}
-    problems, points, compared = [], 0, 0
-    for run in ledger.runs():
-        if run.state != State.FINISHED:
-            continue
-        if run.key not in here:
-            problems.append(f"run {run.key} is finished and not in the tracking store")
-            continue
-        folder = run_folder(ledger.folder.parent, run.family, run.key)
-        story = [record for record in journal.merged(folder) if record.kind == "train"]
-        told = {record.step: record.loss for record in story if record.loss is not None}
-        compared += 1
-        points += len(told)
-        problems += _compare(run, told, here[run.key])
-    return [
-        Check(
-            question="the tracking store's losses are those of journals and ledger",
-            examined=f"{compared} finished runs, {points} points",
-            problems=problems,
-        )
-    ]
+def _audit_data(folder: Path, runs: Sequence[Run]) -> Check:
+    """Whether the prepared data in `folder` that the runs read is, byte for byte, what was written."""
+    from scaling.data.shards import check_tokens, read_meta
+
+    fingerprints = {run.spec.get("data", {}).get("fingerprint") for run in runs}
+    problems, tokens = [], 0
+    for path in sorted(folder.glob("*/meta.json")):
+        try:
+            meta = read_meta(path.parent)
+            if meta["fingerprint"] in fingerprints:
+                check_tokens(path.parent, meta)
+                tokens += sum(split["tokens"] for split in meta["splits"].values())
+        except UserError as error:
+            problems.append(str(error))
+    return Check(
+        "the prepared data matches the hashes made when it was written", f"{tokens} tokens", problems
+    )
 
 
-def _compare(run: Run, told: Mapping[int, float], recorded: RecordedRun) -> list[str]:
+def _differences(run: Run, journaled: Mapping[int, float], recorded: RecordedRun) -> list[str]:
+    """Where a finished run differs between its journals and ledger, and the tracking store."""
     problems = []
     curve = {**recorded.curves.get(TRAIN_LOSS, {}), **recorded.curves.get(BIASED_LOSS, {})}
-    if curve.keys() != told.keys():
-        missing, extra = len(told.keys() - curve.keys()), len(curve.keys() - told.keys())
+    if curve.keys() != journaled.keys():
+        missing, extra = len(journaled.keys() - curve.keys()), len(curve.keys() - journaled.keys())
         problems.append(f"run {run.key}: {missing} points are not in the store, {extra} only there")
-    wrong = sorted(step for step in curve.keys() & told.keys() if curve[step] != told[step])
+    wrong = sorted(step for step in curve.keys() & journaled.keys() if curve[step] != journaled[step])
     if wrong:
         step = wrong[0]
         problems.append(
-            f"run {run.key}: {len(wrong)} points differ, step {step} is {told[step]!r} "
+            f"run {run.key}: {len(wrong)} points differ, step {step} is {journaled[step]!r} "
             f"in the journal and {curve[step]!r} in the store"
         )
     bound = run.result.get("bound")
     if bound is not None and recorded.loss != bound:
         problems.append(f"run {run.key}: its loss is {bound!r} and the store has {recorded.loss!r}")
     return problems
-
-
-def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None) -> list[Check]:
-    """All checks of a sweep; recorded: what its tracking store has, None where there is none to look at."""
-    with Ledger(sweep_folder / "ledger") as ledger:
-        data = audit_data(sweep_folder.parent / "data", ledger)
-        checks = [*audit_ledger(ledger), *audit_journals(ledger), *data]
-        if recorded is not None:
-            own = [run for run in recorded if run.sweep == sweep]
-            checks += [*audit_store(own), *audit_between(ledger, own, sweep)]
-    return checks

@@ -1,4 +1,4 @@
-"""What happens in a sweep, for other programs: a JSON object per line, and a message to a web address.
+"""The events of a sweep for other programs: a JSON object per line, and a message to a web address.
 
 Every event has `at` (seconds since 1970), `event` and `sweep`:
 
@@ -33,14 +33,19 @@ class Events:
     """Writes events to a file, or "-" for standard output. Watches a sweep; `done` comes at its very end."""
 
     def __init__(self, target: str, sweep: str) -> None:
-        """UserError where the file cannot be written. One that exists is added to."""
+        """UserError if the file cannot be written. New events are appended to an existing file."""
         self.sweep = sweep
         self._forecast = Forecast()
         self._flying: dict[str, int] = {}
-        self._told_at = -float("inf")
+        self._sent_at = -float("inf")
         self._path = None if target == "-" else Path(target)
         if self._path is not None:
-            _check_writable(self._path)
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.open("a").close()
+            except OSError as error:
+                message = f"--events {self._path} cannot be written: {error.strerror or error}"
+                raise UserError(message) from error
 
     def show(self, view: View) -> None:
         self._forecast.update(view)
@@ -49,7 +54,7 @@ class Events:
         begun = [key for key, attempt in flying.items() if self._flying.get(key) != attempt]
         for ended in view.ended:
             assert ended.verdict is not None, "it has ended"
-            self._tell(
+            self._send(
                 "ended",
                 **_run(ended.entry),
                 state=str(ended.verdict.state),
@@ -57,33 +62,30 @@ class Events:
                 seconds=round(ended.seconds, 3),
             )
         for key in begun:
-            self._tell("started", **_run(entries[key]), attempt=flying[key])
+            self._send("started", **_run(entries[key]), attempt=flying[key])
         self._flying = flying
-        if begun or view.ended or view.now - self._told_at >= LINE_S:
-            self._told_at = view.now
-            self._tell("sweep", **self._counts(view))
-
-    def _counts(self, view: View) -> dict[str, Any]:
-        states = [run.state for run in view.states.values()]
-        left_s = self._forecast.left(view)
-        finished = states.count(State.FINISHED)
-        return {
-            "planned": len(view.entries),
-            "finished": finished,
-            "running": states.count(State.RUNNING),
-            "otherwise": sum(state in SETTLED for state in states) - finished,
-            "left_s": None if left_s is None else round(left_s, 1),
-            "note": view.note,
-        }
+        if begun or view.ended or view.now - self._sent_at >= LINE_S:
+            self._sent_at = view.now
+            states = [run.state for run in view.states.values()]
+            left_s = self._forecast.left(view)
+            finished = states.count(State.FINISHED)
+            self._send(
+                "sweep",
+                planned=len(view.entries),
+                finished=finished,
+                running=states.count(State.RUNNING),
+                otherwise=sum(state in SETTLED for state in states) - finished,
+                left_s=None if left_s is None else round(left_s, 1),
+                note=view.note,
+            )
 
     def done(self, report: Report) -> None:
-        """The last event."""
-        self._tell("done", **summary(report))
+        self._send("done", **summary(report))
 
     def close(self) -> None:
-        """Nothing is held open; `done` may still come."""
+        """No file is held open; `done` may still come."""
 
-    def _tell(self, event: str, **values: Any) -> None:
+    def _send(self, event: str, **values: Any) -> None:
         line = json.dumps({"at": round(time.time(), 3), "event": event, "sweep": self.sweep, **values})
         try:
             if self._path is None:
@@ -91,16 +93,8 @@ class Events:
                 return
             with self._path.open("a") as file:
                 file.write(f"{line}\n")
-        except OSError:  # whoever listened is gone, or the disk is full: the sweep goes on
+        except OSError:  # the reader is gone, or the disk is full: the sweep goes on
             return
-
-
-def _check_writable(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
-    except OSError as error:
-        raise UserError(f"--events {path} cannot be written: {error.strerror or error}") from error
 
 
 def _run(entry: Entry) -> dict[str, Any]:
@@ -127,7 +121,7 @@ def check_webhook(url: str) -> None:
 
 
 def call_webhook(url: str, sweep: str, report: Report) -> str | None:
-    """POST how the sweep ended, as JSON; what went wrong, if it did. `text` suits chat programs."""
+    """POST the outcome as JSON; returns the problem if that failed. `text` suits chat programs."""
     body = {"text": f"sweep {sweep}: {report.sentence}", "sweep": sweep, **summary(report)}
     headers = {"Content-Type": "application/json", "User-Agent": "scaling"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
@@ -139,5 +133,5 @@ def call_webhook(url: str, sweep: str, report: Report) -> str | None:
             with urllib.request.urlopen(request, timeout=WEBHOOK_S):
                 return None
         except (OSError, ValueError) as error:
-            problem = f"the webhook could not be told: {error}"
+            problem = f"the webhook could not be reached: {error}"
     return problem

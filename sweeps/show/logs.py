@@ -1,4 +1,4 @@
-"""`scaling logs RUN`: the story of one run, attempt by attempt."""
+"""`scaling logs RUN`: one run, attempt by attempt."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FOLLOW_S = 1.0
 
 
 def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = False) -> None:
-    """Print what the run's attempts did, the last `lines` training records of each, and how they ended.
+    """Print the run's attempts, the last `lines` training records of each, and how they ended.
 
-    follow: then go on with what the run says, until it is settled or Ctrl-C.
+    follow: then print new records until the run is settled, or Ctrl-C.
     """
     out = console()
     out.print(heading(run))
@@ -40,8 +40,7 @@ def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = Fal
         for line in attempt_lines(attempt, reader.read() if reader else [], lines):
             out.print(line)
         if reader and reader.skipped:
-            damage = f"  {reader.skipped} damaged lines of its journal are left out"
-            out.print(Text(damage, style="yellow"))
+            out.print(f"  {reader.skipped} damaged lines of its journal are left out", style="yellow")
     if not attempts:
         out.print("it has not been started yet")
     if follow:
@@ -63,14 +62,10 @@ def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Record], lines: 
     title = f"attempt {attempt['attempt']}: {_when(attempt['started'])}{took}{where}"
     out = [Text(title, style="bold")]
     training = [record for record in records if record.kind == "train"]
-    shown = {id(record) for record in training[len(training) - lines if lines else len(training) :]}
-    if len(training) > lines:
-        out.append(Text(f"  ... {len(training) - lines} training records before these", style="dim"))
-    for record in records:
-        if record.kind == "train" and id(record) not in shown:
-            continue
-        if line := record_line(record):
-            out.append(Text(f"  {line}"))
+    hidden = {id(record) for record in training[: max(0, len(training) - lines)]}
+    if hidden:
+        out.append(Text(f"  ... {len(hidden)} training records before these", style="dim"))
+    out += [Text(f"  {line}") for r in records if id(r) not in hidden and (line := record_line(r))]
     if attempt["sentence"]:
         out.append(Text(f"  {attempt['state']}: {attempt['sentence']}"))
     if not attempt["accepted"] and ended and attempt["state"] != "lost":
@@ -80,7 +75,7 @@ def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Record], lines: 
 
 
 def record_line(record: Record) -> str | None:
-    """A record of the journal in words; None for one that says nothing to people."""
+    """A record of the journal in words; None for records that are only for programs."""
     at, values, numbers = _when(record.at), record.values, record.numbers
     if record.kind == "train":
         loss = "–" if record.loss is None else f"{record.loss:.4f}{' (biased)' if record.biased else ''}"
@@ -125,7 +120,7 @@ def _follow(ledger: Ledger, run: Run) -> None:
 
 
 def show_recorded(run: Run, recorded: RecordedRun | None, *, lines: int = LINES) -> None:
-    """What a tracking store knows of a run: its last losses and how it ended. Not the tracebacks' text."""
+    """Print what a tracking store has of a run: its last losses, how it ended, the traceback."""
     out = console()
     out.print(heading(run))
     if recorded is None:

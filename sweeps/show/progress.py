@@ -1,7 +1,7 @@
-"""What a person sees while a sweep runs: a line per running run, and one for the sweep with its end.
+"""The live view of a sweep: a line per running run, and one for the sweep with its expected end.
 
-On a terminal the lines stand still and change; elsewhere a line is printed when a run ends, and one for
-the sweep every minute. All of it is read off the journals, so nothing asks the workers.
+On a terminal the lines change in place; elsewhere a line is printed when a run ends, and one for the sweep
+every minute. All of it comes from the journals; workers are not asked.
 """
 
 from __future__ import annotations
@@ -23,17 +23,14 @@ if TYPE_CHECKING:
 
 READ_S = 1.0
 LINE_S = 60.0
-KNOWN_SHARE = 0.02
-"""A run says something about its own speed from this share on."""
+MEASURED_SHARE = 0.02
+"""A run that is this far on is timed by its own speed."""
 QUIET_S, QUIET_SHARE = 30.0, 0.05
-"""Nothing moves if no journal has grown for so long: seconds, and of the longest attempt's expected time."""
-
-
-# -- how long it takes --------------------------------------------------------------------------
+"""A sweep stands still if no journal grows for this long: seconds, and a share of the longest attempt."""
 
 
 class Forecast:
-    """When runs and sweep will be done: predicted times, corrected by how long runs really take."""
+    """The expected ends of runs and sweep: predicted times, corrected by the times that runs really take."""
 
     def __init__(self) -> None:
         self._followers: dict[Path, Follower] = {}
@@ -44,7 +41,7 @@ class Forecast:
         self._moved_at: float | None = None
 
     def update(self, view: View) -> None:
-        """Read what the journals have that is new, and learn from runs that ended."""
+        """Read new records of the journals, and learn from runs that ended."""
         for ended in view.ended:
             if ended.verdict is not None and ended.verdict.state == State.FINISHED:
                 self._done_predicted += ended.entry.predicted_s
@@ -71,18 +68,18 @@ class Forecast:
         return self._latest.get(flight.folder)
 
     def _left_by_speed(self, flight: Flight) -> float | None:
-        """Seconds left at the present speed; None before the run has said enough."""
+        """Seconds left at the present speed; None if too little of the run is done."""
         record = self.latest(flight)
         total = flight.entry.spec.tokens
         if record is None:
             return None
         done, speed = record.numbers.get("tokens", 0.0), record.numbers.get("tokens_per_s", 0.0)
-        if not speed > 0 or not done >= KNOWN_SHARE * total:
+        if not speed > 0 or not done >= MEASURED_SHARE * total:
             return None
         return max(0.0, total - done) / speed
 
     def pace(self, view: View) -> float:
-        """Real seconds per predicted second, over runs that ended and those that are under way.
+        """Real seconds per predicted second, over runs that ended or are running.
 
         Loading and waiting are left out: they come once, not once per predicted second.
         """
@@ -104,7 +101,7 @@ class Forecast:
     def left(self, view: View) -> float | None:
         """Seconds until the whole sweep is done: the waiting runs, longest first, on the slots there are.
 
-        None while something holds the sweep up, or nothing has moved for longer than the runs explain.
+        None if the sweep is held up, or nothing has moved for longer than the runs explain.
         """
         pace = self.pace(view)
         longest = max((flight.predicted_s * pace for flight in view.flights), default=0.0)
@@ -129,9 +126,6 @@ class Forecast:
         return max(ends, default=0.0)
 
 
-# -- what it looks like -------------------------------------------------------------------------
-
-
 class Progress:
     """Shows views on a console; `close` it before anything else is printed there."""
 
@@ -147,10 +141,15 @@ class Progress:
         for ended in view.ended:
             assert ended.verdict is not None, "it has ended"
             if ended.verdict.state != State.FINISHED or not self.console.is_terminal:
-                what = f"{ended.verdict.state}, {ended.verdict.sentence} ({duration(ended.seconds)})"
-                self._print(f"{label(ended.entry)}: {what}; {self.sweep_line(view)}")
+                outcome = f"{ended.verdict.state}, {ended.verdict.sentence} ({duration(ended.seconds)})"
+                self._print(f"{label(ended.entry)}: {outcome}; {self.sweep_line(view)}")
         if self.console.is_terminal:
-            self._draw(view)
+            from rich.live import Live
+
+            if self._live is None:
+                self._live = Live(console=self.console, auto_refresh=False, transient=True)
+                self._live.start()
+            self._live.update(self.picture(view), refresh=True)
             return
         self._line_at = view.now if self._line_at is None else self._line_at
         due = view.now - self._line_at >= LINE_S
@@ -171,14 +170,6 @@ class Progress:
         if text:
             self.console.print(text, markup=False, highlight=False)
 
-    def _draw(self, view: View) -> None:
-        from rich.live import Live
-
-        if self._live is None:
-            self._live = Live(console=self.console, auto_refresh=False, transient=True)
-            self._live.start()
-        self._live.update(self.picture(view), refresh=True)
-
     def picture(self, view: View) -> RenderableType:
         """The live view: running runs, as many as the terminal has lines for, and the sweep."""
         from rich.console import Group
@@ -190,7 +181,17 @@ class Progress:
             table.add_column(name, justify="left" if name == "running" else "right", no_wrap=True, style=None)
         fitting = max(1, self.console.height - 5)
         for flight in view.flights[:fitting]:
-            table.add_row(*self._cells(flight, view))
+            record = self.forecast.latest(flight)
+            attempt = f" (attempt {flight.claim.attempt})" if flight.claim.attempt > 1 else ""
+            loss = "" if record is None or record.loss is None else f"{record.loss:.3f}"
+            speed = record.numbers.get("tokens_per_s", 0.0) if record else 0.0
+            table.add_row(
+                label(flight.entry) + attempt,
+                f"{loss} (biased)" if record and record.biased else loss,
+                f"{record.step if record else 0}/{flight.entry.spec.steps}",
+                count_text(speed) if speed else "",
+                duration(self.forecast.left_of(flight, view)),
+            )
         lines: list[RenderableType] = [table] if view.flights else []
         if len(view.flights) > fitting:
             lines.append(Text(f"and {len(view.flights) - fitting} more running"))
@@ -198,19 +199,6 @@ class Progress:
         if view.note:
             lines.append(Text(view.note, style="yellow"))
         return Group(*lines)
-
-    def _cells(self, flight: Flight, view: View) -> tuple[str, ...]:
-        record = self.forecast.latest(flight)
-        again = f" (attempt {flight.claim.attempt})" if flight.claim.attempt > 1 else ""
-        loss = "" if record is None or record.loss is None else f"{record.loss:.3f}"
-        speed = record.numbers.get("tokens_per_s", 0.0) if record else 0.0
-        return (
-            label(flight.entry) + again,
-            f"{loss} (biased)" if record and record.biased else loss,
-            f"{record.step if record else 0}/{flight.entry.spec.steps}",
-            count_text(speed) if speed else "",
-            duration(self.forecast.left_of(flight, view)),
-        )
 
     def sweep_line(self, view: View) -> str:
         """The sweep in a line: how many are done, running and waiting, and when it will be finished."""
@@ -228,12 +216,8 @@ class Progress:
             if left is None:
                 parts.append("waiting")
             else:
-                parts.append(f"about {duration(left)} left, ends about {_clock(view.now, left)}")
+                start = datetime.fromtimestamp(view.now)
+                end = start + timedelta(seconds=left)
+                clock = f"{end:%H:%M}" if end.date() == start.date() else f"{end:%a %d %b %H:%M}"
+                parts.append(f"about {duration(left)} left, ends about {clock}")
         return ", ".join(parts)
-
-
-def _clock(now: float, left: float) -> str:
-    """14:05, or with the date where it is another day."""
-    start = datetime.fromtimestamp(now)
-    end = start + timedelta(seconds=left)
-    return f"{end:%H:%M}" if end.date() == start.date() else f"{end:%a %d %b %H:%M}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from analysis.text import duration, without_secrets
 from scaling.errors import UserError
@@ -19,28 +19,28 @@ from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.show.tables import console
 
 STALE_S = 60.0
-"""A pinned-up status older than this is told with its age, if something still runs."""
+"""The age of a recorded status is shown from here on, if something still runs."""
 
 
 class Reached(Protocol):
-    """What can be asked of a sweep, wherever it is."""
+    """A sweep on this machine or in a tracking store."""
 
     sweep: str
     note: str
-    """What should be said beside the runs last read."""
+    """A remark about the runs last read."""
 
     def runs(self) -> list[Run]: ...
 
-    def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str: ...
+    def request(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str: ...
 
     def log(self, key: str, *, lines: int, follow: bool) -> None: ...
 
 
 @contextmanager
 def reach(sweep: str | None, config: Path | None, store: str | None, out: Path) -> Iterator[Reached]:
-    """The sweep by its ledger under `out`, or by the tracking store where one is given.
+    """The sweep from its ledger under `out`, or from the tracking store if one is given.
 
-    UserError where there is no such ledger, the store does not answer, or it does not know the sweep.
+    UserError if there is no such ledger, or the store does not answer or has no such sweep.
     """
     name = find_config(sweep, config).name
     if store is not None:
@@ -51,7 +51,7 @@ def reach(sweep: str | None, config: Path | None, store: str | None, out: Path) 
 
 
 class _Here:
-    """By the ledger."""
+    """From the ledger."""
 
     def __init__(self, ledger: Ledger, sweep: str) -> None:
         self.ledger, self.sweep, self.note = ledger, sweep, ""
@@ -59,7 +59,7 @@ class _Here:
     def runs(self) -> list[Run]:
         return runs_with_progress(self.ledger)
 
-    def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
+    def request(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
         return carry_out(self.ledger, action, families, keys)
 
     def log(self, key: str, *, lines: int, follow: bool) -> None:
@@ -69,12 +69,18 @@ class _Here:
 
 
 class _InStore:
-    """By the board in the tracking store."""
+    """From the status that the tracking store holds."""
 
     def __init__(self, uri: str, sweep: str) -> None:
+        from sweeps.record.tracking import ExperimentTags, client
+
         check_tracking(uri, to_write=False)
         self.uri, self.sweep, self.note = uri, sweep, ""
-        self._tags = _existing_experiment(uri, sweep)
+        api = client(uri)
+        experiment = api.get_experiment_by_name(sweep)  # looking does not create it
+        if experiment is None:
+            raise UserError(f"tracking store {without_secrets(uri)} has no sweep {sweep!r}")
+        self._tags = ExperimentTags(api, experiment.experiment_id)
 
     def runs(self) -> list[Run]:
         from sweeps.record.board import read_status
@@ -84,7 +90,7 @@ class _InStore:
         self.note = f"as of {duration(age_s)} ago" if running and age_s > STALE_S else ""
         return runs
 
-    def wish(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
+    def request(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
         from sweeps.record.board import ask
 
         check_tracking(self.uri)
@@ -102,22 +108,11 @@ class _InStore:
         show_recorded(run, recorded_run(self.uri, self.sweep, run.key), lines=lines)
 
 
-def _existing_experiment(uri: str, sweep: str) -> Any:
-    """The sweep's experiment; it is not created by looking."""
-    from sweeps.record.tracking import ExperimentTags, client
-
-    api = client(uri)
-    found = api.get_experiment_by_name(sweep)
-    if found is None:
-        raise UserError(f"tracking store {without_secrets(uri)} has no sweep {sweep!r}")
-    return ExperimentTags(api, found.experiment_id)
-
-
 def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Path) -> bool:
-    """Print all checks that can be made; whether none of them found anything.
+    """Print all checks that can be made; True if none found a problem.
 
-    With a ledger under `out` ledger, journals and store (the one given, else the usual one, where it exists)
-    are compared; with a store alone, that is looked at by itself.
+    With a ledger under `out`, compares ledger, journals and store (the one given, else the usual one if it
+    exists); without a ledger, checks the store alone.
     """
     from sweeps.record.recorded import experiment_name, recorded_runs
     from sweeps.record.recorder import identity_of

@@ -50,7 +50,7 @@ def test_a_crash_of_the_driver_does_not_wait_for_the_recorder(sweep, tmp_path, m
     recorders: list[RecorderProcess] = []
     start = RecorderProcess.start
     monkeypatch.setattr(RecorderProcess, "start", lambda self: (recorders.append(self), start(self)))
-    monkeypatch.setattr(RecorderProcess, "_wait", lambda *_: pytest.fail("it waits for its recorder"))
+    monkeypatch.setattr(RecorderProcess, "close", lambda *_: pytest.fail("it waits for its recorder"))
     monkeypatch.setattr("sweeps.driver.driver.Driver.run", crash)
     with pytest.raises(ZeroDivisionError):
         sweep()

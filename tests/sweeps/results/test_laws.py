@@ -125,7 +125,7 @@ def test_runs_of_another_config_are_counted_and_left_out(folder, specs):
     assert table.older == {"ar": 6, "uniform": 5}
     fits = results.fit(table, "ar", bootstrap=50)
     assert "6 finished runs of an earlier config under the same name" in said(report.show_fits, fits, table)
-    with pytest.raises(UserError, match=r"none of the 48 runs under .* as its config stands"):
+    with pytest.raises(UserError, match=r"none of the 48 runs under .* belongs to the present config"):
         results.ledger_table(folder, "planted", ["f" * 16])
 
 
@@ -212,7 +212,7 @@ def test_a_family_without_a_law_keeps_no_other_from_its_own(folder, tmp_path):
     short = table.frame[(table.frame["family"] == "ar") | (table.frame["budget"] < 2e11)]
     short = short.assign(family=short["family"].replace({"uniform": "aaa"})).sort_values("family")
     table, refused, lines = replace(table, frame=short), {}, []
-    fitted = list(results.fit_each(table, refused, bootstrap=0, tell=lines.append))
+    fitted = list(results.fit_each(table, refused, bootstrap=0, report=lines.append))
     assert [fits.family for fits in fitted] == ["ar"]
     assert list(refused) == ["aaa"]
     assert "no law can be fitted to 'aaa'" in refused["aaa"]

@@ -113,6 +113,6 @@ def test_the_webhook_is_told_again_when_it_was_not_heard(swept, server, monkeypa
 
 def test_a_webhook_that_is_not_there_is_told_and_does_no_harm(swept, monkeypatch):
     monkeypatch.setattr("sweeps.show.events.time.sleep", lambda seconds: None)
-    assert "could not be told" in call_webhook("http://127.0.0.1:1/", "toy", swept[1])
+    assert "could not be reached" in call_webhook("http://127.0.0.1:1/", "toy", swept[1])
     with pytest.raises(UserError, match="must begin with http"):
         check_webhook("file:///etc/passwd")
