@@ -239,11 +239,7 @@ def _provenance(runs: pd.DataFrame, laws: Laws, source: str) -> Section:
     body = [
         _table(["", ""], provenance.of_runs(runs, source), caption="The runs"),
         _table(head, rows, caption="The laws: every number and figure above names the one it is of"),
-        _table(
-            ["", ""],
-            provenance.of_program(),
-            caption=written,
-        ),
+        _table(["", ""], provenance.of_program(), caption=written),
     ]
     return "provenance", "Where the numbers come from", "".join(body)
 

@@ -184,11 +184,7 @@ class Ledger(LedgerFile):
                     (entry.key, entry.family, json.dumps(entry.spec.to_dict()), *values),
                 )
 
-    def reopen(
-        self,
-        keys: Iterable[str] | None = None,
-        states: Iterable[str] = RETRIED,
-    ) -> int:
+    def reopen(self, keys: Iterable[str] | None = None, states: Iterable[str] = RETRIED) -> int:
         """Plan runs that ended in one of `states` anew, with all their tries; how many there were.
 
         They go on from their last checkpoint.
@@ -214,11 +210,7 @@ class Ledger(LedgerFile):
         return waiting + running
 
     def _update_states(
-        self,
-        db: sqlite3.Connection,
-        keys: Iterable[str] | None,
-        states: Iterable[str],
-        change: str,
+        self, db: sqlite3.Connection, keys: Iterable[str] | None, states: Iterable[str], change: str
     ) -> int:
         names = [str(state) for state in states]
         marks = ", ".join("?" * len(names))

@@ -135,12 +135,7 @@ def read_status(store: Tags, sweep: str) -> tuple[list[Run], float]:
 
 
 def ask(
-    store: Tags,
-    action: str,
-    families: Sequence[str],
-    keys: Sequence[str],
-    *,
-    patience_s: float = ANSWER_S,
+    store: Tags, action: str, families: Sequence[str], keys: Sequence[str], *, patience_s: float = ANSWER_S
 ) -> str:
     """Pin up a wish and wait for its answer. What was done, or that nobody has answered yet."""
     assert action in ACTIONS, "the command line offers no other"

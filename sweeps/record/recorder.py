@@ -65,14 +65,7 @@ def mark_of(run: Run) -> str:
 class Recorder:
     """Records one sweep in one store. `start` and `close` it, or call `pass_once` yourself."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        sweep: str,
-        store: Store | str,
-        *,
-        every_s: float = EVERY_S,
-    ) -> None:
+    def __init__(self, ledger: Ledger, sweep: str, store: Store | str, *, every_s: float = EVERY_S) -> None:
         """store: a tracking URI, or what stands in for one in tests."""
         self.ledger, self.sweep, self.every_s = ledger, sweep, every_s
         self._store = MlflowStore(store, sweep) if isinstance(store, str) else store
