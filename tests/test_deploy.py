@@ -125,13 +125,13 @@ def test_ray_and_mlflow_know_the_options_they_are_given():
 
 
 def test_the_environment_file_of_the_docs_is_one(tmp_path, monkeypatch):
-    from sweeps.pools.ray.session import asked_environment
+    from sweeps.pools.ray.session import read_environment
 
     page = (ROOT / "docs" / "clusters" / "README.md").read_text()
     file = tmp_path / "environment.yaml"
     file.write_text(re.search(r"```yaml\n(.*?)```", page, flags=re.S)[1])
     monkeypatch.setenv("SCALING_RUNTIME_ENV", str(file))
-    assert asked_environment()["env_vars"]
+    assert read_environment()["env_vars"]
 
 
 # -- what is open, and what is secret -----------------------------------------------------------

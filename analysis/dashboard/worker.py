@@ -3,8 +3,9 @@
     python -m analysis.dashboard.worker
 
 Jobs come as JSON lines on standard input, answers go as JSON lines to standard output; a job's last answer
-has "end": true. Large results go into files of the cache folder, whose names are in the answer. The process
-ends with its input. Warnings and logs go to standard error.
+has "end": true. Large results go into files of the cache folder, whose names are in the answer; each is
+written whole, for the server may read it at any time. The process ends with its input. Warnings and logs go
+to standard error.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
+from analysis.figures.saving import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,13 +44,6 @@ HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_
 """Columns on which laws depend."""
 
 Answers = Iterator[dict[str, Any]]
-
-
-def write(path: Path, content: bytes) -> None:
-    """Whole or not at all: the server reads the file while another job writes the next."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def pack(value: Any, level: int = QUICK) -> bytes:
@@ -103,7 +98,7 @@ class Reader:
         self.tracking = change.tracking
         self.frame.to_parquet(self.cache / SNAPSHOT, index=False)
         facts = {"source": self.source.shown, "mark": self.mark, "note": self.note, "tracking": self.tracking}
-        write(self.cache / "mark.json", json.dumps(facts).encode())
+        write_whole(self.cache / "mark.json", json.dumps(facts).encode())
 
     def _publish(self) -> dict[str, Any]:
         from analysis.dashboard.fits import counts_of, default_counts
@@ -135,8 +130,8 @@ class Reader:
         content = pack({**facts, "columns": to_columns(shown)})
         etag = hashlib.sha256(content).hexdigest()[:24]
         path = self.cache / "page.json.gz"
-        write(path, content)
-        write(self.cache / "facts.json", json.dumps({**facts, "etag": etag}).encode())
+        write_whole(path, content)
+        write_whole(self.cache / "facts.json", json.dumps({**facts, "etag": etag}).encode())
         return {**facts, "etag": etag, "file": str(path), "end": True}
 
     def curves(self, job: Mapping[str, Any]) -> Answers:
@@ -156,7 +151,7 @@ class Reader:
             until = started + CURVES_S
             curves.collected(self.source.curves(self.frame), len(self.frame), until).save(path)
         packed = self.cache / "curves.gz"
-        write(packed, curves.fitting(curves.Curves.load(path), int(job["room"])))
+        write_whole(packed, curves.fitting(curves.Curves.load(path), int(job["room"])))
         yield {**answer, "curves": str(packed)}
 
     def run(self, job: Mapping[str, Any]) -> Answers:
@@ -226,11 +221,11 @@ class Fitter:
         def report(stage: str, news: dict[str, Any]) -> None:
             for name, value in news.items():
                 results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
-            write(part, pack({**results, "done": False, "stage": stage}))
+            write_whole(part, pack({**results, "done": False, "stage": stage}))
             send({"stage": stage, "file": str(part)})
 
         fits.fit_everything(fits.counted(frame, params, flops), int(job["bootstrap"]), report)
-        write(path, pack({**results, "done": True, "stage": ""}, SMALL))
+        write_whole(path, pack({**results, "done": True, "stage": ""}, SMALL))
         part.unlink(missing_ok=True)
         yield {"file": str(path), "hash": now, "end": True}
 

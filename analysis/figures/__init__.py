@@ -58,70 +58,36 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = [
-    "FIGURES",
-    "Kind",
-    "against",
-    "against_table",
-    "best_losses",
-    "best_losses_table",
-    "compare",
-    "compare_table",
-    "drawn",
-    "draws",
-    "draws_table",
-    "frontier",
-    "frontier_table",
-    "influence",
-    "influence_table",
-    "isoflop",
-    "isoflop_table",
-    "loss_curves",
-    "loss_curves_table",
-    "measured",
-    "measured_table",
-    "page",
-    "rollout",
-    "rollout_table",
-    "save",
-    "schedule",
-    "set_theme",
-    "surface_residuals",
-    "surface_residuals_table",
-    "variants",
-    "variants_table",
-]
+    "FIGURES", "Kind", "against", "against_table", "best_losses", "best_losses_table", "compare",
+    "compare_table", "drawn", "draws", "draws_table", "frontier", "frontier_table", "influence",
+    "influence_table", "isoflop", "isoflop_table", "loss_curves", "loss_curves_table", "measured",
+    "measured_table", "page", "rollout", "rollout_table", "save", "schedule", "set_theme",
+    "surface_residuals", "surface_residuals_table", "variants", "variants_table",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A figure there is."""
+    """An entry of `FIGURES`."""
 
     draw: Callable[..., go.Figure]
     of: str
-    """What it is drawn of, by the name it has in `drawn`."""
+    """What it draws, by the name it has in `drawn`."""
     shows: str
     in_report: bool = False
 
 
 FIGURES: dict[str, Kind] = {
-    "isoflop": Kind(
-        draw=isoflop, of="isoflop", in_report=True,
-        shows="loss against size at every budget, with parabolas and minima",
-    ),
-    "frontier": Kind(
-        draw=frontier, of="laws", in_report=True,
-        shows="loss, size, tokens and tokens per parameter of the best run at every budget",
-    ),
-    "loss_curves": Kind(
-        draw=loss_curves, of="runs", in_report=True,
-        shows="the training objective along runs, and the held-out bound at their end",
-    ),
+    "isoflop": Kind(draw=isoflop, of="isoflop", in_report=True,
+        shows="loss against size at every budget, with parabolas and minima"),
+    "frontier": Kind(draw=frontier, of="laws", in_report=True,
+        shows="loss, size, tokens and tokens per parameter of the best run at every budget"),
+    "loss_curves": Kind(draw=loss_curves, of="runs", in_report=True,
+        shows="the training objective along runs, and the held-out bound at their end"),
     "measured": Kind(draw=measured, of="table", shows="loss against size of runs, before any law"),
     "best_losses": Kind(draw=best_losses, of="table", shows="the best loss of each family and budget"),
-    "compare": Kind(
-        draw=compare, of="comparison", in_report=True,
-        shows="compute of families over a reference at equal loss",
-    ),
+    "compare": Kind(draw=compare, of="comparison", in_report=True,
+        shows="compute of families over a reference at equal loss"),
     "against": Kind(draw=against, of="beside", shows="a law beside published ones"),
     "surface_residuals": Kind(draw=surface_residuals, of="surface", shows="how far runs lie from a surface"),
     "variants": Kind(draw=variants, of="diagnosis", shows="the same runs fitted otherwise"),
@@ -137,13 +103,13 @@ FIGURES: dict[str, Kind] = {
 
 
 def drawn(report: bool = False, **material: Any) -> dict[str, go.Figure]:
-    """Every figure that can be drawn of `material`, by name; with `report` those alone that a report shows.
+    """Every figure that `material` is enough for, by name; with `report` only those that a report shows.
 
-    material: by the name a `Kind` has in `of`, what its function takes; a tuple is several arguments.
+    material: the argument of the drawing function under the name in `Kind.of`; a tuple is several arguments.
     """
     figures = {}
     for name, kind in FIGURES.items():
         if kind.of in material and (kind.in_report or not report):
-            given = material[kind.of]
-            figures[name] = kind.draw(*(given if isinstance(given, tuple) else (given,)))
+            arguments = material[kind.of]
+            figures[name] = kind.draw(*(arguments if isinstance(arguments, tuple) else (arguments,)))
     return figures

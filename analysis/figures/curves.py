@@ -62,25 +62,19 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     figure = parts.panels(2, 1, row_px=270)
     symbol = theme.family_style("".join(families)).symbol
     grey = theme.Style(colour=theme.NEUTRAL, symbol=symbol)
-    colours = {}
-    if several:
-        for family in families:
-            parts.legend_entry(figure, theme.family_style(family), dash="solid", family=family)
-    else:
-        colours = parts.budget_legend(figure, sorted(budgets.dropna().unique()), symbol)
-        if budgets.isna().any():
-            parts.legend_entry(figure, grey, group="unknown")
+    for family in families if several else ():
+        parts.legend_entry(figure, theme.family_style(family), dash="solid", family=family)
+    colours = parts.budget_legend(figure, [] if several else sorted(budgets.dropna().unique()), symbol)
+    if not several and budgets.isna().any():
+        parts.legend_entry(figure, grey, group="unknown")
     lines, ends = [], []
     curve_of = dict(tuple(table.groupby("key", sort=False)))
     for run, spent in zip(runs.to_dict("records"), budgets, strict=True):
         budget = None if is_missing(spent) else spent
-        owner: dict[str, Any] = {"family": run.get("family"), "budget": budget}
-        if several:
-            style, owner["group"] = theme.family_style(run["family"]), parts.safe(run["family"])
-        elif budget is None:
-            style, owner["group"] = grey, "unknown"
-        else:
-            style, owner["group"] = theme.Style(colour=colours[budget], symbol=symbol), flops_text(budget)
+        group = parts.safe(run["family"]) if several else "unknown" if budget is None else flops_text(budget)
+        owner: dict[str, Any] = {"family": run.get("family"), "budget": budget, "group": group}
+        style = theme.family_style(run["family"]) if several else grey
+        colour = style.colour if several or budget is None else colours[budget]
         if run["key"] in curve_of:
             curve = curve_of[run["key"]]
             texts = [
@@ -89,12 +83,12 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
                 f"{flops_text(row['flops'])} FLOPs"
                 for row in curve.to_dict("records")
             ]
-            look = {"color": style.colour, "width": 1.3}
+            look = {"color": colour, "width": 1.3}
             line = parts.scatter("line", curve[x], curve["loss"], text=texts, line=look, **owner)
             lines.append(line.update(opacity=0.85, customdata=[str(run["key"])] * len(curve)))
         own = ended[ended["key"] == run["key"]]
         if len(own):
-            ends.append(parts.run_points(own, x, "loss", (style.colour, style.symbol, 8), **owner))
+            ends.append(parts.run_points(own, x, "loss", (colour, style.symbol, 8), **owner))
     x_title, text = SCALES[x]
     values = [*table[x], *ended[x]]
     objective_title = f"Training {name}<br>(nats per token, not the bound)"

@@ -91,22 +91,18 @@ def isoflop(laws: IsoflopLaw | Mapping[str, IsoflopLaw], *, own_scale: bool = Fa
         traces.append(parts.scatter("line", minima["params"], minima["loss"], family=family, line=dashed))
         parts.add(figure, traces, panel, x=x_axis, y=y_axis)
         parts.label_ends(figure, panel, ends, (x_axis["range"], y_axis["range"]), (width_px, row_px))
-    arrows = any(8 in (trace.marker.size or ()) for trace in figure.data if trace.meta["role"] == "interval")
+    intervals = [trace for trace in figure.data if trace.meta["role"] == "interval"]
+    notes = {
+        " (arrow: goes on)": any(8 in trace.marker.size for trace in intervals),
+        ", the vertical ones with the error of the held-out text that all share":
+            together["loss_se"].notna().any(),
+        ". Dashed: through the minima.": True,
+        " Hollow and dotted: budget without a usable minimum.": (together["status"] != parts.BRACKETED).any(),
+    }  # fmt: skip
     caption = (
         f"Circles: runs. Curves: fitted parabolas. Diamonds: their minima with {law.level:.0%} intervals"
-        + (" (arrow: goes on)" if arrows else "")
-        + (
-            ", the vertical ones with the error of the held-out text that all share"
-            if together["loss_se"].notna().any()
-            else ""
-        )
-        + ". Dashed: through the minima."
-        + (
-            " Hollow and dotted: budget without a usable minimum."
-            if (together["status"] != parts.BRACKETED).any()
-            else ""
-        )
     )
+    caption += "".join(note for note, applies in notes.items() if applies)
     provenance = parts.law_provenance(by_name.values())
     return parts.finish(
         figure, "isoflop", "IsoFLOP curves", caption, provenance, legend="Budget (FLOPs)",

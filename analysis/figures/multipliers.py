@@ -106,7 +106,7 @@ def compare(comparison: Comparison) -> go.Figure:
     level = next(iter(comparison.laws.values())).level
     caption = (
         f"Points: budgets of each family, first and last with their FLOPs. Bands: {level:.0%} intervals. "
-        f"Dashed and hollow: extrapolated, at least one of the two laws. Laws: {comparison.method}."
+        f"Dashed and hollow: extrapolated (at least one of the two laws). Laws: {comparison.method}."
     )
     provenance = parts.law_provenance(comparison.laws.values())
     return parts.finish(figure, "compare", f"Compute multipliers over {reference}", caption, provenance)

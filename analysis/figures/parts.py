@@ -173,11 +173,9 @@ def finish(
     figure.update_layout(
         title={"text": f"{title}: {safe(of)}" if of else title, "subtitle": {"text": "<br>".join(lines)}},
         meta={"name": name, "caption": html.unescape(caption), "provenance": provenance},
-        height=figure.layout.height + top + BOTTOM_PX,
-        margin={"r": round(right), "t": top, "b": BOTTOM_PX},
-        legend={"title": {"text": legend}},
-        showlegend=bool(names),
-    )
+        height=figure.layout.height + top + BOTTOM_PX, margin={"r": round(right), "t": top, "b": BOTTOM_PX},
+        legend={"title": {"text": legend}}, showlegend=bool(names),
+    )  # fmt: skip
     return theme.set_theme(figure, "light")
 
 

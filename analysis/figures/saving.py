@@ -73,33 +73,22 @@ def placed(figure: go.Figure, drawn: dict[str, go.Figure]) -> str:
     """
     ident = f"figure-{len(drawn)}"
     drawn[ident] = figure
-    title = figure.layout.title.text or "Figure"
+    title = html.escape(html.unescape(figure.layout.title.text or "Figure"))
     meta = figure.layout.meta or {}
     caption, provenance = (html.escape(meta.get(name) or "") for name in ("caption", "provenance"))
     return (
-        f"<figure><figcaption><strong>{html.escape(html.unescape(title))}</strong><br>{caption}</figcaption>"
-        f'<div class="figure" id="{ident}" role="img" aria-label="{html.escape(html.unescape(title))}" '
+        f"<figure><figcaption><strong>{title}</strong><br>{caption}</figcaption>"
+        f'<div class="figure" id="{ident}" role="img" aria-label="{title}" '
         f'style="height:{figure.layout.height or 600}px"></div>'
         f"<figcaption>{provenance}</figcaption></figure>"
     )
 
 
 def document(title: str, body: str, drawn: Mapping[str, go.Figure]) -> str:
-    """A whole page: `body` is HTML with the places of the figures `drawn`."""
-    palettes = {
-        f"{name}_{part}": getattr(palette, part)
-        for name, palette in theme.PALETTES.items()
-        for part in ("paper", "text", "muted", "grid")
-    }
-    page = Template(resources.files("analysis.figures").joinpath("page.html").read_text(encoding="utf-8"))
-    return page.substitute(
-        palettes, font=theme.FONT, title=html.escape(html.unescape(title)), body=body, library=_library(),
-        figures=_packed(_figures_json(drawn).encode()),
-    )  # fmt: skip
+    """A whole page: `body` is HTML with the places of the figures `drawn`.
 
-
-def _figures_json(drawn: Mapping[str, go.Figure]) -> str:
-    """All figures without what the page has or adds: templates (one per theme for all), titles, widths."""
+    The figures are packed without what the page has or adds: templates, titles, widths.
+    """
     from plotly.utils import PlotlyJSONEncoder
 
     figures = {}
@@ -112,17 +101,26 @@ def _figures_json(drawn: Mapping[str, go.Figure]) -> str:
         layout |= {"autosize": True, "margin": margin | {"t": max(margin["t"] - words, 20)}}
         layout["height"] = (layout.get("height") or 600) - min(words, margin["t"] - 20)
         figures[name] = json.dumps({"data": content["data"], "layout": layout}, cls=PlotlyJSONEncoder)
-    templates = {name: theme.template_layout(name) for name in theme.PALETTES}
-    plain = {name: {"layout": layout} for name, layout in templates.items()}
-    return json.dumps({"templates": plain, "dark": theme.DARK, "figures": figures})
+    templates = {name: {"layout": theme.template_layout(name)} for name in theme.PALETTES}
+    packed = _packed(json.dumps({"templates": templates, "dark": theme.DARK, "figures": figures}))
+    palettes = {
+        f"{name}_{part}": getattr(palette, part)
+        for name, palette in theme.PALETTES.items()
+        for part in ("paper", "text", "muted", "grid")
+    }
+    page = Template(resources.files("analysis.figures").joinpath("page.html").read_text(encoding="utf-8"))
+    return page.substitute(
+        palettes, font=theme.FONT, title=html.escape(html.unescape(title)), body=body, library=_library(),
+        figures=packed,
+    )  # fmt: skip
 
 
 @cache
 def _library() -> str:
     from plotly.offline import get_plotlyjs
 
-    return _packed(get_plotlyjs().encode())
+    return _packed(get_plotlyjs())
 
 
-def _packed(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()

@@ -85,9 +85,9 @@ def family_style(family: str | None) -> Style:
 
 
 def family_order(families: Any) -> list[str]:
-    """Families in the order of every legend: the known ones as listed above, then the others by name."""
-    known = list(FAMILY_STYLES)
-    return sorted(families, key=lambda name: (known.index(name) if name in known else len(known), str(name)))
+    """Families in the order of every legend: first as in `FAMILY_STYLES`, then the others by name."""
+    order = list(FAMILY_STYLES)
+    return sorted(families, key=lambda name: (order.index(name) if name in order else len(order), str(name)))
 
 
 def budget_colours(count: int) -> list[str]:
@@ -139,7 +139,7 @@ def set_theme(figure: go.Figure, theme: str) -> go.Figure:
 
 
 def _recoloured(value: Any, swap: dict[str, str]) -> Any:
-    """What of a figure's plain form has another colour: the changed leaves with the keys above them."""
+    """The parts of a figure's plain form whose colour changes: the leaves, with the keys above them."""
     if isinstance(value, str) and ("#" in value or "rgba(" in value):
         pattern = r"#[0-9a-f]{6}|rgba\(\d+, \d+, \d+, "
         return re.sub(pattern, lambda match: swap.get(match[0], match[0]), value)
@@ -157,54 +157,35 @@ def template(theme: str) -> go.layout.Template:
 
 
 def template_layout(theme: str) -> dict[str, Any]:
-    """The layout of `template` as a plain dictionary, for who draws without the plotly package."""
+    """The layout of `template` as a plain dictionary, to draw without the plotly package."""
     palette = PALETTES[theme]
     axis = {
-        "gridcolor": palette.grid,
-        "linecolor": palette.line,
-        "tickcolor": palette.line,
-        "showline": True,
-        "ticks": "outside",
-        "ticklen": 5,
-        "zeroline": False,
-        "automargin": True,
+        "gridcolor": palette.grid, "linecolor": palette.line, "tickcolor": palette.line, "showline": True,
+        "ticks": "outside", "ticklen": 5, "zeroline": False, "automargin": True,
         "title": {"font": {"size": FONT_PX}, "standoff": 8},
-        "tickfont": {"size": FONT_PX - 2, "color": palette.muted},
-        "nticks": 8,
-    }
+        "tickfont": {"size": FONT_PX - 2, "color": palette.muted}, "nticks": 8,
+    }  # fmt: skip
+    small_muted = {"size": FONT_PX - 1, "color": palette.muted}
     return {
         "paper_bgcolor": palette.paper,
         "plot_bgcolor": palette.paper,
         "font": {"family": FONT, "size": FONT_PX, "color": palette.text},
         "title": {
-            "x": 0.0,
-            "xref": "paper",
-            "xanchor": "left",
-            "y": 1.0,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 18},
-            "font": {"size": FONT_PX + 5},
-            "subtitle": {"font": {"size": FONT_PX - 1, "color": palette.muted}},
+            "x": 0.0, "xref": "paper", "xanchor": "left", "y": 1.0, "yref": "container", "yanchor": "top",
+            "pad": {"t": 18}, "font": {"size": FONT_PX + 5}, "subtitle": {"font": small_muted},
         },
         "xaxis": axis,
         "yaxis": axis,
         "legend": {
-            "x": 1.02,
-            "y": 1.0,
-            "xanchor": "left",
-            "yanchor": "top",
-            "font": {"size": FONT_PX - 1},
-            "title": {"font": {"size": FONT_PX - 1, "color": palette.muted}},
-            "tracegroupgap": 4,
+            "x": 1.02, "y": 1.0, "xanchor": "left", "yanchor": "top", "font": {"size": FONT_PX - 1},
+            "title": {"font": small_muted}, "tracegroupgap": 4,
         },
         "annotationdefaults": {
-            "font": {"size": FONT_PX - 2, "color": palette.text},
-            "arrowcolor": palette.muted,
+            "font": {"size": FONT_PX - 2, "color": palette.text}, "arrowcolor": palette.muted,
             "showarrow": False,
         },
         "shapedefaults": {"line": {"color": palette.line, "width": 1.2}},
         "hoverlabel": {"align": "left", "font": {"family": FONT, "size": FONT_PX - 1}},
         "hovermode": "closest",
         "margin": {"l": 80, "r": 40, "t": 84, "b": 62},
-    }
+    }  # fmt: skip

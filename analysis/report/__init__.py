@@ -45,21 +45,15 @@ Laws = Mapping[str, Mapping[str, "Law"]]
 
 
 def write_report(
-    path: str | Path,
-    runs: pd.DataFrame,
-    laws: Laws,
-    *,
-    title: str = "Scaling laws",
-    source: str = "",
-    comparison: Comparison | None = None,
-    refused: Mapping[str, Sequence[str]] | None = None,
+    path: str | Path, runs: pd.DataFrame, laws: Laws, *, title: str = "Scaling laws", source: str = "",
+    comparison: Comparison | None = None, refused: Mapping[str, Sequence[str]] | None = None,
     losses: pd.DataFrame | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the report as `path`, whole or not at all, and return the path.
 
-    runs: the table the laws were fitted to. source: where it came from, as the reader is to see it. refused:
+    runs: the table the laws were fitted to. source: where it came from, as the reader will see it. refused:
     by family, why a law could not be fitted. losses: training loss along the runs, see
-    `analysis.table.runs.loss_curves`. UserError where nothing was fitted or the file cannot be written.
+    `analysis.table.runs.loss_curves`. UserError if nothing was fitted or the file cannot be written.
     """
     path, source = Path(path), without_secrets(source)
     if not any(laws.values()):
@@ -72,22 +66,18 @@ def write_report(
         sections.append(_family(family, laws[family], (refused or {}).get(family, ()), runs, losses, drawn))
     sections += [_runs(runs), _provenance(runs, laws, source)]
     links = "".join(f'<a href="#{anchor}">{_text(heading)}</a>' for anchor, heading, _ in sections)
-    parts = [
+    main = "".join(
         f'<section id="{anchor}"><h2>{_text(heading)}</h2>{body}</section>'
         for anchor, heading, body in sections
-    ]
-    origin = (
-        f"{len(runs)} runs"
-        + (f" from {_text(source)}" if source else "")
-        + f". Written {time_text(datetime.now(UTC))}."
     )
+    origin = f"{len(runs)} runs{f' from {_text(source)}' if source else ''}"
     body = f"""<header>
 <h1>{_text(title)}</h1>
-<p class="muted">{origin}</p>
+<p class="muted">{origin}. Written {time_text(datetime.now(UTC))}.</p>
 <nav aria-label="sections">{links}</nav>
 </header>
 <noscript><p>The tables below are complete; the figures need JavaScript.</p></noscript>
-<main>{"".join(parts)}</main>
+<main>{main}</main>
 <footer><p>scaling {metadata.version("scaling")}; losses are nats per token on held-out text.</p></footer>"""
     return write_whole(path, document(_text(title), body, drawn).encode())
 
@@ -101,14 +91,12 @@ def _overview(laws: Laws) -> Section:
     rows = []
     for family in family_order(laws):
         for method, law in laws[family].items():
-            largest = law.flops_range[1]
-            best = law.optimal(largest)
-            best_sizes = {"params": best.params, "tokens": best.tokens}
-            sizes = [value_text(name, n, n.low, n.high) for name, n in best_sizes.items()]
-            exponents = [str(law.exponents[name]) for name in ("params", "tokens")]
-            rows.append(
-                [family, method, len(law.runs), *exponents, flops_text(largest), *sizes, str(best.loss)]
-            )
+            largest = flops_text(law.flops_range[1])
+            best = law.optimal(law.flops_range[1])
+            sizes = {"params": best.params, "tokens": best.tokens}
+            cells = [law.exponents["params"], law.exponents["tokens"], largest]
+            cells += [value_text(name, number, number.low, number.high) for name, number in sizes.items()]
+            rows.append([family, method, len(law.runs), *cells, best.loss])
     head = ["family", "law", "runs", "size exponent", "tokens exponent", "budget (FLOPs)",
             "best params", "tokens", "loss (nats)"]  # fmt: skip
     text = (
@@ -119,22 +107,24 @@ def _overview(laws: Laws) -> Section:
 
 
 def _family(
-    family: str,
-    laws: Mapping[str, Law],
-    refused: Sequence[str],
-    runs: pd.DataFrame,
-    losses: pd.DataFrame | None,
-    drawn: dict[str, go.Figure],
-) -> Section:
-    parts = []
+    family: str, laws: Mapping[str, Law], refused: Sequence[str], runs: pd.DataFrame,
+    losses: pd.DataFrame | None, drawn: dict[str, go.Figure],
+) -> Section:  # fmt: skip
     notes = []
     for method, law in laws.items():
-        ended = [law.sentence] if law.status is not FitStatus.CONVERGED else []
-        notes += [f"{method}: {note}" for note in (*ended, *law.warnings)]
-    caveats = _list([*notes, *refused])
-    parts += [f"<h3>Caveats</h3>{caveats}"] if caveats else []
-    parts += ["<h3>Can these laws be trusted?</h3>"] if laws else []
-    parts += [_belief(law) for law in laws.values()]
+        sentences = [law.sentence] if law.status is not FitStatus.CONVERGED else []
+        notes += [f"{method}: {sentence}" for sentence in (*sentences, *law.warnings)]
+    body = _caveats([*notes, *refused]) + ("<h3>Can these laws be trusted?</h3>" if laws else "")
+    for method, law in laws.items():
+        if len(law.runs) > MOST_DIAGNOSED:
+            too_many = f"{method} law of {len(law.runs)} runs: too many to check here; see analysis.diagnose."
+            body += f"<p>{too_many}</p>"
+            continue
+        diagnosis = diagnose(law)
+        head = ["check", "grade", "finding"]
+        checks = _table(head, diagnosis.table[head].itertuples(index=False), wrap=True)
+        body += f"<p><strong>{method} law:</strong> {_text(diagnosis.verdict)}.</p>"
+        body += _folded(f"Checks of the {method} law", checks)
     own = runs[runs["family"] == family] if "family" in runs else runs
     material: dict[str, Any] = {"laws": dict(laws)} if laws else {}
     material |= {figures.FIGURES[law.figure].of: law for law in laws.values() if law.figure != "frontier"}
@@ -142,87 +132,59 @@ def _family(
         of_family = losses[losses["family"] == family] if "family" in losses else losses
         if len(of_family):
             material["runs"] = (own, of_family)
-    parts += [placed(figure, drawn) for figure in figures.drawn(report=True, **material).values()]
-    parts += [_minima(law) for law in laws.values() if hasattr(law, "minima")]
-    parts.append(_stamp(*laws.values()))
+    body += _figures(drawn, **material)
+    body += "".join(_minima(law) for law in laws.values() if hasattr(law, "minima"))
+    body += "".join(_stamp(law) for law in laws.values())
     for method, law in laws.items():
-        table = law.summary()
-        rows = [[row[0], value_text(*row)] for row in table.itertuples(index=False)]
+        rows = [[row[0], value_text(*row)] for row in law.summary().itertuples(index=False)]
         numbers = _table(["", "value and interval"], rows) + _stamp(law)
-        parts.append(_folded(f"All numbers of the {method} law", numbers))
-    left_out = [str(run) for run in next(iter(laws.values())).excluded] if laws else []
-    if left_out:
-        parts.append(_folded(f"{len(left_out)} runs left out", _list(left_out)))
-    return f"family-{_anchor(family)}", family, "".join(parts)
-
-
-def _belief(law: Law) -> str:
-    """Whether to believe a law: the verdict, and the checks behind it."""
-    if len(law.runs) > MOST_DIAGNOSED:
-        return (
-            f"<p>{law.method} law of {len(law.runs)} runs: too many to check here; see analysis.diagnose.</p>"
-        )
-    found = diagnose(law)
-    rows = found.table[["check", "grade", "finding"]].itertuples(index=False)
-    checks = _folded(
-        f"Checks of the {law.method} law", _table(["check", "grade", "finding"], rows, wrap=True)
-    )
-    return f"<p><strong>{law.method} law:</strong> {_text(found.verdict)}.</p>{checks}"
+        body += _folded(f"All numbers of the {method} law", numbers)
+    left_out = list(map(str, next(iter(laws.values())).excluded)) if laws else []
+    body += _folded(f"{len(left_out)} runs left out", _list(left_out)) if left_out else ""
+    return f"family-{re.sub(r'[^A-Za-z0-9]+', '-', family)}", family, body
 
 
 def _minima(law: Any) -> str:
     rows = []
-    for row in law.minima.astype(object).to_dict(orient="records"):
-        if row["status"] != "bracketed":
-            rows.append([flops_text(row["flops"]), row["num_runs"], str(row["reason"]), "", "", ""])
-            continue
-        cells = [
-            value_text(n, row[n], row[f"{n}_low"], row[f"{n}_high"])
-            for n in ("params", "tokens", "tokens_per_param", "loss")
-        ]
+    for row in law.minima.astype(object).to_dict("records"):
+        cells = [str(row["reason"]), "", "", ""]
+        if row["status"] == "bracketed":
+            names = ("params", "tokens", "tokens_per_param", "loss")
+            cells = [value_text(name, row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in names]
         rows.append([flops_text(row["flops"]), row["num_runs"], *cells])
-    head = [
-        "budget (FLOPs)",
-        "runs",
-        "best params",
-        "tokens",
-        "tokens per parameter",
-        "loss (nats per token)",
-    ]
+    head = ["budget (FLOPs)", "runs", "best params", "tokens", "tokens per parameter",
+            "loss (nats per token)"]  # fmt: skip
     return _table(head, rows, caption="Best size at each budget")
 
 
 def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
+    reference = comparison.reference
     rows = [
         [
             row["family"], flops_text(row["at_flops"]), f"{row['at_loss']:.4f}",
             interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
             flops_text(row["reference_flops"]), "extrapolated" if row["extrapolated"] else "",
         ]
-        for row in comparison.multipliers.astype(object).to_dict(orient="records")
+        for row in comparison.multipliers.astype(object).to_dict("records")
     ]  # fmt: skip
-    head = ["family", "at its budget (FLOPs)", "at loss", f"times the compute of {comparison.reference}",
-            f"{comparison.reference} needs (FLOPs)", ""]  # fmt: skip
-    body = [
-        *([f"<h3>Caveats</h3>{_list(comparison.warnings)}"] if comparison.warnings else []),
-        *(
-            placed(figure, drawn)
-            for figure in figures.drawn(report=True, laws=comparison.laws, comparison=comparison).values()
-        ),
-        _table(head, rows, caption=f"Compute over {comparison.reference} at equal loss"),
-        _folded(
-            "The laws compared", _list(f"{n}: {provenance.of_law(law)}" for n, law in comparison.laws.items())
-        ),
-    ]
-    return "compare", "Families compared", "".join(body)
+    head = ["family", "at its budget (FLOPs)", "at loss", f"times the compute of {reference}",
+            f"{reference} needs (FLOPs)", ""]  # fmt: skip
+    laws = _list(f"{name}: {provenance.of_law(law)}" for name, law in comparison.laws.items())
+    body = (
+        _caveats(comparison.warnings)
+        + _figures(drawn, laws=comparison.laws, comparison=comparison)
+        + _table(head, rows, caption=f"Compute over {reference} at equal loss")
+        + _folded("The laws compared", laws)
+    )
+    return "compare", "Families compared", body
 
 
 def _runs(runs: pd.DataFrame) -> Section:
     names = [name for name in RUN_COLUMNS_SHOWN if name in runs.columns and runs[name].notna().any()]
-    shown = runs.head(MOST_ROWS)
-    rows = [list(map(value_text, names, row)) for row in shown[names].itertuples(index=False)]
-    more = f"<p>The first {len(shown)} of {len(runs)} runs.</p>" if len(runs) > len(shown) else ""
-    return "runs", "Runs", more + _folded(f"{len(runs)} runs", _table(names, rows))
+    first = runs.head(MOST_ROWS)
+    rows = [list(map(value_text, names, row)) for row in first[names].itertuples(index=False)]
+    cut = f"<p>The first {len(first)} of {len(runs)} runs.</p>" if len(runs) > len(first) else ""
+    return "runs", "Runs", cut + _folded(f"{len(runs)} runs", _table(names, rows))
 
 
 def _provenance(runs: pd.DataFrame, laws: Laws, source: str) -> Section:
@@ -235,18 +197,13 @@ def _provenance(runs: pd.DataFrame, laws: Laws, source: str) -> Section:
                          str(law.status), str(law.cost), law.sha256[:16], options])  # fmt: skip
     head = ["family", "law", "runs", "left out", "budgets (FLOPs)", "status", "cost of a run",
             "SHA-256 of the data", "options"]  # fmt: skip
-    written = f"Fitted and written {time_text(datetime.now(UTC))} with"
-    body = [
-        _table(["", ""], provenance.of_runs(runs, source), caption="The runs"),
-        _table(head, rows, caption="The laws: every number and figure above names the one it is of"),
-        _table(["", ""], provenance.of_program(), caption=written),
-    ]
-    return "provenance", "Where the numbers come from", "".join(body)
-
-
-def _stamp(*laws: Law) -> str:
-    """Below a figure or a table: the laws its numbers are of."""
-    return "".join(f'<p class="muted stamp">{_text(provenance.of_law(law))}</p>' for law in laws)
+    body = (
+        _table(["", ""], provenance.of_runs(runs, source), caption="The runs")
+        + _table(head, rows, caption="The laws: every number and figure above names its law")
+        + _table(["", ""], provenance.of_program(),
+                 caption=f"Fitted and written {time_text(datetime.now(UTC))} with")
+    )  # fmt: skip
+    return "provenance", "Where the numbers come from", body
 
 
 # -- pieces of HTML -----------------------------------------------------------------------------
@@ -256,8 +213,17 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def _anchor(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", name)
+def _figures(drawn: dict[str, go.Figure], **material: Any) -> str:
+    return "".join(placed(figure, drawn) for figure in figures.drawn(report=True, **material).values())
+
+
+def _stamp(law: Law) -> str:
+    """Below a figure or a table: the law of its numbers."""
+    return f'<p class="muted stamp">{_text(provenance.of_law(law))}</p>'
+
+
+def _caveats(sentences: Sequence[str]) -> str:
+    return f"<h3>Caveats</h3>{_list(sentences)}" if sentences else ""
 
 
 def _table(
@@ -273,7 +239,7 @@ def _table(
 
 def _list(sentences: Iterable[str]) -> str:
     items = "".join(f"<li>{_text(sentence)}</li>" for sentence in dict.fromkeys(sentences))
-    return f'<ul class="warnings">{items}</ul>' if items else ""
+    return f'<ul class="warnings">{items}</ul>'
 
 
 def _folded(title: str, body: str) -> str:

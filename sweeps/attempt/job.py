@@ -1,7 +1,7 @@
-"""What travels to a worker, a job, and what comes back, an outcome.
+"""Job and outcome: a job travels to a worker, an outcome comes back, both as JSON.
 
-Both are plain data and travel as JSON. An outcome is also written to `result.json` beside the journal, so
-that it survives a process that dies before it could hand it over.
+The worker also writes the outcome to `result.json` beside the journal, so that it survives a process that
+dies before it returns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import re
 import traceback as traceback_module
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,19 +23,19 @@ RESULT = "result.json"
 
 
 class Trouble(StrEnum):
-    """Why an attempt failed; it decides whether another one makes sense."""
+    """The kind of a failure; it decides whether another attempt makes sense."""
 
     LOST = "lost"
     """The process, its node or its GPU went away."""
     MEMORY = "memory"
     """The run needs more memory than there is."""
     NODE_MEMORY = "node memory"
-    """Its node was low on memory, which other processes may have used up."""
+    """Its node was low on memory, perhaps because of other processes."""
     DISK = "disk"
     DATA = "data"
     """The prepared data cannot be read just now: no fault of the run, and it may come back."""
     USER = "user"
-    """Wrong input: trying again cannot help."""
+    """Wrong input: another attempt cannot help."""
     ERROR = "error"
 
 
@@ -56,7 +56,7 @@ class Job:
     """Any of these files, once it exists, asks the attempt to stop; its text is the reason."""
     options: Mapping[str, Any] = field(default_factory=dict)
     storage: str | None = None
-    """URI of a storage through which worker and driver exchange files, where they share no disk."""
+    """URI of a storage through which worker and driver exchange files if they share no disk."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,13 +77,13 @@ class Outcome:
     trouble: Trouble | None = None
     traceback: str | None = None
     signature: str | None = None
-    """What a failure looks like with its numbers left out; equal ones are the same failure."""
+    """Text of a failure without its numbers; equal ones are the same failure."""
     host: str | None = None
     device: str | None = None
     worker_s: float = 0.0
-    """Seconds from taking the job to handing over this outcome."""
+    """Seconds from the start of the job to this outcome."""
     journal: str | None = None
-    """Its text, where the driver cannot see the attempt's folder."""
+    """Its text, if the driver cannot read the attempt's folder."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,7 +95,7 @@ class Outcome:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """The outcome that the attempt in `folder` wrote down, if it did and nobody changed that."""
+    """The outcome in `folder`; None without one, or if its checksum is wrong."""
     try:
         values = json.loads((folder / RESULT).read_text())
         if values.pop("checksum", None) not in (None, _checksum(values)):  # None: an earlier version's
@@ -106,7 +106,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Write down how the attempt in `folder` ended. OSError where that fails."""
+    """OSError if `outcome` cannot be written to `folder`."""
     values = outcome.to_dict()
     write_json(folder / RESULT, {**values, "checksum": _checksum(values)})
 
@@ -116,13 +116,13 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write whole or not at all. OSError where that fails."""
+    """Write whole or not at all. OSError if that fails."""
     with write_whole(path) as temporary:
         temporary.write_text(json.dumps(values))
 
 
 def failure(error: BaseException) -> Outcome:
-    """`error` as an outcome: what kind of trouble it is, in a sentence, with its traceback."""
+    """`error` as an outcome: kind of trouble, sentence and traceback."""
     trouble = _trouble(error)
     text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     sentence = {
@@ -146,34 +146,30 @@ def signature_of(text: str) -> str:
     return re.sub(r"0x[0-9a-f]+|\d+", "#", text)[:500]
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
 _GPU_LOST = re.compile(
     "CUDA.*(uncorrectable|hardware|NVLink|fallen off|launch failure|unknown error|initialization error|"
     "busy or unavailable|is lost)|[Nn]o CUDA(-capable device| GPUs)"
 )
-"""What CUDA says of a GPU that is broken or gone; an illegal address is rather the program's fault."""
+"""Messages of CUDA about a GPU that is broken or gone; an illegal address is a fault of the program."""
 
 
 def _trouble(error: BaseException) -> Trouble:
     from scaling.errors import DataAwayError, UserError
 
-    for cause in _chain(error):
+    cause: BaseException | None = error
+    while cause is not None:
         if isinstance(cause, DataAwayError):
             return Trouble.DATA
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return Trouble.DISK
+        is_runtime, text = isinstance(cause, RuntimeError), str(cause)
         if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
             return Trouble.MEMORY
-        if isinstance(cause, RuntimeError) and "can't allocate memory" in str(cause):
+        if is_runtime and "can't allocate memory" in text:
             return Trouble.MEMORY
-        if isinstance(cause, RuntimeError) and _GPU_LOST.search(str(cause)):
+        if is_runtime and _GPU_LOST.search(text):
             return Trouble.LOST
+        cause = cause.__cause__ or cause.__context__
     return Trouble.USER if isinstance(error, UserError) else Trouble.ERROR
 
 
@@ -183,13 +179,12 @@ def killed() -> Outcome:
 
 
 def lost(job: Job, how: str) -> Outcome:
-    """The outcome of a job whose process went away: the one it wrote before, if it did, else `how`."""
-    written = read_outcome(Path(job.folder))
-    if written is not None:
-        return written
-    return Outcome(status="failed", sentence=how, trouble=Trouble.LOST, signature=signature_of(how))
+    """The outcome of a job whose process is gone: the one that it wrote, else `how`."""
+    return read_outcome(Path(job.folder)) or Outcome(
+        status="failed", sentence=how, trouble=Trouble.LOST, signature=signature_of(how)
+    )
 
 
 def in_fresh_process_next(outcome: Outcome) -> bool:
-    """Whether what happened may have left the process unfit for another job."""
+    """Whether the process may be unfit for another job."""
     return outcome.status == "failed" and outcome.trouble in (Trouble.MEMORY, Trouble.ERROR, Trouble.LOST)

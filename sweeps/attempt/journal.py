@@ -1,11 +1,11 @@
 """The journal: the log of a run, one JSON object per line, appended beside the run.
 
-A line is one `write` call, so a killed process costs at most the line it was writing. Readers get `Record`s;
-a line that is torn or is no record is skipped and counted. Times (`at`) are seconds since 1970. Numbers that
+A line is one `write` call, so a killed process loses at most one line. Readers get `Record`s; a line that is
+torn or is no record is skipped and counted. Times (`at`) are seconds since 1970. Numbers that
 JSON has no word for are written as the texts "nan", "inf" and "-inf", which `float` reads back.
 
-Folders: <sweep>/<family>/runs/<key>/attempt-001/journal.jsonl. Each attempt has its own; `merged` tells
-them as one story, in which what a later attempt did again replaces what was done before.
+Folders: <sweep>/<family>/runs/<key>/attempt-001/journal.jsonl. Each attempt has its own; `merged` joins them,
+and steps that a later attempt repeated replace the earlier ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 JOURNAL = "journal.jsonl"
@@ -30,7 +29,7 @@ NUMBERS = (
     *("elapsed_s", "bound", "bound_se"),
 )
 LATEST = 1e11
-"""A time beyond the year 5000 is damage, too."""
+"""A time beyond the year 5000 is damage."""
 HAVE_A_STEP = frozenset({"train", "checkpoint", "resumed"})
 
 
@@ -42,18 +41,18 @@ class Record:
     at: float
     step: int = 0
     loss: float | None = None
-    """Of a training record, in nats per token."""
+    """Of a training record. Nats per token."""
     biased: bool = False
-    """Whether `loss` is of a curriculum's biased phase: no curve and no law may take it for the objective."""
+    """Whether `loss` is of a curriculum's biased phase: no curve and no law may use it as the objective."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """Those of `NUMBERS` that the line has."""
     values: Mapping[str, Any] = field(default_factory=dict)
-    """The line as it was written."""
+    """The whole line."""
     attempt: int = 0
 
     @classmethod
     def parse(cls, line: bytes, attempt: int = 0) -> Record | None:
-        """None for a line that is no record: torn, not JSON, or without what its kind must have."""
+        """None for a line that is no record: torn, not JSON, or without a field of its kind."""
         try:
             values = json.loads(line)
             kind, at = str(values["kind"]), float(values["at"])
@@ -86,34 +85,30 @@ def attempt_folder(run: Path, attempt: int) -> Path:
 
 def attempt_folders(run: Path) -> dict[int, Path]:
     """Attempt number -> folder, of those that exist, first to last."""
-    if not run.is_dir():
-        return {}
-    found = {}
-    for path in run.iterdir():
-        if match := _ATTEMPT.fullmatch(path.name):
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+    paths = run.iterdir() if run.is_dir() else ()
+    folders = {int(match[1]): path for path in paths if (match := _ATTEMPT.fullmatch(path.name))}
+    return dict(sorted(folders.items()))
 
 
 class Journal:
     """Appends records to `path`; each `append` is on its way to the disk when it returns."""
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
-        """OSError where the file cannot be opened."""
+        """OSError if the file cannot be opened."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._now = path, now
         self._descriptor = os.open(path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o644)
-        self._torn = not _ends_with_newline(self._descriptor)
+        size = os.fstat(self._descriptor).st_size
+        self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add `record` and the time. OSError (a full disk, say) leaves at most one torn line behind."""
         line = json.dumps({"at": self._now(), **_plain(record)}, separators=(",", ":"), allow_nan=False)
         data = ("\n" if self._torn else "").encode() + line.encode() + b"\n"
-        self._torn = True  # until the whole line is known to be out
-        if os.write(self._descriptor, data) == len(data):
-            self._torn = False
-        else:
+        self._torn = True  # until the whole line is written
+        if os.write(self._descriptor, data) != len(data):
             raise OSError(28, "No space left on device", str(self.path))
+        self._torn = False
 
     def sync(self) -> None:
         os.fsync(self._descriptor)
@@ -126,15 +121,8 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _ends_with_newline(descriptor: int) -> bool:
-    size = os.fstat(descriptor).st_size
-    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
 
 def _plain(value: Any) -> Any:
@@ -158,15 +146,15 @@ class Follower:
     """Reads a journal as it grows: each `read` gives the whole lines since the last one."""
 
     def __init__(self, path: Path, position: int = 0, *, attempt: int = 0) -> None:
-        """attempt: whose journal it is, for the records to say."""
+        """attempt: number of the journal's attempt, for its records."""
         self.path, self.position, self.attempt = path, position, attempt
         self.skipped = 0
-        """Whole lines so far that were no records."""
+        """Number of whole lines that were no records."""
 
     def read(self, limit: int | None = None) -> list[Record]:
-        """Records after `position` (at most `limit`), which moves on to behind the last whole line read.
+        """Records after `position` (at most `limit`), which moves behind the last whole line.
 
-        A last line without its end stays for the next time.
+        A last line without its end stays for the next call.
         """
         records: list[Record] = []
         try:
@@ -202,25 +190,24 @@ def last(path: Path, *, kind: str | None = None) -> Record | None:
 
 
 def fences(run: Path) -> dict[int, int]:
-    """Attempt -> the step beyond which its files do not count, for a later attempt went on from there.
+    """Attempt -> the step from which a later attempt went on: files beyond it do not count.
 
-    Attempts that nobody has gone on from are left out. A node that was declared dead may have written more.
+    Attempts without such a step are left out. A node that was declared dead may have written more.
     """
-    found: dict[int, int] = {}
-    lowest: int | None = None
+    steps_by_attempt: dict[int, int] = {}
+    steps: list[int] = []
     for attempt, folder in reversed(attempt_folders(run).items()):
-        if lowest is not None:
-            found[attempt] = lowest
-        steps = [record.step for record in read(folder / JOURNAL) if record.kind == "resumed"]
-        lowest = min([*steps, *([] if lowest is None else [lowest])], default=None)
-    return found
+        if steps:
+            steps_by_attempt[attempt] = min(steps)
+        steps += [record.step for record in read(folder / JOURNAL) if record.kind == "resumed"]
+    return steps_by_attempt
 
 
 def merged(run: Path) -> list[Record]:
     """The journals of all attempts of the run in folder `run` as one, each step once and in order.
 
-    What earlier attempts did beyond the step from which the last one went on is left out, for it was, or
-    will be, done again; of what several did before that step the latest counts.
+    Steps of earlier attempts beyond the one from which the last attempt went on are left out, for they are
+    repeated; of a step that several attempts did before it, the latest counts.
     """
     story = [
         record

@@ -1,4 +1,4 @@
-"""What one worker does with one job: train, keep a journal, and say how it ended. Knows no Ray."""
+"""One worker and one job: it trains, keeps a journal and returns the outcome. It knows no Ray."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from sweeps.attempt.journal import JOURNAL, Journal, attempt_folders, fences
 SPEC = "spec.json"
 STOP_POLL_S = 0.5
 CODE_VERSION = "SCALING_CODE_VERSION"
-"""Variable that says which version it is, where the code came without its history."""
+"""Variable with the version of the code, if it came without its git history."""
 
 
 Train = Callable[..., Any]
-"""The signature of `scaling.training.train`."""
+"""A function like `scaling.training.train`."""
 
 
 def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -> Outcome:
-    """Run `job` to its end in this process and return its outcome; never raises for what the run did.
+    """Run `job` to its end in this process and return its outcome; failures are outcomes, not exceptions.
 
-    train: stands in for `scaling.training.train` in tests. stop: where else a wish to stop may come from.
+    train: replaces `scaling.training.train` in tests. stop: another source of requests to stop.
     """
     started = time.perf_counter()
     stop = stop or Stop()
     folder = Path(job.folder)
     try:
         with stop.on_sigterm():
-            outcome = _earlier_outcome(job) or _train(job, folder, stop.asked_by(job), train)
+            outcome = _earlier_outcome(job) or _train(job, folder, stop.reason_for(job), train)
     except (KeyboardInterrupt, SystemExit) as error:
         outcome = Outcome(status="preempted", sentence=f"the worker was stopped by {type(error).__name__}")
-    except BaseException as error:  # whatever it was, the driver hears of it
+    except BaseException as error:  # every failure reaches the driver
         outcome = failure(error)
     spent_s = time.perf_counter() - started
     outcome = replace(outcome, host=outcome.host or socket.gethostname(), worker_s=spent_s)
@@ -51,8 +51,16 @@ def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -
 
 
 def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train: Train | None) -> Outcome:
-    set_threads(job.cpus)
-    device = str(job.options.get("device") or default_device(job.gpus))
+    import torch
+
+    from scaling.data import open_dataset
+    from scaling.spec import RunSpec
+    from scaling.training import train as real_train
+
+    threads = max(1, int(job.cpus))
+    if torch.get_num_threads() != threads:  # more would compete with the other workers
+        torch.set_num_threads(threads)
+    device = str(job.options.get("device") or ("cuda" if job.gpus > 0 else "cpu"))
     folders = attempt_folders(folder.parent)
     earlier = [number for number in folders if number < job.attempt]
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,10 +78,6 @@ def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train:
                 "code_version": code_version(),
             }
         )
-        from scaling.data import open_dataset
-        from scaling.spec import RunSpec
-        from scaling.training import train as real_train
-
         result = (train or real_train)(
             RunSpec.from_dict(job.spec),
             open_dataset(job.dataset),
@@ -99,7 +103,7 @@ def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train:
 
 
 def _earlier_outcome(job: Job) -> Outcome | None:
-    """What an earlier attempt finished but could not hand over, because its driver died first."""
+    """The outcome of an earlier attempt that finished after its driver had died."""
     for number, folder in reversed(attempt_folders(Path(job.folder).parent).items()):
         outcome = read_outcome(folder)
         done = outcome is not None and outcome.status == "finished" and outcome.result.get("key") == job.key
@@ -108,11 +112,8 @@ def _earlier_outcome(job: Job) -> Outcome | None:
     return None
 
 
-# -- stopping -----------------------------------------------------------------------------------
-
-
 class Stop:
-    """A wish to stop, from a signal, a file, or a later attempt that has taken over."""
+    """A request to stop, by a signal, a file, or a later attempt of the run."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -136,12 +137,12 @@ class Stop:
             for number, handler in replaced.items():
                 signal.signal(number, handler)
 
-    def asked_by(self, job: Job) -> Callable[[], str | None]:
-        """A function for `should_stop`: looks at the files at most every STOP_POLL_S seconds."""
+    def reason_for(self, job: Job) -> Callable[[], str | None]:
+        """A function for `should_stop`, which looks for the files at most every STOP_POLL_S seconds."""
         run = Path(job.folder).parent
         last = -STOP_POLL_S
 
-        def asked() -> str | None:
+        def reason() -> str | None:
             nonlocal last
             now = time.monotonic()
             if self.reason is None and now - last >= STOP_POLL_S:
@@ -153,35 +154,16 @@ class Stop:
                         self.ask(path.read_text().strip() or "asked to stop")
             return self.reason
 
-        return asked
+        return reason
 
 
-# -- the machine --------------------------------------------------------------------------------
-
-
-def set_threads(cpus: float) -> None:
-    """As many torch threads as the job has CPUs: more would fight with the other workers."""
-    import torch
-
-    if torch.get_num_threads() != max(1, int(cpus)):
-        torch.set_num_threads(max(1, int(cpus)))
-
-
-def default_device(gpus: float) -> str:
-    return "cuda" if gpus > 0 else "cpu"
-
-
+@cache
 def device_name(device: str) -> str:
-    """What the run table calls it: the GPU's name, or the processor's."""
+    """Name of the GPU or of the processor, for the run table."""
     if device.startswith("cuda"):
         import torch
 
         return str(torch.cuda.get_device_name(device))
-    return _processor()
-
-
-@cache
-def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -193,12 +175,12 @@ def _processor() -> str:
 
 @cache
 def code_version() -> str:
-    """Version of the package, and the commit where it runs from a git checkout."""
+    """Version of the package, and the commit if it runs from a git checkout."""
     import subprocess
     from importlib.metadata import PackageNotFoundError, version
 
-    if told := os.environ.get(CODE_VERSION):
-        return told
+    if from_environment := os.environ.get(CODE_VERSION):
+        return from_environment
     try:
         number = version("scaling")
     except PackageNotFoundError:

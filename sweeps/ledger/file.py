@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from scaling.errors import UserError
 
 BUSY_S = 30.0
 SYNCHRONOUS = "FULL"
-"""A finished run stays finished when the power fails."""
+"""A finished run stays finished after a power failure."""
 
 SCHEMA_VERSION = 3
 
@@ -29,7 +30,7 @@ SINCE_3 = (
 )
 
 SINCE_2 = (
-    # What is known of the sweep as a whole: its config, how the recorder fares.
+    # Facts of the sweep as a whole: its config, the state of its recorder.
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     # Sequences that went through the network at once when memory sufficed, by size.
     "CREATE TABLE micro_batches (size TEXT PRIMARY KEY, sequences INTEGER NOT NULL)",
@@ -123,11 +124,11 @@ REMEDY = (
     "name and builds the ledger anew from the runs' own folders"
 )
 _DAMAGE = re.compile("no such (table|column)|decode|malformed")
-"""What SQLite calls an operational error although the file has been emptied or overwritten."""
+"""Operational errors of SQLite that mean an emptied or overwritten file."""
 
 
 class LedgerUnavailableError(UserError):
-    """The ledger cannot be written or read just now: the disk is full, say, or somebody keeps it locked."""
+    """The ledger cannot be written or read just now: the disk is full, say, or another process locks it."""
 
 
 class LedgerLostError(LedgerUnavailableError):
@@ -205,7 +206,7 @@ class LedgerFile:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction. LedgerUnavailableError where that fails; nothing of it is kept then."""
+        """A write transaction. LedgerUnavailableError if it fails; nothing of it is kept then."""
         try:
             connection = self.connection()
             connection.execute("BEGIN IMMEDIATE")
@@ -220,7 +221,7 @@ class LedgerFile:
             raise self.unavailable(error) from error
 
     def query(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """All rows of a SELECT. LedgerUnavailableError where it cannot be read."""
+        """All rows of a SELECT. LedgerUnavailableError if they cannot be read."""
         try:
             return self.connection().execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:
@@ -242,31 +243,23 @@ class LedgerFile:
             if version < SCHEMA_VERSION and not self.read_only:
                 with self.write() as db:
                     version = self._version()  # another process may just have been faster
-                    for statement in _steps_from(version):
+                    later = (MIGRATIONS[number] for number in range(version, SCHEMA_VERSION))
+                    for statement in chain(*later) if version else SCHEMA:
                         db.execute(statement)
                     version = max(version, SCHEMA_VERSION)
                     db.execute(f"PRAGMA user_version = {version}")
         except sqlite3.DatabaseError as error:
             raise self.unavailable(error) from error
         if version > SCHEMA_VERSION:
-            raise UserError(
-                f"ledger {self.path} has schema version {version}, this version of the program knows "
-                f"{SCHEMA_VERSION}; update the program, or use another sweep name"
-            )
-        if version < SCHEMA_VERSION:
-            raise UserError(
-                f"ledger {self.path} has schema version {version}, this version of the program reads "
-                f"{SCHEMA_VERSION}; `scaling status` brings an older one up to date"
-            )
+            remedy = "update the program, or use another sweep name"
+        elif version < SCHEMA_VERSION:
+            remedy = "`scaling status` brings an older one up to date"
+        else:
+            return
+        raise UserError(
+            f"ledger {self.path} has schema version {version}, this version of the program reads "
+            f"{SCHEMA_VERSION}; {remedy}"
+        )
 
     def _version(self) -> int:
         return int(self.connection().execute("PRAGMA user_version").fetchone()[0])
-
-
-def _steps_from(version: int) -> Iterator[str]:
-    """What makes a ledger of `version` one of today's."""
-    if version == 0:
-        yield from SCHEMA
-        return
-    for step in range(version, SCHEMA_VERSION):
-        yield from MIGRATIONS[step]

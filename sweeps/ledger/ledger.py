@@ -4,10 +4,10 @@ Every change is one short `BEGIN IMMEDIATE` transaction, so drivers on one ledge
 A rollback journal, not a write-ahead log: the latter needs shared memory, which two hosts on one network
 file system do not have. (Measured here, synced commit: 0.34 ms with the journal file kept.)
 
-A driver holds its claims by a heartbeat. It is taken for dead when its process is provably gone, or when
-another driver has watched its beat stand still for `LEASE_S` of its own uptime; clocks of different hosts
-are never compared. Each claim raises the run's attempt number, and only the newest attempt may say how the
-run ended: a driver that was declared dead too early can do no harm.
+A driver keeps its claims by a heartbeat. It counts as dead if its process is provably gone, or if another
+driver has seen no beat of it for `LEASE_S` of its own uptime; clocks of different hosts are never compared.
+Each claim raises the run's attempt number, and only the newest attempt may enter how the run ended. So a
+driver that was declared dead too early does no harm.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ LEASE_S = 15.0
 BEAT_S = 3.0
 
 _STATE = "key, family, state, attempt, changed, owner, not_before, sentence, started, ended, host, device"
-"""Columns of a run that are read when only its state is asked for."""
+"""The columns of a run's state."""
 NEXT = "(SELECT COALESCE(max(changed), 0) + 1 FROM runs)"
-"""Number of the change that is being made."""
+"""Number of the current change."""
 
 __all__ = ["Ledger", "LedgerLostError", "LedgerUnavailableError", "Run", "State"]
 
@@ -57,7 +57,8 @@ class Ledger(LedgerFile):
         self.folder = Path(folder)
         self.now, self.uptime, self.lease_s = now, uptime, lease_s
         self.owner = owner or Owner.this_process()
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._beats: dict[str, tuple[int, float]] = {}
+        """Driver -> its latest beat, and when this process first read it."""
         self.id: str | None = None
         super().__init__(self.folder / "ledger.db", read_only=read_only)
         self.id = self.fact("ledger")
@@ -72,21 +73,26 @@ class Ledger(LedgerFile):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- drivers and their leases ---------------------------------------------------------------
-
     @contextmanager
     def driving(self) -> Iterator[Owner]:
         """Be a driver: enlist, beat in a thread, and retire at the end."""
-        self.enlist()
         stop = threading.Event()
-        thread = threading.Thread(target=self._beat_until, args=(stop,), name="heartbeat", daemon=True)
+
+        def beat() -> None:
+            while not stop.wait(BEAT_S):
+                with suppress(LedgerUnavailableError):  # the next beat may succeed, and claims are fenced
+                    self.beat()
+            self.hang_up()
+
+        self.enlist()
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield self.owner
         finally:
             stop.set()
             thread.join()
-            with suppress(LedgerUnavailableError):  # a process that ended is as good as one that retired
+            with suppress(LedgerUnavailableError):  # the end of its process has the same effect
                 self.retire()
 
     def enlist(self) -> None:
@@ -106,21 +112,13 @@ class Ledger(LedgerFile):
             )
 
     def retire(self) -> None:
-        """Leave: what this driver still holds is free at once."""
+        """Leave: other drivers may take this driver's runs at once."""
         with self.write() as db:
             db.execute("UPDATE drivers SET ended = ? WHERE id = ?", (self.now(), self.owner.id))
             db.execute("DELETE FROM leases WHERE owner = ?", (self.owner.id,))
 
-    def _beat_until(self, stop: threading.Event) -> None:
-        while not stop.wait(BEAT_S):
-            try:
-                self.beat()
-            except LedgerUnavailableError:
-                continue  # a full disk or a long lock: the next beat may get through, and claims are fenced
-        self.hang_up()
-
     def _gone(self, owner: str | None) -> bool:
-        """Whether driver `owner` is dead for certain, or has not been seen to move for a whole lease."""
+        """Whether driver `owner` is certainly dead, or had no beat for a whole lease."""
         if owner is None:
             return True
         if owner == self.owner.id:
@@ -128,29 +126,22 @@ class Ledger(LedgerFile):
         rows = self.query("SELECT * FROM drivers WHERE id = ?", (owner,))
         if not rows or rows[0]["ended"] is not None:
             return True
-        row = rows[0]
-        who = Owner(
-            id=owner,
-            host=row["host"],
-            machine=row["machine"],
-            pid=row["pid"],
-            process_started=row["process_started"],
-        )
-        if who.provably_gone():
+        row, uptime = rows[0], self.uptime()
+        names = ("id", "host", "machine", "pid", "process_started")
+        if Owner(**{name: row[name] for name in names}).provably_gone():
             return True
-        uptime = self.uptime()
-        beat, since = self._seen.get(owner, (None, uptime))
+        beat, since = self._beats.get(owner, (None, uptime))
         if beat != row["beat"]:
-            self._seen[owner] = (row["beat"], uptime)
+            self._beats[owner] = (row["beat"], uptime)
             return False
         return uptime - since >= self.lease_s
 
     def alive(self, owners: Iterable[str | None]) -> frozenset[str]:
-        """Those of `owners` that live, as far as can be told."""
+        """Those of `owners` that live, or may live."""
         return frozenset(owner for owner in owners if owner is not None and not self._gone(owner))
 
     def driven(self) -> bool:
-        """Whether some driver, other than this process, seems to live."""
+        """Whether another driver than this process lives, or may live."""
         rows = self.query(
             "SELECT id FROM drivers WHERE ended IS NULL AND id != ? AND role = 'driver'", (self.owner.id,)
         )
@@ -169,10 +160,8 @@ class Ledger(LedgerFile):
         with self.write() as db:
             db.execute("DELETE FROM leases WHERE name = ? AND owner = ?", (name, self.owner.id))
 
-    # -- runs -----------------------------------------------------------------------------------
-
     def register(self, entries: Iterable[Entry]) -> None:
-        """Add runs the ledger does not have yet; of the others, refresh what does not decide the outcome."""
+        """Add new runs; of the others, refresh predicted time, needs and columns."""
         with self.write() as db:
             for entry in entries:
                 needs = json.dumps(entry.needs.to_dict())
@@ -185,7 +174,7 @@ class Ledger(LedgerFile):
                 )
 
     def reopen(self, keys: Iterable[str] | None = None, states: Iterable[str] = RETRIED) -> int:
-        """Plan runs that ended in one of `states` anew, with all their tries; how many there were.
+        """Plan runs that ended in one of `states` anew, with all their tries; the number of these runs.
 
         They go on from their last checkpoint.
         """
@@ -199,11 +188,11 @@ class Ledger(LedgerFile):
             )
 
     def cancel(self, keys: Iterable[str] | None = None) -> int:
-        """Cancel runs: at once where nobody runs them, else through their driver. How many that concerns."""
-        wanted = list(keys) if keys is not None else None
+        """Cancel runs: through their driver if they run, else at once. The number of these runs."""
+        keys = list(keys) if keys is not None else None
         with self.write() as db:
-            waiting = self._update_states(db, wanted, CLAIMABLE, _CANCEL.format(self.now()))
-            running = self._update_states(db, wanted, (State.RUNNING,), "cancel_asked = 1")
+            waiting = self._update_states(db, keys, CLAIMABLE, _CANCEL.format(self.now()))
+            running = self._update_states(db, keys, (State.RUNNING,), "cancel_asked = 1")
             for row in db.execute("SELECT key, owner FROM runs WHERE cancel_asked = 1 AND state = 'running'"):
                 if self._gone(row["owner"]):
                     self._update_states(db, [row["key"]], (State.RUNNING,), _CANCEL.format(self.now()))
@@ -226,7 +215,7 @@ class Ledger(LedgerFile):
         )
 
     def refuse(self, key: str, sentence: str) -> None:
-        """No node can hold this run: `sentence` says what it would need."""
+        """No node can hold this run: `sentence` names its needs."""
         with self.write() as db:
             db.execute(
                 f"UPDATE runs SET state = 'unschedulable', sentence = ?, changed = {NEXT} "
@@ -235,7 +224,7 @@ class Ledger(LedgerFile):
             )
 
     def claim(self, key: str) -> Claim | None:
-        """Take `key` if it waits for somebody, or if whoever ran it is dead; None if not."""
+        """Take `key` if it is open, or if its driver is dead; None if not."""
         now = self.now()
         with self.write() as db:
             row = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
@@ -284,12 +273,12 @@ class Ledger(LedgerFile):
         facts: Mapping[str, Any] | None = None,
         micro_batch: tuple[str, int] | None = None,
     ) -> State | None:
-        """Say how the claimed attempt ended. None, and nothing changes, if a later attempt holds the run.
+        """Enter how the claimed attempt ended. None, and nothing changes, if a later attempt holds the run.
 
-        Else the run's state from now on: a wish to cancel it, which its driver may not have heard yet, is
-        honoured. signature: what a failure looked like; None for any other end. counts: whether it uses up
-        one of the run's tries. facts: host and device of the attempt, and avoid_host, where the next had
-        better not be. micro_batch: a size and how many of its sequences at once fit into memory.
+        Else the run's new state: cancelled, if that was requested, even if its driver does not know it yet.
+        signature: of a failure; None for any other end. counts: whether it uses up one of the run's tries.
+        facts: host and device of the attempt, and avoid_host for the next one. micro_batch: a size and the
+        number of its sequences that fit into memory at once.
         """
         facts, now = facts or {}, self.now()
         failed = signature is not None and counts
@@ -332,7 +321,7 @@ class Ledger(LedgerFile):
         return state
 
     def cancel_requests(self) -> list[str]:
-        """Runs of this driver that somebody wants cancelled."""
+        """Running runs of this driver with a request to cancel them."""
         rows = self.query(
             "SELECT key FROM runs WHERE state = 'running' AND cancel_asked = 1 AND owner = ?",
             (self.owner.id,),
@@ -344,39 +333,27 @@ class Ledger(LedgerFile):
     ) -> list[Run]:
         """All runs (of `keys`) in order of registration.
 
-        since: only those that a later change of the ledger concerns, and those that are running, for their
-        driver may be gone. whole: with all the ledger has of them, not only their state.
+        since: only those that changed later, and those that are running, for their driver may be gone.
+        whole: with spec, columns, needs and result, not only their state.
         """
         if self.id != self.fact("ledger"):
             raise LedgerLostError(f"the ledger {self.path} was emptied, or replaced by another one; {REMEDY}")
-        chosen = ""
-        values: list[Any] = []
+        statement, values = f"SELECT {'*' if whole else _STATE} FROM runs WHERE TRUE", list[Any]()
         if keys is not None:
-            chosen, values = " AND key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
+            statement += " AND key IN (SELECT value FROM json_each(?))"
+            values.append(json.dumps(list(keys)))
         if since is not None:
-            chosen, values = f"{chosen} AND (changed > ? OR state = 'running')", [*values, since]
-        rows = self.query(
-            f"SELECT {'*' if whole else _STATE} FROM runs WHERE TRUE{chosen} ORDER BY rowid", values
-        )
+            statement += " AND (changed > ? OR state = 'running')"
+            values.append(since)
+        rows = self.query(f"{statement} ORDER BY rowid", values)
         alive = self.alive({row["owner"] for row in rows if row["state"] == State.RUNNING})
         return [self._run(row, alive, whole=whole) for row in rows]
 
     def _run(self, row: sqlite3.Row, alive: Collection[str | None], *, whole: bool = False) -> Run:
         try:
-            run = Run(
-                key=row["key"],
-                family=row["family"],
-                state=State(row["state"]),
-                attempt=row["attempt"],
-                changed=int(row["changed"]),
-                owner=row["owner"],
-                not_before=row["not_before"],
-                sentence=row["sentence"] or "",
-                started=row["started"],
-                ended=row["ended"],
-                host=row["host"],
-                device=row["device"],
-            )
+            values = {name: row[name] for name in _STATE.split(", ")}
+            values |= {"state": State(row["state"]), "changed": int(row["changed"])}
+            run = Run(**{**values, "sentence": row["sentence"] or ""})
             if run.state == State.RUNNING and run.owner not in alive:
                 gone = "its driver is gone; `scaling sweep` takes it up"
                 run = replace(run, state=State.PREEMPTED, sentence=gone, not_before=0.0)
@@ -395,14 +372,12 @@ class Ledger(LedgerFile):
             raise self.unavailable(sqlite3.DatabaseError(f"run {row['key']!r}: {error}")) from error
 
     def attempts(self, key: str) -> list[dict[str, Any]]:
-        """Every attempt of a run, first to last, as the ledger keeps it."""
+        """Every attempt of a run, first to last: the columns of the ledger."""
         rows = self.query("SELECT * FROM attempts WHERE key = ? ORDER BY attempt", (key,))
         return [dict(row) for row in rows]
 
-    # -- the sweep as a whole -------------------------------------------------------------------
-
     def fact(self, name: str) -> Any:
-        """What was noted under `name`; None if nothing was."""
+        """The value noted under `name`; None if there is none."""
         rows = self.query("SELECT value FROM facts WHERE name = ?", (name,))
         return self._parsed(rows[0]["value"]) if rows else None
 
@@ -418,17 +393,17 @@ class Ledger(LedgerFile):
             db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, json.dumps(value)))
 
     def micro_batches(self) -> dict[str, int]:
-        """Size -> how many of its sequences at once fit into memory, of those that once did not."""
+        """Size -> number of sequences that fit into memory at once, for sizes that once did not fit."""
         rows = self.query("SELECT size, sequences FROM micro_batches")
         return {row["size"]: row["sequences"] for row in rows}
 
     def relax_micro_batches(self) -> None:
-        """Twice as many sequences at once may be tried: what took the memory may be gone."""
+        """Allow twice as many sequences at once: memory may be free again."""
         with self.write() as db:
             db.execute("UPDATE micro_batches SET sequences = min(2 * sequences, 1 << 20)")
 
     def gpu_seconds(self, keys: Iterable[str]) -> float:
-        """GPU-seconds of all attempts of `keys` so far, whatever came of them."""
+        """GPU-seconds of all attempts of `keys` so far."""
         rows = self.query(
             "SELECT sum((COALESCE(a.ended, ?) - a.started) * json_extract(r.needs, '$.gpus')) AS seconds "
             "FROM attempts a JOIN runs r ON r.key = a.key WHERE r.key IN (SELECT value FROM json_each(?))",
@@ -436,10 +411,8 @@ class Ledger(LedgerFile):
         )
         return float(rows[0]["seconds"] or 0.0)
 
-    # -- what is recorded in a tracking store ---------------------------------------------------
-
     def shipped(self, store: str | None, key: str) -> Shipped:
-        """How far run `key` has been carried to `store`."""
+        """The part of run `key` that is in the tracking store `store`."""
         for row in self.query("SELECT * FROM shipped WHERE store = ? AND key = ?", (store, key)):
             positions = self._parsed(row["positions"])
             return Shipped(run_id=row["run_id"], mark=row["state"], step=row["step"], positions=positions)
@@ -455,7 +428,7 @@ class Ledger(LedgerFile):
             )
 
     def not_shipped(self, store: str | None) -> list[str]:
-        """Runs of which `store` does not know the latest."""
+        """Runs whose latest state or records are not in `store`."""
         rows = self.query(
             "SELECT r.key FROM runs r LEFT JOIN shipped s ON s.key = r.key AND s.store = ? "
             "WHERE r.attempt > 0 AND (s.state IS NULL OR s.state != r.state || ':' || r.attempt "
@@ -465,7 +438,7 @@ class Ledger(LedgerFile):
         return [row["key"] for row in rows]
 
     def run_ids(self) -> dict[str, str]:
-        """Key -> id of the run in the store recorded to last."""
+        """Key -> id of the run in the latest store."""
         rows = self.query("SELECT key, run_id FROM shipped WHERE run_id NOT NULL ORDER BY rowid")
         return {row["key"]: row["run_id"] for row in rows}
 

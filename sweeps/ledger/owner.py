@@ -1,7 +1,7 @@
-"""Who holds a claim: one driver process on one machine, and how another can tell that it is gone.
+"""The owner of a claim: one driver process on one machine; other processes can tell whether it is gone.
 
-Process numbers are reused and containers share host names, so a process is known by its machine (host
-name, boot, process-number namespace), its number and its start. No clock is asked: one that is set forward
+Process numbers are reused and containers share host names, so a process is identified by its machine (host
+name, boot, process-number namespace), its number and its start. No clock is used: a clock that is set forward
 or back must not make a process look like another one.
 """
 
@@ -18,7 +18,7 @@ import psutil
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 START_TOLERANCE_S = 1.0
-"""Where psutil has to tell the start, two readings may differ by a tick."""
+"""Two readings of a start by psutil may differ by a tick."""
 
 
 @cache
@@ -36,7 +36,7 @@ def machine() -> str:
 def process_start(pid: int) -> float | None:
     """When process `pid` started: ticks since boot, which belong to it alone as long as the machine runs.
 
-    Elsewhere than on Linux seconds since 1970. None if there is no such process (any more).
+    On other systems than Linux seconds since 1970. None if there is no such process (any more).
     """
     try:
         if not BOOT_ID.exists():
@@ -50,7 +50,7 @@ def process_start(pid: int) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """A driver or a recorder: its unique id and the process that it is."""
+    """A driver or a recorder: a unique id and its process."""
 
     id: str
     role: str = "driver"
@@ -74,7 +74,7 @@ class Owner:
         )
 
     def provably_gone(self) -> bool:
-        """True only where this machine can say so: the owner lived here and does not any more."""
+        """True only if the owner lived on this machine and does not any more."""
         if self.machine != machine():
             return False
         try:

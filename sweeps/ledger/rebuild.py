@@ -1,4 +1,4 @@
-"""A ledger that was damaged or lost: kept under another name, and built anew from the runs' own folders."""
+"""A damaged or lost ledger: kept under another name, and built anew from the runs' own folders."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def open_whole(folder: Path) -> tuple[Ledger, str]:
         try:
             ledger = Ledger(folder)
             try:
-                if (found := ledger.query("PRAGMA quick_check(1)")[0][0]) != "ok":
-                    raise ledger.unavailable(sqlite3.DatabaseError(found))
+                if (problem := ledger.query("PRAGMA quick_check(1)")[0][0]) != "ok":
+                    raise ledger.unavailable(sqlite3.DatabaseError(problem))
                 ledger.runs()
                 return ledger, sentence
             except BaseException:
@@ -39,7 +39,7 @@ def open_whole(folder: Path) -> tuple[Ledger, str]:
 
 
 def take_over(ledger: Ledger, entries: Iterable[Entry]) -> None:
-    """Attempts and ends of runs that have folders, but of which the ledger knows no attempt."""
+    """Enter attempts and ends of runs that have folders but no attempt in the ledger."""
     fresh = {run.key for run in ledger.runs(whole=False) if not run.attempt}
     for entry in entries:
         folders = attempt_folders(run_folder(ledger.folder.parent, entry.family, entry.key))

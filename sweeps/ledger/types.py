@@ -1,4 +1,4 @@
-"""What the ledger, the scheduler and the pools say to each other: states, needs, entries, claims, runs."""
+"""Types that ledger, driver and pools share: states, needs, entries, claims, runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """What became of a run, as the ledger knows it."""
+    """State of a run in the ledger."""
 
     PLANNED = "planned"
     WAITING = "waiting"
-    """For the moment after which it may be tried again."""
+    """Until it may be tried again."""
     RUNNING = "running"
     PREEMPTED = "preempted"
     FINISHED = "finished"
@@ -28,17 +28,17 @@ class State(StrEnum):
 
 CLAIMABLE = frozenset({State.PLANNED, State.WAITING, State.PREEMPTED})
 SETTLED = frozenset(set(State) - CLAIMABLE - {State.RUNNING})
-"""Nothing happens to the run any more, unless somebody asks for it."""
+"""Nothing happens to the run any more without a request."""
 RETRIED = frozenset({State.FAILED, State.UNSCHEDULABLE})
 """Settled states that each `scaling sweep`, or `scaling retry`, opens again."""
 
 LONGEST_PAUSE_S = 600.0
-"""No run waits longer than this to be tried again: a later time is from before the clock was set back."""
+"""The longest wait for another try: a later time is from before the clock was set back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a run takes from a node while it runs."""
+    """The part of a node that a run takes."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -46,10 +46,10 @@ class Needs:
     gpu_memory_bytes: float = 0.0
     """Of each GPU."""
     resources: tuple[tuple[str, float], ...] = ()
-    """Further ones by name, such as a user's quota: what Ray nodes are given with --resources."""
+    """Further ones by name, such as a user's quota: the --resources of Ray nodes."""
 
     def amounts(self) -> dict[str, float]:
-        """What is shared out among runs, by name."""
+        """Amounts by name of resource."""
         return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes, **dict(self.resources)}
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,8 +58,8 @@ class Needs:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Needs:
         resources = tuple((str(name), float(amount)) for name, amount in values.get("resources", ()))
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        return cls(**{**known, "resources": resources})
+        own = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return cls(**{**own, "resources": resources})
 
     def __str__(self) -> str:
         parts = [f"{self.cpus:g} CPU"]
@@ -72,7 +72,7 @@ class Needs:
 
 
 def least(kinds: Iterable[Needs]) -> Needs:
-    """Where this finds no room, none of `kinds` does."""
+    """If this finds no room, none of `kinds` does."""
     kinds = list(kinds) or [Needs()]
     return Needs(
         cpus=min(needs.cpus for needs in kinds),
@@ -84,7 +84,7 @@ def least(kinds: Iterable[Needs]) -> Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A run as the scheduler wants it: spec, data, what it needs of a node, and how long it may take."""
+    """A run for the driver: spec, data, needs and predicted time."""
 
     spec: RunSpec
     dataset: str
@@ -92,14 +92,14 @@ class Entry:
     predicted_s: float
     needs: Needs = field(default_factory=Needs)
     sequence_bytes: float = 0.0
-    """Of the memory in `needs`, what each sequence that goes through the network at once takes."""
+    """The part of the memory in `needs` for each sequence of a micro-batch."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Run-table columns known before the run."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Passed on to `scaling.training.train`; nothing here may change the outcome."""
 
     key: str = ""
-    """Of the spec; worked out once, and given only where a test wants one that can be read."""
+    """Of the spec, computed once; only tests choose another one, to be readable."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.key or self.spec.key)
@@ -116,29 +116,29 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The right to run `key` as attempt `attempt`, and to say how it ended while no later attempt exists."""
+    """The right to run `key` as attempt `attempt`, and to enter how it ended if no later attempt exists."""
 
     key: str
     attempt: int
     failures: int = 0
     """Failed attempts since the run was planned or reopened."""
     last_signature: str | None = None
-    """What the previous failure looked like."""
+    """Signature of the previous failure."""
     last_host: str | None = None
-    """Where the previous attempt failed or was lost."""
+    """Host on which the previous attempt failed or was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What the ledger knows of a run. Times are seconds since 1970."""
+    """A run in the ledger. Times are seconds since 1970."""
 
     key: str
     family: str
     state: State
-    """A running run is one whose driver lives, or may live; else it is preempted."""
+    """Running if its driver lives, or may live; else preempted."""
     attempt: int
     changed: int
-    """Number of the ledger's change that was the last to concern this run."""
+    """Number of the ledger's latest change of this run."""
     owner: str | None = None
     not_before: float = 0.0
     sentence: str = ""
@@ -181,17 +181,17 @@ class Run:
         return float(self.progress.get("seconds", before_s))
 
     def due(self, now: float) -> bool:
-        """Whether it may be started, as far as it is concerned."""
+        """Whether the run itself is ready to start."""
         return self.state in CLAIMABLE and not 0 < self.not_before - now < LONGEST_PAUSE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shipped:
-    """How far a run has been carried to one tracking store."""
+    """The part of a run that is in one tracking store."""
 
     run_id: str | None = None
     mark: str | None = None
-    """State and attempt the store was last told."""
+    """State and attempt in the store."""
     step: int = 0
     positions: Mapping[str, int] = field(default_factory=dict)
     """Attempt -> bytes of its journal that are there."""

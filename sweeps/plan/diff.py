@@ -1,4 +1,4 @@
-"""What differs: a sweep's config from the one it started with, and planned runs from the ledger's."""
+"""Differences of a config from the one its sweep started with, and of planned runs from the ledger's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sweeps.ledger.types import Run
 
 FACT = "config"
 NO_OUTCOME = frozenset({"training", "resources", "families"})
-"""Sections that change no result: how runs are trained, and which families are swept next."""
+"""Sections that change no result: how runs train, and which families come next."""
 MOST_CONFIG, MOST_RUN, EXAMPLES = 6, 4, 2
-"""Differences that a sentence names, of a config and of runs, and pairs of values that it shows of each."""
+"""Differences that a sentence names, of a config and of runs, and pairs of values of each."""
 
 
 def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -35,11 +35,8 @@ def _text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-# --- a config that changed under the same name
-
-
 def snapshot(config: SweepConfig, fingerprint: str) -> dict[str, Any]:
-    """Everything in the config that decides which runs there are and what they give, as plain data."""
+    """The parts of the config that decide which runs there are and their results, as plain data."""
     values = config.model_dump(mode="json", exclude=set(NO_OUTCOME))
     values["options"] = {choice.name: dict(choice.options) for choice in config.families}
     return {**values, "data": {**values["data"], "fingerprint": fingerprint}}
@@ -50,7 +47,7 @@ def check_unchanged(ledger: Ledger, now: Mapping[str, Any]) -> None:
     before = ledger.fact(FACT)
     if before is None:
         return
-    # a family that only one of the two lists changes nothing for the others
+    # a family in only one of the two configs changes nothing for the others
     common = before["options"].keys() & now["options"].keys()
     old, new = (
         {**config, "options": {name: config["options"][name] for name in common}} for config in (before, now)
@@ -66,12 +63,9 @@ def check_unchanged(ledger: Ledger, now: Mapping[str, Any]) -> None:
 
 
 def remember(ledger: Ledger, now: Mapping[str, Any]) -> None:
-    """Keep the config that the sweep is started with in the ledger."""
+    """Keep the sweep's config in the ledger."""
     before = ledger.fact(FACT) or {"options": {}}
     ledger.note_fact(FACT, {**now, "options": {**before["options"], **now["options"]}})
-
-
-# --- runs that count as new
 
 
 def why_new(specs: Iterable[Mapping[str, Any]], keys: Iterable[str], past: Sequence[Run]) -> list[str]:

@@ -1,7 +1,7 @@
 """A config becomes a list of planned runs: tokens, steps, FLOPs, memory, expected time, and what is done.
 
-The plan decides nothing about where or when a run happens. A spec's key identifies it: a config changed
-under the same name plans new keys, and the runs of the old ones are left alone.
+The plan does not decide when or on which node a run happens. A spec's key identifies a run: a config that has
+changed under the same name plans new keys, and the runs under the old keys stay as they are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FEW_BUDGETS, FEW_SIZES = 3, 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFacts:
-    """What a plan needs to know of the data; `fingerprint` is "" while the data is not prepared."""
+    """The data, as far as a plan needs it; `fingerprint` is "" while it is not prepared."""
 
     corpus: str
     tokenizer: str
@@ -64,15 +64,15 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """One run of the grid. Not slotted, because key and label are worked out once and kept."""
+    """One run of the grid. Not slotted, because its key is computed once and kept."""
 
     spec: RunSpec
     params: int
     """Non-embedding parameters, the N of the law."""
     state: str = "planned"
-    """What the ledger says: finished, running, diverged, failed, ...; planned if it does not have it."""
+    """In the ledger: finished, running, diverged, failed, ...; planned if the ledger does not have it."""
     memory_bytes: float
-    """On the GPU where it uses one, else of the process."""
+    """On the GPU if it uses one, else of the process."""
     needs: Needs
     expected_s: float
     """On the plan's kind of device."""
@@ -80,10 +80,6 @@ class PlannedRun:
     @cached_property
     def key(self) -> str:
         return self.spec.key
-
-    @cached_property
-    def label(self) -> str:
-        return label(self.spec)
 
     @property
     def to_do(self) -> bool:
@@ -98,15 +94,11 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     warnings: tuple[str, ...]
     kind: str
-    """Of device, that the expected times are for."""
+    """The kind of device for which times are expected."""
     experience: timing.Experience
-    """Of runs already done; what the expected times rest on beside a guess."""
+    """Finished runs, which correct the guessed times."""
     news: tuple[str, ...] = ()
-    """Why runs count as new although the ledger has some like them."""
-
-    @property
-    def specs(self) -> tuple[RunSpec, ...]:
-        return tuple(run.spec for run in self.runs)
+    """Why runs count as new although the ledger has similar ones."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -120,7 +112,7 @@ class Plan:
         return tuple(run for run in self.runs if run.spec.family == family)
 
     def entry(self, run: PlannedRun, dataset: Path | str) -> Entry:
-        """A planned run as the scheduler takes it."""
+        """A planned run, ready for the driver."""
         how = self.config.training
         options: dict[str, Any] = {"checkpoint_every_s": how.checkpoint_every_s, "samples": how.samples}
         if how.micro_batch_size is not None:
@@ -132,7 +124,7 @@ class Plan:
             dataset=str(Path(dataset).absolute()),
             predicted_s=run.expected_s,
             needs=run.needs,
-            sequence_bytes=memory.sequence_bytes(run.spec) / _shared_by(self.config.resources),
+            sequence_bytes=memory.sequence_bytes(run.spec) / _gpu_share(self.config.resources),
             columns=spec_columns(run.spec, unique_tokens=self.data.train_tokens),
             options=options,
         )
@@ -143,24 +135,18 @@ class Plan:
         return _expected_s(self.config, specs, kind, self.experience)
 
 
-def label(spec: RunSpec) -> str:
-    """How messages call a run: family, size and budget, and the seed where it is not the usual one."""
-    return f"{spec.family} {spec.size.name} at {flops_text(spec.budget)} FLOPs (seed {spec.seed})"
+def choose_families(config: SweepConfig, only: Sequence[str] = ()) -> tuple[str, ...]:
+    """The families to plan: `only` these, else all of the config.
 
-
-def choose_families(config: SweepConfig, asked: Sequence[str] = ()) -> tuple[str, ...]:
-    """The families to plan: those asked for, else all of the config.
-
-    A family that the product knows but the config does not list runs with its own defaults. UserError
-    lists the known ones otherwise.
+    A family that the config does not list runs with its own defaults. UserError for an unknown family.
     """
-    names = tuple(dict.fromkeys(asked)) or tuple(choice.name for choice in config.families)
+    names = tuple(dict.fromkeys(only)) or tuple(choice.name for choice in config.families)
     for name in names:
         if name not in FAMILIES:
             try:
                 family_class(name)  # says which are known, and the nearest
             except UserError as error:
-                raise UserError(f"{error}" if asked else f"{config.source}: {error}") from None
+                raise UserError(f"{error}" if only else f"{config.source}: {error}") from None
     return names
 
 
@@ -169,10 +155,14 @@ def plan_specs(
 ) -> tuple[tuple[RunSpec, ...], list[str]]:
     """Every run's spec, by family, budget, size and seed, with sentences about windows off the ladder.
 
-    Raises UserError naming the run whose budget does not pay for one optimizer step, and for a context longer
-    than the data.
+    UserError for a budget that does not pay for one optimizer step, and for a context longer than the data.
     """
-    _check_context(config, data)
+    for split, tokens in (("training", data.train_tokens), ("held-out", data.heldout_tokens)):
+        if tokens is not None and tokens < config.context_length:
+            raise UserError(
+                f"{config.source}: context_length is {config.context_length} and the {split} text of "
+                f"{data.corpus!r} has {tokens} tokens; it must fit at least once"
+            )
     specs: list[RunSpec] = []
     notes: list[str] = []
     for family in families:
@@ -185,15 +175,6 @@ def plan_specs(
             for seed in config.seeds
         ]
     return tuple(specs), list(dict.fromkeys(notes))
-
-
-def _check_context(config: SweepConfig, data: DataFacts) -> None:
-    for split, tokens in (("training", data.train_tokens), ("held-out", data.heldout_tokens)):
-        if tokens is not None and tokens < config.context_length:
-            raise UserError(
-                f"{config.source}: context_length is {config.context_length} and the {split} text of "
-                f"{data.corpus!r} has {tokens} tokens; it must fit at least once"
-            )
 
 
 def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget: float, seed: int) -> RunSpec:
@@ -241,8 +222,7 @@ def make_plan(
 ) -> Plan:
     """The whole plan. `past`: the ledger's runs, which say what is done and how long it took.
 
-    kind: of device, that expected times are for (default: this machine's, see `timing.usual_kind`). Raises
-    what `plan_specs` raises.
+    kind: of device, for which times are expected; "": see `timing.usual_kind`. UserError: see `plan_specs`.
     """
     specs, notes = plan_specs(config, data, families)
     by_key = {spec.key: spec for spec in specs}
@@ -252,16 +232,23 @@ def make_plan(
     experience = _experience(config, done, by_key)
     seconds = _expected_s(config, by_key, kind, experience)
     states = {run.key: str(run.state) for run in past}
-    runs = []
+    resources, runs = config.resources, []
     for key, spec in by_key.items():
-        needed = memory.memory_bytes(spec, config.training.micro_batch_size)
+        memory_bytes = memory.memory_bytes(spec, config.training.micro_batch_size)
+        needs = Needs(
+            cpus=resources.cpus,
+            gpus=resources.gpus,
+            memory_bytes=0.0 if resources.gpus else memory_bytes,
+            gpu_memory_bytes=memory_bytes / _gpu_share(resources) if resources.gpus else 0.0,
+            resources=tuple(sorted((name, float(amount)) for name, amount in resources.custom.items())),
+        )
         runs.append(
             PlannedRun(
                 spec=spec,
                 params=spec.param_count("non_embedding"),
                 state=states.get(key, "planned"),
-                memory_bytes=needed,
-                needs=_needs(config, needed),
+                memory_bytes=memory_bytes,
+                needs=needs,
                 expected_s=seconds[key],
             )
         )
@@ -277,74 +264,57 @@ def make_plan(
     )
 
 
-def _needs(config: SweepConfig, needed: float) -> Needs:
-    wanted = config.resources
-    return Needs(
-        cpus=wanted.cpus,
-        gpus=wanted.gpus,
-        memory_bytes=0.0 if wanted.gpus else needed,
-        gpu_memory_bytes=needed / _shared_by(wanted) if wanted.gpus else 0.0,
-        resources=tuple(sorted((name, float(amount)) for name, amount in wanted.custom.items())),
-    )
-
-
-def _shared_by(wanted: Resources) -> float:
-    """Share of a GPU that a run has: runs that share one share its memory."""
-    return min(wanted.gpus, 1.0) or 1.0
+def _gpu_share(resources: Resources) -> float:
+    """Share of a GPU, and of its memory, that a run has."""
+    return min(resources.gpus, 1.0) or 1.0
 
 
 def _expected_s(
     config: SweepConfig, specs: Mapping[str, RunSpec], kind: str, experience: timing.Experience
 ) -> dict[str, float]:
-    wanted = config.resources
-    guesses = timing.guesses_s(list(specs.values()), kind=kind, cpus=wanted.cpus, gpus=wanted.gpus)
+    resources = config.resources
+    guesses = timing.guesses_s(list(specs.values()), kind=kind, cpus=resources.cpus, gpus=resources.gpus)
     return {
         key: experience.seconds(guess, spec.family, spec.param_count("non_embedding"), kind)
         for (key, spec), guess in zip(specs.items(), guesses, strict=True)
     }
 
 
-def _experience(config: SweepConfig, done: Sequence[Run], known: Mapping[str, RunSpec]) -> timing.Experience:
-    """What finished runs teach, those of another config's specs as well."""
+def _experience(config: SweepConfig, done: Sequence[Run], specs: Mapping[str, RunSpec]) -> timing.Experience:
+    """Finished runs, also those of other configs, with the guessed time of each."""
     alike: dict[tuple[str, float, float], list[tuple[RunSpec, Run]]] = defaultdict(list)
     for run in done:
         kind = kind_of(str(run.device))
         if run.worked_s > 0 and is_cpu(kind) == (config.resources.gpus <= 0):
-            spec = known.get(run.key) or RunSpec.from_dict(run.spec)
+            spec = specs.get(run.key) or RunSpec.from_dict(run.spec)
             alike[kind, run.needs.cpus, run.needs.gpus].append((spec, run))
-    found: list[tuple[Run, float]] = []
+    guessed: list[tuple[Run, float]] = []
     for (kind, cpus, gpus), runs in alike.items():
         guesses = timing.guesses_s([spec for spec, _ in runs], kind=kind, cpus=cpus, gpus=gpus)
-        found += [(run, guess_s) for (_, run), guess_s in zip(runs, guesses, strict=True)]
-    return timing.Experience(found)
-
-
-# --- warnings
-
-
-def _some(runs: Sequence[PlannedRun], limit: int = 3) -> str:
-    names = [
-        f"{run.spec.family} {run.spec.size.name} at {flops_text(run.spec.budget)}" for run in runs[:limit]
-    ]
-    more = f" and {len(runs) - limit} more" if len(runs) > limit else ""
-    return ", ".join(names) + more
+        guessed += [(run, guess_s) for (_, run), guess_s in zip(runs, guesses, strict=True)]
+    return timing.Experience(guessed)
 
 
 def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) -> list[str]:
+    def examples(of: Sequence[PlannedRun], limit: int = 3) -> str:
+        names = [f"{r.spec.family} {r.spec.size.name} at {flops_text(r.spec.budget)}" for r in of[:limit]]
+        return ", ".join(names) + (f" and {len(of) - limit} more" if len(of) > limit else "")
+
+    def count(of: Sequence[PlannedRun]) -> str:
+        return "1 run has" if len(of) == 1 else f"{len(of)} runs have"
+
     out = []
-    few = [run for run in runs if run.spec.steps < FEW_STEPS]
-    if few:
+    if short := [run for run in runs if run.spec.steps < FEW_STEPS]:
         out.append(
-            f"{_count(few)} fewer than {FEW_STEPS} optimizer steps: {_some(few)}; a smaller batch gives more"
+            f"{count(short)} fewer than {FEW_STEPS} optimizer steps: {examples(short)}; "
+            "a smaller batch gives more"
         )
-    if data.train_tokens is not None:
-        long = [run for run in runs if run.spec.tokens > data.train_tokens]
-        if long:
-            most = max(run.spec.tokens for run in long) / data.train_tokens
-            out.append(
-                f"{_count(long)} more tokens than the corpus has ({data.train_tokens:,}), "
-                f"up to {most:.1f} epochs: {_some(long)}"
-            )
+    if data.train_tokens and (long := [run for run in runs if run.spec.tokens > data.train_tokens]):
+        most = max(run.spec.tokens for run in long) / data.train_tokens
+        out.append(
+            f"{count(long)} more tokens than the corpus has ({data.train_tokens:,}), "
+            f"up to {most:.1f} epochs: {examples(long)}"
+        )
     if data.heldout_tokens is not None:
         windows = data.heldout_tokens // config.context_length
         if windows < config.evaluation.sequences:
@@ -352,34 +322,21 @@ def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) 
                 f"evaluation asks for {config.evaluation.sequences} held-out sequences "
                 f"and the data has {windows}; the bound will use those"
             )
-    out += _rate_warnings(config, runs)
-    thin = [
-        b
-        for b in config.grid.budgets
-        if 0 < len({r.spec.size for r in runs if r.spec.budget == b}) < FEW_SIZES
-    ]
-    if thin:
-        which = ", ".join(flops_text(b) for b in sorted(thin))
-        out.append(f"fewer than {FEW_SIZES} sizes at {which} FLOPs; a parabola needs more")
-    if len(config.grid.budgets) < FEW_BUDGETS:
-        out.append(f"only {len(config.grid.budgets)} budgets; a frontier needs at least {FEW_BUDGETS}")
-    return out
-
-
-def _rate_warnings(config: SweepConfig, runs: Sequence[PlannedRun]) -> list[str]:
     clipped = []
     for run in runs:
         rule = config.override(run.spec.family).learning_rate or config.learning_rate
         rate = rule.unclipped(size_params(run.spec.size, run.spec.data.num_token_ids))
         if not rule.smallest <= rate <= rule.largest:
             clipped.append(run)
-    if not clipped:
-        return []
-    return [
-        f"the learning-rate rule leaves its range (and is held at its end) for {len(clipped)} of {len(runs)} "
-        f"runs: {_some(clipped)}"
-    ]
-
-
-def _count(runs: Sequence[PlannedRun]) -> str:
-    return "1 run has" if len(runs) == 1 else f"{len(runs)} runs have"
+    if clipped:
+        out.append(
+            "the learning-rate rule leaves its range (and is held at its end) "
+            f"for {len(clipped)} of {len(runs)} runs: {examples(clipped)}"
+        )
+    sizes = {b: {run.spec.size for run in runs if run.spec.budget == b} for b in config.grid.budgets}
+    if thin := sorted(budget for budget, some in sizes.items() if 0 < len(some) < FEW_SIZES):
+        budgets = ", ".join(map(flops_text, thin))
+        out.append(f"fewer than {FEW_SIZES} sizes at {budgets} FLOPs; a parabola needs more")
+    if len(sizes) < FEW_BUDGETS:
+        out.append(f"only {len(sizes)} budgets; a frontier needs at least {FEW_BUDGETS}")
+    return out

@@ -1,4 +1,4 @@
-"""One row of the run table from what the ledger knows of a run."""
+"""The row of the run table for a run of the ledger."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scaling.spec import RunSpec
 from sweeps.ledger.types import Run, State
 
 _STATUS = {State.WAITING: "planned", State.UNSCHEDULABLE: "planned"}
-"""States that the run table has no word for of its own."""
+"""States that the run table calls otherwise."""
 
 _FLOP_NAMES = {"2nd": "6nd"}
-"""2ND per forward pass is 6ND per training step, the name under which the table knows it."""
+"""2ND per forward pass is 6ND per training step, its name in the table."""
 
 
 def spec_columns(spec: RunSpec, *, unique_tokens: float | None = None) -> dict[str, Any]:
@@ -54,10 +54,10 @@ def spec_columns(spec: RunSpec, *, unique_tokens: float | None = None) -> dict[s
 
 
 def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any]:
-    """The run-table row of `run`, by the names of `analysis.table.columns`. What is not known is left out.
+    """The row of `run`, with the names of `analysis.table.columns`; unknown values are left out.
 
-    Losses are there for finished runs only. Tokens and FLOPs are those of the whole run, also where it has
-    not got that far: what a run spent before it diverged is told by its journal.
+    Only finished runs have losses. Tokens and FLOPs are those of the whole run, even if it ended before: the
+    journal says how far a diverged run got.
     """
     result: Mapping[str, Any] = run.result
     columns = dict(run.columns) or spec_columns(RunSpec.from_dict(run.spec))
@@ -72,16 +72,12 @@ def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any
         row["wall_s"] = run.worked_s
         row["tokens_per_s"] = result.get("tokens_per_s")
         row["micro_batch"] = result.get("micro_batch")
+    times = {"started": run.started, "ended": run.ended}
     row |= {
         "device": run.device,
         "host": run.host,
         "code_version": result.get("code_version"),
         "mlflow_run_id": run_id,
-        "started": _time(run.started),
-        "ended": _time(run.ended),
+        **{name: None if at is None else datetime.fromtimestamp(at, UTC) for name, at in times.items()},
     }
     return {name: value for name, value in row.items() if value is not None}
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,10 +1,9 @@
-"""How long a run will take on a kind of device: learned from runs already done, else guessed from a roofline.
+"""How long a run will take on a kind of device: learned from finished runs, else guessed from a roofline.
 
 The guess: matrix products at a share of the device's speed (measured here for processors, the maker's peak
-for GPUs), plus a fixed cost per network operation, which dominates on small models. Runs already finished
-correct it by the ratio of what they took to what the guess said for their device, nearer sizes counting more;
-runs on another kind of device count only where the kind's own are far off in size. Wherever a guess is shown
-it is labelled as one.
+for GPUs), plus a fixed cost per network operation, which dominates on small models. Finished runs correct it
+by the ratio of their time to the guess for their device. Nearer sizes count more; runs on another kind of
+device count only if the kind's own runs are far off in size. A guess is always labelled as one.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ OPERATION_S = {"cpu": 75e-6, "gpu": 20e-6}
 OPERATIONS = (60, 45)
 """Operations of a step: outside the blocks (optimizer and loss included), and per block."""
 START_S = 0.5
-"""A waiting worker until its first step: opening the data, building the network."""
+"""From a free worker to the first step: opening the data, building the network."""
 GPU_MATMUL_SHARE = 0.35
 """Share of a GPU's peak, likewise."""
 ASSUMED_GPU = "A100"
-"""The kind that a plan for GPUs is made for where neither this machine nor a finished run has one."""
+"""The kind of GPU of a plan if neither this machine nor a finished run has a GPU."""
 NEARNESS = 0.7
 """Runs whose sizes differ by this (natural logarithm) weigh 1/e; another family counts as as far again."""
 FAR_WEIGHT = 1e-3
-"""What a run weighs at any distance, if nothing nearer is known."""
+"""The least weight of a run, at any distance."""
 OTHER_KIND = 1e-3
-"""How much less a run weighs that was done on another kind of device."""
+"""Factor on the weight of a run on another kind of device."""
 
 _MATMUL = """
 import sys, time, numpy
@@ -73,14 +72,8 @@ def matmul_flops_per_s(shapes: frozenset[Shape], threads: int, seconds: float = 
     """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     env = {**os.environ, **dict.fromkeys(names, str(threads))}
-    command = [
-        sys.executable,
-        "-P",
-        "-c",
-        _MATMUL,
-        str(seconds),
-        *(f"{rows}x{width}" for rows, width in shapes),
-    ]
+    texts = [f"{rows}x{width}" for rows, width in shapes]
+    command = [sys.executable, "-P", "-c", _MATMUL, str(seconds), *texts]
     out = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
     speeds = {}
     for line in out.stdout.splitlines():
@@ -102,10 +95,10 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def usual_kind(gpus: float, done: Iterable[str] = ()) -> str:
-    """The kind of device that a plan is for where nobody says.
+    """The kind of device of a plan that names none.
 
-    Processors: this machine's. GPUs: this machine's, else the kind of most runs that are `done` (the name of
-    the device of each), else ASSUMED_GPU.
+    Processors: this machine's. GPUs: this machine's, else the kind of most finished runs (`done`: their
+    devices), else ASSUMED_GPU.
     """
     if gpus <= 0:
         return device_name("cpu")
@@ -119,13 +112,20 @@ def usual_kind(gpus: float, done: Iterable[str] = ()) -> str:
 def guesses_s(specs: Sequence[RunSpec], *, kind: str, cpus: float, gpus: float) -> list[float]:
     """Guessed seconds of each run on a kind of device: start of its process, training, final evaluation.
 
-    A kind of GPU that is not known is taken for ASSUMED_GPU, any processor for this machine's.
+    An unknown kind of GPU counts as ASSUMED_GPU, any processor as this machine's.
     """
     if not is_cpu(kind):
-        known = gpu(kind) or GPUS[ASSUMED_GPU]
-        rate = (gpus or 1.0) * known.flops_per_s * GPU_MATMUL_SHARE
+        rate = (gpus or 1.0) * (gpu(kind) or GPUS[ASSUMED_GPU]).flops_per_s * GPU_MATMUL_SHARE
         return [roofline_s(spec, rate, "gpu") for spec in specs]
-    shapes = [_shape(spec) for spec in specs]
+
+    # Shapes are rounded to powers of two, so that a plan of 24 runs measures a handful of them.
+    def rounded(value: float, low: int, high: int) -> int:
+        return int(min(max(2 ** round(math.log2(value)), low), high))
+
+    shapes = [
+        (rounded(spec.batch_size * spec.data.context_length, 64, 4096), rounded(spec.size.hidden, 8, 1024))
+        for spec in specs
+    ]
     speeds = matmul_flops_per_s(frozenset(shapes), max(1, int(cpus)))
     return [roofline_s(spec, speeds[shape] * MATMUL_SHARE) for spec, shape in zip(specs, shapes, strict=True)]
 
@@ -141,34 +141,24 @@ def roofline_s(spec: RunSpec, flops_per_s: float, kind: str = "cpu") -> float:
     return START_S + training + passes * forward / flops_per_s
 
 
-def _shape(spec: RunSpec) -> Shape:
-    # Rounded to powers of two, so that a plan of 24 runs measures a handful of shapes.
-    rows = _power_of_two(spec.batch_size * spec.data.context_length, 64, 4096)
-    return rows, _power_of_two(spec.size.hidden, 8, 1024)
-
-
-def _power_of_two(value: float, low: int, high: int) -> int:
-    return int(min(max(2 ** round(math.log2(value)), low), high))
-
-
 class Experience:
-    """Runs that are done, from which the times of others are foretold."""
+    """Finished runs, which predict the times of others."""
 
     def __init__(self, done: Iterable[tuple[Run, float]] = ()) -> None:
-        """done: each run with what the guess said for its kind of device."""
+        """done: each run with its guessed seconds on its kind of device."""
         runs = tuple(done)
         kinds = [kind_of(str(run.device)) for run, _ in runs]
         self.kinds = Counter(kinds)
         self._kinds = np.array(kinds)
         self._families = np.array([run.family for run, _ in runs])
         columns = [run.columns or spec_columns(RunSpec.from_dict(run.spec)) for run, _ in runs]
-        self._sizes = np.log([float(known["params"]) for known in columns])
+        self._sizes = np.log([float(row["params"]) for row in columns])
         self._ratios = np.log([run.worked_s / max(guess_s - START_S, 1e-3) for run, guess_s in runs])
 
     def seconds(self, guess_s: float, family: str, params: float, kind: str) -> float:
-        """The guess, with the share that is not the start times what other runs took over their guess."""
+        """The guess, its part after the start multiplied by the ratio of time to guess of similar runs."""
         if not any(is_cpu(other) == is_cpu(kind) for other in self.kinds):
-            return guess_s  # of a GPU a processor tells nothing
+            return guess_s  # a processor tells nothing about a GPU
         distance = np.abs(math.log(params) - self._sizes) + NEARNESS * (self._families != family)
         weights = np.exp(-((distance / NEARNESS) ** 2)) + FAR_WEIGHT
         weights *= np.where(self._kinds == kind, 1.0, OTHER_KIND)

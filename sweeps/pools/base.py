@@ -1,4 +1,4 @@
-"""Where jobs run: what every pool answers. The driver knows only `Pool`, so tests give it a simulated one."""
+"""The interface of pools, which run jobs. The driver uses only `Pool`, so the simulator can replace it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sweeps.ledger.types import Needs
 from sweeps.pools.rack import Handle, Rack
 
 WORKER_ENVIRONMENT = {
-    # glibc gives large blocks back to the kernel and takes them again at every step unless told not to:
-    # training steps on CPU were 1.3 to 2.8 times as fast with these two.
+    # By default glibc returns large blocks to the kernel and takes them again at every step: training steps
+    # on CPU were 1.3 to 2.8 times as fast with these two.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",
 }
@@ -20,7 +20,7 @@ WORKER_ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
-    """What a pool is started with; each uses what applies to it."""
+    """Options of a pool; each pool uses those that apply to it."""
 
     address: str | None = None
     """Of a Ray cluster (default: RAY_ADDRESS, else one is started here)."""
@@ -28,7 +28,7 @@ class PoolOptions:
     """That a pool on this machine may use (default: all); gpus likewise."""
     gpus: int | None = None
     logs: Path | None = None
-    """A folder for what workers print."""
+    """A folder for the output of workers."""
     shared: Path | None = None
     """A folder that all nodes of a cluster have to see."""
     sweep: str = ""
@@ -36,23 +36,23 @@ class PoolOptions:
 
 
 class Pool(Protocol):
-    """Runs jobs. Only the thread that made it calls it."""
+    """Runs jobs. Only the thread that made it may call it."""
 
     @property
     def rack(self) -> Rack:
-        """Its nodes as they are now, what each can hold and what is placed there; the pool alone places."""
+        """Its nodes as they are now, with their room and the jobs placed there. Only the pool places jobs."""
 
     def ready(self) -> None:
-        """Wait until jobs can be submitted. UserError where the pool cannot be had."""
+        """Wait until jobs can be submitted. UserError if the pool cannot start."""
 
     def warm(self, count: int) -> None:
-        """Get workers, at most `count`, to load what every run needs; returns at once."""
+        """Have at most `count` workers load the packages that every run needs; returns at once."""
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
-        """Start it; on `avoid_host` only where no other machine has room."""
+        """Start it; on `avoid_host` only if no other machine has room."""
 
     def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
-        """What has ended, as soon as something has; empty after `timeout_s`, slept away if nothing runs."""
+        """Wait until a job ends; returns all that have ended. Empty after `timeout_s`, also if none runs."""
 
     def yields_to(self, priority: int, waiting: int) -> str | None:
         """Tell other sweeps on this pool that `waiting` runs of `priority` wait here.
@@ -64,4 +64,4 @@ class Pool(Protocol):
         """End a job at once; `wait` reports it."""
 
     def close(self) -> None:
-        """Kill what runs, and leave nothing behind."""
+        """Kill all jobs and remove everything."""

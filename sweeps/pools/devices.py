@@ -1,6 +1,6 @@
 """Kinds of processor: how drivers, torch and Ray call a GPU, its peak speed and its memory.
 
-A kind is what runs are timed by: the model of a GPU, in the variants that differ in speed or memory, or a
+Run times are kept by kind: the model of a GPU, in the variants that differ in speed or memory, or a
 processor's name as `sweeps.attempt.worker.device_name` gives it.
 """
 
@@ -15,7 +15,7 @@ from scaling.errors import unknown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A kind of GPU. Speed: peak of dense matrix products in bfloat16, where it has none in float16."""
+    """A kind of GPU. Speed: peak of dense matrix products in bfloat16, or in float16 if it has none."""
 
     kind: str
     flops_per_s: float
@@ -67,13 +67,12 @@ GPUS: Mapping[str, Gpu] = {
     kind: Gpu(kind=kind, flops_per_s=peak, memory_bytes=gigabytes * 1e9)
     for kind, (peak, gigabytes) in _SHEETS.items()
 }
-"""Every kind that is known, by name."""
 
 
 def gpu(name: str) -> Gpu | None:
-    """The kind of GPU behind a name: `NVIDIA A100-SXM4-40GB`, `A100-40G`, `a100`; None where it is not known.
+    """The kind of GPU behind a name: `NVIDIA A100-SXM4-40GB`, `A100-40G`, `a100`; None if it is unknown.
 
-    None, too, for a slice of a GPU (MIG), whose share of the speed its name does not tell.
+    None, too, for a slice of a GPU (MIG): its name does not contain its share of the speed.
     """
     words = _words(name)
     if "MIG" in words:
@@ -83,17 +82,17 @@ def gpu(name: str) -> Gpu | None:
 
 
 def known_gpu(name: str) -> Gpu:
-    """As `gpu`; UserError, with the nearest name, for one that is not known."""
-    found = gpu(name)
-    if found is None:
+    """As `gpu`; UserError, with the nearest name, if it is unknown."""
+    kind = gpu(name)
+    if kind is None:
         raise unknown("kind of GPU", name, GPUS)
-    return found
+    return kind
 
 
 def kind_of(device: str) -> str:
-    """What runs on `device` are timed by: the GPU's kind, or the name itself where that is not known."""
-    found = gpu(device) if not is_cpu(device) else None
-    return found.kind if found else device
+    """The kind of `device`: of its GPU, or the name itself if that is a CPU's or unknown."""
+    kind = gpu(device) if not is_cpu(device) else None
+    return kind.kind if kind else device
 
 
 def is_cpu(kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where a worker process of any pool begins: one job, with its files here or in a storage."""
+"""The entry point of a worker process of any pool: one job, with its files here or in a storage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(job: Job, *, train: Train | None = None, stop: Stop | None = None) -> Ou
 
 
 def load_packages() -> None:
-    """Import what every run needs, which takes seconds, before there is a job."""
+    """Import the packages that every run needs. It takes seconds, so workers do it before there is a job."""
     import torch
 
     import scaling.data

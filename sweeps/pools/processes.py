@@ -1,11 +1,11 @@
 """Processes on this machine: each job runs in one of its own, forked from a server that has loaded torch.
 
-A fresh process starts from a known state and gives back its GPU and its memory when it ends. Loading takes
-seconds, so a server does that once (`python -m sweeps.pools.processes`); it runs no job and touches no GPU
-itself. Jobs go in as JSON lines, each with its environment variables, and outcomes come out.
+A fresh process has no state of earlier jobs and gives back its GPU and its memory when it ends. Loading torch
+takes seconds, so a server does it once (`python -m sweeps.pools.processes`); it runs no job and touches no
+GPU itself. It reads jobs as JSON lines, each with its environment variables, and writes outcomes.
 
-If whoever started the server dies, its input ends: the job is asked to stop with a checkpoint, and killed
-after STOP_S. If the server dies, the kernel asks the job to stop.
+If the process that started the server dies, the server's input ends: the job is asked to stop with a
+checkpoint, and killed after STOP_S. If the server dies, the kernel asks the job to stop.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from sweeps.pools.rack import Handle, Node, Rack
 
 POLL_S = 0.05
 STOP_S = 20.0
-"""How long a job may take to stop once its server's input has ended."""
+"""Limit for a job to stop once its server's input has ended."""
 _PR_SET_PDEATHSIG = 1
 
 
 class Server:
-    """A server as seen from the process that started it. One job at a time."""
+    """A server, in the process that started it. It runs one job at a time."""
 
     def __init__(self, environment: Mapping[str, str] | None = None, log: IO[bytes] | None = None) -> None:
-        """environment: of the server (default: ours). log: for what its jobs print (default: stderr)."""
+        """environment: of the server (default: ours). log: for the output of its jobs (default: stderr)."""
         self._popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "sweeps.pools.processes"],
             stdin=subprocess.PIPE,
@@ -64,7 +64,7 @@ class Server:
 
     def send(self, job: Job, environment: Mapping[str, str]) -> None:
         """Start `job` with these variables set beside the server's own."""
-        with suppress(BrokenPipeError):  # noticed by the end of its output
+        with suppress(BrokenPipeError):  # it has died: `receive` reports that
             values = {"job": job.to_dict(), "environment": dict(environment)}
             self._input.write(json.dumps(values).encode() + b"\n")
             self._input.flush()
@@ -89,7 +89,7 @@ class Server:
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A job, the server that runs it, and the GPUs it was given."""
+    """A job, its server and its GPUs."""
 
     server: Server
     job: Job
@@ -101,7 +101,7 @@ class ProcessPool:
     """See `sweeps.pools.base.Pool`: processes of this machine, without Ray."""
 
     def __init__(self, options: PoolOptions) -> None:
-        """UserError if there is an address: these processes have none."""
+        """UserError if the options have an address."""
         if options.address:
             raise UserError(f"pool 'local' has no address, but --address is {options.address!r}")
         # GPUs by their device files: torch would have to be loaded to count them
@@ -130,11 +130,8 @@ class ProcessPool:
         self._idle += [self._start() for _ in range(count - len(self._idle) - len(self._running))]
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
-        server = next((server for server in self._idle if server.alive), None)
-        if server is None:
-            server = self._start()
-        else:
-            self._idle.remove(server)
+        server = next((server for server in self._idle if server.alive), None) or self._start()
+        self._idle = [other for other in self._idle if other is not server]
         gpus: tuple[int, ...] = ()
         if needs.gpus:  # those that the fewest jobs use
             used = [gpu for running in self._running.values() for gpu in running.gpus]
@@ -240,7 +237,18 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             _run_in_child(job, request["environment"], server, answers)
-        code = _wait(child, source)
+        deadline = None
+        while True:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+            source.poll(POLL_S)
+            if source.ended and deadline is None:
+                deadline = time.monotonic() + STOP_S
+                os.kill(child, signal.SIGTERM)
+            elif deadline is not None and time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(status)
         if code < 0:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
             how = f"the worker process was killed by {signal.Signals(-code).name}{hint}"
@@ -250,7 +258,7 @@ def main() -> None:
 
 
 def _run_in_child(job: Job, environment: Mapping[str, str], server: int, answers: int) -> None:
-    """The child's whole life."""
+    """Run the job and end this process."""
     code = 1
     try:
         if sys.platform == "linux":  # SIGTERM if the server dies; elsewhere the job runs to its end
@@ -266,25 +274,9 @@ def _run_in_child(job: Job, environment: Mapping[str, str], server: int, answers
         os._exit(code)
 
 
-def _wait(child: int, source: _Input) -> int:
-    """The child's exit code (negative: the signal). Asks it to stop when the input ends."""
-    stop_sent: float | None = None
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        source.poll(POLL_S)
-        now = time.monotonic()
-        if source.ended and stop_sent is None:
-            stop_sent = now
-            os.kill(child, signal.SIGTERM)
-        elif stop_sent is not None and now - stop_sent > STOP_S:
-            os.kill(child, signal.SIGKILL)
-
-
 def _answer(answers: int, outcome: Outcome) -> None:
     data = json.dumps(outcome.to_dict()).encode() + b"\n"
-    with suppress(BrokenPipeError):  # nobody listens any more; the outcome lies beside the journal
+    with suppress(BrokenPipeError):  # the reader has gone; the outcome is beside the journal, too
         while data:
             data = data[os.write(answers, data) :]
 

@@ -1,4 +1,4 @@
-"""The nodes of a pool, what each can hold, and where the next run goes."""
+"""The nodes of a pool, their room, and the choice of the node for the next run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLACK = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A machine of the pool and what it has in all."""
+    """A machine of the pool and its total resources."""
 
     name: str
     host: str = ""
@@ -24,27 +24,27 @@ class Node:
     gpus: float = 0.0
     memory_bytes: float = float("inf")
     gpu_kind: str = ""
-    """As `sweeps.pools.devices` names it; "" where the pool does not say."""
+    """As `sweeps.pools.devices` names it; "" if the pool does not say."""
     gpu_memory_bytes: float = float("inf")
     """Of each GPU."""
     gpu_speed: float = 0.0
-    """Peak FLOP/s of each GPU; 0 where it is not known."""
+    """Peak FLOP/s of each GPU; 0 if it is unknown."""
     resources: Mapping[str, float] = field(default_factory=dict)
-    """Further ones by name, as Ray nodes are given them."""
+    """Further ones by name, as in `ray start --resources`."""
 
     def has(self) -> dict[str, float]:
-        """Everything that is shared out, by name."""
+        """Every resource that runs share, by name."""
         return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes, **self.resources}
 
     def fits(self, needs: Needs, used: Mapping[str, float] | None = None) -> bool:
-        """Whether there is room for `needs` beside what is used."""
+        """Whether there is room for `needs` beside the used resources."""
         if needs.gpus and needs.gpu_memory_bytes > self.gpu_memory_bytes:
             return False
         have, used = self.has(), used or {}
         return all(
-            used.get(name, 0.0) + wanted <= have.get(name, 0.0) + SLACK
-            for name, wanted in needs.amounts().items()
-            if wanted > 0
+            used.get(name, 0.0) + amount <= have.get(name, 0.0) + SLACK
+            for name, amount in needs.amounts().items()
+            if amount > 0
         )
 
     def times(self, needs: Needs) -> int:
@@ -52,34 +52,31 @@ class Node:
         if not self.fits(needs):
             return 0
         have = self.has()
-        ratios = [have[name] / wanted for name, wanted in needs.amounts().items() if wanted > 0]
+        ratios = [have[name] / amount for name, amount in needs.amounts().items() if amount > 0]
         finite = [ratio for ratio in ratios if ratio != float("inf")]
         return int(min(finite, default=1) + SLACK)
 
     def __str__(self) -> str:
-        told = Needs(
+        infinite = float("inf")  # unknown, so left out
+        needs = Needs(
             cpus=self.cpus,
             gpus=self.gpus,
-            memory_bytes=_finite(self.memory_bytes),
-            gpu_memory_bytes=_finite(self.gpu_memory_bytes),
+            memory_bytes=self.memory_bytes if self.memory_bytes != infinite else 0.0,
+            gpu_memory_bytes=self.gpu_memory_bytes if self.gpu_memory_bytes != infinite else 0.0,
             resources=tuple((name, amount) for name, amount in sorted(self.resources.items()) if amount >= 1),
         )
-        return str(told)
-
-
-def _finite(value: float) -> float:
-    return value if value != float("inf") else 0.0
+        return str(needs)
 
 
 class Rack:
-    """The pool's nodes and what is placed on each."""
+    """The pool's nodes and the runs placed on each."""
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         self._nodes: dict[str, Node] = {}
         self._used: dict[str, Counter[str]] = {}
         self._placed: dict[Handle, tuple[str, Needs]] = {}
         self._ever: dict[str, Node] = {}
-        """A node of every sort that was ever there: one that is lost may come back."""
+        """A node of every sort that was ever in the pool: a lost one may come back."""
         self._slots: dict[Needs, int] = {}
         self.update(nodes)
 
@@ -93,15 +90,15 @@ class Rack:
         return len({node.host for node in self._nodes.values()})
 
     def update(self, nodes: Iterable[Node]) -> None:
-        """The nodes there are now; what was placed on one that is gone stays until it is taken out."""
+        """Set the current nodes; runs placed on one that is gone stay until they are removed."""
         self._nodes = {node.name: node for node in nodes}
         self._ever |= {str(node): node for node in self._nodes.values()}
         self._slots.clear()
 
     def find(self, needs: Needs, *, avoid_host: str | None = None) -> Node | None:
-        """The node to put it on, of those with room: the fastest GPU, then the one with least to spare.
+        """The node to use, of those with room: the fastest GPU, then the least spare GPUs and CPUs.
 
-        avoid_host: taken only where no other has room; something failed there.
+        avoid_host: used only if no other has room, because an attempt failed there.
         """
         room = []
         for node in self._nodes.values():
@@ -113,7 +110,7 @@ class Rack:
         return self._nodes[min(room)[-1]] if room else None
 
     def place(self, handle: Handle, needs: Needs, *, avoid_host: str | None = None) -> Node | None:
-        """Note that `handle` runs on the node `find` names, or waits for any if that is None."""
+        """Place `handle` on the node that `find` returns; None if it has to wait for one."""
         node = self.find(needs, avoid_host=avoid_host)
         name = node.name if node else ""
         self._placed[handle] = (name, needs)
@@ -125,13 +122,13 @@ class Rack:
         self._used[name].subtract(needs.amounts())
 
     def on(self, name: str) -> list[Handle]:
-        """What is placed on the node called `name`."""
+        """The runs on the node called `name`."""
         return [handle for handle, (node, _) in self._placed.items() if node == name]
 
     def refusal(self, needs: Needs) -> str | None:
         """Why no node can ever hold it, with the smallest that could; None if one can.
 
-        None, too, while there has been no node at all: one may come.
+        None, too, as long as the pool has had no node at all.
         """
         if not self._ever or any(node.fits(needs) for node in self._ever.values()):
             return None
@@ -139,7 +136,7 @@ class Rack:
         return f"no node can hold this run: the smallest that could has {needs} (nodes here: {have})"
 
     def slots(self, needs: Needs) -> int:
-        """How many such runs fit on all nodes together when nothing else does."""
+        """How many such runs fit on all nodes together if they are empty."""
         if needs not in self._slots:
             self._slots[needs] = sum(node.times(needs) for node in self._nodes.values())
         return self._slots[needs]

@@ -1,4 +1,4 @@
-"""The pools there are, by name. A new one is a file with a class like `base.Pool`, and a line here."""
+"""The table of pools. A new pool is a file with a class like `base.Pool`, and a line here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POOLS = {"ray": "sweeps.pools.ray.pool:RayPool", "local": "sweeps.pools.processe
 def start(kind: str = "ray", options: PoolOptions | None = None) -> Pool:
     """Begin to start a pool and return at once; `ready` waits for it.
 
-    UserError for an unknown kind, and for an address at which nothing answers or that the pool cannot use.
+    UserError for an unknown kind, and if nothing answers at the address or the pool has none.
     """
     if kind not in POOLS:
         raise UserError(f"pool is {kind!r}, it must be one of {', '.join(POOLS)}")

@@ -1,1 +1,1 @@
-"""What is recorded of a sweep in a tracking store, and read from there."""
+"""Records a sweep in a tracking store, and reads from there."""

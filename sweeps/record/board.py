@@ -1,11 +1,11 @@
-"""The board: a sweep's status and people's wishes, as tags of its experiment in the tracking store.
+"""The board: a sweep's status and requests to it, as tags of its experiment in the tracking store.
 
-Whoever reaches the tracking server can thus see and steer a sweep from any machine. The recorder, which sits
-beside the ledger, pins the status up whenever it changes, and carries out the wishes it finds. Anybody who
-may write to the server may do so: that is what the server's own login is for.
+So everybody with access to the tracking server can see and steer a sweep from any machine. The recorder,
+which runs beside the ledger, writes the status whenever it changes, and carries out requests. The server's
+own login decides who may write to it, and so who may steer a sweep.
 
-The status is one compressed text in numbered pieces, for a tag holds 5000 characters. A wish is a tag
-`scaling.wish.<id>`; it is answered by `scaling.answer.<id>` and then removed. A recorder that dies between
+The status is one compressed text in numbered pieces, because a tag holds 5000 characters. A request is a tag
+`scaling.wish.<id>`; its answer is `scaling.answer.<id>`, and then it is removed. A recorder that dies between
 the two carries it out again, which changes nothing.
 """
 
@@ -18,7 +18,8 @@ import socket
 import time
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from scaling.errors import UserError
@@ -32,7 +33,7 @@ PIECE = 4800
 ANSWER_S = 20.0
 POLL_S = 0.5
 BUSY_SHARE = 0.1
-"""Of its time, at most, that a recorder spends pinning up the status."""
+"""Largest share of its time that a recorder spends on writing the status."""
 
 
 class Tags(Protocol):
@@ -49,34 +50,31 @@ class Tags(Protocol):
 
 
 class Board:
-    """Keeps the board of one sweep up to date. Any call may raise whatever the store raises."""
+    """Keeps the board of one sweep up to date. Any call may raise any error of the store."""
 
     def __init__(self, ledger: Ledger, store: Tags) -> None:
         self.ledger, self.store = ledger, store
-        self._pinned: list[list[Any]] | None = None
+        self._written: list[list[Any]] | None = None
         self._not_before = 0.0
 
     def attend(self) -> None:
-        """Carry out wishes, and pin up the status if it has changed."""
+        """Carry out requests, and write the status if it has changed."""
         tags = self.store.tags()
         for name, text in sorted(tags.items()):
-            if name.startswith(WISH):
-                self.store.set_tag(ANSWER + name.removeprefix(WISH), self._grant(text)[:PIECE])
-                self.store.delete_tag(name)
-        if time.monotonic() >= self._not_before:
-            self._pin(tags)
-
-    def _grant(self, text: str) -> str:
-        try:
-            wish = json.loads(text)
-            action, families, keys = wish["action"], wish["families"], wish["keys"]
-            return carry_out(self.ledger, str(action), [*map(str, families)], [*map(str, keys)])
-        except (ValueError, KeyError, TypeError) as error:  # a UserError, too, is the asker's
-            return f"refused: {error}"
-
-    def _pin(self, tags: Mapping[str, str]) -> None:
+            if not name.startswith(WISH):
+                continue
+            try:
+                wish = json.loads(text)
+                action, families, keys = wish["action"], wish["families"], wish["keys"]
+                answer = carry_out(self.ledger, str(action), [*map(str, families)], [*map(str, keys)])
+            except (ValueError, KeyError, TypeError) as error:  # with UserError, which is a ValueError
+                answer = f"refused: {error}"
+            self.store.set_tag(ANSWER + name.removeprefix(WISH), answer[:PIECE])
+            self.store.delete_tag(name)
+        if time.monotonic() < self._not_before:
+            return
         rows = [to_brief(run) for run in runs_with_progress(self.ledger)]
-        if rows == self._pinned:
+        if rows == self._written:
             return
         began = time.monotonic()
         pieces = packed(rows)
@@ -85,19 +83,19 @@ class Board:
                 self.store.set_tag(f"{STATUS}.{number}", piece)
         head = {"at": time.time(), "pieces": len(pieces), "version": BRIEF_VERSION}
         self.store.set_tag(STATUS, json.dumps(head))
-        self._pinned = rows
+        self._written = rows
         self._not_before = time.monotonic() + (time.monotonic() - began) / BUSY_SHARE
 
 
 def packed(rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Rows as texts of at most PIECE characters; `unpacked` is the way back."""
+    """Rows as texts of at most PIECE characters; `unpacked` is the inverse."""
     data = zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 6)
     text = base64.b85encode(data).decode()
     return [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
 
 
 def unpacked(pieces: Sequence[str]) -> list[list[Any]]:
-    """ValueError where the pieces do not belong together."""
+    """ValueError if the pieces do not belong together."""
     try:
         rows: list[list[Any]] = json.loads(zlib.decompress(base64.b85decode("".join(pieces))))
     except zlib.error as error:
@@ -105,11 +103,11 @@ def unpacked(pieces: Sequence[str]) -> list[list[Any]]:
     return rows
 
 
-# -- the side of whoever asks -------------------------------------------------------------------
+# -- the other machine's side -------------------------------------------------------------------
 
 
 def read_status(store: Tags, sweep: str) -> tuple[list[Run], float]:
-    """The runs as last pinned up, and how many seconds ago that was. UserError where there is none."""
+    """The runs in the last status, and its age in seconds. UserError if there is none."""
     for _ in range(5):
         tags = store.tags()
         if STATUS not in tags:
@@ -117,12 +115,12 @@ def read_status(store: Tags, sweep: str) -> tuple[list[Run], float]:
         head = json.loads(tags[STATUS])
         try:
             rows = unpacked([tags[f"{STATUS}.{number}"] for number in range(head["pieces"])])
-        except (ValueError, KeyError):  # it is being pinned up just now
+        except (ValueError, KeyError):  # it is being written just now
             time.sleep(POLL_S)
             continue
         try:
             if head.get("version", 1) != BRIEF_VERSION:
-                raise ValueError(f"version {head['version']}")
+                raise ValueError("another version")
             return [from_brief(row) for row in rows], time.time() - head["at"]
         except ValueError:
             raise UserError(
@@ -137,10 +135,13 @@ def read_status(store: Tags, sweep: str) -> tuple[list[Run], float]:
 def ask(
     store: Tags, action: str, families: Sequence[str], keys: Sequence[str], *, patience_s: float = ANSWER_S
 ) -> str:
-    """Pin up a wish and wait for its answer. What was done, or that nobody has answered yet."""
+    """Leave a request and wait for its answer. Returns what was done, or that there is no answer yet."""
     assert action in ACTIONS, "the command line offers no other"
+    user = socket.gethostname()
+    with suppress(KeyError, OSError):  # a container's user without a name
+        user = f"{getpass.getuser()}@{user}"
     number = uuid.uuid4().hex[:12]
-    wish = {"action": action, "families": [*families], "keys": [*keys], "by": _who(), "at": time.time()}
+    wish = {"action": action, "families": [*families], "keys": [*keys], "by": user, "at": time.time()}
     store.set_tag(WISH + number, json.dumps(wish))
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
@@ -151,11 +152,4 @@ def ask(
                 raise UserError(answer.removeprefix("refused: "))
             return answer
         time.sleep(POLL_S)
-    return "nobody drives the sweep now; the wish is pinned up and carried out as soon as somebody does"
-
-
-def _who() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a container's user without a name
-        return socket.gethostname()
+    return "nobody drives the sweep now; the request is carried out as soon as somebody does"

@@ -1,8 +1,8 @@
-"""The recorder as a process of its own, and the loop that process runs (`python -m sweeps.record.process`).
+"""The recorder as a process of its own (`python -m sweeps.record.process`), and how the driver runs it.
 
-So MLflow's imports and waits cost the driver nothing, and a recorder that dies is started again. It ends
-when its input does: it then catches up for as long as it was allowed to. A driver that is killed thus leaves
-its records in order.
+MLflow's imports and waits thus cost the driver nothing, and a recorder that dies is started again. When its
+input ends, it catches up for at most its grace time, and ends. So the records of a driver that is killed are
+complete, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from analysis.text import without_secrets
 from sweeps.ledger.ledger import Ledger
@@ -27,7 +26,7 @@ URI_VARIABLE = "SCALING_RECORD_TO"
 """The store's URI may hold a password, which a command line would show to everybody."""
 RESTART_S = 5.0
 START_S = 40.0
-"""How long it may take to start, which it may just have begun when it is told to end."""
+"""How long it may take to start; it may have to end just after it was started."""
 
 
 @dataclass(slots=True)
@@ -43,8 +42,7 @@ class RecorderProcess:
     _code: int | None = field(default=None, init=False)
     """Exit code of the last process."""
     _started: float = field(default=-float("inf"), init=False)
-    _ended_because: str | None = field(default=None, init=False)
-    """Why it was killed; None if it was not."""
+    _kill_reason: str | None = field(default=None, init=False)
 
     def __enter__(self) -> RecorderProcess:
         self.start()
@@ -53,7 +51,7 @@ class RecorderProcess:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
-        else:  # the sweep broke off: the recorder catches up by itself, nobody waits for it
+        else:  # an exception ends the sweep: the recorder catches up by itself, nobody waits for it
             self._end_input()
 
     def start(self) -> None:
@@ -72,16 +70,15 @@ class RecorderProcess:
 
     def check(self) -> None:
         """Start it again if it has died, but not all the time."""
-        if self._popen is None or self._popen.poll() is None:
-            return
-        if time.monotonic() - self._started >= RESTART_S:
+        died = self._popen is not None and self._popen.poll() is not None
+        if died and time.monotonic() - self._started >= RESTART_S:
             self._end_input()
             self.start()
 
     def close(self, give_up: Callable[[], bool] = lambda: False) -> int:
-        """Let it catch up and end. Returns of how many runs the store does not know the latest.
+        """Let it catch up and end. Returns how many runs are not up to date in the store.
 
-        One that hangs, after what it is allowed and START_S, is killed.
+        It is killed if it has not ended START_S after its grace time.
         """
         if self._popen is not None:
             if self._popen.poll() is not None:  # it died and nobody has looked since
@@ -92,10 +89,10 @@ class RecorderProcess:
             end = time.monotonic() + patience_s
             while self._popen.poll() is None:
                 if give_up():
-                    self._ended_because = "it was not waited for"
+                    self._kill_reason = "it was not waited for"
                 elif time.monotonic() > end:
-                    self._ended_because = f"the recorder did not end within {patience_s:.0f} s"
-                if self._ended_because:
+                    self._kill_reason = f"the recorder did not end within {patience_s:.0f} s"
+                if self._kill_reason:
                     self._popen.kill()
                 time.sleep(0.05)
             self._code = self._popen.returncode
@@ -103,18 +100,17 @@ class RecorderProcess:
         return waiting_for(self.ledger, self.uri)
 
     def _end_input(self) -> None:
-        pipe: IO[bytes] | None = self._popen.stdin if self._popen is not None else None
-        if pipe is not None:
-            pipe.close()
+        if self._popen is not None and self._popen.stdin is not None:
+            self._popen.stdin.close()
 
     @property
     def trouble(self) -> str | None:
         """Why the last try to record failed, or how the process died; None if it was only slow."""
-        said = self._ended_because or trouble_of(self.ledger, self.uri)
-        if said is None and self._code:
+        reason = self._kill_reason or trouble_of(self.ledger, self.uri)
+        if reason is None and self._code:
             how = f"was killed by signal {-self._code}" if self._code < 0 else f"ended with code {self._code}"
             return f"the recorder {how}, see {self.ledger.folder / 'recorder.log'}"
-        return said
+        return reason
 
 
 def main() -> None:

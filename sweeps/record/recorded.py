@@ -1,13 +1,13 @@
-"""What a tracking store holds of a sweep's runs, metric by metric: for audits and for `scaling logs`."""
+"""Reads a sweep's runs from a tracking store, metric by metric: for audits and `scaling logs`."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS
+from analysis.table.columns import BIASED_LOSS, KEY_TAG, TRAIN_LOSS
+from sweeps.record.tracking import all_runs, client, experiment_of
 
 LOSSES = (TRAIN_LOSS, BIASED_LOSS)
 FINAL = "loss"
@@ -32,34 +32,32 @@ class RecordedRun:
 
 
 def recorded_runs(uri: str, sweep: str | None = None) -> list[RecordedRun]:
-    """Every run that carries a key in the store at `uri`, of `sweep` where that is given.
+    """Every run with a key in the store at `uri`; of `sweep` alone, if there is one.
 
     UserError (of `analysis`) for a database that cannot be read.
     """
     if uri.startswith(("sqlite:", "postgresql")):
         return _from_database(uri, sweep)
-    return list(_from_server(uri, sweep))
+    api = client(uri)
+    names = {e.experiment_id: e.name for e in api.search_experiments() if sweep in (None, e.name)}
+    runs = [run for run in all_runs(api, [*names]) if KEY_TAG in run.data.tags]
+    return [_with_history(api, run, names[run.info.experiment_id]) for run in runs]
 
 
 def experiment_name(uri: str, sweep: str, identity: str | None) -> str:
-    """What the experiment of `sweep` is called now: people rename them, and recording goes by its id."""
-    from sweeps.record.tracking import client, known_experiment
-
-    found = known_experiment(client(uri), identity)
-    return found.name if found is not None else sweep
+    """The current name of the experiment of `sweep`: people rename them, and recording goes by the id."""
+    experiment = experiment_of(client(uri), identity)
+    return experiment.name if experiment is not None else sweep
 
 
 def recorded_run(uri: str, sweep: str, key: str) -> RecordedRun | None:
-    """One run with its curves, by MLflow's own client; None where it has not been recorded."""
-    from analysis.table.columns import KEY_TAG
-    from sweeps.record.tracking import client
-
+    """One run with its curves, by MLflow's client; None if it has not been recorded."""
     api = client(uri)
     experiment = api.get_experiment_by_name(sweep)
     if experiment is None:
         return None
-    found = api.search_runs([experiment.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-    return _with_history(api, found[0], sweep) if found else None
+    runs = api.search_runs([experiment.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+    return _with_history(api, runs[0], sweep) if runs else None
 
 
 def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
@@ -87,37 +85,15 @@ def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
     return list(runs.values())
 
 
-def _from_server(uri: str, sweep: str | None) -> Iterator[RecordedRun]:
-    from analysis.table.columns import KEY_TAG
-    from sweeps.record.tracking import client
-
-    api = client(uri)
-    experiments = {e.experiment_id: e.name for e in api.search_experiments() if sweep in (None, e.name)}
-    token: str | None = None
-    while experiments:
-        page = api.search_runs([*experiments], max_results=1000, page_token=token)
-        for run in page:
-            if KEY_TAG in run.data.tags:
-                yield _with_history(api, run, experiments[run.info.experiment_id])
-        token = page.token
-        if not token:
-            return
-
-
 def _with_history(api: Any, run: Any, sweep: str) -> RecordedRun:
-    from analysis.table.columns import KEY_TAG
-
     tags = dict(run.data.tags)
-    found = RecordedRun(run_id=run.info.run_id, sweep=sweep, key=tags[KEY_TAG], tags=tags)
-    curves: dict[str, dict[int, float]] = defaultdict(dict)
-    for name, last in run.data.metrics.items():
+    recorded = RecordedRun(run_id=run.info.run_id, sweep=sweep, key=tags[KEY_TAG], tags=tags)
+    for name in run.data.metrics:
         history = api.get_metric_history(run.info.run_id, name)
-        found.points += len(history)
+        recorded.points += len(history)
         counts = Counter(point.step for point in history)
-        found.repeated += [(name, step, count) for step, count in sorted(counts.items()) if count > 1]
+        recorded.repeated += [(name, step, count) for step, count in sorted(counts.items()) if count > 1]
         if name in LOSSES:
-            curves[name] = {point.step: point.value for point in history}
-        if name == FINAL:
-            found.loss = last
-    found.curves = dict(curves)
-    return found
+            recorded.curves[name] = {point.step: point.value for point in history}
+    recorded.loss = run.data.metrics.get(FINAL)
+    return recorded

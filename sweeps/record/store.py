@@ -29,10 +29,10 @@ class GoneError(Exception):
 class Store(Protocol):
     """Any call may raise anything; it is then tried again."""
 
-    def open(self, known: str | None = None) -> str:
+    def open(self, identity: str | None = None) -> str:
         """Connect, and return an identity: another one means another, or a fresh, store.
 
-        known: the identity of the experiment recorded to before, which may have another name by now.
+        identity: of the experiment that was recorded to before, which may have another name by now.
         """
 
     def find(self, key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`scaling plan`: what a sweep would do, and with --cluster when, where and at what cost."""
+"""`scaling plan`: the runs of a sweep; with --cluster also their schedule and its cost."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from analysis.text import duration
 from scaling.errors import UserError
 from sweeps.driver.caps import SPENDS, Caps, Spent
+from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry
 from sweeps.plan import prepare
-from sweeps.pools.rack import Node
+from sweeps.pools.rack import Node, Rack
 from sweeps.show.tables import console, places, plan_view
 from sweeps.simulate.cluster import describe, parse_cluster
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sweeps.config.model import SweepConfig
     from sweeps.plan.plan import Plan
     from sweeps.simulate.simulator import Schedule
 
@@ -26,87 +26,74 @@ PAGE = "schedule.html"
 
 
 def show_plan(
-    asked: prepare.Request,
+    request: prepare.Request,
     *,
     cluster: str | None = None,
     gpu_price: float | None = None,
     page: bool = False,
     caps: Caps | None = None,
 ) -> None:
-    """Print the plan; with a cluster also its simulated schedule, as a page, too, where that is wanted.
+    """Print the plan; with a cluster also its simulated schedule, and write that as a page with `page`.
 
-    caps: what the sweep may spend, with what it has spent so far.
-
-    UserError for a cluster that cannot be read, or that has no room for the kind of runs the config asks for.
+    caps: what the sweep may spend, its runs so far included. UserError for a cluster that cannot be read, or
+    that has no CPUs for runs without GPUs.
     """
-    nodes = _nodes(asked.config, cluster)
-    about_cluster = {"--gpu-price": gpu_price is not None, "--page": page, "a cap": bool(caps)}
-    if not nodes and any(about_cluster.values()):
-        option = next(name for name, given in about_cluster.items() if given)
-        raise UserError(
-            f"{option} is about a cluster, and --cluster is not given; write --cluster 8xH100:4, say"
-        )
+    resources = request.config.resources
+    nodes: tuple[Node, ...] = ()
+    if cluster is not None:
+        per_gpu = resources.cpus / resources.gpus if resources.gpus else 0.0
+        nodes = parse_cluster(cluster, cpus_per_gpu=per_gpu)
+        if not resources.gpus and not any(node.cpus for node in nodes):
+            raise UserError(
+                f"cluster {cluster!r} names no CPUs, and the runs of {request.config.source} use no GPU; say "
+                "how many a node has, such as 8xH100+64xCPU:4 or 64xCPU:4"
+            )
+    else:
+        needs_cluster = {"--gpu-price": gpu_price is not None, "--page": page, "a cap": bool(caps)}
+        for option, is_set in needs_cluster.items():
+            if is_set:
+                raise UserError(
+                    f"{option} is about a cluster, and --cluster is not given; write --cluster 8xH100:4, say"
+                )
+    # times are predicted for the fastest GPU, as the driver expects them
+    fastest = max(nodes, key=lambda node: node.gpu_speed).gpu_kind if nodes and resources.gpus else ""
     out = console()
-    facts = prepare.facts_for_plan(asked, out)
-    plan = prepare.plan(asked, facts, kind=_fastest_kind(nodes) if asked.config.resources.gpus else "")
-    slots = _slots(plan, nodes) if nodes else prepare.local_slots(asked.config)
+    facts = prepare.facts_for_plan(request, out)
+    plan = prepare.plan(request, facts, kind=fastest)
+    slots = prepare.local_slots(request.config)
+    if nodes:
+        slots = max((Rack(nodes).slots(run.needs) for run in plan.to_do), default=1)
     out.print(plan_view(plan, slots=slots))
-    out.print(places(plan, asked.folder, data=asked.data_folder))
+    out.print(places(plan, request.folder, data=request.data_folder))
     if not facts.prepared:
-        out.print("the data is not prepared yet, so what is done already is not known")
+        out.print("the data is not prepared yet, so finished runs are not known")
     if nodes and plan.to_do:
-        schedule = simulated(plan, nodes, caps, _spent(plan, asked) if caps else None)
+        schedule = simulated(plan, nodes, caps, _spent(plan, request) if caps else None)
         for line, style in summary_lines(schedule, gpu_price):
             out.print(line, style=style)
         if page and schedule.stays:
-            out.print(f"wrote {_write_page(schedule, asked)}")
+            out.print(f"wrote {_write_page(schedule, request)}")
         elif schedule.stays:
-            out.print(f"--page draws which run goes where and when ({asked.folder / PAGE})")
+            out.print(f"--page draws which run goes where and when ({request.folder / PAGE})")
         elif page:
             out.print("no run starts, so there is no schedule to draw")
 
 
-def _nodes(config: SweepConfig, cluster: str | None) -> tuple[Node, ...]:
-    if cluster is None:
-        return ()
-    wanted = config.resources
-    nodes = parse_cluster(cluster, cpus_per_gpu=wanted.cpus / wanted.gpus if wanted.gpus else 0.0)
-    if not wanted.gpus and not any(node.cpus for node in nodes):
-        raise UserError(
-            f"cluster {cluster!r} names no CPUs, and the runs of {config.source} use no GPU; say how many a "
-            "node has, such as 8xH100+64xCPU:4 or 64xCPU:4"
-        )
-    return nodes
-
-
-def _fastest_kind(nodes: tuple[Node, ...]) -> str:
-    """What predicted times are for, as the driver takes them; "" without any GPU."""
-    return max(nodes, key=lambda node: node.gpu_speed).gpu_kind if nodes else ""
-
-
-def _slots(plan: Plan, nodes: tuple[Node, ...]) -> int:
-    from sweeps.pools.rack import Rack
-
-    return max((Rack(nodes).slots(run.needs) for run in plan.to_do), default=1)
-
-
-def _spent(plan: Plan, asked: prepare.Request) -> Spent:
-    """What counts towards the sweep's caps already."""
-    from sweeps.ledger.ledger import Ledger
-
+def _spent(plan: Plan, request: prepare.Request) -> Spent:
+    """The part of the caps that the sweep has spent."""
     to_do = {run.key for run in plan.to_do}
     past = [run for run in plan.runs if run.key not in to_do and run.state in SPENDS]
     flops = sum(plan.entry(run, dataset=".").flops for run in past)
-    if not Ledger.exists(asked.ledger_folder):
+    if not Ledger.exists(request.ledger_folder):
         return Spent(flops=flops)
-    with Ledger(asked.ledger_folder) as ledger:
+    with Ledger(request.ledger_folder) as ledger:
         return Spent(flops=flops, gpu_hours=ledger.gpu_seconds(run.key for run in plan.runs) / 3600)
 
 
 def simulated(
     plan: Plan, nodes: tuple[Node, ...], caps: Caps | None = None, spent: Spent | None = None
 ) -> Schedule:
-    """The schedule of what the plan has to do, each run as long as is expected of it where it lands."""
+    """The schedule of the runs to do, each with its expected time on the node that it gets."""
     from sweeps.simulate.simulator import simulate
 
     entries = [plan.entry(run, dataset=".") for run in plan.to_do]
@@ -121,7 +108,7 @@ def simulated(
 
 
 def summary_lines(schedule: Schedule, gpu_price: float | None = None) -> list[tuple[str, str]]:
-    """What the schedule amounts to, in lines with their styles. gpu_price: in whatever currency."""
+    """The schedule in lines with their styles. gpu_price: in any currency."""
     lines = [(describe(schedule.nodes), "bold")]
     if schedule.ended_by:
         stopped = len(schedule.stopped)
@@ -144,17 +131,13 @@ def summary_lines(schedule: Schedule, gpu_price: float | None = None) -> list[tu
         if gpu_price is not None:
             text += f"; at {gpu_price:g} per GPU-hour {used * gpu_price:,.0f} and {held * gpu_price:,.0f}"
         lines.append((text, ""))
-    reasons = Counter(schedule.refused.values())
-    return lines + [
-        (f"{count} run{'s' if count > 1 else ''}: {why}", "red") for why, count in reasons.items()
-    ]
-
-
-# --- as a page
+    for reason, count in Counter(schedule.refused.values()).items():
+        lines.append((f"{count} run{'s' if count > 1 else ''}: {reason}", "red"))
+    return lines
 
 
 def schedule_table(schedule: Schedule) -> pd.DataFrame:
-    """One row per run: where, from when to when (seconds from the start), and what it is."""
+    """One row per run: node and slot, start and end in seconds from the start, and the run itself."""
     import pandas as pd
 
     rows = [
@@ -174,7 +157,7 @@ def schedule_table(schedule: Schedule) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _write_page(schedule: Schedule, asked: prepare.Request) -> Path:
+def _write_page(schedule: Schedule, request: prepare.Request) -> Path:
     from analysis import figures
 
     note = (
@@ -184,5 +167,7 @@ def _write_page(schedule: Schedule, asked: prepare.Request) -> Path:
     if schedule.ended_by:
         note += f" within {schedule.ended_by}"
     slots = [(node, lane + 1) for node, lanes in schedule.lanes.items() for lane in range(lanes)]
-    figure = figures.schedule(schedule_table(schedule), slots, title=f"Sweep {asked.config.name}", note=note)
-    return figures.save(figure, asked.folder / PAGE)
+    figure = figures.schedule(
+        schedule_table(schedule), slots, title=f"Sweep {request.config.name}", note=note
+    )
+    return figures.save(figure, request.folder / PAGE)

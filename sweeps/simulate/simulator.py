@@ -1,7 +1,7 @@
-"""A sweep's schedule before it happens: the real driver, on a pool and a clock that only pretend.
+"""The schedule of a sweep in advance: the real driver on a simulated pool and clock.
 
-The driver decides as it would on the cluster; what is simulated is how long each run takes on the kind of
-device it lands on. Nothing fails, and every run takes what is expected of it. The ledger is a throw-away one.
+The driver decides as it would on the cluster. No run fails, and each takes its expected time on its kind of
+device. The ledger is a temporary one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import heapq
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,11 +24,11 @@ from sweeps.plan import memory
 from sweeps.pools.rack import Handle, Node, Rack
 
 Behaviour = Callable[[Job, Node | None], tuple[float, Outcome]]
-"""How many seconds a job takes on a node, and how it ends."""
+"""A job and its node -> seconds and outcome."""
 
 
 class Clock:
-    """Wall time and uptime that move only when told."""
+    """Wall time and uptime that only the pool moves."""
 
     def __init__(self, start: float = 0.0) -> None:
         self.time = start
@@ -38,7 +38,7 @@ class Clock:
 
 
 class SimulatedPool:
-    """A `sweeps.pools.base.Pool` whose jobs take the time and come to the end that `behaviour` says."""
+    """A `sweeps.pools.base.Pool` whose jobs take the time and have the outcome of `behaviour`."""
 
     def __init__(self, clock: Clock, nodes: Iterable[Node], behaviour: Behaviour) -> None:
         self.clock, self.behaviour = clock, behaviour
@@ -82,7 +82,7 @@ class SimulatedPool:
         return outcome
 
     def end_now(self, handle: Handle, outcome: Outcome) -> None:
-        """Let a job end at once, with another outcome than it was to have."""
+        """Let a job end at once, with another outcome."""
         self.running[handle] = self.running[handle][0], outcome
         heapq.heappush(self._ends, (self.clock(), handle))
 
@@ -91,9 +91,6 @@ class SimulatedPool:
 
     def kill(self, handle: Handle) -> None:
         self.end_now(handle, killed())
-
-
-# --- a whole schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,23 +106,23 @@ class Stay:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What a sweep would do on `nodes`."""
+    """All runs of a sweep on `nodes`."""
 
     nodes: tuple[Node, ...]
     stays: tuple[Stay, ...]
     """In the order of their start."""
     refused: Mapping[str, str]
-    """Key of a run that fits no node -> why."""
+    """Key of a run that fits no node -> the reason."""
     bound_s: float
-    """No schedule could be shorter: all work shared out evenly, or the longest run."""
+    """No schedule could be shorter: all work in equal shares, or the longest run."""
     driver_s: float
-    """Real seconds that the driver took for it."""
+    """Real seconds that the driver took."""
     stopped: frozenset[str] = frozenset()
-    """Keys of runs that a cap stops on their way, with a checkpoint."""
+    """Keys of running runs that a cap stops, with a checkpoint."""
     not_started: int = 0
-    """How many runs caps leave out."""
+    """Number of runs that caps leave out."""
     ended_by: str = ""
-    """The caps that are reached; "" where none is."""
+    """The caps that are reached; "" if none is."""
 
     @cached_property
     def makespan_s(self) -> float:
@@ -134,14 +131,14 @@ class Schedule:
 
     @cached_property
     def lanes(self) -> dict[str, int]:
-        """Node -> how many of the sweep's runs it holds at once; nodes that can hold none are left out."""
+        """Node -> number of the sweep's runs that it holds at once; nodes that hold none are left out."""
         shapes = {_shape(stay.entry.needs) for stay in self.stays}
         most = {node.name: max((node.times(shape) for shape in shapes), default=0) for node in self.nodes}
         return {name: count for name, count in most.items() if count}
 
     @property
     def utilisation(self) -> float:
-        """Share of the slots' time, from start to end, in which they train."""
+        """Share of the slots' time in which they train."""
         nodes = {node.name: node for node in self.nodes}
         busy_s = 0.0
         for stay in self.stays:
@@ -151,16 +148,16 @@ class Schedule:
 
     @property
     def gpu_hours(self) -> float:
-        """In which a run has a GPU."""
+        """GPU-hours with a run."""
         return sum((stay.end_s - stay.start_s) * stay.entry.needs.gpus for stay in self.stays) / 3600
 
     @property
     def held_gpu_hours(self) -> float:
-        """Of all GPUs of the cluster from start to end."""
+        """GPU-hours of the whole cluster from start to end."""
         return sum(node.gpus for node in self.nodes) * self.makespan_s / 3600
 
     def until(self, end_s: float, cap: str) -> Schedule:
-        """What of it happens if `cap` ends it at `end_s`."""
+        """This schedule if `cap` ends it at `end_s`."""
         if end_s >= self.makespan_s:
             return self
         begun = [stay for stay in self.stays if stay.start_s < end_s]
@@ -173,7 +170,7 @@ class Schedule:
         )
 
     def gpu_hours_reached_s(self, gpu_hours: float) -> float:
-        """When runs have had GPUs for so long together; infinity if they never do."""
+        """The time at which runs have used so many GPU-hours; infinity if they never do."""
         changes = [(stay.start_s, stay.entry.needs.gpus) for stay in self.stays]
         changes += [(stay.end_s, -stay.entry.needs.gpus) for stay in self.stays]
         left_s, busy, last_s = max(0.0, gpu_hours * 3600), 0.0, 0.0
@@ -193,11 +190,10 @@ def simulate(
     caps: Caps | None = None,
     spent: Spent | None = None,
 ) -> Schedule:
-    """The schedule of `entries` on `nodes`, where a run takes `seconds` on the node it lands on.
+    """The schedule of `entries` on `nodes`; seconds: of an entry on a node.
 
-    caps: what the sweep may spend, `spent` of it before this begins; None: as much as it takes, and nothing.
-
-    Amounts of further resources (quotas) are left out: a list of nodes does not say who has which.
+    caps: what the sweep may spend, `spent` of it before the start. Further resources (quotas) are left out:
+    a list of nodes does not say which of them have some.
     """
     entries = [replace(entry, needs=replace(entry.needs, resources=())) for entry in entries]
     rack = Rack(nodes)
@@ -207,7 +203,7 @@ def simulate(
     placed: list[tuple[Entry, Node, float, float]] = []
 
     def play(job: Job, node: Node | None) -> tuple[float, Outcome]:
-        assert node is not None, "the driver asks whether there is room before it starts a run"
+        assert node is not None, "the driver looks for room before it starts a run"
         entry = by_key[job.key]
         took_s = seconds(entry, node)
         placed.append((entry, node, clock(), clock() + took_s))
@@ -217,62 +213,56 @@ def simulate(
     pool = SimulatedPool(clock, nodes, play)
     caps, spent = caps or Caps(), spent or Spent()
     flops = None if caps.flops is None else caps.flops - spent.flops
-    refused = _drive(entries, pool, clock, Caps(flops=flops))
+    with tempfile.TemporaryDirectory() as folder, Ledger(folder, now=clock, uptime=clock) as ledger:
+        ledger.connection().execute("PRAGMA synchronous = OFF")  # a temporary file need not survive a crash
+        ledger.enlist()
+        ledger.register(entries)
+        # Nothing else changes this ledger, so the driver reads it once and never polls.
+        forever = float("inf")
+        disk = Disk(ledger.folder, free_bytes=lambda path: forever)
+        limits = Caps(flops=flops)
+        Driver(entries, ledger, pool, disk=disk, caps=limits, poll_s=forever, look_s=forever).run()
+        refused = {run.key: run.sentence for run in ledger.runs() if run.state == State.UNSCHEDULABLE}
     driver_s = time.perf_counter() - began
+    # each run takes the first slot of its node that is free at its start
+    stays: list[Stay] = []
+    lane_ends: dict[str, list[float]] = defaultdict(list)
+    for entry, node, start_s, end_s in placed:
+        ends = lane_ends[node.name]
+        lane = next((i for i, end in enumerate(ends) if end <= start_s), len(ends))
+        ends[lane : lane + 1] = [end_s]
+        stays.append(Stay(entry=entry, node=node.name, lane=lane, start_s=start_s, end_s=end_s))
     not_started = len(entries) - len(placed) - len(refused)
     schedule = Schedule(
         nodes=tuple(nodes),
-        stays=tuple(_in_lanes(placed)),
+        stays=tuple(stays),
         refused=refused,
         bound_s=lower_bound_s([entry for entry in entries if entry.key not in refused], nodes, seconds),
         driver_s=driver_s,
         not_started=not_started,
         ended_by=caps.flops_text if not_started else "",
     )
-    ends = []
+    cap_ends = []
     if caps.hours is not None:
-        ends.append((caps.hours * 3600, caps.hours_text))
+        cap_ends.append((caps.hours * 3600, caps.hours_text))
     if caps.gpu_hours is not None:
         left = caps.gpu_hours - spent.gpu_hours
-        ends.append((schedule.gpu_hours_reached_s(left), caps.gpu_hours_text))
-    return schedule.until(*min(ends)) if ends else schedule
-
-
-def _drive(entries: Sequence[Entry], pool: SimulatedPool, clock: Clock, caps: Caps) -> dict[str, str]:
-    """Let the driver place all of `entries`; why those that fit no node do not."""
-    with tempfile.TemporaryDirectory() as folder, Ledger(folder, now=clock, uptime=clock) as ledger:
-        ledger.connection().execute("PRAGMA synchronous = OFF")  # nobody misses it when the power fails
-        ledger.enlist()
-        ledger.register(entries)
-        # Nobody else changes this ledger, so one look is enough; nothing has to be polled.
-        forever = float("inf")
-        disk = Disk(ledger.folder, free_bytes=lambda path: forever)
-        Driver(entries, ledger, pool, disk=disk, caps=caps, poll_s=forever, look_s=forever).run()
-        return {run.key: run.sentence for run in ledger.runs() if run.state == State.UNSCHEDULABLE}
-
-
-def _in_lanes(placed: Iterable[tuple[Entry, Node, float, float]]) -> Iterator[Stay]:
-    """Each run in the first slot of its node that is free when it starts."""
-    ends: dict[str, list[float]] = defaultdict(list)
-    for entry, node, start_s, end_s in placed:
-        lanes = ends[node.name]
-        lane = next((i for i, end in enumerate(lanes) if end <= start_s), len(lanes))
-        lanes[lane : lane + 1] = [end_s]
-        yield Stay(entry=entry, node=node.name, lane=lane, start_s=start_s, end_s=end_s)
+        cap_ends.append((schedule.gpu_hours_reached_s(left), caps.gpu_hours_text))
+    return schedule.until(*min(cap_ends)) if cap_ends else schedule
 
 
 def _shape(needs: Needs) -> Needs:
-    """What decides how many runs a node holds, for nearly every node: not memory, which differs by run."""
+    """The needs that decide how many runs a node holds: seldom memory, which differs from run to run."""
     return Needs(cpus=needs.cpus, gpus=needs.gpus)
 
 
 def lower_bound_s(
     entries: Sequence[Entry], nodes: Sequence[Node], seconds: Callable[[Entry, Node], float]
 ) -> float:
-    """What no schedule of `entries`, each of which fits some node, can undercut.
+    """A lower bound on the time of any schedule of `entries`, each of which fits some node.
 
-    On nodes that are alike: total work / slots, or the longest run. Else each kind of node counts for the
-    largest share of the fastest kind's speed that it has for any of the runs.
+    On equal nodes: total work / slots, or the longest run. Else the speed of each kind of node counts as the
+    largest share of the fastest kind's speed that it reaches for any run.
     """
     alike: dict[tuple[float | str, ...], list[Node]] = defaultdict(list)
     for node in nodes:

@@ -88,7 +88,7 @@ def occupy() -> None:
 
 def waiting(pool, data, out: Path) -> dict[str, object]:
     def said(line: Waiting, priority: int, runs: int) -> str | None:
-        return line.tell(priority, runs, answer_s=30)
+        return line.announce(priority, runs, answer_s=30)
 
     nightly, urgent = Waiting("nightly"), Waiting("urgent")
     first = (

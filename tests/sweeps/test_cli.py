@@ -141,7 +141,7 @@ def test_plan_of_a_corpus_to_be_fetched_fetches_nothing(here, capsys):
     assert scaling("plan", "--sweep", "sahoo2026", "--family", "masked") == 0
     text = capsys.readouterr().out
     assert "32000 ids, not prepared yet" in text
-    assert "what is done already is not known" in text
+    assert "finished runs are not known" in text
     assert not (here / "runs").exists()
 
 

@@ -1,4 +1,4 @@
-"""What Ray says of its nodes, as nodes of the rack, and whether each is fit to run what a sweep needs."""
+"""The nodes of a Ray cluster as nodes of the rack, and a check that each can run what a sweep needs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sweeps.pools.devices import gpu
 from sweeps.pools.rack import Node
 
 CHECK_S = 660.0
-"""How long a node may take for its first answer: Ray gives a runtime environment ten minutes."""
+"""Limit for a node's first answer: Ray gives a runtime environment ten minutes."""
 ANSWER_S = 5.0
 SEEN_WITHIN_S = 5.0
-"""How long a file may take from one node to another on a shared filesystem."""
+"""Limit for a file to appear on another node of a shared filesystem."""
 NEEDED = ("torch", "numpy", "pyarrow", "psutil")
-"""What workers import beside the code that is sent to them."""
+"""Packages that workers import beside the code that is sent to them."""
 _KIND = "accelerator_type:"
 _BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
 
@@ -43,21 +43,21 @@ def living_nodes() -> list[Node]:
 
 
 def as_node(info: Any) -> Node:
-    """What Ray says of a node; the kind of GPU is in its resource `accelerator_type:KIND`, or a label."""
+    """Ray's node as ours; its kind of GPU is in a resource `accelerator_type:KIND`, or in a label."""
     resources: Mapping[str, float] = info.resources_total
     kinds = [name.removeprefix(_KIND) for name in resources if name.startswith(_KIND)]
     kinds += filter(None, [info.labels.get("ray.io/accelerator-type")])
     kind = kinds[0] if kinds and resources.get("GPU") else ""
-    known = gpu(kind) if kind else None
+    sheet = gpu(kind) if kind else None
     return Node(
         name=info.node_id.hex(),
         host=info.node_manager_hostname,
         cpus=resources.get("CPU", 0.0),
         gpus=resources.get("GPU", 0.0),
         memory_bytes=resources.get("memory", float("inf")),
-        gpu_kind=known.kind if known else kind,
-        gpu_memory_bytes=known.memory_bytes if known else float("inf"),
-        gpu_speed=known.flops_per_s if known else 0.0,
+        gpu_kind=sheet.kind if sheet else kind,
+        gpu_memory_bytes=sheet.memory_bytes if sheet else float("inf"),
+        gpu_speed=sheet.flops_per_s if sheet else 0.0,
         resources={
             name: amount
             for name, amount in resources.items()
@@ -68,7 +68,7 @@ def as_node(info: Any) -> Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a node says of itself."""
+    """A node's answer to the check."""
 
     host: str
     missing: Sequence[str]
@@ -82,7 +82,7 @@ class Answer:
 def check_nodes(nodes: Sequence[Node], shared: Path | None) -> None:
     """Ask every node, all at once, whether it has the packages and sees and may write `shared`.
 
-    UserError, naming the first node that does not; or that did not get its runtime environment ready.
+    UserError, naming the first node that does not, or whose runtime environment failed.
     """
     probe = _write_probe(shared)
     try:
@@ -96,48 +96,47 @@ def check_nodes(nodes: Sequence[Node], shared: Path | None) -> None:
 
 
 class Newcomers:
-    """Nodes that join while the sweep runs: each is used once it has passed the check of the others.
+    """Nodes that join while the sweep runs: each is used once it has passed the same check.
 
-    One that does not pass is left out, and why is told once. Nothing here waits.
+    A node that fails is left out, with one warning. Nothing here waits.
     """
 
-    def __init__(self, shared: Path | None, known: Iterable[Node]) -> None:
-        """known: nodes that were checked."""
+    def __init__(self, shared: Path | None, checked: Iterable[Node]) -> None:
+        """checked: nodes that have passed before."""
         self._shared = shared
-        self._fit = {node.name for node in known}
+        self._fit = {node.name for node in checked}
         self._left_out: set[str] = set()
-        self._asked: dict[str, tuple[Any, Path | None]] = {}
+        self._pending: dict[str, tuple[Any, Path | None]] = {}
+        """The answer to come and the probe, by the node's name."""
 
     def fit(self, nodes: Iterable[Node]) -> list[Node]:
         """Those of `nodes` that may be used now."""
-        nodes = list(nodes)
-        for name in self._asked.keys() - {node.name for node in nodes}:
-            self._forget(name)  # it left before it answered
-        for node in nodes:
-            if node.cpus and node.name not in self._fit | self._left_out:
-                self._look_at(node)
-        return [node for node in nodes if not node.cpus or node.name in self._fit]
-
-    def _look_at(self, node: Node) -> None:
         import ray
 
-        if node.name not in self._asked:
-            probe = _write_probe(self._shared)
-            self._asked[node.name] = _ask(node, probe), probe
-        answer, _ = self._asked[node.name]
-        if not ray.wait([answer], timeout=0)[0]:
-            return
-        try:
-            _judge(node.host, self._shared, _wait(node.host, answer, 0.0))
-            self._fit.add(node.name)
-        except UserError as error:
-            self._left_out.add(node.name)
-            logger.warning("a node that has joined is left out: %s", error)
-        finally:
-            self._forget(node.name)
+        nodes = list(nodes)
+        for name in self._pending.keys() - {node.name for node in nodes}:
+            self._end_check(name)  # it left before it answered
+        for node in nodes:
+            if not node.cpus or node.name in self._fit | self._left_out:
+                continue
+            if node.name not in self._pending:
+                probe = _write_probe(self._shared)
+                self._pending[node.name] = _ask(node, probe), probe
+            answer, _ = self._pending[node.name]
+            if not ray.wait([answer], timeout=0)[0]:
+                continue
+            try:
+                _judge(node.host, self._shared, _wait(node.host, answer, 0.0))
+                self._fit.add(node.name)
+            except UserError as error:
+                self._left_out.add(node.name)
+                logger.warning("a node that has joined is left out: %s", error)
+            finally:
+                self._end_check(node.name)
+        return [node for node in nodes if not node.cpus or node.name in self._fit]
 
-    def _forget(self, name: str) -> None:
-        _, probe = self._asked.pop(name)
+    def _end_check(self, name: str) -> None:
+        _, probe = self._pending.pop(name)
         if probe is not None:
             probe.unlink(missing_ok=True)
 
@@ -156,7 +155,7 @@ def _write_probe(shared: Path | None) -> Path | None:
         return None
     shared.mkdir(parents=True, exist_ok=True)
     probe = shared.absolute() / f".probe-{uuid.uuid4().hex}"
-    probe.write_text("a sweep looks whether its nodes see this file; it may be removed\n")
+    probe.write_text("a sweep checks that its nodes see this file; it may be removed\n")
     return probe
 
 
@@ -165,8 +164,8 @@ def _wait(host: str, answer: Any, end: float) -> Answer | None:
     import ray
 
     try:
-        found: Answer = ray.get(answer, timeout=max(1.0, end - time.monotonic()))
-        return found
+        result: Answer = ray.get(answer, timeout=max(1.0, end - time.monotonic()))
+        return result
     except ray.exceptions.RuntimeEnvSetupError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"node {host!r} cannot make the runtime environment: {lines[-1][:500]}") from error
@@ -185,8 +184,8 @@ def _judge(host: str, shared: Path | None, answer: Answer | None) -> None:
         return
     if answer.missing:
         raise UserError(
-            f"node {host!r} lacks the packages {', '.join(answer.missing)}: install there what "
-            "constraints.txt names, or have SCALING_RUNTIME_ENV bring it"
+            f"node {host!r} lacks the packages {', '.join(answer.missing)}: install those of "
+            "constraints.txt there, or name them in the file of SCALING_RUNTIME_ENV"
         )
     if not answer.sees:
         raise UserError(
@@ -198,30 +197,19 @@ def _judge(host: str, shared: Path | None, answer: Answer | None) -> None:
 
 
 def _answer(probe: str | None) -> Answer:
-    """The task."""
+    """The task that checks a node. probe: a file of the driver in the shared folder; None without one."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     sees, problem = True, ""
     if probe is not None:
-        sees = _appears(Path(probe))
-        problem = _write_problem(Path(probe).parent) if sees else ""
+        path, end = Path(probe), time.monotonic() + SEEN_WITHIN_S
+        while not (sees := path.exists()) and time.monotonic() < end:
+            time.sleep(0.2)
+        own = path.with_name(f".probe-{uuid.uuid4().hex}")
+        try:
+            if sees:
+                own.write_text("x")
+        except OSError as error:
+            problem = str(error)
+        with suppress(OSError):
+            own.unlink()
     return Answer(host=socket.gethostname(), missing=missing, sees=sees, problem=problem)
-
-
-def _appears(path: Path) -> bool:
-    end = time.monotonic() + SEEN_WITHIN_S
-    while not path.exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.2)
-    return True
-
-
-def _write_problem(folder: Path) -> str:
-    own = folder / f".probe-{uuid.uuid4().hex}"
-    try:
-        own.write_text("x")
-    except OSError as error:
-        return str(error)
-    with suppress(OSError):
-        own.unlink()
-    return ""

@@ -1,7 +1,7 @@
-"""The pool of Ray: this folder alone knows Ray, any other module of the program works without.
+"""The pool of Ray. Only this folder imports Ray; all else works without it.
 
-Plain tasks with `max_retries=0`; retries are the scheduler's. A worker process serves many jobs and is
-replaced only after a failure. Jobs with GPUs run in processes of their own: see `sweeps.pools.processes`.
+Jobs are plain tasks with `max_retries=0`, because the scheduler retries. A worker process serves many jobs
+and is replaced only after a failure. Jobs with GPUs run in processes of their own, `sweeps.pools.processes`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from sweeps.pools.ray.nodes import Newcomers, check_nodes, living_nodes
 from sweeps.pools.ray.waiting import Waiting
 
 NODES_EVERY_S = 5.0
-BEAR_S = 30.0
-"""How long a cluster may be silent before what runs there counts as lost; Ray itself ends us after 60 s."""
+SILENCE_S = 30.0
+"""How long a cluster may be silent before its jobs count as lost; Ray itself ends this process after 60 s."""
 GIVE_UP_S = 600.0
 
 logger = logging.getLogger(__name__)
 
 
 class RayPool:
-    """See `sweeps.pools.base.Pool`. Ray starts in a thread of its own, while the caller does other things.
+    """See `sweeps.pools.base.Pool`. Ray starts in a thread, while the caller does other things.
 
-    That thread lives as long as the pool: Ray's processes ask the kernel to die with the thread that
+    That thread lives as long as the pool, because the kernel ends Ray's processes with the thread that has
     started them.
     """
 
@@ -55,7 +55,7 @@ class RayPool:
         self._newcomers: Newcomers | None = None
         self._looked = 0.0
         self._silent_since: float | None = None
-        """Wall time since when a cluster that was joined does not answer."""
+        """Wall time at which a cluster that was joined stopped to answer."""
         self._tasks: dict[Handle, tuple[Any, Job]] = {}
         self._killed: set[Handle] = set()
         self._count = 0
@@ -114,7 +114,7 @@ class RayPool:
         self._look()
 
     def _look(self) -> None:
-        """The nodes there are; asked for every few seconds, for clusters grow and shrink."""
+        """Update the rack every few seconds, because clusters grow and shrink."""
         if time.monotonic() - self._looked < NODES_EVERY_S and self._looked:
             return
         self._looked = time.monotonic()
@@ -126,18 +126,18 @@ class RayPool:
         except ray.exceptions.RpcError:  # it died just now
             silent = ray_session.HEAD
         if silent:
-            self._bear(silent)
+            self._handle_silence(silent)
             return
         if self._silent_since is not None:
             logger.warning("the Ray cluster at %s answers again", self._address)
             self._silent_since = None
         self._rack.update(nodes if self._newcomers is None else self._newcomers.fit(nodes))
 
-    def _bear(self, silent: str) -> None:
-        """`silent`, a part of Ray, does not answer. On this machine a new Ray is started at once.
+    def _handle_silence(self, silent: str) -> None:
+        """Start Ray on this machine again; wait for a cluster, a part of which (`silent`) does not answer.
 
-        A cluster's head is waited for; what runs there is lost if it is silent for BEAR_S. If the node beside
-        the driver is gone, the cluster is joined anew. UserError after GIVE_UP_S.
+        If its head is silent for SILENCE_S, its jobs are lost. If the node beside the driver is gone, the
+        cluster is joined anew. UserError after GIVE_UP_S.
         """
         if self._is_here:
             self._lose("Ray on this machine died", then="start")
@@ -147,9 +147,9 @@ class RayPool:
         if self._silent_since is None:
             self._silent_since = time.time()
             logger.warning(
-                "%s of the Ray cluster at %s does not answer since %s; runs there go on if it answers within "
-                "%.0f s, else they are started again when it does, and the sweep ends after %.0f min without",
-                silent, self._address, _clock(self._silent_since), BEAR_S, GIVE_UP_S / 60,
+                "%s of the Ray cluster at %s has not answered since %s; its runs go on if it answers within "
+                "%.0f s, and start again if it does later; the sweep ends after %.0f min without an answer",
+                silent, self._address, _clock(self._silent_since), SILENCE_S, GIVE_UP_S / 60,
             )  # fmt: skip
         self._rack.update([])  # nothing is started meanwhile
         silent_s = time.time() - self._silent_since
@@ -159,7 +159,7 @@ class RayPool:
             if self._error is None:
                 self._looked = 0.0
                 return
-        elif silent_s > BEAR_S and self._error is None:
+        elif silent_s > SILENCE_S and self._error is None:
             self._lose(f"the Ray cluster at {self._address} went away", then="leave")
             self._error = UserError("it was left")
         if silent_s > GIVE_UP_S:
@@ -169,7 +169,7 @@ class RayPool:
             )
 
     def _lose(self, how: str, *, then: str) -> None:
-        """All that runs, and the connection."""
+        """Count all jobs as lost, and `then` start Ray again or leave the cluster."""
         for handle, (_, job) in self._tasks.items():
             self._rack.remove(handle)
             self._lost.append((handle, lost(job, how)))
@@ -180,21 +180,21 @@ class RayPool:
         self._up.wait()
 
     def warm(self, count: int) -> None:
-        self._warming = threading.Thread(target=self._warm, args=(count,), name="warm", daemon=True)
+        def load() -> None:
+            import ray
+
+            self._up.wait()
+            if self._error is not None:
+                return
+            with suppress(ray.exceptions.RayError):  # a job loads what is not loaded yet
+                task = ray.remote(max_retries=0)(load_packages)
+                slots = int(ray.cluster_resources().get("CPU", 0))
+                left = [task.remote() for _ in range(min(count, slots))]
+                while left and not self._closing.is_set():
+                    _, left = ray.wait(left, timeout=0.1)
+
+        self._warming = threading.Thread(target=load, name="warm", daemon=True)
         self._warming.start()
-
-    def _warm(self, count: int) -> None:
-        import ray
-
-        self._up.wait()
-        if self._error is not None:
-            return
-        with suppress(ray.exceptions.RayError):  # jobs load what they need themselves, too
-            task = ray.remote(max_retries=0)(load_packages)
-            slots = int(ray.cluster_resources().get("CPU", 0))
-            left = [task.remote() for _ in range(min(count, slots))]
-            while left and not self._closing.is_set():
-                _, left = ray.wait(left, timeout=0.1)
 
     @property
     def rack(self) -> Rack:
@@ -202,6 +202,8 @@ class RayPool:
         return self._rack
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         self._count += 1
         options: dict[str, Any] = {
             "num_cpus": needs.cpus,
@@ -210,8 +212,10 @@ class RayPool:
             "name": job.key,
         }
         node = self._rack.place(self._count, needs, avoid_host=avoid_host)
-        if node is not None:
-            options["scheduling_strategy"] = self._on(node.name)
+        if node is not None:  # on another if it is gone, or taken by another sweep meanwhile
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+                node.name, soft=True, _spill_on_unavailable=True
+            )
         if needs.gpus:
             task = self._run_on_gpu.options(num_gpus=needs.gpus, **options)
         else:
@@ -219,16 +223,10 @@ class RayPool:
         self._tasks[self._count] = (task.remote(job.to_dict()), job)
         return self._count
 
-    def _on(self, node: str) -> Any:
-        """On that node, or on another should it be gone or taken by somebody else meanwhile."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
-
     def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
         import ray
 
-        self._look()  # tasks of a Ray that died say nothing
+        self._look()  # tasks of a Ray that died never end
         if self._lost:
             ended, self._lost = self._lost, []
             return ended
@@ -264,7 +262,7 @@ class RayPool:
     def yields_to(self, priority: int, waiting: int) -> str | None:
         if self._is_here or self._silent_since is not None:
             return None
-        return self._waiting.tell(priority, waiting)
+        return self._waiting.announce(priority, waiting)
 
     def kill(self, handle: Handle) -> None:
         import ray
@@ -276,7 +274,7 @@ class RayPool:
     def _stop_warming(self) -> None:
         self._closing.set()
         if self._warming is not None:
-            self._warming.join()  # Ray ends the process of whoever calls it while it is shut down
+            self._warming.join()  # Ray ends a process that calls it while it shuts down
 
     def close(self) -> None:
         self._stop_warming()

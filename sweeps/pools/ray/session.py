@@ -1,4 +1,4 @@
-"""How Ray is started here, or joined where it runs: token, folders, the code that is sent to its nodes."""
+"""Starts Ray on this machine or joins a cluster: token, folders, the code that is sent to the nodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_here(cpus: int | None, gpus: int | None, folder: str) -> None:
-    """A Ray of this process's own in `folder`. `prepare_local_environment` went before."""
+    """Start a Ray of this process's own in `folder`, after `prepare_local_environment`."""
     _forget_token()
     _init(
         address="local",
@@ -49,17 +49,16 @@ def start_here(cpus: int | None, gpus: int | None, folder: str) -> None:
 def join(address: str) -> None:
     """Connect to the cluster at `address`, and have its nodes fetch this code, once per version.
 
-    UserError for a token that it does not take, for other versions of Python or Ray, for a machine that is
-    none of its nodes, and for a runtime environment that Ray does not accept.
+    UserError if the cluster refuses the token, has another version of Python or Ray, or does not have this
+    machine as a node, and if Ray does not accept the runtime environment.
     """
-    asked = asked_environment()
+    requested = read_environment()
     _forget_token()
-    _check_token(address)
-    _check_is_node(address)
+    _check_cluster(address)
     # A driver that is itself a Ray job brings its own code, and adds to what the job was given.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     with _staged_code() as code:
-        environment = _runtime_environment(asked, code)
+        environment = _runtime_environment(requested, code)
         try:
             _init(address=address, runtime_env=environment, job_config=_import_paths())
         except (RuntimeError, ConnectionError) as error:
@@ -78,7 +77,7 @@ def _import_paths(*folders: Path) -> Any:
     """Folders that workers import from first, and no others.
 
     Ray would add the folder in which the driver was started, and a file scaling.py there would take the place
-    of our package. It leaves that folder out for a job that it believes to bring a working folder.
+    of our package. It leaves that folder out for a job that brings a working folder, as this one claims to.
     """
     from ray.job_config import JobConfig
 
@@ -95,7 +94,7 @@ def _init(**options: Any) -> None:
 
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     internals: Any = ray._private.worker
-    internals._worker_logs_enabled = False  # what Ray has to say of lost workers, the outcomes tell
+    internals._worker_logs_enabled = False  # Ray's messages on lost workers; the outcomes have the same
 
 
 def leave() -> None:
@@ -110,7 +109,7 @@ HEAD, NODE = "the head", "the node beside this driver"
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Where Ray's processes that this one talks to can be reached."""
+    """Addresses of Ray's processes that this one talks to."""
 
     head: tuple[str, int]
     node: str
@@ -140,16 +139,16 @@ class Ends:
         return None
 
 
-def _why_not_joined(address: str, said: str) -> str:
+def _why_not_joined(address: str, message: str) -> str:
     """Ray's paragraphs as one sentence."""
-    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
-    if "ersion mismatch" in said and len(versions) == 2:
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", message)
+    if "ersion mismatch" in message and len(versions) == 2:
         there, here = (f"Ray {ray} on Python {python}" for ray, python in versions)
         return (
             f"the Ray cluster at {address!r} has {there} and this machine {here}; they have to be the same, "
             "best those of constraints.txt"
         )
-    return f"cannot join the Ray cluster at {address!r}: {' '.join(said.split())}"
+    return f"cannot join the Ray cluster at {address!r}: {' '.join(message.split())}"
 
 
 # -- the address --------------------------------------------------------------------------------
@@ -158,7 +157,7 @@ def _why_not_joined(address: str, said: str) -> str:
 def check_answers(address: str, setting: str) -> None:
     """UserError unless something listens at host:port; Ray itself would try for a minute and then abort.
 
-    setting: where the address comes from.
+    setting: the option or variable that holds the address.
     """
     if address == "auto":
         return
@@ -174,7 +173,7 @@ def check_answers(address: str, setting: str) -> None:
         ) from error
     if address.startswith("ray://"):
         raise UserError(
-            f"{setting} is {address!r}, and a sweep is not driven through Ray's client: start it on a node "
+            f"{setting} is {address!r}, but a sweep cannot run through Ray's client: start it on a node "
             "of the cluster with that cluster's HOST:PORT, or submit it as a Ray job"
         )
 
@@ -183,7 +182,7 @@ def check_answers(address: str, setting: str) -> None:
 
 
 def prepare_local_environment() -> None:
-    """What Ray and its workers inherit from this process. Each variable may be set by the user instead."""
+    """Set the variables that Ray and its workers inherit from this process, unless the user has set them."""
     for name, value in {
         **WORKER_ENVIRONMENT,
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -191,34 +190,28 @@ def prepare_local_environment() -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }.items():
         os.environ.setdefault(name, value)
-    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if os.environ["RAY_AUTH_MODE"] == "token" and not given:
-        # a secret of this sweep alone, so that nothing is written to the home folder, which may be read-only
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if os.environ["RAY_AUTH_MODE"] == "token" and not has_token:
+        # a secret of this sweep alone: the home folder, to which Ray would write one, may be read-only
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def prepare_token(address: str) -> None:
-    """Switch the token on, as `ray.init` at an address does not by itself, and keep its file private.
+    """Switch the token on, which `ray.init` at an address does not do, and make its file private.
 
-    UserError where there is no token. RAY_AUTH_MODE=disabled is for a cluster without.
+    UserError if there is no token. RAY_AUTH_MODE=disabled is for a cluster without.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if os.environ["RAY_AUTH_MODE"] != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
-    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(given) if given else Path.home() / ".ray" / "auth_token"
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if not path.is_file():
         raise UserError(
             f"no token for the Ray cluster at {address!r}: {path} is not there; copy the head node's "
             "~/.ray/auth_token to it, or set RAY_AUTH_TOKEN (for a cluster without: RAY_AUTH_MODE=disabled)"
         )
-    _make_private(path)
-
-
-def _make_private(path: Path) -> None:
-    """Whoever reads the token runs code on the whole cluster."""
-    try:
+    try:  # the token lets its reader run code on the whole cluster
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
             logger.warning("%s could be read by others; it is private now (0600)", path)
@@ -226,13 +219,21 @@ def _make_private(path: Path) -> None:
         logger.warning("%s can be read by others and cannot be made private: %s", path, error)
 
 
-def _check_token(address: str) -> None:
-    """UserError where the cluster takes another token than ours; Ray would try for twenty seconds."""
-    import ray
+def _check_cluster(address: str) -> None:
+    """UserError if the cluster refuses our token, or this machine is none of its nodes.
 
-    nobody = "0" * 56  # the id of a cluster: with one of our own choice no request goes before this one
+    `ray.init` comes later: it would try a wrong token for twenty seconds, and end the process if there is no
+    node here.
+    """
+    import ray
+    from ray import _raylet
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    internals: Any = _raylet
+    head = canonicalize_bootstrap_address_or_die(address)
+    any_id = "0" * 56  # of a cluster: with an id of our own choice no request goes before the check
     try:
-        _gcs_client(address, cluster_id=nobody).check_alive([], timeout=CONNECT_S)
+        internals.GcsClient(address=head, cluster_id=any_id).check_alive([], timeout=CONNECT_S)
     except ray.exceptions.AuthenticationError as error:
         if "InvalidAuthToken" in str(error):
             raise UserError(
@@ -242,27 +243,14 @@ def _check_token(address: str) -> None:
             ) from error
     except ray.exceptions.RpcError as error:
         raise UserError(
-            f"what answers at {address!r} is no Ray cluster of version {ray.__version__}: {error}"
+            f"no Ray cluster of version {ray.__version__} answers at {address!r}: {error}"
         ) from error
-
-
-def _check_is_node(address: str) -> None:
-    """UserError unless a node of the cluster runs on this machine; Ray's own code would end the process."""
-    nodes = _gcs_client(address).get_all_node_info(timeout=CONNECT_S)
+    nodes = internals.GcsClient(address=head).get_all_node_info(timeout=CONNECT_S)
     if not any(Path(node.raylet_socket_name).exists() for node in nodes.values()):
         raise UserError(
-            f"this machine is no node of the Ray cluster at {address!r}, and a sweep is driven from one: "
+            f"this machine is no node of the Ray cluster at {address!r}, and a sweep has to start on one: "
             f"start it on a node, or add this machine (ray start --address={address})"
         )
-
-
-def _gcs_client(address: str, **options: str) -> Any:
-    """Ray's own line to the cluster; `ray.init` comes later."""
-    from ray import _raylet
-    from ray._private.services import canonicalize_bootstrap_address_or_die
-
-    internals: Any = _raylet
-    return internals.GcsClient(address=canonicalize_bootstrap_address_or_die(address), **options)
 
 
 # -- code and packages for the nodes ------------------------------------------------------------
@@ -272,8 +260,8 @@ def _gcs_client(address: str, **options: str) -> Any:
 def _staged_code() -> Iterator[Path]:
     """A folder with the three packages and nothing else: no runs, no environment, no history.
 
-    One folder reaches the nodes faster than three modules do (measured: 2.9 s against 3.9 until the first
-    task was done), and on a worker it comes before whatever lies where the driver was started.
+    One folder reaches the nodes faster than three modules do (measured: 2.9 s against 3.9 s until the first
+    task was done), and workers import from it before the folder in which the driver was started.
     """
     root = Path(__file__).parents[3]
     with tempfile.TemporaryDirectory(prefix="scaling-code-") as folder:
@@ -284,16 +272,14 @@ def _staged_code() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _runtime_environment(asked: Mapping[str, Any], code: Path) -> dict[str, Any]:
+def _runtime_environment(requested: Mapping[str, Any], code: Path) -> dict[str, Any]:
     import ray.runtime_env
 
-    environment = dict(asked)
-    told = {**WORKER_ENVIRONMENT, CODE_VERSION: code_version()}
-    if "image_uri" in asked:  # Ray sends no code into an image: what runs is what was built into it
-        del told[CODE_VERSION]
-    else:
+    environment, variables = dict(requested), dict(WORKER_ENVIRONMENT)
+    if "image_uri" not in requested:  # Ray sends no code into an image, which has its own
         environment["working_dir"] = str(code)
-    environment["env_vars"] = {**told, **asked.get("env_vars", {})}
+        variables[CODE_VERSION] = code_version()
+    environment["env_vars"] = {**variables, **requested.get("env_vars", {})}
     try:
         ray.runtime_env.RuntimeEnv(**environment)
     except (ValueError, TypeError, OSError) as error:
@@ -302,11 +288,10 @@ def _runtime_environment(asked: Mapping[str, Any], code: Path) -> dict[str, Any]
     return environment
 
 
-def asked_environment() -> dict[str, Any]:
-    """What SCALING_RUNTIME_ENV=FILE.yaml asks for, with the files it names relative to its own folder.
+def read_environment() -> dict[str, Any]:
+    """The runtime environment in SCALING_RUNTIME_ENV=FILE.yaml; it names files relative to its own folder.
 
-    UserError for a file that is not there, is no YAML, has a key that is not known, or a variable that is
-    no text.
+    UserError if the file cannot be read, is no YAML, has an unknown key or a variable that is no text.
     """
     source = os.environ.get(ENVIRONMENT_FILE)
     if not source:
@@ -314,34 +299,26 @@ def asked_environment() -> dict[str, Any]:
     from sweeps.config.load import parse_yaml
 
     try:
-        read = parse_yaml(Path(source).read_text(encoding="utf-8"), source)
+        environment = parse_yaml(Path(source).read_text(encoding="utf-8"), source)
     except (OSError, UnicodeDecodeError, UserError) as error:
         words = " ".join(str(error).split())
         raise UserError(
             f"{ENVIRONMENT_FILE} is {source!r}, it must be a YAML file that can be read: {words}"
         ) from error
-    if not isinstance(read, dict):
+    if not isinstance(environment, dict):
         raise UserError(f"{source}: there must be keys such as pip, uv, conda, image_uri, env_vars")
-    for key in read:
+    for key, value in environment.items():
         if key not in ENVIRONMENT_KEYS:
             raise UserError(f"{source}: {unknown('key', key, ENVIRONMENT_KEYS)}")
-    _check_variables(source, read.get("env_vars", {}))
-    return {key: _beside(Path(source), value) for key, value in read.items()}
-
-
-def _check_variables(source: str, variables: object) -> None:
+        if isinstance(value, str) and value.endswith((".txt", ".yaml", ".yml", ".toml")):
+            environment[key] = str(Path(source).absolute().parent / value)
+    variables = environment.get("env_vars", {})
     if not isinstance(variables, dict):
         raise UserError(f"{source}: env_vars is {variables!r}, it must hold NAME: 'value' lines")
     for name, value in variables.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise UserError(f"{source}: env_vars.{name} is {value!r}, it must be text: '{value}' in quotes")
-
-
-def _beside(source: Path, value: Any) -> Any:
-    """A file that is named relative to `source`; anything else as it is."""
-    if isinstance(value, str) and value.endswith((".txt", ".yaml", ".yml", ".toml")):
-        return str(source.absolute().parent / value)
-    return value
+    return environment
 
 
 # -- folders ------------------------------------------------------------------------------------
@@ -349,10 +326,10 @@ def _beside(source: Path, value: Any) -> Any:
 
 @contextmanager
 def session_folder() -> Iterator[str]:
-    """A folder for one Ray, that nobody else can enter, whatever Ray makes of the modes in it.
+    """A folder for one Ray that no other user can enter, whatever modes Ray sets in it.
 
-    Gone afterwards; the next driver removes those of killed ones. Ray's sockets lie in it, whose paths may
-    not exceed 107 bytes. UserError if there is no such folder, or somebody else has made it.
+    It is removed afterwards; the next driver removes those of killed drivers. Ray's sockets lie in it, and
+    their paths may not exceed 107 bytes. UserError if there is no such folder, or it belongs to another user.
     """
     for base in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"):
         folder = Path(base or "/tmp") / f"ray-{os.getuid()}"

@@ -1,8 +1,8 @@
-"""Where attempts keep their files when driver and workers share no disk: anything with a URI.
+"""Files below a URI, for drivers and workers that share no disk.
 
-A few verbs over pyarrow's filesystems, and over fsspec's for schemes that pyarrow does not know. Names are
-relative to the URI, with slashes. A put is whole or nothing: object stores work like that by themselves,
-elsewhere it is a temporary name and a rename.
+A few methods over pyarrow's filesystems, and over fsspec's for schemes that pyarrow does not have. Names are
+relative to the URI, with slashes. A file is put whole or not at all: object stores guarantee that themselves,
+elsewhere it gets a temporary name and is renamed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ OPTIONS = {
     "gs": "retry_limit_seconds=30",  # pyarrow would try for a quarter of an hour by itself
     "gcs": "retry_limit_seconds=30",
 }
-"""What pyarrow is told beside what the URI says."""
+"""Options for pyarrow that are added to the URI."""
 
 OBJECT_STORES = frozenset(
     {"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "adl", "oci", "oss", "tos", "memory"}
 )
-"""A put is whole or nothing there, and a rename is a copy."""
+"""They put a file whole or not at all, and a rename is a copy."""
 
 T = TypeVar("T")
 
@@ -43,70 +43,62 @@ class StorageError(OSError):
 
 
 def open_storage(uri: str) -> Storage:
-    """The storage at `uri`: a folder's name, or what pyarrow or fsspec know (file, s3, gs, abfs, sftp, ...).
+    """The storage at `uri`: a folder's name, or a URI of pyarrow or fsspec (file, s3, gs, abfs, sftp, ...).
 
-    UserError for a scheme nobody knows, a driver that is not installed and a URI that is malformed;
-    StorageError where the storage has to be asked for that and does not answer.
+    UserError for an unknown scheme, a driver that is not installed and a malformed URI; StorageError if the
+    driver needs an answer of the storage and gets none.
     """
-    if "://" not in uri:
-        if not uri.strip() or re.match(r"[\w+]+:", uri):
-            raise UserError(f"storage is {uri!r}, it must be a URI such as s3://bucket/folder, or a folder")
-        folder = Path(uri).absolute()  # workers are elsewhere
-        return Storage(*_filesystem(folder.as_uri()), str(folder))
-    return Storage(*_filesystem(uri), uri)
-
-
-def usable_storage(uri: str) -> Storage:
-    """The storage at `uri`, after a small object was written there, read and removed.
-
-    UserError where any of that fails.
-    """
-    try:
-        storage = open_storage(uri)
-        storage.check()
-    except OSError as error:
-        raise UserError(
-            f"storage {without_secrets(uri)!r} cannot be used; check that bucket or folder exist and that "
-            f"you may write there ({_line(error)})"
-        ) from error
-    return storage
-
-
-def _filesystem(uri: str) -> tuple[Any, str]:
     from pyarrow import ArrowInvalid
     from pyarrow.fs import FileSystem
 
-    shown = without_secrets(uri)
+    name = uri
+    if "://" not in uri:
+        if not uri.strip() or re.match(r"[\w+]+:", uri):
+            raise UserError(f"storage is {uri!r}, it must be a URI such as s3://bucket/folder, or a folder")
+        folder = Path(uri).absolute()  # workers start in other folders
+        name, uri = str(folder), folder.as_uri()
+    public = without_secrets(uri)
     scheme, _, rest = uri.partition("://")
     option = OPTIONS.get(scheme, "")
     if option and option.partition("=")[0] not in rest:
         uri += ("&" if "?" in rest else "?") + option
     try:
         try:
-            found, path = FileSystem.from_uri(uri)
+            filesystem, path = FileSystem.from_uri(uri)
         except ArrowInvalid as error:
             if "Unrecognized filesystem type" not in str(error):
                 raise
-            found, path = FileSystem.from_uri(f"fsspec+{uri}")
+            filesystem, path = FileSystem.from_uri(f"fsspec+{uri}")
     except ImportError as error:
-        raise UserError(
-            f"storage {shown!r} needs a package that is not installed: {_how_to_install(str(error))}"
-        ) from error
+        # fsspec says "Install s3fs to access S3", or names the package that its driver requires
+        message = str(error)
+        match = re.search(r"[Ii]nstall (\w[\w.-]*)|requires \"?([\w-]+)", message)
+        remedy = f"{message.rstrip('.')} (pip install {match[1] or match[2]})" if match else message
+        raise UserError(f"storage {public!r} needs a package that is not installed: {remedy}") from error
     except ValueError as error:
         raise UserError(
-            f"storage is {shown!r}, it must be a folder or a URI that pyarrow or fsspec know, "
+            f"storage is {public!r}, it must be a folder or a URI that pyarrow or fsspec can open, "
             f"such as s3://bucket/folder or gs://bucket/folder ({_line(error)})"
         ) from error
     except Exception as error:  # a driver's own: no credentials, no network, no such server
-        raise StorageError(f"cannot open {shown}: {_line(error)}") from error
-    return found, path.rstrip("/")
+        raise StorageError(f"cannot open {public}: {_line(error)}") from error
+    return Storage(filesystem, path.rstrip("/"), name)
 
 
-def _how_to_install(said: str) -> str:
-    """fsspec says "Install s3fs to access S3", or names the package its driver wants."""
-    match = re.search(r"[Ii]nstall (\w[\w.-]*)|requires \"?([\w-]+)", said)
-    package = next((name for name in match.groups() if name), None) if match else None
-    return f"{said.rstrip('.')} (pip install {package})" if package else said
+def usable_storage(uri: str) -> Storage:
+    """The storage at `uri`, after a check that a small object can be written, read and removed.
+
+    UserError if it cannot.
+    """
+    try:
+        storage = open_storage(uri)
+        storage.check()
+    except OSError as error:
+        raise UserError(
+            f"storage {without_secrets(uri)!r} cannot be used; check that the bucket or folder exists and "
+            f"that you may write there ({_line(error)})"
+        ) from error
+    return storage
 
 
 def _line(error: BaseException) -> str:
@@ -126,25 +118,23 @@ class Storage:
         return without_secrets(self.uri)
 
     def put(self, source: Path | bytes, name: str) -> None:
-        """Make `source` the content of `name`. FileNotFoundError where the local file is gone."""
+        """Make `source` the content of `name`. FileNotFoundError if the local file is gone."""
         opened = source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
-        with opened as file, self._told(f"put {name}"):
-            self._put(file, f"{self._root}/{name}")
-
-    def _put(self, file: IO[bytes], target: str) -> None:
-        if not self._renames:
-            self._write(file, target)
-            return
-        folder, _, last = target.rpartition("/")
-        temporary = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}.tmp"
-        self._files.create_dir(folder, recursive=True)
-        try:
-            self._write(file, temporary)
-            self._files.move(temporary, target)
-        except BaseException:
-            with suppress(Exception):  # what went wrong is told; this only tidies up
-                self._files.delete_file(temporary)
-            raise
+        target = f"{self._root}/{name}"
+        with opened as file, self._as_storage_error(f"put {name}"):
+            if not self._renames:
+                self._write(file, target)
+                return
+            folder, _, last = target.rpartition("/")
+            temporary = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}.tmp"
+            self._files.create_dir(folder, recursive=True)
+            try:
+                self._write(file, temporary)
+                self._files.move(temporary, target)
+            except BaseException:
+                with suppress(Exception):  # the first error counts
+                    self._files.delete_file(temporary)
+                raise
 
     def _write(self, file: IO[bytes], path: str) -> None:
         size = 0
@@ -152,12 +142,12 @@ class Storage:
             while chunk := file.read(CHUNK_BYTES):
                 out.write(chunk)
                 size += len(chunk)
-        found = self._info(path).size
-        if found != size:
-            raise OSError(f"{found} bytes of {size} arrived")
+        arrived = self._info(path).size
+        if arrived != size:
+            raise OSError(f"{arrived} bytes of {size} arrived")
 
     def get(self, name: str, target: Path) -> None:
-        """Copy `name` to the local file `target`, whole or not at all. FileNotFoundError where it is not."""
+        """Copy `name` to the file `target`, whole or not at all. FileNotFoundError if it does not exist."""
         with write_whole(target) as temporary, temporary.open("wb") as file:
             self._read(name, file.write)
 
@@ -172,53 +162,52 @@ class Storage:
             return False
 
     def read(self, name: str) -> bytes:
-        """The content of `name`. FileNotFoundError where there is none."""
+        """The content of `name`. FileNotFoundError if it does not exist."""
         content = bytearray()
         self._read(name, content.extend)
         return bytes(content)
 
     def _read(self, name: str, write: Callable[[bytes], Any]) -> None:
         path, size = f"{self._root}/{name}", 0
-        with self._told(f"read {name}", absent=True):
-            wanted = self._info(path).size
+        with self._as_storage_error(f"read {name}", but_absent=True):
+            expected = self._info(path).size
             stream = self._files.open_input_stream(path)
         with stream:
-            while chunk := self._chunk(stream, name):
-                write(chunk)  # what goes wrong here is not the storage's fault
+            while True:
+                with self._as_storage_error(f"read {name}"):
+                    chunk = stream.read(CHUNK_BYTES)
+                if not chunk:
+                    break
+                write(chunk)  # an error here is not the storage's
                 size += len(chunk)
-        if size < wanted:
-            raise StorageError(f"only {size} bytes of {wanted} of {name} came from {self}")
-
-    def _chunk(self, stream: Any, name: str) -> bytes:
-        with self._told(f"read {name}"):
-            chunk: bytes = stream.read(CHUNK_BYTES)
-            return chunk
+        if size < expected:
+            raise StorageError(f"only {size} bytes of {expected} of {name} came from {self}")
 
     def size(self, name: str) -> int:
-        """Bytes of `name`. FileNotFoundError where there is none."""
-        with self._told(f"look at {name}", absent=True):
+        """Bytes of `name`. FileNotFoundError if it does not exist."""
+        with self._as_storage_error(f"look at {name}", but_absent=True):
             return int(self._info(f"{self._root}/{name}").size)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Name, relative to `folder`, -> bytes of every file in it or further down; none where it is not."""
+        """Name, relative to `folder`, and bytes of every file below it; none if it does not exist."""
         from pyarrow.fs import FileSelector, FileType
 
         base = f"{self._root}/{folder}"
-        with self._told(f"list {folder}"):
-            self._forget()
-            found = self._files.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
+        with self._as_storage_error(f"list {folder}"):
+            self._drop_listings()
+            infos = self._files.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
         start = len(base.strip("/")) + 1
-        files = {info.path.strip("/")[start:]: int(info.size) for info in found if info.type == FileType.File}
+        files = {info.path.strip("/")[start:]: int(info.size) for info in infos if info.type == FileType.File}
         return {name: size for name, size in files.items() if not name.endswith(".tmp")}
 
     def remove(self, name: str) -> None:
-        """Nothing where it is not."""
-        with suppress(FileNotFoundError), self._told(f"remove {name}", absent=True):
+        """Remove a file if it exists."""
+        with suppress(FileNotFoundError), self._as_storage_error(f"remove {name}", but_absent=True):
             self._info(f"{self._root}/{name}")
             self._files.delete_file(f"{self._root}/{name}")
 
     def check(self) -> None:
-        """Write, read and remove a small object. OSError where that fails."""
+        """Write, read and remove a small object. OSError if that fails."""
         name, content = f".check-{uuid.uuid4().hex}", uuid.uuid4().bytes
 
         def probe() -> None:
@@ -233,34 +222,34 @@ class Storage:
     def _info(self, path: str) -> Any:
         from pyarrow.fs import FileType
 
-        self._forget()
+        self._drop_listings()
         info = self._files.get_file_info(path)
         if info.type != FileType.File:
             raise FileNotFoundError(f"{path} is not there")
         return info
 
-    def _forget(self) -> None:
-        """fsspec keeps listings, and would never see what others write."""
+    def _drop_listings(self) -> None:
+        """fsspec keeps listings, and would never see files that others write."""
         if handler := getattr(self._files, "handler", None):
             handler.fs.invalidate_cache()
 
     @contextmanager
-    def _told(self, what: str, *, absent: bool = False) -> Iterator[None]:
-        """Drivers' own errors become one. absent: but that something is not there stays."""
+    def _as_storage_error(self, action: str, *, but_absent: bool = False) -> Iterator[None]:
+        """Turn any error of a driver into StorageError. but_absent: except FileNotFoundError."""
         try:
             yield
         except Exception as error:
-            if isinstance(error, StorageError) or (absent and isinstance(error, FileNotFoundError)):
+            if isinstance(error, StorageError) or (but_absent and isinstance(error, FileNotFoundError)):
                 raise
-            raise StorageError(f"cannot {what} in {self}: {_line(error)}") from error
+            raise StorageError(f"cannot {action} in {self}: {_line(error)}") from error
 
 
 def patiently(
     action: Callable[[], T], patience_s: float, *, give_up: Callable[[], object] = lambda: None
 ) -> T:
-    """What `action` returns, tried again with growing pauses while the storage fails.
+    """Call `action` until the storage does not fail, with growing pauses; returns its result.
 
-    StorageError after `patience_s`, or as soon as `give_up` says something.
+    StorageError after `patience_s`, or as soon as `give_up` returns something true.
     """
     end, pause = time.monotonic() + patience_s, FIRST_PAUSE_S
     while True:

@@ -1,10 +1,10 @@
-"""A worker that shares no disk with its driver: it works in a folder of its node and keeps a storage in step.
+"""A worker that shares no disk with its driver: it works in a folder of its node and copies it to a storage.
 
-What the attempt writes is copied as it appears, the journal whole each time. What earlier attempts left is
-fetched before it starts, and so is the dataset where the node does not have it. Files have the same names
-in the storage as below the driver's OUT: <sweep>/<family>/runs/<key>/attempt-001/...
+Files of the attempt are copied as they appear, the journal whole each time. Before it starts, the files of
+earlier attempts are fetched, and the dataset if the node does not have it. Files have the same names in the
+storage as below the driver's OUT: <sweep>/<family>/runs/<key>/attempt-001/...
 
-A storage that fails delays copies and stops no run. Each object proves by itself that it is whole:
+A storage that fails delays copies and stops no run. Each object shows by itself whether it is whole:
 checkpoints by their checksum, journals and results by being JSON, datasets by the hashes in `meta.json`,
 which is put last.
 """
@@ -33,16 +33,16 @@ from sweeps.attempt.worker import SPEC, Stop
 from sweeps.pools.storage.files import Storage, StorageError, open_storage, patiently
 
 WATCH_S = 4.0
-"""How often the journal is put and stop files are looked for."""
+"""How often the journal is copied and stop files are read."""
 CHECKPOINTS_S = 1.0
-"""How often the attempt's folder is looked at for a new checkpoint."""
+"""How often the attempt's folder is checked for a new checkpoint."""
 SLOWEST_S = 30.0
 START_S = 600.0
-"""How long a storage may be away before an attempt that cannot start without it is given back."""
+"""How long an attempt waits for a storage before it starts; then it ends as preempted."""
 LAST_S = 120.0
 """How long the end of an attempt waits for a storage that fails."""
 STUCK_S = 3600.0
-"""After this a copy that neither ends nor fails is left alone."""
+"""How long a copy that neither ends nor fails is waited for."""
 FOLDER_VARIABLE = "SCALING_SCRATCH"
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_place(job: Job) -> str:
-    """Where the attempts of the job's run are in the storage."""
+    """The folder of the job's run in the storage."""
     return "/".join(PurePath(job.folder).parts[-5:-1])
 
 
@@ -61,7 +61,7 @@ def attempt_place(job: Job) -> str:
 
 
 def stop_place(job: Job) -> str:
-    """Where the sweep's drivers leave their stop files."""
+    """The folder of the stop files of the sweep's drivers."""
     return f"{PurePath(job.folder).parts[-5]}/stop"
 
 
@@ -70,7 +70,7 @@ def data_place(fingerprint: str) -> str:
 
 
 def attempt_of(name: str) -> int:
-    """The attempt that a file of a run, named from its folder on, belongs to; 0 if it is of none."""
+    """The attempt of a file, named relative to the folder of its run; 0 if it has none."""
     match = re.match(r"attempt-(\d{3,})/", name)
     return int(match[1]) if match else 0
 
@@ -79,9 +79,9 @@ def attempt_of(name: str) -> int:
 
 
 def run_mirrored(job: Job, run: Callable[[Job], Outcome], stop: Stop) -> Outcome:
-    """What `run` makes of a copy of `job` in a scratch folder, kept in step with `job.storage`.
+    """The outcome of `run` for a copy of `job` in a scratch folder, whose files go to `job.storage`.
 
-    The outcome carries the journal, so that the driver has it even where the storage does not answer.
+    It carries the journal, so that the driver has it even if the storage does not answer.
     """
     began = time.perf_counter()
     try:
@@ -91,9 +91,9 @@ def run_mirrored(job: Job, run: Callable[[Job], Outcome], stop: Stop) -> Outcome
         outcome = Outcome(status="preempted", sentence=f"the storage did not answer: {error}")
     except (KeyboardInterrupt, SystemExit) as error:
         outcome = Outcome(status="preempted", sentence=f"the worker was stopped by {type(error).__name__}")
-    except BaseException as error:  # whatever it was, the driver hears of it
+    except BaseException as error:  # the driver gets any error
         outcome = failure(error)
-        if outcome.trouble == Trouble.USER:  # a package that is missing on this node, say: another may do
+        if outcome.trouble == Trouble.USER:  # say a package is missing on this node: another may have it
             outcome = replace(outcome, trouble=Trouble.ERROR)
     spent_s = time.perf_counter() - began
     host = outcome.host or socket.gethostname()
@@ -102,11 +102,10 @@ def run_mirrored(job: Job, run: Callable[[Job], Outcome], stop: Stop) -> Outcome
 
 def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> Outcome:
     assert job.storage is not None, "only jobs with a storage are mirrored"
-    uri = job.storage
-    storage = patiently(lambda: open_storage(uri), START_S, give_up=lambda: stop.reason)
+    storage = patiently(partial(open_storage, job.storage), START_S, give_up=lambda: stop.reason)
     folder = scratch / PurePath(job.folder).name
     copies = Copies(storage, job, folder)
-    watch = Repeated(WATCH_S, lambda: look(storage, job, stop), copies.put_journal)
+    watch = Repeated(WATCH_S, lambda: check_stop(storage, job, stop), copies.put_journal)
     checkpoints = Repeated(CHECKPOINTS_S, copies.put_checkpoint)
     try:
         fetch_earlier(storage, job, scratch, give_up=lambda: stop.reason)
@@ -122,38 +121,34 @@ def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> 
     for put in (copies.put_checkpoint, copies.put_journal, copies.put_result):
         with suppress(OSError):  # outcome and journal reach the driver by the pool
             patiently(put, end - time.monotonic())
-    return replace(outcome, journal=copies.journal_text())
+    try:
+        return replace(outcome, journal=(folder / JOURNAL).read_text(errors="replace"))
+    except OSError:  # the run did not get that far
+        return replace(outcome, journal="")
 
 
-def look(storage: Storage, job: Job, stop: Stop) -> None:
-    """Ask `stop` where a driver has left a stop file, or a later attempt is under way."""
-    wanted = {PurePath(path).name for path in job.stop_files}
-    place = stop_place(job)
-    for name in wanted.intersection(storage.sizes(place)):
-        with suppress(FileNotFoundError):  # taken back meanwhile
+def check_stop(storage: Storage, job: Job, stop: Stop) -> None:
+    """Ask for a stop if a driver has left a stop file, or a later attempt has begun."""
+    place, names = stop_place(job), {PurePath(path).name for path in job.stop_files}
+    for name in names.intersection(storage.sizes(place)):
+        with suppress(FileNotFoundError):  # withdrawn meanwhile
             stop.ask(storage.read(f"{place}/{name}").decode().strip() or "asked to stop")
     if max(map(attempt_of, storage.sizes(run_place(job))), default=0) > job.attempt:
         stop.ask("a later attempt has taken over")
 
 
 class Copies:
-    """What an attempt writes into `folder`, put into the storage as it appears."""
+    """Copies the files of an attempt from `folder` to the storage as they appear."""
 
     def __init__(self, storage: Storage, job: Job, folder: Path) -> None:
         self._storage, self._job, self._folder = storage, job, folder
         self._place = attempt_place(job)
         self._journal_bytes = 0
         self._lock = threading.Lock()
-        self._there: list[str] = []
-
-    def journal_text(self) -> str:
-        try:
-            return (self._folder / JOURNAL).read_text(errors="replace")
-        except OSError:  # the run did not get that far
-            return ""
+        self._stored: list[str] = []
 
     def put_journal(self) -> None:
-        """The whole journal, where it has grown."""
+        """Copy the whole journal if it has grown."""
         with self._lock:
             try:
                 content = (self._folder / JOURNAL).read_bytes()
@@ -164,24 +159,24 @@ class Copies:
                 self._journal_bytes = len(content)
 
     def put_checkpoint(self) -> None:
-        """The newest checkpoint; the last few that are there are kept, older ones removed after it.
+        """Copy the newest checkpoint; the last few are kept, older ones removed after it.
 
-        The journal goes first: who resumes from the checkpoint does not tell again what led to it.
+        The journal goes first: an attempt that resumes does not repeat the records before the checkpoint.
         """
         from scaling.training.checkpoint import KEPT
 
         newest = max(self._folder.glob("checkpoint-*.pt"), default=None)
-        if newest is None or newest.name in self._there:
+        if newest is None or newest.name in self._stored:
             return
         self.put_journal()
         try:
             self._storage.put(newest, f"{self._place}/{newest.name}")
         except FileNotFoundError:  # training has removed it; there are newer ones
             return
-        self._there.append(newest.name)
-        while len(self._there) > KEPT:
-            self._storage.remove(f"{self._place}/{self._there[0]}")
-            del self._there[0]
+        self._stored.append(newest.name)
+        while len(self._stored) > KEPT:
+            self._storage.remove(f"{self._place}/{self._stored[0]}")
+            del self._stored[0]
 
     def put_result(self) -> None:
         for path, place in (
@@ -193,33 +188,30 @@ class Copies:
 
 
 class Repeated:
-    """Does things again and again in a thread; later and later while the storage fails."""
+    """Repeats actions in a thread, at growing intervals while the storage fails."""
 
     def __init__(self, every_s: float, *actions: Callable[[], object]) -> None:
-        """The thread starts at once."""
         self._every_s, self._actions = every_s, actions
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Once it is through with what it is doing."""
+        """End it after its current actions."""
         self._stopping.set()
         self._thread.join(STUCK_S)
 
     def _work(self) -> None:
         pause = self._every_s
         while not self._stopping.wait(pause):
-            done = [self._try(action) for action in self._actions]
-            pause = self._every_s if all(done) else min(2 * pause, SLOWEST_S)
-
-    def _try(self, action: Callable[[], object]) -> bool:
-        try:
-            action()
-            return True
-        except OSError as error:  # the storage, or a local disk with no room
-            logger.warning("copying will be tried again: %s", error)
-            return False
+            next_pause = self._every_s
+            for action in self._actions:
+                try:
+                    action()
+                except OSError as error:  # the storage, or a local disk with no room
+                    logger.warning("copying will be tried again: %s", error)
+                    next_pause = min(2 * pause, SLOWEST_S)
+            pause = next_pause
 
 
 # -- before it starts ---------------------------------------------------------------------------
@@ -228,9 +220,9 @@ class Repeated:
 def fetch_earlier(
     storage: Storage, job: Job, run: Path, *, give_up: Callable[[], object] = lambda: None
 ) -> None:
-    """Bring to folder `run` what earlier attempts left: journals, results, the newest whole checkpoint.
+    """Copy to folder `run` the journals, results and newest whole checkpoint of earlier attempts.
 
-    Damaged ones come too, so that training tells of them. StorageError after START_S without an answer.
+    Damaged checkpoints come too, so that training reports them. StorageError after START_S without an answer.
     """
     from scaling.training.checkpoint import LAST_STEP, checkpoint_name
 
@@ -270,7 +262,7 @@ def fetch_earlier(
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint's content has the checksum at its end."""
+    """Whether a checkpoint's content agrees with the checksum at its end."""
     from scaling.training.checkpoint import DIGEST_BYTES
 
     left = checkpoint.stat().st_size - DIGEST_BYTES
@@ -283,18 +275,17 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] = lambda: None) -> Path:
-    """The job's dataset on this node: where the driver has it, if that is seen here, else fetched once.
+    """The folder of the job's dataset on this node: the driver's if it is visible here, else a copy.
 
-    All its tokens are compared with their hashes, once per node. StorageError where it is not in the storage,
-    or that gives no answer for START_S; DataAwayError where the copy there is damaged; UserError where this
-    node's disk has no room for it.
+    Once per node it is fetched and all its tokens are compared with their hashes. StorageError if the storage
+    does not have it, or gives no answer for START_S; DataAwayError if the copy there is damaged; UserError if
+    this node's disk has no room for it.
     """
     from scaling.data.shards import META, Workshop, read_checked
 
     fingerprint = str(job.spec["data"]["fingerprint"])
-    seen = Path(job.dataset)
-    if fingerprint_of(seen) == fingerprint:
-        return seen
+    if fingerprint_of(Path(job.dataset)) == fingerprint:
+        return Path(job.dataset)
     shop, place = Workshop(node_folder() / "data", fingerprint), data_place(fingerprint)
     with shop.locked(lambda: None):
         if fingerprint_of(shop.target) == fingerprint:
@@ -316,7 +307,7 @@ def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] =
 
 
 def fingerprint_of(folder: Path) -> str | None:
-    """Of the dataset in `folder`; None where there is none that is whole."""
+    """Of the dataset in `folder`; None if there is none that is whole."""
     from scaling.data.shards import read_checked
 
     try:
@@ -326,17 +317,20 @@ def fingerprint_of(folder: Path) -> str | None:
 
 
 def put_dataset(storage: Storage, folder: Path, *, patience_s: float = START_S) -> None:
-    """Make the storage hold the dataset in `folder`, byte for byte, where workers look for it.
+    """Copy the dataset in `folder` to the storage, for workers without it.
 
-    What is there is read and compared; a damaged copy is mended. UserError where `folder` holds no dataset
-    that is whole; StorageError after `patience_s` of failing.
+    Files that are there are compared byte for byte; damaged ones are replaced. UserError if `folder` has no
+    whole dataset; StorageError if the storage fails for `patience_s`.
     """
     from scaling.data.shards import META, read_checked
 
     place = data_place(str(read_checked(folder)["fingerprint"]))
     there = patiently(lambda: storage.sizes(place), patience_s)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    for name in [*(name for name in names if name != META), META]:  # the last one announces them
+    for name in [
+        *(name for name in names if name != META),
+        META,
+    ]:  # workers take a dataset with META as complete
         path, target = folder / name, f"{place}/{name}"
         same = there.get(name) == path.stat().st_size
         if not (same and patiently(partial(storage.holds, target, path), patience_s)):
@@ -347,6 +341,6 @@ def put_dataset(storage: Storage, folder: Path, *, patience_s: float = START_S) 
 
 
 def node_folder() -> Path:
-    """Where this node keeps running attempts, and datasets: SCALING_SCRATCH, else in TMPDIR."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    return Path(given) if given else private_folder(Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}")
+    """This node's folder of running attempts and datasets: SCALING_SCRATCH, else in TMPDIR."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder) if folder else private_folder(Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}")

@@ -1,8 +1,8 @@
-"""A pool whose workers share no disk with the driver: what has to pass between them goes by a storage.
+"""A pool whose workers share no disk with the driver: files pass between them through a storage.
 
-It stands before any other pool. Jobs learn of the storage; stop files are put there; journals are brought
-down every few seconds into the folders where ledger, recorder and progress look for them, and what is still
-missing when a job ends before its end is told. So nothing else in the driver knows that there is a storage.
+It wraps any other pool. It gives jobs the storage's URI and puts stop files there. Every few seconds it
+fetches journals into the folders from which ledger, recorder and progress read; when a job ends, it fetches
+the rest before it reports the end. So the rest of the driver is the same with and without a storage.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from sweeps.pools.storage.files import Storage, StorageError
 from sweeps.pools.storage.mirror import attempt_of, attempt_place, put_dataset, run_place, stop_place
 
 FETCH_S = 3.0
-WISHES_S = 0.5
+STOP_FILES_S = 0.5
 HOLD_S = 120.0
-"""How long an end may wait for journals that the storage does not give."""
+"""How long the end of a job is held back for journals that the storage does not give."""
 CLOSE_S = 10.0
 AT_ONCE = 8
 
@@ -38,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Followed:
-    """A job that runs, or has ended and is not told yet."""
+    """A job that runs, or whose end has not been reported yet."""
 
     job: Job
     lock: threading.Lock = field(default_factory=threading.Lock)
     earlier_here: bool = False
-    """Whether the journals of earlier attempts are complete here."""
+    """Whether the journals of earlier attempts have been fetched."""
     outcome: Outcome | None = None
     ended: float = 0.0
     complete: bool = False
-    """Whether all that the storage has was fetched after the end."""
+    """Whether everything was fetched after the end."""
 
 
 class StoragePool:
@@ -56,27 +56,27 @@ class StoragePool:
     def __init__(
         self, pool: Pool, storage: Storage, datasets: Iterable[str | Path], *, fetch_s: float = FETCH_S
     ) -> None:
-        """datasets: folders of all datasets that jobs will ask for."""
+        """datasets: folders of all datasets that jobs need."""
         self.pool, self.storage = pool, storage
         self._datasets, self._fetch_s = sorted({Path(folder) for folder in datasets}), fetch_s
         self._followed: dict[Handle, _Followed] = {}
         self._killed: set[Handle] = set()
-        self._told: set[str] = set()
-        """Names of stop files that are in the storage."""
-        self._doubtful = False
-        """Whether a worker found the data in the storage damaged."""
+        self._stop_files: set[str] = set()
+        """Their names in the storage."""
+        self._damaged = False
+        """Whether a worker has reported that the data in the storage is damaged."""
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def ready(self) -> None:
-        """UserError, too, where a dataset cannot be put into the storage."""
+        """UserError, too, if a dataset cannot be put into the storage."""
         try:
             for folder in self._datasets:
                 put_dataset(self.storage, folder)
         except OSError as error:
             raise UserError(f"the data cannot be put into storage {str(self.storage)!r}: {error}") from error
         self.pool.ready()
-        for action, every_s in ((self._tell_wishes, WISHES_S), (self._fetch_all, self._fetch_s)):
+        for action, every_s in ((self._put_stop_files, STOP_FILES_S), (self._fetch_all, self._fetch_s)):
             thread = threading.Thread(target=self._repeat, args=(action, every_s), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -110,16 +110,16 @@ class StoragePool:
             followed = self._followed[handle]
             followed.ended = time.monotonic()
             followed.outcome = outcome
-            self._doubtful |= outcome.trouble == Trouble.DATA
+            self._damaged |= outcome.trouble == Trouble.DATA
         ended = [handle for handle, followed in self._followed.items() if followed.outcome is not None]
-        told = [(handle, self._told_end(handle)) for handle in ended]
-        return [(handle, outcome) for handle, outcome in told if outcome is not None]
+        reports = [(handle, self._report(handle)) for handle in ended]
+        return [(handle, outcome) for handle, outcome in reports if outcome is not None]
 
-    def _told_end(self, handle: Handle) -> Outcome | None:
-        """The outcome, once what belongs to it is here, or nothing more is to be hoped for."""
+    def _report(self, handle: Handle) -> Outcome | None:
+        """The outcome of a job that has ended; None while its files are still to be fetched."""
         followed = self._followed[handle]
         outcome = followed.outcome
-        assert outcome is not None, "only what has ended is told"
+        assert outcome is not None, "only jobs that have ended are reported"
         overdue = handle in self._killed or time.monotonic() - followed.ended > HOLD_S
         here = followed.complete or (outcome.journal is not None and followed.earlier_here)
         if not (here or overdue):
@@ -145,43 +145,49 @@ class StoragePool:
         for thread in self._threads:
             thread.join(CLOSE_S)
         with suppress(OSError):
-            for name in list(self._told):
+            for name in list(self._stop_files):
                 self.storage.remove(name)
-                self._told.discard(name)
+                self._stop_files.discard(name)
 
-    # -- what passes by the storage -------------------------------------------------------------
+    # -- files that pass through the storage ----------------------------------------------------
 
     def _repeat(self, action: Callable[[], None], every_s: float) -> None:
         while not self._closing.wait(every_s):
             try:
                 action()
-            except (OSError, UserError) as error:  # of the data's folder, too
+            except (OSError, UserError) as error:  # of the storage, or of a dataset's folder
                 logger.warning("will be tried again: %s", error)
 
-    def _tell_wishes(self) -> None:
-        """Put stop files of running jobs that are there into the storage, each once."""
+    def _put_stop_files(self) -> None:
+        """Put the stop files of running jobs into the storage, each once."""
         for followed in list(self._followed.values()):
             for path in map(Path, followed.job.stop_files):
                 name = f"{stop_place(followed.job)}/{path.name}"
-                if name in self._told or not path.exists():
-                    continue
-                self.storage.put(path, name)
-                self._told.add(name)
+                if name not in self._stop_files and path.exists():
+                    self.storage.put(path, name)
+                    self._stop_files.add(name)
 
     def _fetch_all(self) -> None:
-        if self._doubtful:
-            self._doubtful = False
+        if self._damaged:
+            self._damaged = False
             for folder in self._datasets:
                 put_dataset(self.storage, folder, patience_s=0.0)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             list(threads.map(self._fetch, list(self._followed.values())))
 
     def _fetch(self, followed: _Followed) -> None:
-        """Bring down what is new of one job; earlier attempts first, for the recorder goes by steps."""
+        """Fetch new files of one job; earlier attempts first, because the recorder sends steps in order."""
         ended = followed.outcome is not None
         try:
             if not followed.earlier_here:
-                self._fetch_earlier(followed)
+                place, run = run_place(followed.job), Path(followed.job.folder).parent
+                for name in self.storage.sizes(place):
+                    if not 0 < attempt_of(name) < followed.job.attempt:
+                        continue
+                    if PurePath(name).name == JOURNAL:
+                        self._fetch_journal(followed, f"{place}/{name}", run / name)
+                    elif PurePath(name).name == RESULT and not (run / name).exists():
+                        self.storage.get(f"{place}/{name}", run / name)
                 followed.earlier_here = True
             place, folder = attempt_place(followed.job), Path(followed.job.folder)
             self._fetch_journal(followed, f"{place}/{JOURNAL}", folder / JOURNAL)
@@ -191,17 +197,6 @@ class StoragePool:
                 followed.complete = True
         except StorageError as error:
             logger.warning("will be tried again: %s", error)
-
-    def _fetch_earlier(self, followed: _Followed) -> None:
-        place, run = run_place(followed.job), Path(followed.job.folder).parent
-        for name in self.storage.sizes(place):
-            last = PurePath(name).name
-            if not 0 < attempt_of(name) < followed.job.attempt:
-                continue
-            if last == JOURNAL:
-                self._fetch_journal(followed, f"{place}/{name}", run / name)
-            elif last == RESULT and not (run / name).exists():
-                self.storage.get(f"{place}/{name}", run / name)
 
     def _fetch_journal(self, followed: _Followed, name: str, path: Path) -> None:
         here = path.stat().st_size if path.exists() else 0
@@ -216,8 +211,7 @@ class StoragePool:
 
 
 def _grow(path: Path, content: bytes) -> None:
-    """Make `content` that of the file, unless there is more there already. OSError where that fails."""
-    if path.exists() and path.stat().st_size >= len(content):
-        return
-    with write_whole(path) as temporary:
-        temporary.write_bytes(content)
+    """Make `content` that of the file, unless the file is as long already. OSError if that fails."""
+    if not path.exists() or path.stat().st_size < len(content):
+        with write_whole(path) as temporary:
+            temporary.write_bytes(content)

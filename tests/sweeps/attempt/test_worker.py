@@ -166,10 +166,10 @@ def test_stop_files_are_looked_at_twice_a_second_at_most(tmp_path, data, monkeyp
     job = tiny_job(data, tmp_path, stop_files=(str(tmp_path / "stop"),))
     ticks = iter([0.0, 0.1, 0.4, 0.6])
     monkeypatch.setattr(time, "monotonic", lambda: next(ticks))
-    asked = Stop().asked_by(job)
-    assert asked() is None
+    reason = Stop().reason_for(job)
+    assert reason() is None
     (tmp_path / "stop").write_text("")
-    assert [asked(), asked(), asked()] == [None, None, "asked to stop"]
+    assert [reason(), reason(), reason()] == [None, None, "asked to stop"]
 
 
 def test_earlier_attempts_are_offered_newest_first_and_later_ones_are_not(tmp_path, data):

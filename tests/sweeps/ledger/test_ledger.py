@@ -262,7 +262,7 @@ def test_a_newer_schema_is_refused(tmp_path):
     db = sqlite3.connect(tmp_path / "ledger.db")
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(UserError, match=r"schema version 99.*knows 3"):
+    with pytest.raises(UserError, match=r"schema version 99.*reads 3"):
         Ledger(tmp_path)
 
 

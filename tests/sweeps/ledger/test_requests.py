@@ -134,7 +134,7 @@ def test_a_wish_is_carried_out_and_answered(ledger):
 
 def test_a_wish_nobody_hears_stays_and_is_carried_out_later(ledger):
     pins = Pins()
-    assert "pinned up" in ask(pins, "cancel", [], ["planned"], patience_s=0.1)
+    assert "as soon as somebody does" in ask(pins, "cancel", [], ["planned"], patience_s=0.1)
     assert states(ledger)["planned"] == "planned"
     Board(ledger, pins).attend()
     assert states(ledger)["planned"] == "cancelled"

@@ -16,7 +16,7 @@ from sweeps.config.load import SHIPPED, load_config, parse_config, shipped_names
 from sweeps.config.sizes import known_sizes, rule_sizes, size_params, window_sizes
 from sweeps.ledger.types import Needs, Run, State
 from sweeps.plan import timing
-from sweeps.plan.plan import DataFacts, PlannedRun, choose_families, make_plan, plan_specs
+from sweeps.plan.plan import DataFacts, choose_families, make_plan, plan_specs
 from sweeps.show.tables import console, plan_view
 
 BYTES = DataFacts(
@@ -471,9 +471,3 @@ def test_narrow_terminals_get_fewer_columns():
         text = captured.get()
         assert ("memory" in text) == has
         assert "…" not in text
-
-
-def test_runs_name_themselves():
-    run: PlannedRun = plan_of().runs[0]
-    assert run.label == "uniform 8x1 at 1.0e9 FLOPs (seed 1)"
-    assert len(run.key) == 16

@@ -83,7 +83,7 @@ def test_runs_are_those_of_the_ledger(elsewhere, out, config):
 
 def test_a_wish_is_carried_out_by_the_next_recorder(elsewhere, out, monkeypatch):
     monkeypatch.setattr(board, "ANSWER_S", 0.2)
-    assert "pinned up" in board.ask(elsewhere._tags, "retry", [], ["bad"], patience_s=0.2)
+    assert "as soon as somebody does" in board.ask(elsewhere._tags, "retry", [], ["bad"], patience_s=0.2)
     assert record("s", out, uri(out)) == 0
     with Ledger(out / "s" / "ledger") as ledger:
         assert {row.key: row.state for row in runs_with_progress(ledger)}["bad"] == "planned"

@@ -59,19 +59,19 @@ def asked(tmp_path, monkeypatch):
 def test_a_bad_environment_file_is_refused_in_a_sentence(asked, text, said):
     asked(text)
     with pytest.raises(UserError, match=said):
-        ray_session.asked_environment()
+        ray_session.read_environment()
 
 
 def test_what_ray_does_not_accept_is_told_with_the_file(asked, tmp_path):
     asked("pip: 3\n")
     with pytest.raises(UserError, match="Ray does not accept it"):
-        ray_session._runtime_environment(ray_session.asked_environment(), tmp_path)
+        ray_session._runtime_environment(ray_session.read_environment(), tmp_path)
 
 
 def test_the_nodes_get_code_packages_and_variables(asked, tmp_path):
     file = asked("pip: needs.txt\nenv_vars: {A: '1', MALLOC_TRIM_THRESHOLD_: '5'}\n")
     (tmp_path / "needs.txt").write_text("numpy\n")
-    wanted = ray_session.asked_environment()
+    wanted = ray_session.read_environment()
     assert wanted["pip"] == str(file.parent / "needs.txt")
     environment = ray_session._runtime_environment(wanted, tmp_path)
     assert environment["working_dir"] == str(tmp_path)
@@ -82,14 +82,14 @@ def test_the_nodes_get_code_packages_and_variables(asked, tmp_path):
 
 def test_an_image_brings_its_own_code(asked, tmp_path):
     asked("image_uri: registry.example/scaling:1\n")
-    environment = ray_session._runtime_environment(ray_session.asked_environment(), tmp_path)
+    environment = ray_session._runtime_environment(ray_session.read_environment(), tmp_path)
     assert "working_dir" not in environment
     assert "SCALING_CODE_VERSION" not in environment["env_vars"]
 
 
 def test_no_file_asks_for_nothing(monkeypatch):
     monkeypatch.delenv("SCALING_RUNTIME_ENV", raising=False)
-    assert ray_session.asked_environment() == {}
+    assert ray_session.read_environment() == {}
 
 
 def test_the_code_that_is_sent_is_the_three_packages_and_small():
@@ -215,35 +215,35 @@ def test_a_head_that_is_silent_for_a_moment_costs_nothing(tmp_path, caplog):
     pool = Joined()
     pool.submit_one(tmp_path)
     for _ in range(3):
-        pool._bear(ray_session.HEAD)
+        pool._handle_silence(ray_session.HEAD)
     assert (len(pool._tasks), pool._lost, pool.asked) == (1, [], [])
     [line] = [record.getMessage() for record in caplog.records]
-    assert line.startswith("the head of the Ray cluster at head:6379 does not answer since ")
-    assert "the sweep ends after 10 min without" in line
+    assert line.startswith("the head of the Ray cluster at head:6379 has not answered since ")
+    assert "the sweep ends after 10 min without an answer" in line
 
 
 def test_a_cluster_that_stays_away_ends_the_sweep_with_a_sentence(tmp_path, monkeypatch):
     pool = Joined()
     pool.submit_one(tmp_path)
-    monkeypatch.setattr(ray_pool, "BEAR_S", 0.0)
-    pool._bear(ray_session.HEAD)
-    pool._bear(ray_session.HEAD)
+    monkeypatch.setattr(ray_pool, "SILENCE_S", 0.0)
+    pool._handle_silence(ray_session.HEAD)
+    pool._handle_silence(ray_session.HEAD)
     assert pool.asked == ["leave"], "Ray would end this process, did it stay"
     [(handle, outcome)] = pool._lost
     assert (handle, outcome.trouble) == (1, Trouble.LOST)
     assert outcome.sentence == "the Ray cluster at head:6379 went away"
     monkeypatch.setattr(ray_pool, "GIVE_UP_S", 0.0)
     with pytest.raises(UserError, match=r"'head:6379' has not answered since .* run the same command again"):
-        pool._bear(ray_session.HEAD)
+        pool._handle_silence(ray_session.HEAD)
 
 
 def test_a_cluster_is_joined_anew_when_the_node_beside_the_driver_is_gone(tmp_path):
     pool = Joined(UserError("this machine is no node"), None)
     pool.submit_one(tmp_path)
-    pool._bear(ray_session.NODE)
+    pool._handle_silence(ray_session.NODE)
     assert len(pool._lost) == 1
     assert pool._error is not None
-    pool._bear(ray_session.NODE)
+    pool._handle_silence(ray_session.NODE)
     assert pool.asked == ["start", "start"]
     assert pool._error is None
 
@@ -322,14 +322,14 @@ def test_a_node_that_joins_is_used_once_it_has_passed_its_check(tmp_path, monkey
 def test_the_more_important_sweep_goes_first_until_nothing_of_it_waits():
     now = [0.0]
     board = WaitingList(lambda: now[0])
-    assert board.tell("d1", "nightly", 0, 9) is None
-    assert board.tell("d2", "urgent", 2, 4) is None
-    assert board.tell("d3", "sooner", 1, 1) == "urgent"
-    assert board.tell("d1", "nightly", 0, 9) == "urgent"
-    assert board.tell("d2", "urgent", 2, 0) is None
-    assert board.tell("d1", "nightly", 0, 9) == "sooner"
+    assert board.announce("d1", "nightly", 0, 9) is None
+    assert board.announce("d2", "urgent", 2, 4) is None
+    assert board.announce("d3", "sooner", 1, 1) == "urgent"
+    assert board.announce("d1", "nightly", 0, 9) == "urgent"
+    assert board.announce("d2", "urgent", 2, 0) is None
+    assert board.announce("d1", "nightly", 0, 9) == "sooner"
     now[0] = FORGET_S + 1  # its driver died
-    assert board.tell("d1", "nightly", 0, 9) is None
+    assert board.announce("d1", "nightly", 0, 9) is None
 
 
 @given(
@@ -345,7 +345,7 @@ def test_nobody_waits_for_an_equal_or_for_each_other(said):
         now[0] += later
         name = f"sweep {who}"
         last[name] = (now[0], priority, waiting)
-        goes_first = board.tell(f"driver {who}", name, priority, waiting)
+        goes_first = board.announce(f"driver {who}", name, priority, waiting)
         ahead = [
             other
             for at, other, runs in last.values()

@@ -78,7 +78,7 @@ def there():
 
 @pytest.fixture
 def pool(desk, there, data, monkeypatch):
-    monkeypatch.setattr(pool_storage, "WISHES_S", 0.02)
+    monkeypatch.setattr(pool_storage, "STOP_FILES_S", 0.02)
     monkeypatch.setattr(pool_storage, "HOLD_S", 1.0)
     pool = StoragePool(desk, there, [data.folder], fetch_s=0.02)
     pool.ready()
@@ -232,7 +232,7 @@ def test_stop_files_are_put_there_and_removed_at_the_end(pool, there, tmp_path, 
     Bucket.failing = 0.3
     (tmp_path / "stop").mkdir()
     (tmp_path / "stop" / "driver").write_text("stopped by Ctrl-C")
-    wait_for(lambda: "toy/stop/driver" in pool._told)
+    wait_for(lambda: "toy/stop/driver" in pool._stop_files)
     Bucket.failing = 0.0
     assert there.read("toy/stop/driver") == b"stopped by Ctrl-C"
     pool.close()
