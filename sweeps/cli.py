@@ -79,18 +79,42 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 # -- options that several commands have ---------------------------------------------------------
 
 
+Text = str | None
+Number = float | None
+RECORD = "Record runs here: sqlite:///, http://, postgresql://."
+USUAL_STORE = "MLFLOW_TRACKING_URI, else OUT/mlflow.db"
+ASK = "Ask this tracking store, from any machine, instead of the ledger under --out."
+READ = "Read runs from here: sqlite:///, http://, postgresql://, .parquet, .csv, published:NAME."
+CHECK = "Compare the ledger with this tracking store; without a ledger, check the store alone."
+OWN_LEDGER = "the sweep's own ledger"
+WHICH = ("sweep", "config", "store", "out")
+CAPS = ("max_flops", "max_gpu_hours", "max_hours")
+
+
+def option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, **more)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """The common options of a command: sweep, families, where runs are, limits."""
+    """The options that several commands have; `command` gives them to those that name them."""
 
-    family: list[str]
-    sweep: str | None = None
-    config: Path | None = None
-    store: str | None = None
-    out: Path
-    max_flops: float | None = None
-    max_gpu_hours: float | None = None
-    max_hours: float | None = None
+    family: Annotated[
+        list[str], option(f"Only this family ({', '.join(FAMILIES)}); again for more.", metavar="NAME")
+    ]
+    sweep: Annotated[
+        Text, option("A sweep that ships with the package.", metavar="NAME", show_default="desk")
+    ] = None
+    config: Annotated[
+        Path | None, option("A sweep of your own, instead of --sweep.", metavar="FILE.yaml")
+    ] = None
+    store: Annotated[Text, option("", metavar="URI")] = None
+    out: Annotated[Path, option("Folder for data, runs and results.", metavar="FOLDER")] = Path("runs")
+    max_flops: Annotated[Number, option("Start no run beyond this many FLOPs in all.", min=0)] = None
+    max_gpu_hours: Annotated[
+        Number, option("Stop with checkpoints after this many GPU-hours in all.", min=0)
+    ] = None
+    max_hours: Annotated[Number, option("Stop with checkpoints after this many hours.", min=0)] = None
 
     @property
     def caps(self) -> Caps:
@@ -145,23 +169,6 @@ def _console(*, stderr: bool = False) -> Console:
     return console(stderr=stderr)
 
 
-Text = str | None
-Number = float | None
-OUT = Path("runs")
-RECORD = "Record runs here: sqlite:///, http://, postgresql://."
-USUAL_STORE = "MLFLOW_TRACKING_URI, else OUT/mlflow.db"
-ASK = "Ask this tracking store, from any machine, instead of the ledger under --out."
-READ = "Read runs from here: sqlite:///, http://, postgresql://, .parquet, .csv, published:NAME."
-CHECK = "Compare the ledger with this tracking store; without a ledger, check the store alone."
-OWN_LEDGER = "the sweep's own ledger"
-WHICH = ("sweep", "config", "store", "out")
-CAPS = ("max_flops", "max_gpu_hours", "max_hours")
-
-
-def option(text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, **more)
-
-
 def command(
     *options: str, store: str = "", otherwise: str = OWN_LEDGER, name: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -169,36 +176,24 @@ def command(
 
     store: the purpose of --store in this command; otherwise: what is used without it.
     """
-    families = ", ".join(FAMILIES)
-    about: dict[str, tuple[Any, Any]] = {
-        "family": (
-            list[str] | None,
-            option(f"Only this family ({families}); again for more.", metavar="NAME"),
-        ),
-        "sweep": (Text, option("A sweep that ships with the package.", metavar="NAME", show_default="desk")),
-        "config": (Path | None, option("A sweep of your own, instead of --sweep.", metavar="FILE.yaml")),
-        "store": (Text, option(store, metavar="URI", show_default=otherwise or False)),
-        "out": (Path, option("Folder for data, runs and results.", metavar="FOLDER")),
-        "max_flops": (Number, option("Start no run beyond this many FLOPs in all.", min=0)),
-        "max_gpu_hours": (Number, option("Stop with checkpoints after this many GPU-hours in all.", min=0)),
-        "max_hours": (Number, option("Stop with checkpoints after this many hours.", min=0)),
-    }
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
             common = {name: values.pop(name) for name in options}
             function(Chosen(**{**common, "family": common.get("family") or []}), **values)
 
-        # Typer makes its options of a function's signature
+        # Typer makes its options from a function's signature
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        common = [
-            inspect.Parameter(
-                name, keyword, annotation=Annotated[about[name]], default=OUT if name == "out" else None
+        shared = inspect.signature(Chosen, eval_str=True).parameters
+        about_store = Annotated[Text, option(store, metavar="URI", show_default=otherwise or False)]
+        parameters = [
+            shared[name].replace(
+                annotation=about_store if name == "store" else shared[name].annotation,
+                default=None if name == "family" else shared[name].default,
             )
             for name in options
         ]
-        parameters = [*common, *(parameter.replace(kind=keyword) for parameter in own)]
+        parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {}
         app.command(name or function.__name__, help=inspect.getdoc(function))(run)
@@ -258,18 +253,9 @@ def sweep(
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
     from sweeps.launch import Launch, drive
 
-    how = Launch(
-        store=chosen.store,
-        address=address,
-        pool=pool,
-        bootstrap=bootstrap,
-        caps=chosen.caps,
-        priority=priority,
-        extend=extend,
-        events=events,
-        webhook=webhook,
-        storage=storage,
-    )
+    how = Launch(store=chosen.store, caps=chosen.caps, address=address, pool=pool, bootstrap=bootstrap,
+                 priority=priority, extend=extend, events=events, webhook=webhook,
+                 storage=storage)  # fmt: skip
     sys.exit(drive(chosen.request(), how))
 
 

@@ -103,9 +103,8 @@ def panels(
     height = rows * row_px + (rows - 1) * gap
     cells: list[Any] = [{}] * count + [None] * (rows * columns - count)
     specs = [cells[row * columns :][:columns] for row in range(rows)]
-    figure = make_subplots(
-        rows, columns, specs=specs, horizontal_spacing=apart, vertical_spacing=gap / height
-    )
+    spacing = {"horizontal_spacing": apart, "vertical_spacing": gap / height}
+    figure = make_subplots(rows, columns, specs=specs, **spacing)
     for panel, (text, owner) in enumerate(titles, start=1):
         note(
             figure, panel, text, 0, 1, owner, domain="xy", xanchor="left", yanchor="bottom", yshift=4,

@@ -1,1 +1,1 @@
-"""The YAML file of a sweep: what may stand in it, and how it is read."""
+"""The YAML file of a sweep: its keys, and how it is read."""

@@ -1,7 +1,7 @@
-"""Reading a sweep's YAML file. Whatever a person may have mistyped ends in one sentence.
+"""Reading a sweep's YAML file. Every mistake in it ends in one sentence.
 
-The sentence names the file, the key as it is written, and what would be right: the nearest known key, the
-allowed range, the names that exist.
+The sentence names the file, the key as it is written, and what would be right: the nearest key, the allowed
+range, the names that exist.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but 1e11 is a number, a date is text, a key given twice is refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        known: set[Any] = set()
+        keys: set[Any] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(
                     problem="a key must be a word or a number", problem_mark=key_node.start_mark
                 )
             key = key_node.value if key_node.tag.endswith(":merge") else self.construct_object(key_node)
-            if key in known:
+            if key in keys:
                 raise yaml.MarkedYAMLError(
                     problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
                 )
-            known.add(key)
+            keys.add(key)
         return dict(super().construct_mapping(node, deep=True))
 
 
@@ -50,26 +50,25 @@ _Loader.add_implicit_resolver(
 
 
 def shipped_names() -> tuple[str, ...]:
-    """Names that `--sweep` knows."""
+    """The names for `--sweep`."""
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 
 
 def find_config(sweep: str | None, config: Path | None) -> SweepConfig:
-    """The config that `--sweep NAME` (shipped with the package) or `--config FILE` means.
+    """The config of `--sweep NAME` (shipped with the package) or `--config FILE`.
 
-    Raises UserError for an unknown name, both given at once, or anything wrong in the file.
+    UserError for an unknown name, for both at once, or for anything wrong in the file.
     """
     if config is not None and sweep is not None:
         raise UserError(f"--sweep {sweep} and --config {config} are both given; give one of them")
     if config is not None:
         return load_config(config)
     name = sweep or "desk"
-    path = SHIPPED / f"{name}.yaml"
     if name not in shipped_names():
         raise UserError(
             f"{unknown('sweep', name, shipped_names())}; for a file of your own, --config FILE.yaml"
         )
-    return load_config(path)
+    return load_config(SHIPPED / f"{name}.yaml")
 
 
 def load_config(path: Path) -> SweepConfig:
@@ -84,11 +83,11 @@ def load_config(path: Path) -> SweepConfig:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """What YAML text holds: plain values, lists and mappings. UserError for whatever YAML cannot be."""
+    """The plain values, lists and mappings of a YAML text. UserError if it is not valid YAML."""
     try:
-        # A subclass of SafeLoader, so no object of ours or anyone's is built from the file.
+        # a subclass of SafeLoader: no Python object is built from the file
         value = yaml.load(text, Loader=_Loader)
-        repr(value)  # refuses here what no message could show
+        repr(value)  # fails here for values that no message could show
         return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -99,27 +98,22 @@ def parse_yaml(text: str, source: str) -> Any:
     except RecursionError:
         raise UserError(f"{source}: not valid YAML: nested too deeply") from None
     except (ValueError, LookupError, AttributeError) as error:
-        # PyYAML passes on what Python says of 5000 digits, and of other text after !!int or !!bool
+        # PyYAML passes on Python's errors, such as for 5000 digits or for text after !!int or !!bool
         raise UserError(f"{source}: not valid YAML: a value cannot be read ({error})") from None
 
 
 def parse_config(text: str, *, source: str) -> SweepConfig:
-    """A config from YAML text; `source` is how messages call it."""
+    """A config from YAML text; `source` is its name in messages."""
     raw = parse_yaml(text, source)
     if not isinstance(raw, dict):
-        raise UserError(
-            f"{source}: must be a mapping of keys such as name, families, grid; it holds {_kind(raw)}"
-        )
+        kind = "nothing" if raw is None else f"a {type(raw).__name__}"
+        raise UserError(f"{source}: must be a mapping of keys such as name, families, grid; it holds {kind}")
     if "source" in raw:
         raise UserError(f"{source}: unknown key 'source' under the top level")
     try:
         return SweepConfig.model_validate({**raw, "source": source})
     except ValidationError as error:
         raise UserError(f"{source}: {_sentence(error, raw)}") from None
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _keys(section: type | None) -> tuple[str, ...]:
@@ -145,7 +139,7 @@ def _section_of(section: type | None, key: str) -> type | None:
 
 
 def _place(loc: tuple[int | str, ...], raw: Any) -> tuple[str, tuple[str, ...]]:
-    """The dotted path as it is written in the file, and the keys known there.
+    """The dotted path as it is written in the file, and the possible keys there.
 
     Follows pydantic's location down the file, and skips the names that pydantic adds for alternatives.
     """
@@ -169,17 +163,17 @@ def _sentence(error: ValidationError, raw: dict[Any, Any]) -> str:
     first = min(error.errors(), key=lambda problem: ranks.get(problem["type"], 1))
     loc, kind = first["loc"], first["type"]
     if ranks.get(kind) is not None:
-        path, known = _place(loc[:-1], raw)
+        path, keys = _place(loc[:-1], raw)
         under = repr(path) if path else "the top level"
         if kind == "missing":
             return f"key {str(loc[-1])!r} is missing under {under}"
-        return str(unknown("key", str(loc[-1]), known, f" under {under}"))
-    path, known = _place(loc, raw)
+        return str(unknown("key", str(loc[-1]), keys, f" under {under}"))
+    path, keys = _place(loc, raw)
     message = first["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{path}: {message}" if path else message
     if kind in ("dataclass_type", "model_type"):
-        message = f"it must be a mapping with keys such as {', '.join(known[:3])}"
+        message = f"it must be a mapping with keys such as {', '.join(keys[:3])}"
     value = repr(first["input"])
     value = value if len(value) <= 80 else f"{value[:76]} ..."
     return f"{path or 'a key'} is {value}: {message[0].lower()}{message[1:]}"

@@ -1,7 +1,6 @@
-"""A sweep's YAML file: which families, sizes, budgets, data and seeds, and by which rules they are trained.
+"""A sweep's YAML file: families, sizes, budgets, data, seeds, and the rules of training.
 
-A config says what to run and nothing about what came of it; `config.load` reads one and `plan.plan` turns it
-into runs.
+`config.load` reads a config and `plan.plan` turns it into runs.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from scaling.spec import EvaluationSpec, OptimizerSettings, OptimizerSpec, Preci
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""As far as run tables and tracking stores can hold a whole number."""
+"""The whole numbers that run tables and tracking stores can hold."""
 
 
 class _Section(BaseModel):
@@ -36,7 +35,7 @@ class FamilyChoice(_Section):
     name: str
     """A family of the table in docs/families.md."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """The family's own options, named in that table; left out, its defaults hold."""
+    """The family's own options, named in that table; its defaults by default."""
 
 
 class SizeRule(_Section):
@@ -59,7 +58,7 @@ class SizeRule(_Section):
 
 
 class Window(_Section):
-    """Which sizes of the ladder a budget gets: `count` of them around a guessed optimum.
+    """The sizes of the ladder for a budget: `count` of them around a guessed optimum.
 
     centre(C) = params * (C / at_flops) ** exponent, in non-embedding parameters; the sizes nearest to
     `count` log-spaced points from centre / span to centre * span.
@@ -172,7 +171,7 @@ class BatchRule(_Section):
 
 
 class FamilyOverride(_Section):
-    """What one family does differently: its own sizes or window, learning-rate or batch rule."""
+    """Exceptions of one family: its own sizes or window, learning-rate or batch rule."""
 
     sizes: tuple[str, ...] | SizesByBudget | None = None
     """As `grid.sizes`."""
@@ -185,10 +184,10 @@ class FamilyOverride(_Section):
 
 
 class DataConfig(_Section):
-    """The text that all runs learn from, and how it becomes tokens; see docs/own-data.md."""
+    """The training text of all runs, and its tokenizer; see docs/own-data.md."""
 
     corpus: str = "stdlib"
-    """Where the text comes from: `stdlib`, `text:`, `jsonl:`, `parquet:`, `hf:` or `synthetic:`."""
+    """The source of the text: `stdlib`, `text:`, `jsonl:`, `parquet:`, `hf:` or `synthetic:`."""
     tokenizer: str = "bytes"
     """`bytes`, `bpe:N` (trained on the corpus, N ids) or `hf:NAME_OR_FILE`."""
     num_token_ids: Count | None = None
@@ -226,7 +225,7 @@ class TrainingConfig(_Section):
 
 
 def _check_custom(custom: dict[str, float]) -> dict[str, float]:
-    """Ray would add these to what it counts itself, and no node would ever have room for the run."""
+    """Ray would add these to its own count, and no node would ever have room for the run."""
     for name in custom:
         if name.lower() in ("cpu", "gpu", "memory", "object_store_memory"):
             remedy = f"write {name.lower()}s beside it" if name.lower() in ("cpu", "gpu") else "leave it out"
@@ -235,7 +234,7 @@ def _check_custom(custom: dict[str, float]) -> dict[str, float]:
 
 
 class Resources(_Section):
-    """What one run occupies on the cluster while it trains."""
+    """The resources of the cluster that one run occupies."""
 
     cpus: Positive = 1.0
     """CPU cores, and threads, of a run."""
@@ -261,7 +260,7 @@ def _family_choices(value: Any) -> Any:
 
 
 def _check_name(name: str) -> str:
-    """A sweep's name is that of its folder under OUT, beside the data and the tracking store."""
+    """A sweep's folder under OUT has its name; the data and the tracking store are beside it."""
     if name == "data" or name.startswith("mlflow.db"):
         raise ValueError(f"{name!r} is taken in the folder of results; choose another name for the sweep")
     return name
@@ -283,9 +282,9 @@ class SweepConfig(_Section):
     size_rule: SizeRule | None = None
     """Architectures by rule, used instead of the ladder."""
     grid: Grid
-    """Which budgets, and which sizes at each."""
+    """The budgets, and the sizes at each."""
     flop_convention: Convention = "exact"
-    """Which FLOPs the budgets count: every matrix product (`exact`), all but attention scores as in the
+    """The FLOPs that budgets count: every matrix product (`exact`), all but attention scores as in the
     published study (`sahoo2026`), or 6 N D (`2nd`)."""
     context_length: Count
     """Tokens per sequence, in training and evaluation."""
@@ -308,7 +307,7 @@ class SweepConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     """How a run is carried out."""
     resources: Resources = Resources()
-    """What one run occupies."""
+    """The resources of one run."""
     source: str = Field(default="", exclude=True)
     """The file it came from, for messages; not a key of the file."""
 
@@ -333,11 +332,11 @@ class SweepConfig(_Section):
 
     @property
     def own_sizes(self) -> bool:
-        """Whether architectures are the config's own, not those of a ladder."""
+        """Whether the config has architectures of its own instead of a ladder."""
         return self.sizes is not None or self.size_rule is not None
 
     def family(self, name: str) -> FamilyChoice:
-        """The family as the config has it, or with its own defaults where the config does not list it."""
+        """The family as in the config, or with its defaults if the config does not list it."""
         return next((choice for choice in self.families if choice.name == name), FamilyChoice(name=name))
 
     def override(self, family: str) -> FamilyOverride:

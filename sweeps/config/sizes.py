@@ -1,15 +1,15 @@
-"""Which architectures a config can use, and which of them each budget gets."""
+"""The architectures that a config can use, and those of each budget."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from analysis.text import count_text, flops_text
 from scaling.errors import UserError, unknown
 from scaling.flops import param_count
 from scaling.ladder import LADDERS, Size
-from sweeps.config.model import FamilyOverride, SizeRule, SweepConfig, Window
+from sweeps.config.model import SizeRule, SweepConfig, Window
 
 SHORTFALL = 1.5
 """A window point whose nearest size is further off than this factor counts as outside the ladder."""
@@ -23,8 +23,8 @@ def size_params(size: Size, num_token_ids: int) -> int:
     return param_count(size, num_token_ids + 1, "non_embedding")
 
 
-def known_sizes(config: SweepConfig) -> dict[str, Size]:
-    """Every size the config can name, by name. UserError for an unknown ladder."""
+def available_sizes(config: SweepConfig) -> dict[str, Size]:
+    """Every size that the config can use, by name. UserError for an unknown ladder."""
     if config.sizes is not None:
         return {size.name: size for size in config.sizes}
     if config.size_rule is not None:
@@ -35,7 +35,7 @@ def known_sizes(config: SweepConfig) -> dict[str, Size]:
 
 
 def rule_sizes(rule: SizeRule) -> list[Size]:
-    """Architectures of a size rule; UserError where a hidden size has no split into even heads."""
+    """Architectures of a size rule; UserError for a hidden size that cannot be split into even heads."""
     sizes = []
     for hidden in rule.hidden:
         heads = [h for h in range(1, hidden + 1) if hidden % h == 0 and (hidden // h) % 2 == 0]
@@ -59,45 +59,38 @@ def rule_sizes(rule: SizeRule) -> list[Size]:
 def sizes_per_budget(
     config: SweepConfig, family: str, num_token_ids: int
 ) -> tuple[dict[float, tuple[Size, ...]], list[str]]:
-    """The sizes of each budget for one family, smallest first, and sentences about windows that fall off.
+    """The sizes of each budget for one family, smallest first, and notes about windows beyond the ladder.
 
-    UserError where the config names a size the ladder does not have.
+    UserError if the config names a size that the ladder does not have.
     """
-    known = known_sizes(config)
+    available = available_sizes(config)
     override = config.override(family)
-    chosen = override if _chooses(override) else config.grid
+    own = override.sizes is not None or override.window is not None
+    chosen = override if own else config.grid
     by_budget: dict[float, tuple[Size, ...]] = {}
     notes: list[str] = []
     for budget in sorted(config.grid.budgets):
         if chosen.window is not None:
-            sizes, note = window_sizes(chosen.window, budget, list(known.values()), num_token_ids)
-            whose = f"{family} at" if chosen is override else "at"
-            notes += [f"{whose} {flops_text(budget)} FLOPs {note}"] if note else []
+            sizes, note = window_sizes(chosen.window, budget, list(available.values()), num_token_ids)
+            place = f"{family} at" if own else "at"
+            notes += [f"{place} {flops_text(budget)} FLOPs {note}"] if note else []
         else:
             names = chosen.sizes[budget] if isinstance(chosen.sizes, dict) else chosen.sizes or ()
-            sizes = [_lookup(config, known, name) for name in names]
+            if absent := [name for name in names if name not in available]:
+                raise UserError(f"{config.source}: {unknown('size', absent[0], available)}")
+            sizes = [available[name] for name in names]
         by_budget[budget] = tuple(sorted(sizes, key=lambda size: size_params(size, num_token_ids)))
     return by_budget, notes
 
 
-def _chooses(override: FamilyOverride) -> bool:
-    return override.sizes is not None or override.window is not None
-
-
-def _lookup(config: SweepConfig, known: Mapping[str, Size], name: str) -> Size:
-    if name in known:
-        return known[name]
-    raise UserError(f"{config.source}: {unknown('size', name, known)}")
-
-
 def window_sizes(
-    window: Window, budget: float, known: Sequence[Size], num_token_ids: int
+    window: Window, budget: float, available: Sequence[Size], num_token_ids: int
 ) -> tuple[list[Size], str]:
     """`window.count` different sizes as near as the ladder allows to the window's log-spaced points.
 
-    Returns them with a sentence where the window reaches beyond the ladder, else with "".
+    Returns them with a note if the window reaches beyond the ladder, else with "".
     """
-    sizes = sorted(known, key=lambda size: size_params(size, num_token_ids))
+    sizes = sorted(available, key=lambda size: size_params(size, num_token_ids))
     count = min(window.count, len(sizes))
     centre, reach = window.centre(budget), math.log(window.span)
     steps = range(window.count)
@@ -107,7 +100,7 @@ def window_sizes(
     low, high = points[0], math.log(centre) + reach
     note = ""
     if count < window.count:
-        note = f"the window wants {window.count} sizes and the ladder has {len(sizes)}"
+        note = f"the window asks for {window.count} sizes and the ladder has {len(sizes)}"
     elif logs[0] - low > math.log(SHORTFALL):
         ends = [count_text(math.exp(end)) for end in (low, logs[0])]
         note = f"the window starts at {ends[0]} params, the ladder at {ends[1]}"

@@ -1,4 +1,4 @@
-"""A sweep within reach: by its ledger on this machine, or by the tracking store from any other."""
+"""A sweep from its ledger on this machine, or from the tracking store on any other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from analysis.text import duration, without_secrets
 from scaling.errors import UserError
@@ -22,39 +21,29 @@ STALE_S = 60.0
 """The age of a recorded status is shown from here on, if something still runs."""
 
 
-class Reached(Protocol):
-    """A sweep on this machine or in a tracking store."""
-
-    sweep: str
-    note: str
-    """A remark about the runs last read."""
-
-    def runs(self) -> list[Run]: ...
-
-    def request(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str: ...
-
-    def log(self, key: str, *, lines: int, follow: bool) -> None: ...
-
-
 @contextmanager
-def reach(sweep: str | None, config: Path | None, store: str | None, out: Path) -> Iterator[Reached]:
+def reach(
+    sweep: str | None, config: Path | None, store: str | None, out: Path
+) -> Iterator[SweepHere | SweepInStore]:
     """The sweep from its ledger under `out`, or from the tracking store if one is given.
 
     UserError if there is no such ledger, or the store does not answer or has no such sweep.
     """
     name = find_config(sweep, config).name
     if store is not None:
-        yield _InStore(store, name)
+        yield SweepInStore(store, name)
         return
     with open_ledger(out / name, name) as ledger:
-        yield _Here(ledger, name)
+        yield SweepHere(ledger, name)
 
 
-class _Here:
-    """From the ledger."""
+class SweepHere:
+    """A sweep by its ledger."""
+
+    note = ""
 
     def __init__(self, ledger: Ledger, sweep: str) -> None:
-        self.ledger, self.sweep, self.note = ledger, sweep, ""
+        self.ledger, self.sweep = ledger, sweep
 
     def runs(self) -> list[Run]:
         return runs_with_progress(self.ledger)
@@ -68,14 +57,17 @@ class _Here:
         show_log(self.ledger, find_one(self.runs(), key), lines=lines, follow=follow)
 
 
-class _InStore:
-    """From the status that the tracking store holds."""
+class SweepInStore:
+    """A sweep by the status that the tracking store holds."""
+
+    note = ""
+    """A remark about the runs last read."""
 
     def __init__(self, uri: str, sweep: str) -> None:
         from sweeps.record.tracking import ExperimentTags, client
 
         check_tracking(uri, to_write=False)
-        self.uri, self.sweep, self.note = uri, sweep, ""
+        self.uri, self.sweep = uri, sweep
         api = client(uri)
         experiment = api.get_experiment_by_name(sweep)  # looking does not create it
         if experiment is None:

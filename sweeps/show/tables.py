@@ -1,4 +1,4 @@
-"""How plans, sweeps and laws look in a terminal: tables, and a picture of budgets against sizes."""
+"""Plans, sweeps and laws in a terminal: tables, and a picture of budgets against sizes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORDS: Mapping[str, tuple[str, str, str]] = {
     "cancelled": ("–", "cancelled", "yellow"),
     "unschedulable": ("!", "unschedulable", "red"),
 }
-"""What a state looks like: its mark in the picture, its word in a table, its colour."""
+"""The mark of a state in the picture, its word in a table, its colour."""
 
 
 SKIPPED = {
@@ -44,9 +44,9 @@ SKIPPED = {
     State.DIVERGED: "`scaling retry KEY` trains one again",
     State.CANCELLED: "`scaling resume` takes them up",
 }
-"""States that a sweep leaves as they are, and what changes that."""
+"""States that a sweep does not run again, and the command that changes that."""
 KEY_LETTERS = 8
-"""Of a key, in a table: enough to name a run by."""
+"""Letters of a key in a table: enough to name a run."""
 
 
 WRAP: Mapping[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
@@ -82,7 +82,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 class _Lasting:
-    """An output that may be lost (a full disk, a closed terminal) without ending who writes to it."""
+    """An output whose loss (a full disk, a closed terminal) does not end the program."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -225,24 +225,36 @@ def plan_table(runs: Sequence[PlannedRun], title: str) -> RowsTable:
 
 
 def totals(plan: Plan, *, slots: int) -> Text:
-    """How much work in all, how much is left, and how long that takes with `slots` runs at once."""
+    """The work in all and what is left of it; how long that takes with `slots` runs at once, and why so."""
+    from sweeps.pools.devices import is_cpu
+
     left = plan.to_do
-    work_s = sum(run.expected_s for run in left)
-    longest_s = max((run.expected_s for run in left), default=0.0)
-    flops = sum(run.spec.training_flops("exact") for run in left)
-    done = len(plan.runs) - len(left)
     if not left:
         return Text(f"{len(plan.runs)} runs, all of them done")
-    wait_s = max(work_s / max(slots, 1), longest_s)
+    flops = sum(run.spec.training_flops("exact") for run in left)
+    times = [run.expected_s for run in left]
+    wait_s = max(sum(times) / max(slots, 1), *times)
     at_once = "one at a time" if slots == 1 else f"{slots} at a time"
+    cpu = is_cpu(plan.kind)
+    device = "this machine" if cpu else plan.kind
+    others = [kind for kind in plan.experience.kinds if is_cpu(kind) == cpu]
+    if plan.kind in plan.experience.kinds:
+        source = f"from runs done on {device}"
+    elif others:
+        source = f"a guess for {device} from runs done on {' and '.join(sorted(others))}"
+    elif cpu:
+        source = "a guess from a quick measurement of this machine"
+    else:
+        source = f"a guess from the data sheet of one {device}"
+    number, done = len(plan.runs), len(plan.runs) - len(left)
     return Text(
-        f"{len(plan.runs)} runs, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
-        f"about {duration(wait_s)} {at_once} ({_grounds(plan)})"
+        f"{number} runs, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
+        f"about {duration(wait_s)} {at_once} ({source})"
     )
 
 
 def places(plan: Plan, folder: Path, *, data: Path) -> str:
-    """Which runs are left out and why, and where everything goes. folder: of the sweep."""
+    """The runs that are skipped and why, and where everything is written. folder: of the sweep."""
     from sweeps.attempt.journal import run_folder
 
     lines = []
@@ -255,29 +267,11 @@ def places(plan: Plan, folder: Path, *, data: Path) -> str:
     return "\n".join(lines)
 
 
-def _grounds(plan: Plan) -> str:
-    """What the expected times rest on."""
-    from sweeps.pools.devices import is_cpu
-
-    cpu = is_cpu(plan.kind)
-    device = "this machine" if cpu else plan.kind
-    if plan.kind in plan.experience.kinds:
-        return f"from runs done on {device}"
-    others = [kind for kind in plan.experience.kinds if is_cpu(kind) == cpu]
-    if others:
-        return f"a guess for {device} from runs done on {' and '.join(sorted(others))}"
-    return (
-        "a guess from a quick measurement of this machine"
-        if cpu
-        else f"a guess from the data sheet of one {device}"
-    )
-
-
 # --- budget x size
 
 
 MANY = 8
-"""Runs of one cell beyond which they are counted instead of drawn one by one."""
+"""More runs than this in one cell are counted instead of drawn one by one."""
 
 
 def picture(cells: Iterable[tuple[float, str, float, str]]) -> Text:
@@ -311,7 +305,7 @@ def picture(cells: Iterable[tuple[float, str, float, str]]) -> Text:
 
 
 def _marks(states: Sequence[str]) -> Text:
-    """A mark for each state, or where there are many a number before each kind's."""
+    """A mark for each state, or for many runs a number and a mark for each kind."""
     text = Text()
     if len(states) <= MANY:
         for state in states:

@@ -13,7 +13,7 @@ from scaling.flops import forward_flops
 from scaling.spec import RunSpec
 from sweeps.attempt.worker import device_name
 from sweeps.config.load import SHIPPED, load_config, parse_config, shipped_names
-from sweeps.config.sizes import known_sizes, rule_sizes, size_params, window_sizes
+from sweeps.config.sizes import available_sizes, rule_sizes, size_params, window_sizes
 from sweeps.ledger.types import Needs, Run, State
 from sweeps.plan import timing
 from sweeps.plan.plan import DataFacts, choose_families, make_plan, plan_specs
@@ -301,7 +301,7 @@ def test_window_takes_different_sizes_around_its_centre():
             "sizes: [8x1, 12x1, 16x1, 24x1]", "window: {params: 3e4, at_flops: 1e9, span: 4, count: 6}"
         )
     )
-    known = list(known_sizes(config).values())
+    known = list(available_sizes(config).values())
     sizes, note = window_sizes(config.grid.window, 1e9, known, 256)
     params = [size_params(size, 256) for size in sizes]
     assert len(sizes) == 6
@@ -320,7 +320,7 @@ def test_window_always_gives_different_sizes(centre, span, count):
             f"window: {{params: {centre}, at_flops: 1e9, span: {span}, count: {count}}}",
         )
     )
-    known = list(known_sizes(config).values())
+    known = list(available_sizes(config).values())
     sizes, note = window_sizes(config.grid.window, 1e9, known, 256)
     assert len({size.name for size in sizes}) == min(count, len(known))
     assert note or count <= len(known)
