@@ -121,14 +121,7 @@ def run_sweep(
         if pool is not None and any(run.state not in SETTLED for run in ledger.runs(keys, whole=False)):
             pool.warm(len(entries))
             driver = Driver(
-                entries,
-                ledger,
-                pool,
-                stop=stop,
-                show=show,
-                retries=retries,
-                caps=caps,
-                priority=priority,
+                entries, ledger, pool, stop=stop, show=show, retries=retries, caps=caps, priority=priority
             )
             pool.ready()
             try:
