@@ -45,7 +45,9 @@ class Estimate(float):
     def __repr__(self) -> str:
         if self.low is None or self.high is None:
             return number_text(float(self), 4)
-        digits = _digits(float(self), self.low, self.high)
+        width, digits = self.high - self.low, 4
+        if math.isfinite(width) and width > 0 and self != 0:  # so many that the width shows two digits
+            digits = min(max(math.floor(math.log10(abs(self) / width)) + 3, 3), 6)
         return interval_text(float(self), self.low, self.high, digits=digits)
 
     __str__ = __repr__
@@ -54,14 +56,6 @@ class Estimate(float):
         """Plain JSON: an open end is None."""
         numbers = {"value": float(self), "low": self.low, "high": self.high, "level": self.level}
         return {name: x if x is not None and math.isfinite(x) else None for name, x in numbers.items()}
-
-
-def _digits(value: float, low: float, high: float) -> int:
-    """Significant digits of the value such that the interval's width shows two."""
-    width = high - low
-    if not math.isfinite(width) or width <= 0 or value == 0:
-        return 4
-    return min(max(math.floor(math.log10(abs(value) / width)) + 3, 3), 6)
 
 
 def spread(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

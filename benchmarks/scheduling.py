@@ -172,8 +172,8 @@ def recorder(
         one.pass_once()
         rate = runs * steps * 6 / (time.perf_counter() - began)
     # the target is one for SQLite
-    found = {"recorder, points/s" if store else "recorder": rate}
-    return found | {"log_metrics per step, points/s": _by_step(folder, 200)}
+    name = "recorder, points/s" if store else "recorder"
+    return {name: rate, "log_metrics per step, points/s": _by_step(folder, 200)}
 
 
 def _by_step(folder: Path, steps: int) -> float:

@@ -135,12 +135,7 @@ def flops_by_part(size: Size, vocab_size: int, context_length: int, work: Work =
 
 
 def forward_flops(
-    size: Size,
-    vocab_size: int,
-    context_length: int,
-    convention: Convention = "exact",
-    *,
-    work: Work = PLAIN,
+    size: Size, vocab_size: int, context_length: int, convention: Convention = "exact", *, work: Work = PLAIN
 ) -> float:
     """FLOPs of one forward pass over one sequence of `context_length` tokens.
 
@@ -163,12 +158,7 @@ def forward_flops(
 
 
 def sequence_flops(
-    size: Size,
-    vocab_size: int,
-    context_length: int,
-    convention: Convention = "exact",
-    *,
-    work: Work = PLAIN,
+    size: Size, vocab_size: int, context_length: int, convention: Convention = "exact", *, work: Work = PLAIN
 ) -> float:
     """FLOPs of training on one sequence: three forward passes, and (`exact`) those without gradient."""
     forward = forward_flops(size, vocab_size, context_length, convention, work=work)

@@ -386,8 +386,7 @@ def dashboard(
     host: Annotated[str, option("Address to listen at; other machines need a token.")] = "127.0.0.1",
     port: Annotated[int, option("First port to try.", min=0, max=65535)] = 8050,
     token: Annotated[
-        Text,
-        option("Access token.", envvar="SCALING_DASHBOARD_TOKEN", show_default="made if needed"),
+        Text, option("Access token.", envvar="SCALING_DASHBOARD_TOKEN", show_default="made if needed")
     ] = None,
     name: Annotated[list[str] | None, option("Another host name of this machine.", metavar="HOST")] = None,
     bootstrap: Bootstrap = 1000,

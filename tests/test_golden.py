@@ -25,7 +25,7 @@ INFORMATION = ("_reference_float32",)
 OTHER_MODELS = {
     # Masks of variants that the published study and this project do without: bidirectional attention among
     # masked (mixed) or clean tokens (mixed2), and a clean half whose shuffled prefix sees itself whole.
-    "eso_attention_masks": ("mixed", "mixed2", "sequential_prefix_lm_2L"),
+    "eso_attention_masks": ("mixed", "mixed2", "sequential_prefix_lm_2L")
 }
 """Expected keys of a case that describe something no family here does."""
 

@@ -35,28 +35,35 @@ def plain(figure: go.Figure, nominal: Mapping[float, float] | None = None) -> di
     nominal: the budget by which the page knows each budget of the law, where another count changes it.
     """
     content = figure.to_plotly_json()
-    layout = {k: v for k, v in content["layout"].items() if k not in ("template", "width", "title")}
-    meta = dict(layout.pop("meta", None) or {})
-    data = [_trace(trace, nominal or {}) for trace in content["data"]]
-    _thin(data, layout)
-    texts: dict[str, int] = {}
-    for number, trace in enumerate(data):
-        if isinstance(trace.get("hovertext"), list):
-            # panels that show the same points say the same of them: the page looks it up
-            first = texts.setdefault("\n".join(map(str, trace["hovertext"])), number)
-            trace["hovertext"] = trace["hovertext"] if first == number else first
-    shown = {"data": data, "layout": _json(layout), "heading": _json(content["layout"].get("title", {}))}
-    shown |= {name: meta.get(name, "") for name in ("caption", "provenance")}
-    margin = shown["layout"].get("margin", {})
-    shown["top"] = margin.get("t", TITLE_PX)  # with the title, which the page writes elsewhere
-    shown["layout"]["margin"] = margin | {"t": BARE_PX}
-    if "height" in shown["layout"]:
-        shown["layout"]["height"] -= shown["top"] - BARE_PX
-    for note in (*shown["layout"].get("annotations", ()), *shown["layout"].get("shapes", ())):
+    heading, meta = content["layout"].get("title", {}), content["layout"].get("meta") or {}
+    layout = {k: v for k, v in content["layout"].items() if k not in ("template", "width", "title", "meta")}
+    layout, by_page = _json(layout), nominal or {}
+    margin = layout.get("margin", {})
+    top = margin.get("t", TITLE_PX)  # with the title, which the page writes elsewhere
+    layout["margin"] = margin | {"t": BARE_PX}
+    if "height" in layout:
+        layout["height"] -= top - BARE_PX
+    for note in (*layout.get("annotations", ()), *layout.get("shapes", ())):
         kind, _, value = str(note.get("name") or "").partition(":")
         if kind == "budget":
-            note["name"] = f"budget:{_nominal(float(value), nominal or {})}"
-    return shown
+            note["name"] = f"budget:{_nominal(float(value), by_page)}"
+    _thin(content["data"], layout)
+    texts: dict[str, int] = {}
+    data = []
+    for number, trace in enumerate(content["data"]):
+        own = {name: value for name, value in (trace.get("meta") or {}).items() if name != "keys"}
+        if own.get("budget") is not None:
+            own["budget"] = _nominal(float(own["budget"]), by_page)
+        plain_trace = _json({name: value for name, value in trace.items() if name != "meta"}) | {"meta": own}
+        if isinstance(plain_trace.get("hovertext"), list):
+            # panels that show the same points say the same of them: the page looks it up
+            first = texts.setdefault("\n".join(map(str, plain_trace["hovertext"])), number)
+            plain_trace["hovertext"] = plain_trace["hovertext"] if first == number else first
+        data.append(plain_trace)
+    return {
+        "data": data, "layout": layout, "heading": _json(heading), "top": top,
+        "caption": meta.get("caption", ""), "provenance": meta.get("provenance", ""),
+    }  # fmt: skip
 
 
 def _nominal(budget: float, nominal: Mapping[float, float]) -> float:
@@ -64,18 +71,8 @@ def _nominal(budget: float, nominal: Mapping[float, float]) -> float:
     return float(f"{budget if nearest is None else nominal[nearest]:.7g}")
 
 
-def _trace(trace: Mapping[str, Any], nominal: Mapping[float, float]) -> dict[str, Any]:
-    meta = {name: value for name, value in (trace.get("meta") or {}).items() if name != "keys"}
-    if meta.get("budget") is not None:
-        meta["budget"] = _nominal(float(meta["budget"]), nominal)
-    return {**_json({name: value for name, value in trace.items() if name != "meta"}), "meta": meta}
-
-
 def _json(value: Any) -> Any:
-    if isinstance(value, Mapping) and "bdata" in value:  # as Plotly writes arrays of numbers
-        import numpy as np
-
-        value = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
+    value = _values(value)
     if isinstance(value, Mapping):
         return {str(name): _json(inner) for name, inner in value.items() if inner is not None}
     if hasattr(value, "tolist") and getattr(value, "ndim", None):
@@ -86,42 +83,57 @@ def _json(value: Any) -> Any:
     return None if number in ("inf", "-inf") else number
 
 
+def _values(column: Any) -> Any:
+    """The values of a trace's column, which Plotly may have packed."""
+    import numpy as np
+
+    if isinstance(column, Mapping) and "bdata" in column:
+        return np.frombuffer(base64.b64decode(column["bdata"]), column["dtype"])
+    return column
+
+
 def _thin(data: list[dict[str, Any]], layout: Mapping[str, Any]) -> None:
     """Keep at most about MOST_POINTS points that stand for runs, spread over what each trace covers."""
-    points = [trace for trace in data if trace.get("customdata") and "lines" not in trace["mode"]]
+    points = [t for t in data if t.get("customdata") is not None and "lines" not in t["mode"]]
     total = sum(len(trace["customdata"]) for trace in points)
     if total <= MOST_POINTS:
         return
     for trace in points:
         count = len(trace["customdata"])
-        groups = _groups(trace, layout, max(2, round(count * MOST_POINTS / total)))
+        x, y = (_places(_values(trace[n]), layout, trace.get(f"{n}axis", n)) for n in ("x", "y"))
+        first, sizes = _groups(x, y, max(2, round(count * MOST_POINTS / total)))
         for holder in (trace, trace.get("marker", {})):
-            lists = {k: v for k, v in holder.items() if isinstance(v, list) and len(v) == count}
-            holder |= {name: [values[group[0]] for group in groups] for name, values in lists.items()}
+            columns = {name: _values(column) for name, column in holder.items()}
+            holder |= {name: [column[at] for at in first] for name, column in columns.items()
+                       if isinstance(column, list | tuple) or hasattr(column, "tolist")
+                       if len(column) == count}  # fmt: skip
         if "hovertext" in trace:
-            more = [f"<br>and {len(group) - 1} more here" if len(group) > 1 else "" for group in groups]
+            more = [f"<br>and {size - 1} more here" if size > 1 else "" for size in sizes]
             trace["hovertext"] = [a + b for a, b in zip(trace["hovertext"], more, strict=True)]
 
 
-def _groups(trace: Mapping[str, Any], layout: Mapping[str, Any], most: int) -> list[list[int]]:
-    """Points close to each other, in at most `most` groups: cells of a grid, coarser until there are few."""
-    places = [_places(trace[name], layout, trace.get(f"{name}axis", name)) for name in ("x", "y")]
+def _groups(x: Any, y: Any, most: int) -> tuple[list[int], list[int]]:
+    """Points close to each other, in at most `most` groups, as the first point of each and their number:
+    cells of a grid, coarser until there are few."""
+    import numpy as np
+
     cells = float(FINEST)
     while True:
-        groups: dict[tuple[int, int], list[int]] = {}
-        for at, (x, y) in enumerate(zip(*places, strict=True)):
-            groups.setdefault((int(x * cells), int(y * cells)), []).append(at)
-        if len(groups) <= most:
-            return list(groups.values())
+        cell = (x * cells).astype(int) * (FINEST + 1) + (y * cells).astype(int)
+        _, first, sizes = np.unique(cell, return_index=True, return_counts=True)
+        if len(first) <= most:
+            return first.tolist(), sizes.tolist()
         cells /= COARSER
 
 
-def _places(values: list[Any], layout: Mapping[str, Any], axis: str) -> list[float]:
+def _places(values: Any, layout: Mapping[str, Any], axis: str) -> Any:
     """Where the values lie between the least (0) and the greatest (1)."""
-    log = layout.get(f"{axis[0]}axis{axis[1:]}", {}).get("type") == "log"
-    shown = [0.0 if v is None else math.log(v) if log and v > 0 else float(v) for v in values]
-    low, high = min(shown), max(shown)
-    return [(value - low) / ((high - low) or 1.0) for value in shown]
+    import numpy as np
+
+    places = np.nan_to_num(np.array(values, dtype=np.float64))
+    if layout.get(f"{axis[0]}axis{axis[1:]}", {}).get("type") == "log":
+        places = np.log(np.where(places > 0, places, 1.0))
+    return (places - places.min()) / (np.ptp(places) or 1.0)
 
 
 def first_paint(content: Mapping[str, Any]) -> str:

@@ -98,15 +98,15 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
     nominal: dict[float, float] = {}
     methods = sorted(standard_methods(), key=list(METHODS).index)  # the first one is the usual one
 
-    def drawn(figure: Any, *, first: bool = False) -> dict[str, Any]:
+    def as_json(figure: Any, *, first: bool = False) -> dict[str, Any]:
         content = drawings.plain(figure, nominal)
         return content | {"svg": drawings.first_paint(content)} if first else content
 
     names = family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
-    shown = {"best": figures.best_losses(frame), "measured": figures.measured(frame)}
+    pictures = {"best": figures.best_losses(frame), "measured": figures.measured(frame)}
     report("figures of the runs", {
         "methods": {name: METHODS[name].label for name in methods},
-        "figures": {name: drawn(figure, first=True) for name, figure in shown.items()},
+        "figures": {name: as_json(figure, first=True) for name, figure in pictures.items()},
     })  # fmt: skip
 
     laws: dict[str, dict[str, Any]] = {method: {} for method in methods}
@@ -116,17 +116,18 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
             laws[method][name] = law
             for row in summary["laws"][method].get("minima", ()):
                 nominal[row["flops"]] = row["nominal"]
-        last = name == names[-1]
-        shown = {f"frontier/{method}": figures.frontier(of) for method, of in laws.items() if of}
-        if laws.get("isoflop"):
-            shown["isoflop"] = figures.isoflop(laws["isoflop"])
-        if laws.get("surface") and last:
-            shown["residuals"] = figures.surface_residuals(laws["surface"])
-        opening = ("isoflop", "residuals", f"frontier/{methods[0]}")  # what a view opens with
-        report(f"laws of {name or 'all runs'}", {
-            "families": {name: summary},
-            "figures": {n: drawn(figure, first=last and n in opening) for n, figure in shown.items()},
-        })  # fmt: skip
+        report(f"laws of {name or 'all runs'}", {"families": {name: summary}})
+    pictures = {
+        f"frontier/{method}": figures.frontier(of_method) for method, of_method in laws.items() if of_method
+    }
+    if laws.get("isoflop"):
+        pictures["isoflop"] = figures.isoflop(laws["isoflop"])
+    if laws.get("surface"):
+        pictures["residuals"] = figures.surface_residuals(laws["surface"])
+    opening = ("isoflop", "residuals", f"frontier/{methods[0]}")  # what a view opens with
+    report("figures of the laws", {
+        "figures": {name: as_json(figure, first=name in opening) for name, figure in pictures.items()},
+    })  # fmt: skip
 
     fitted = [law for of_method in laws.values() for law in of_method.values()]
     if fitted:
@@ -146,7 +147,8 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
             continue
         first = reference == comparable[0]
         report(f"comparison over {reference}", {
-            "compare": {reference: summary}, "figures": {f"compare/{reference}": drawn(picture, first=first)},
+            "compare": {reference: summary},
+            "figures": {f"compare/{reference}": as_json(picture, first=first)},
         })  # fmt: skip
 
     for name in names:
@@ -163,7 +165,7 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
                 "verdict": diagnosis.verdict,
                 "checks": records(diagnosis.table, 4),
                 "variants": records(diagnosis.variants, 5),
-                "figure": drawn(diagnosis.plot()),
+                "figure": as_json(diagnosis.plot()),
             }
         if checked:
             report(f"checks of {name or 'all runs'}", {"health": {name: checked}})

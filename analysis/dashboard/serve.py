@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -82,7 +83,7 @@ def serve(
             "token: give at least 8 letters, digits or characters of . _ ~ -, or none and one is made"
         )
     if token is None and not security.is_loopback(host):
-        token = security.new_token()
+        token = secrets.token_urlsafe(24)
     opened = listen(host, port)
     cache = cache_folder(spec)
     state = State(spec, cache, files=tuple(files), bootstrap=bootstrap)

@@ -165,12 +165,7 @@ class Reader:
             return
         curve = columns_of(next(self.source.curves(rows.tail(1))))
         row = rows.iloc[-1]
-        yield {
-            "curve": curve,
-            "story": self.source.story(row),
-            "texts": self.source.texts(row),
-            "end": True,
-        }
+        yield {"curve": curve, "story": self.source.story(row), "texts": self.source.texts(row), "end": True}
 
 
 def with_keys(rows: pd.DataFrame) -> pd.DataFrame:

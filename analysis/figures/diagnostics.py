@@ -124,9 +124,8 @@ def draws_table(diagnosis: Diagnosis) -> pd.DataFrame:
     if last < 2:
         raise UserError("the law has no resamples to draw; fit it with bootstrap > 0")
     thetas = law.thetas[: min(last, 1 + MOST_DRAWS)]
-    return pd.DataFrame(thetas, columns=list(SYMBOLS)).assign(
-        kind=["estimate", *["resample"] * (len(thetas) - 1)]
-    )
+    kinds = ["estimate", *["resample"] * (len(thetas) - 1)]
+    return pd.DataFrame(thetas, columns=list(SYMBOLS)).assign(kind=kinds)
 
 
 def draws(diagnosis: Diagnosis) -> go.Figure:
@@ -151,9 +150,7 @@ def draws(diagnosis: Diagnosis) -> go.Figure:
         y_axis = {"title_text": y} if y == "E" else axes.log_axis(y, table[y], number_text)
         parts.add(figure, dots, panel, x={"title_text": x}, y=y_axis)
     parts.level_line(figure, float(law.runs["loss"].min()), "dot", len(PAIRS))
-    caption = (
-        "Diamond: the estimate. Dots: resamples. Dotted: the lowest loss; E above it means a wrong form."
-    )
+    caption = "Diamond: the estimate. Dots: resamples. Dotted: the lowest loss; E above it: a wrong form."
     provenance = parts.law_provenance([law])
     parts.finish(figure, "draws", "Resamples of the parameters", caption, provenance, of=law.family)
     return figure.update_layout(margin={"l": 100})

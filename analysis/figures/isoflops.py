@@ -99,9 +99,7 @@ def isoflop(laws: IsoflopLaw | Mapping[str, IsoflopLaw], *, own_scale: bool = Fa
         ". Dashed: through the minima.": True,
         " Hollow and dotted: budget without a usable minimum.": (together["status"] != parts.BRACKETED).any(),
     }  # fmt: skip
-    caption = (
-        f"Circles: runs. Curves: fitted parabolas. Diamonds: their minima with {law.level:.0%} intervals"
-    )
+    caption = f"Circles: runs. Curves: fitted parabolas. Diamonds: minima with {law.level:.0%} intervals"
     caption += "".join(note for note, applies in notes.items() if applies)
     provenance = parts.law_provenance(by_name.values())
     return parts.finish(

@@ -55,8 +55,10 @@ def compare(comparison: Comparison) -> go.Figure:
     curves = curves[curves["at_loss"].between(min(inside) - pad, max(inside) + pad)]
     on_axis = pd.concat([points, curves])
     least, most = on_axis["multiplier"].min() / NEAR, on_axis["multiplier"].max() * NEAR
-    ends = [float(end) for end in [*on_axis["low"], *on_axis["high"]] if not is_missing(end)]
-    values = [1.0, *on_axis["multiplier"], *(end for end in ends if least <= end <= most)]
+    near = [
+        end for end in (*on_axis["low"], *on_axis["high"]) if not is_missing(end) and least <= end <= most
+    ]
+    values = [1.0, *on_axis["multiplier"], *map(float, near)]
     y_axis = axes.log_axis(f"Compute over {reference} at equal loss (×)", values, number_text, room=8)
     # lower is better: to the right, on the side of the larger budgets in the other figures
     x_axis: dict[str, Any] = {
@@ -70,9 +72,8 @@ def compare(comparison: Comparison) -> go.Figure:
         style, owner = theme.family_style(family), parts.belongs(family)
         parts.legend_entry(figure, style, dash="solid", family=family)
         curve, own = (part[part["family"] == family] for part in (curves, points))
-        traces += parts.band(
-            curve["at_loss"], curve["low"], curve["high"], limits, style.colour, family=family
-        )
+        ends = curve["low"], curve["high"]
+        traces += parts.band(curve["at_loss"], *ends, limits, style.colour, family=family)
         stretch = (curve["extrapolated"] != curve["extrapolated"].shift()).cumsum()
         pieces = [piece for _, piece in curve.groupby(stretch)]
         for piece, after in zip(pieces, [*pieces[1:], curve.iloc[:0]], strict=True):
@@ -84,9 +85,8 @@ def compare(comparison: Comparison) -> go.Figure:
             traces.append(parts.scatter("line", *place, text=texts, line=look, family=family))
         place = own["at_loss"], own["multiplier"]
         if not len(curve):
-            traces += parts.intervals(
-                "y", *place, own["low"], own["high"], limits, style.colour, family=family
-            )
+            ends = own["low"], own["high"]
+            traces += parts.intervals("y", *place, *ends, limits, style.colour, family=family)
         mark = (style.colour, parts.hollow(style.symbol, own["extrapolated"]), 10)
         texts = [_text(row) for row in own.to_dict("records")]
         traces.append(parts.scatter("points", *place, text=texts, mark=mark, family=family))

@@ -103,9 +103,8 @@ def panels(
     height = rows * row_px + (rows - 1) * gap
     cells: list[Any] = [{}] * count + [None] * (rows * columns - count)
     specs = [cells[row * columns :][:columns] for row in range(rows)]
-    figure = make_subplots(
-        rows, columns, specs=specs, horizontal_spacing=apart, vertical_spacing=gap / height
-    )
+    spacing = {"horizontal_spacing": apart, "vertical_spacing": gap / height}
+    figure = make_subplots(rows, columns, specs=specs, **spacing)
     for panel, (text, owner) in enumerate(titles, start=1):
         note(
             figure, panel, text, 0, 1, owner, domain="xy", xanchor="left", yanchor="bottom", yshift=4,
@@ -243,8 +242,10 @@ def run_points(
     runs: pd.DataFrame, x: str, y: str, mark: Mark, *, at: str = "flops",
     more: Callable[[Mapping[str, Any]], str] = lambda run: "", **owner: Any,
 ) -> go.Scatter:  # fmt: skip
-    """Column `y` of runs over column `x`; the pointer shows each run, its FLOPs (column `at`), and `more`."""
-    texts = [run_text(run, run[at]) + more(run) for run in runs.to_dict("records")]
+    """Column `y` of runs over column `x`; the pointer shows each run, its FLOPs (column `at`), and `more`,
+    which may read `y` too."""
+    names = {"label", "loss", "loss_se", "params", "tokens", at, y} & set(runs.columns)
+    texts = [run_text(run, run[at]) + more(run) for run in runs[sorted(names)].to_dict("records")]
     return scatter("points", runs[x], runs[y], mark=mark, keys=runs, text=texts, **owner)
 
 
@@ -376,7 +377,8 @@ def with_labels(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with a column label: size, seed if there are several, and the start of the key."""
     several = "seed" in runs.columns and runs["seed"].nunique() > 1
     labels = []
-    for row in runs.to_dict("records"):
+    named = runs.reindex(columns=["size", "seed", "key"])
+    for row in named.to_dict("records"):
         words = [str(row["size"])] if not is_missing(row.get("size")) else []
         words += [f"seed {row['seed']}"] if several else []
         words += [str(row["key"])[:8]] if not is_missing(row.get("key")) else []

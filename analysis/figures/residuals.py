@@ -71,22 +71,20 @@ def surface_residuals(laws: SurfaceLaw | Mapping[str, SurfaceLaw]) -> go.Figure:
                 table, x, "residual_percent", family=family,
                 mark=(style.colour, parts.hollow(style.symbol, table["outlier"]), 8),
                 more=lambda run: (
-                    f"<br>predicted {run['predicted']:.4f}, off by {run['residual_percent']:+.2f}%"
+                    f"<br>predicted {run['loss'] * math.exp(-run['residual_percent'] / 100):.4f}, "
+                    f"off by {run['residual_percent']:+.2f}%"
                 ),
             ).update(marker_opacity=0.8)  # fmt: skip
             parts.add(figure, [points], panel, x=x_axis, y=y_axis | {"range": [-reach, reach]})
             for row in table[table["outlier"]].to_dict("records"):
+                place = math.log10(row[x]), row["residual_percent"]
                 label, owner = parts.safe(row["label"]), parts.belongs(family)
-                parts.note(
-                    figure, panel, label, math.log10(row[x]), row["residual_percent"], owner, yshift=12
-                )
+                parts.note(figure, panel, label, *place, owner, yshift=12)
         for height, dash in ((0.0, "solid"), *((height, "dot") for height in heights)):
             parts.level_line(figure, height, dash, panel)
-    caption = "Points: runs."
-    if deltas:
-        caption += f" Dotted: delta of the robust fit ({', '.join(f'{delta:g}' for delta in deltas)}%)."
-    if together["outlier"].any():
-        caption += " Named and hollow: outliers."
+    percents = ", ".join(f"{delta:g}" for delta in deltas)
+    caption = "Points: runs." + (f" Dotted: delta of the robust fit ({percents}%)." if deltas else "")
+    caption += " Named and hollow: outliers." if together["outlier"].any() else ""
     provenance = parts.law_provenance(by_name.values())
     return parts.finish(
         figure, "surface_residuals", "Residuals of the loss surface", caption, provenance,

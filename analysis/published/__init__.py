@@ -93,12 +93,7 @@ _TABLES = {
         "all that were read, unique_tokens those of the text; the column excluded marks the 114 runs "
         "(outliers, seeds, further epochs) that are not in the published fit, and fits obey it; "
         "flops = 6 params tokens",
-        constants={
-            "family": "ar",
-            "flop_convention": "6nd",
-            "corpus": "C4",
-            "tokenizer": "GPT-2",
-        },
+        constants={"family": "ar", "flop_convention": "6nd", "corpus": "C4", "tokenizer": "GPT-2"},
     ),
     "chao2026": PublishedTable(
         name="chao2026",

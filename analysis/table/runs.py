@@ -17,14 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
-from analysis.table.columns import (
-    KEY_TAG,
-    REQUIRED,
-    RUN_COLUMNS,
-    TRAIN_LOSS,
-    refuse_repeated_columns,
-    typed,
-)
+from analysis.table.columns import KEY_TAG, REQUIRED, RUN_COLUMNS, TRAIN_LOSS, refuse_repeated_columns, typed
 from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
 from analysis.text import printable, without_secrets
 

@@ -1,4 +1,4 @@
-"""Reading what a user wrote: patterns of files, suffixes and options of a name."""
+"""The name of a corpus as the user wrote it: its files, suffixes and options."""
 
 import contextlib
 import glob

@@ -101,7 +101,8 @@ class Doubled:
         length = key.shape[2] // 2
         both = query.shape[2] > length
         noisy, clean = [], []
-        group = self._group(length)
+        blocks = max(1, round(GROUP / self.block_size))  # whole ones, about GROUP tokens
+        group = min(length, self.block_size * blocks)
         for start in range(0, length, group):
             end = min(start + group, length)
             own, visible = slice(start, end), slice(length, length + end)
@@ -122,10 +123,6 @@ class Doubled:
         run = _compiled_flex() if query.device.type == "cuda" else flex_attention
         mask = _flex_mask(self, query.shape[2], key.shape[2], str(query.device))
         return run(query, key, value, block_mask=mask)
-
-    def _group(self, length: int) -> int:
-        """Queries a call: whole blocks, about GROUP tokens."""
-        return min(length, self.block_size * max(1, round(GROUP / self.block_size)))
 
 
 FULL, CAUSAL = Full(), Causal()

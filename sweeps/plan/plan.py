@@ -218,12 +218,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
 
 
 def make_plan(
-    config: SweepConfig,
-    data: DataFacts,
-    families: Sequence[str],
-    *,
-    past: Iterable[Run] = (),
-    kind: str = "",
+    config: SweepConfig, data: DataFacts, families: Sequence[str], *, past: Iterable[Run] = (), kind: str = ""
 ) -> Plan:
     """The whole plan. `past`: the ledger's runs, with their states and times.
 

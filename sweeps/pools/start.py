@@ -7,10 +7,7 @@ from importlib import import_module
 from scaling.errors import UserError
 from sweeps.pools.base import Pool, PoolOptions
 
-POOLS = {
-    "ray": "sweeps.pools.ray.pool:RayPool",
-    "local": "sweeps.pools.processes:ProcessPool",
-}
+POOLS = {"ray": "sweeps.pools.ray.pool:RayPool", "local": "sweeps.pools.processes:ProcessPool"}
 """Name, as `--pool` takes it, and class. `ray`: any Ray cluster, by default one started on this machine."""
 
 

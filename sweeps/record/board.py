@@ -133,12 +133,7 @@ def read_status(store: Tags, sweep: str) -> tuple[list[Run], float]:
 
 
 def ask(
-    store: Tags,
-    action: str,
-    families: Sequence[str],
-    keys: Sequence[str],
-    *,
-    patience_s: float = ANSWER_S,
+    store: Tags, action: str, families: Sequence[str], keys: Sequence[str], *, patience_s: float = ANSWER_S
 ) -> str:
     """Leave a request and wait for its answer. Returns what was done, or that there is no answer yet."""
     assert action in ACTIONS, "the command line offers no other"

@@ -120,12 +120,7 @@ def spec_of(folder: Path, sweep: str, families: list[str] | None = None) -> dict
 
 
 def show(
-    sweep: str | None,
-    config: Path | None,
-    families: Sequence[str],
-    store: str | None,
-    out: Path,
-    **how: Any,
+    sweep: str | None, config: Path | None, families: Sequence[str], store: str | None, out: Path, **how: Any
 ) -> None:
     """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
     from analysis.dashboard import sources

@@ -24,12 +24,7 @@ def transform(case: Case) -> Got:
     vocab = case["params"]["V"]
     alpha, noise, slope = to_discrete(inputs(case)["gamma"], vocab)
     share = (vocab - 1) / vocab
-    return {
-        "pt": alpha + noise / vocab,
-        "dpt_dgamma": share * slope,
-        "alpha": alpha,
-        "dalpha_dgamma": slope,
-    }
+    return {"pt": alpha + noise / vocab, "dpt_dgamma": share * slope, "alpha": alpha, "dalpha_dgamma": slope}
 
 
 def transform_over_time(case: Case) -> Got:

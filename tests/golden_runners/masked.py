@@ -79,9 +79,7 @@ def masked_score_entropy(case: Case) -> Got:
 def masked_from_uniforms(case: Case) -> Got:
     params, given = case["params"], inputs(case)
     family = masked(
-        case,
-        schedule_eps=params["eps"],
-        objective="low_variance" if params["low_var"] else "nelbo",
+        case, schedule_eps=params["eps"], objective="low_variance" if params["low_var"] else "nelbo"
     )
     uniforms = one_per_slice(given["u_t"]) if params["antithetic"] else given["u_t"]
     t = noise_times(uniforms, params["sampling_eps"])

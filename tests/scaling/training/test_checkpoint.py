@@ -99,9 +99,7 @@ def test_the_newest_intact_one_of_any_attempt_is_found(tmp_path: Path) -> None:
             newest = (first if expected < 5 else second) / f"checkpoint-{expected:010d}.pt"
 
 
-def test_a_later_attempt_leaves_no_more_checkpoints_than_an_undisturbed_run(
-    tmp_path: Path,
-) -> None:
+def test_a_later_attempt_leaves_no_more_checkpoints_than_an_undisturbed_run(tmp_path: Path) -> None:
     """Those beyond the step it continued from are damaged, or of a node that was taken for dead."""
     first, second, third = (tmp_path / f"attempt-00{number}" for number in (1, 2, 3))
     for folder in (first, second, third):

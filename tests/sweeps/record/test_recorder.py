@@ -203,8 +203,7 @@ def test_what_a_later_attempt_does_again_is_not_sent_again(sweep):
 
 
 @pytest.mark.parametrize(
-    ("state", "status"),
-    [(State.DIVERGED, "FAILED"), (State.FAILED, "FAILED"), (State.CANCELLED, "KILLED")],
+    ("state", "status"), [(State.DIVERGED, "FAILED"), (State.FAILED, "FAILED"), (State.CANCELLED, "KILLED")]
 )
 def test_ends_that_are_not_finished(sweep, state, status):
     sweep.attempt("k", [1, 2, 3], state=state)

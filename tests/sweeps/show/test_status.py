@@ -10,8 +10,9 @@ from rich.console import Console
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.owner import Owner
 from sweeps.ledger.status import runs_with_progress
-from sweeps.ledger.types import State
-from sweeps.show.status import show
+from sweeps.ledger.types import Run, State
+from sweeps.show import status
+from sweeps.show.status import show, watch
 from tests.sweeps.simulation import entry
 
 NO_PROCESS = 2**22 + 1
@@ -54,3 +55,31 @@ def test_a_sweep_fits_eighty_columns_and_troubles_stand_below_the_table(tmp_path
     assert "2.5000 ± 0.0100" in table
     assert "a long reason" not in table
     assert "finished:" not in below
+
+
+def test_watching_without_a_terminal_prints_a_line_per_change_and_ends_with_the_sweep(capsys):
+    states = iter([State.PLANNED, State.RUNNING, State.RUNNING, State.FINISHED])
+
+    def read() -> list[Run]:
+        return [Run(key="a", family="uniform", state=next(states), attempt=1, changed=1)]
+
+    watch(read, "toy", every_s=0.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"sweep toy: 1 runs: 1 {state}" for state in ("planned", "running", "finished")]
+    assert next(states, None) is None
+
+
+def test_watching_on_a_terminal_ends_with_the_tables_of_all_runs(tmp_path, monkeypatch):
+    with Ledger(tmp_path / "ledger") as ledger:
+        ledger.register([entry("one")])
+        planned = runs_with_progress(ledger)
+        ledger.end(ledger.claim("one"), State.FINISHED, sentence="done", result={"bound": 2.5})
+        finished = runs_with_progress(ledger)
+    out = Console(file=io.StringIO(), width=80, height=3, force_terminal=True, color_system=None)
+    monkeypatch.setattr(status, "console", lambda: out)
+    views = iter([planned, finished])
+    watch(lambda: next(views), "toy", every_s=0.0)
+    text = out.file.getvalue()
+    assert "1 runs planned or finished; --all lists them" in text, "three lines have no room for the table"
+    assert text.rstrip().endswith("sweep toy: 1 runs: 1 finished")
+    assert "2.5000" in text

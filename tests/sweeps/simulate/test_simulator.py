@@ -149,11 +149,7 @@ def test_a_cap_of_flops_is_the_drivers_own():
         entries, parse_cluster("1xCPU"), seconds, caps=Caps(flops=8e9), spent=Spent(flops=1.5e9)
     )
     assert [stay.entry.key for stay in schedule.stays] == ["a", "c"], "b would be too much, c is not"
-    assert (schedule.not_started, schedule.stopped, schedule.ended_by) == (
-        1,
-        set(),
-        "the cap of 8.0e9 FLOPs",
-    )
+    assert (schedule.not_started, schedule.stopped, schedule.ended_by) == (1, set(), "the cap of 8.0e9 FLOPs")
 
 
 @given(
