@@ -11,12 +11,11 @@ largest budget. `docs/coverage.md` has the results. All numbers go to build/benc
 
 from __future__ import annotations
 
-import argparse
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -121,33 +120,17 @@ def estimates(law: Law, top: float) -> dict[str, Any]:
     return intervals
 
 
-def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for design_name in args.design:
-        design = DESIGNS[design_name]()
-        truth, top = design.truth(), design.top
-        for noise in NOISES:
-            for method in args.method:
-                yield {"design": design_name, "noise": noise, "method": method} | cover(
-                    design, truth, top, noise, METHODS[method], args
-                )
-
-
-def cover(
-    design: Design,
-    truth: dict[str, float],
-    top: float,
-    noise: float,
-    method: tuple[str, dict[str, Any]],
-    args: argparse.Namespace,
-) -> dict[str, Any]:
+def cover(design: Design, noise: float, method: str, sweeps: int, bootstrap: int) -> dict[str, Any]:
     """Share of the sweeps whose interval holds each true number, and the intervals' median width."""
+    truth, top = design.truth(), design.top
+    kind, settings = METHODS[method]
     held: dict[str, list[bool]] = {name: [] for name in ESTIMATED}
     width: dict[str, list[float]] = {name: [] for name in ESTIMATED}
     refused, started = 0, time.process_time()
-    for seed in range(args.sweeps):
+    for seed in range(sweeps):
         runs = design.sweep(noise, seed)
         try:
-            law = fit_law(runs, method[0], bootstrap=args.bootstrap, seed=seed, level=LEVEL, **method[1])
+            law = fit_law(runs, kind, bootstrap=bootstrap, seed=seed, level=LEVEL, **settings)
         except UserError:
             refused += 1
             continue
@@ -156,7 +139,7 @@ def cover(
             relative = name in ("N*", "loss")
             width[name].append((value.high - value.low) / (truth[name] if relative else 1.0))
     return {
-        "sweeps": args.sweeps,
+        "sweeps": sweeps,
         "refused": refused,
         "cpu_s": round(time.process_time() - started, 1),
         "coverage": {name: float(np.mean(of)) for name, of in held.items() if of},
@@ -176,10 +159,11 @@ def main() -> None:
     print(f"| design | noise | method | {' | '.join(ESTIMATED)} | refused |")
     print("|" + "---|" * (len(ESTIMATED) + 4))
     rows = []
-    for row in cells(args):
-        rows.append(row)
+    for design, noise, method in product(args.design, NOISES, args.method):
+        row = cover(DESIGNS[design](), noise, method, args.sweeps, args.bootstrap)
+        rows.append({"design": design, "noise": noise, "method": method, **row})
         shares = [f"{100 * row['coverage'][n]:.1f}" if n in row["coverage"] else "" for n in ESTIMATED]
-        words = [row["design"], f"{row['noise']:.1%}", row["method"], *shares, str(row["refused"])]
+        words = [design, f"{noise:.1%}", method, *shares, str(row["refused"])]
         print(f"| {' | '.join(words)} |", flush=True)
     save(args.out, rows)
 

@@ -25,39 +25,42 @@ import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 
-from benchmarks.generated_store import write_store
+from benchmarks import options, save
+from benchmarks.generated_store import FAMILIES, write_store
 
-FLOORS = {
-    "ready_s": 2.0,
-    "usable_s": 1.2,
-    "switch_ms": 250.0,
-    "server_mb": 250.0,
-    "export_mb": 6.0,
-    "export_usable_s": 1.2,
-    "report_mb": 6.0,
+FLOORS: dict[str, tuple[float, Callable[[dict[str, Any]], float]]] = {
+    "ready_s": (2.0, lambda results: results["ready_s"]),
+    "usable_s": (1.2, lambda results: max(page["usable_s"] for page in results["pages"].values())),
+    "switch_ms": (250.0, lambda results: max(one["shown_ms"] for one in results["switches"].values())),
+    "server_mb": (
+        250.0,
+        lambda results: sum(results["memory_mb"]["now"].get(name, 0.0) for name in ("server", "reader")),
+    ),
+    "export_mb": (6.0, lambda results: results["export"]["mb"]),
+    "export_usable_s": (1.2, lambda results: results["export"]["usable_s"]),
+    "report_mb": (6.0, lambda results: results["report"]["mb"]),
 }
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-)
+"""Limits, and the numbers that must stay below them."""
+SCALING = (sys.executable, "-P", "-m", "sweeps.cli")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+VIEWPORT = {"width": 1440, "height": 900}
 COUNTS = ("params_non_embedding|flops_exact", "params_total|flops_exact")
 """Ways to count whose laws are there when pages are measured; fitting the others goes on meanwhile."""
 SWITCHES = {
@@ -83,11 +86,11 @@ SWITCH = """async ([selector, value]) => {
 }"""
 
 
-def wait_for(what: Callable[[], Any], seconds: float) -> Any:
+def wait_for(check: Callable[[], Any], seconds: float) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with suppress(OSError):
-            if answer := what():
+            if answer := check():
                 return answer
         time.sleep(0.02)
     raise TimeoutError(f"not within {seconds} s")
@@ -112,16 +115,7 @@ def memory_mb(process: psutil.Process) -> dict[str, float]:
 def dashboard(store: str, cache: Path) -> Iterator[tuple[str, subprocess.Popen[str], float]]:
     started = time.monotonic()
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from sweeps.cli import main; main()",
-            "dashboard",
-            "--store",
-            store,
-            "--port",
-            "0",
-        ],
+        [*SCALING, "dashboard", "--store", store, "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"},
@@ -139,7 +133,7 @@ def dashboard(store: str, cache: Path) -> Iterator[tuple[str, subprocess.Popen[s
 
 def opened(browser: Any, address: str) -> tuple[float, float, Any]:
     """Seconds until usable and until drawn, and the page."""
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page = browser.new_page(viewport=VIEWPORT)
     started = time.monotonic()
     page.goto(address)
     page.wait_for_selector('.figure[data-shown="svg"]', timeout=60000)
@@ -148,19 +142,18 @@ def opened(browser: Any, address: str) -> tuple[float, float, Any]:
     return usable, time.monotonic() - started, page
 
 
-def measure_pages(browser: Any, address: str, rounds: int) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    for view in ("overview", "isoflop"):
-        times = []
-        for _ in range(rounds):
-            usable, drawn, page = opened(browser, f"{address}#/{view}")
-            page.close()
-            times.append((usable, drawn))
-        results[view] = {
-            "usable_s": statistics.median(t[0] for t in times),
-            "drawn_s": statistics.median(t[1] for t in times),
-        }
-    return results
+def medians(rows: Iterable[Sequence[float]], *names: str) -> dict[str, float]:
+    """Of each column, by its name."""
+    return {name: median(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def measure_openings(browser: Any, address: str, rounds: int) -> dict[str, float]:
+    times = []
+    for _ in range(rounds):
+        *seconds, page = opened(browser, address)
+        page.close()
+        times.append(seconds)
+    return medians(times, "usable_s", "drawn_s")
 
 
 def measure_switches(browser: Any, address: str, rounds: int) -> dict[str, Any]:
@@ -176,13 +169,7 @@ def measure_switches(browser: Any, address: str, rounds: int) -> dict[str, Any]:
         page.select_option("#pick-params", "params_non_embedding")
         page.wait_for_timeout(1500)
     page.close()
-    return {
-        name: {
-            "shown_ms": statistics.median(t[0] for t in rounds_of),
-            "drawn_ms": statistics.median(t[1] for t in rounds_of),
-        }
-        for name, rounds_of in times.items()
-    }
+    return {name: medians(rows, "shown_ms", "drawn_ms") for name, rows in times.items()}
 
 
 def measure_export(browser: Any, address: str, path: Path, rounds: int) -> dict[str, float]:
@@ -191,20 +178,14 @@ def measure_export(browser: Any, address: str, path: Path, rounds: int) -> dict[
         started = time.monotonic()
         path.write_bytes(fetch(f"{address}export.html?start=%23/isoflop"))
         written.append(time.monotonic() - started)
-    openings = [opened(browser, f"file://{path}") for _ in range(rounds)]
-    return {
-        "mb": path.stat().st_size / 1e6,
-        "first_written_s": written[0],
-        "written_s": written[1],
-        "usable_s": statistics.median(f[0] for f in openings),
-        "drawn_s": statistics.median(f[1] for f in openings),
-    }
+    times = {"first_written_s": written[0], "written_s": written[1]}
+    return {"mb": path.stat().st_size / 1e6, **times, **measure_openings(browser, f"file://{path}", rounds)}
 
 
 def measure_report(store: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, "-P", "-c", "from sweeps.cli import main; main()", "report", "--store", store]
+    command = [*SCALING, "report", "--store", store, "--out", str(folder)]
     started = time.monotonic()
-    subprocess.run([*command, "--out", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     took = time.monotonic() - started
     (path,) = folder.glob("*/report.html")
     return {"mb": path.stat().st_size / 1e6, "written_s": took}
@@ -214,19 +195,9 @@ def measure_mlflow(browser: Any, store: str, folder: Path) -> dict[str, Any]:
     port = 5000 + os.getpid() % 900
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "DO_NOT_TRACK": "true"}
     with (folder / "mlflow.log").open("w") as log:
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--backend-store-uri",
-                store,
-                "--port",
-                str(port),
-                "--workers",
-                "1",
-            ],
+            [*command, "--port", str(port), "--workers", "1"],
             env=environment,
             stdout=log,
             stderr=log,
@@ -235,20 +206,16 @@ def measure_mlflow(browser: Any, store: str, folder: Path) -> dict[str, Any]:
     try:
         address = f"http://127.0.0.1:{port}"
         wait_for(lambda: fetch(f"{address}/health"), 120)
-        times = []
+        name, times = re.compile(rf"^({'|'.join(FAMILIES)})-\d{{5}}$"), []
         for _ in range(3):
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page = browser.new_page(viewport=VIEWPORT)
             started = time.monotonic()
             page.goto(f"{address}/#/experiments/1/runs")
-            page.get_by_text(
-                re.compile(r"^(ar|masked|uniform|esoteric|hybrid|block|gaussian)-\d{5}$")
-            ).first.wait_for(timeout=120000)
+            page.get_by_text(name).first.wait_for(timeout=120000)
             times.append(time.monotonic() - started)
             page.close()
-        return {
-            "list_s": statistics.median(times),
-            "memory_mb": sum(memory_mb(psutil.Process(process.pid)).values()),
-        }
+        memory = sum(memory_mb(psutil.Process(process.pid)).values())
+        return {"list_s": median(times), "memory_mb": memory}
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, 15)
@@ -276,9 +243,12 @@ def measure(arguments: argparse.Namespace, chromium: str, folder: Path) -> dict[
         wait_for(fitted, 1800)
         results["laws_of_two_counts_s"] = time.monotonic() - started
         time.sleep(8)  # the fitting process ends when it has nothing to do
-        browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         results["memory_mb"] = {"now": memory_mb(server), "most": most}
-        results["pages"] = measure_pages(browser, address, arguments.rounds)
+        results["pages"] = {
+            view: measure_openings(browser, f"{address}#/{view}", arguments.rounds)
+            for view in ("overview", "isoflop")
+        }
         results["switches"] = measure_switches(browser, address, arguments.rounds)
         results["export"] = measure_export(browser, address, folder / "export.html", arguments.rounds)
         if not arguments.no_mlflow:
@@ -288,26 +258,8 @@ def measure(arguments: argparse.Namespace, chromium: str, folder: Path) -> dict[
     return results
 
 
-def missed(results: dict[str, Any]) -> list[str]:
-    """Floors that were missed, in words."""
-    values = {
-        "ready_s": results["ready_s"],
-        "usable_s": max(page["usable_s"] for page in results["pages"].values()),
-        "switch_ms": max(switch["shown_ms"] for switch in results["switches"].values()),
-        "server_mb": sum(results["memory_mb"]["now"].get(name, 0.0) for name in ("server", "reader")),
-        "export_mb": results["export"]["mb"],
-        "export_usable_s": results["export"]["usable_s"],
-        "report_mb": results["report"]["mb"],
-    }
-    return [
-        f"{name}: {value:.3g}, wanted below {FLOORS[name]:g}"
-        for name, value in values.items()
-        if value >= FLOORS[name]
-    ]
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = options(__doc__, "dashboard")
     parser.add_argument("--runs", type=int, default=10000)
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
@@ -315,22 +267,21 @@ def main() -> int:
     parser.add_argument("--no-mlflow", action="store_true")
     arguments = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        chromium = None
-    if chromium is None:
+    if chromium is None or find_spec("playwright") is None:
         print("dashboard: not measured, it needs Chromium and playwright (pip install -e '.[dev]')")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         results = measure(arguments, chromium, Path(folder))
-    path = Path("build/benchmarks/dashboard.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
-    problems = missed(results)
-    print("\n".join(f"missed: {problem}" for problem in problems) or "every floor is reached")
-    return 1 if problems else 0
+    save(arguments.out, results)
+    values = {name: (value_of(results), limit) for name, (limit, value_of) in FLOORS.items()}
+    problems = [
+        f"missed: {name}: {value:.3g}, wanted below {limit:g}"
+        for name, (value, limit) in values.items()
+        if value >= limit
+    ]
+    print("\n".join(problems) or "every floor is reached")
+    return int(bool(problems))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks import options, save
+from benchmarks import options, save, train_once
+from scaling.data import prepare
+from scaling.ladder import Size
+from scaling.spec import EvaluationSpec, OptimizerSpec
 
 SOURCES = {
     "Markov, order 2": "synthetic:markov?order=2&vocab=16&seed=1",
@@ -41,37 +44,29 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Labels, families and options."""
 CONTEXT_LENGTH = 32
 BATCH_SIZE = 32
+SIZE = Size(name="small", hidden=48, num_layers=2, num_heads=4, cond_dim=8, time_features=16)
 
 
 def gap(label: str, source: str, steps: int) -> dict[str, Any]:
     """Train one family on one source; entropy, bound and its standard error in nats per token."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    from scaling.data import prepare
-    from scaling.ladder import Size
-    from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-    from scaling.training import train
-
-    torch.set_num_threads(1)
     family, options = VARIANTS[label]
     with tempfile.TemporaryDirectory() as scratch:
-        data = prepare(SOURCES[source], "ids", Path(scratch) / "data")
-        spec = RunSpec(
+        data = prepare(SOURCES[source], "ids", Path(scratch))
+        result = train_once(
+            data,
+            CONTEXT_LENGTH,
             family=family,
             family_options=options,
-            size=Size(name="small", hidden=48, num_layers=2, num_heads=4, cond_dim=8, time_features=16),
+            size=SIZE,
             budget=1e12,
             sequences=BATCH_SIZE * steps,
             batch_size=BATCH_SIZE,
-            data=DataSpec.of(data, CONTEXT_LENGTH),
             optimizer=OptimizerSpec(learning_rate=4e-3, warmup_steps=50, weight_decay=0.0),
             evaluation=EvaluationSpec(sequences=1024, noise_levels=8),
         )
-        result = train(spec, data, Path(scratch) / "run", log=lambda record: None)
-        entropy = data.entropy_per_token(CONTEXT_LENGTH)
-    assert result.bound is not None, result.sentence
+    entropy = data.entropy_per_token(CONTEXT_LENGTH)
     assert entropy is not None, "a synthetic source knows its entropy"
+    assert result.bound is not None, "or an error was raised"
     return {
         "label": label,
         "source": source,
@@ -81,22 +76,6 @@ def gap(label: str, source: str, steps: int) -> dict[str, Any]:
         "gap": result.bound - entropy,
         "train_s": result.train_s,
     }
-
-
-def show(results: list[dict[str, Any]]) -> str:
-    """One row per family, one column per source: gap and its standard error in nats per token."""
-    entropies = {one["source"]: one["entropy"] for one in results}
-    heads = [f"{source} (entropy {value:.3f})" for source, value in entropies.items()]
-    lines = ["| family | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for label in dict.fromkeys(one["label"] for one in results):
-        cells = [
-            f"{one['gap']:+.3f} ± {one['se']:.3f}"
-            for source in entropies
-            for one in results
-            if (one["label"], one["source"]) == (label, source)
-        ]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -109,17 +88,22 @@ def main() -> None:
     pairs = [(label, source) for label in labels for source in SOURCES]
     with ProcessPoolExecutor(arguments.jobs) as pool:
         waiting = [pool.submit(gap, label, source, arguments.steps) for label, source in pairs]
-        results = []
-        for number, one in enumerate(waiting, 1):
-            results.append(one.result())
-            last = results[-1]
+        results: list[dict[str, Any]] = []
+        for number, future in enumerate(waiting, 1):
+            results.append(last := future.result())
             print(
                 f"{number} of {len(waiting)}: {last['label']} on {last['source']}: "
                 f"bound {last['bound']:.4f}, entropy {last['entropy']:.4f}, {last['train_s']:.0f} s",
                 flush=True,
             )
     save(arguments.out, results)
-    print(show(results))
+    entropies = {one["source"]: one["entropy"] for one in results}
+    # one row per family, one column per source: gap and its standard error in nats per token
+    heads = [f"{source} (entropy {entropy:.3f})" for source, entropy in entropies.items()]
+    print("| family | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|", sep="\n")
+    for label in labels:
+        cells = [f"{one['gap']:+.3f} ± {one['se']:.3f}" for one in results if one["label"] == label]
+        print(f"| {label} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -33,55 +33,48 @@ def made_up_runs(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     budgets, spans = np.geomspace(1e18, 3e21, 12), np.geomspace(0.15, 7, 17)
     for number in range(count):
-        family = list(FAMILIES)[number % 7]
+        family, size = list(FAMILIES)[number % 7], number // 84 % 17
         budget = float(budgets[number // 7 % 12])
-        size = number // 84 % 17
-        yield _run(rng, family, budget, size, float(spans[size]), number)
-
-
-def _run(
-    rng: np.random.Generator, family: str, budget: float, size: int, span: float, number: int
-) -> dict[str, Any]:
-    E, A, B = FAMILIES[family]
-    params = round(0.09 * budget**0.5 * span)
-    tokens = round(budget / 6 / params)
-    loss = (E + A / params**0.34 + B / tokens**0.28) * math.exp(rng.normal(0, NOISE))
-    diverged = rng.random() < 0.01
-    row = {
-        "sweep": "generated",
-        "family": family,
-        "size": f"s{size:02d}",
-        "key": f"{number:016x}",
-        "seed": number // 1428 + 1,
-        "status": "diverged" if diverged else "finished",
-        "budget": budget,
-        "flop_convention": "exact",
-        "flops": budget,
-        "flops_exact": budget,
-        "flops_6nd": budget * 0.93,
-        "flops_sahoo2026": budget * 0.96,
-        "params": params,
-        "params_total": params * 1.12,
-        "params_non_embedding": params,
-        "params_body": params * 0.91,
-        "tokens": tokens,
-        "bound": "exact" if family == "ar" else "upper",
-        "objective": "nelbo",
-        "context_length": 2048,
-        "batch_size": 256,
-        "steps": max(1, tokens // 524288),
-        "learning_rate": 0.001,
-        "vocab_size": 32000,
-        "corpus": "made up",
-        "tokenizer": "made up",
-        "data_fingerprint": "0" * 16,
-        "wall_s": budget / 1e15,
-        "tokens_per_s": 1e6,
-        "device": "made up",
-        "host": f"node{number % 16:02d}",
-    }
-    measured = {"loss": loss, "loss_se": 0.002, "bits_per_byte": loss * BITS}
-    return row if diverged else row | measured
+        E, A, B = FAMILIES[family]
+        params = round(0.09 * budget**0.5 * float(spans[size]))
+        tokens = round(budget / 6 / params)
+        loss = (E + A / params**0.34 + B / tokens**0.28) * math.exp(rng.normal(0, NOISE))
+        diverged = rng.random() < 0.01
+        row = {
+            "sweep": "generated",
+            "family": family,
+            "size": f"s{size:02d}",
+            "key": f"{number:016x}",
+            "seed": number // 1428 + 1,
+            "status": "diverged" if diverged else "finished",
+            "budget": budget,
+            "flop_convention": "exact",
+            "flops": budget,
+            "flops_exact": budget,
+            "flops_6nd": budget * 0.93,
+            "flops_sahoo2026": budget * 0.96,
+            "params": params,
+            "params_total": params * 1.12,
+            "params_non_embedding": params,
+            "params_body": params * 0.91,
+            "tokens": tokens,
+            "bound": "exact" if family == "ar" else "upper",
+            "objective": "nelbo",
+            "context_length": 2048,
+            "batch_size": 256,
+            "steps": max(1, tokens // 524288),
+            "learning_rate": 0.001,
+            "vocab_size": 32000,
+            "corpus": "made up",
+            "tokenizer": "made up",
+            "data_fingerprint": "0" * 16,
+            "wall_s": budget / 1e15,
+            "tokens_per_s": 1e6,
+            "device": "made up",
+            "host": f"node{number % 16:02d}",
+        }
+        measured = {"loss": loss, "loss_se": 0.002, "bits_per_byte": loss * BITS}
+        yield row if diverged else row | measured
 
 
 def write_store(path: Path, runs: int, points: int) -> str:
@@ -100,8 +93,8 @@ def write_store(path: Path, runs: int, points: int) -> str:
     return uri
 
 
-def add_run(db: sqlite3.Connection, experiment: int, row: dict[str, Any], number: int, points: int) -> str:
-    """One run with its texts, last metrics and curve; its id."""
+def add_run(db: sqlite3.Connection, experiment: int, row: dict[str, Any], number: int, points: int) -> None:
+    """One run with its texts, last metrics and curve."""
     run_id, at = uuid.UUID(int=number + 1).hex, STARTED_MS + 1000 * number
     params, tags, metrics = to_mlflow(row)
     tags["mlflow.runName"] = f"{row['family']}-{number:05d}"
@@ -116,17 +109,11 @@ def add_run(db: sqlite3.Connection, experiment: int, row: dict[str, Any], number
         rows = [(run_id, name, value) for name, value in texts.items()]
         db.executemany(f"INSERT INTO {table} (run_uuid, key, value) VALUES (?,?,?)", rows)
     last = [(run_id, name, value, at, 0, 0) for name, value in metrics.items()]
-    insert = "INSERT INTO {} (run_uuid, key, value, timestamp, step, is_nan) VALUES (?,?,?,?,?,?)"
-    db.executemany(insert.format("latest_metrics"), last)
-    db.executemany(insert.format("metrics"), [*last, *_curve(run_id, row, at, points)])
-    return run_id
-
-
-def _curve(run_id: str, row: dict[str, Any], at: int, points: int) -> list[tuple[Any, ...]]:
-    steps = max(1, int(row["steps"]))
-    end = float(row.get("loss") or 3.0)
+    steps, end = max(1, int(row["steps"])), float(row.get("loss") or 3.0)
     curve = []
     for n in range(points):
         loss, step = end + 4.0 * math.exp(-6.0 * (n + 1) / points), max(1, steps * (n + 1) // points) + n
         curve.append((run_id, TRAIN_LOSS, loss, at + n, step, 0))
-    return curve
+    insert = "INSERT INTO {} (run_uuid, key, value, timestamp, step, is_nan) VALUES (?,?,?,?,?,?)"
+    db.executemany(insert.format("latest_metrics"), last)
+    db.executemany(insert.format("metrics"), [*last, *curve])

@@ -18,7 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import options, save
+from benchmarks import options, save, train_once
+from scaling import flops
+from scaling.data import open_dataset, prepare
+from scaling.families import family_class
+from scaling.ladder import LADDERS
+from scaling.spec import EvaluationSpec, OptimizerSpec
 
 BUDGETS = {3e10: "16x1", 9e10: "24x1", 2.7e11: "32x1"}
 """Training FLOPs and a size near the optimum there."""
@@ -28,44 +33,30 @@ CONTEXT_LENGTH, BATCH_SIZE, LEARNING_RATE = 32, 16, 8e-3
 
 def bound_of(objective: str, budget: float, seed: int, dataset_folder: str) -> float:
     """Held-out bound, nats per token, of one run."""
-    import torch
-
-    from scaling import flops
-    from scaling.data import open_dataset
-    from scaling.families import family_class
-    from scaling.ladder import LADDERS
-    from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
-    from scaling.training import train
-
-    torch.set_num_threads(1)
     data = open_dataset(dataset_folder)
     size = LADDERS["desk"][BUDGETS[budget]]
     vocab_size = family_class("masked").vocab_size_for(data.num_token_ids)
     sequences = flops.sequences_for(budget, size, vocab_size, CONTEXT_LENGTH)
     steps = -(-sequences // BATCH_SIZE)
-    spec = RunSpec(
+    result = train_once(
+        data,
+        CONTEXT_LENGTH,
         family="masked",
         family_options={"objective": objective},
         size=size,
         budget=budget,
         sequences=sequences,
         batch_size=BATCH_SIZE,
-        data=DataSpec.of(data, CONTEXT_LENGTH),
         optimizer=OptimizerSpec(learning_rate=LEARNING_RATE, warmup_steps=max(20, steps // 20)),
         evaluation=EvaluationSpec(sequences=512, noise_levels=8),
         seed=seed,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        result = train(spec, data, Path(folder), log=lambda _: None)
-    if result.bound is None:
-        raise RuntimeError(f"{objective} at {budget:.0e} FLOPs, seed {seed}: {result.sentence}")
+    assert result.bound is not None, "or an error was raised"
     return result.bound
 
 
 def run_all(seeds: int, workers: int) -> Iterator[tuple[str, float, int, float]]:
     """(objective, budget, seed, bound) of every run, as they finish."""
-    from scaling.data import prepare
-
     with tempfile.TemporaryDirectory() as cache:
         folder = str(prepare("stdlib", "bytes", Path(cache)).folder)
         with ProcessPoolExecutor(workers) as pool:

@@ -15,16 +15,10 @@ from contextlib import ExitStack
 from statistics import median
 
 from benchmarks import options, save
-from benchmarks.steps import QUIET, SHAPES, Sample, Stepper, wait_for_quiet
+from benchmarks.steps import QUIET, SHAPES, Stepper, wait_for_quiet
 
 FLOOR = 1.25
 """Set before the project was written."""
-
-
-def _disturbed(side_by_side: list[Sample]) -> bool:
-    """Whether anyone but the processes themselves was busy: each sees the others as foreign."""
-    siblings = (len(side_by_side) - 1) / (os.cpu_count() or 1)
-    return any((sample.foreign or 0.0) > siblings + QUIET for sample in side_by_side)
 
 
 def main() -> None:
@@ -36,6 +30,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     arguments = parser.parse_args()
     shape = SHAPES[arguments.shape]
+    # each of the processes side by side counts the others as foreign
+    siblings = (arguments.processes - 1) / (os.cpu_count() or 1)
     rows = []
     with ExitStack() as stack:
         enter = stack.enter_context
@@ -55,7 +51,8 @@ def main() -> None:
                         "ratio": together * one.seconds_per_step,
                         "one_tokens_per_s": shape.tokens / one.seconds_per_step,
                         "together_tokens_per_s": shape.tokens * together,
-                        "quiet": one.quiet and not _disturbed(side_by_side),
+                        "quiet": one.quiet
+                        and all((sample.foreign or 0.0) <= siblings + QUIET for sample in side_by_side),
                     }
                 )
     quiet = [row for row in rows if row["quiet"]]

@@ -30,7 +30,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import TINY, options, save
-from scaling.data import Dataset, prepare
+from scaling.data import prepare
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.driver.sweep import run_sweep
@@ -52,35 +52,38 @@ TARGETS = {
 CONTEXT = 16
 
 
-def tiny_data(folder: Path) -> Dataset:
-    """A corpus of a few kilobytes."""
-    (folder / "texts").mkdir(parents=True, exist_ok=True)
+def tiny_entries(folder: Path, count: int, steps: int, needs: Needs | None = None) -> list[Entry]:
+    """Runs of about `steps` milliseconds each, on a corpus of a few kilobytes below `folder`."""
+    corpus = folder / "corpus"
+    (corpus / "texts").mkdir(parents=True, exist_ok=True)
     for i in range(12):
-        (folder / "texts" / f"{i}.txt").write_text(f"{i} bottles of milk on the wall, take one down. " * 40)
-    return prepare(f"text:{folder}/texts/*.txt", "bytes", folder / "data")
-
-
-def tiny_entry(data: Dataset, seed: int, steps: int, needs: Needs | None = None) -> Entry:
-    """A run that takes about `steps` milliseconds."""
-    spec = RunSpec(
-        family="uniform",
-        size=TINY,
-        budget=1e7,
-        sequences=4 * steps,
-        batch_size=4,
-        data=DataSpec.of(data, CONTEXT),
-        optimizer=OptimizerSpec(learning_rate=1e-3),
-        evaluation=EvaluationSpec(sequences=4, noise_levels=2),
-        seed=seed,
-    )
-    return Entry(
-        spec=spec,
-        dataset=str(data.folder),
-        predicted_s=1.0,
-        columns=spec_columns(spec),
-        needs=needs or Needs(),
-        options={"device": "cpu"},
-    )
+        (corpus / "texts" / f"{i}.txt").write_text(f"{i} bottles of milk on the wall, take one down. " * 40)
+    data = prepare(f"text:{corpus}/texts/*.txt", "bytes", corpus / "data")
+    specs = [
+        RunSpec(
+            family="uniform",
+            size=TINY,
+            budget=1e7,
+            sequences=4 * steps,
+            batch_size=4,
+            data=DataSpec.of(data, CONTEXT),
+            optimizer=OptimizerSpec(learning_rate=1e-3),
+            evaluation=EvaluationSpec(sequences=4, noise_levels=2),
+            seed=seed,
+        )
+        for seed in range(count)
+    ]
+    return [
+        Entry(
+            spec=spec,
+            dataset=str(data.folder),
+            predicted_s=1.0,
+            columns=spec_columns(spec),
+            needs=needs or Needs(),
+            options={"device": "cpu"},
+        )
+        for spec in specs
+    ]
 
 
 def trained_s(run: Run) -> float:
@@ -89,11 +92,10 @@ def trained_s(run: Run) -> float:
 
 def overhead(folder: Path, runs: int = 16) -> dict[str, float]:
     """Seconds per run in which a slot does not train, once the first run has ended."""
-    data = tiny_data(folder / "corpus")
     results = {}
     for name, needs in (("warm process", Needs()), ("fresh process", Needs(gpus=1.0))):
         out = folder / name.replace(" ", "-")
-        entries = [tiny_entry(data, seed, 300, needs) for seed in range(runs)]
+        entries = tiny_entries(folder, runs, 300, needs)
         with Ledger(out / "s" / "ledger") as ledger:
             pool = start("ray", PoolOptions(cpus=1, gpus=1))
             run_sweep(entries, ledger, pool, sweep="s", tracking=tracking_uri(out))
@@ -122,8 +124,7 @@ def tune_trial(runs: int = 16) -> float:
 
 def many(folder: Path, runs: int) -> dict[str, float]:
     """CPU time of the driver, Ray's threads included, per run of a sweep of short runs."""
-    data = tiny_data(folder / "corpus")
-    entries = [tiny_entry(data, seed, 20) for seed in range(runs)]  # about .1 s each
+    entries = tiny_entries(folder, runs, 20)  # about .1 s each
     before, began = time.process_time(), time.perf_counter()
     out = folder / "many"
     with Ledger(out / "s" / "ledger") as ledger:
@@ -140,10 +141,9 @@ def many(folder: Path, runs: int) -> dict[str, float]:
 
 def journals(folder: Path, runs: int, steps: int) -> Ledger:
     """A ledger of finished runs whose journals are not recorded yet."""
-    data = tiny_data(folder / "corpus")
     ledger = Ledger(folder / "s" / "ledger")
     ledger.enlist()
-    entries = [tiny_entry(data, seed, 20) for seed in range(runs)]
+    entries = tiny_entries(folder, runs, 20)
     ledger.register(entries)
     numbers = dict.fromkeys(("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s"), 1.5)
     for entry in entries:
@@ -194,8 +194,7 @@ def _by_step(folder: Path, steps: int) -> float:
 
 def status(folder: Path, runs: int = 10_000) -> dict[str, float]:
     """Seconds of `scaling status` as a command, the best of five; and of `search_runs` for as many runs."""
-    data = tiny_data(folder / "corpus")
-    first = tiny_entry(data, 0, 20)
+    (first,) = tiny_entries(folder, 1, 20)
     sweep = folder / "out" / "many"
     with Ledger(sweep / "ledger") as ledger:
         sizes = [f"{width}x1" for width in (4, 6, 8, 12, 16)]

@@ -16,7 +16,7 @@ All numbers go to build/benchmarks/simulation.json.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,24 +112,24 @@ def summary(outcomes: Sequence[Schedule]) -> dict[str, float]:
     }
 
 
-def measure(num_grids: int, large: int, seed: int, show: Callable[[str], None]) -> dict[str, Any]:
+def measure(num_grids: int, large: int, seed: int) -> dict[str, Any]:
     random = np.random.default_rng(seed)
     outcomes: dict[str, list[Schedule]] = {kind: [] for kind in KINDS}
     for _ in range(num_grids):
         for kind, schedule in schedules(random).items():
             outcomes[kind].append(schedule)
     outcomes["large"] = [simulate(grid(random, large), nodes(32), known)]
-    show(f"{'':8}{'grids':>6}{'median':>9}{'99%':>9}{'worst':>9}{'within 5%':>11}{'driver per run':>16}")
+    print(f"{'':8}{'grids':>6}{'median':>9}{'99%':>9}{'worst':>9}{'within 5%':>11}{'driver per run':>16}")
     results = {}
     for kind, some in outcomes.items():
         row = results[kind] = summary(some)
-        show(
+        print(
             f"{kind:8}{row['grids']:>6.0f}{row['median']:>9.4f}{row['99%']:>9.4f}{row['worst']:>9.4f}"
             f"{row['within 5%']:>11.1%}{row['driver ms per run']:>13.2f} ms"
         )
     furthest = max(outcomes["known"], key=lambda schedule: schedule.makespan_s / schedule.bound_s)
     slots = sum(furthest.lanes.values())
-    show(f"the worst known grid: {len(furthest.stays)} runs on {slots} slots")
+    print(f"the worst known grid: {len(furthest.stays)} runs on {slots} slots")
     return results
 
 
@@ -140,8 +140,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print("makespan / max(total work / slots, longest run); target: within 5% of 1")
-    results = measure(arguments.grids, arguments.large, arguments.seed, lambda line: print(line, flush=True))
-    save(arguments.out, results)
+    save(arguments.out, measure(arguments.grids, arguments.large, arguments.seed))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -301,7 +301,15 @@ def _serve(program: str, shape: Shape, device: str, precision: str) -> None:
             steps[request["family"]] = build(request["family"], shape, device, precision)
             for _ in range(3):
                 steps[request["family"]]()
-        print(json.dumps(asdict(_timed(steps[request["family"]], request["seconds"]))), flush=True)
+        step, seconds = steps[request["family"]], request["seconds"]
+        watch, cpu, start = Watch(), time.process_time(), time.perf_counter()
+        count, now = 0, start
+        while count < 2 or now - start < seconds:
+            step()
+            count, now = count + 1, time.perf_counter()
+        cpu_s = time.process_time() - cpu
+        times = {"seconds_per_step": (now - start) / count, "cpu_s_per_step": cpu_s / count}
+        print(json.dumps({**times, "foreign": watch.foreign(cpu_s)}), flush=True)
 
 
 def _peak_by_cpu_time(precision: str) -> float:
@@ -316,18 +324,6 @@ def _peak_by_cpu_time(precision: str) -> float:
             torch.mm(left, right, out=out)
         best = min(best, time.process_time() - start)
     return 5 * 2 * 1024**3 / best
-
-
-def _timed(step: Callable[[], float], seconds: float) -> Sample:
-    watch, cpu, start = Watch(), time.process_time(), time.perf_counter()
-    count, now = 0, start
-    while count < 2 or now - start < seconds:
-        step()
-        count, now = count + 1, time.perf_counter()
-    cpu_s = time.process_time() - cpu
-    return Sample(
-        seconds_per_step=(now - start) / count, cpu_s_per_step=cpu_s / count, foreign=watch.foreign(cpu_s)
-    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from statistics import median
@@ -52,6 +53,7 @@ SHARES = {
 """Every family, and the floor of its FLOP/s as a share of those of `masked`, if one was set."""
 
 Samples = dict[str, list[Sample]]
+Columns = dict[str, Callable[[dict[str, Any]], str]]
 
 
 def measure(
@@ -88,16 +90,19 @@ def chosen(pairs: list[tuple[Sample, ...]]) -> list[tuple[Sample, ...]]:
     return quiet if len(quiet) >= 3 else pairs
 
 
-def row(
+def speed(shape: Shape, family: str, step_s: float, step_flops: float) -> dict[str, Any]:
+    return {
+        "shape": shape.name,
+        "family": family,
+        "tokens_per_s": shape.tokens / step_s,
+        "flops_per_s": step_flops / step_s,
+    }
+
+
+def ratio_row(
     shape: Shape, family: str, samples: Samples, peak: float, threads: int, device: str
 ) -> dict[str, Any]:
-    from scaling import flops
-    from scaling.families import get_family
-
-    work = get_family(family, vocab_size=shape.vocab_size).work(shape.context_length)
-    step_flops = flops.training_flops(
-        shape.size, shape.vocab_size, shape.context_length, shape.batch_size, work=work
-    )
+    """Speed of the project, and the time of the textbook's steps as a multiple of its own."""
 
     def ratio(other: str) -> float:
         pairs = chosen(list(zip(samples["project"], samples[other], strict=True)))
@@ -106,18 +111,15 @@ def row(
     step_s = median(
         seconds(sample, threads, device) for (sample,) in chosen([(s,) for s in samples["project"]])
     )
+    counted, _ = step_flops(family, shape)
+    rounds = zip(*samples.values(), strict=True)
     return {
-        "shape": shape.name,
-        "family": family,
-        "tokens_per_s": shape.tokens / step_s,
-        "flops_per_s": step_flops / step_s,
-        "mfu": step_flops / step_s / peak,
+        **speed(shape, family, step_s, counted),
+        "mfu": counted / step_s / peak,
         "ratio_same_allocator": ratio("textbook tuned"),
         "ratio_plain_user": ratio("textbook default"),
         "target": TARGETS[family, shape.name],
-        "quiet_rounds": sum(
-            all(sample.quiet for sample in taken) for taken in zip(*samples.values(), strict=True)
-        ),
+        "quiet_rounds": sum(all(sample.quiet for sample in taken) for taken in rounds),
     }
 
 
@@ -140,17 +142,14 @@ def share_rows(
     """Speeds by label; shares are medians over rounds of FLOP/s over those of masked in the same round."""
     rows = []
     masked = [seconds(sample, threads, device) for sample in samples["masked"]]
+    counted_masked, done_masked = step_flops("masked", shape)
     for label, taken in samples.items():
         counted, done = step_flops(label, shape)
-        counted_masked, done_masked = step_flops("masked", shape)
         times = [seconds(sample, threads, device) for sample in taken]
         faster = median(m / t for t, m in zip(times, masked, strict=True))
         rows.append(
             {
-                "shape": shape.name,
-                "family": label,
-                "tokens_per_s": shape.tokens / median(times),
-                "flops_per_s": counted / median(times),
+                **speed(shape, label, median(times), counted),
                 "share": faster * counted / counted_masked,
                 "share_done": faster * done / done_masked,
                 "floor": SHARES.get(label),
@@ -178,48 +177,16 @@ def step_flops(label: str, shape: Shape) -> tuple[float, float]:
     return counted, counted - (1 - share) * head
 
 
-def show(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def show(title: str, rows: list[dict[str, Any]], columns: Columns) -> None:
+    """Print rows of speeds as a table. columns: further cells of a row, by heading."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("shape", "family", "tokens/s", "GFLOP/s", *heads, title=title)
-    for cells in rows:
-        table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def speed(row: dict[str, Any]) -> tuple[str, ...]:
-    """The first four cells of a row."""
-    return row["shape"], row["family"], f"{row['tokens_per_s']:,.0f}", f"{row['flops_per_s'] / 1e9:.1f}"
-
-
-def show_shares(rows: list[dict[str, Any]], title: str) -> None:
-    cells = [
-        (
-            *speed(row),
-            f"{row['share']:.0%}",
-            f"{row['share_done']:.0%}",
-            "" if row["floor"] is None else f"{row['floor']:.0%}",
-        )
-        for row in rows
-    ]
-    show(title, ("of masked, as counted", "of masked, as done", "floor"), cells)
-
-
-def show_ratios(rows: list[dict[str, Any]], rounds: int, title: str, *, targets: bool) -> None:
-    cells = []
+    table = Table("shape", "family", "tokens/s", "GFLOP/s", *columns, title=title)
     for row in rows:
-        floors = [f" (floor {floor:.1f})" if targets else "" for floor in row["target"]]
-        ratios = (row["ratio_same_allocator"], row["ratio_plain_user"])
-        times = [f"{ratio:.2f}{floor}" for ratio, floor in zip(ratios, floors, strict=True)]
-        cells.append((*speed(row), f"{row['mfu']:.0%}", *times, f"{row['quiet_rounds']} of {rounds}"))
-    heads = ("of peak", "x textbook, same allocator", "x textbook, plain user", "quiet rounds")
-    show(title, heads, cells)
-    if any(row["quiet_rounds"] < 3 for row in rows):
-        print(
-            f"If fewer than 3 rounds were quiet (others took over {QUIET:.0%} of the machine), "
-            "all rounds count: trust those ratios less, and the absolute speeds not at all."
-        )
+        speeds = f"{row['tokens_per_s']:,.0f}", f"{row['flops_per_s'] / 1e9:.1f}"
+        table.add_row(row["shape"], row["family"], *speeds, *(cell(row) for cell in columns.values()))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def main() -> None:
@@ -240,7 +207,9 @@ def main() -> None:
             SHAPES[name], families, arguments.rounds, arguments.seconds, arguments.threads, **machine
         )
         rows += [
-            row(SHAPES[name], family, samples_by_family[family], peak, arguments.threads, arguments.device)
+            ratio_row(
+                SHAPES[name], family, samples_by_family[family], peak, arguments.threads, arguments.device
+            )
             for family in families
         ]
         samples[name] = {
@@ -255,8 +224,36 @@ def main() -> None:
             SHAPES[name], tuple(SHARES), arguments.rounds, arguments.seconds, arguments.threads, **machine
         )
         shares += share_rows(SHAPES[name], samples_of_shape, arguments.threads, arguments.device)
-    show_shares(shares, f"every family, {title}")
-    show_ratios(rows, arguments.rounds, title, targets=machine == {"device": "cpu", "precision": "float32"})
+    show(
+        f"every family, {title}",
+        shares,
+        {
+            "of masked, as counted": lambda row: f"{row['share']:.0%}",
+            "of masked, as done": lambda row: f"{row['share_done']:.0%}",
+            "floor": lambda row: "" if row["floor"] is None else f"{row['floor']:.0%}",
+        },
+    )
+    has_targets = machine == {"device": "cpu", "precision": "float32"}
+    floor = " (floor {:.1f})" if has_targets else ""
+    show(
+        title,
+        rows,
+        {
+            "of peak": lambda row: f"{row['mfu']:.0%}",
+            "x textbook, same allocator": lambda row: (
+                f"{row['ratio_same_allocator']:.2f}{floor.format(row['target'][0])}"
+            ),
+            "x textbook, plain user": lambda row: (
+                f"{row['ratio_plain_user']:.2f}{floor.format(row['target'][1])}"
+            ),
+            "quiet rounds": lambda row: f"{row['quiet_rounds']} of {arguments.rounds}",
+        },
+    )
+    if any(row["quiet_rounds"] < 3 for row in rows):
+        print(
+            f"If fewer than 3 rounds were quiet (others took over {QUIET:.0%} of the machine), "
+            "all rounds count: trust those ratios less, and the absolute speeds not at all."
+        )
     record = {"threads": arguments.threads, **machine, "rows": rows, "shares": shares, "samples": samples}
     save(arguments.out, record)
 
