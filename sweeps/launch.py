@@ -1,4 +1,4 @@
-"""`scaling sweep`: check everything, prepare the data, run what is not done, then fit and show."""
+"""`scaling sweep`: check everything, prepare the data, run the open runs, then fit and show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.results import laws as results
-from sweeps.results import terminal as report
+from sweeps.results import terminal as printing
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
 from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
@@ -36,7 +36,7 @@ DONE, INCOMPLETE, UNRECORDED, INTERRUPTED = 0, 1, 3, 130
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How a sweep is started; nothing here changes what comes out of a run."""
+    """Options of `scaling sweep`; none of them changes a result."""
 
     store: str | None = None
     """Tracking store; None: MLFLOW_TRACKING_URI, else an SQLite file."""
@@ -50,21 +50,21 @@ class Launch:
     extend: bool = False
     """Whether a config changed under the same name adds its runs to the sweep."""
     events: str | None = None
-    """A file for events, "-" for standard output; what is said to people then goes to standard error."""
+    """A file for events; "-": standard output, and messages then go to standard error."""
     webhook: str | None = None
     storage: str | None = None
-    """URI where runs keep their files, for workers that do not see OUT."""
+    """URI for the files of runs, if workers cannot read OUT."""
 
 
-def drive(asked: prepare.Request, how: Launch | None = None) -> int:
+def drive(request: prepare.Request, how: Launch | None = None) -> int:
     """Run a whole sweep and return the exit code.
 
     0 done, 1 some runs or laws are missing, 3 the tracking store does not have every run, 130 stopped.
 
-    Raises UserError, with nothing started and nothing overwritten, for whatever can be wrong beforehand.
+    UserError, with nothing started and nothing overwritten, for everything that is wrong at the start.
     """
     how = how or Launch()
-    out, name, uri = asked.out, asked.config.name, how.store or tracking_uri(asked.out)
+    out, name, uri = request.out, request.config.name, how.store or tracking_uri(request.out)
     check_tracking(uri)
     if how.webhook:
         check_webhook(how.webhook)
@@ -80,22 +80,22 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
 
         pool = start() if elsewhere else None
         if pool is not None:
-            pool.ready()  # what is wrong with a cluster is told before any data is prepared
-        dataset = prepare.prepare_data(asked, terminal)
+            pool.ready()  # trouble with a cluster is reported before any data is prepared
+        dataset = prepare.prepare_data(request, terminal)
         repaired = ""
 
         def open_ledger() -> Ledger:
             nonlocal repaired
-            ledger, repaired = open_whole(asked.ledger_folder)
+            ledger, repaired = open_whole(request.ledger_folder)
             return stack.enter_context(ledger)
 
-        # a sweep that is refused leaves no ledger behind
-        ledger = open_ledger() if Ledger.exists(asked.ledger_folder) else None
-        plan = prepare.plan(asked, DataFacts.of(dataset), ledger=ledger)
+        # a refused sweep leaves no ledger behind
+        ledger = open_ledger() if Ledger.exists(request.ledger_folder) else None
+        plan = prepare.plan(request, DataFacts.of(dataset), ledger=ledger)
         prepare.check_room(plan, out, checkpoints_elsewhere=storage is not None)
         events = Events(how.events, name) if how.events else None
         ledger = ledger or open_ledger()
-        snapshot = diff.snapshot(asked.config, dataset.fingerprint)
+        snapshot = diff.snapshot(request.config, dataset.fingerprint)
         if not how.extend:
             diff.check_unchanged(ledger, snapshot)
         diff.remember(ledger, snapshot)
@@ -103,18 +103,18 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
             pool = start()
         if pool is not None and storage is not None:
             pool = stack.enter_context(closing(StoragePool(pool, storage, [dataset.folder])))
-        terminal.print(plan_view(plan, slots=prepare.local_slots(asked.config), brief=True))
+        terminal.print(plan_view(plan, slots=prepare.local_slots(request.config), brief=True))
         terminal.print(f"recorded in {without_secrets(uri)}")
         if repaired:
             terminal.print(repaired, style="yellow")
-        files, before = str(storage) if storage is not None else None, ledger.fact("storage")
+        files, files_before = str(storage) if storage is not None else None, ledger.fact("storage")
         ledger.note_fact("storage", files)
         if files:
             terminal.print(f"files of runs go to {files}")
-        if before not in (None, files):
-            text = f"they went to {before} before, so runs that are not finished start from their beginning"
+        if files_before not in (None, files):
+            text = f"they went to {files_before} before, so unfinished runs start from their beginning"
             terminal.print(text, style="yellow")
-        ended = run_sweep(
+        report = run_sweep(
             [plan.entry(run, dataset.folder) for run in plan.runs],
             ledger,
             pool,
@@ -124,30 +124,30 @@ def drive(asked: prepare.Request, how: Launch | None = None) -> int:
             caps=how.caps,
             priority=how.priority,
         )
-        terminal.print(ended.sentence)
-        for run in ended.runs:
+        terminal.print(report.sentence)
+        for run in report.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
-                what = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs"
-                terminal.print(f"{what} ({run.key[:KEY_LETTERS]}): {run.sentence}", style="red")
-        code = conclude(asked, ledger, plan, ended, how.bootstrap, terminal)
+                label = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({run.key[:KEY_LETTERS]})"
+                terminal.print(f"{label}: {run.sentence}", style="red")
+        code = conclude(request, ledger, plan, report, how.bootstrap, terminal)
         if events:
-            events.done(ended)
-        if how.webhook and (problem := call_webhook(how.webhook, name, ended)):
+            events.done(report)
+        if how.webhook and (problem := call_webhook(how.webhook, name, report)):
             terminal.print(problem, style="yellow")
         return code
 
 
 def conclude(
-    asked: prepare.Request, ledger: Ledger, plan: Plan, ended: Report, bootstrap: int, out: Console
+    request: prepare.Request, ledger: Ledger, plan: Plan, report: Report, bootstrap: int, out: Console
 ) -> int:
-    """Fit what there is, unless somebody wanted it all to stop, and say what to do next; the exit code."""
-    if ended.interrupted:
+    """Fit the finished runs, unless the sweep was interrupted, and print the next steps; the exit code."""
+    if report.interrupted:
         return INTERRUPTED
-    table = results.ledger_table(asked.folder, asked.config.name, plan.keys, plan.families, ledger=ledger)
-    refused = report.fit_all(table, asked.folder, bootstrap=bootstrap, journals=True, out=out)
-    report.show_refused(refused, out)
-    for step in report.next_steps(asked, plan.families):
+    table = results.ledger_table(request.folder, request.config.name, plan.keys, plan.families, ledger=ledger)
+    refused = printing.fit_all(table, request.folder, bootstrap=bootstrap, journals=True, out=out)
+    printing.show_refused(refused, out)
+    for step in printing.next_steps(request, plan.families):
         out.print(f"next: {step}")
-    if refused or not all(run.state in (State.FINISHED, State.DIVERGED) for run in ended.runs):
+    if refused or not all(run.state in (State.FINISHED, State.DIVERGED) for run in report.runs):
         return INCOMPLETE
-    return UNRECORDED if ended.waiting_records else DONE
+    return UNRECORDED if report.waiting_records else DONE

@@ -20,7 +20,7 @@ from sweeps.driver.caps import Caps, Meter
 from sweeps.driver.disk import Disk, Pause
 from sweeps.driver.queues import Queues
 from sweeps.driver.stopping import StopFiles, StopRequest
-from sweeps.driver.verdict import Circumstances, Retries, judge
+from sweeps.driver.verdict import Retries, judge
 from sweeps.driver.view import Flight, View
 from sweeps.ledger.ledger import Ledger, LedgerLostError, LedgerUnavailableError, Run
 from sweeps.ledger.types import CLAIMABLE, SETTLED, Entry, Needs, State, least
@@ -31,7 +31,7 @@ from sweeps.pools.rack import Node
 POLL_S = 0.5
 LOOK_S = 1.0
 YIELD_S = 5.0
-"""How often the pool is asked for a sweep that goes first."""
+"""How often the driver looks for another sweep that goes first."""
 LEDGER_PATIENCE_S = 24 * 3600.0
 """How long the driver waits for a ledger that cannot be written: a disk full on a Saturday, say."""
 LOST_PATIENCE_S = 5.0
@@ -82,7 +82,7 @@ class Driver:
         self.note = ""
         self._beyond_cap: set[str] = set()
         self._yielding: str | None = None
-        self._asked_others = -float("inf")
+        self._looked_for_others = -float("inf")
         self._files = StopFiles(ledger.folder.absolute() / "stop", ledger.owner.id)
         self._states: dict[str, Run] = {}
         self._newest_change: int | None = None
@@ -202,8 +202,8 @@ class Driver:
             return trouble
         if self._data.lasts(uptime) and len(self._hosts_without_data) >= self.pool.rack.hosts:
             return "the prepared data cannot be read; runs wait until it is there again"
-        if uptime - self._asked_others >= YIELD_S:
-            self._asked_others = uptime
+        if uptime - self._looked_for_others >= YIELD_S:
+            self._looked_for_others = uptime
             waiting = sum(self._states[key].state in CLAIMABLE for key in self._open)
             self._yielding = self.pool.yields_to(self.priority, waiting)
         return f"waits for sweep {self._yielding!r}, which goes first" if self._yielding else None
@@ -291,8 +291,11 @@ class Driver:
         key, now = flight.entry.key, self.ledger.now()
         # a lost process could not name its host
         outcome = replace(outcome, host=outcome.host or flight.node.host or None)
-        at = Circumstances(
+        verdict = judge(
+            outcome,
+            flight.claim,
             now=now,
+            retries=self.retries,
             stopping=self.stop.asked,
             cancelled=key in self._cancelled,
             hosts=self.pool.rack.hosts,
@@ -301,7 +304,6 @@ class Driver:
             pauses=self._pauses[key],
             large=flight.entry.needs.memory_bytes >= LARGE_SHARE * flight.node.memory_bytes,
         )
-        verdict = judge(outcome, flight.claim, at, retries=self.retries)
         size = memory.size_key(flight.entry.spec)
         state = self.ledger.end(
             flight.claim,

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
-    """Somebody who is shown the sweep as it goes: a terminal, a stream of events."""
+    """Shows the sweep while it runs: a terminal, a stream of events."""
 
     def show(self, view: View) -> None: ...
 
@@ -40,13 +40,13 @@ class Report:
 
     runs: Sequence[Run]
     stopped_by: str
-    """What ended it before its end: "Ctrl-C", a cap of hours; "" if nothing did."""
+    """The reason of an early end: "Ctrl-C", a cap of hours; "" if there is none."""
     interrupted: bool
-    """Whether that was somebody's wish, rather than a cap."""
+    """Whether a person stopped it, not a cap."""
     capped: str | None
-    """Which cap kept runs from being started."""
+    """The cap because of which runs did not start."""
     waiting_records: int
-    """Runs whose latest the tracking store does not know yet."""
+    """Runs whose latest records are not in the tracking store yet."""
     tracking_trouble: str | None
     wall_s: float
 
@@ -85,12 +85,11 @@ def run_sweep(
     priority: int = 0,
     grace_s: float = GRACE_S,
 ) -> Report:
-    """Run what of `entries` is not done yet; what failed before is tried again, what was cancelled is not.
+    """Run the `entries` that are not done; those that failed before are tried again, cancelled ones are not.
 
-    pool: has been started, and is closed at the end; None: whatever is not done stays so. tracking: a store's
-    URI. watchers: are shown the sweep as it goes. grace_s: how long the end of the sweep may wait for the
-    tracking store. Ctrl-C and SIGTERM stop it cleanly: `Report.interrupted`. UserError where the pool cannot
-    be had.
+    pool: closed at the end; None: no run starts. tracking: a store's URI. watchers: show the sweep while it
+    runs. grace_s: how long the end of the sweep may wait for the tracking store. Ctrl-C and SIGTERM stop it
+    cleanly: `Report.interrupted`. UserError if the pool is not ready.
     """
     began = time.monotonic()
     keys = [entry.key for entry in entries]
@@ -112,7 +111,7 @@ def run_sweep(
             for watcher in watchers:
                 try:
                     watcher.show(view)
-                except Exception:  # a picture of the sweep must never end it
+                except Exception:  # a watcher must never end the sweep
                     if watcher not in failed:
                         failed.add(watcher)
                         logger.exception("the sweep goes on, but cannot be shown")

@@ -41,55 +41,54 @@ class Verdict:
     """Whether the next attempt had better be on another host."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Circumstances:
-    """Beside the outcome itself, what a verdict depends on."""
+def judge(
+    outcome: Outcome,
+    claim: Claim,
+    *,
+    now: float,
+    retries: Retries,
+    stopping: bool = False,
+    cancelled: bool = False,
+    hosts: int = 1,
+    micro_batch: int = 1,
+    advanced: bool = False,
+    pauses: int = 0,
+    large: bool = False,
+) -> Verdict:
+    """The state that `outcome` leads to, and when the run may be tried again.
 
-    now: float
-    stopping: bool = False
-    cancelled: bool = False
-    hosts: int = 1
-    """Machines there are: a failure may be one machine's fault."""
-    micro_batch: int = 1
-    """Sequences that were at once in the network."""
-    advanced: bool = False
-    """Whether the attempt saved a checkpoint."""
-    pauses: int = 0
-    """How often in a row the run has waited through no fault of its own."""
-    large: bool = False
-    """Whether the run by itself takes most of its node's memory."""
-
-
-def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries) -> Verdict:
-    """The state that `outcome` leads to, and when the run may be tried again."""
+    stopping: the sweep. cancelled: the run. hosts: number of machines, for a failure may be one machine's
+    fault. micro_batch: of this attempt. advanced: it saved a checkpoint. pauses: how often in a row the run
+    has waited through no fault of its own. large: by itself it takes most of its node's memory.
+    """
     text, trouble = outcome.sentence, outcome.trouble
     if outcome.status in (State.FINISHED, State.DIVERGED):
         return Verdict(state=State(outcome.status), sentence=text)
-    if at.cancelled:
+    if cancelled:
         return Verdict(state=State.CANCELLED, sentence=text)
-    if outcome.status == State.PREEMPTED and at.stopping:
+    if outcome.status == State.PREEMPTED and stopping:
         return Verdict(state=State.PREEMPTED, sentence=text)
     if outcome.status == State.PREEMPTED:
-        return Verdict(state=State.WAITING, sentence=text, retry_at=at.now + retries.wait_s)
+        return Verdict(state=State.WAITING, sentence=text, retry_at=now + retries.wait_s)
     if trouble == Trouble.USER:
         return Verdict(state=State.FAILED, sentence=text)
 
     uncounted = partial(Verdict, state=State.WAITING, counts=False)
     if trouble == Trouble.DISK:  # no fault of the run: the driver waits for room
-        return uncounted(sentence=text, retry_at=at.now)
+        return uncounted(sentence=text, retry_at=now)
     # A node low on memory may be others' doing; but not if the run is large, or meets it again and again.
     own_memory = trouble == Trouble.MEMORY or (
-        trouble == Trouble.NODE_MEMORY and (at.large or at.pauses >= retries.lost)
+        trouble == Trouble.NODE_MEMORY and (large or pauses >= retries.lost)
     )
     if trouble in (Trouble.DATA, Trouble.NODE_MEMORY) and not own_memory:
-        return uncounted(sentence=text, retry_at=retries.retry_at(at.pauses + 1, at.now), elsewhere=True)
-    if own_memory and at.micro_batch > 1:
-        fewer = halved(at.micro_batch)
-        text += f" (goes on with {fewer} sequences at once instead of {at.micro_batch})"
-        return uncounted(sentence=text, retry_at=at.now, micro_batch=fewer)
-    if trouble == Trouble.LOST and at.advanced:
+        return uncounted(sentence=text, retry_at=retries.retry_at(pauses + 1, now), elsewhere=True)
+    if own_memory and micro_batch > 1:
+        fewer = halved(micro_batch)
+        text += f" (goes on with {fewer} sequences at once instead of {micro_batch})"
+        return uncounted(sentence=text, retry_at=now, micro_batch=fewer)
+    if trouble == Trouble.LOST and advanced:
         text += " (it had got further, so this does not count)"
-        return uncounted(sentence=text, retry_at=at.now + retries.wait_s, elsewhere=True)
+        return uncounted(sentence=text, retry_at=now + retries.wait_s, elsewhere=True)
 
     # Everything else uses up one of the run's tries. A failure that comes back exactly is the program's own.
     failures = claim.failures + 1
@@ -97,7 +96,7 @@ def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries
     same = trouble == Trouble.ERROR and outcome.signature == claim.last_signature
     if same and outcome.host != claim.last_host:
         reason = f"the same on two hosts, {claim.last_host} and {outcome.host}"
-    elif same and at.hosts < 2:
+    elif same and hosts < 2:
         reason = "the same twice, so not tried again"
     elif failures >= allowed:
         reason = f"after {failures} failed attempts"
@@ -105,7 +104,7 @@ def judge(outcome: Outcome, claim: Claim, at: Circumstances, *, retries: Retries
         return Verdict(
             state=State.WAITING,
             sentence=f"{text} (attempt {failures} of {allowed} failed)",
-            retry_at=retries.retry_at(failures, at.now),
+            retry_at=retries.retry_at(failures, now),
             elsewhere=True,
         )
     return Verdict(state=State.FAILED, sentence=f"{text} ({reason})")

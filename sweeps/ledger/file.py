@@ -91,8 +91,8 @@ SCHEMA = (
     "CREATE TABLE leases (name TEXT PRIMARY KEY, owner TEXT NOT NULL)",
     *SINCE_2,
     *SINCE_3,
-    # What the recorder has carried to a tracking store: the id of the run there, the state it was last told,
-    # the highest step sent, and how far each attempt's journal was read (bytes).
+    # Records in a tracking store: id of the run there, its state there, the highest step, and the bytes of
+    # each attempt's journal that are there.
     """CREATE TABLE shipped (
         store TEXT NOT NULL,
         key TEXT NOT NULL,
@@ -177,8 +177,8 @@ class LedgerFile:
         if self._closed:
             raise LedgerUnavailableError(f"the ledger {self.path} is closed")
         if self._opened is not None and self._opened != self._identity():
-            what = "is gone" if self._identity() is None else "was replaced by another one"
-            raise LedgerLostError(f"the ledger {self.path} {what}; {REMEDY}")
+            problem = "is gone" if self._identity() is None else "was replaced by another one"
+            raise LedgerLostError(f"the ledger {self.path} {problem}; {REMEDY}")
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             # mode=rw does not refuse a journal that a killed writer left; query_only forbids writing

@@ -29,7 +29,10 @@ from sweeps.ledger.types import CLAIMABLE, RETRIED, SETTLED, Claim, Entry, Needs
 LEASE_S = 15.0
 BEAT_S = 3.0
 
-_STATE = "key, family, state, attempt, changed, owner, not_before, sentence, started, ended, host, device"
+_STATE = (
+    *("key", "family", "state", "attempt", "changed", "owner", "not_before", "sentence"),
+    *("started", "ended", "host", "device"),
+)
 """The columns of a run's state."""
 NEXT = "(SELECT COALESCE(max(changed), 0) + 1 FROM runs)"
 """Number of the current change."""
@@ -338,7 +341,7 @@ class Ledger(LedgerFile):
         """
         if self.id != self.fact("ledger"):
             raise LedgerLostError(f"the ledger {self.path} was emptied, or replaced by another one; {REMEDY}")
-        statement, values = f"SELECT {'*' if whole else _STATE} FROM runs WHERE TRUE", list[Any]()
+        statement, values = f"SELECT {'*' if whole else ', '.join(_STATE)} FROM runs WHERE TRUE", list[Any]()
         if keys is not None:
             statement += " AND key IN (SELECT value FROM json_each(?))"
             values.append(json.dumps(list(keys)))
@@ -351,7 +354,7 @@ class Ledger(LedgerFile):
 
     def _run(self, row: sqlite3.Row, alive: Collection[str | None], *, whole: bool = False) -> Run:
         try:
-            values = {name: row[name] for name in _STATE.split(", ")}
+            values = {name: row[name] for name in _STATE}
             values |= {"state": State(row["state"]), "changed": int(row["changed"])}
             run = Run(**{**values, "sentence": row["sentence"] or ""})
             if run.state == State.RUNNING and run.owner not in alive:

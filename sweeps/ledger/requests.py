@@ -16,10 +16,10 @@ ACTIONS = tuple(_DONE)
 def carry_out(ledger: Ledger, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
     """Do `action` to the runs of `families` whose keys begin with one of `keys`; empty: to all.
 
-    cancel: what is not done stops, running runs at their next step with a checkpoint. retry: what failed or
-    fitted no node gets all its tries again, and so does a diverged run that is named by its key. resume: what
-    was cancelled, or stands still, goes on from its checkpoint. Returns what was done, in a sentence;
-    UserError for a family without runs and a key that no run begins with.
+    cancel: open runs stop, running ones at their next step with a checkpoint. retry: runs that failed or
+    fitted no node get all their tries again, and so does a diverged run that `keys` name. resume: cancelled
+    and preempted runs go on from their checkpoint. Returns a sentence about it; UserError for a family
+    without runs and a key that no run begins with.
     """
     chosen = of_families(ledger.runs(whole=False), families)
     if keys:

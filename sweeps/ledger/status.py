@@ -1,4 +1,4 @@
-"""The runs of a sweep with what people ask about them: size, loss, progress."""
+"""The runs of a sweep with size, loss and progress, for people and for the tracking store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A config becomes a list of planned runs: tokens, steps, FLOPs, memory, expected time, and what is done.
+"""A config becomes a list of planned runs: tokens, steps, FLOPs, memory, expected time and state.
 
 The plan does not decide when or on which node a run happens. A spec's key identifies a run: a config that has
 changed under the same name plans new keys, and the runs under the old keys stay as they are.
@@ -220,7 +220,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
 def make_plan(
     config: SweepConfig, data: DataFacts, families: Sequence[str], *, past: Iterable[Run] = (), kind: str = ""
 ) -> Plan:
-    """The whole plan. `past`: the ledger's runs, which say what is done and how long it took.
+    """The whole plan. `past`: the ledger's runs, with their states and times.
 
     kind: of device, for which times are expected; "": see `timing.usual_kind`. UserError: see `plan_specs`.
     """

@@ -35,7 +35,7 @@ def show_plan(
 ) -> None:
     """Print the plan; with a cluster also its simulated schedule, and write that as a page with `page`.
 
-    caps: what the sweep may spend, its runs so far included. UserError for a cluster that cannot be read, or
+    caps: for all runs of the sweep, finished ones included. UserError for a cluster that cannot be read, or
     that has no CPUs for runs without GPUs.
     """
     resources = request.config.resources

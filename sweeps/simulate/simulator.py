@@ -192,7 +192,7 @@ def simulate(
 ) -> Schedule:
     """The schedule of `entries` on `nodes`; seconds: of an entry on a node.
 
-    caps: what the sweep may spend, `spent` of it before the start. Further resources (quotas) are left out:
+    caps: of the sweep, of which `spent` was used before the start. Further resources (quotas) are left out:
     a list of nodes does not say which of them have some.
     """
     entries = [replace(entry, needs=replace(entry.needs, resources=())) for entry in entries]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sweeps.attempt.job import Outcome, Trouble
 from sweeps.driver.driver import KILL_S, LEDGER_PATIENCE_S, Driver
 from sweeps.driver.stopping import StopRequest
-from sweeps.driver.verdict import Circumstances, Retries, judge
+from sweeps.driver.verdict import Retries, judge
 from sweeps.ledger.ledger import Ledger, LedgerLostError, LedgerUnavailableError
 from sweeps.ledger.types import Claim, Needs, State
 from tests.sweeps.simulation import Clock, SimulatedPool, entry, failed, finish, finished, other_owner
@@ -165,8 +165,7 @@ def test_wrong_input_and_divergence_are_not_tried_again(ledger, clock):
 )
 def test_verdicts(outcome, stopping, cancelled, state):
     claim = Claim(key="k", attempt=1)
-    at = Circumstances(now=0.0, stopping=stopping, cancelled=cancelled)
-    verdict = judge(outcome, claim, at, retries=Retries())
+    verdict = judge(outcome, claim, now=0.0, retries=Retries(), stopping=stopping, cancelled=cancelled)
     assert verdict.state == state
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sweeps.attempt.job import Trouble
-from sweeps.driver.verdict import Circumstances, Retries, judge
+from sweeps.driver.verdict import Retries, judge
 from sweeps.ledger.types import Claim, State
 from tests.sweeps.simulation import failed
 
@@ -16,9 +16,7 @@ def said(host: str, before: str | None, *, hosts: int = 4, failures: int = 1, ou
     claim = Claim(
         key="k", attempt=failures + 1, failures=failures, last_signature=BOOM.signature, last_host=before
     )
-    return judge(
-        replace(outcome, host=host), claim, Circumstances(now=0.0, hosts=hosts), retries=Retries(attempts=5)
-    )
+    return judge(replace(outcome, host=host), claim, now=0.0, hosts=hosts, retries=Retries(attempts=5))
 
 
 def test_two_hosts_agree_that_it_is_the_run():
@@ -44,7 +42,7 @@ def test_a_lost_worker_counts_only_where_the_run_got_nowhere():
 
     def verdict(failures: int, advanced: bool):
         claim = Claim(key="k", attempt=9, failures=failures)
-        return judge(lost, claim, Circumstances(now=0.0, advanced=advanced), retries=retries)
+        return judge(lost, claim, now=0.0, advanced=advanced, retries=retries)
 
     assert [verdict(n, False).state for n in (0, 1, 2)] == [State.WAITING, State.WAITING, State.FAILED]
     assert [verdict(n, False).retry_at for n in (0, 1)] == [2, 8]
@@ -56,7 +54,7 @@ def test_a_lost_worker_counts_only_where_the_run_got_nowhere():
 
 def node_ran_low(**at):
     low = failed("Ray ended the worker to save the node's memory", Trouble.NODE_MEMORY)
-    return judge(low, Claim(key="k", attempt=1), Circumstances(now=0.0, **at), retries=Retries())
+    return judge(low, Claim(key="k", attempt=1), now=0.0, **at, retries=Retries())
 
 
 def test_a_node_low_on_memory_is_waited_out_longer_and_longer():
