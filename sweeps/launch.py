@@ -86,7 +86,7 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
         def open_ledger() -> Ledger:
             ledger, repaired = open_whole(request.ledger_folder)
             if repaired:
-                terminal.print(f"{repaired}; runs below that seem new were finished before", style="yellow")
+                terminal.print(f"{repaired}; the plan below does not know them yet", style="yellow")
             return stack.enter_context(ledger)
 
         # a refused sweep leaves no ledger behind
