@@ -26,16 +26,8 @@ MOST_FOLDS = 12
 """Tables with more budgets than this are cut into WIDE_FOLDS stretches of equal width in log FLOPs."""
 WIDE_FOLDS = 8
 COLUMNS = (
-    "trained_to",
-    "trained_runs",
-    "flops",
-    "quantity",
-    "measured",
-    "predicted",
-    "low",
-    "high",
-    "error_percent",
-    "covered",
+    *("trained_to", "trained_runs", "flops", "quantity", "measured"),
+    *("predicted", "low", "high", "error_percent", "covered"),
 )
 QUANTITIES = ("loss of a run", "lowest loss", "best size")
 

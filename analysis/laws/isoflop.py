@@ -27,13 +27,7 @@ from analysis.estimate import Estimate, Rule, spread
 from analysis.frontier import number_column
 from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_fields, interval_columns
 from analysis.laws.solver.akima import solve_splines
-from analysis.laws.solver.bootstrap import (
-    check_interval,
-    check_options,
-    group_numbers,
-    group_weights,
-    leave_one_out,
-)
+from analysis.laws.solver.bootstrap import check_options, draw_weights, group_numbers, leave_one_out
 from analysis.laws.solver.budget import BudgetFit, BudgetStatus, Curves, read_budget, too_few
 from analysis.laws.solver.noise import Spread, draw_losses, spread_about_budgets
 from analysis.laws.solver.parabola import Parabolas, correct, solve_parabolas
@@ -201,8 +195,7 @@ def fit_isoflop(
     its minimum, see `analysis.laws.solver.parabola.correct`; `law.bias` and the summary give the amount.
     UserError if fewer than 2 budgets have a usable minimum, or options do not go together.
     """
-    check_options(bootstrap, seed, level)
-    check_interval(interval)
+    check_options(bootstrap, seed, level, interval)
     _check_choices(resample, shape, noise, cluster, correct_bias)
     table = prepare(runs)
     if table.one_budget:
@@ -221,11 +214,11 @@ def fit_isoflop(
     if resample == "rows":
         weights = np.ones((1 + bootstrap, len(table)))
         if groups is not None:
-            weights[1:] = group_weights(groups, bootstrap, generator)
+            weights[1:] = draw_weights(len(table), bootstrap, generator, groups)
         else:
             # within each budget: a budget that lost its runs would have no minimum
             for _, members in table.budgets():
-                weights[1:, members] = group_weights(np.arange(len(members)), bootstrap, generator)
+                weights[1:, members] = draw_weights(len(members), bootstrap, generator)
         losses = np.broadcast_to(table.loss, weights.shape)
     else:
         draws = draw_losses(table, noise_of_runs, resample, bootstrap, generator, groups)

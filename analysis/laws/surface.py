@@ -28,7 +28,7 @@ from analysis.frontier import (
     surface_loss,
 )
 from analysis.laws.result import PredictingLaw, common_fields, search_verdict
-from analysis.laws.solver.bootstrap import check_interval, check_options, group_numbers, leave_one_out
+from analysis.laws.solver.bootstrap import check_options, group_numbers, leave_one_out
 from analysis.laws.solver.noise import choose_resampling, draw_losses, spread_about_surface
 from analysis.laws.solver.objective import LOWER, Derivatives, Problem
 from analysis.laws.solver.search import best_of, grid_starts, refit, refit_resamples
@@ -103,8 +103,7 @@ def fit_surface(
     run (or group): n fits more. UserError for a table that cannot be fitted, see
     `analysis.table.fit_table.prepare`.
     """
-    check_options(bootstrap, seed, level)
-    check_interval(interval)
+    check_options(bootstrap, seed, level, interval)
     held_E = check_terms(residual, E, delta)
     if not isinstance(tied, bool):
         raise UserError(f"tied = {tied!r}: True for alpha = beta, else False")

@@ -24,7 +24,7 @@ class LedgerSource:
     def __init__(self, folder: str, sweep: str, families: list[str] | None = None) -> None:
         """folder: of the sweep; its ledger may not exist yet."""
         self.folder, self.sweep, self.families = Path(folder), sweep, frozenset(families or ())
-        self.shown = str(self.folder)
+        self.label = str(self.folder)
         self.files = (self.folder / "ledger" / "ledger.db",)
         """They change with every change of the ledger."""
         self._last: dict[str, tuple[int, str]] = {}
@@ -65,7 +65,7 @@ class LedgerSource:
         self._last |= {run.key: (run.changed, run.state) for run in runs}
         newest = max(since or 0, *(run.changed for run in runs))
         return Change(
-            rows=typed(pd.DataFrame(rows), self.shown), mark=[ledger.id, newest], whole=since is None
+            rows=typed(pd.DataFrame(rows), self.label), mark=[ledger.id, newest], whole=since is None
         )
 
     @contextmanager
