@@ -198,35 +198,45 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
 
 
-def fit_each(
-    table: RunTable, refused: dict[str, str], *, bootstrap: int = 1000, report: Report = str
-) -> Iterator[Fits]:
-    """The standard laws of each family that has one; the reasons of the others go into `refused`.
-
-    report: gets a line before each fit, which may take half a minute.
-    """
+def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
+    """The standard laws of one family (see `analysis.laws.METHODS`); UserError if none can be fitted."""
     import analysis
     from analysis.errors import UserError as AnalysisError
     from analysis.laws import standard_methods
     from sweeps.show.status import summary
 
+    frame = table.of_family(family)
+    if "status" in frame.columns and not (frame["status"] == "finished").any():
+        states = summary(frame["status"])
+        raise UserError(f"no law can be fitted to {table.label(family)}: no run is finished ({states})")
+    laws: dict[str, Law] = {}
+    refused: dict[str, str] = {}
+    for method in standard_methods():
+        try:
+            laws[method] = analysis.fit_law(frame, method, bootstrap=bootstrap)
+        except AnalysisError as error:
+            refused[method] = str(error)
+    if not laws:
+        reasons = list(dict.fromkeys(refused.values()))
+        raise UserError(f"no law can be fitted to {table.label(family)}: {'; '.join(reasons)}")
+    return Fits(family=family, laws=laws, refused=refused)
+
+
+def fit_each(
+    table: RunTable, refused: dict[str, str], *, bootstrap: int = 1000, report: Report = str
+) -> Iterator[Fits]:
+    """The laws of each family that has one; the reasons of the others go into `refused`.
+
+    report: gets a line before each fit, which may take half a minute.
+    """
     for family in table.families or (None,):
         report(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
-        frame, failure = table.of_family(family), f"no law can be fitted to {table.label(family)}"
-        if "status" in frame.columns and not (frame["status"] == "finished").any():
-            refused[family or "all runs"] = f"{failure}: no run is finished ({summary(frame['status'])})"
+        try:
+            fits = fit(table, family, bootstrap=bootstrap)
+        except UserError as error:
+            refused[family or "all runs"] = str(error)
             continue
-        laws: dict[str, Law] = {}
-        reasons: dict[str, str] = {}
-        for method in standard_methods():
-            try:
-                laws[method] = analysis.fit_law(frame, method, bootstrap=bootstrap)
-            except AnalysisError as error:
-                reasons[method] = str(error)
-        if laws:
-            yield Fits(family=family, laws=laws, refused=reasons)
-        else:
-            refused[family or "all runs"] = f"{failure}: {'; '.join(dict.fromkeys(reasons.values()))}"
+        yield fits
 
 
 def write_law(

@@ -123,7 +123,7 @@ def test_runs_of_another_config_are_counted_and_left_out(folder, specs):
     table = results.ledger_table(folder, "planted", keys)
     assert set(table.frame["key"]) == set(keys)
     assert table.older == {"ar": 6, "uniform": 5}
-    fits = next(results.fit_each(table, {}, bootstrap=50))
+    fits = results.fit(table, "ar", bootstrap=50)
     assert "6 finished runs of an earlier config under the same name" in said(report.show_fits, fits, table)
     with pytest.raises(UserError, match=r"none of the 48 runs under .* belongs to the present config"):
         results.ledger_table(folder, "planted", ["f" * 16])
