@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.families.base import Family, Schedule, draw, per_token, sampling_times, suppress
+from scaling.families.base import Family, draw, per_token, sampling_times, suppress
 
 
 class Absorbing(Family):
@@ -27,20 +27,6 @@ class Absorbing(Family):
 
     objectives: ClassVar[tuple[str, ...]] = ("low_variance", "nelbo")
     mask_id: int
-
-    def __init__(
-        self,
-        vocab_size: int,
-        *,
-        mask_id: int | None = None,
-        objective: str = "low_variance",
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
-    ) -> None:
-        mask_id = vocab_size - 1 if mask_id is None else mask_id
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
 
     def conditioning(self, t: Tensor) -> Tensor:
         return t.new_zeros(len(t))

@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -71,6 +71,15 @@ class Noised:
         return Noised(change(self.x0), change(self.xt), change(self.t), weight, extra)
 
 
+class Common(TypedDict, total=False):
+    """The options of `Family`, which a family with a time schedule passes on."""
+
+    mask_id: int | None
+    objective: str | None
+    schedule_eps: float
+    schedule: Schedule
+
+
 class Family(ABC):
     """A way to corrupt and restore text.
 
@@ -83,8 +92,10 @@ class Family(ABC):
     """Whether the network may look at earlier positions only."""
     bound: Literal["exact", "upper"] = "upper"
     """Whether the reported loss is the exact negative log-likelihood or an upper bound on it."""
+    masked: ClassVar[bool] = True
+    """Whether the last id is the mask unless `mask_id` says otherwise; False: there is none by default."""
     objectives: ClassVar[tuple[str, ...]] = ("nelbo",)
-    """Training objectives; the reported bound is the same for all of them."""
+    """Training objectives, the default first; the reported bound is the same for all of them."""
     tightness: ClassVar[str]
     """How far the reported loss lies above the likelihood, in a phrase."""
 
@@ -92,12 +103,15 @@ class Family(ABC):
         self,
         vocab_size: int,
         *,
-        mask_id: int | None,
-        objective: str,
+        mask_id: int | None = None,
+        objective: str | None = None,
         schedule_eps: float = 0.0,
         schedule: Schedule = "log_linear",
     ) -> None:
         self.require(vocab_size >= 2, f"vocab_size is {vocab_size}, it must be at least 2")
+        if mask_id is None and self.masked:
+            mask_id = vocab_size - 1
+        objective = self.objectives[0] if objective is None else objective
         inside = mask_id is None or 0 <= mask_id < vocab_size
         self.require(inside, f"mask_id is {mask_id}, it must lie in [0, {vocab_size})")
         if objective not in self.objectives:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from scaling import flops
 from scaling.errors import UserError
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import EARLIEST, Denoiser, Noised, Schedule, draw, one_per_slice
+from scaling.families.base import EARLIEST, Common, Denoiser, Noised, draw, one_per_slice
 from scaling.models import FULL, Cache, Doubled, Transformer
 
 UNIT_WEIGHT_FROM = 0.5
@@ -51,16 +51,11 @@ class Block(Absorbing):
         block_size: int = 4,
         clip: Sequence[float] | None = None,
         resample: bool = False,
-        mask_id: int | None = None,
-        objective: str | None = None,
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
+        **common: Unpack[Common],
     ) -> None:
-        if objective is None:
-            objective = "nelbo" if clip is None else "clipped"
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
+        if clip is not None and common.get("objective") is None:
+            common["objective"] = "clipped"
+        super().__init__(vocab_size, **common)
         whole = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
         self.require(whole, f"block_size is {block_size!r}, it must be a positive integer")
         self.block_size, self.resample = block_size, resample

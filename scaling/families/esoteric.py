@@ -16,14 +16,14 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
 from scaling import flops
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Denoiser, Noised, Schedule, draw, sampling_times
+from scaling.families.base import Common, Denoiser, Noised, draw, sampling_times
 from scaling.models import Cache, Doubled, Transformer
 
 DOUBLED = Doubled(block_size=1)
@@ -47,14 +47,9 @@ class Esoteric(Absorbing):
         *,
         alpha_0: float = 1.0,
         batch_split: float | None = None,
-        mask_id: int | None = None,
-        objective: str = "low_variance",
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
+        super().__init__(vocab_size, **common)
         self.require(0 <= alpha_0 <= 1, f"alpha_0 is {alpha_0}, it must lie in [0, 1]")
         self.alpha_0, one_term = float(alpha_0), alpha_0 in (0, 1)
         if batch_split is None:

@@ -63,13 +63,14 @@ class Gaussian(Family):
     """
 
     name: ClassVar[str] = "gaussian"
+    masked: ClassVar[bool] = False
     tightness: ClassVar[str] = "approached as gamma_0 falls and gamma_1 rises"
 
     def __init__(
         self,
         vocab_size: int,
         *,
-        objective: str = "nelbo",
+        objective: str | None = None,
         embed_dim: int = 16,
         gamma_0: float = -3.0,
         gamma_1: float = 6.0,
@@ -79,7 +80,7 @@ class Gaussian(Family):
         prior_anneal_share: float = 0.05,
         auxiliary_learning_rate: float = 1e-2,
     ) -> None:
-        super().__init__(vocab_size, mask_id=None, objective=objective)
+        super().__init__(vocab_size, objective=objective)
         self.require(embed_dim >= 2, f"embed_dim is {embed_dim}, it must be at least 2")
         self.require(schedule_units >= 1, f"schedule_units is {schedule_units}, it must be at least 1")
         ends = f"gamma_0 is {gamma_0} and gamma_1 is {gamma_1}"

@@ -86,17 +86,13 @@ def newest_checkpoint(
     fences: folder -> the step beyond which its checkpoints do not count.
     """
     damaged: list[str] = []
-    candidates = sorted(
-        (
-            path
-            for folder in folders
-            for path in _checkpoints(folder)
-            if path.name <= checkpoint_name((fences or {}).get(folder, LAST_STEP))
-        ),
-        key=_by_name,
-        reverse=True,
-    )
-    for path in candidates:
+    candidates = [
+        path
+        for folder in folders
+        for path in _checkpoints(folder)
+        if path.name <= checkpoint_name((fences or {}).get(folder, LAST_STEP))
+    ]
+    for path in sorted(candidates, key=_by_name, reverse=True):
         try:
             state = load_checkpoint(path)
         except DamagedCheckpointError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,18 +33,29 @@ def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = Fal
     folder = run_folder(ledger.folder.parent, run.family, run.key)
     out.print(f"kept in {folder}", style="dim")
     attempts = ledger.attempts(run.key)
-    folders = attempt_folders(folder)
+    readers = {number: Follower(path / JOURNAL) for number, path in attempt_folders(folder).items()}
+    records = {number: reader.read() for number, reader in readers.items()}
     for attempt in attempts:
-        path = folders.get(attempt["attempt"])
-        reader = Follower(path / JOURNAL) if path else None
-        for line in attempt_lines(attempt, reader.read() if reader else [], lines):
+        number = attempt["attempt"]
+        for line in attempt_lines(attempt, records.get(number, []), lines):
             out.print(line)
-        if reader and reader.skipped:
-            out.print(f"  {reader.skipped} damaged lines of its journal are left out", style="yellow")
+        if number in readers and readers[number].skipped:
+            out.print(
+                f"  {readers[number].skipped} damaged lines of its journal are left out", style="yellow"
+            )
     if not attempts:
         out.print("it has not been started yet")
-    if follow:
-        _follow(ledger, run)
+    with suppress(KeyboardInterrupt):
+        while follow:
+            run = ledger.runs([run.key])[0]
+            for number, path in attempt_folders(folder).items():
+                reader = readers.setdefault(number, Follower(path / JOURNAL))
+                for text in filter(None, map(record_line, reader.read())):
+                    out.print(f"  {text}")
+            if run.state in SETTLED:
+                out.print(heading(run))
+                return
+            time.sleep(FOLLOW_S)
 
 
 def heading(run: Run) -> Text:
@@ -95,28 +106,6 @@ def record_line(record: Record) -> str | None:
         "end": f"ended: {values.get('status')}",
     }.get(record.kind)
     return f"{at}  {text}" if text else None
-
-
-def _follow(ledger: Ledger, run: Run) -> None:
-    out = console()
-    followers: dict[int, Follower] = {}
-    folder = run_folder(ledger.folder.parent, run.family, run.key)
-    for number, path in attempt_folders(folder).items():
-        followers[number] = Follower(path / JOURNAL)
-        followers[number].read()
-    try:
-        while True:
-            settled = ledger.runs([run.key])[0].state in SETTLED
-            for number, path in attempt_folders(folder).items():
-                follower = followers.setdefault(number, Follower(path / JOURNAL))
-                for line in filter(None, map(record_line, follower.read())):
-                    out.print(f"  {line}")
-            if settled:
-                out.print(heading(replace(run, state=ledger.runs([run.key])[0].state)))
-                return
-            time.sleep(FOLLOW_S)
-    except KeyboardInterrupt:
-        return
 
 
 def show_recorded(run: Run, recorded: RecordedRun | None, *, lines: int = LINES) -> None:
