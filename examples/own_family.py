@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scaling.families import FAMILIES
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Denoiser, Schedule, per_token
+from scaling.families.base import Denoiser, per_token
 
 
 class Timed(Absorbing):
@@ -31,19 +31,6 @@ class Timed(Absorbing):
     name: ClassVar[str] = "timed"
     tightness: ClassVar[str] = "reached by a network that knows every token given any others"
     objectives: ClassVar[tuple[str, ...]] = ("root", "nelbo", "low_variance")
-
-    def __init__(
-        self,
-        vocab_size: int,
-        *,
-        mask_id: int | None = None,
-        objective: str = "root",
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
-    ) -> None:
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
 
     def conditioning(self, t: Tensor) -> Tensor:
         return t

@@ -316,7 +316,7 @@ class Family(ABC):
 
     def posterior(self, probs: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """q(x_s | x_t, x_theta) for s < t, (B, L, V), if the family has one; probs: x_theta (B, L, V)."""
-        raise NotImplementedError(f"family {self.name!r} has no posterior")
+        raise UserError(f"family {self.name!r} has no posterior over discrete ids")
 
     def settled(self, xt: Tensor) -> bool:
         """Whether no later step can change these ids."""
