@@ -59,23 +59,20 @@ class Block(Absorbing):
         whole = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
         self.require(whole, f"block_size is {block_size!r}, it must be a positive integer")
         self.block_size, self.resample = block_size, resample
-        self.clip = self._checked_clip(clip)
-        self.require(self.clip is not None or not resample, "resample needs clip, the range of mask rates")
+        self.clip: tuple[float, float] | None = None
+        both = f"objective is {self.objective!r} and clip is {clip}; clip and objective 'clipped' go together"
+        self.require((clip is not None) == (self.objective == "clipped"), both)
+        if clip is not None:
+            rates = [float(x) for x in clip]
+            fine = len(rates) == 2 and 0 <= rates[0] < rates[1] <= 1
+            self.require(fine, f"clip is {clip}, it must be two rates with 0 <= low < high <= 1")
+            linear = self.schedule_name == "log_linear"
+            self.require(linear, "clip is a range of mask rates and goes with schedule 'log_linear'")
+            self.clip = max(rates[0], EARLIEST), rates[1]
+        self.require(clip is not None or not resample, "resample needs clip, the range of mask rates")
         if block_size == 1:
             self.bound = "exact"
         self.layout = Doubled(block_size)
-
-    def _checked_clip(self, clip: Sequence[float] | None) -> tuple[float, float] | None:
-        both = f"objective is {self.objective!r} and clip is {clip}; clip and objective 'clipped' go together"
-        self.require((clip is not None) == (self.objective == "clipped"), both)
-        if clip is None:
-            return None
-        pair = tuple(float(x) for x in clip)
-        fine = len(pair) == 2 and 0 <= pair[0] < pair[1] <= 1
-        self.require(fine, f"clip is {clip}, it must be two rates with 0 <= low < high <= 1")
-        linear = self.schedule_name == "log_linear"
-        self.require(linear, "clip is a range of mask rates and goes with schedule 'log_linear'")
-        return max(pair[0], EARLIEST), pair[1]
 
     def check_context(self, context_length: int) -> None:
         rule = f"it must divide the context of {context_length} tokens"

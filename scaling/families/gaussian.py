@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,16 +41,6 @@ from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaus
 
 SELF_CONDITION_EVERY = 4
 """One row in so many is self-conditioned in training, as published."""
-
-
-class Restorer(Protocol):
-    """A model for sampling and evaluation: vectors, a schedule, `GaussianTransformer.restore`."""
-
-    def rows(self) -> Tensor: ...
-    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
-    def restore(
-        self, latents: Tensor, gamma: Tensor, ids: Tensor, *, guess: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]: ...
 
 
 class Gaussian(Family):
@@ -112,7 +102,7 @@ class Gaussian(Family):
         generator = torch.Generator().manual_seed(0)
         return unit(torch.randn(self.vocab_size, self.embed_dim, generator=generator, dtype=torch.float64))
 
-    def levels(self, t: Tensor, model: Restorer | None = None) -> tuple[Tensor, Tensor]:
+    def levels(self, t: Tensor, model: GaussianTransformer | None = None) -> tuple[Tensor, Tensor]:
         """gamma(t) and its derivative, (B,) in float64; without a model the straight line it starts near."""
         if model is not None:
             return model.schedule(t)
@@ -142,7 +132,7 @@ class Gaussian(Family):
         return (torch.arange(count, device=generator.device) + offset) / count
 
     def corrupt(
-        self, x0: Tensor, t: Tensor, generator: torch.Generator, model: Restorer | None = None
+        self, x0: Tensor, t: Tensor, generator: torch.Generator, model: GaussianTransformer | None = None
     ) -> Tensor:
         """Latents z_t (B, L, E) of the model's vectors and schedule, or of the family's fixed ones."""
         rows = self.vectors.float().to(x0.device) if model is None else model.rows()
@@ -155,7 +145,7 @@ class Gaussian(Family):
     # -- losses ----------------------------------------------------------------------------------
 
     def token_bound(
-        self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, model: Restorer | None = None
+        self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, model: GaussianTransformer | None = None
     ) -> Tensor:
         """(B, L) nats: the diffusion term's integrand if t > 0, the reconstruction if t = 0.
 
@@ -280,7 +270,7 @@ class Gaussian(Family):
         return Noised(x0, noise, place.double(), extra={"first_noise": self._noise(x0, generator)})
 
     @torch.no_grad()
-    def sequence_bound(self, model: Restorer, noised: Noised) -> Tensor:  # type: ignore[override]
+    def sequence_bound(self, model: GaussianTransformer, noised: Noised) -> Tensor:  # type: ignore[override]
         """Diffusion at t, reconstruction and prior of each sequence, (B,) nats per token.
 
         Each row is an unbiased estimate by itself; with self-conditioning it takes four passes.
@@ -297,7 +287,9 @@ class Gaussian(Family):
         diffusion = diffusion_nats(target, x_hat, gamma, slope)
         return (diffusion + nats).mean(-1) + prior_nats(end, self.embed_dim)
 
-    def _restored(self, model: Restorer, z: Tensor, gamma: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _restored(
+        self, model: GaussianTransformer, z: Tensor, gamma: Tensor, ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """As the model's `restore`, given its own first answer."""
         if not self.self_conditioning:
             return model.restore(z, gamma, ids)

@@ -162,7 +162,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = _prepare(spec, data, device, micro_batch_size, compile_trunk)
     run.earlier = tuple(resume_from)
-    progress = _resume(run, [*run.earlier, folder], fences, log)
+    state, damaged = newest_checkpoint([*run.earlier, folder], spec.key, fences)
+    for sentence in damaged:
+        log({"kind": "damaged", "sentence": sentence})
+    if state is not None:
+        run.optimizer.restore(state)
+        run.progress = _LoopState(**state["progress"])
+    progress, run.resumed = run.progress, run.progress.step
+    log({"kind": "resumed", "step": run.resumed})
     every = max(1, spec.steps // CURVE_POINTS)
     peak = matmul_peak(device, spec.precision, torch.get_num_threads())
     flops_per_step = spec.training_flops("exact") / spec.sequences * spec.batch_size
@@ -231,18 +238,6 @@ def _prepare(
         device=torch.device(device),
         micro_batch_size=micro_batch_size or spec.batch_size,
     )
-
-
-def _resume(run: _Training, folders: list[Path], fences: Mapping[Path, int] | None, log: Log) -> _LoopState:
-    state, damaged = newest_checkpoint(folders, run.spec.key, fences)
-    for sentence in damaged:
-        log({"kind": "damaged", "sentence": sentence})
-    if state is not None:
-        run.optimizer.restore(state)
-        run.progress = _LoopState(**state["progress"])
-    run.resumed = run.progress.step
-    log({"kind": "resumed", "step": run.resumed})
-    return run.progress
 
 
 def _save(run: _Training, folder: Path, log: Log) -> None:
