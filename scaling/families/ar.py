@@ -91,6 +91,5 @@ class Autoregressive(Family):
         x0 = torch.zeros(shape, dtype=torch.long, device=generator.device)
         for i in range(length):
             inputs = self.shift(x0)[0][:, : i + 1]
-            logits = suppress(model(inputs, self.conditioning(t))[:, -1].double(), self.mask_id)
-            x0[:, i] = draw(logits.softmax(-1), generator)
+            x0[:, i] = draw(self.restored(model(inputs, self.conditioning(t))[:, -1]), generator)
         return x0

@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -281,6 +282,50 @@ class Family(ABC):
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:
         """Generate ids of the given (B, L) shape with `steps` calls of the model (one more where noted)."""
+
+    def ancestral(
+        self,
+        read: Callable[[Tensor, Tensor], Tensor],
+        xt: Tensor,
+        steps: int,
+        generator: torch.Generator,
+        *,
+        timed: bool = False,
+        greedy_tail: bool = False,
+    ) -> Tensor:
+        """Draw from the posterior from noisy ids xt (B, L) at time 1 to time 0, in `steps` even steps.
+
+        read: logits (B, L, V) of noisy ids at times (B,). Unless the network is conditioned on time (`timed`)
+        its answer is kept while no token of the batch changes: at most L calls of masks, however many steps.
+        greedy_tail: the last step takes the likeliest token instead of drawing.
+        """
+        probs: Tensor | None = None
+        for i, (t_now, t_next) in enumerate(pairwise(sampling_times(steps).to(generator.device))):
+            t, s = t_now.expand(len(xt)), t_next.expand(len(xt))
+            if probs is None or timed:
+                probs = self.restored(read(xt, t))
+            if greedy_tail and i == steps - 1:
+                return probs.argmax(-1)
+            new = draw(self.posterior(probs, xt, t, s), generator)
+            if not torch.equal(new, xt):
+                probs = None
+            xt = new
+            if self.settled(xt):
+                break
+        return xt
+
+    def posterior(self, probs: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """q(x_s | x_t, x_theta) for s < t, (B, L, V), if the family has one; probs: x_theta (B, L, V)."""
+        raise UserError(f"family {self.name!r} has no posterior over discrete ids")
+
+    def settled(self, xt: Tensor) -> bool:
+        """Whether no later step can change these ids."""
+        del xt
+        return False
+
+    def restored(self, logits: Tensor) -> Tensor:
+        """The network's distribution over clean tokens, float64, no mass on the mask id."""
+        return suppress(logits.double(), self.mask_id).softmax(-1)
 
     def sampling_steps(self, length: int) -> int:
         """Steps with which a text of `length` tokens is worth reading."""

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from scaling import flops
 from scaling.families.base import Family, Noised, draw, sampling_times
+from scaling.families.duality import latent_scales
 from scaling.ladder import Size
 from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaussian_model, unit
 
@@ -222,7 +223,13 @@ class Gaussian(Family):
         an option, so that a step depends on nothing but itself: see `reconstruction_share`.
         """
         count, place = len(x0), x0.device
-        first, share = self._split(count, generator)
+        # how many rows estimate the reconstruction, and a row's probability of being one of them
+        share = self.reconstruction_share
+        if count == 1:  # one row cannot estimate both: a coin decides
+            first = int(torch.rand(1, generator=generator, device=generator.device) < share)
+        else:
+            first = min(max(1, round(count * share)), count - 1)
+            share = first / count
         t = torch.zeros(count, dtype=torch.float64, device=place)
         t[first:] = self.training_times(count - first, generator)
         weight = torch.where(t > 0, 1 / (1 - share), 1 / share)
@@ -233,15 +240,6 @@ class Gaussian(Family):
         strength = 1.0 if not self.prior_anneal_share else min(1.0, progress / self.prior_anneal_share)
         extra = {"conditioned": conditioned, "strength": torch.full_like(t, strength)}
         return Noised(x0, self._noise(x0, generator), t, weight, extra)
-
-    def _split(self, count: int, generator: torch.Generator) -> tuple[int, float]:
-        """How many rows estimate the reconstruction, and a row's probability of being one of them."""
-        share = self.reconstruction_share
-        if count == 1:  # one row cannot estimate both: a coin decides
-            coin = torch.rand(1, generator=generator, device=generator.device)
-            return int(coin < share), share
-        first = min(max(1, round(count * share)), count - 1)
-        return first, first / count
 
     def training_loss(self, model: GaussianTransformer, noised: Noised) -> Tensor:  # type: ignore[override]
         """Sum over all positions of the weighted terms, a scalar in nats, with Plaid's gradient rules.
@@ -337,7 +335,7 @@ class Gaussian(Family):
             previous = guess if self.self_conditioning else None
             ids = torch.zeros(shape, dtype=torch.long, device=place)  # only their likelihood would need them
             guess = model.restore(z.to(rows.dtype), at.expand(len(z)), ids, guess=previous)[0]
-            alpha_t, (alpha_s, sigma_s) = _signal(at)[0], _signal(to)
+            alpha_t, (alpha_s, sigma_s) = latent_scales(at)[0], latent_scales(to)
             x = guess.double()
             if temperature != 1:
                 x = (z - (z - alpha_t * x) / temperature) / alpha_t
@@ -373,13 +371,8 @@ def _schedule_for(
 
 def latents(target: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:
     """z = alpha x + sigma eps (B, L, E) from x and eps of that shape and gamma (B,)."""
-    alpha, sigma = (level.to(target.dtype)[:, None, None] for level in _signal(gamma))
+    alpha, sigma = (level.to(target.dtype)[:, None, None] for level in latent_scales(gamma))
     return alpha * target + sigma * noise
-
-
-def _signal(gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma."""
-    return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
 
 
 def diffusion_nats(target: Tensor, x_hat: Tensor, gamma: Tensor, slope: Tensor) -> Tensor:

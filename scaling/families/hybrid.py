@@ -22,14 +22,13 @@ B batch, L length, V vocabulary.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.families.base import Common, Denoiser, Family, Noised, draw, per_token, sampling_times, suppress
+from scaling.families.base import Common, Denoiser, Family, Noised, draw, per_token, suppress
 from scaling.families.hybrid_noise import NOISE_TYPES, SMALLEST, Levels, Peaked, check_noise, shifted_levels
 from scaling.families.mixture import LogMixture
 from scaling.families.uniform import LARGEST_SIGMA
@@ -270,18 +269,10 @@ class Hybrid(Family):
         A network without time conditioning is called again only after some token of the batch has changed.
         """
         self.refuse_options(options)
-        times = sampling_times(steps).to(generator.device)
-        xt = draw(self.mixing(times[:1])[0].expand(*shape, -1), generator)
-        probs: Tensor | None = None
-        for t_now, t_next in pairwise(times):
-            t, s = t_now.expand(shape[0]), t_next.expand(shape[0])
-            if probs is None or self.time_conditioned:
-                probs = suppress(model(xt, self.conditioning(t)).double(), self.mask_id).softmax(-1)
-            new = draw(self.posterior(probs, xt, t, s), generator)
-            if not torch.equal(new, xt):
-                probs = None
-            xt = new
-        return xt
+        start = torch.ones(1, dtype=torch.float64, device=generator.device)
+        xt = draw(self.mixing(start)[0].expand(*shape, -1), generator)
+        read = lambda ids, t: model(ids, self.conditioning(t))  # noqa: E731
+        return self.ancestral(read, xt, steps, generator, timed=self.time_conditioned)
 
     def self_correct(
         self,

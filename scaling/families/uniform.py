@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -28,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.families.base import Common, Denoiser, Family, Noised, draw, sampling_times, suppress
+from scaling.families.base import Common, Denoiser, Family, Noised, suppress
 from scaling.families.curriculum import Curriculum, build_curriculum, embed
 from scaling.families.mixture import LogMixture
 from scaling.models import Transformer, head_loss
@@ -192,11 +191,5 @@ class Uniform(Family):
         greedy_tail = bool(options.pop("greedy_tail", False))
         self.refuse_options(options)
         xt = torch.randint(self.vocab_size, shape, generator=generator, device=generator.device)
-        times = sampling_times(steps).to(generator.device)
-        for i, (t_now, t_next) in enumerate(pairwise(times)):
-            t, s = t_now.expand(shape[0]), t_next.expand(shape[0])
-            probs = suppress(model(xt, self.conditioning(t)).double(), self.mask_id).softmax(-1)
-            if greedy_tail and i == steps - 1:
-                return probs.argmax(-1)
-            xt = draw(self.posterior(probs, xt, t, s), generator)
-        return xt
+        read = lambda ids, t: model(ids, self.conditioning(t))  # noqa: E731
+        return self.ancestral(read, xt, steps, generator, timed=True, greedy_tail=greedy_tail)
