@@ -83,8 +83,6 @@ class Rollout(Plotted):
         lines += [f"left out: {reason}" for reason in self.skipped]
         return "\n".join(lines)
 
-    __repr__ = __str__
-
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{reason}</li>" for reason in self.skipped)
         return self.summary().to_html(index=False) + (f"<ul>{notes}</ul>" if notes else "")

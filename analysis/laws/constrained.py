@@ -33,7 +33,7 @@ from analysis.laws.solver.repeats import (
 )
 from analysis.laws.solver.search import best_of, golden_section, grid_starts, refit_resamples
 from analysis.laws.surface import SurfaceFrontier, SurfaceLaw, check_identified
-from analysis.table.fit_table import RunTable, column_numbers, prepare
+from analysis.table.fit_table import column_numbers, prepare
 
 FEWEST_REPEATED = 3
 MOST_BASE_STARTS = 2
@@ -211,9 +211,33 @@ def fit_constrained(
     no column unique_tokens, fewer than 3 runs that repeat, too few runs for the parameters.
     """
     check_options(bootstrap, seed, level)
-    _check_form(form, base, tied, one_parameter, delta)
+    if form not in FORMS:
+        raise UserError(f"form = {form!r}: choose one of {', '.join(FORMS)}")
+    if not delta > 0:
+        raise UserError(f"delta = {delta!r}: the Huber threshold on log loss is above 0, e.g. 0.001")
+    if one_parameter and form != "additive":
+        raise UserError("one_parameter = True: only the additive form has one; use form='additive'")
+    if base is not None and tied:
+        raise UserError("tied = True: the exponents of a base law are held as they are; give one of the two")
+    if base is not None and not isinstance(base, SurfaceLaw):
+        numbers = np.asarray(base, dtype=np.float64)
+        if numbers.shape != (5,) or not np.all(np.isfinite(numbers) & (numbers > 0)):
+            raise UserError(
+                "base: give a surface law, or its five numbers E, A, B, alpha, beta, all finite and above 0"
+            )
     table = prepare(runs)
-    unique_tokens = _unique_tokens(table)
+    if "unique_tokens" not in table.rows.columns:
+        raise UserError(
+            "runs: column unique_tokens is missing; a data-constrained law needs how many unique tokens "
+            "each run read"
+        )
+    unique_tokens = column_numbers(table.rows, "unique_tokens")
+    repeated = int(np.sum(table.tokens / unique_tokens - 1 > ONCE))
+    if repeated < FEWEST_REPEATED:
+        raise UserError(
+            f"runs: {repeated} runs read their text more than once; a data-constrained law needs at least "
+            f"{FEWEST_REPEATED}, else fit method='surface'"
+        )
     space = repeat_space(form, tied=tied, held_base=base is not None, one_parameter=one_parameter)
     if base is None:
         check_identified(table, space.num_free)
@@ -265,40 +289,6 @@ def fit_constrained(
         names = [name for name, open_end in zip(FORMS[form], often & space.free, strict=True) if open_end]
         caveats += [f"these runs put no {side} limit on {name}" for name in names]
     return replace(law, warnings=tuple(caveats))
-
-
-def _check_form(form: str, base: object, tied: bool, one_parameter: bool, delta: float) -> None:
-    if form not in FORMS:
-        raise UserError(f"form = {form!r}: choose one of {', '.join(FORMS)}")
-    if not delta > 0:
-        raise UserError(f"delta = {delta!r}: the Huber threshold on log loss is above 0, e.g. 0.001")
-    if one_parameter and form != "additive":
-        raise UserError("one_parameter = True: only the additive form has one; use form='additive'")
-    if base is not None and tied:
-        raise UserError("tied = True: the exponents of a base law are held as they are; give one of the two")
-    if base is not None and not isinstance(base, SurfaceLaw):
-        numbers = np.asarray(base, dtype=np.float64)
-        if numbers.shape != (5,) or not np.all(np.isfinite(numbers) & (numbers > 0)):
-            raise UserError(
-                "base: give a surface law, or its five numbers E, A, B, alpha, beta, all finite and above 0"
-            )
-
-
-def _unique_tokens(table: RunTable) -> np.ndarray:
-    """The column, checked; UserError names what is wrong."""
-    if "unique_tokens" not in table.rows.columns:
-        raise UserError(
-            "runs: column unique_tokens is missing; a data-constrained law needs how many unique tokens "
-            "each run read"
-        )
-    values = column_numbers(table.rows, "unique_tokens")
-    repeated = int(np.sum(table.tokens / values - 1 > ONCE))
-    if repeated < FEWEST_REPEATED:
-        raise UserError(
-            f"runs: {repeated} runs read their text more than once; a data-constrained law needs at least "
-            f"{FEWEST_REPEATED}, else fit method='surface'"
-        )
-    return values
 
 
 def best_given_text(

@@ -158,8 +158,6 @@ class Law(Plotted, ABC):
         lines += [f"left out: {run}" for run in self.excluded]
         return "\n".join(lines)
 
-    __repr__ = __str__
-
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{text}</li>" for text in (*self.warnings, *map(str, self.excluded)))
         head = "<br>".join(str(self).split("\n")[:2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +158,13 @@ def prepare(runs: pd.DataFrame) -> RunTable:
     columns = {name: column_numbers(kept, name) for name in numbers}
     _check_units(columns)
     if "flops" not in columns:
-        columns["flops"] = _flops_of(columns)
+        # the budgets, if they count more than 6 params tokens and are a cost per token
+        columns["flops"] = 6.0 * columns["params"] * columns["tokens"]
+        budget = columns.get("budget", columns["flops"])
+        if np.max(np.abs(np.log(budget / columns["flops"]))) > np.log1p(SAME_BUDGET):
+            with suppress(UserError):
+                fit_cost(columns["params"], columns["tokens"], budget)
+                columns["flops"] = budget
     if _has(kept, "loss_se") and kept["loss_se"].notna().all():
         columns["loss_se"] = column_numbers(kept, "loss_se", zero_allowed=True)
     order = np.lexsort((columns["loss"], columns["tokens"], columns["params"]))
@@ -203,20 +210,6 @@ def _check_units(columns: dict[str, np.ndarray]) -> None:
             f"tokens: the median of tokens / params is {number_text(ratio)}, usually 1 to 1000; are tokens "
             "in billions? Give both in units of one"
         )
-
-
-def _flops_of(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """FLOPs of a table without that column: its budgets, if they count more than 6 params tokens."""
-    params, tokens = columns["params"], columns["tokens"]
-    flops = 6.0 * params * tokens
-    budget = columns.get("budget")
-    if budget is None or np.max(np.abs(np.log(budget / flops))) <= np.log1p(SAME_BUDGET):
-        return flops
-    try:
-        fit_cost(params, tokens, budget)
-    except UserError:
-        return flops
-    return budget
 
 
 def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
