@@ -14,6 +14,9 @@ class Plotted:
 
     figure: ClassVar[str]
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def plot(self, **options: Any) -> go.Figure:
         """The result as a Plotly figure; options are those of the figure's function."""
         return self._drawn(self.figure, **options)

@@ -10,7 +10,6 @@ B batch, L length, V vocabulary.
 from __future__ import annotations
 
 import tempfile
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from scaling.families import FAMILIES
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Denoiser, Schedule, draw, per_token, sampling_times
+from scaling.families.base import Denoiser, per_token
 
 
 class Timed(Absorbing):
@@ -32,19 +31,6 @@ class Timed(Absorbing):
     name: ClassVar[str] = "timed"
     tightness: ClassVar[str] = "reached by a network that knows every token given any others"
     objectives: ClassVar[tuple[str, ...]] = ("root", "nelbo", "low_variance")
-
-    def __init__(
-        self,
-        vocab_size: int,
-        *,
-        mask_id: int | None = None,
-        objective: str = "root",
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
-    ) -> None:
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
 
     def conditioning(self, t: Tensor) -> Tensor:
         return t
@@ -63,10 +49,7 @@ class Timed(Absorbing):
         """Ancestral sampling from all masks; the network is called at every step, since it sees the time."""
         self.refuse_options(options)
         xt = torch.full(shape, self.mask_id, device=generator.device)
-        for now, then in pairwise(sampling_times(steps).to(generator.device)):
-            t, s = now.expand(len(xt)), then.expand(len(xt))
-            xt = draw(self.posterior(self.restored(model(xt, t)), xt, t, s), generator)
-        return xt
+        return self.ancestral(model, xt, steps, generator, timed=True)
 
 
 def register() -> None:

@@ -82,11 +82,11 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
         if pool is not None:
             pool.ready()  # trouble with a cluster is reported before any data is prepared
         dataset = prepare.prepare_data(request, terminal)
-        repaired = ""
 
         def open_ledger() -> Ledger:
-            nonlocal repaired
             ledger, repaired = open_whole(request.ledger_folder)
+            if repaired:
+                terminal.print(f"{repaired}; the plan below does not know them yet", style="yellow")
             return stack.enter_context(ledger)
 
         # a refused sweep leaves no ledger behind
@@ -105,8 +105,6 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
             pool = stack.enter_context(closing(StoragePool(pool, storage, [dataset.folder])))
         terminal.print(plan_view(plan, slots=prepare.local_slots(request.config), brief=True))
         terminal.print(f"recorded in {without_secrets(uri)}")
-        if repaired:
-            terminal.print(repaired, style="yellow")
         files, files_before = str(storage) if storage is not None else None, ledger.fact("storage")
         ledger.note_fact("storage", files)
         if files:

@@ -118,8 +118,6 @@ class Diagnosis(Plotted):
         ]
         return "\n".join([*lines, "", f"verdict: {self.verdict}"])
 
-    __repr__ = __str__
-
     def _repr_html_(self) -> str:
         return f"<p><b>{self.verdict}</b></p>{self.table.to_html(index=False)}"
 
@@ -142,7 +140,7 @@ def diagnose(law: Law) -> Diagnosis:
     others = variants(law)
     influence = influence_table(law) if isinstance(law, SurfaceLaw) else None
     if isinstance(law, SurfaceLaw) and influence is not None:
-        checks = _surface_checks(law) | _influence_checks(law, influence)
+        checks = _surface_checks(law, influence)
     else:
         note = "; ".join((law.sentence, *law.warnings))
         checks = {"fit": (CONCERN if law.warnings else FINE, None, note)}
@@ -177,8 +175,8 @@ def diagnose(law: Law) -> Diagnosis:
     return Diagnosis(law=law, table=table, variants=others, influence=influence, verdict=verdict)
 
 
-def _surface_checks(law: SurfaceLaw) -> dict[str, Finding]:
-    """Checks that read the fit itself."""
+def _surface_checks(law: SurfaceLaw, influence: pd.DataFrame) -> dict[str, Finding]:
+    """Checks that read the fit itself, and checks that leave runs out."""
     checks: dict[str, Finding] = {}
     lowest, E = float(law.runs["loss"].min()), float(law.E)
     if law.options["E"] is not None:
@@ -215,15 +213,11 @@ def _surface_checks(law: SurfaceLaw) -> dict[str, Finding]:
     note = f"{one} and {other} most nearly trade off (cosine {cosine:.4f})"
     note = f"condition number {number_text(number)}; {note}"
     checks["condition"] = (NOTE if number > ILL_CONDITIONED else FINE), number, note
-    return checks
 
-
-def _influence_checks(law: SurfaceLaw, influence: pd.DataFrame) -> dict[str, Finding]:
-    """Checks that leave runs out."""
     a = law.exponents["params"]
     highest, leverage = influence["leverage"].idxmax(), float(influence["leverage"].max())
     note = f"highest leverage {leverage:.2f} (row {highest}); 1 is a run fitted by itself"
-    checks: dict[str, Finding] = {"leverage": (NOTE if leverage > 0.8 else FINE, leverage, note)}
+    checks["leverage"] = (NOTE if leverage > 0.8 else FINE, leverage, note)
 
     most = influence["exponent_change"].abs().idxmax()
     change = float(influence.loc[most, "exponent_change"])

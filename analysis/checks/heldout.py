@@ -26,16 +26,8 @@ MOST_FOLDS = 12
 """Tables with more budgets than this are cut into WIDE_FOLDS stretches of equal width in log FLOPs."""
 WIDE_FOLDS = 8
 COLUMNS = (
-    "trained_to",
-    "trained_runs",
-    "flops",
-    "quantity",
-    "measured",
-    "predicted",
-    "low",
-    "high",
-    "error_percent",
-    "covered",
+    *("trained_to", "trained_runs", "flops", "quantity", "measured"),
+    *("predicted", "low", "high", "error_percent", "covered"),
 )
 QUANTITIES = ("loss of a run", "lowest loss", "best size")
 
@@ -90,8 +82,6 @@ class Rollout(Plotted):
             )
         lines += [f"left out: {reason}" for reason in self.skipped]
         return "\n".join(lines)
-
-    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{reason}</li>" for reason in self.skipped)

@@ -25,8 +25,16 @@ def influence_table(law: SurfaceLaw) -> pd.DataFrame:
     theta = law.thetas[0]
     thetas, _ = refit_surface(law, weights=leave_one_out(np.arange(len(runs))))
     residual = _log_residuals(law)
+    delta = float(law.options["delta"])
+    _, jacobian = _jacobian(law)
+    if law.scatter.on_loss:
+        jacobian = jacobian * _predicted(law)[:, None]
+    reweighted = np.minimum(1.0, delta / np.maximum(np.abs(_residuals(law)), delta))
+    weighted = jacobian * np.sqrt(reweighted)[:, None]
+    left, singular, _ = np.linalg.svd(weighted / np.sqrt(np.sum(weighted**2, axis=0)), full_matrices=False)
+    leverage = np.sum(left[:, singular > 1e-12 * singular[0]] ** 2, axis=1)
     return runs.assign(
-        leverage=_leverage(law),
+        leverage=leverage,
         residual_percent=100 * residual,
         outlier=outliers(law),
         exponent_without=frontier_exponents(thetas, law.cost)["params"],
@@ -77,17 +85,6 @@ def _jacobian(law: SurfaceLaw) -> tuple[list[str], np.ndarray]:
     if law.options["E"] is not None:
         del columns["E"]
     return list(columns), np.stack(list(columns.values()), axis=1)
-
-
-def _leverage(law: SurfaceLaw) -> np.ndarray:
-    delta = float(law.options["delta"])
-    _, jacobian = _jacobian(law)
-    if law.scatter.on_loss:
-        jacobian = jacobian * _predicted(law)[:, None]
-    reweighted = np.minimum(1.0, delta / np.maximum(np.abs(_residuals(law)), delta))
-    weighted = jacobian * np.sqrt(reweighted)[:, None]
-    left, singular, _ = np.linalg.svd(weighted / np.sqrt(np.sum(weighted**2, axis=0)), full_matrices=False)
-    return np.asarray(np.sum(left[:, singular > 1e-12 * singular[0]] ** 2, axis=1))
 
 
 def _residuals(law: SurfaceLaw) -> np.ndarray:

@@ -23,14 +23,8 @@ from analysis.laws.solver.objective import huber_deviance
 from analysis.table.fit_table import prepare
 
 COLUMNS = (
-    "candidate",
-    "num_parameters",
-    "aicc",
-    "aicc_above_best",
-    "run_error",
-    "loss_error",
-    "size_error",
-    "note",
+    *("candidate", "num_parameters", "aicc", "aicc_above_best"),
+    *("run_error", "loss_error", "size_error", "note"),
 )
 NUMBERS = COLUMNS[1:-1]
 

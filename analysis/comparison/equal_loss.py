@@ -18,16 +18,8 @@ from analysis.laws.result import Law
 from analysis.laws.surface import SurfaceLaw
 
 COLUMNS = (
-    "family",
-    "reference",
-    "at_flops",
-    "at_loss",
-    "reference_flops",
-    "multiplier",
-    "low",
-    "high",
-    "extrapolated",
-    "law",
+    *("family", "reference", "at_flops", "at_loss", "reference_flops"),
+    *("multiplier", "low", "high", "extrapolated", "law"),
 )
 BEYOND = 10.0
 """A curve goes this factor beyond the family's budgets on either side."""

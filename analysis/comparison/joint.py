@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from analysis.errors import UserError
-from analysis.laws.solver.bootstrap import chunk_rows, resample_weights
+from analysis.laws.solver.bootstrap import resample_weights
 from analysis.laws.solver.newton import minimise
 from analysis.laws.solver.noise import choose_resampling, draw_losses, spread_about_surface
 from analysis.laws.solver.objective import (
@@ -29,7 +29,7 @@ from analysis.laws.solver.objective import (
     Space,
     huber_deviance,
 )
-from analysis.laws.solver.search import WALK
+from analysis.laws.solver.search import WALK, refit
 from analysis.laws.surface import SurfaceLaw, fit_surface, problem_of
 from analysis.table.fit_table import prepare
 
@@ -156,15 +156,8 @@ def fit_shared_E(
             losses.append(np.log(drawn) - part.means[2])
             weights.append(np.ones_like(drawn))
     weight_Rn, z_Rn = np.concatenate(weights, axis=1), np.concatenate(losses, axis=1)
-    theta_Rp, unfinished = np.empty((len(weight_Rn), best.shape[1])), 0
-    chunk = chunk_rows(objective.num_runs)
-    for first in range(0, len(weight_Rn), chunk):
-        part_R = slice(first, min(first + chunk, len(weight_Rn)))
-        start = np.repeat(best, part_R.stop - part_R.start, axis=0)
-        with np.errstate(over="ignore", invalid="ignore"):
-            ended = minimise(objective, start, weight_Rn[part_R], delta, tolerance=1e-10, z_Rn=z_Rn[part_R])
-        theta_Rp[part_R] = ended.theta_Rp
-        unfinished += int(np.sum(~ended.converged_R))
+    theta_Rp, converged = refit(objective, best, delta, weight_Rn, z_Rn, tolerance=1e-10)
+    unfinished = int(np.sum(~converged))
 
     # how much one E costs: the joint objective against the sum of the separate ones
     rows = np.concatenate([best, theta_Rp])

@@ -140,8 +140,6 @@ class Comparison(Plotted):
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
-    __repr__ = __str__
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types at full precision; open interval ends are None."""
         tables = {}

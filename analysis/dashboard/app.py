@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any, Literal
+import gzip
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+from typing import Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -38,7 +40,20 @@ def build(state: State, *, title: str, watch: bool = True) -> FastAPI:
                 await task
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    _static_routes(app, title)
+    files: dict[str, tuple[str, str, Callable[[], bytes]]] = {
+        "/": ("text/html", FRESH, lambda: page.served(title).encode()),
+        "/app.js": ("text/javascript", FRESH, lambda: page.script().encode()),
+        "/style.css": ("text/css", FRESH, lambda: page.style().encode()),
+        "/plotly.js": ("text/javascript", FOREVER, page.library),
+    }
+    packed = cache(lambda path: page.pack(files[path][2]()))
+
+    def static(request: Request) -> Response:
+        media, caching, _ = files[request.url.path]
+        return _packed(request, *packed(request.url.path), media=media, caching=caching)
+
+    for path in files:
+        app.add_api_route(path, static, methods=["GET", "HEAD"])
     _data_routes(app, state)
 
     @app.get("/export.html")
@@ -51,27 +66,6 @@ def build(state: State, *, title: str, watch: bool = True) -> FastAPI:
         return Response(content, media_type="text/html", headers={"content-disposition": name})
 
     return app
-
-
-def _static_routes(app: FastAPI, title: str) -> None:
-    files = {
-        "/": ("text/html", FRESH, lambda: page.served(title).encode()),
-        "/app.js": ("text/javascript", FRESH, lambda: page.script().encode()),
-        "/style.css": ("text/css", FRESH, lambda: page.style().encode()),
-        "/plotly.js": ("text/javascript", FOREVER, page.library),
-    }
-    packed: dict[str, tuple[bytes, str]] = {}
-    for path, (media, caching, content) in files.items():
-        app.add_api_route(path, _static(path, media, caching, content, packed), methods=["GET", "HEAD"])
-
-
-def _static(path: str, media: str, caching: str, content: Any, packed: dict[str, tuple[bytes, str]]) -> Any:
-    def answer(request: Request) -> Response:
-        if path not in packed:
-            packed[path] = page.pack(content())
-        return _packed(request, *packed[path], media=media, caching=caching)
-
-    return answer
 
 
 def _data_routes(app: FastAPI, state: State) -> None:
@@ -133,5 +127,5 @@ def _packed(
     if f'"{etag}"' in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     if "gzip" not in request.headers.get("accept-encoding", ""):
-        return Response(page.unpack(content), media_type=media, headers=headers)
+        return Response(gzip.decompress(content), media_type=media, headers=headers)
     return Response(content, media_type=media, headers={**headers, "content-encoding": "gzip"})

@@ -32,7 +32,9 @@ def _column(values: pd.Series) -> dict[str, Any] | None:
     if not values.notna().any():
         return None
     if values.dtype.kind == "M":
-        seconds = (values - _epoch()).dt.total_seconds()
+        import pandas as pd
+
+        seconds = (values - pd.Timestamp(0, unit="s", tz="UTC")).dt.total_seconds()
         return _numbers([None if x != x else round(x) for x in seconds.tolist()])
     if values.dtype.kind in "iu":  # every digit counts, of a seed for one; a page reads 2^53 at most
         whole = [None if x != x else int(x) for x in values.astype(object).where(values.notna()).tolist()]
@@ -44,12 +46,6 @@ def _column(values: pd.Series) -> dict[str, Any] | None:
     if values.dtype.kind == "b":
         return _numbers([int(x) for x in values.tolist()])
     return _texts([None if x is None or x != x else str(x) for x in values.astype(object).tolist()])
-
-
-def _epoch() -> Any:
-    import pandas as pd
-
-    return pd.Timestamp(0, unit="s", tz="UTC")
 
 
 def plain_number(x: float, digits: int = DIGITS) -> float | int | str | None:

@@ -67,7 +67,7 @@ def plain(figure: go.Figure, nominal: Mapping[float, float] | None = None) -> di
 
 
 def _nominal(budget: float, nominal: Mapping[float, float]) -> float:
-    nearest = min(nominal, key=lambda known: abs(math.log(known / budget)), default=None)
+    nearest = min(nominal, key=lambda own: abs(math.log(own / budget)), default=None)
     return float(f"{budget if nearest is None else nominal[nearest]:.7g}")
 
 
@@ -158,18 +158,20 @@ def picture(content: Mapping[str, Any], path: Path, *, families: Collection[str]
     from analysis import figures
     from analysis.figures import theme
 
-    def shown(family: object, budget: object) -> bool:
+    def is_chosen(family: object, budget: object) -> bool:
         right_family = not families or family in (None, "") or family in families
-        return right_family and (not budgets or budget is None or _among(float(str(budget)), budgets))
+        return right_family and (
+            not budgets or budget is None or any(abs(float(str(budget)) / one - 1) < 0.06 for one in budgets)
+        )
 
-    def shown_note(note: Mapping[str, Any]) -> bool:
+    def is_note_chosen(note: Mapping[str, Any]) -> bool:
         kind, _, value = str(note.get("name") or "").partition(":")
-        return shown(value if kind == "family" else None, value if kind == "budget" else None)
+        return is_chosen(value if kind == "family" else None, value if kind == "budget" else None)
 
-    kept = [t for t in content["data"] if shown(t["meta"].get("family"), t["meta"].get("budget"))]
+    kept = [t for t in content["data"] if is_chosen(t["meta"].get("family"), t["meta"].get("budget"))]
     layout = dict(content["layout"])
     for name in ("annotations", "shapes"):
-        layout[name] = [note for note in layout.get(name, ()) if shown_note(note)]
+        layout[name] = [note for note in layout.get(name, ()) if is_note_chosen(note)]
     figure = _figure({"data": kept, "layout": layout}, theme.template("light"))
     height = (layout.get("height") or 0) + content["top"] - BARE_PX
     figure.update_layout(
@@ -177,10 +179,6 @@ def picture(content: Mapping[str, Any], path: Path, *, families: Collection[str]
         meta={"provenance": content["provenance"]},
     )  # fmt: skip
     return figures.save(theme.set_theme(figure, theme_name), path)
-
-
-def _among(budget: float, budgets: Collection[float]) -> bool:
-    return any(abs(budget / one - 1) < 0.06 for one in budgets)
 
 
 def _figure(content: Mapping[str, Any], template: Any) -> go.Figure:

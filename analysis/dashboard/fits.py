@@ -253,10 +253,10 @@ def answers(law: Any) -> dict[str, Any]:
 def summary_of_comparison(comparison: Any) -> dict[str, Any]:
     from analysis import figures
 
-    shown = figures.compare_table(comparison)
+    rows = figures.compare_table(comparison)
     return {
         "method": comparison.method,
-        "multipliers": records(shown[shown["kind"] == "budget"].drop(columns="kind"), 5),
+        "multipliers": records(rows[rows["kind"] == "budget"].drop(columns="kind"), 5),
         "crossovers": records(comparison.measured_crossovers, 5),
         "exponents": records(comparison.exponents, 4),
         "warnings": list(comparison.warnings),
@@ -289,11 +289,14 @@ def published_lines(laws: list[Law]) -> list[dict[str, Any]]:
         line = {"color": theme.NEUTRAL, "width": 1.8, "dash": DASHES[len(lines) % len(DASHES)]}
         traces = []
         for number, panel in enumerate(PANELS):
-            known = own[own[panel].notna()]
-            if len(known):
+            points_of_law = own[own[panel].notna()]
+            if len(points_of_law):
                 axes = {f"{name}axis": f"{name}{number + 1}" if number else name for name in "xy"}
-                points = {"x": table(known[["flops"]], 5)["flops"], "y": table(known[[panel]], 5)[panel]}
-                label = [*[""] * (len(known) - 1), row["name"]]
+                points = {
+                    "x": table(points_of_law[["flops"]], 5)["flops"],
+                    "y": table(points_of_law[[panel]], 5)[panel],
+                }
+                label = [*[""] * (len(points_of_law) - 1), row["name"]]
                 traces.append({
                     **axes, **points, "type": "scatter", "mode": "lines+text", "line": line, "text": label,
                     "textposition": "top left", "name": row["name"], "showlegend": False, "cliponaxis": False,

@@ -92,10 +92,6 @@ def pack(content: bytes) -> tuple[bytes, str]:
     return gzip.compress(content, 6, mtime=0), hashlib.sha256(content).hexdigest()[:24]
 
 
-def unpack(content: bytes) -> bytes:
-    return gzip.decompress(content)
-
-
 def served(title: str) -> str:
     """The page as the server gives it."""
     version = hashlib.sha256(library()).hexdigest()[:12]
@@ -148,7 +144,7 @@ def exported(state: State, curves: bytes, laws: Mapping[str, bytes], *, title: s
     start = start if START.fullmatch(start) else ""
     opening = {"start": start, "written": time.time(), "state": state.summary()}
     parts = {
-        "known": _pack(json.dumps(opening).encode()),
+        "opening": _pack(json.dumps(opening).encode()),
         "runs": _pack(gzip.decompress(state.runs.content) if state.runs.content else b"null"),
         "curves": curves,
         "library": packed_library(),

@@ -47,7 +47,7 @@ class Change:
 class Source(Protocol):
     """See above. Each method raises UserError, in one sentence, where the store cannot be read."""
 
-    shown: str
+    label: str
     """As people may see it: no password."""
     files: tuple[Path, ...]
     """Files that change when the runs do; none: the store has to be asked."""
@@ -76,9 +76,9 @@ class StoreSource:
 
         self.store, self.sweep, self.families = store, sweep, families or None
         self.kind, self.place = kind_of(store)
-        self.shown = without_secrets(self.place)
+        self.label = without_secrets(self.place)
         self.files = files_of(store)
-        self._seen = ""
+        self._last_rows = ""
 
     def read(self, mark: Any) -> Change | None:
         if self.kind == "server":
@@ -106,15 +106,15 @@ class StoreSource:
             rows = load_runs(self.store, self.sweep, self.families) if whole else self._changed(mark)
         except NoRunsError as error:
             return Change(rows=pd.DataFrame(), mark=None, whole=True, note=str(error))
-        seen = rows.to_json(date_format="iso")
-        if not whole and (seen == self._seen or not len(rows)):
+        rows_json = rows.to_json(date_format="iso")
+        if not whole and (rows_json == self._last_rows or not len(rows)):
             return None
-        self._seen = "" if whole else seen
+        self._last_rows = "" if whole else rows_json
         ended = [int(at.timestamp() * 1000) for at in rows["ended"].dropna()]
         now = {"whole_at": time.time()} if whole else dict(mark)
         now["ended"] = max([now.get("ended", 0), *ended])
         with open_server(self.place) as server:
-            tracking = {"address": self.shown.rstrip("/"), "experiments": server.experiments()}
+            tracking = {"address": self.label.rstrip("/"), "experiments": server.experiments()}
         return Change(rows=rows, mark=now, whole=whole, tracking=tracking)
 
     def _changed(self, mark: Any) -> pd.DataFrame:
@@ -126,7 +126,7 @@ class StoreSource:
         if self.sweep is not None:
             rows = rows[rows["sweep"] == self.sweep]
         rows = rows[rows["family"].isin(self.families)] if self.families else rows
-        return typed(rows, self.shown, lenient=self.sweep is None)
+        return typed(rows, self.label, lenient=self.sweep is None)
 
     def _mark(self) -> Any:
         """Changes when the store does; None where that cannot be told without reading it."""
@@ -170,7 +170,7 @@ class PublishedSource:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.shown = f"published table {name}"
+        self.label = f"published table {name}"
 
     def read(self, mark: Any) -> Change | None:
         if mark is not None:

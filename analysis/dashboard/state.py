@@ -80,7 +80,7 @@ class State:
         self.drawer = Child(base, FITTER_IDLE_S)
         self.runs = Runs()
         self.laws: dict[Count, Laws] = {}
-        self._wanted: list[Count] = []
+        self._counts_of_pages: list[Count] = []
         self._work = asyncio.Event()
         self._slow = False
         """Whether a fit took longer than QUICK_FIT_S."""
@@ -100,8 +100,8 @@ class State:
 
     def want(self, count: Count) -> Laws:
         """The laws counted that way, as far as they are there; they are fitted next."""
-        if count not in self._wanted:
-            self._wanted.insert(0, count)
+        if count not in self._counts_of_pages:
+            self._counts_of_pages.insert(0, count)
             self._work.set()
         return self.laws.setdefault(count, Laws())
 
@@ -199,11 +199,11 @@ class State:
         if not facts.get("rows") or not facts.get("hash"):
             return None
         first = (facts["default"]["params"], facts["default"]["flops"])
-        wanted = [count for count in self._wanted if self.knows(count)]
+        of_pages = [count for count in self._counts_of_pages if self.knows(count)]
         rest = [(p, f) for p in facts["counts"]["params"] for f in facts["counts"]["flops"]]
         if facts.get("open") or self._slow:
             rest = []
-        for count in [*wanted, first, *rest]:
+        for count in [*of_pages, first, *rest]:
             laws = self.laws.get(count)
             if laws is None or laws.hash != facts["hash"]:
                 return count
@@ -211,13 +211,13 @@ class State:
 
     async def _fit_once(self, count: Count) -> None:
         laws = self.laws.setdefault(count, Laws())
-        wanted = str(self.runs.facts["hash"])
+        data_hash = str(self.runs.facts["hash"])
         whole_before = bool(laws.content) and laws.done
         began = time.monotonic()
         laws.stage, laws.problem = "starting", ""
         try:
             async for answer in self.fitter.ask(
-                job="fit", params=count[0], flops=count[1], hash=wanted, bootstrap=self.bootstrap
+                job="fit", params=count[0], flops=count[1], hash=data_hash, bootstrap=self.bootstrap
             ):
                 laws.stage = answer.get("stage", "")
                 if answer.get("end") or not whole_before:
@@ -225,7 +225,7 @@ class State:
                     self._take(laws, Path(answer["file"]), done=bool(answer.get("end")))
         except ChildError as error:
             laws.problem, laws.stage = str(error), ""
-        laws.hash = wanted  # also after a failure: the same runs would fail again
+        laws.hash = data_hash  # also after a failure: the same runs would fail again
         self._slow = self._slow or time.monotonic() - began > QUICK_FIT_S
 
     def _take(self, laws: Laws, path: Path, *, done: bool) -> None:
@@ -249,9 +249,9 @@ class State:
                 for flops in facts["counts"]["flops"]:
                     self._take_up_laws(cache, (params, flops), facts["hash"])
 
-    def _take_up_laws(self, cache: Path, count: Count, wanted: str) -> None:
-        path = cache / f"laws-{wanted}-{'-'.join(count)}.json.gz"
-        if wanted and path.is_file():
+    def _take_up_laws(self, cache: Path, count: Count, data_hash: str) -> None:
+        path = cache / f"laws-{data_hash}-{'-'.join(count)}.json.gz"
+        if data_hash and path.is_file():
             laws = self.laws.setdefault(count, Laws())
             self._take(laws, path, done=True)
-            laws.hash = wanted
+            laws.hash = data_hash

@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +42,7 @@ QUICK, SMALL = 4, 9
 """gzip levels: of what is sent while runs arrive, and of laws that are whole, which exported files carry."""
 HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
 """Columns on which laws depend."""
+OPEN = ("planned", "running", "preempted")
 
 Answers = Iterator[dict[str, Any]]
 
@@ -71,7 +72,7 @@ class Reader:
             frame = pd.read_parquet(self.cache / SNAPSHOT)
         except (OSError, ValueError):
             return
-        if snapshot.get("source") == self.source.shown:
+        if snapshot.get("source") == self.source.label:
             self.frame, self.mark, self.note = frame, snapshot["mark"], snapshot["note"]
             self.tracking = snapshot.get("tracking")
 
@@ -97,7 +98,7 @@ class Reader:
         self.frame, self.mark, self.note = with_keys(rows), change.mark, change.note
         self.tracking = change.tracking
         self.frame.to_parquet(self.cache / SNAPSHOT, index=False)
-        facts = {"source": self.source.shown, "mark": self.mark, "note": self.note, "tracking": self.tracking}
+        facts = {"source": self.source.label, "mark": self.mark, "note": self.note, "tracking": self.tracking}
         write_whole(self.cache / "mark.json", json.dumps(facts).encode())
 
     def _publish(self) -> dict[str, Any]:
@@ -114,20 +115,21 @@ class Reader:
             "counts": counts_of(frame) if len(frame) else {"params": ["own"], "flops": ["own"]},
             "default": default_counts(frame) if len(frame) else {"params": "own", "flops": "own"},
             "bits": measures_of(frame),
-            "open": num_open(frame),
+            # runs that will still change
+            "open": int(frame["status"].isin(OPEN).sum()) if "status" in frame else 0,
             "tracking": self.tracking,
         }
-        shown = frame.assign(nominal=nominal_budgets(frame)) if len(frame) else frame
+        table = frame.assign(nominal=nominal_budgets(frame)) if len(frame) else frame
         # how families and budgets look, as in every figure
         families = theme.family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
         styles = {name: theme.family_style(name) for name in families}
         facts["families"] = {name: {"colour": s.colour, "symbol": s.symbol} for name, s in styles.items()}
-        nominal = shown["nominal"].dropna().unique().tolist() if len(frame) else []
+        nominal = table["nominal"].dropna().unique().tolist() if len(frame) else []
         budgets = [plain_number(budget) for budget in sorted(nominal)]
         facts["budgets"] = [
             list(pair) for pair in zip(budgets, theme.budget_colours(len(budgets)), strict=True)
         ]
-        content = pack({**facts, "columns": to_columns(shown)})
+        content = pack({**facts, "columns": to_columns(table)})
         etag = hashlib.sha256(content).hexdigest()[:24]
         path = self.cache / "page.json.gz"
         write_whole(path, content)
@@ -177,13 +179,6 @@ def with_keys(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def num_open(frame: pd.DataFrame) -> int:
-    """Runs that will still change."""
-    if "status" not in frame:
-        return 0
-    return int(frame["status"].isin(["planned", "running", "preempted"]).sum())
-
-
 def data_hash(frame: pd.DataFrame) -> str:
     """Of everything that laws depend on: they are fitted anew when it changes, and only then."""
     import numpy as np
@@ -211,8 +206,8 @@ class Fitter:
         from analysis.dashboard import fits
 
         os.nice(max(0, 10 - os.nice(0)))  # a sweep on this machine goes first
-        params, flops, wanted = job["params"], job["flops"], job["hash"]
-        path = self.cache / f"laws-{wanted}-{params}-{flops}.json.gz"
+        params, flops, of_data = job["params"], job["flops"], job["hash"]
+        path = self.cache / f"laws-{of_data}-{params}-{flops}.json.gz"
         frame = pd.read_parquet(self.cache / SNAPSHOT)
         now = data_hash(frame)
         results: dict[str, Any] = {"hash": now, "params": params, "flops": flops, "fitted_at": time.time()}
@@ -282,7 +277,8 @@ def main() -> None:
         try:
             if job["job"] not in ("fit", "picture") and reader is None:
                 reader = Reader(build(job["spec"]), cache)
-            for answer in _handler(job["job"], reader, cache)(job):
+            owner = Fitter(cache) if job["job"] in ("fit", "picture") else reader
+            for answer in getattr(owner, job["job"])(job):
                 send(answer)
             give_back()
         except UserError as error:
@@ -290,12 +286,6 @@ def main() -> None:
         except Exception as error:  # the server shows it and goes on with what it has
             logging.getLogger(__name__).exception("job %s failed", job["job"])
             send({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "end": True})
-
-
-def _handler(name: str, reader: Reader | None, cache: Path) -> Callable[[Mapping[str, Any]], Answers]:
-    if reader is None:
-        return {"fit": Fitter(cache).fit, "picture": Fitter(cache).picture}[name]
-    return {"read": reader.read, "run": reader.run, "curves": reader.curves}[name]
 
 
 if __name__ == "__main__":

@@ -16,18 +16,8 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
-from analysis.frontier import (
-    Cost,
-    Curve,
-    Optimum,
-    as_flops,
-    frontier_exponents,
-    optimal_logs,
-    optimal_loss,
-    positive_numbers,
-    surface_curve,
-)
-from analysis.laws.result import PredictingLaw, common_fields, interval_columns, search_verdict
+from analysis.frontier import Cost, Optimum, as_flops, optimal_logs, positive_numbers
+from analysis.laws.result import build_law, interval_columns
 from analysis.laws.solver.bootstrap import check_options, group_numbers
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.objective import Derivatives, Problem
@@ -41,9 +31,9 @@ from analysis.laws.solver.repeats import (
     penalty,
     repeat_space,
 )
-from analysis.laws.solver.search import best_of, grid_starts, refit_resamples
-from analysis.laws.surface import SurfaceLaw, check_identified
-from analysis.table.fit_table import RunTable, prepare
+from analysis.laws.solver.search import best_of, golden_section, grid_starts, refit_resamples
+from analysis.laws.surface import SurfaceFrontier, SurfaceLaw, check_identified
+from analysis.table.fit_table import column_numbers, prepare
 
 FEWEST_REPEATED = 3
 MOST_BASE_STARTS = 2
@@ -61,7 +51,7 @@ PAIRING = 23
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ConstrainedLaw(PredictingLaw):
+class ConstrainedLaw(SurfaceFrontier):
     """Loss over params, tokens and unique tokens; counts, nats per token. Formulas: `laws.solver.repeats`.
 
     What every law has (exponents, curve, frontier, `optimal` without unique_tokens) is that of unlimited
@@ -84,16 +74,6 @@ class ConstrainedLaw(PredictingLaw):
     def _held(self) -> np.ndarray:
         # a base without resamples is the same in all rows; one with resamples brings its own uncertainty
         return np.asarray(np.ptp(self.thetas, axis=0) == 0)
-
-    @property
-    def exponents(self) -> dict[str, Estimate]:
-        """Of N*, D*, D*/N* and L* - E, as powers of compute, while there is fresh text."""
-        values = frontier_exponents(self.thetas[:, :5], self.cost)
-        return {name: estimate_of(v, self.rule) for name, v in values.items()}
-
-    @property
-    def curve(self) -> Curve:
-        return surface_curve(self.thetas[:, :5], self.cost, self.flops_range)
 
     def predict(  # type: ignore[override]
         self, params: Any, tokens: Any, unique_tokens: Any, *, kind: str = "mean"
@@ -204,11 +184,6 @@ class ConstrainedLaw(PredictingLaw):
         crossing = np.where(falls.any(axis=1), np.exp((left + right) / 2), np.inf)
         return estimate_of(np.where(gaps[:, 0] < 0, 0.0, crossing), Rule(level=self.level))
 
-    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
-        log_params, log_tokens = optimal_logs(self.thetas[:, :5], flops, self.cost)
-        loss = self.thetas[:, :1] + optimal_loss(self.thetas[:, :5], log_params, log_tokens)
-        return {"params": log_params, "tokens": log_tokens, "loss": loss}
-
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"form": self.form}
 
@@ -236,9 +211,33 @@ def fit_constrained(
     no column unique_tokens, fewer than 3 runs that repeat, too few runs for the parameters.
     """
     check_options(bootstrap, seed, level)
-    _check_form(form, base, tied, one_parameter, delta)
+    if form not in FORMS:
+        raise UserError(f"form = {form!r}: choose one of {', '.join(FORMS)}")
+    if not delta > 0:
+        raise UserError(f"delta = {delta!r}: the Huber threshold on log loss is above 0, e.g. 0.001")
+    if one_parameter and form != "additive":
+        raise UserError("one_parameter = True: only the additive form has one; use form='additive'")
+    if base is not None and tied:
+        raise UserError("tied = True: the exponents of a base law are held as they are; give one of the two")
+    if base is not None and not isinstance(base, SurfaceLaw):
+        numbers = np.asarray(base, dtype=np.float64)
+        if numbers.shape != (5,) or not np.all(np.isfinite(numbers) & (numbers > 0)):
+            raise UserError(
+                "base: give a surface law, or its five numbers E, A, B, alpha, beta, all finite and above 0"
+            )
     table = prepare(runs)
-    unique_tokens = _unique_tokens(table)
+    if "unique_tokens" not in table.rows.columns:
+        raise UserError(
+            "runs: column unique_tokens is missing; a data-constrained law needs how many unique tokens "
+            "each run read"
+        )
+    unique_tokens = column_numbers(table.rows, "unique_tokens")
+    repeated = int(np.sum(table.tokens / unique_tokens - 1 > ONCE))
+    if repeated < FEWEST_REPEATED:
+        raise UserError(
+            f"runs: {repeated} runs read their text more than once; a data-constrained law needs at least "
+            f"{FEWEST_REPEATED}, else fit method='surface'"
+        )
     space = repeat_space(form, tied=tied, held_base=base is not None, one_parameter=one_parameter)
     if base is None:
         check_identified(table, space.num_free)
@@ -268,8 +267,6 @@ def fit_constrained(
     terms = RepeatTerms.of(form, problem, table.tokens, unique_tokens)
     objective = LogSum(terms, problem.z, space)
     best, share = best_of(objective, np.concatenate(starts), len(table), delta)
-    ones = np.ones((1, len(table)))
-    gradient = float(objective.relative_gradient(best, ones, delta)[0])
     groups = None if cluster is None else group_numbers(table.rows, cluster)
     start_Rp = np.repeat(best, bootstrap, axis=0)
     if base is not None and len(bases) > 1:
@@ -278,68 +275,20 @@ def fit_constrained(
         objective, best, len(table), bootstrap, seed, groups, delta, start_Rp=start_Rp
     )
     thetas = terms.natural(problem, np.concatenate([best, draws]))
-    thetas.flags.writeable = False
-    status, sentence = search_verdict(FORMS[form], best[0], gradient, space)
     options = {
         "form": form, "base": options_base, "tied": tied, "one_parameter": one_parameter, "delta": delta,
         "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster,
     }  # fmt: skip
-    law = ConstrainedLaw(
-        **common_fields(table, options),
-        status=status,
-        sentence=f"{sentence}; {share:.0%} of the starts end here",
-        warnings=(),
-        form=form,
-        thetas=thetas,
-        objective=float(objective.at(best, ones, delta).f_R[0]),
-        gradient=gradient,
-        share_of_starts=share,
-        num_fitted=space.num_free,
-    )
-    caveats = law._caveats(table, len(draws), unfinished)
+    law = build_law(
+        ConstrainedLaw, table, options, objective, best, share, thetas, unfinished,
+        delta=delta, form=form, num_fitted=space.num_free,
+    )  # fmt: skip
+    caveats = [*law.warnings]
     for side, at_edge in (("lower", draws <= space.lower), ("upper", draws >= space.upper)):
         often = at_edge.sum(axis=0) > (1 - level) / 2 * len(draws)
         names = [name for name, open_end in zip(FORMS[form], often & space.free, strict=True) if open_end]
         caveats += [f"these runs put no {side} limit on {name}" for name in names]
     return replace(law, warnings=tuple(caveats))
-
-
-def _check_form(form: str, base: object, tied: bool, one_parameter: bool, delta: float) -> None:
-    if form not in FORMS:
-        raise UserError(f"form = {form!r}: choose one of {', '.join(FORMS)}")
-    if not delta > 0:
-        raise UserError(f"delta = {delta!r}: the Huber threshold on log loss is above 0, e.g. 0.001")
-    if one_parameter and form != "additive":
-        raise UserError("one_parameter = True: only the additive form has one; use form='additive'")
-    if base is not None and tied:
-        raise UserError("tied = True: the exponents of a base law are held as they are; give one of the two")
-    if base is not None and not isinstance(base, SurfaceLaw):
-        numbers = np.asarray(base, dtype=np.float64)
-        if numbers.shape != (5,) or not np.all(np.isfinite(numbers) & (numbers > 0)):
-            raise UserError(
-                "base: give a surface law, or its five numbers E, A, B, alpha, beta, all finite and above 0"
-            )
-
-
-def _unique_tokens(table: RunTable) -> np.ndarray:
-    """The column, checked; UserError names what is wrong."""
-    if "unique_tokens" not in table.rows.columns:
-        raise UserError(
-            "runs: column unique_tokens is missing; a data-constrained law needs how many unique tokens "
-            "each run read"
-        )
-    values = pd.to_numeric(table.rows["unique_tokens"], errors="coerce").to_numpy(dtype=np.float64)
-    wrong = ~(np.isfinite(values) & (values > 0))
-    if wrong.any():
-        labels = ", ".join(map(str, table.rows.index[wrong][:5]))
-        raise UserError(f"unique_tokens: rows {labels} must be a finite number above 0; correct or drop them")
-    repeated = int(np.sum(table.tokens / values - 1 > ONCE))
-    if repeated < FEWEST_REPEATED:
-        raise UserError(
-            f"runs: {repeated} runs read their text more than once; a data-constrained law needs at least "
-            f"{FEWEST_REPEATED}, else fit method='surface'"
-        )
-    return values
 
 
 def best_given_text(
@@ -351,7 +300,6 @@ def best_given_text(
     at_one = optimal_logs(thetas[:, :5], np.ones(1), cost)[0][:, 0]
     slope = thetas[:, 4] / (thetas[:, 3] + cost.q * thetas[:, 4])
     rows = np.arange(len(thetas))
-    ratio = (np.sqrt(5) - 1) / 2
     for j, budget in enumerate(budgets.T):
 
         def loss(log_params: np.ndarray, budget: np.ndarray = budget) -> np.ndarray:
@@ -366,12 +314,7 @@ def best_given_text(
         middle = np.clip(at_one + slope * np.log(budget), -FARTHEST_LOG, FARTHEST_LOG)
         grid = middle[:, None] + np.linspace(-AROUND, AROUND, GRID_POINTS)
         lowest = np.clip(loss(grid).argmin(axis=1), 1, GRID_POINTS - 2)
-        low, high = grid[rows, lowest - 1], grid[rows, lowest + 1]
-        for _ in range(GOLDEN_STEPS):
-            inner = np.stack([high - ratio * (high - low), low + ratio * (high - low)], axis=1)
-            values = loss(inner)
-            left = values[:, 0] < values[:, 1]
-            low, high = np.where(left, low, inner[:, 0]), np.where(left, inner[:, 1], high)
-        sizes[:, j] = (low + high) / 2
+        ends = grid[rows, lowest - 1], grid[rows, lowest + 1]
+        sizes[:, j] = golden_section(loss, *ends, GOLDEN_STEPS)
         losses[:, j] = loss(sizes[:, j : j + 1])[:, 0]
     return sizes, losses

@@ -23,11 +23,11 @@ import pandas as pd
 
 from analysis.estimate import Estimate, estimate_of
 from analysis.frontier import Curve
-from analysis.laws.result import PredictingLaw, common_fields, search_verdict
+from analysis.laws.result import PredictingLaw, build_law
 from analysis.laws.solver.bootstrap import check_options, group_numbers
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.objective import LOWER, UPPER, Derivatives, Problem, Space
-from analysis.laws.solver.search import best_of, grid_starts, refit_resamples
+from analysis.laws.solver.search import best_of, golden_section, grid_starts, refit_resamples
 from analysis.laws.surface import check_identified, check_terms, touching_zero
 from analysis.table.fit_table import prepare
 
@@ -76,25 +76,21 @@ class InteractionLaw(PredictingLaw):
         grid = np.linspace(*ends, GRID_POINTS)
         log_runs = np.log(self.runs["params"] * self.runs["tokens"]).mean() / 2
         balance = np.log(self.reference_params) - log_runs
-        ratio = (np.sqrt(5) - 1) / 2
         best = np.empty((len(self.thetas), len(flops)))
         for j, log_tokens_at_one in enumerate(np.log(flops / self.cost.k)):
-            loss = self._loss_at(self.thetas, grid, log_tokens_at_one - self.cost.q * grid)
+
+            def loss_of(log_params: np.ndarray, total: float = log_tokens_at_one) -> np.ndarray:
+                return self._loss_at(self.thetas, log_params, total - self.cost.q * log_params)
+
+            loss = loss_of(grid)
             inner = loss[:, 1:-1]
             minimum = (inner < loss[:, :-2]) & (inner <= loss[:, 2:])
             # on budgets like those of the runs, near sizes like theirs
             distance = np.abs(grid[1:-1] - log_tokens_at_one / (1 + self.cost.q) - balance)
             nearest = np.where(minimum, distance, np.inf).argmin(axis=1) + 1
-            # golden-section search of all draws at once, between the grid's neighbours
-            low, high = grid[nearest - 1], grid[nearest + 1]
-            for _ in range(GOLDEN_STEPS):
-                left, right = high - ratio * (high - low), low + ratio * (high - low)
-                both = np.stack([left, right], axis=1)
-                at_both = self._loss_at(self.thetas, both, log_tokens_at_one - self.cost.q * both)
-                lower = at_both[:, 0] < at_both[:, 1]
-                low, high = np.where(lower, low, left), np.where(lower, right, high)
+            place = golden_section(loss_of, grid[nearest - 1], grid[nearest + 1], GOLDEN_STEPS)
             open_end = np.where(loss[:, 0] < loss[:, -1], -np.inf, np.inf)
-            best[:, j] = np.where(minimum.any(axis=1), (low + high) / 2, open_end)
+            best[:, j] = np.where(minimum.any(axis=1), place, open_end)
         return best
 
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
@@ -166,9 +162,6 @@ def fit_interaction(
     zero = np.zeros(len(separable))
     starts = np.concatenate([np.column_stack([separable, zero, zero + kappa]) for kappa in KAPPAS])
     best, share = best_of(objective, starts, len(table), threshold)
-    ones = np.ones((1, len(table)))
-    value = float(objective.at(best, ones, threshold).f_R[0]) * problem.unit**2
-    gradient = float(objective.relative_gradient(best, ones, threshold)[0])
     draws, unfinished = refit_resamples(objective, best, len(table), bootstrap, seed, groups, threshold)
 
     # E, A, B, alpha, beta, c, kappa in the user's units
@@ -178,30 +171,16 @@ def fit_interaction(
     thetas = np.column_stack([five, c + kappa * problem.means[1], kappa])
     if held_E is not None:
         thetas[:, 0] = held_E
-    thetas.flags.writeable = False
-    status, sentence = search_verdict(
-        SYMBOLS,
-        best[0],
-        gradient,
-        space,
-        advice="the runs hardly determine seven parameters, fit the surface",
-    )
     options = {
         "delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster,
         "residual": residual, "E": E,
     }  # fmt: skip
-    law = InteractionLaw(
-        **common_fields(table, options),
-        status=status,
-        sentence=f"{sentence}; {share:.0%} of the starts end here",
-        warnings=(),
-        thetas=thetas,
-        reference_params=float(np.exp(problem.means[0])),
-        objective=value,
-        gradient=gradient,
-        share_of_starts=share,
-    )
-    caveats = [*law._caveats(table, len(draws), unfinished), *touching_zero(law)]
+    law = build_law(
+        InteractionLaw, table, options, objective, best, share, thetas, unfinished,
+        delta=threshold, unit=problem.unit, reference_params=float(np.exp(problem.means[0])),
+        advice="the runs hardly determine seven parameters, fit the surface",
+    )  # fmt: skip
+    caveats = [*law.warnings, *touching_zero(law)]
     interval = law.kappa
     if interval.low is not None and interval.high is not None and interval.low <= 0 <= interval.high:
         caveats.append(

@@ -27,14 +27,8 @@ from analysis.estimate import Estimate, Rule, spread
 from analysis.frontier import number_column
 from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_fields, interval_columns
 from analysis.laws.solver.akima import solve_splines
-from analysis.laws.solver.bootstrap import (
-    check_interval,
-    check_options,
-    group_numbers,
-    group_weights,
-    leave_one_out,
-)
-from analysis.laws.solver.budget import BudgetFit, BudgetStatus, Curves, read_budget, too_few
+from analysis.laws.solver.bootstrap import check_options, draw_weights, group_numbers, leave_one_out
+from analysis.laws.solver.budget import BudgetFit, BudgetStatus, Curves, read_budget
 from analysis.laws.solver.noise import Spread, draw_losses, spread_about_budgets
 from analysis.laws.solver.parabola import Parabolas, correct, solve_parabolas
 from analysis.laws.surface import fit_surface, refit_surface
@@ -201,9 +195,26 @@ def fit_isoflop(
     its minimum, see `analysis.laws.solver.parabola.correct`; `law.bias` and the summary give the amount.
     UserError if fewer than 2 budgets have a usable minimum, or options do not go together.
     """
-    check_options(bootstrap, seed, level)
-    check_interval(interval)
-    _check_choices(resample, shape, noise, cluster, correct_bias)
+    check_options(bootstrap, seed, level, interval)
+    if resample not in RESAMPLINGS:
+        raise UserError(f"resample = {resample!r}; choose one of {', '.join(RESAMPLINGS)}")
+    if shape not in SHAPES:
+        raise UserError(f"shape = {shape!r}; choose one of {', '.join(SHAPES)}")
+    if shape == "akima" and resample == "rows":
+        raise UserError(
+            'shape = "akima" passes through every run, so runs cannot be redrawn; choose '
+            'resample = "parametric" or "residuals"'
+        )
+    if shape == "akima" and correct_bias:
+        raise UserError('correct_bias is for shape = "parabola"; an Akima interpolant has no such bias')
+    if noise is not None and not (noise > 0 and np.isfinite(noise)):
+        raise UserError(
+            f"noise = {noise!r}: the standard deviation of the losses is above 0, in nats, e.g. 0.002"
+        )
+    if noise is not None and resample != "parametric":
+        raise UserError(f'noise is for resample = "parametric", not {resample!r}')
+    if cluster is not None and resample == "parametric":
+        raise UserError('cluster needs resample = "rows" or "residuals"; parametric noise has no groups')
     table = prepare(runs)
     if table.one_budget:
         raise UserError(
@@ -221,11 +232,11 @@ def fit_isoflop(
     if resample == "rows":
         weights = np.ones((1 + bootstrap, len(table)))
         if groups is not None:
-            weights[1:] = group_weights(groups, bootstrap, generator)
+            weights[1:] = draw_weights(len(table), bootstrap, generator, groups)
         else:
             # within each budget: a budget that lost its runs would have no minimum
             for _, members in table.budgets():
-                weights[1:, members] = group_weights(np.arange(len(members)), bootstrap, generator)
+                weights[1:, members] = draw_weights(len(members), bootstrap, generator)
         losses = np.broadcast_to(table.loss, weights.shape)
     else:
         draws = draw_losses(table, noise_of_runs, resample, bootstrap, generator, groups)
@@ -316,42 +327,16 @@ def fit_isoflop(
     )
 
 
-def _check_choices(
-    resample: str, shape: str, noise: float | None, cluster: str | None, correct_bias: bool
-) -> None:
-    """UserError for options that do not exist or do not go together."""
-    if resample not in RESAMPLINGS:
-        raise UserError(f"resample = {resample!r}; choose one of {', '.join(RESAMPLINGS)}")
-    if shape not in SHAPES:
-        raise UserError(f"shape = {shape!r}; choose one of {', '.join(SHAPES)}")
-    if shape == "akima" and resample == "rows":
-        raise UserError(
-            'shape = "akima" passes through every run, so runs cannot be redrawn; choose '
-            'resample = "parametric" or "residuals"'
-        )
-    if shape == "akima" and correct_bias:
-        raise UserError('correct_bias is for shape = "parabola"; an Akima interpolant has no such bias')
-    if noise is not None and not (noise > 0 and np.isfinite(noise)):
-        raise UserError(
-            f"noise = {noise!r}: the standard deviation of the losses is above 0, in nats, e.g. 0.002"
-        )
-    if noise is not None and resample != "parametric":
-        raise UserError(f'noise is for resample = "parametric", not {resample!r}')
-    if cluster is not None and resample == "parametric":
-        raise UserError('cluster needs resample = "rows" or "residuals"; parametric noise has no groups')
-
-
 def _fit_budget(
     table: RunTable, flops: float, members: np.ndarray, losses: np.ndarray, weights: np.ndarray, shape: str
 ) -> BudgetFit:
     """The curve of one budget for every row of losses and weights (1 + R, n)."""
     x = np.log(table.params[members])
-    if len(np.unique(x)) < 3:
-        return too_few(flops, members, x)
     of_budget = losses[:, members], weights[:, members]
-    if shape == "akima":
-        curves: Curves = solve_splines(x, *of_budget)
-    else:
+    curves: Curves | None = None
+    if len(np.unique(x)) >= 3 and shape == "akima":
+        curves = solve_splines(x, *of_budget)
+    elif len(np.unique(x)) >= 3:
         centre = float(x.mean())
         curves = Parabolas(centre, solve_parabolas(x, *of_budget, centre))
     log_cost = np.log(table.flops[members]) - np.log(table.tokens[members])

@@ -21,13 +21,13 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import positive_numbers
-from analysis.laws.result import FEW_STARTS, interval_columns
-from analysis.laws.solver.bootstrap import check_options, chunk_rows
+from analysis.laws.result import FEW_STARTS, estimate_table, interval_columns
+from analysis.laws.solver.bootstrap import check_options
 from analysis.laws.solver.logsum import LogSum
-from analysis.laws.solver.newton import minimise
 from analysis.laws.solver.noise import Scatter, check_kind, scatter
 from analysis.laws.solver.objective import Space
-from analysis.laws.solver.search import best_of
+from analysis.laws.solver.search import best_of, refit
+from analysis.table.fit_table import column_numbers
 from analysis.text import number_text
 
 LEAST_SQUARES = 1e6
@@ -108,15 +108,7 @@ class PowerFit:
 
     def summary(self) -> pd.DataFrame:
         """One row per number: quantity, value, low, high."""
-        rows = self._rows()
-        return pd.DataFrame(
-            {
-                "quantity": list(rows),
-                "value": [float(value) for value in rows.values()],
-                "low": [value.low for value in rows.values()],
-                "high": [value.high for value in rows.values()],
-            }
-        )
+        return estimate_table(self._rows().items())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything needed to use, check and redo the fit, in plain JSON types."""
@@ -248,12 +240,7 @@ def positive_column(table: pd.DataFrame, name: str) -> np.ndarray:
         raise UserError(f"table is a {type(table).__name__}; give a pandas DataFrame")
     if name not in table.columns:
         raise UserError(f"{name}: no such column (columns: {', '.join(map(str, table.columns))})")
-    values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = ~(np.isfinite(values) & (values > 0))
-    if wrong.any():
-        labels = ", ".join(map(str, table.index[wrong][:5]))
-        raise UserError(f"{name}: rows {labels} must be finite numbers above 0; correct or drop them")
-    return values
+    return column_numbers(table, name)
 
 
 class _Fitter:
@@ -304,15 +291,8 @@ class _Fitter:
         """Optima (R, p) for other log y (R, n)."""
         if self.exact:
             return self._lines(z_Rn)
-        objective, optima = self.objective(z_Rn[0] if len(z_Rn) else self.design[:, 0]), []
-        chunk = chunk_rows(len(self.design))
-        for first in range(0, len(z_Rn), chunk):
-            part = z_Rn[first : first + chunk]
-            start = np.repeat(best[None], len(part), axis=0)
-            delta = self.delta or LEAST_SQUARES
-            ended = minimise(objective, start, np.ones(part.shape), delta, tolerance=1e-11, z_Rn=part)
-            optima.append(ended.theta_Rp)
-        return np.concatenate([np.empty((0, len(best))), *optima])
+        objective = self.objective(z_Rn[0] if len(z_Rn) else self.design[:, 0])
+        return refit(objective, best[None], self.delta or LEAST_SQUARES, None, z_Rn)[0]
 
     def _lines(self, z_Rn: np.ndarray) -> np.ndarray:
         slopes = np.linalg.lstsq(self.design, z_Rn.T, rcond=None)[0].T

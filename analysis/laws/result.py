@@ -5,18 +5,19 @@ from __future__ import annotations
 import enum
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 import numpy as np
 import pandas as pd
 
 from analysis.estimate import Estimate, Rule, estimate_of, interval
 from analysis.frontier import Cost, Curve, Optimum, as_flops, positive_numbers
+from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.noise import Scatter, check_kind, scatter
-from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Space
+from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Derivatives
 from analysis.plotted import Plotted
 from analysis.table.fit_table import Excluded, RunTable
 from analysis.text import flops_text, value_text
@@ -133,14 +134,7 @@ class Law(Plotted, ABC):
             best = self.optimal(flops)
             for name in ("params", "tokens", "tokens_per_param", "loss"):
                 rows.append((f"{name} at {flops_text(flops)} FLOPs", getattr(best, name)))
-        return pd.DataFrame(
-            {
-                "quantity": [name for name, _ in rows],
-                "value": [float(value) for _, value in rows],
-                "low": [value.low for _, value in rows],
-                "high": [value.high for _, value in rows],
-            }
-        )
+        return estimate_table(rows)
 
     def against(self, name: str, *, flops: object = None, withdrawn: bool = False) -> Beside:
         """The law beside published ones, e.g. "hoffmann2022"; see `analysis.published.beside.against`."""
@@ -163,8 +157,6 @@ class Law(Plotted, ABC):
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"left out: {run}" for run in self.excluded]
         return "\n".join(lines)
-
-    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{text}</li>" for text in (*self.warnings, *map(str, self.excluded)))
@@ -342,27 +334,6 @@ class PredictingLaw(Law):
         columns = {name: array.ravel() for name, array in zip(inputs, arrays, strict=True)}
         return pd.DataFrame(columns | interval_columns("loss", values, rule))
 
-    def _caveats(self, table: RunTable, num_draws: int, unfinished: int) -> list[str]:
-        """Warnings that any such law may have."""
-        caveats = list(table.warnings)
-        lowest = float(table.loss.min())
-        if "E" in self.symbols and lowest <= self.E:
-            caveats.append(
-                f"E = {float(self.E):.4g} lies at or above the lowest loss ({lowest:.4g}): the law does not "
-                "describe these runs; fit a narrower range of tokens per parameter"
-            )
-        if self.status is not FitStatus.CONVERGED:
-            caveats.append(self.sentence)
-        if self.share_of_starts < FEW_STARTS:
-            caveats.append(
-                f"only {self.share_of_starts:.0%} of the starts reach the optimum; others may lie close"
-            )
-        if unfinished > 0.01 * num_draws:
-            caveats.append(
-                f"{unfinished} of {num_draws} resamples did not converge; their last points are used"
-            )
-        return caveats
-
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {
             "objective": self.objective,
@@ -372,34 +343,88 @@ class PredictingLaw(Law):
         }
 
 
-def search_verdict(
-    symbols: Sequence[str],
-    theta: np.ndarray,
-    gradient: float,
-    space: Space,
+Searched = TypeVar("Searched", bound=PredictingLaw)
+
+
+def build_law(
+    law_type: type[Searched],
+    table: RunTable,
+    options: Mapping[str, Any],
+    objective: Derivatives | LogSum,
+    best: np.ndarray,
+    share: float,
+    thetas: np.ndarray,
+    unfinished: int,
     *,
+    delta: float,
+    unit: float = 1.0,
     vanished: Sequence[str] = (),
     advice: str = "",
-) -> tuple[FitStatus, str]:
-    """How a search ended. theta (p,) in the solver's coordinates; vanished: terms with no share in any loss;
-    advice: what to try if it did not converge."""
+    **fields: Any,
+) -> Searched:
+    """The law that a search from many starts ended at, with the verdict on the search and its warnings.
+
+    best (1, p): the optimum in the coordinates of `objective`, which `share` of the starts reach; thetas: the
+    same, then resamples and leave-outs, in the user's units; unfinished: how many resamples did not converge.
+    unit: of the residuals, in nats; vanished: terms with no share in any loss; advice: what to try if the
+    search did not converge; fields: those of the law's own type.
+    """
+    ones, space = np.ones((1, len(table))), objective.space
+    gradient = float(objective.relative_gradient(best, ones, delta)[0])
+    thetas.flags.writeable = False
+    law = law_type(
+        **common_fields(table, options),
+        status=FitStatus.CONVERGED,
+        sentence=f"the gradient is {gradient:.0e} of its terms",
+        warnings=(),
+        thetas=thetas,
+        objective=float(objective.at(best, ones, delta).f_R[0]) * unit**2,
+        gradient=gradient,
+        share_of_starts=share,
+        **fields,
+    )
+    status, sentence = law.status, law.sentence
+    edge = space.free & ((best[0] <= space.lower) | (best[0] >= space.upper))
     if gradient > GRADIENT_TOLERANCE:
-        return FitStatus.NOT_CONVERGED, (
+        status = FitStatus.NOT_CONVERGED
+        sentence = (
             f"the gradient at the best point is {gradient:.1e} of its terms, above {GRADIENT_TOLERANCE:.0e}"
             + (f"; {advice}" if advice else "")
         )
-    if vanished:
-        return FitStatus.BOUND_HIT, (
+    elif vanished:
+        status = FitStatus.BOUND_HIT
+        sentence = (
             f"{' and '.join(vanished)} vanished: the runs are best described without that term, so its "
             "numbers mean nothing"
         )
-    edge = space.free & ((theta <= space.lower) | (theta >= space.upper))
-    if edge.any():
-        names = [name for name, at_edge in zip(symbols, edge, strict=True) if at_edge]
-        return FitStatus.BOUND_HIT, (
-            f"{' and '.join(names)} ended at the edge of the search: the runs do not determine it"
+    elif edge.any():
+        status = FitStatus.BOUND_HIT
+        names = [name for name, at_edge in zip(law.symbols, edge, strict=True) if at_edge]
+        sentence = f"{' and '.join(names)} ended at the edge of the search: the runs do not determine it"
+    sentence += f"; {share:.0%} of the starts end here"
+
+    caveats = list(table.warnings)
+    lowest = float(table.loss.min())
+    if "E" in law.symbols and lowest <= law.E:
+        caveats.append(
+            f"E = {float(law.E):.4g} lies at or above the lowest loss ({lowest:.4g}): the law does not "
+            "describe these runs; fit a narrower range of tokens per parameter"
         )
-    return FitStatus.CONVERGED, f"the gradient is {gradient:.0e} of its terms"
+    if status is not FitStatus.CONVERGED:
+        caveats.append(sentence)
+    if share < FEW_STARTS:
+        caveats.append(f"only {share:.0%} of the starts reach the optimum; others may lie close")
+    num_draws = len(thetas) - 1 - law.leave_outs
+    if unfinished > 0.01 * num_draws:
+        caveats.append(f"{unfinished} of {num_draws} resamples did not converge; their last points are used")
+    return replace(law, status=status, sentence=sentence, warnings=tuple(caveats))
+
+
+def estimate_table(rows: Iterable[tuple[str, Estimate]]) -> pd.DataFrame:
+    """quantity, value, low, high: one row per name and number."""
+    numbers = [(name, float(value), value.low, value.high) for name, value in rows]
+    columns = zip(*numbers, strict=True)
+    return pd.DataFrame(dict(zip(("quantity", "value", "low", "high"), map(list, columns), strict=True)))
 
 
 def interval_columns(name: str, values: np.ndarray, rule: Rule | float) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from analysis.frontier import (
     surface_curve,
     surface_loss,
 )
-from analysis.laws.result import PredictingLaw, common_fields, search_verdict
-from analysis.laws.solver.bootstrap import check_interval, check_options, group_numbers, leave_one_out
+from analysis.laws.result import PredictingLaw, build_law
+from analysis.laws.solver.bootstrap import check_options, group_numbers, leave_one_out
 from analysis.laws.solver.noise import choose_resampling, draw_losses, spread_about_surface
 from analysis.laws.solver.objective import LOWER, Derivatives, Problem
 from analysis.laws.solver.search import best_of, grid_starts, refit, refit_resamples
@@ -42,8 +42,28 @@ SYMBOLS = ("E", "A", "B", "alpha", "beta")
 RESIDUALS = ("log", "loss")
 
 
+class SurfaceFrontier(PredictingLaw):
+    """A law whose frontier is that of a surface: the first columns of thetas are its parameters."""
+
+    @property
+    def exponents(self) -> dict[str, Estimate]:
+        """Of N*, D*, D*/N* and of L* - E, as powers of compute (while there is fresh text)."""
+        values = frontier_exponents(self.thetas[:, :5], self.cost)
+        return {name: estimate_of(v, self.rule) for name, v in values.items()}
+
+    @property
+    def curve(self) -> Curve:
+        drawn = self.thetas[: len(self.thetas) - self.leave_outs, :5]
+        return surface_curve(drawn, self.cost, self.flops_range)
+
+    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
+        log_params, log_tokens = optimal_logs(self.thetas[:, :5], flops, self.cost)
+        loss = self.thetas[:, :1] + optimal_loss(self.thetas[:, :5], log_params, log_tokens)
+        return {"params": log_params, "tokens": log_tokens, "loss": loss}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SurfaceLaw(PredictingLaw):
+class SurfaceLaw(SurfaceFrontier):
     """L(N, D) = E + A N^-alpha + B D^-beta; N and D are counts, L is nats per token.
 
     thetas: (1 + R, 5) E, A, B, alpha, beta.
@@ -56,23 +76,8 @@ class SurfaceLaw(PredictingLaw):
     def num_free(self) -> int:
         return len(SYMBOLS) - (self.options["E"] is not None) - bool(self.options["tied"])
 
-    @property
-    def exponents(self) -> dict[str, Estimate]:
-        """Of N*, D*, D*/N* and of L* - E, as powers of compute."""
-        values = frontier_exponents(self.thetas, self.cost)
-        return {name: estimate_of(v, self.rule) for name, v in values.items()}
-
-    @property
-    def curve(self) -> Curve:
-        return surface_curve(self.thetas[: len(self.thetas) - self.leave_outs], self.cost, self.flops_range)
-
     def _loss(self, thetas: np.ndarray, *columns: np.ndarray) -> np.ndarray:
         return surface_loss(thetas, *columns)
-
-    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
-        log_params, log_tokens = optimal_logs(self.thetas, flops, self.cost)
-        loss = self.thetas[:, :1] + optimal_loss(self.thetas, log_params, log_tokens)
-        return {"params": log_params, "tokens": log_tokens, "loss": loss}
 
 
 def fit_surface(
@@ -103,8 +108,7 @@ def fit_surface(
     run (or group): n fits more. UserError for a table that cannot be fitted, see
     `analysis.table.fit_table.prepare`.
     """
-    check_options(bootstrap, seed, level)
-    check_interval(interval)
+    check_options(bootstrap, seed, level, interval)
     held_E = check_terms(residual, E, delta)
     if not isinstance(tied, bool):
         raise UserError(f"tied = {tied!r}: True for alpha = beta, else False")
@@ -118,9 +122,6 @@ def fit_surface(
     # the optimum: the best end of many starts, for the objective may have several basins
     derivatives = Derivatives(problem)
     best, share = best_of(derivatives, grid_starts(problem, derivatives), len(table), threshold)
-    ones = np.ones((1, len(table)))
-    value = float(derivatives.at(best, ones, threshold).f_R[0]) * problem.unit**2
-    gradient = float(derivatives.relative_gradient(best, ones, threshold)[0])
     terms = derivatives.terms(best[0], threshold)
 
     # its uncertainty: the same fit to runs drawn again, or to losses as another sweep would have had them
@@ -133,44 +134,30 @@ def fit_surface(
         spread, fitted = spread_about_surface(problem, best, table)
         generator = np.random.default_rng(seed)
         losses = draw_losses(table, spread, resample, bootstrap, generator, groups, about=fitted)
-        draws, converged = refit(derivatives, best, threshold, None, losses, problem.means[2])
+        draws, converged = refit(derivatives, best, threshold, None, np.log(losses) - problem.means[2])
         unfinished = int(np.sum(~converged))
     left_out = np.empty((0, len(SYMBOLS)))
     if interval == "bca" and bootstrap:
         units = np.arange(len(table)) if groups is None else groups
-        left_out, _ = refit(derivatives, best, threshold, leave_one_out(units), None, problem.means[2])
+        left_out, _ = refit(derivatives, best, threshold, leave_one_out(units), None)
 
     thetas = problem.natural(np.concatenate([best, draws, left_out]))
     if held_E is not None:
         thetas[:, 0] = held_E  # exactly the number that was given
-    thetas.flags.writeable = False
     A, B, _ = derivatives.shares(best)
     largest_shares = ((1 - A - B).max(), A.max(), B.max())
     terms_shown = zip("EAB", largest_shares, problem.space.free[:3], strict=True)
-    status, sentence = search_verdict(
-        SYMBOLS,
-        best[0],
-        gradient,
-        problem.space,
-        vanished=[name for name, size, free in terms_shown if free and size < ABSENT],
-        advice="look at outliers first, then at whether params and tokens vary independently",
-    )
+    vanished = [name for name, size, free in terms_shown if free and size < ABSENT]
     options = {
         "delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster,
         "residual": residual, "tied": tied, "E": E, "resample": resample, "interval": interval,
     }  # fmt: skip
-    law = SurfaceLaw(
-        **common_fields(table, options),
-        status=status,
-        sentence=f"{sentence}; {share:.0%} of the starts end here",
-        warnings=(),
-        thetas=thetas,
-        objective=value,
-        gradient=gradient,
-        share_of_starts=share,
-        leave_outs=len(left_out),
-    )
-    caveats = [*law._caveats(table, len(draws), unfinished), *touching_zero(law)]
+    law = build_law(
+        SurfaceLaw, table, options, derivatives, best, share, thetas, unfinished,
+        delta=threshold, unit=problem.unit, vanished=vanished, leave_outs=len(left_out),
+        advice="look at outliers first, then at whether params and tokens vary independently",
+    )  # fmt: skip
+    caveats = [*law.warnings, *touching_zero(law)]
     if E is None and len(draws) and np.mean(draws[:, 0] <= LOWER[0]) > (1 - level) / 2:
         caveats.append("these runs put no lower limit on E")
     return replace(law, warnings=tuple(caveats))
@@ -241,7 +228,8 @@ def refit_surface(
     problem = problem_of(law.runs, law.options)
     start_Rp = problem.centred(law.thetas[:1])
     threshold = (float(law.options["delta"]) if delta is None else delta) / problem.unit
-    theta_Rp, converged = refit(Derivatives(problem), start_Rp, threshold, weights, losses, problem.means[2])
+    z_Rn = None if losses is None else np.log(losses) - problem.means[2]
+    theta_Rp, converged = refit(Derivatives(problem), start_Rp, threshold, weights, z_Rn)
     thetas = problem.natural(theta_Rp)
     if problem.space.lower[0] == problem.space.upper[0]:
         thetas[:, 0] = law.thetas[0, 0]

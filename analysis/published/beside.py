@@ -49,8 +49,6 @@ class Beside(Plotted):
         )
         return "\n".join([text, *(f"note: {note}" for note in self.notes)])
 
-    __repr__ = __str__
-
     def _repr_html_(self) -> str:
         notes = "".join(f"<li>{note}</li>" for note in self.notes)
         return self.table.to_html(index=False) + (f"<ul>{notes}</ul>" if notes else "")
@@ -85,7 +83,16 @@ def against(law: Law, name: str, *, flops: Any = None, withdrawn: bool = False) 
     for column in ends:
         table[column] = number_column([None if pd.isna(v) else float(v) for v in table[column]])
     used = rows[rows["name"].isin(shown)]
-    notes += _conventions(law, used)
+    # its counts, its text if it is another one, its status
+    own = law.runs["corpus"].iloc[0] if "corpus" in law.runs.columns and len(law.runs) else None
+    for row in used.to_dict(orient="records"):
+        parts = [f"{row['name']} counts params {row['params_counted']}, FLOPs {row['flops_counted']}"]
+        if row["corpus"] != own:
+            parts.append(f"its loss is {row['loss_fitted']} on {row['corpus']}, {row['tokenizer']}")
+        parts += (
+            [f"status {row['status']}: {row['note']}"] if row["status"] != "valid" and row["note"] else []
+        )
+        notes.append("; ".join(parts))
     return Beside(law=law, published=used, table=table, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -141,18 +148,3 @@ def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[st
     if rows.empty:
         raise UserError("; ".join(notes))
     return rows, notes
-
-
-def _conventions(law: Law, rows: pd.DataFrame) -> list[str]:
-    """One sentence per published law: its counts, its text if it is another one, its status."""
-    own = law.runs["corpus"].iloc[0] if "corpus" in law.runs.columns and len(law.runs) else None
-    notes = []
-    for row in rows.to_dict(orient="records"):
-        parts = [f"{row['name']} counts params {row['params_counted']}, FLOPs {row['flops_counted']}"]
-        if row["corpus"] != own:
-            parts.append(f"its loss is {row['loss_fitted']} on {row['corpus']}, {row['tokenizer']}")
-        parts += (
-            [f"status {row['status']}: {row['note']}"] if row["status"] != "valid" and row["note"] else []
-        )
-        notes.append("; ".join(parts))
-    return notes

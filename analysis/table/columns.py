@@ -189,7 +189,13 @@ def _typed_column(values: pd.Series, column: Column, source: str, lenient: bool)
     if column.dtype == "time":
         return as_times(values)
     if column.dtype == "Int64":
-        return _whole_numbers(values)
+        if values.dtype.kind == "i":
+            return values.astype("Int64")
+        whole = [None if is_missing(value) else _whole_number(value) for value in values.tolist()]
+        if all(value is None or (isinstance(value, int) and abs(value) < 2**63) for value in whole):
+            return pd.Series(whole, index=values.index, dtype="Int64")
+        texts = [None if value is None else printable(value) for value in whole]
+        return pd.Series(texts, values.index, dtype="str")
     numbers = pd.to_numeric(values, errors="coerce")
     unread = values.notna() & numbers.isna() & (values.astype(str).str.lower() != "nan")
     if unread.any():
@@ -204,30 +210,19 @@ def _typed_column(values: pd.Series, column: Column, source: str, lenient: bool)
     return numbers.astype(column.dtype)
 
 
+def _whole_number(value: Any) -> int | str:
+    """A seed is only a name: one that is no whole number stays a text, digit for digit."""
+    for read in (int, float):
+        with suppress(ValueError, OverflowError):
+            if isinstance(value, str) or value == read(value):
+                number = read(value)
+                return int(number) if number == int(number) else str(value)
+    return str(value)
+
+
 def as_times(values: pd.Series) -> pd.Series:
     """Times in UTC, read from any form; anything else is missing, for no fit needs a time."""
     import pandas as pd
 
     of_texts = {} if values.dtype.kind in "Mifu" else {"format": "mixed"}
     return pd.to_datetime(values, utc=True, errors="coerce", **of_texts).astype("datetime64[ms, UTC]")
-
-
-def _whole_numbers(values: pd.Series) -> pd.Series:
-    """As Int64; as texts, digit for digit, if one is larger or not a whole number: a seed is only a name."""
-    import pandas as pd
-
-    def whole_number(value: Any) -> int | str:
-        for read in (int, float):
-            with suppress(ValueError, OverflowError):
-                if isinstance(value, str) or value == read(value):
-                    number = read(value)
-                    return int(number) if number == int(number) else str(value)
-        return str(value)
-
-    if values.dtype.kind == "i":
-        return values.astype("Int64")
-    whole = [None if is_missing(value) else whole_number(value) for value in values.tolist()]
-    if all(value is None or (isinstance(value, int) and abs(value) < 2**63) for value in whole):
-        return pd.Series(whole, index=values.index, dtype="Int64")
-    texts = [None if value is None else printable(value) for value in whole]
-    return pd.Series(texts, values.index, dtype="str")

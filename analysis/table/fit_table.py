@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,12 +155,18 @@ def prepare(runs: pd.DataFrame) -> RunTable:
         raise UserError(f"runs: no finished run to fit ({len(runs)} rows, {len(excluded)} left out{why})")
     family = _one_kind(kept)
     numbers = ["params", "tokens", "loss", *(name for name in ("budget", "flops") if _has(kept, name))]
-    columns = {name: _numbers(kept, name) for name in numbers}
+    columns = {name: column_numbers(kept, name) for name in numbers}
     _check_units(columns)
     if "flops" not in columns:
-        columns["flops"] = _flops_of(columns)
+        # the budgets, if they count more than 6 params tokens and are a cost per token
+        columns["flops"] = 6.0 * columns["params"] * columns["tokens"]
+        budget = columns.get("budget", columns["flops"])
+        if np.max(np.abs(np.log(budget / columns["flops"]))) > np.log1p(SAME_BUDGET):
+            with suppress(UserError):
+                fit_cost(columns["params"], columns["tokens"], budget)
+                columns["flops"] = budget
     if _has(kept, "loss_se") and kept["loss_se"].notna().all():
-        columns["loss_se"] = _numbers(kept, "loss_se", zero_allowed=True)
+        columns["loss_se"] = column_numbers(kept, "loss_se", zero_allowed=True)
     order = np.lexsort((columns["loss"], columns["tokens"], columns["params"]))
     columns = {name: values[order] for name, values in columns.items()}
     digest = hashlib.sha256()
@@ -203,20 +210,6 @@ def _check_units(columns: dict[str, np.ndarray]) -> None:
             f"tokens: the median of tokens / params is {number_text(ratio)}, usually 1 to 1000; are tokens "
             "in billions? Give both in units of one"
         )
-
-
-def _flops_of(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """FLOPs of a table without that column: its budgets, if they count more than 6 params tokens."""
-    params, tokens = columns["params"], columns["tokens"]
-    flops = 6.0 * params * tokens
-    budget = columns.get("budget")
-    if budget is None or np.max(np.abs(np.log(budget / flops))) <= np.log1p(SAME_BUDGET):
-        return flops
-    try:
-        fit_cost(params, tokens, budget)
-    except UserError:
-        return flops
-    return budget
 
 
 def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
@@ -274,7 +267,8 @@ def _one_kind(runs: pd.DataFrame) -> str | None:
     return str(runs["family"].dropna().iloc[0]) if _has(runs, "family") else None
 
 
-def _numbers(runs: pd.DataFrame, name: str, *, zero_allowed: bool = False) -> np.ndarray:
+def column_numbers(runs: pd.DataFrame, name: str, *, zero_allowed: bool = False) -> np.ndarray:
+    """A column as float64; UserError naming rows and values unless all are finite and above 0."""
     # float64 first of all: 6 params tokens of integer columns wraps around above 9.2e18
     values = pd.to_numeric(runs[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     fine = np.isfinite(values) & ((values >= 0) if zero_allowed else (values > 0))

@@ -19,10 +19,8 @@ from analysis.table.columns import KEY_TAG, RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS,
 from analysis.text import without_secrets
 
 if TYPE_CHECKING:
-    import sqlite3
-
     import pandas as pd
-    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.engine import Connection
 
 CONNECT_TIMEOUT_S = 3
 FEW_RUNS = 500
@@ -44,10 +42,34 @@ def open_database(place: str) -> Iterator[Database]:
 
     UserError if it does not exist, does not answer in time, or has a schema this MLflow does not know.
     """
+    import sqlite3
+
+    from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError
 
     name = without_secrets(place)
-    engine = _sqlite_engine(place) if place.startswith("sqlite") else _postgresql_engine(place)
+    if place.startswith("sqlite"):
+        path = Path(place.removeprefix("sqlite:///"))
+        if not path.is_file():
+            raise UserError(
+                f"store {place}: the file {path} does not exist; give --store or start a sweep first"
+            )
+        # mode=rw neither creates nor refuses a journal left by a killed writer; query_only forbids writing
+        address = f"{path.resolve().as_uri()}?mode=rw"
+
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(address, uri=True, timeout=30, check_same_thread=False)
+            connection.execute("PRAGMA query_only = ON")
+            return connection
+
+        engine = create_engine("sqlite://", creator=connect)
+    else:
+        try:
+            engine = create_engine(place, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+        except ImportError:
+            raise UserError(
+                f"store {name} needs a PostgreSQL driver: pip install 'psycopg[binary]'"
+            ) from None
     try:
         try:
             connection = engine.connect()
@@ -176,36 +198,6 @@ def assemble(
     table["sweep"] = table["sweep"].where(table["sweep"].notna(), heads["sweep"])
     table["params"] = table["params"].where(table["params"].notna(), table["params_non_embedding"])
     return table
-
-
-def _sqlite_engine(place: str) -> Engine:
-    import sqlite3
-
-    from sqlalchemy import create_engine
-
-    path = Path(place.removeprefix("sqlite:///"))
-    if not path.is_file():
-        raise UserError(f"store {place}: the file {path} does not exist; give --store or start a sweep first")
-    # mode=rw neither creates nor refuses a journal left by a killed writer; query_only forbids writing
-    address = f"{path.resolve().as_uri()}?mode=rw"
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(address, uri=True, timeout=30, check_same_thread=False)
-        connection.execute("PRAGMA query_only = ON")
-        return connection
-
-    return create_engine("sqlite://", creator=connect)
-
-
-def _postgresql_engine(place: str) -> Engine:
-    from sqlalchemy import create_engine
-
-    try:
-        return create_engine(place, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
-    except ImportError:
-        raise UserError(
-            f"store {without_secrets(place)} needs a PostgreSQL driver: pip install 'psycopg[binary]'"
-        ) from None
 
 
 def _check_schema(connection: Connection, store: str) -> None:

@@ -11,7 +11,7 @@ import csv
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,9 +56,17 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
     """
     kind, place = kind_of(store)
     if kind == "file":
-        frame = _read_file(Path(place))
+        frame = _read_table(path := Path(place))
+        if "params" not in frame.columns and "params_non_embedding" in frame.columns:
+            frame = frame.assign(params=frame["params_non_embedding"])
+        missing = [name for name in REQUIRED if name not in frame.columns]
+        if missing:
+            raise UserError(
+                f"{path} has no column {' and no column '.join(missing)}: a run table needs params, tokens "
+                f"and loss (nats per token); it has {', '.join(map(str, frame.columns)) or 'no columns'}"
+            )
     else:
-        with _open(kind, place) as source:
+        with open_store(store) as source:
             frame = _without_duplicates(source.runs())
     name = without_secrets(place)
     if not len(frame):
@@ -88,7 +96,7 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
             )
         return _selected(frame[list(CURVE_COLUMNS)], sweep, family, str(path))[list(CURVE_COLUMNS)]
     runs = load_runs(store, sweep, family)
-    with _open(kind, place) as source:
+    with open_store(store) as source:
         points = source.curves(runs["mlflow_run_id"].tolist())
     latest = points.sort_values(["run_id", "step", "timestamp"]).drop_duplicates(
         ["run_id", "step"], keep="last"
@@ -192,26 +200,15 @@ def _check_lines(path: Path) -> None:
                 )
 
 
-def _read_file(path: Path) -> pd.DataFrame:
-    frame = _read_table(path)
-    if "params" not in frame.columns and "params_non_embedding" in frame.columns:
-        frame = frame.assign(params=frame["params_non_embedding"])
-    missing = [name for name in REQUIRED if name not in frame.columns]
-    if missing:
-        raise UserError(
-            f"{path} has no column {' and no column '.join(missing)}: a run table needs params, tokens and "
-            f"loss (nats per token); it has {', '.join(map(str, frame.columns)) or 'no columns'}"
-        )
-    return frame
-
-
 @contextmanager
 def open_store(store: str | Path) -> Iterator[Database | _Server]:
     """The tracking database or server `store`, opened to be read; UserError as for `load_runs`."""
     kind, place = kind_of(store)
     if kind == "file":
         raise UserError(f"{place} is a run table, not a tracking store: it has no curves")
-    with _open(kind, place) as source:
+    opened: AbstractContextManager[Database | _Server]
+    opened = open_server(place) if kind == "server" else open_database(place)
+    with opened as source:
         yield source
 
 
@@ -233,16 +230,6 @@ def open_server(uri: str) -> Iterator[_Server]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-@contextmanager
-def _open(kind: str, place: str) -> Iterator[Database | _Server]:
-    if kind == "server":
-        with open_server(place) as server:
-            yield server
-    else:
-        with open_database(place) as database:
-            yield database
 
 
 class _Server:

@@ -143,7 +143,14 @@ class MarkovSource(Source):
         self.order, self.num_token_ids = order, vocab
         table = _zipf_rows((self.name, "table"), vocab**order, vocab, zipf, sharpness)
         weights = _stationary_contexts(table, order)
-        self._tables, context_weights = _prefix_tables(table, weights, order)
+        # tables for 0, 1, ..., order known tokens, and the distribution of the contexts of each
+        self._tables, context_weights = [table], [weights]
+        for length in range(order - 1, -1, -1):
+            # the first length + 1 tokens of a stationary window
+            joint = context_weights[0].reshape(vocab**length, vocab)
+            marginal = joint.sum(axis=1)
+            self._tables.insert(0, joint / marginal[:, None])
+            context_weights.insert(0, marginal)
         self._steps = [
             float(weight @ _row_entropies(rows))
             for weight, rows in zip(context_weights, self._tables, strict=True)
@@ -204,21 +211,6 @@ def _stationary_contexts(table: np.ndarray, order: int) -> np.ndarray:
         if change < 1e-14:
             return weights.ravel()
     raise AssertionError(f"power iteration still moved by {change} after 10,000 steps")
-
-
-def _prefix_tables(
-    table: np.ndarray, weights: np.ndarray, order: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Tables for 0, 1, ..., order known tokens, and the distribution of the contexts of each."""
-    vocab = table.shape[1]
-    tables, contexts = [table], [weights]
-    for length in range(order - 1, -1, -1):
-        # the first length + 1 tokens of a stationary window
-        joint = contexts[0].reshape(vocab**length, vocab)
-        marginal = joint.sum(axis=1)
-        tables.insert(0, joint / marginal[:, None])
-        contexts.insert(0, marginal)
-    return tables, contexts
 
 
 class HiddenMarkovSource(Source):

@@ -130,7 +130,20 @@ def make_tokenizer(name: str, training_text: Iterable[bytes]) -> Tokenizer:
 
     kind, _, rest = name.partition(":")
     if kind == "bpe":
-        return _train_bpe(name, int(rest), training_text)
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+
+        # byte-level: every byte is in the vocabulary, so any text can be encoded
+        backend = Backend(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=int(rest),
+            special_tokens=[_END_NAMES[0]],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        backend.train_from_iterator((text.decode("utf-8") for text in training_text), trainer=trainer)
+        return HubTokenizer(name, backend)
     file = _local_file(rest)
     try:
         # The library raises bare Exception for everything it dislikes.
@@ -149,21 +162,3 @@ def open_tokenizer(name: str, folder: Path) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     return HubTokenizer(name, Backend.from_file(str(folder / _FILE)))
-
-
-def _train_bpe(name: str, num_token_ids: int, training_text: Iterable[bytes]) -> HubTokenizer:
-    """Byte-level BPE: every byte is in the vocabulary, so any text can be encoded."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=num_token_ids,
-        special_tokens=[_END_NAMES[0]],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    backend.train_from_iterator((text.decode("utf-8") for text in training_text), trainer=trainer)
-    return HubTokenizer(name, backend)

@@ -41,7 +41,11 @@ def get_family(name: str, *, vocab_size: int, **options: Any) -> Family:
     Raises UserError for an unknown family, an option the family does not have, or a value it refuses.
     """
     cls = family_class(name)
-    names = [p for p in inspect.signature(cls).parameters if p != "vocab_size"]
+    from scaling.families.base import Common
+
+    names = [p for p in inspect.signature(cls).parameters if p not in ("vocab_size", "common")]
+    if "common" in inspect.signature(cls).parameters:
+        names += Common.__annotations__
     for option in options:
         if option not in names:
             hint = nearest(option, names)

@@ -8,15 +8,13 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.families.base import Family, Schedule, draw, per_token, sampling_times, suppress
+from scaling.families.base import Family, per_token, suppress
 
 
 class Absorbing(Family):
@@ -27,20 +25,6 @@ class Absorbing(Family):
 
     objectives: ClassVar[tuple[str, ...]] = ("low_variance", "nelbo")
     mask_id: int
-
-    def __init__(
-        self,
-        vocab_size: int,
-        *,
-        mask_id: int | None = None,
-        objective: str = "low_variance",
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
-    ) -> None:
-        mask_id = vocab_size - 1 if mask_id is None else mask_id
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
 
     def conditioning(self, t: Tensor) -> Tensor:
         return t.new_zeros(len(t))
@@ -78,6 +62,9 @@ class Absorbing(Family):
             return self.masked_nats(logits, x0, xt)
         return self.token_bound(logits, x0, xt, t)
 
+    def settled(self, xt: Tensor) -> bool:
+        return not bool((xt == self.mask_id).any())
+
     def posterior(self, probs: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """q(x_s | x_t, x_theta) for s < t, (B, L, V), each row summing to 1 (MDLM eq. 7).
 
@@ -89,28 +76,3 @@ class Absorbing(Family):
         q_BLV[..., self.mask_id] += stay[..., 0]
         clean_BLV = F.one_hot(xt, self.vocab_size).to(probs.dtype)
         return torch.where((xt == self.mask_id)[..., None], q_BLV, clean_BLV)
-
-    def ancestral(
-        self, read: Callable[[Tensor], Tensor], xt: Tensor, steps: int, generator: torch.Generator
-    ) -> Tensor:
-        """Restore the masked tokens of xt (B, L) from time 1 to 0 in `steps` even steps.
-
-        read: logits (B, L, V) of noisy ids. Without time conditioning its answer is kept while no token
-        of the batch changes: at most L calls however many steps.
-        """
-        probs: Tensor | None = None
-        for t_now, t_next in pairwise(sampling_times(steps).to(generator.device)):
-            if probs is None:
-                probs = self.restored(read(xt))
-            t, s = t_now.expand(len(xt)), t_next.expand(len(xt))
-            new = draw(self.posterior(probs, xt, t, s), generator)
-            if not torch.equal(new, xt):
-                probs = None
-            xt = new
-            if not bool((xt == self.mask_id).any()):
-                break
-        return xt
-
-    def restored(self, logits: Tensor) -> Tensor:
-        """The network's distribution over clean tokens, float64, no mass on the mask id."""
-        return suppress(logits.double(), self.mask_id).softmax(-1)

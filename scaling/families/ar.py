@@ -36,9 +36,13 @@ class Autoregressive(Family):
     mask_id: int
 
     def __init__(
-        self, vocab_size: int, *, mask_id: int | None = None, objective: str = "nll", start: Start = "mask"
+        self,
+        vocab_size: int,
+        *,
+        mask_id: int | None = None,
+        objective: str | None = None,
+        start: Start = "mask",
     ) -> None:
-        mask_id = vocab_size - 1 if mask_id is None else mask_id
         super().__init__(vocab_size, mask_id=mask_id, objective=objective)
         fine = start in ("mask", "none") or (isinstance(start, int) and 0 <= start < vocab_size)
         self.require(fine, f"start is {start!r}, it must be mask, none or an id below {vocab_size}")
@@ -87,6 +91,5 @@ class Autoregressive(Family):
         x0 = torch.zeros(shape, dtype=torch.long, device=generator.device)
         for i in range(length):
             inputs = self.shift(x0)[0][:, : i + 1]
-            logits = suppress(model(inputs, self.conditioning(t))[:, -1].double(), self.mask_id)
-            x0[:, i] = draw(logits.softmax(-1), generator)
+            x0[:, i] = draw(self.restored(model(inputs, self.conditioning(t))[:, -1]), generator)
         return x0

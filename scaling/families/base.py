@@ -17,7 +17,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -71,6 +72,15 @@ class Noised:
         return Noised(change(self.x0), change(self.xt), change(self.t), weight, extra)
 
 
+class Common(TypedDict, total=False):
+    """The options of `Family`, which a family with a time schedule passes on."""
+
+    mask_id: int | None
+    objective: str | None
+    schedule_eps: float
+    schedule: Schedule
+
+
 class Family(ABC):
     """A way to corrupt and restore text.
 
@@ -83,8 +93,10 @@ class Family(ABC):
     """Whether the network may look at earlier positions only."""
     bound: Literal["exact", "upper"] = "upper"
     """Whether the reported loss is the exact negative log-likelihood or an upper bound on it."""
+    masked: ClassVar[bool] = True
+    """Whether the last id is the mask unless `mask_id` says otherwise; False: there is none by default."""
     objectives: ClassVar[tuple[str, ...]] = ("nelbo",)
-    """Training objectives; the reported bound is the same for all of them."""
+    """Training objectives, the default first; the reported bound is the same for all of them."""
     tightness: ClassVar[str]
     """How far the reported loss lies above the likelihood, in a phrase."""
 
@@ -92,12 +104,15 @@ class Family(ABC):
         self,
         vocab_size: int,
         *,
-        mask_id: int | None,
-        objective: str,
+        mask_id: int | None = None,
+        objective: str | None = None,
         schedule_eps: float = 0.0,
         schedule: Schedule = "log_linear",
     ) -> None:
         self.require(vocab_size >= 2, f"vocab_size is {vocab_size}, it must be at least 2")
+        if mask_id is None and self.masked:
+            mask_id = vocab_size - 1
+        objective = self.objectives[0] if objective is None else objective
         inside = mask_id is None or 0 <= mask_id < vocab_size
         self.require(inside, f"mask_id is {mask_id}, it must lie in [0, {vocab_size})")
         if objective not in self.objectives:
@@ -267,6 +282,50 @@ class Family(ABC):
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:
         """Generate ids of the given (B, L) shape with `steps` calls of the model (one more where noted)."""
+
+    def ancestral(
+        self,
+        read: Callable[[Tensor, Tensor], Tensor],
+        xt: Tensor,
+        steps: int,
+        generator: torch.Generator,
+        *,
+        timed: bool = False,
+        greedy_tail: bool = False,
+    ) -> Tensor:
+        """Draw from the posterior from noisy ids xt (B, L) at time 1 to time 0, in `steps` even steps.
+
+        read: logits (B, L, V) of noisy ids at times (B,). Unless the network is conditioned on time (`timed`)
+        its answer is kept while no token of the batch changes: at most L calls of masks, however many steps.
+        greedy_tail: the last step takes the likeliest token instead of drawing.
+        """
+        probs: Tensor | None = None
+        for i, (t_now, t_next) in enumerate(pairwise(sampling_times(steps).to(generator.device))):
+            t, s = t_now.expand(len(xt)), t_next.expand(len(xt))
+            if probs is None or timed:
+                probs = self.restored(read(xt, t))
+            if greedy_tail and i == steps - 1:
+                return probs.argmax(-1)
+            new = draw(self.posterior(probs, xt, t, s), generator)
+            if not torch.equal(new, xt):
+                probs = None
+            xt = new
+            if self.settled(xt):
+                break
+        return xt
+
+    def posterior(self, probs: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """q(x_s | x_t, x_theta) for s < t, (B, L, V), if the family has one; probs: x_theta (B, L, V)."""
+        raise UserError(f"family {self.name!r} has no posterior over discrete ids")
+
+    def settled(self, xt: Tensor) -> bool:
+        """Whether no later step can change these ids."""
+        del xt
+        return False
+
+    def restored(self, logits: Tensor) -> Tensor:
+        """The network's distribution over clean tokens, float64, no mass on the mask id."""
+        return suppress(logits.double(), self.mask_id).softmax(-1)
 
     def sampling_steps(self, length: int) -> int:
         """Steps with which a text of `length` tokens is worth reading."""

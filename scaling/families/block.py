@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from scaling import flops
 from scaling.errors import UserError
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import EARLIEST, Denoiser, Noised, Schedule, draw, one_per_slice
+from scaling.families.base import EARLIEST, Common, Denoiser, Noised, draw, one_per_slice
 from scaling.models import FULL, Cache, Doubled, Transformer
 
 UNIT_WEIGHT_FROM = 0.5
@@ -51,36 +51,28 @@ class Block(Absorbing):
         block_size: int = 4,
         clip: Sequence[float] | None = None,
         resample: bool = False,
-        mask_id: int | None = None,
-        objective: str | None = None,
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
+        **common: Unpack[Common],
     ) -> None:
-        if objective is None:
-            objective = "nelbo" if clip is None else "clipped"
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
+        if clip is not None and common.get("objective") is None:
+            common["objective"] = "clipped"
+        super().__init__(vocab_size, **common)
         whole = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size >= 1
         self.require(whole, f"block_size is {block_size!r}, it must be a positive integer")
         self.block_size, self.resample = block_size, resample
-        self.clip = self._checked_clip(clip)
-        self.require(self.clip is not None or not resample, "resample needs clip, the range of mask rates")
+        self.clip: tuple[float, float] | None = None
+        both = f"objective is {self.objective!r} and clip is {clip}; clip and objective 'clipped' go together"
+        self.require((clip is not None) == (self.objective == "clipped"), both)
+        if clip is not None:
+            rates = [float(x) for x in clip]
+            fine = len(rates) == 2 and 0 <= rates[0] < rates[1] <= 1
+            self.require(fine, f"clip is {clip}, it must be two rates with 0 <= low < high <= 1")
+            linear = self.schedule_name == "log_linear"
+            self.require(linear, "clip is a range of mask rates and goes with schedule 'log_linear'")
+            self.clip = max(rates[0], EARLIEST), rates[1]
+        self.require(clip is not None or not resample, "resample needs clip, the range of mask rates")
         if block_size == 1:
             self.bound = "exact"
         self.layout = Doubled(block_size)
-
-    def _checked_clip(self, clip: Sequence[float] | None) -> tuple[float, float] | None:
-        both = f"objective is {self.objective!r} and clip is {clip}; clip and objective 'clipped' go together"
-        self.require((clip is not None) == (self.objective == "clipped"), both)
-        if clip is None:
-            return None
-        pair = tuple(float(x) for x in clip)
-        fine = len(pair) == 2 and 0 <= pair[0] < pair[1] <= 1
-        self.require(fine, f"clip is {clip}, it must be two rates with 0 <= low < high <= 1")
-        linear = self.schedule_name == "log_linear"
-        self.require(linear, "clip is a range of mask rates and goes with schedule 'log_linear'")
-        return max(pair[0], EARLIEST), pair[1]
 
     def check_context(self, context_length: int) -> None:
         rule = f"it must divide the context of {context_length} tokens"
@@ -215,8 +207,9 @@ class _Reader:
         self.family, self.model = family, model
         self.cache = Cache() if isinstance(model, Transformer) else None
 
-    def logits(self, clean: Tensor, noisy: Tensor) -> Tensor:
-        """(B, block size, V) of the noisy block, given the finished tokens before it."""
+    def logits(self, clean: Tensor, noisy: Tensor, t: Tensor | None = None) -> Tensor:
+        """(B, block size, V) of the noisy block, given the finished tokens before it; t plays no part."""
+        del t
         conditioning = torch.zeros(len(noisy), device=noisy.device)
         if self.cache is None:
             if not clean.shape[1]:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from scaling.errors import UserError
 from scaling.families.base import Noised
-from scaling.families.duality import Signal, gamma_of, to_discrete
+from scaling.families.duality import Signal, gamma_of, latent_scales, to_discrete
 
 FORMS = ("full", "top_k")
 
@@ -202,11 +202,6 @@ def full_input(
         z[part] = latent_BLV.argmax(-1)
         weights[part] = tempered_weights(latent_BLV, inverse_temperature)
     return z, weights
-
-
-def latent_scales(gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of onehot(x_0) and of epsilon in a latent: sqrt(sigmoid(-gamma)), sqrt(sigmoid(gamma))."""
-    return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
 
 
 def gaussian_latent(x0: Tensor, gamma: Tensor, epsilon: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ class Signal(NamedTuple):
     """d alpha / d gamma, at most 0."""
 
 
+def latent_scales(gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """a and s, the factors of signal and noise in a latent: sqrt(sigmoid(-gamma)), sqrt(sigmoid(gamma))."""
+    return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
+
+
 def to_discrete(gamma: Tensor, vocab_size: int) -> Signal:
     """alpha, 1 - alpha and d alpha / d gamma of the Gaussian latent at gamma = -log SNR, any shape.
 

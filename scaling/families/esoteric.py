@@ -16,14 +16,14 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
 from scaling import flops
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Denoiser, Noised, Schedule, draw, sampling_times
+from scaling.families.base import Common, Denoiser, Noised, draw, sampling_times
 from scaling.models import Cache, Doubled, Transformer
 
 DOUBLED = Doubled(block_size=1)
@@ -47,14 +47,9 @@ class Esoteric(Absorbing):
         *,
         alpha_0: float = 1.0,
         batch_split: float | None = None,
-        mask_id: int | None = None,
-        objective: str = "low_variance",
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
+        super().__init__(vocab_size, **common)
         self.require(0 <= alpha_0 <= 1, f"alpha_0 is {alpha_0}, it must lie in [0, 1]")
         self.alpha_0, one_term = float(alpha_0), alpha_0 in (0, 1)
         if batch_split is None:
@@ -181,42 +176,26 @@ class Esoteric(Absorbing):
         in the published sampler. Steps that restore none cost no call. A Transformer reads each token once.
         """
         self.refuse_options(options)
-        counts = self._tokens_per_step(shape[1], steps, generator)
+        counts: list[int] = []  # tokens that each step of diffusion restores
+        if self.alpha_0 > 0:
+            share = self.noise_share(sampling_times(steps))
+            for probability in (1 - share[1:] / share[:-1]).tolist():
+                left = shape[1] - sum(counts)
+                hits = torch.rand(left, generator=generator, device=generator.device) < probability
+                counts.append(int(hits.sum()))
         diffused = sum(counts)
         keys = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
         order = torch.argsort(keys, dim=1)
         order = torch.cat([order[:, :diffused], order[:, diffused:].sort(dim=1).values], dim=1)
         read, decoded = 0, torch.empty((shape[0], 0), dtype=torch.long, device=generator.device)
         cache = Cache() if isinstance(model, Transformer) else None
-        for count in [*counts, *[1] * (shape[1] - diffused)]:
-            logits = self._masked_logits(model, decoded, order, count, cache, read)
-            read = decoded.shape[1]
+        conditioning = torch.zeros(shape[0], device=generator.device)
+        for count in [*filter(None, counts), *[1] * (shape[1] - diffused)]:
+            ids = torch.cat([decoded[:, read:], decoded.new_full((shape[0], count), self.mask_id)], dim=1)
+            view: dict[str, Any] = {"positions": order[:, read : read + ids.shape[1]]}
+            if cache is not None:
+                view |= {"cache": cache, "keep": ids.shape[1] - count}
+                read = decoded.shape[1]
+            logits = model(ids, conditioning, **view)[:, -count:]
             decoded = torch.cat([decoded, draw(self.restored(logits), generator)], dim=1)
         return torch.empty_like(decoded).scatter_(1, order, decoded)
-
-    def _tokens_per_step(self, length: int, steps: int, generator: torch.Generator) -> list[int]:
-        """How many tokens each step of diffusion restores; steps with none are left out."""
-        if self.alpha_0 == 0:
-            return []
-        counts: list[int] = []
-        left = length
-        times = sampling_times(steps)
-        stay = self.noise_share(times[1:]) / self.noise_share(times[:-1])
-        for probability in (1 - stay).tolist():
-            hits = torch.rand(left, generator=generator, device=generator.device) < probability
-            counts.append(int(hits.sum()))
-            left -= counts[-1]
-        return [count for count in counts if count]
-
-    def _masked_logits(
-        self, model: Denoiser, decoded: Tensor, order: Tensor, count: int, cache: Cache | None, read: int
-    ) -> Tensor:
-        """Logits (B, count, V) of the next `count` places of `order`, after the decoded ones."""
-        start = 0 if cache is None else read
-        masks = decoded.new_full((len(decoded), count), self.mask_id)
-        ids = torch.cat([decoded[:, start:], masks], dim=1)
-        conditioning = torch.zeros(len(ids), device=ids.device)
-        view: dict[str, Any] = {"positions": order[:, start : start + ids.shape[1]]}
-        if cache is not None:
-            view |= {"cache": cache, "keep": ids.shape[1] - count}
-        return model(ids, conditioning, **view)[:, -count:]

@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,21 +35,12 @@ from torch import Tensor
 
 from scaling import flops
 from scaling.families.base import Family, Noised, draw, sampling_times
+from scaling.families.duality import latent_scales
 from scaling.ladder import Size
 from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaussian_model, unit
 
 SELF_CONDITION_EVERY = 4
 """One row in so many is self-conditioned in training, as published."""
-
-
-class Restorer(Protocol):
-    """A model for sampling and evaluation: vectors, a schedule, `GaussianTransformer.restore`."""
-
-    def rows(self) -> Tensor: ...
-    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
-    def restore(
-        self, latents: Tensor, gamma: Tensor, ids: Tensor, *, guess: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]: ...
 
 
 class Gaussian(Family):
@@ -63,13 +54,14 @@ class Gaussian(Family):
     """
 
     name: ClassVar[str] = "gaussian"
+    masked: ClassVar[bool] = False
     tightness: ClassVar[str] = "approached as gamma_0 falls and gamma_1 rises"
 
     def __init__(
         self,
         vocab_size: int,
         *,
-        objective: str = "nelbo",
+        objective: str | None = None,
         embed_dim: int = 16,
         gamma_0: float = -3.0,
         gamma_1: float = 6.0,
@@ -79,7 +71,7 @@ class Gaussian(Family):
         prior_anneal_share: float = 0.05,
         auxiliary_learning_rate: float = 1e-2,
     ) -> None:
-        super().__init__(vocab_size, mask_id=None, objective=objective)
+        super().__init__(vocab_size, objective=objective)
         self.require(embed_dim >= 2, f"embed_dim is {embed_dim}, it must be at least 2")
         self.require(schedule_units >= 1, f"schedule_units is {schedule_units}, it must be at least 1")
         ends = f"gamma_0 is {gamma_0} and gamma_1 is {gamma_1}"
@@ -110,7 +102,7 @@ class Gaussian(Family):
         generator = torch.Generator().manual_seed(0)
         return unit(torch.randn(self.vocab_size, self.embed_dim, generator=generator, dtype=torch.float64))
 
-    def levels(self, t: Tensor, model: Restorer | None = None) -> tuple[Tensor, Tensor]:
+    def levels(self, t: Tensor, model: GaussianTransformer | None = None) -> tuple[Tensor, Tensor]:
         """gamma(t) and its derivative, (B,) in float64; without a model the straight line it starts near."""
         if model is not None:
             return model.schedule(t)
@@ -140,7 +132,7 @@ class Gaussian(Family):
         return (torch.arange(count, device=generator.device) + offset) / count
 
     def corrupt(
-        self, x0: Tensor, t: Tensor, generator: torch.Generator, model: Restorer | None = None
+        self, x0: Tensor, t: Tensor, generator: torch.Generator, model: GaussianTransformer | None = None
     ) -> Tensor:
         """Latents z_t (B, L, E) of the model's vectors and schedule, or of the family's fixed ones."""
         rows = self.vectors.float().to(x0.device) if model is None else model.rows()
@@ -153,7 +145,7 @@ class Gaussian(Family):
     # -- losses ----------------------------------------------------------------------------------
 
     def token_bound(
-        self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, model: Restorer | None = None
+        self, logits: Tensor, x0: Tensor, xt: Tensor, t: Tensor, model: GaussianTransformer | None = None
     ) -> Tensor:
         """(B, L) nats: the diffusion term's integrand if t > 0, the reconstruction if t = 0.
 
@@ -221,7 +213,13 @@ class Gaussian(Family):
         an option, so that a step depends on nothing but itself: see `reconstruction_share`.
         """
         count, place = len(x0), x0.device
-        first, share = self._split(count, generator)
+        # how many rows estimate the reconstruction, and a row's probability of being one of them
+        share = self.reconstruction_share
+        if count == 1:  # one row cannot estimate both: a coin decides
+            first = int(torch.rand(1, generator=generator, device=generator.device) < share)
+        else:
+            first = min(max(1, round(count * share)), count - 1)
+            share = first / count
         t = torch.zeros(count, dtype=torch.float64, device=place)
         t[first:] = self.training_times(count - first, generator)
         weight = torch.where(t > 0, 1 / (1 - share), 1 / share)
@@ -232,15 +230,6 @@ class Gaussian(Family):
         strength = 1.0 if not self.prior_anneal_share else min(1.0, progress / self.prior_anneal_share)
         extra = {"conditioned": conditioned, "strength": torch.full_like(t, strength)}
         return Noised(x0, self._noise(x0, generator), t, weight, extra)
-
-    def _split(self, count: int, generator: torch.Generator) -> tuple[int, float]:
-        """How many rows estimate the reconstruction, and a row's probability of being one of them."""
-        share = self.reconstruction_share
-        if count == 1:  # one row cannot estimate both: a coin decides
-            coin = torch.rand(1, generator=generator, device=generator.device)
-            return int(coin < share), share
-        first = min(max(1, round(count * share)), count - 1)
-        return first, first / count
 
     def training_loss(self, model: GaussianTransformer, noised: Noised) -> Tensor:  # type: ignore[override]
         """Sum over all positions of the weighted terms, a scalar in nats, with Plaid's gradient rules.
@@ -281,7 +270,7 @@ class Gaussian(Family):
         return Noised(x0, noise, place.double(), extra={"first_noise": self._noise(x0, generator)})
 
     @torch.no_grad()
-    def sequence_bound(self, model: Restorer, noised: Noised) -> Tensor:  # type: ignore[override]
+    def sequence_bound(self, model: GaussianTransformer, noised: Noised) -> Tensor:  # type: ignore[override]
         """Diffusion at t, reconstruction and prior of each sequence, (B,) nats per token.
 
         Each row is an unbiased estimate by itself; with self-conditioning it takes four passes.
@@ -298,7 +287,9 @@ class Gaussian(Family):
         diffusion = diffusion_nats(target, x_hat, gamma, slope)
         return (diffusion + nats).mean(-1) + prior_nats(end, self.embed_dim)
 
-    def _restored(self, model: Restorer, z: Tensor, gamma: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _restored(
+        self, model: GaussianTransformer, z: Tensor, gamma: Tensor, ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """As the model's `restore`, given its own first answer."""
         if not self.self_conditioning:
             return model.restore(z, gamma, ids)
@@ -336,7 +327,7 @@ class Gaussian(Family):
             previous = guess if self.self_conditioning else None
             ids = torch.zeros(shape, dtype=torch.long, device=place)  # only their likelihood would need them
             guess = model.restore(z.to(rows.dtype), at.expand(len(z)), ids, guess=previous)[0]
-            alpha_t, (alpha_s, sigma_s) = _signal(at)[0], _signal(to)
+            alpha_t, (alpha_s, sigma_s) = latent_scales(at)[0], latent_scales(to)
             x = guess.double()
             if temperature != 1:
                 x = (z - (z - alpha_t * x) / temperature) / alpha_t
@@ -372,13 +363,8 @@ def _schedule_for(
 
 def latents(target: Tensor, noise: Tensor, gamma: Tensor) -> Tensor:
     """z = alpha x + sigma eps (B, L, E) from x and eps of that shape and gamma (B,)."""
-    alpha, sigma = (level.to(target.dtype)[:, None, None] for level in _signal(gamma))
+    alpha, sigma = (level.to(target.dtype)[:, None, None] for level in latent_scales(gamma))
     return alpha * target + sigma * noise
-
-
-def _signal(gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma."""
-    return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
 
 
 def diffusion_nats(target: Tensor, x_hat: Tensor, gamma: Tensor, slope: Tensor) -> Tensor:

@@ -22,23 +22,13 @@ B batch, L length, V vocabulary.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.families.base import (
-    Denoiser,
-    Family,
-    Noised,
-    Schedule,
-    draw,
-    per_token,
-    sampling_times,
-    suppress,
-)
+from scaling.families.base import Common, Denoiser, Family, Noised, draw, per_token, suppress
 from scaling.families.hybrid_noise import NOISE_TYPES, SMALLEST, Levels, Peaked, check_noise, shifted_levels
 from scaling.families.mixture import LogMixture
 from scaling.families.uniform import LARGEST_SIGMA
@@ -86,20 +76,15 @@ class Hybrid(Family):
         p_u: float | None = None,
         gamma: float | None = None,
         noise: str | float | None = None,
-        mask_id: int | None = None,
-        objective: str | None = None,
         max_weight: float | None = None,
         time_conditioned: bool = True,
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
+        **common: Unpack[Common],
     ) -> None:
-        if objective is None:
-            objective = "unweighted" if noise is not None else "dynamic"
-        mask_id = vocab_size - 1 if mask_id is None else mask_id
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
-        check_noise(self.require, p_u, gamma, noise, schedule, schedule_eps)
+        if noise is not None and common.get("objective") is None:
+            common["objective"] = "unweighted"
+        super().__init__(vocab_size, **common)
+        objective = self.objective
+        check_noise(self.require, p_u, gamma, noise, self.schedule_name, self.schedule_eps)
         self.require(
             noise is None or objective not in GIDD_WEIGHTS,
             f"objective {objective!r} is defined by p_u, and noise is {noise!r}; "
@@ -284,18 +269,10 @@ class Hybrid(Family):
         A network without time conditioning is called again only after some token of the batch has changed.
         """
         self.refuse_options(options)
-        times = sampling_times(steps).to(generator.device)
-        xt = draw(self.mixing(times[:1])[0].expand(*shape, -1), generator)
-        probs: Tensor | None = None
-        for t_now, t_next in pairwise(times):
-            t, s = t_now.expand(shape[0]), t_next.expand(shape[0])
-            if probs is None or self.time_conditioned:
-                probs = suppress(model(xt, self.conditioning(t)).double(), self.mask_id).softmax(-1)
-            new = draw(self.posterior(probs, xt, t, s), generator)
-            if not torch.equal(new, xt):
-                probs = None
-            xt = new
-        return xt
+        start = torch.ones(1, dtype=torch.float64, device=generator.device)
+        xt = draw(self.mixing(start)[0].expand(*shape, -1), generator)
+        read = lambda ids, t: model(ids, self.conditioning(t))  # noqa: E731
+        return self.ancestral(read, xt, steps, generator, timed=self.time_conditioned)
 
     def self_correct(
         self,

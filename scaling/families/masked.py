@@ -31,4 +31,4 @@ class Masked(Absorbing):
         self.refuse_options(options)
         xt = torch.full(shape, self.mask_id, device=generator.device)
         conditioning = torch.zeros(len(xt), device=xt.device)
-        return self.ancestral(lambda ids: model(ids, conditioning), xt, steps, generator)
+        return self.ancestral(lambda ids, _: model(ids, conditioning), xt, steps, generator)

@@ -20,15 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.families.base import Denoiser, Family, Noised, Schedule, draw, sampling_times, suppress
+from scaling.families.base import Common, Denoiser, Family, Noised, suppress
 from scaling.families.curriculum import Curriculum, build_curriculum, embed
 from scaling.families.mixture import LogMixture
 from scaling.models import Transformer, head_loss
@@ -51,29 +50,25 @@ class Uniform(Family):
     """
 
     name: ClassVar[str] = "uniform"
+    masked: ClassVar[bool] = False
     tightness: ClassVar[str] = "reached by a network that knows every token given all others under noise"
 
     def __init__(
         self,
         vocab_size: int,
         *,
-        mask_id: int | None = None,
         mask_column: bool = False,
-        objective: str = "nelbo",
-        schedule_eps: float = 0.0,
-        schedule: Schedule = "log_linear",
         curriculum: str = "none",
         curriculum_share: float | None = None,
         top_k: int | None = None,
         temperature: float | None = None,
         final_temperature: float | None = None,
         alpha_range: Sequence[float] | None = None,
+        **common: Unpack[Common],
     ) -> None:
-        if mask_column and mask_id is None:
-            mask_id = vocab_size - 1
-        super().__init__(
-            vocab_size, mask_id=mask_id, objective=objective, schedule_eps=schedule_eps, schedule=schedule
-        )
+        if mask_column and common.get("mask_id") is None:
+            common["mask_id"] = vocab_size - 1
+        super().__init__(vocab_size, **common)
         self.curriculum: Curriculum | None = build_curriculum(
             vocab_size,
             curriculum,
@@ -196,11 +191,5 @@ class Uniform(Family):
         greedy_tail = bool(options.pop("greedy_tail", False))
         self.refuse_options(options)
         xt = torch.randint(self.vocab_size, shape, generator=generator, device=generator.device)
-        times = sampling_times(steps).to(generator.device)
-        for i, (t_now, t_next) in enumerate(pairwise(times)):
-            t, s = t_now.expand(shape[0]), t_next.expand(shape[0])
-            probs = suppress(model(xt, self.conditioning(t)).double(), self.mask_id).softmax(-1)
-            if greedy_tail and i == steps - 1:
-                return probs.argmax(-1)
-            xt = draw(self.posterior(probs, xt, t, s), generator)
-        return xt
+        read = lambda ids, t: model(ids, self.conditioning(t))  # noqa: E731
+        return self.ancestral(read, xt, steps, generator, timed=True, greedy_tail=greedy_tail)

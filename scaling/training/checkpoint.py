@@ -11,6 +11,7 @@ import hashlib
 import io
 import pickle
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from scaling.files import write_whole
 DIGEST_BYTES = 32
 KEPT = 2
 LAST_STEP = 10**10 - 1
+BY_NAME = attrgetter("name")
 
 
 class DamagedCheckpointError(Exception):
@@ -53,7 +55,7 @@ def save_checkpoint(
     kept = [p for p in _checkpoints(folder) if p.name <= path.name]
     before = [p for other in earlier for p in [*other.glob("*checkpoint*.tmp"), *_checkpoints(other)]]
     usable = [p for p in before if p.suffix == ".pt" and p.name <= checkpoint_name(resumed)]
-    kept += sorted(usable, key=_by_name, reverse=True)
+    kept += sorted(usable, key=BY_NAME, reverse=True)
     for old in [*kept[KEPT:], *set(before).difference(usable)]:
         old.unlink(missing_ok=True)
     return path
@@ -86,17 +88,13 @@ def newest_checkpoint(
     fences: folder -> the step beyond which its checkpoints do not count.
     """
     damaged: list[str] = []
-    candidates = sorted(
-        (
-            path
-            for folder in folders
-            for path in _checkpoints(folder)
-            if path.name <= checkpoint_name((fences or {}).get(folder, LAST_STEP))
-        ),
-        key=_by_name,
-        reverse=True,
-    )
-    for path in candidates:
+    candidates = [
+        path
+        for folder in folders
+        for path in _checkpoints(folder)
+        if path.name <= checkpoint_name((fences or {}).get(folder, LAST_STEP))
+    ]
+    for path in sorted(candidates, key=BY_NAME, reverse=True):
         try:
             state = load_checkpoint(path)
         except DamagedCheckpointError as error:
@@ -107,10 +105,6 @@ def newest_checkpoint(
     return None, damaged
 
 
-def _by_name(path: Path) -> str:
-    return path.name
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     """Newest first; names carry zero-padded steps."""
-    return sorted(folder.glob("checkpoint-*.pt"), key=_by_name, reverse=True)
+    return sorted(folder.glob("checkpoint-*.pt"), key=BY_NAME, reverse=True)

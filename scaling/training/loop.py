@@ -23,7 +23,7 @@ from torch import Tensor
 from scaling.errors import UserError
 from scaling.evaluation import estimate_bound
 from scaling.evaluation.samples import sample_ids
-from scaling.families.base import Family, Noised
+from scaling.families.base import Family
 from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
@@ -130,10 +130,6 @@ class _Training:
     """Step from which the last of them was continued."""
     progress: _LoopState = field(default_factory=_LoopState)
 
-    def autocast(self) -> torch.autocast:
-        enabled = self.spec.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
 
 def train(
     spec: RunSpec,
@@ -166,7 +162,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = _prepare(spec, data, device, micro_batch_size, compile_trunk)
     run.earlier = tuple(resume_from)
-    progress = _resume(run, [*run.earlier, folder], fences, log)
+    state, damaged = newest_checkpoint([*run.earlier, folder], spec.key, fences)
+    for sentence in damaged:
+        log({"kind": "damaged", "sentence": sentence})
+    if state is not None:
+        run.optimizer.restore(state)
+        run.progress = _LoopState(**state["progress"])
+    progress, run.resumed = run.progress, run.progress.step
+    log({"kind": "resumed", "step": run.resumed})
     every = max(1, spec.steps // CURVE_POINTS)
     peak = matmul_peak(device, spec.precision, torch.get_num_threads())
     flops_per_step = spec.training_flops("exact") / spec.sequences * spec.batch_size
@@ -211,6 +214,14 @@ def train(
 def _prepare(
     spec: RunSpec, data: TrainingData, device: str, micro_batch_size: int | None, compile_trunk: bool
 ) -> _Training:
+    # first of all the text of the bound: a corpus too small costs nothing then
+    length = spec.data.context_length
+    heldout = torch.from_numpy(data.heldout(spec.evaluation.sequences, length))
+    if len(heldout) < 2:
+        raise UserError(
+            f"corpus {spec.data.corpus!r} holds out {len(heldout)} windows of context_length {length}, "
+            "a bound with a standard error needs 2; choose a shorter context or a larger corpus"
+        )
     torch.set_float32_matmul_precision(float32_route(spec.size.hidden) if device == "cpu" else "highest")
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights")).to(device)
@@ -223,34 +234,10 @@ def _prepare(
         model=model,
         optimizer=optimizer,
         data=data,
-        heldout=_heldout(spec, data).to(device),
+        heldout=heldout.to(device),
         device=torch.device(device),
         micro_batch_size=micro_batch_size or spec.batch_size,
     )
-
-
-def _heldout(spec: RunSpec, data: TrainingData) -> Tensor:
-    """The text of the bound, read before training so that a corpus too small costs nothing."""
-    length = spec.data.context_length
-    ids = torch.from_numpy(data.heldout(spec.evaluation.sequences, length))
-    if len(ids) < 2:
-        raise UserError(
-            f"corpus {spec.data.corpus!r} holds out {len(ids)} windows of context_length {length}, "
-            "a bound with a standard error needs 2; choose a shorter context or a larger corpus"
-        )
-    return ids
-
-
-def _resume(run: _Training, folders: list[Path], fences: Mapping[Path, int] | None, log: Log) -> _LoopState:
-    state, damaged = newest_checkpoint(folders, run.spec.key, fences)
-    for sentence in damaged:
-        log({"kind": "damaged", "sentence": sentence})
-    if state is not None:
-        run.optimizer.restore(state)
-        run.progress = _LoopState(**state["progress"])
-    run.resumed = run.progress.step
-    log({"kind": "resumed", "step": run.resumed})
-    return run.progress
 
 
 def _save(run: _Training, folder: Path, log: Log) -> None:
@@ -259,24 +246,19 @@ def _save(run: _Training, folder: Path, log: Log) -> None:
     log({"kind": "checkpoint", "step": run.progress.step})
 
 
-def _batch(run: _Training) -> Noised:
-    """The current step's global batch, corrupted."""
+def _gradient(run: _Training) -> tuple[float, float]:
+    """Mean loss per token of the step's global batch and the norm of its gradient (in the optimizer)."""
     spec, step = run.spec, run.progress.step
     first = step * spec.batch_size
     count = min(spec.batch_size, spec.sequences - first)
     ids = run.data.train_batch(first, count, spec.data.context_length, spec.seed)
     x0 = torch.from_numpy(ids).to(run.device)
     generator = generator_for(spec.seed, "noise", step, run.device.type)
-    return run.family.training_batch(x0, generator, step / spec.steps)
-
-
-def _gradient(run: _Training) -> tuple[float, float]:
-    """Mean loss per token of the step's global batch and the norm of its gradient (in the optimizer)."""
-    batch = _batch(run)
+    batch = run.family.training_batch(x0, generator, step / spec.steps)
     total = 0.0
     for start in range(0, len(batch), run.micro_batch_size):
         part = batch.rows(slice(start, start + run.micro_batch_size))
-        with run.autocast():
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
             loss = run.family.training_loss(run.model, part)
         mean = loss * (len(part) / (len(batch) * run.family.targets(part.x0).numel()))
         run.optimizer.add_gradient(mean, first=start == 0)
@@ -336,21 +318,16 @@ def _evaluate(run: _Training, log: Log) -> TrainResult:
         return _diverged(run, "the bound on held-out text is not finite")
     bytes_per_token = run.data.bytes_per_token
     bits = None if bytes_per_token is None else bound.bits_per_byte(bytes_per_token)
-    log(
-        {
-            "kind": "bound",
-            "step": run.progress.step,
-            "bound": bound.value,
-            "bound_se": bound.se,
-            "bits_per_byte": bits,
-            "evaluation_s": evaluation_s,
-        }
-    )
-    sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({family_bound(run.family)})"
-    finished = _result(run, RunStatus.FINISHED, sentence)
-    return replace(
-        finished, bound=bound.value, bound_se=bound.se, bits_per_byte=bits, evaluation_s=evaluation_s
-    )
+    numbers: dict[str, Any] = {
+        "bound": bound.value,
+        "bound_se": bound.se,
+        "bits_per_byte": bits,
+        "evaluation_s": evaluation_s,
+    }
+    log({"kind": "bound", "step": run.progress.step, **numbers})
+    kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
+    sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({kind})"
+    return replace(_result(run, RunStatus.FINISHED, sentence), **numbers)
 
 
 def _draw_samples(run: _Training, count: int, log: Log) -> None:
@@ -365,8 +342,3 @@ def _draw_samples(run: _Training, count: int, log: Log) -> None:
     except Exception as error:  # whatever it is, the run has its loss
         record["problem"] = f"{type(error).__name__}: {error}".splitlines()[0]
     log({"kind": "samples", **record, "seconds": time.perf_counter() - started})
-
-
-def family_bound(family: Family) -> str:
-    """What the family's loss is, in words."""
-    return "exact likelihood" if family.bound == "exact" else "upper bound"

@@ -59,7 +59,13 @@ class FlatAdamW:
                 offset += count
         self.flat = nn.Parameter(flat)
         self.flat.grad = torch.zeros_like(flat)
-        self._parts = _slices(self.flat, [sum(p.numel() for p in group) for group in members])
+        # consecutive slices of the vector and its gradient as parameters; the vector itself where it is one
+        counts = [sum(p.numel() for p in group) for group in members]
+        self._parts = [self.flat]
+        if len(counts) > 1:
+            self._parts = [nn.Parameter(values) for values in flat.split(counts)]
+            for part, gradient in zip(self._parts, self.flat.grad.split(counts), strict=True):
+                part.grad = gradient
         rates = [(spec.learning_rate, None), *own_rates.values()]
         self._adamw = torch.optim.AdamW(
             [
@@ -87,23 +93,17 @@ class FlatAdamW:
         return float(torch.linalg.vector_norm(self.flat.grad))
 
     def step(self, learning_rate: float, gradient_norm: float) -> None:
-        """Clip to `clip_norm` and update.
-
-        gradient_norm: of the whole gradient, as `gradient_norm` returns it.
-        """
+        """Clip to `clip_norm` and update. gradient_norm: of the whole gradient."""
         limit = self.spec.clip_norm
         if limit is not None and gradient_norm > limit:
-            self._clip(limit, gradient_norm)
+            for part in self._parts:
+                assert part.grad is not None, "every part's gradient is a slice of the flat one"
+                norm = gradient_norm if len(self._parts) == 1 else float(torch.linalg.vector_norm(part.grad))
+                if norm > limit:
+                    part.grad *= limit / norm
         for group, share in zip(self._adamw.param_groups, self._rate_shares, strict=True):
             group["lr"] = learning_rate * share
         self._adamw.step()
-
-    def _clip(self, limit: float, whole: float) -> None:
-        for part in self._parts:
-            assert part.grad is not None, "every part's gradient is a slice of the flat one"
-            norm = whole if len(self._parts) == 1 else float(torch.linalg.vector_norm(part.grad))
-            if norm > limit:
-                part.grad *= limit / norm
 
     def state(self) -> dict[str, Any]:
         """Parameters and moments, each as one vector, on the CPU."""
@@ -144,16 +144,3 @@ def _members(
         groups[next(entries, 0)].append(parameter)
     assert all(groups), f"{list(own_rates)} must each name parameters, and leave some to the run's rate"
     return groups
-
-
-def _slices(flat: nn.Parameter, counts: list[int]) -> list[nn.Parameter]:
-    """Consecutive slices of a vector and its gradient as parameters; the vector itself where it is one."""
-    if len(counts) == 1:
-        return [flat]
-    assert flat.grad is not None, "the flat gradient exists from construction on"
-    parts = []
-    for values, gradient in zip(flat.data.split(counts), flat.grad.split(counts), strict=True):
-        part = nn.Parameter(values)
-        part.grad = gradient
-        parts.append(part)
-    return parts

@@ -162,12 +162,12 @@ def _trouble(error: BaseException) -> Trouble:
             return Trouble.DATA
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return Trouble.DISK
-        is_runtime, text = isinstance(cause, RuntimeError), str(cause)
+        text = str(cause) if isinstance(cause, RuntimeError) else ""
         if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
             return Trouble.MEMORY
-        if is_runtime and "can't allocate memory" in text:
+        if "can't allocate memory" in text:
             return Trouble.MEMORY
-        if is_runtime and _GPU_LOST.search(text):
+        if _GPU_LOST.search(text):
             return Trouble.LOST
         cause = cause.__cause__ or cause.__context__
     return Trouble.USER if isinstance(error, UserError) else Trouble.ERROR

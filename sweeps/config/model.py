@@ -75,9 +75,6 @@ class Window(_Section):
     count: Annotated[int, Field(ge=2)] = 6
     """Sizes per budget."""
 
-    def centre(self, budget: float) -> float:
-        return float(self.params * (budget / self.at_flops) ** self.exponent)
-
 
 SizesByBudget = dict[float, tuple[str, ...]]
 
@@ -329,11 +326,6 @@ class SweepConfig(_Section):
                 )
             _check_sizes(override.sizes, override.window, self.grid.budgets, needed=False)
         return self
-
-    @property
-    def own_sizes(self) -> bool:
-        """Whether the config has architectures of its own instead of a ladder."""
-        return self.sizes is not None or self.size_rule is not None
 
     def family(self, name: str) -> FamilyChoice:
         """The family as in the config, or with its defaults if the config does not list it."""

@@ -92,7 +92,8 @@ def window_sizes(
     """
     sizes = sorted(available, key=lambda size: size_params(size, num_token_ids))
     count = min(window.count, len(sizes))
-    centre, reach = window.centre(budget), math.log(window.span)
+    centre = window.params * (budget / window.at_flops) ** window.exponent
+    reach = math.log(window.span)
     steps = range(window.count)
     points = [math.log(centre) + reach * (2 * i / (window.count - 1) - 1) for i in steps][:count]
     logs = [math.log(size_params(size, num_token_ids)) for size in sizes]

@@ -24,8 +24,9 @@ class LedgerSource:
     def __init__(self, folder: str, sweep: str, families: list[str] | None = None) -> None:
         """folder: of the sweep; its ledger may not exist yet."""
         self.folder, self.sweep, self.families = Path(folder), sweep, frozenset(families or ())
-        self.shown = str(self.folder)
-        self.files = ledger_files(self.folder)
+        self.label = str(self.folder)
+        self.files = (self.folder / "ledger" / "ledger.db",)
+        """They change with every change of the ledger."""
         self._last: dict[str, tuple[int, str]] = {}
         """Key -> the last change and state of a run that were read."""
         self._ledger: Ledger | None = None
@@ -64,7 +65,7 @@ class LedgerSource:
         self._last |= {run.key: (run.changed, run.state) for run in runs}
         newest = max(since or 0, *(run.changed for run in runs))
         return Change(
-            rows=typed(pd.DataFrame(rows), self.shown), mark=[ledger.id, newest], whole=since is None
+            rows=typed(pd.DataFrame(rows), self.label), mark=[ledger.id, newest], whole=since is None
         )
 
     @contextmanager
@@ -108,11 +109,6 @@ class LedgerSource:
         return list(map(str, texts)) if isinstance(texts, list) else []
 
 
-def ledger_files(folder: Path) -> tuple[Path, ...]:
-    """Files that change with every change of the ledger."""
-    return (folder / "ledger" / "ledger.db",)
-
-
 def spec_of(folder: Path, sweep: str, families: list[str] | None = None) -> dict[str, Any]:
     """The source for `analysis.dashboard.serve` that reads the sweep's ledger."""
     options = {"folder": str(folder.absolute()), "sweep": sweep, "families": list(families or [])}
@@ -141,5 +137,5 @@ def show(
         serve(spec, title=name or sources.title_of(store), files=sources.files_of(store), **how)
         return
     name = find_config(sweep, config).name
-    folder = out / name
-    serve(spec_of(folder, name, list(families)), title=name, files=ledger_files(folder.absolute()), **how)
+    source = LedgerSource(str((out / name).absolute()), name)
+    serve(spec_of(out / name, name, list(families)), title=name, files=source.files, **how)

@@ -7,7 +7,7 @@ faults have cost.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from scaling.errors import UserError
 from sweeps.attempt import journal
 from sweeps.attempt.journal import attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.types import Run, State
+from sweeps.ledger.types import State
 from sweeps.record.recorded import RecordedRun
 
 
@@ -35,6 +35,8 @@ class Check:
 
 def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None) -> list[Check]:
     """All checks of a sweep. recorded: the runs in its tracking store, None without a store."""
+    from scaling.data.shards import check_tokens, read_meta
+
     with Ledger(sweep_folder / "ledger") as ledger:
         runs = ledger.runs()
         attempts = {run.key: ledger.attempts(run.key) for run in runs}
@@ -78,21 +80,48 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
     examined += f", {repeated} more were done again after faults" if repeated else ""
     examined += f", {damaged} damaged lines left out" if damaged else ""
 
+    # the prepared data that the runs read is, byte for byte, what was written
+    fingerprints = {run.spec.get("data", {}).get("fingerprint") for run in runs}
+    changed, tokens = [], 0
+    for path in sorted((sweep_folder.parent / "data").glob("*/meta.json")):
+        try:
+            meta = read_meta(path.parent)
+            if meta["fingerprint"] in fingerprints:
+                check_tokens(path.parent, meta)
+                tokens += sum(split["tokens"] for split in meta["splits"].values())
+        except UserError as error:
+            changed.append(str(error))
+
     number = f"{sum(map(len, attempts.values()))} attempts of {len(runs)} runs"
     checks = [
         Check("attempts are numbered without a gap, the last one is the run's", number, gaps),
         Check("each run ended once, by its last attempt", f"{len(finished)} finished runs", endings),
         Check("each run's curve has every point once, up to its end", examined, broken),
-        _audit_data(sweep_folder.parent / "data", runs),
+        Check("the prepared data matches the hashes made when it was written", f"{tokens} tokens", changed),
     ]
     if recorded is not None:
         own = {run.key: run for run in recorded if run.sweep == sweep}
         differences = []
         for run in finished:
-            if run.key in own:
-                differences += _differences(run, curves[run.key], own[run.key])
-            else:
+            if run.key not in own:
                 differences.append(f"run {run.key} is finished and not in the tracking store")
+                continue
+            store, curve = own[run.key], curves[run.key]
+            stored = {**store.curves.get(TRAIN_LOSS, {}), **store.curves.get(BIASED_LOSS, {})}
+            missing, extra = len(curve.keys() - stored.keys()), len(stored.keys() - curve.keys())
+            if missing or extra:
+                differences.append(
+                    f"run {run.key}: {missing} points are not in the store, {extra} only there"
+                )
+            wrong = sorted(step for step in stored.keys() & curve.keys() if stored[step] != curve[step])
+            if wrong:
+                differences.append(
+                    f"run {run.key}: {len(wrong)} points differ, step {wrong[0]} is {curve[wrong[0]]!r} "
+                    f"in the journal and {stored[wrong[0]]!r} in the store"
+                )
+            bound = run.result.get("bound")
+            if bound is not None and store.loss != bound:
+                differences.append(f"run {run.key}: its loss is {bound!r} and the store has {store.loss!r}")
         compared = [run.key for run in finished if run.key in own]
         examined = f"{len(compared)} finished runs, {sum(len(curves[key]) for key in compared)} points"
         question = "the tracking store's losses are those of journals and ledger"
@@ -115,42 +144,3 @@ def audit_store(recorded: Sequence[RecordedRun]) -> list[Check]:
         Check("the tracking store has each run once", f"{len(recorded)} recorded runs", runs),
         Check("the tracking store has each step of each metric once", points, steps),
     ]
-
-
-def _audit_data(folder: Path, runs: Sequence[Run]) -> Check:
-    """Whether the prepared data in `folder` that the runs read is, byte for byte, what was written."""
-    from scaling.data.shards import check_tokens, read_meta
-
-    fingerprints = {run.spec.get("data", {}).get("fingerprint") for run in runs}
-    problems, tokens = [], 0
-    for path in sorted(folder.glob("*/meta.json")):
-        try:
-            meta = read_meta(path.parent)
-            if meta["fingerprint"] in fingerprints:
-                check_tokens(path.parent, meta)
-                tokens += sum(split["tokens"] for split in meta["splits"].values())
-        except UserError as error:
-            problems.append(str(error))
-    return Check(
-        "the prepared data matches the hashes made when it was written", f"{tokens} tokens", problems
-    )
-
-
-def _differences(run: Run, journaled: Mapping[int, float], recorded: RecordedRun) -> list[str]:
-    """Where a finished run differs between its journals and ledger, and the tracking store."""
-    problems = []
-    curve = {**recorded.curves.get(TRAIN_LOSS, {}), **recorded.curves.get(BIASED_LOSS, {})}
-    if curve.keys() != journaled.keys():
-        missing, extra = len(journaled.keys() - curve.keys()), len(curve.keys() - journaled.keys())
-        problems.append(f"run {run.key}: {missing} points are not in the store, {extra} only there")
-    wrong = sorted(step for step in curve.keys() & journaled.keys() if curve[step] != journaled[step])
-    if wrong:
-        step = wrong[0]
-        problems.append(
-            f"run {run.key}: {len(wrong)} points differ, step {step} is {journaled[step]!r} "
-            f"in the journal and {curve[step]!r} in the store"
-        )
-    bound = run.result.get("bound")
-    if bound is not None and recorded.loss != bound:
-        problems.append(f"run {run.key}: its loss is {bound!r} and the store has {recorded.loss!r}")
-    return problems

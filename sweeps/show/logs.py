@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from analysis.text import count_text, duration, flops_text
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import SETTLED, Run
-from sweeps.show.tables import WORDS, console
+from sweeps.show.tables import console, state_text
 
 if TYPE_CHECKING:
     from sweeps.record.recorded import RecordedRun
@@ -33,25 +33,35 @@ def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = Fal
     folder = run_folder(ledger.folder.parent, run.family, run.key)
     out.print(f"kept in {folder}", style="dim")
     attempts = ledger.attempts(run.key)
-    folders = attempt_folders(folder)
+    readers = {number: Follower(path / JOURNAL) for number, path in attempt_folders(folder).items()}
+    records = {number: reader.read() for number, reader in readers.items()}
     for attempt in attempts:
-        path = folders.get(attempt["attempt"])
-        reader = Follower(path / JOURNAL) if path else None
-        for line in attempt_lines(attempt, reader.read() if reader else [], lines):
+        number = attempt["attempt"]
+        for line in attempt_lines(attempt, records.get(number, []), lines):
             out.print(line)
-        if reader and reader.skipped:
-            out.print(f"  {reader.skipped} damaged lines of its journal are left out", style="yellow")
+        if number in readers and readers[number].skipped:
+            out.print(
+                f"  {readers[number].skipped} damaged lines of its journal are left out", style="yellow"
+            )
     if not attempts:
         out.print("it has not been started yet")
-    if follow:
-        _follow(ledger, run)
+    with suppress(KeyboardInterrupt):
+        while follow:
+            run = ledger.runs([run.key])[0]
+            for number, path in attempt_folders(folder).items():
+                reader = readers.setdefault(number, Follower(path / JOURNAL))
+                for text in filter(None, map(record_line, reader.read())):
+                    out.print(f"  {text}")
+            if run.state in SETTLED:
+                out.print(heading(run))
+                return
+            time.sleep(FOLLOW_S)
 
 
 def heading(run: Run) -> Text:
     """Key, family, size, budget and state in a line."""
-    _, word, style = WORDS.get(run.state, ("?", run.state, ""))
     text = Text(f"{run.key}  {run.family} {run.size} at {flops_text(run.budget)} FLOPs: ", style="bold")
-    return text.append(word, style=style)
+    return text.append_text(state_text(run.state))
 
 
 def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Record], lines: int) -> list[Text]:
@@ -95,28 +105,6 @@ def record_line(record: Record) -> str | None:
         "end": f"ended: {values.get('status')}",
     }.get(record.kind)
     return f"{at}  {text}" if text else None
-
-
-def _follow(ledger: Ledger, run: Run) -> None:
-    out = console()
-    followers: dict[int, Follower] = {}
-    folder = run_folder(ledger.folder.parent, run.family, run.key)
-    for number, path in attempt_folders(folder).items():
-        followers[number] = Follower(path / JOURNAL)
-        followers[number].read()
-    try:
-        while True:
-            settled = ledger.runs([run.key])[0].state in SETTLED
-            for number, path in attempt_folders(folder).items():
-                follower = followers.setdefault(number, Follower(path / JOURNAL))
-                for line in filter(None, map(record_line, follower.read())):
-                    out.print(f"  {line}")
-            if settled:
-                out.print(heading(replace(run, state=ledger.runs([run.key])[0].state)))
-                return
-            time.sleep(FOLLOW_S)
-    except KeyboardInterrupt:
-        return
 
 
 def show_recorded(run: Run, recorded: RecordedRun | None, *, lines: int = LINES) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.text import duration, without_secrets
@@ -37,13 +37,13 @@ def reach(
         yield SweepHere(ledger, name)
 
 
+@dataclass(frozen=True)
 class SweepHere:
     """A sweep by its ledger."""
 
-    note = ""
-
-    def __init__(self, ledger: Ledger, sweep: str) -> None:
-        self.ledger, self.sweep = ledger, sweep
+    ledger: Ledger
+    sweep: str
+    note: str = ""
 
     def runs(self) -> list[Run]:
         return runs_with_progress(self.ledger)

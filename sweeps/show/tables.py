@@ -176,12 +176,13 @@ def plan_view(plan: Plan, *, slots: int = 1, brief: bool = False) -> RenderableT
     tokens = "endless" if data.prepared else "not prepared yet"
     if data.train_tokens is not None:
         tokens = f"{count_text(data.train_tokens)} training tokens"
+    desk = config.ladder == "desk" and config.sizes is None and config.size_rule is None
     facts = [
         f"sweep {config.name}",
         f"data {data.corpus}, {data.tokenizer} ({data.num_token_ids} ids, {tokens})",
         f"context {config.context_length}",
         f"budgets in '{config.flop_convention}' FLOPs",
-        *(["sizes are width x blocks"] if config.ladder == "desk" and not config.own_sizes else []),
+        *(["sizes are width x blocks"] if desk else []),
         config.precision,
     ]
     parts: list[RenderableType] = [Text("; ".join(facts))]

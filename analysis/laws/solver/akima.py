@@ -32,7 +32,21 @@ class Splines:
         A row that is lowest at its smallest or largest size has its minimum beyond: at minus or plus
         infinity, with that size's loss. A row that falls towards both ends has none.
         """
-        at, value, exists = self._inner()
+        # the lowest local minimum between the ends, if there is one
+        c3, c2, c1, c0 = Akima1DInterpolator(self.sizes, self.log_loss.T).c  # each (k - 1, 1 + R)
+        inside_root = c2**2 - 3 * c3 * c1
+        # of the derivative's zeros the one where it rises, by whichever formula cancels nothing
+        root = np.sqrt(np.maximum(inside_root, 0.0))
+        over = np.where(c2 >= 0, -c1, root - c2)
+        under = np.where(c2 >= 0, c2 + root, 3 * c3)
+        step = np.divide(over, under, out=np.full_like(over, -1.0), where=under != 0)
+        fine = (inside_root >= 0) & (step >= 0) & (step <= np.diff(self.sizes)[:, None])
+        step = np.where(fine, step, 0.0)
+        value = np.where(fine, ((c3 * step + c2) * step + c1) * step + c0, np.inf)
+        piece = np.argmin(value, axis=0)
+        row = np.arange(value.shape[1])
+        exists = fine[piece, row]
+        at, value = self.sizes[piece] + step[piece, row], np.where(exists, value[piece, row], 0.0)
         first, last = self.log_loss[:, 0], self.log_loss[:, -1]
         end = np.minimum(first, last)
         inside = exists & (value < end)
@@ -53,23 +67,6 @@ class Splines:
 
     def _interpolant(self) -> Akima1DInterpolator:
         return Akima1DInterpolator(self.sizes, self.log_loss, axis=1)
-
-    def _inner(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The lowest local minimum between the ends: its place, its log loss, and whether there is one."""
-        c3, c2, c1, c0 = Akima1DInterpolator(self.sizes, self.log_loss.T).c  # each (k - 1, 1 + R)
-        inside_root = c2**2 - 3 * c3 * c1
-        # of the derivative's zeros the one where it rises, by whichever formula cancels nothing
-        root = np.sqrt(np.maximum(inside_root, 0.0))
-        over = np.where(c2 >= 0, -c1, root - c2)
-        under = np.where(c2 >= 0, c2 + root, 3 * c3)
-        step = np.divide(over, under, out=np.full_like(over, -1.0), where=under != 0)
-        fine = (inside_root >= 0) & (step >= 0) & (step <= np.diff(self.sizes)[:, None])
-        step = np.where(fine, step, 0.0)
-        value = np.where(fine, ((c3 * step + c2) * step + c1) * step + c0, np.inf)
-        piece = np.argmin(value, axis=0)
-        row = np.arange(value.shape[1])
-        exists = fine[piece, row]
-        return self.sizes[piece] + step[piece, row], np.where(exists, value[piece, row], 0.0), exists
 
 
 def solve_splines(log_params: np.ndarray, loss: np.ndarray, weight: np.ndarray) -> Splines:

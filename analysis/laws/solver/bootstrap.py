@@ -28,23 +28,19 @@ def resample_weights(
     errors of a group are correlated. The same seed gives the same weights to the bit.
     """
     generator = np.random.default_rng(seed)
-    units = num_runs if groups is None else int(groups.max()) + 1
     chunk = chunk_rows(num_runs)
     for first in range(0, draws, chunk):
-        rows = min(chunk, draws - first)
-        drawn = generator.integers(0, units, size=(rows, units))
-        drawn += units * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
-        yield counts if groups is None else counts[:, groups]
+        yield draw_weights(num_runs, min(chunk, draws - first), generator, groups)
 
 
-def group_weights(groups: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each run occurs (R, n) if whole groups are drawn, as many as there are; groups (n,) are
-    numbered 0, 1, ..."""
-    units = int(groups.max()) + 1
+def draw_weights(
+    num_runs: int, draws: int, generator: np.random.Generator, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """How often each run occurs (draws, num_runs), see `resample_weights`."""
+    units = num_runs if groups is None else int(groups.max()) + 1
     drawn = generator.integers(0, units, size=(draws, units)) + units * np.arange(draws)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=draws * units).reshape(draws, units)
-    return np.asarray(counts[:, groups], dtype=np.float64)
+    counts = np.bincount(drawn.ravel(), minlength=draws * units).reshape(draws, units).astype(np.float64)
+    return counts if groups is None else counts[:, groups]
 
 
 def leave_one_out(groups: np.ndarray) -> np.ndarray:
@@ -71,13 +67,7 @@ def group_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
     return np.asarray(numbers)
 
 
-def check_interval(interval: str) -> None:
-    """UserError for an unknown kind of interval."""
-    if interval not in INTERVALS:
-        raise UserError(f"interval = {interval!r}; choose one of {', '.join(INTERVALS)}")
-
-
-def check_options(bootstrap: int, seed: int, level: float) -> None:
+def check_options(bootstrap: int, seed: int, level: float, interval: str = "percentile") -> None:
     """UserError for options that no method can use."""
     if isinstance(bootstrap, bool) or not isinstance(bootstrap, int) or bootstrap < 0:
         raise UserError(
@@ -87,3 +77,5 @@ def check_options(bootstrap: int, seed: int, level: float) -> None:
         raise UserError(f"seed = {seed!r}: a seed is a whole number, 0 or more")
     if not 0 < level < 1:
         raise UserError(f"level = {level!r}: a confidence level lies between 0 and 1, e.g. 0.95")
+    if interval not in INTERVALS:
+        raise UserError(f"interval = {interval!r}; choose one of {', '.join(INTERVALS)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -98,15 +98,22 @@ class BudgetFit:
 
 
 def read_budget(
-    flops: float, members: np.ndarray, log_params: np.ndarray, log_cost: np.ndarray, curves: Curves
+    flops: float, members: np.ndarray, log_params: np.ndarray, log_cost: np.ndarray, curves: Curves | None
 ) -> BudgetFit:
-    """Minimum and verdict from curves; log_cost is log FLOPs per token of each run."""
+    """Minimum and verdict from curves (None: fewer than 3 sizes); log_cost: of a token at each run."""
     sizes, place = np.unique(log_params, return_inverse=True)
+    at = f"at {flops_text(flops)} FLOPs"
+    of_budget: dict[str, Any] = {"flops": flops, "members": members, "sizes": sizes, "curves": curves}
+    if curves is None:
+        reason = f"{len(sizes)} size{'s' * (len(sizes) > 1)} {at}, a parabola needs at least 3"
+        nowhere: dict[str, Any] = {name: np.empty(0) for name in ("log_params", "log_tokens", "loss")}
+        never: dict[str, Any] = {name: np.empty(0, dtype=bool) for name in ("convex", "inside")}
+        return BudgetFit(status=BudgetStatus.TOO_FEW, reason=reason, **of_budget, **nowhere, **never)
     cost = np.bincount(place, weights=log_cost) / np.bincount(place)
     convex, minimum, loss = curves.lowest()
     inside = convex & (minimum >= sizes[0]) & (minimum <= sizes[-1])
     smallest, largest = (count_text(size) for size in np.exp(sizes[[0, -1]]).tolist())
-    status, reason, at = BudgetStatus.BRACKETED, "", f"at {flops_text(flops)} FLOPs"
+    status, reason = BudgetStatus.BRACKETED, ""
     if not convex[0]:
         status = BudgetStatus.NOT_CONVEX
         reason = (
@@ -125,35 +132,6 @@ def read_budget(
     slope = (cost[piece + 1] - cost[piece]) / (sizes[piece + 1] - sizes[piece])
     cost_there = np.where(np.isfinite(minimum), cost[piece] + slope * (finite - sizes[piece]), minimum)
     return BudgetFit(
-        flops=flops,
-        status=status,
-        reason=reason,
-        members=members,
-        sizes=sizes,
-        curves=curves,
-        convex=convex,
-        inside=inside,
-        log_params=minimum,
-        log_tokens=np.log(flops) - cost_there,
-        loss=loss,
-    )
-
-
-def too_few(flops: float, members: np.ndarray, log_params: np.ndarray) -> BudgetFit:
-    """The verdict on a budget with fewer than 3 sizes."""
-    sizes = np.unique(log_params)
-    none = np.empty(0)
-    count = f"{len(sizes)} size{'s' if len(sizes) > 1 else ''}"
-    return BudgetFit(
-        flops=flops,
-        status=BudgetStatus.TOO_FEW,
-        reason=f"{count} at {flops_text(flops)} FLOPs, a parabola needs at least 3",
-        members=members,
-        sizes=sizes,
-        curves=None,
-        convex=none.astype(bool),
-        inside=none.astype(bool),
-        log_params=none,
-        log_tokens=none,
-        loss=none,
-    )
+        status=status, reason=reason, convex=convex, inside=inside, log_params=minimum,
+        log_tokens=np.log(flops) - cost_there, loss=loss, **of_budget,
+    )  # fmt: skip

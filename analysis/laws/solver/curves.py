@@ -40,25 +40,22 @@ class CurveGrid:
     flops_per_token: np.ndarray
     """(K,) training FLOPs of a token."""
 
-    def winners(self, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def winners(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(budgets, runs): indices of the budgets with a bracketed best run among `chosen`, and those runs.
 
         A budget whose best run has the smallest or the largest size of those that reach it is left out: the
         best size may lie beyond.
         """
-        among = np.arange(len(self.params)) if chosen is None else chosen
-        if len(among) < 3:
+        if len(chosen) < 3:
             return np.empty(0, dtype=int), np.empty(0, dtype=int)
-        loss, params = self.loss[among], self.params[among]
+        loss, params = self.loss[chosen], self.params[chosen]
         there = np.isfinite(loss)
         best = np.argmin(loss, axis=0)
-        sizes = np.where(there, params[:, None], np.nan)
-        with np.errstate(invalid="ignore"):
-            smallest = np.where(there, sizes, np.inf).min(axis=0)
-            largest = np.where(there, sizes, -np.inf).max(axis=0)
+        smallest = np.where(there, params[:, None], np.inf).min(axis=0)
+        largest = np.where(there, params[:, None], -np.inf).max(axis=0)
         inside = (params[best] > smallest) & (params[best] < largest)
         budgets = np.flatnonzero(inside)
-        return budgets, among[best[budgets]]
+        return budgets, chosen[best[budgets]]
 
 
 def read_curves(curves: pd.DataFrame) -> CurveGrid:

@@ -31,7 +31,6 @@ class Minimum:
     f_R: np.ndarray
     converged_R: np.ndarray
     """The predicted further decrease is negligible, or the residuals are rounding."""
-    steps_R: np.ndarray
 
 
 @dataclass(slots=True)
@@ -67,15 +66,13 @@ class _Batch:
             else:
                 getattr(self, name)[accept_R] = new[accept_R]
 
-    def end(
-        self, ended: Minimum, chosen_R: np.ndarray, theta_Rp: np.ndarray, step: int, *, converged: bool
-    ) -> None:
+    def end(self, ended: Minimum, chosen_R: np.ndarray, theta_Rp: np.ndarray, *, converged: bool) -> None:
         """Write down how the chosen problems ended, unless they ended before."""
         new_R = chosen_R & ~self.ended_R
         if new_R.any():
             out_R = self.number_R[new_R]
             ended.theta_Rp[out_R], ended.f_R[out_R] = theta_Rp[new_R], self.f_R[new_R]
-            ended.converged_R[out_R], ended.steps_R[out_R] = converged, step
+            ended.converged_R[out_R] = converged
             self.ended_R |= new_R
 
 
@@ -98,18 +95,26 @@ def minimise(
     terms: the runs' terms at the start, if all problems share it; saves the first evaluation.
     z_Rn: centred log losses of each problem, if they are not those of the table (simulated losses).
     """
-    batch = _begin(derivatives, derivatives.space.clip(start_Rp), weight_Rn, delta, damping, terms, z_Rn)
-    num = len(batch.f_R)
-    ended = Minimum(
-        batch.theta_Rp.copy(), batch.f_R.copy(), np.zeros(num, dtype=bool), np.full(num, max_steps)
-    )
-    for step in range(max_steps):
+    theta_Rp = derivatives.space.clip(start_Rp)
+    if terms is None:
+        point = derivatives.at(theta_Rp, weight_Rn, delta, z_Rn)
+        scale_Rpp = derivatives.majoriser(theta_Rp, weight_Rn, delta, z_Rn)
+    else:
+        point, scale_Rpp = terms.weighted(weight_Rn)
+    num = len(theta_Rp)
+    batch = _Batch(
+        number_R=np.arange(num), theta_Rp=theta_Rp, weight_Rn=weight_Rn, scale_Rpp=scale_Rpp,
+        damping_R=np.full(num, damping), ended_R=np.zeros(num, dtype=bool), f_R=point.f_R,
+        gradient_Rp=point.gradient_Rp, hessian_Rpp=point.hessian_Rpp, z_Rn=z_Rn,
+    )  # fmt: skip
+    ended = Minimum(theta_Rp.copy(), point.f_R.copy(), np.zeros(num, dtype=bool))
+    for _ in range(max_steps):
         trial_Rp, predicted_R = _step(batch, derivatives.space)
         small_R = (predicted_R >= 0) & (predicted_R <= tolerance * batch.f_R) & (batch.damping_R <= damping)
         rounding_R = batch.f_R <= ROUNDING**2 * batch.weight_Rn.shape[1]
-        batch.end(ended, small_R, trial_Rp, step, converged=True)
-        batch.end(ended, rounding_R, batch.theta_Rp, step, converged=True)
-        batch.end(ended, batch.damping_R > MAX_DAMPING, batch.theta_Rp, step, converged=False)
+        batch.end(ended, small_R, trial_Rp, converged=True)
+        batch.end(ended, rounding_R, batch.theta_Rp, converged=True)
+        batch.end(ended, batch.damping_R > MAX_DAMPING, batch.theta_Rp, converged=False)
         # dropping rows copies the weights of the others: worth it only for many at once
         if batch.ended_R.sum() >= LEAVE_TOGETHER * len(batch.ended_R):
             trial_Rp, predicted_R = trial_Rp[~batch.ended_R], predicted_R[~batch.ended_R]
@@ -121,48 +126,14 @@ def minimise(
         accept_R = (gain_R > 0) & (predicted_R > 0)
         good_R = accept_R & (gain_R > 0.5 * predicted_R)
         # a refused step whose promise drowns in the rounding of f is the end
-        batch.end(
-            ended,
-            ~accept_R & (np.abs(predicted_R) <= 1e-13 * batch.f_R),
-            batch.theta_Rp,
-            step,
-            converged=True,
-        )
+        drowned_R = ~accept_R & (np.abs(predicted_R) <= 1e-13 * batch.f_R)
+        batch.end(ended, drowned_R, batch.theta_Rp, converged=True)
         kept_R = np.maximum(batch.damping_R * np.where(good_R, 0.1, 1.0), MIN_DAMPING)
         retry_R = batch.damping_R * np.where(batch.damping_R < 1e-3, 100.0, 10.0)
         batch.damping_R = np.where(accept_R, kept_R, retry_R)
         batch.move(trial_Rp, trial, accept_R)
-    batch.end(ended, ~batch.ended_R, batch.theta_Rp, max_steps, converged=False)
+    batch.end(ended, ~batch.ended_R, batch.theta_Rp, converged=False)
     return ended
-
-
-def _begin(
-    derivatives: Objective,
-    theta_Rp: np.ndarray,
-    weight_Rn: np.ndarray,
-    delta: float,
-    damping: float,
-    terms: Terms | None,
-    z_Rn: np.ndarray | None,
-) -> _Batch:
-    if terms is None:
-        point = derivatives.at(theta_Rp, weight_Rn, delta, z_Rn)
-        scale_Rpp = derivatives.majoriser(theta_Rp, weight_Rn, delta, z_Rn)
-    else:
-        point, scale_Rpp = terms.weighted(weight_Rn)
-    num = len(theta_Rp)
-    return _Batch(
-        np.arange(num),
-        theta_Rp,
-        weight_Rn,
-        scale_Rpp,
-        np.full(num, damping),
-        np.zeros(num, dtype=bool),
-        point.f_R,
-        point.gradient_Rp,
-        point.hessian_Rpp,
-        z_Rn,
-    )
 
 
 def _step(batch: _Batch, space: Space) -> tuple[np.ndarray, np.ndarray]:
@@ -187,33 +158,23 @@ def _step(batch: _Batch, space: Space) -> tuple[np.ndarray, np.ndarray]:
         gradient_Rp = gradient_Rp @ space.basis_pk
         hessian_Rpp = space.basis_pk.T @ hessian_Rpp @ space.basis_pk
         scale_Rpp = space.basis_pk.T @ scale_Rpp @ space.basis_pk
-    step_Rk, predicted_R, definite_R = _solve(gradient_Rp, hessian_Rpp, scale_Rpp, batch.damping_R, held_Rk)
+
+    # the damped step along the free directions
+    system_Rkk = hessian_Rpp + batch.damping_R[:, None, None] * scale_Rpp
+    if held_Rk.any():
+        gradient_Rp = np.where(held_Rk, 0.0, gradient_Rp)
+        system_Rkk = np.where(held_Rk[:, :, None] | held_Rk[:, None, :], 0.0, system_Rkk)
+    diagonal = np.einsum("rkk->rk", system_Rkk)
+    diagonal += np.where(held_Rk, 1.0, 1e-15 * np.einsum("rkk->r", scale_Rpp)[:, None])
+    step_Rk, definite_R = solve_definite(system_Rkk, -gradient_Rp)
+    slope_R = np.einsum("rk,rk->r", gradient_Rp, step_Rk)
+    bend_R = np.einsum("rk,rkl,rl->r", step_Rk, hessian_Rpp, step_Rk)
+    predicted_R = np.where(definite_R & (slope_R <= 0), -(slope_R + 0.5 * bend_R), -np.inf)
     step_Rp = step_Rk if space.basis_pk is None else step_Rk @ space.basis_pk.T
     moved_Rp = theta_Rp + step_Rp
     if straight_R.any():
         moved_Rp = np.where(straight_R[:, None], valley.moved(step_Rp), moved_Rp)
     return space.clip(np.where(definite_R[:, None], moved_Rp, theta_Rp)), predicted_R
-
-
-def _solve(
-    gradient_Rk: np.ndarray,
-    hessian_Rkk: np.ndarray,
-    scale_Rkk: np.ndarray,
-    damping_R: np.ndarray,
-    held_Rk: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The damped step, the decrease it promises, and which rows had a definite system."""
-    system_Rkk = hessian_Rkk + damping_R[:, None, None] * scale_Rkk
-    if held_Rk.any():
-        gradient_Rk = np.where(held_Rk, 0.0, gradient_Rk)
-        system_Rkk = np.where(held_Rk[:, :, None] | held_Rk[:, None, :], 0.0, system_Rkk)
-    diagonal = np.einsum("rkk->rk", system_Rkk)
-    diagonal += np.where(held_Rk, 1.0, 1e-15 * np.einsum("rkk->r", scale_Rkk)[:, None])
-    step_Rk, definite_R = solve_definite(system_Rkk, -gradient_Rk)
-    slope_R = np.einsum("rk,rk->r", gradient_Rk, step_Rk)
-    bend_R = np.einsum("rk,rkl,rl->r", step_Rk, hessian_Rkk, step_Rk)
-    predicted_R = np.where(definite_R & (slope_R <= 0), -(slope_R + 0.5 * bend_R), -np.inf)
-    return step_Rk, predicted_R, definite_R
 
 
 class _Valley:

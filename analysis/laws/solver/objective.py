@@ -79,20 +79,6 @@ class Space:
         return np.clip(theta_Rp, self.lower, self.upper)
 
 
-def surface_space(*, tied: bool = False, log_E: float | None = None) -> Space:
-    """The surfaces with alpha = beta (tied) or with log E (relative to the mean loss) held at a value."""
-    if not tied and log_E is None:
-        return Space(lower=LOWER, upper=UPPER, straight=True)
-    lower, upper, basis = LOWER.copy(), UPPER.copy(), np.eye(5)
-    if tied:
-        basis[4, 3] = 1.0
-        basis = np.delete(basis, 4, axis=1)
-    if log_E is not None:
-        lower[0] = upper[0] = log_E
-        basis = np.delete(basis, 0, axis=1)
-    return Space(lower=lower, upper=upper, basis_pk=basis, straight=log_E is None)
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One table in centred logs."""
@@ -124,7 +110,16 @@ class Problem:
         means = tuple(float(values.mean()) for values in logs)
         x, y, z = (values - mean for values, mean in zip(logs, means, strict=True))
         log_E = None if E is None else NO_E if E == 0 else float(np.log(E)) - means[2]
-        return cls(x, y, z, means, surface_space(tied=tied, log_E=log_E), on_loss)  # type: ignore[arg-type]
+        lower, upper, basis = LOWER.copy(), UPPER.copy(), np.eye(5)
+        if tied:
+            basis[4, 3] = 1.0
+            basis = np.delete(basis, 4, axis=1)
+        if log_E is not None:
+            lower[0] = upper[0] = log_E
+            basis = np.delete(basis, 0, axis=1)
+        basis_pk = basis if tied or log_E is not None else None
+        space = Space(lower=lower, upper=upper, basis_pk=basis_pk, straight=log_E is None)
+        return cls(x, y, z, means, space, on_loss)  # type: ignore[arg-type]
 
     @property
     def unit(self) -> float:

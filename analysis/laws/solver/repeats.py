@@ -20,6 +20,7 @@ runs, p coordinates (e, a, b, alpha, beta, then those of the form), logs centred
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -38,15 +39,8 @@ MOST_SPARE_LOG = 50.0
 NEVER_LOG = -1e4
 """Log of a term that is not there: its exponential is 0."""
 STARTS = {
-    "effective": [
-        np.log([data, size]) for data in (2.0, 8.0, 30.0, 100.0) for size in (1.0, 5.0, 25.0, 500.0)
-    ],
-    "additive": [
-        np.array([p, delta, kappa])
-        for p in (-7.0, -4.0, -2.0)
-        for delta in (0.7, 1.5)
-        for kappa in (0.3, 1.0)
-    ],
+    "effective": [np.log(start) for start in product((2.0, 8.0, 30.0, 100.0), (1.0, 5.0, 25.0, 500.0))],
+    "additive": [np.array(start) for start in product((-7.0, -4.0, -2.0), (0.7, 1.5), (0.3, 1.0))],
 }
 """Where the search starts in the coordinates beyond those of the surface."""
 

@@ -8,6 +8,7 @@ so each costs a few Newton steps, not a search.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -160,16 +161,17 @@ def refit_resamples(
 
 
 def refit(
-    objective: Derivatives,
+    objective: Objective,
     start_Rp: np.ndarray,
     delta: float,
     weights: np.ndarray | None,
-    losses: np.ndarray | None,
-    mean_log_loss: float,
+    z: np.ndarray | None,
+    *,
+    tolerance: float = 1e-11,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Refit to other weights or other losses (R, n), nats per token, of the same runs: optima (R, p), and
-    which converged (R,). start_Rp (1, p), delta and mean_log_loss are those of the solver's problem."""
-    other = losses if weights is None else weights
+    """Refit from one start (1, p) to other weights or other centred log losses z (R, n) of the same runs:
+    optima (R, p), and which converged (R,)."""
+    other = z if weights is None else weights
     assert other is not None, "a refit needs other weights or other losses"
     num_refits, num_runs = other.shape
     theta_Rp, converged = np.empty((num_refits, start_Rp.shape[1])), np.empty(num_refits, dtype=bool)
@@ -178,10 +180,23 @@ def refit(
         rows = slice(first, min(first + chunk, num_refits))
         size = rows.stop - rows.start
         weight_Rn = np.ones((size, num_runs)) if weights is None else weights[rows]
-        z_Rn = None if losses is None else np.log(losses[rows]) - mean_log_loss
+        z_Rn = None if z is None else z[rows]
         start = np.repeat(start_Rp, size, axis=0)
         # a resample that no surface describes may send a trial step beyond the largest float; it is refused
         with np.errstate(over="ignore", invalid="ignore"):
-            ended = minimise(objective, start, weight_Rn, delta, tolerance=1e-11, z_Rn=z_Rn)
+            ended = minimise(objective, start, weight_Rn, delta, tolerance=tolerance, z_Rn=z_Rn)
         theta_Rp[rows], converged[rows] = ended.theta_Rp, ended.converged_R
     return theta_Rp, converged
+
+
+def golden_section(
+    loss: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray, steps: int
+) -> np.ndarray:
+    """Minima (m,) of m functions, each between its low and high; loss takes and gives (m, 2)."""
+    ratio = (np.sqrt(5) - 1) / 2
+    for _ in range(steps):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        values = loss(np.stack([left, right], axis=1))
+        lower = values[:, 0] < values[:, 1]
+        low, high = np.where(lower, low, left), np.where(lower, right, high)
+    return np.asarray((low + high) / 2)

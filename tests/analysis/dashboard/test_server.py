@@ -214,7 +214,7 @@ class TestExport:
         answer = client.get("/export.html", params={"start": "#/isoflop?family=ar"})
         text = answer.text
         assert answer.headers["content-disposition"] == "attachment; filename=desk-dashboard.html"
-        known = json.loads(part_of(text, "known"))
+        known = json.loads(part_of(text, "opening"))
         assert known["start"] == "#/isoflop?family=ar"
         assert json.loads(part_of(text, "runs"))["rows"] == 56
         assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == {"done": True}
@@ -269,7 +269,7 @@ class TestExport:
     )
     def test_a_start_that_is_no_address_is_dropped(self, client: Any, start: str) -> None:
         text = client.get("/export.html", params={"start": start}).text
-        assert json.loads(part_of(text, "known"))["start"] == ""
+        assert json.loads(part_of(text, "opening"))["start"] == ""
 
     def test_the_file_is_called_by_letters_only(self) -> None:
         assert page.file_name("../../etc/pass\r\nwd") == "etc-pass-wd-dashboard.html"

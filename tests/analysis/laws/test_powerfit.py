@@ -123,7 +123,7 @@ def test_an_offset_that_is_not_there_is_told():
 
 REFUSALS = [
     ({"y": "size"}, "size: no such column \\(columns: flops, params"),
-    ({"y": "bad"}, "bad: rows 2 must be finite numbers above 0"),
+    ({"y": "bad"}, "bad: row 2 must be a finite number above 0"),
     ({"x": ("flops", "twice")}, "do not vary on their own"),
     ({"x": "same"}, "same: 8 rows at 1 different values for 2 parameters"),
     ({"x": ("flops", "width"), "offset": True}, "a law with an offset has one x, not 2"),

@@ -43,9 +43,9 @@ function multiplierTable(result) {
     { title: `${referenceNow()} needs` }, { title: "" }];
   const cells = rows.map(row => [familyCell(row.family), flopsText(row.at_flops), (row.at_loss * lossFactor()).toFixed(3),
     `${intervalText(row.multiplier, row.low, row.high)}×`, flopsText(row.reference_flops), row.extrapolated ? "extrapolated" : ""]);
-  const copied = () => ({ columns: ["family", "at FLOPs", "at loss", "multiplier", "low", "high", "reference FLOPs", "extrapolated"],
+  const tableToCopy = () => ({ columns: ["family", "at FLOPs", "at loss", "multiplier", "low", "high", "reference FLOPs", "extrapolated"],
     rows: rows.map(r => [r.family, r.at_flops, r.at_loss * lossFactor(), r.multiplier, r.low, r.high, r.reference_flops, r.extrapolated]) });
-  return el("div", {}, el("div", { class: "head" }, el("h3", {}, `Compute over ${referenceNow()} at equal loss`), copyButton(copied)), tableOf(columns, cells, { most: 40 }));
+  return el("div", {}, el("div", { class: "head" }, el("h3", {}, `Compute over ${referenceNow()} at equal loss`), copyButton(tableToCopy)), tableOf(columns, cells, { most: 40 }));
 }
 
 function crossoverTable(result) {

@@ -56,7 +56,7 @@ function arranged(content, more, width) {
     layout[kind] = layout[kind].filter(part => [part.xref, part.yref].every(ref => !ref || ref === "paper" || there.has(ref.split(" ")[0])));
   }
   const narrow = width < NARROW_PX;
-  const labelled = panels.length === 1 && layout.annotations.some(note => note.xref === "x" && note.xanchor === "left");
+  const labelled = layout.annotations.some(note => /^x\d*$/.test(note.xref) && note.xanchor === "left" && note.text.replace(/<[^>]*>/g, "").length > 6);
   layout.margin = { b: 54, ...layout.margin, ...(narrow ? { l: 62, r: labelled ? 60 : 12 } : {}) };
   if (narrow) {
     layout.showlegend = false;

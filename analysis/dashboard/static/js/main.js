@@ -57,7 +57,7 @@ const carriedBytes = name => carried(name).arrayBuffer().then(buffer => new Uint
 
 async function startCarried() {
   store.carried = true;
-  store.opening = JSON.parse(await carriedText("known"));
+  store.opening = JSON.parse(await carriedText("opening"));
   const runs = JSON.parse(await carriedText("runs"));
   takeRuns(runs || { rows: 0, columns: {}, counts: { params: ["own"], flops: ["own"] }, default: { params: "own", flops: "own" }, note: "This file was written before any run was read." });
   readRoute();

@@ -71,10 +71,10 @@ function csvCell(value) {
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-function csvText({ columns, rows }) {
-  return [columns, ...rows].map(row => row.map(csvCell).join(",")).join("\n") + "\n";
+function csvUrl({ columns, rows }) {
+  const text = [columns, ...rows].map(row => row.map(csvCell).join(",")).join("\n") + "\n";
+  return URL.createObjectURL(new Blob([text], { type: "text/csv" }));
 }
-const csvUrl = table => URL.createObjectURL(new Blob([csvText(table)], { type: "text/csv" }));
 
 function copyButton(table, words = "Copy the table") {
   const button = el("button", { type: "button", "data-copy": "table", on: { click: async () => {

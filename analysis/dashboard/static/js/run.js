@@ -20,11 +20,11 @@ VIEWS.run = {
 };
 
 function matchingRuns() {
-  const wanted = (route.find || "").toLowerCase().split(/\s+/).filter(Boolean);
+  const words = (route.find || "").toLowerCase().split(/\s+/).filter(Boolean);
   const { key, size, host } = store.runs;
   return shownRuns().filter(at => {
     const text = `${key[at]} ${familyOf(at)} ${size ? size[at] : ""} ${statusOf(at)} ${host ? host[at] : ""} ${labelOf(at)}`.toLowerCase();
-    return wanted.every(word => text.includes(word));
+    return words.every(word => text.includes(word));
   });
 }
 
