@@ -231,7 +231,7 @@ class Ledger(LedgerFile):
         now = self.now()
         with self.write() as db:
             row = db.execute("SELECT * FROM runs WHERE key = ?", (key,)).fetchone()
-            run = self._run(row, {row["owner"]}) if row is not None else None
+            run = self._run(row, {row["owner"]}, {}) if row is not None else None
             orphaned = row is not None and row["state"] == State.RUNNING and self._gone(row["owner"])
             if run is None or not (orphaned or run.due(now)):
                 return None
@@ -332,16 +332,26 @@ class Ledger(LedgerFile):
         return [row["key"] for row in rows]
 
     def runs(
-        self, keys: Iterable[str] | None = None, *, since: int | None = None, whole: bool = True
+        self,
+        keys: Iterable[str] | None = None,
+        *,
+        since: int | None = None,
+        whole: bool = True,
+        also: str = "",
+        fields: Callable[[sqlite3.Row], dict[str, Any]] | None = None,
     ) -> list[Run]:
         """All runs (of `keys`) in order of registration.
 
         since: only those that changed later, and those that are running, for their driver may be gone.
-        whole: with spec, columns, needs and result, not only their state.
+        whole: with spec, columns, needs and result, not only their state. also, fields: further columns to
+        select, and the fields of a run that they make.
         """
         if self.id != self.fact("ledger"):
             raise LedgerLostError(f"the ledger {self.path} was emptied, or replaced by another one; {REMEDY}")
-        statement, values = f"SELECT {'*' if whole else ', '.join(_STATE)} FROM runs WHERE TRUE", list[Any]()
+        statement, values = (
+            f"SELECT {'*' if whole else ', '.join(_STATE)}{also} FROM runs WHERE TRUE",
+            list[Any](),
+        )
         if keys is not None:
             statement += " AND key IN (SELECT value FROM json_each(?))"
             values.append(json.dumps(list(keys)))
@@ -350,13 +360,16 @@ class Ledger(LedgerFile):
             values.append(since)
         rows = self.query(f"{statement} ORDER BY rowid", values)
         alive = self.alive({row["owner"] for row in rows if row["state"] == State.RUNNING})
-        return [self._run(row, alive, whole=whole) for row in rows]
+        return [self._run(row, alive, fields(row) if fields else {}, whole=whole) for row in rows]
 
-    def _run(self, row: sqlite3.Row, alive: Collection[str | None], *, whole: bool = False) -> Run:
+    def _run(
+        self, row: sqlite3.Row, alive: Collection[str | None], more: dict[str, Any], *, whole: bool = False
+    ) -> Run:
         try:
-            values = {name: row[name] for name in _STATE}
+            values = {name: row[name] for name in _STATE} | more
             values |= {"state": State(row["state"]), "changed": int(row["changed"])}
-            run = Run(**{**values, "sentence": row["sentence"] or ""})
+            values["sentence"] = row["sentence"] or ""
+            run = Run(**values)
             if run.state == State.RUNNING and run.owner not in alive:
                 gone = "its driver is gone; `scaling sweep` takes it up"
                 run = replace(run, state=State.PREEMPTED, sentence=gone, not_before=0.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ BRIEF = (
 """Fields of a run in the status that the tracking store shows; another list is another BRIEF_VERSION."""
 BRIEF_VERSION = 1
 
-_NUMBERS = """
-SELECT key,
+_NUMBERS = """,
     json_extract(spec, '$.size.name') AS size,
     json_extract(spec, '$.budget') AS budget,
     json_extract(columns, '$.params') AS params,
@@ -30,8 +30,8 @@ SELECT key,
     json_extract(result, '$.bound_se') AS loss_se,
     json_extract(result, '$.bits_per_byte') AS bits_per_byte,
     json_extract(result, '$.train_s') + COALESCE(json_extract(result, '$.evaluation_s'), 0.0) AS seconds,
-    json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') AS tokens
-FROM runs ORDER BY rowid
+    CASE state WHEN 'running' THEN
+        json_extract(spec, '$.sequences') * json_extract(spec, '$.data.context_length') END AS tokens
 """
 """SQLite picks the numbers: to parse 10,000 runs in Python takes a second."""
 
@@ -49,39 +49,33 @@ def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
 
 def runs_with_progress(ledger: Ledger) -> list[Run]:
     """All runs of the ledger, by budget and size, with the progress of those that run."""
-    numbers = {row["key"]: row for row in ledger.query(_NUMBERS)}
-    runs = []
-    for run in ledger.runs(numbers, whole=False):
-        run = _with_numbers(run, dict(numbers[run.key]))
-        if run.state == State.RUNNING:
+    runs = ledger.runs(whole=False, also=_NUMBERS, fields=_numbers)
+    for place, run in enumerate(runs):
+        if run.state == State.RUNNING and (tokens := run.spec["tokens"]):
             folder = attempt_folder(run_folder(ledger.folder.parent, run.family, run.key), run.attempt)
             record = journal.last(folder / JOURNAL, kind="train")
             if record is not None and (done := record.numbers.get("tokens")):
-                tokens, speed = numbers[run.key]["tokens"], record.numbers.get("tokens_per_s")
+                speed = record.numbers.get("tokens_per_s")
                 progress = {
                     "loss": record.loss,
                     "share": done / tokens,
                     "left_s": max(0.0, tokens - done) / speed if speed else None,
                     "seconds": record.numbers.get("elapsed_s"),
                 }
-                run = replace(run, progress={k: v for k, v in progress.items() if v is not None})
-        runs.append(run)
+                present = {name: value for name, value in progress.items() if value is not None}
+                runs[place] = replace(run, progress=present)
     return sorted(runs, key=lambda run: (run.budget, run.params or 0.0))
 
 
-def _with_numbers(run: Run, values: dict[str, Any]) -> Run:
-    result = {
-        "bound": values["loss"],
-        "bound_se": values["loss_se"],
-        "bits_per_byte": values["bits_per_byte"],
-        "train_s": values["seconds"],
+def _numbers(values: Mapping[str, Any] | sqlite3.Row) -> dict[str, Any]:
+    """The parts of spec, columns and result that people look at."""
+    names = ("size", "budget", "seed", "params", "loss", "loss_se", "bits_per_byte", "seconds")
+    size, budget, seed, params, loss, loss_se, bits, seconds = (values[name] for name in names)
+    return {
+        "spec": {"size": {"name": size}, "budget": budget, "seed": seed, "tokens": values["tokens"]},
+        "columns": {"params": params},
+        "result": {"bound": loss, "bound_se": loss_se, "bits_per_byte": bits, "train_s": seconds},
     }
-    return replace(
-        run,
-        spec={"size": {"name": values["size"]}, "budget": values["budget"], "seed": values["seed"]},
-        columns={"params": values["params"]},
-        result=result,
-    )
 
 
 def to_brief(run: Run) -> list[Any]:
@@ -102,7 +96,7 @@ def from_brief(fields: Sequence[Any]) -> Run:
     values = dict(zip(BRIEF, fields, strict=True))
     state = State(values["state"])
     names = ("loss", "seconds", "share", "left_s") if state == State.RUNNING else ()
-    run = Run(
+    return Run(
         key=values["key"],
         family=values["family"],
         state=state,
@@ -111,8 +105,8 @@ def from_brief(fields: Sequence[Any]) -> Run:
         sentence=values["sentence"],
         host=values["host"],
         progress={name: values[name] for name in names if values[name] is not None},
+        **_numbers({**values, "tokens": None}),
     )
-    return _with_numbers(run, values)
 
 
 def of_families(runs: Sequence[Run], families: Sequence[str]) -> list[Run]:
