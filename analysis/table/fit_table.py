@@ -229,7 +229,8 @@ def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
             reasons[i] = reasons[i] or "no family, which other rows have"
     # the first of equal rows stays; most tables have no two rows with equal numbers, and are done here
     numbers = [name for name in ("params", "tokens", "loss", "flops", "budget") if name in runs.columns]
-    alike = runs[numbers].duplicated(keep=False).to_numpy() & [reason is None for reason in reasons]
+    kept = np.array([reason is None for reason in reasons], dtype=bool)  # typed, for a table without rows
+    alike = runs[numbers].duplicated(keep=False).to_numpy() & kept
     first: dict[object, object] = {}
     keyed = "key" in runs.columns
     for i in np.flatnonzero(alike).tolist():

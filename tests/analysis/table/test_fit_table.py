@@ -131,3 +131,9 @@ def test_columns_with_one_name_are_refused() -> None:
         prepare(pd.concat([runs, runs[["loss"]]], axis=1))
     with pytest.raises(UserError, match="more than one column is called loss"):
         typed(pd.concat([runs, runs[["loss"]]], axis=1), "here")
+
+
+@pytest.mark.parametrize("method", ["surface", "isoflop", "envelope"])
+def test_a_table_without_rows_is_refused_in_a_sentence(method: str) -> None:
+    with pytest.raises(UserError, match="no finished run to fit"):
+        fit_law(noisy().iloc[:0], method)
