@@ -24,6 +24,7 @@ from analysis.dashboard.security import OWN_STYLES
 from analysis.dashboard.state import State
 from analysis.figures import axes
 from analysis.figures.theme import DARK, FONT, NEUTRAL, PALETTES, template_layout
+from analysis.text import count_text
 
 SCRIPTS = (
     *("dom", "format", "store", "route", "figure", "parts"),
@@ -47,17 +48,20 @@ def look() -> str:
     """Colours, markers and words of every figure, as JSON, and the figure of a training curve, which the page
     fills with the points of the run: a file carries thousands of curves, but no thousands of figures."""
     axis = {"type": "log", "automargin": True}
-    x, y = axis | {"dtick": "D2"}, axis | {"tickformat": "~g", "title": {"text": OBJECTIVE}}
+    x, y = axis | {"tickmode": "array"}, axis | {"tickformat": "~g", "title": {"text": OBJECTIVE}}
     curve = {
         "data": [{"type": "scatter", "mode": "lines", "line": {"width": 1.8}, "meta": {}}],
         "layout": {"height": 380, "margin": {"t": 24}, "xaxis": x, "yaxis": y},
         "caption": "The training objective along the run; the held-out loss, measured otherwise, is above.",
     }
     titles = {"loss": axes.LOSS, "flops": axes.COMPUTE, "tokens": axes.TOKENS, "step": "Steps"}
+    places = [digit * 10.0**ten for ten in range(27) for digit in (1, 3)]
+    texts = {"flops": axes.compute_text, "tokens": count_text, "step": count_text}
+    ticks = {name: {"tickvals": places, "ticktext": list(map(text, places))} for name, text in texts.items()}
     templates = {theme: template_layout(theme) for theme in PALETTES}
     palettes = {theme: vars_of(theme) for theme in PALETTES}
     return json.dumps({"neutral": NEUTRAL, "dark": DARK, "palettes": palettes, "templates": templates,
-                       "titles": titles, "curve": curve})  # fmt: skip
+                       "titles": titles, "curve": curve, "ticks": ticks})  # fmt: skip
 
 
 def vars_of(theme: str) -> dict[str, str]:

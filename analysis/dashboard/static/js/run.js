@@ -111,7 +111,9 @@ function curveFigure(curve, at) {
   line.y = curve.loss.map(loss => (missing(loss) ? null : number(loss)));
   line.line.color = familyStyle(familyOf(at)).colour;
   line.hovertemplate = `training objective %{y:.4f}<br>%{x:.4s} ${name === "flops" ? "FLOPs" : name}<extra></extra>`;
-  Object.assign(content.layout.xaxis, { title: { text: LOOK.titles[name] }, tickformat: name === "flops" ? ".0e" : "~s" });
+  const { tickvals, ticktext } = LOOK.ticks[name], spent = line.x.filter(x => !missing(x)), [low, high] = [Math.min(...spent), Math.max(...spent)];
+  const inRange = ticks => ticks.filter((_, at) => tickvals[at] >= low && tickvals[at] <= high);
+  Object.assign(content.layout.xaxis, { title: { text: LOOK.titles[name] }, tickvals: inRange(tickvals), ticktext: inRange(ticktext) });
   return new Figure(`Training curve of ${labelOf(at)}`, content);
 }
 
