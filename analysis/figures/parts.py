@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import html
 import math
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -374,14 +375,15 @@ def safe(text: object) -> str:
 
 
 def with_labels(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with a column label: size, seed if there are several, and the start of the key."""
+    """The runs with a column label: size, seed if there are several, and the key (the start of a hash)."""
     several = "seed" in runs.columns and runs["seed"].nunique() > 1
     labels = []
     named = runs.reindex(columns=["size", "seed", "key"])
     for row in named.to_dict("records"):
         words = [str(row["size"])] if not is_missing(row.get("size")) else []
         words += [f"seed {row['seed']}"] if several else []
-        words += [str(row["key"])[:8]] if not is_missing(row.get("key")) else []
+        if not is_missing(key := row.get("key")):
+            words.append(str(key)[:8] if re.fullmatch("[0-9a-f]{16}", str(key)) else str(key))
         labels.append(" ".join(words))
     return runs.assign(label=labels)
 

@@ -487,3 +487,8 @@ def test_import_is_light() -> None:
 def test_public_names_exist() -> None:
     assert sorted(figures.__all__) == figures.__all__
     assert all(hasattr(figures, name) for name in figures.__all__)
+
+
+def test_a_run_is_labelled_by_the_start_of_a_hash_and_by_the_whole_of_any_other_key() -> None:
+    runs = pd.DataFrame({"size": ["8x1", "142M"], "key": ["2585c6831234abcd", "sahoo2026-77"]})
+    assert parts.with_labels(runs)["label"].tolist() == ["8x1 2585c683", "142M sahoo2026-77"]
