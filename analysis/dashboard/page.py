@@ -14,7 +14,7 @@ import importlib.util
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -56,7 +56,11 @@ def look() -> str:
     }
     titles = {"loss": axes.LOSS, "flops": axes.COMPUTE, "tokens": axes.TOKENS, "step": "Steps"}
     places = [digit * 10.0**ten for ten in range(27) for digit in (1, 3)]
-    texts = {"flops": axes.compute_text, "tokens": count_text, "step": count_text}
+    texts: dict[str, Callable[[float], str]] = {
+        "flops": axes.compute_text,
+        "tokens": count_text,
+        "step": count_text,
+    }
     ticks = {name: {"tickvals": places, "ticktext": list(map(text, places))} for name, text in texts.items()}
     templates = {theme: template_layout(theme) for theme in PALETTES}
     palettes = {theme: vars_of(theme) for theme in PALETTES}

@@ -72,7 +72,9 @@ class Server:
     def receive(self, job: Job) -> Outcome:
         """Wait for the outcome of the job that was sent."""
         line = self.output.readline()
-        return Outcome.from_dict(json.loads(line)) if line else lost(job, "the worker process was lost")
+        if not line.endswith(b"\n"):  # it died, perhaps while it wrote
+            return lost(job, "the worker process was lost")
+        return Outcome.from_dict(json.loads(line))
 
     def kill(self) -> None:
         """End the server and its job at once."""
@@ -130,8 +132,9 @@ class ProcessPool:
         self._idle += [self._start() for _ in range(count - len(self._idle) - len(self._running))]
 
     def submit(self, job: Job, needs: Needs, *, avoid_host: str | None = None) -> Handle:
-        server = next((server for server in self._idle if server.alive), None) or self._start()
-        self._idle = [other for other in self._idle if other is not server]
+        while self._idle and not self._idle[-1].alive:  # died while it waited for a job
+            self._idle.pop().close()
+        server = self._idle.pop() if self._idle else self._start()
         gpus: tuple[int, ...] = ()
         if needs.gpus:  # those that the fewest jobs use
             used = [gpu for running in self._running.values() for gpu in running.gpus]

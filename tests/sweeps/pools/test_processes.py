@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -112,5 +113,27 @@ def test_jobs_with_gpus_see_their_own_only(tmp_path, data):
         chosen = [pool._running[handle].gpus for handle in handles]
         assert sorted(chosen) == [(0,), (1,)]
         assert len({pid_of(job) for job in jobs}) == 2
+    finally:
+        pool.close()
+
+
+def test_an_outcome_that_breaks_off_counts_as_lost(server, tmp_path, data, monkeypatch):
+    monkeypatch.setattr(server, "output", io.BytesIO(b'{"status": "fini'))
+    assert server.receive(tiny_job(data, tmp_path)).trouble == Trouble.LOST
+
+
+def test_a_server_that_died_while_idle_is_replaced(tmp_path, data):
+    pool = ProcessPool(PoolOptions(cpus=1, gpus=0))
+    try:
+        pool.warm(1)
+        pool._idle[0].kill()
+        while pool._idle[0].alive:
+            time.sleep(0.01)
+        handle = pool.submit(tiny_job(data, tmp_path), Needs())
+        ended = []
+        while not ended:
+            ended = pool.wait(1.0)
+        assert [(number, outcome.status) for number, outcome in ended] == [(handle, "finished")]
+        assert len(pool._idle) == 1, "the dead one is gone"
     finally:
         pool.close()
