@@ -119,6 +119,9 @@ class Curve:
     flops_range: tuple[float, float]
     """Smallest and largest budget with data."""
 
+    def __len__(self) -> int:
+        return len(self.E)
+
     def loss(self, flops: np.ndarray) -> np.ndarray:
         """(1 + R, m) for flops (m,)."""
         return self.E[:, None] + np.exp(self.log_K[:, None] - self.c[:, None] * np.log(flops))
@@ -136,6 +139,49 @@ class Curve:
         above = loss - self.E[:, None]
         log_above = np.log(np.where(above > 0, above, 1.0))
         return np.where(above > 0, np.exp((self.log_K[:, None] - log_above) / self.c[:, None]), np.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridCurve:
+    """Frontier loss against compute without a formula: on a grid of budgets, straight in log C between."""
+
+    log_flops: np.ndarray
+    """(m,) evenly spaced, ascending."""
+    losses: np.ndarray
+    """(1 + R, m): the estimate first."""
+    flops_range: tuple[float, float]
+    """Smallest and largest budget with data."""
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def loss(self, flops: np.ndarray) -> np.ndarray:
+        """(1 + R, m) for flops (m,); beyond the grid, the loss at its end."""
+        piece, part = self._places(flops)
+        return self.losses[:, piece] * (1 - part) + self.losses[:, piece + 1] * part
+
+    def loss_each(self, flops: np.ndarray) -> np.ndarray:
+        """(1 + R,) for flops (1 + R,): every resample at its own budget."""
+        piece, part = self._places(flops)
+        rows = np.arange(len(self))
+        return np.asarray(self.losses[rows, piece] * (1 - part) + self.losses[rows, piece + 1] * part)
+
+    def first(self, size: int) -> GridCurve:
+        """The same curve with its first `size` rows: the estimate and size - 1 resamples."""
+        return replace(self, losses=self.losses[:size])
+
+    def flops_at(self, loss: np.ndarray) -> np.ndarray:
+        """Compute that first reaches loss (1 + R, m); infinite if the grid does not."""
+        lowest = np.minimum.accumulate(self.losses, axis=1)
+        rows = [np.interp(-at, -own, self.log_flops, right=np.inf)
+                for at, own in zip(loss, lowest, strict=True)]  # fmt: skip
+        return np.exp(rows)
+
+    def _places(self, flops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        at = (np.log(flops) - self.log_flops[0]) / (self.log_flops[1] - self.log_flops[0])
+        at = np.clip(at, 0.0, len(self.log_flops) - 1.0)
+        piece = np.minimum(at.astype(int), len(self.log_flops) - 2)
+        return piece, at - piece
 
 
 def surface_curve(thetas: np.ndarray, cost: Cost, flops_range: tuple[float, float]) -> Curve:
@@ -156,11 +202,14 @@ class Optimum:
     tokens: Estimate
     loss: Estimate
     tokens_per_param: Estimate
+    note: str = ""
+    """Why a number has no interval, although the law has resamples."""
 
     def __str__(self) -> str:
         return (
             f"at {flops_text(self.flops)} FLOPs: params {self.params}, tokens {self.tokens}, "
             f"tokens per parameter {self.tokens_per_param}, loss {self.loss}"
+            + (f" ({self.note})" if self.note else "")
         )
 
 

@@ -142,7 +142,7 @@ class ConstrainedLaw(SurfaceFrontier):
             "tokens_per_param": tokens / params,
         }
         estimates = {name: estimate_of(values, self.rule) for name, values in numbers.items()}
-        return Optimum(flops=float(budgets[0]), **estimates)
+        return Optimum(flops=float(budgets[0]), note="", **estimates)
 
     def critical_flops(self, other: ConstrainedLaw, unique_tokens: float) -> Estimate:
         """Compute at which this law's best run gets below the best run of `other`, both with that much text.

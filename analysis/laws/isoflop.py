@@ -170,7 +170,7 @@ def fit_isoflop(
     seed: int = 0,
     level: float = 0.95,
     resample: str = "parametric",
-    interval: str = "percentile",
+    interval: str = "form",
     cluster: str | None = None,
     shape: str = "parabola",
     noise: float | None = None,
@@ -187,7 +187,8 @@ def fit_isoflop(
     noise: standard deviation of the parametric noise in nats, instead of the estimated one.
     cluster: a column whose runs have correlated errors ("seed", "size"): with "rows" its values are drawn as
     wholes from the whole table, with "residuals" they change sign as wholes.
-    interval: "percentile", or "bca", which refits once more without each run (or group).
+    interval: "form", percentiles of the resamples, or "bca", which refits once more without each run (or
+    group).
     shape: "parabola" of the loss in log N, or "akima", the interpolant of log loss in log N through all runs;
     its spread is that about a polynomial of degree 4 (6 sizes or more), 3 (5) or 2 (4).
     correct_bias: replace each parabola by the curve with the shape of a surface (its alpha and beta q,
@@ -195,7 +196,7 @@ def fit_isoflop(
     its minimum, see `analysis.laws.solver.parabola.correct`; `law.bias` and the summary give the amount.
     UserError if fewer than 2 budgets have a usable minimum, or options do not go together.
     """
-    check_options(bootstrap, seed, level, interval)
+    interval = check_options(bootstrap, seed, level, interval)
     if resample not in RESAMPLINGS:
         raise UserError(f"resample = {resample!r}; choose one of {', '.join(RESAMPLINGS)}")
     if shape not in SHAPES:

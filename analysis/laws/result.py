@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimate import Estimate, Rule, estimate_of, interval
-from analysis.frontier import Cost, Curve, Optimum, as_flops, positive_numbers
+from analysis.frontier import Cost, Curve, GridCurve, Optimum, as_flops, positive_numbers
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.noise import Scatter, check_kind, scatter
 from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Derivatives
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 MOST_BUDGETS = 20
 FEW_BUDGETS = 5
 FEW_STARTS = 0.2
+INSIDE = 1.01
+"""Budgets up to this factor beyond the largest one count as measured."""
+NO_OFFSET = (
+    "the loss has no interval beyond the budgets, because this power law has no offset E and falls too "
+    "steeply there; ask the surface"
+)
 OPTIMUM = ("params", "tokens", "loss", "tokens_per_param")
 
 
@@ -81,8 +87,13 @@ class Law(Plotted, ABC):
         """Exponents in compute of the frontier: params (a), tokens (b), tokens_per_param and a loss."""
 
     @property
+    def allowance(self) -> Law | None:
+        """The same law, allowing for a deviation from its form; None for a law without such a model."""
+        return None
+
+    @property
     @abstractmethod
-    def curve(self) -> Curve:
+    def curve(self) -> Curve | GridCurve:
         """Frontier loss against compute, with its resamples; what a comparison of families reads."""
 
     @abstractmethod
@@ -95,13 +106,21 @@ class Law(Plotted, ABC):
 
     def frontier(self, flops: object) -> pd.DataFrame:
         """Compute-optimal runs at each budget: flops, params, tokens, loss, tokens_per_param, each but the
-        first with columns _low and _high (None without resamples). UserError for a budget that is not
+        first with columns _low and _high (None without an interval). UserError for a budget that is not
         positive."""
         budgets = as_flops(flops)
         columns: dict[str, Any] = {"flops": budgets}
         for name, values in self._optima(budgets).items():
             columns |= interval_columns(name, values, self.rule)
+        beyond = self._beyond(budgets)
+        if beyond.any():
+            for name in ("loss_low", "loss_high"):
+                columns[name] = np.where(beyond, None, columns[name])
         return pd.DataFrame(columns)
+
+    def _beyond(self, budgets: np.ndarray) -> np.ndarray:
+        """Budgets (m,) at which the law's loss has no interval that can be trusted."""
+        return np.zeros(len(budgets), dtype=bool)
 
     @overload
     def optimal(self, flops: float) -> Optimum: ...
@@ -114,7 +133,10 @@ class Law(Plotted, ABC):
         if np.ndim(flops):
             return self.frontier(budgets)
         numbers = {name: estimate_of(v[:, 0], self.rule) for name, v in self._optima(budgets).items()}
-        return Optimum(flops=float(budgets[0]), **numbers)
+        best = Optimum(flops=float(budgets[0]), note="", **numbers)
+        if not self._beyond(budgets)[0]:
+            return best
+        return replace(best, loss=Estimate(float(best.loss), level=self.level), note=NO_OFFSET)
 
     def _optima(self, budgets: np.ndarray) -> dict[str, np.ndarray]:
         along = self._along(budgets)
@@ -126,7 +148,22 @@ class Law(Plotted, ABC):
 
     def summary(self) -> pd.DataFrame:
         """One row per number: quantity, value, low, high. Parameters, exponents, then the optimum at the
-        smallest, the largest and ten times the largest budget."""
+        smallest, the largest and ten times the largest budget. A surface has its other interval beside that:
+        columns allowance_low, allowance_high (form_low, form_high if its own interval is the allowance);
+        pandas.NA for a number that only one of them has."""
+        table, beside = self._numbers(), self._beside()
+        if beside is None:
+            return table
+        name, other = beside
+        ends = other._numbers().drop(columns="value").astype({"low": "Float64", "high": "Float64"})
+        ends = ends.rename(columns={"low": f"{name}_low", "high": f"{name}_high"})
+        return table.merge(ends, on="quantity", how="left")
+
+    def _beside(self) -> tuple[str, Law] | None:
+        """The law with the other kind of interval, and the name of that kind; None if there is no other."""
+        return None
+
+    def _numbers(self) -> pd.DataFrame:
         rows: list[tuple[str, Estimate]] = list(self._parameters().items())
         rows += [(f"exponent of {name}", value) for name, value in self.exponents.items()]
         smallest, largest = self.flops_range
@@ -152,7 +189,7 @@ class Law(Plotted, ABC):
         ]
         table = self.summary()
         width = max(map(len, table["quantity"]))
-        for quantity, value, low, high in table.itertuples(index=False):
+        for quantity, value, low, high in table[["quantity", "value", "low", "high"]].itertuples(index=False):
             lines.append(f"  {quantity:<{width}}  {value_text(quantity, value, low, high, digits=5)}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"left out: {run}" for run in self.excluded]
@@ -249,6 +286,10 @@ class PowerLawFrontier(Law):
             flops_range=self.flops_range,
         )
 
+    def _beyond(self, budgets: np.ndarray) -> np.ndarray:
+        # without an offset E the fitted line falls too steeply, and its interval knows nothing of that
+        return np.asarray(budgets > self.flops_range[1] * INSIDE)
+
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
         logs = {name: law.log_at(flops) for name, law in self.power_laws.items()}
         return logs | {"loss": np.exp(logs["loss"])}
@@ -319,15 +360,22 @@ class PredictingLaw(Law):
         """
         return self._predicted(kind, params=params, tokens=tokens)
 
+    def _losses(self, *columns: np.ndarray) -> np.ndarray:
+        """The loss (1 + R, k) at the values (k,) of `inputs`, the estimate first."""
+        return self._loss(self.thetas, *columns)
+
+    def _with_run(self, values: np.ndarray) -> np.ndarray:
+        """Losses (1 + R, k) of the law, then with the noise of a new run in the resamples."""
+        return self.scatter.with_run(values[:1], values[1:], int(self.options["seed"]))
+
     def _predicted(self, kind: str, **inputs: Any) -> Estimate | pd.DataFrame:
         check_kind(kind)
         arrays = np.broadcast_arrays(*positive_numbers("predict", **inputs))
-        values = self._loss(self.thetas, *(array.ravel() for array in arrays))
+        values = self._losses(*(array.ravel() for array in arrays))
         rule = self.rule
         if kind == "run":
             # leave-outs say nothing about the noise of a new run: percentiles
-            draws = values[1 : len(values) - self.leave_outs]
-            values = self.scatter.with_run(values[:1], draws, int(self.options["seed"]))
+            values = self._with_run(values[: len(values) - self.leave_outs])
             rule = Rule(level=self.level)
         if arrays[0].ndim == 0:
             return estimate_of(values[:, 0], rule)

@@ -61,7 +61,7 @@ def check_promises(entry: LawEntry) -> None:
     assert law.curve.loss(np.array([1e19]))[0, 0] == pytest.approx(best.loss, rel=0.01)
 
     summary = law.summary()
-    assert list(summary.columns) == ["quantity", "value", "low", "high"]
+    assert list(summary.columns)[:4] == ["quantity", "value", "low", "high"]
     assert summary["quantity"].is_unique
     content = json.loads(law.to_json())
     assert content == law.to_dict()
