@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analysis import figures, laws, published
+    from analysis.answer.recommendation import budget_for, recommend
     from analysis.checks.diagnostics import diagnose
     from analysis.checks.heldout import rollout
     from analysis.checks.selection import select
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Estimate",
+    "budget_for",
     "compare",
     "diagnose",
     "figures",
@@ -32,18 +34,21 @@ __all__ = [
     "laws",
     "load_runs",
     "published",
+    "recommend",
     "rollout",
     "select",
 ]
 
 _HOMES = {
     "Estimate": "analysis.estimate",
+    "budget_for": "analysis.answer.recommendation",
     "compare": "analysis.comparison.multipliers",
     "diagnose": "analysis.checks.diagnostics",
     "fit_law": "analysis.laws",
     "fit_power_law": "analysis.laws.powerfit",
     "fit_tuning_law": "analysis.laws.tuning",
     "load_runs": "analysis.table.runs",
+    "recommend": "analysis.answer.recommendation",
     "rollout": "analysis.checks.heldout",
     "select": "analysis.checks.selection",
 }

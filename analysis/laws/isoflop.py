@@ -56,6 +56,8 @@ class IsoflopLaw(PowerLawFrontier):
     fourth run (or a sixth, for shape="akima")."""
     budget_leave_outs: int = 0
     """How many rows of the budgets' arrays, the last ones, are refits without one run or group."""
+    bent: tuple[str, ...] = ()
+    """Which of params, tokens, loss have minima farther from their power law than noise explains."""
     plain: tuple[BudgetFit, ...] = ()
     """The uncorrected parabolas of correct_bias=True, budget by budget."""
 
@@ -318,7 +320,8 @@ def fit_isoflop(
         **common_fields(table, options),
         status=FitStatus.CONVERGED,
         sentence=sentence,
-        warnings=(*caveats, *bent),
+        warnings=(*caveats, *bent.values()),
+        bent=tuple(bent),
         budgets=tuple(budgets),
         power_laws=power_laws,
         residual_sd=sd,
@@ -408,7 +411,7 @@ def _biases(fit: BudgetFit, was: BudgetFit) -> tuple[np.ndarray, np.ndarray, np.
 
 def _widen(
     usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, given: bool
-) -> tuple[dict[str, PowerLaw], list[str]]:
+) -> tuple[dict[str, PowerLaw], dict[str, str]]:
     """Widen a power law whose minima lie farther from it than their noise explains.
 
     Noise within the budgets says nothing about a bent frontier. If an F test at 1% finds the minima too far
@@ -416,7 +419,7 @@ def _widen(
     one; if the user has given the noise, only the warning is given.
     """
     widened = dict(laws)
-    warnings: list[str] = []
+    warnings: dict[str, str] = {}
     spare = len(usable) - 2
     if spare < 1 or not all(fit.convex[1:last].any() for fit in usable):
         return widened, warnings
@@ -442,7 +445,7 @@ def _widen(
             stretch = float(np.sqrt(ratio))
             if not given:
                 widened[name] = law.stretched(stretch)
-            warnings.append(
+            warnings[name] = (
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
                 f"{flops_text(flops[np.argmax(np.abs(off / sd))])} FLOPs); its intervals "
                 + (f"are {stretch:.1f} times too narrow" if given else f"are multiplied by {stretch:.1f}")

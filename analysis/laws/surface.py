@@ -114,7 +114,7 @@ class SurfaceLaw(SurfaceFrontier):
             groups = np.unique(sizes, return_inverse=True)[1]
         shared = 0.0
         if "loss_se" in runs and runs["loss_se"].notna().all():
-            shared = float((runs["loss_se"] / runs["loss"]).mean())
+            shared = float(runs["loss_se"].mean())
         thetas = self.thetas[: len(self.thetas) - self.leave_outs]
         deviation = fit_deviation(
             self.thetas[0],
@@ -144,7 +144,8 @@ class SurfaceLaw(SurfaceFrontier):
     def _losses(self, *columns: np.ndarray) -> np.ndarray:
         if self.deviation is None:
             return super()._losses(*columns)
-        return self._loss(self.thetas[:1], *columns) * np.exp(self.deviation.at(*map(np.log, columns)))
+        factor = np.exp(self.deviation.at(*map(np.log, columns)))
+        return self._loss(self.thetas[:1], *columns) * factor + self.deviation.shared[:, None]
 
     def _with_run(self, values: np.ndarray) -> np.ndarray:
         if self.deviation is None:
@@ -168,7 +169,7 @@ class SurfaceLaw(SurfaceFrontier):
         return {
             "params": log_params + shift,
             "tokens": log_tokens - q * shift,
-            "loss": loss * np.exp(self.deviation.at(log_params, log_tokens)),
+            "loss": loss * np.exp(self.deviation.at(log_params, log_tokens)) + self.deviation.shared[:, None],
         }
 
     def exponent_values(self) -> dict[str, np.ndarray]:

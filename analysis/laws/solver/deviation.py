@@ -21,7 +21,7 @@ regression, of cost n p^2, and a draw is a function of N and D with 5 + p coeffi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
@@ -76,7 +76,7 @@ class Deviation:
     coefficients: np.ndarray
     """(1 + R, 5 + p): b, then the coefficients of the waves."""
     shared: np.ndarray
-    """(1 + R,) error of the held-out text, relative to the loss: the same for all runs, and all families."""
+    """(1 + R,) error of the held-out text in nats, to be added to the loss: of all runs, and all families."""
     noise: np.ndarray
     """(1 + R,) standard deviation of a single run's log loss."""
     tau: float
@@ -86,10 +86,15 @@ class Deviation:
     outliers: np.ndarray
     """Positions of the runs left out."""
 
+    @property
+    def estimate(self) -> Deviation:
+        """The estimate alone, without draws."""
+        return replace(self, coefficients=self.coefficients[:1], shared=self.shared[:1], noise=self.noise[:1])
+
     def at(self, log_params: np.ndarray, log_tokens: np.ndarray) -> np.ndarray:
         """Log of the loss over the fitted surface's, (1 + R, m), at logs (m,)."""
         features = self._features(log_params, log_tokens)
-        return self.coefficients @ features.T + self.shared[:, None]
+        return np.asarray(self.coefficients @ features.T)
 
     def slope(self, log_params: np.ndarray, log_tokens: np.ndarray, q: float) -> np.ndarray:
         """Its derivative in log params along a budget, on which log tokens fall by q, (1 + R, m)."""
@@ -133,7 +138,7 @@ def fit_deviation(
 
     basis (5, k): the directions in which the parameters may move; None: all. groups (n,): runs of one group
     have one size and seed, and so a common share of noise; None: all runs are independent. loss_se: standard
-    error of the held-out loss over the loss, shared by all runs; its draws depend on shared_seed alone.
+    error of the held-out loss in nats, shared by all runs; its draws depend on shared_seed alone.
     """
     log_params, log_tokens, log_loss = np.log(params), np.log(tokens), np.log(loss)
     means = float(log_params.mean()), float(log_tokens.mean())
