@@ -108,9 +108,7 @@ class IsoflopLaw(PowerLawFrontier):
             )
         grid = np.linspace(fit.sizes[0], fit.sizes[-1], GRID_POINTS)
         if fit.curves is None:
-            return pd.DataFrame(
-                {name: [] for name in ("params", "loss", "loss_low", "loss_high")}, dtype=float
-            )
+            return pd.DataFrame(columns=["params", "loss", "loss_low", "loss_high"], dtype=float)
         columns = interval_columns("loss", fit.curves.at(grid), self.budget_rule)
         return pd.DataFrame({"params": np.exp(grid)} | columns)
 
