@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +111,7 @@ def wait_for_quiet(limit_s: float = 5.0) -> None:
             return
 
 
-class Stepper:
+class Stepper(contextlib.AbstractContextManager["Stepper"]):
     """A child process that trains `program` ("project" or "textbook") at one shape."""
 
     def __init__(
@@ -132,9 +132,6 @@ class Stepper:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self._read()  # it is ready
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()

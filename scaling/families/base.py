@@ -137,7 +137,6 @@ class Family(ABC):
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
         """Vocabulary of a model over `num_token_ids` tokens: one id more if the family needs a mask."""
-        del options
         return num_token_ids + 1
 
     @property
@@ -196,7 +195,6 @@ class Family(ABC):
 
     def scored(self, xt: Tensor) -> Tensor | None:
         """(B, L) True if the loss depends on the logits there; None if it does everywhere."""
-        del xt
         return None
 
     def targets(self, x0: Tensor) -> Tensor:
@@ -235,7 +233,6 @@ class Family(ABC):
 
     def training_batch(self, x0: Tensor, generator: torch.Generator, progress: float) -> Noised:
         """All draws of a step, for the whole global batch x0 (B, L). progress: share of the steps done."""
-        del progress
         t = self.training_times(len(x0), generator)
         return Noised(x0, self.corrupt(x0, t, generator), t)
 
@@ -255,7 +252,6 @@ class Family(ABC):
 
     def biased(self, progress: float) -> bool:
         """Whether a training step at this share of the steps estimates something other than the objective."""
-        del progress
         return False
 
     # -- the reported loss -----------------------------------------------------------------------
@@ -320,7 +316,6 @@ class Family(ABC):
 
     def settled(self, xt: Tensor) -> bool:
         """Whether no later step can change these ids."""
-        del xt
         return False
 
     def restored(self, logits: Tensor) -> Tensor:

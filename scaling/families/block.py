@@ -209,7 +209,6 @@ class _Reader:
 
     def logits(self, clean: Tensor, noisy: Tensor, t: Tensor | None = None) -> Tensor:
         """(B, block size, V) of the noisy block, given the finished tokens before it; t plays no part."""
-        del t
         conditioning = torch.zeros(len(noisy), device=noisy.device)
         if self.cache is None:
             if not clean.shape[1]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,6 @@ class Needs:
     def amounts(self) -> dict[str, float]:
         """Amounts by name of resource."""
         return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes, **dict(self.resources)}
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Needs:
