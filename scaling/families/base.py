@@ -173,7 +173,8 @@ class Family(ABC):
 
     def training_times(self, count: int, generator: torch.Generator) -> Tensor:
         """Noise times (count,) of one global batch in [EARLIEST, 1], one per equal slice of it."""
-        return noise_times(stratified(count, generator))
+        offsets = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
+        return noise_times(one_per_slice(offsets))
 
     def conditioning(self, t: Tensor) -> Tensor:
         """The noise level as the network gets it, (B,); zeros for a network without time conditioning."""
@@ -330,11 +331,6 @@ class Family(ABC):
 def per_token(row: Tensor) -> Tensor:
     """Numbers per row (B,) as (B, 1); numbers per position (B, L) as they are."""
     return row[:, None] if row.ndim == 1 else row
-
-
-def stratified(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) uniforms in [0, 1), one in each of `count` equal slices, in order."""
-    return one_per_slice(torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device))
 
 
 def one_per_slice(offsets: Tensor) -> Tensor:

@@ -71,12 +71,8 @@ class Needs:
 def least(kinds: Iterable[Needs]) -> Needs:
     """If this finds no room, none of `kinds` does."""
     kinds = list(kinds) or [Needs()]
-    return Needs(
-        cpus=min(needs.cpus for needs in kinds),
-        gpus=min(needs.gpus for needs in kinds),
-        memory_bytes=min(needs.memory_bytes for needs in kinds),
-        gpu_memory_bytes=min(needs.gpu_memory_bytes for needs in kinds),
-    )
+    names = ("cpus", "gpus", "memory_bytes", "gpu_memory_bytes")
+    return Needs(**{name: min(getattr(needs, name) for needs in kinds) for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
