@@ -35,7 +35,7 @@ _HOMES = {
     "select": "analysis.checks.selection",
 }
 """The module of every name that is not itself a module."""
-__all__ = [*_HOMES, "figures", "laws", "published"]
+__all__ = sorted([*_HOMES, "figures", "laws", "published"])
 
 
 def __getattr__(name: str) -> object:
