@@ -11,11 +11,17 @@ import hmac
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OWN_STYLES = (
@@ -54,7 +60,7 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """The application behind checks of host, method and token; every answer carries `HEADERS`."""
 
-    def __init__(self, app: ASGIApp, *, host: str = "127.0.0.1", token: str | None = None,
+    def __init__(self, app: App, *, host: str = "127.0.0.1", token: str | None = None,
                  names: Iterable[str] = ()) -> None:  # fmt: skip
         """token: None if none is needed. names: further host names under which the page is reached."""
         self.app, self.token = app, token
