@@ -21,7 +21,7 @@ PORT = 8050
 
 
 def cache_folder(spec: Mapping[str, Any], bootstrap: int = 1000) -> Path:
-    """A folder of this user for snapshots of that source, as the code at hand and so many resamples make them.
+    """A folder of this user for snapshots of that source, as this code and so many resamples make them.
 
     Nothing is ever written beside a store. Laws that another version of the code left may lack what the page
     shows now.
