@@ -206,7 +206,7 @@ class TestFiles:
                 "column tokens, row 2 holds 'many', which is not a number",
             ),
             ("params,tokens,loss\n", "holds no runs yet"),
-            ("", "cannot be read as a csv table"),
+            ("", "is empty: a run table needs params, tokens and loss"),
         ],
     )
     def test_bad_csv(self, tmp_path: Path, text: str, sentence: str) -> None:
