@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def trained(out: Path, clock: Clock) -> None:
             result = {"key": key, "bound": 2.5} if state == State.FINISHED else {}
             status = "preempted" if state == State.WAITING else str(state)
             outcome = Outcome(status=status, sentence=f"so it {status}", result=result, host="h")
-            write_json(folder / RESULT, outcome.to_dict())
+            write_json(folder / RESULT, asdict(outcome))
             clock.sleep(1)
             ledger.end(claim, state, sentence="", result=result)
 
@@ -129,8 +130,12 @@ def test_another_ledger_under_the_same_name_is_noticed(tmp_path, clock):
 def test_values_that_are_no_json_are_damage_and_no_traceback(tmp_path, clock):
     trained(tmp_path, clock)
     with Ledger(tmp_path / "ledger") as ledger:
-        for change in ("result = '{'", "state = 'asleep'", "needs = '[1]'"):
+        for change, problem in (
+            ("result = '{'", "malformed JSON"),
+            ("result = '{}', state = 'asleep'", "run 'done'"),
+            ("state = 'finished', needs = '[1]'", "run 'done'"),
+        ):
             with ledger.write() as db:
                 db.execute(f"UPDATE runs SET {change} WHERE key = 'done'")
-            with pytest.raises(LedgerLostError, match="run 'done'"):
+            with pytest.raises(LedgerLostError, match=problem):
                 ledger.runs()

@@ -60,7 +60,7 @@ def facts_for(config) -> DataFacts:
 def past_run(spec: RunSpec, state: str = "finished", **values) -> Run:
     """What the ledger has of a run that took 2 s on this machine's processor."""
     known = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
-    known |= {"result": {"train_s": 1.5, "evaluation_s": 0.5}, "device": device_name("cpu"), **values}
+    known |= {"worked_s": 2.0, "device": device_name("cpu"), **values}
     return Run(
         key=spec.key,
         family=spec.family,
@@ -362,7 +362,7 @@ def test_states_come_from_the_ledger():
 def took(plan, number: int, times: float, **values) -> Run:
     """A run of the plan that took `times` what the plan expects, the start left out."""
     seconds = times * (plan.runs[number].expected_s - timing.START_S)
-    return past_run(plan.runs[number].spec, result={"train_s": seconds, "evaluation_s": 0.0}, **values)
+    return past_run(plan.runs[number].spec, worked_s=seconds, **values)
 
 
 def without_start(plan) -> list[float]:
@@ -459,13 +459,14 @@ def test_plan_is_shown_with_totals_states_and_picture():
     assert "2 at a time (a guess from a quick measurement of this machine)" in text
     for mark in "●◑○":
         assert text.count(mark) == {"●": 1, "◑": 1, "○": 10}[mark] + 1  # and the legend
+    assert "◑ preempted" in text, "the word of docs/scheduler.md"
     assert "1.0e9   3.0e9   1.0e10" in " ".join(text.split()).replace(" ", "   ")
 
 
 def test_narrow_terminals_get_fewer_columns():
     out = console()
     plan = plan_of()
-    for width, has in ((140, True), (80, False)):
+    for width, has in ((140, True), (80, False), (60, False)):
         with out.capture() as captured:
             out.print(plan_view(plan), width=width)
         text = captured.get()
