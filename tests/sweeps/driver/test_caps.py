@@ -48,7 +48,7 @@ def test_no_run_is_started_that_would_exceed_the_cap_of_flops(ledger, clock):
     pool = SimulatedPool(clock, finish(5), slots=1)
     driver = drive(entries, ledger, pool, Caps(flops=4.5e9))
     assert states(ledger) == {"dear": "planned", "big": "finished", "small": "finished"}
-    assert driver.capped == "1 runs are beyond the cap of 4.5e9 FLOPs"
+    assert driver.capped == "1 run is beyond the cap of 4.5e9 FLOPs"
     again = drive(entries, ledger, pool, Caps(flops=4.5e9))
     assert again.capped
     assert sorted(pool.started()) == ["big", "small"], "what was spent before counts"

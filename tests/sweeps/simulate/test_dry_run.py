@@ -120,7 +120,7 @@ def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(ask, caps
     plan = planned(asked)
     costs = {run.key: plan.entry(run, dataset=".").flops for run in plan.runs}
     one_more = sum(costs[key] for key in keys[:2]) + 1.01 * max(costs[key] for key in keys[2:])
-    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more))
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more), order="longest")
     assert "FLOPs: 1 finished, 5 not started" in capsys.readouterr().out
     show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=sum(costs.values())))
     assert "not started" not in capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(ask, caps
         in capsys.readouterr().out
     )
     assert "within the cap of 1e-09 hours" in Path("out/dry/schedule.html").read_text()
-    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more, hours=1e-9))
+    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more, hours=1e-9), order="longest")
     said = " ".join(capsys.readouterr().out.split())
     assert "FLOPs and the cap of 1e-09 hours: 0 finished, 1 stopped with a checkpoint, 5 not started" in said
 
