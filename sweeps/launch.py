@@ -108,6 +108,11 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
         if pool is not None and storage is not None:
             pool = stack.enter_context(closing(StoragePool(pool, storage, [dataset.folder])))
         terminal.print(plan_view(plan, slots=prepare.local_slots(request.config), brief=True))
+        if how.caps:
+            first = (
+                "the cheapest budgets, across all families," if order == "cheapest" else "the longest runs"
+            )
+            terminal.print(f"within {how.caps}: {first} first")
         terminal.print(f"recorded in {without_secrets(uri)}")
         files, files_before = str(storage) if storage is not None else None, ledger.fact("storage")
         ledger.note_fact("storage", files)

@@ -8,7 +8,7 @@ GPU-hours allows, it is stopped with a checkpoint, as every running run is by a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from analysis.text import flops_text
 from sweeps.driver.view import Flight
@@ -32,6 +32,10 @@ class Caps:
 
     def __bool__(self) -> bool:
         return any(cap is not None for cap in (self.flops, self.gpu_hours, self.hours))
+
+    def __str__(self) -> str:
+        names = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        return " and ".join(map(self.text, names))
 
     def text(self, name: str) -> str:
         """A cap in words, by its field."""

@@ -15,6 +15,7 @@ from sweeps.ledger.types import Entry
 from sweeps.plan import prepare
 from sweeps.pools.rack import Node, Rack
 from sweeps.show.tables import console, places, plan_view
+from sweeps.simulate.bought import bought_lines
 from sweeps.simulate.cluster import describe, parse_cluster
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ def show_plan(
         schedule = simulated(plan, nodes, caps, spent, chosen_order)
         for line, style in summary_lines(schedule, gpu_price):
             out.print(line, style=style)
+        if caps:
+            finished = {stay.entry.key for stay in schedule.stays} - schedule.stopped
+            for line, style in bought_lines(plan, finished):
+                out.print(line, style=style)
         if page and schedule.stays:
             out.print(f"wrote {_write_page(schedule, request)}")
         elif schedule.stays:
