@@ -40,9 +40,9 @@ def wait_for(what: Callable[[], object], within_s: float, *, why: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @dataclass
@@ -176,7 +176,7 @@ class Scene:
 
     def attempts(self) -> list[tuple[Path, psutil.Process]]:
         """Attempts that live: their folders and the processes that train them."""
-        found = []
+        attempts = []
         for run in self.sweep_folder.glob("*/runs/*"):
             folders = attempt_folders(run)
             if not folders:
@@ -185,19 +185,19 @@ class Scene:
             starts = [r for r in read(folder / JOURNAL) if r.kind == "start"]
             if starts and not (folder / "result.json").exists():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    found.append((folder, psutil.Process(int(starts[-1].values["pid"]))))
-        return found
+                    attempts.append((folder, psutil.Process(int(starts[-1].values["pid"]))))
+        return attempts
 
     def recorders(self) -> list[psutil.Process]:
         ledger = str(self.sweep_folder / "ledger")
-        found = []
+        recorders = []
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
             if "sweeps.record.process" in words and any(
                 Path(word).absolute() == Path(ledger) for word in words
             ):
-                found.append(process)
-        return found
+                recorders.append(process)
+        return recorders
 
     # -- faults: each says what it hit, or None where there was nothing to hit --------------------
 

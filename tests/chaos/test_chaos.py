@@ -41,9 +41,9 @@ def clean_environment() -> dict[str, str]:
 
 def assert_as_undisturbed(scene: Scene, undisturbed: dict[str, tuple], database: Path) -> None:
     """Every run finished with the same losses, every step recorded once, with its journal's value."""
-    found = table(scene.sweep_folder)
-    assert {row[0] for row in found.values()} == {"finished"}, found
-    assert found == undisturbed
+    outcomes = table(scene.sweep_folder)
+    assert {row[0] for row in outcomes.values()} == {"finished"}, outcomes
+    assert outcomes == undisturbed
     recorded = steps_recorded(database)
     with Ledger(scene.sweep_folder / "ledger") as ledger:
         for run in ledger.runs():

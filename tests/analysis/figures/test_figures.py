@@ -53,8 +53,8 @@ class TestIsoflop:
     def test_table_holds_every_run_curve_and_minimum(self, isoflops: dict[str, IsoflopLaw]) -> None:
         law = isoflops["uniform"]
         table = figures.isoflop_table(law)
-        shown = table[table["kind"] == "run"]
-        assert sorted(shown["loss"]) == sorted(law.runs["loss"])
+        points = table[table["kind"] == "run"]
+        assert sorted(points["loss"]) == sorted(law.runs["loss"])
         minima = table[table["kind"] == "minimum"].set_index("flops")
         expected = law.minima.set_index("flops")
         for name in ("params", "params_low", "loss", "loss_high"):
@@ -192,10 +192,10 @@ class TestFrontier:
     def test_a_surface_shows_the_best_run_of_every_budget(self, surface: SurfaceLaw) -> None:
         figure = figures.frontier(surface)
         best = surface.runs.groupby("flops")["loss"].min()
-        shown = of_role(figure, "points")
-        assert len(shown) == 4  # in every panel
-        assert list(shown[0].y) == best.tolist()
-        assert list(shown[0].x) == pytest.approx(best.index.tolist())
+        points = of_role(figure, "points")
+        assert len(points) == 4  # in every panel
+        assert list(points[0].y) == best.tolist()
+        assert list(points[0].x) == pytest.approx(best.index.tolist())
         assert names_of(figure) == []
         assert figure.layout.title.text == "Compute-optimal frontier: uniform"
 
@@ -221,6 +221,14 @@ class TestFrontier:
         factor, exponent = (float(word) for word in formula.split("N* = ")[1].split(" C^"))
         assert factor * 1e20**exponent == pytest.approx(float(surface.optimal(1e20).params), rel=0.3)
         assert exponent == pytest.approx(float(surface.exponents["params"]), abs=0.005)
+
+    def test_formulas_of_many_laws_are_left_out(self, surface: SurfaceLaw) -> None:
+        names = ("ar", "masked", "uniform", "hybrid", "block")
+        for count, formulas in ((4, 12), (5, 0)):  # in three of the panels
+            laws = {name: replace(surface, family=name) for name in names[:count]}
+            figure = figures.frontier(laws)
+            assert sum("C^" in note.text for note in figure.layout.annotations) == formulas
+            assert ("C: training FLOPs" in figure.layout.title.subtitle.text) == bool(formulas)
 
     def test_runs_without_budgets_have_round_ticks(self, runs: pd.DataFrame) -> None:
         spread = np.geomspace(1, 30, 34)
@@ -358,10 +366,22 @@ class TestCompare:
         assert ("solid" in dashes) == (not beyond["extrapolated"].all())
         assert "Dashed and hollow: extrapolated" in figure.layout.meta["caption"]
 
+    def test_budgets_are_written_where_they_touch_nothing(self) -> None:
+        figure = parts.panels(1, 1, row_px=100)
+        marks = [(0.0, 0.0), (50.0, 50.0), (52.0, 50.0), (52.0, 70.0)]  # a mark is 16 pixels wide and high
+        labels = [("1e20", None, *mark) for mark in marks[:3]]
+        parts.label_points(figure, 1, labels, marks, ((-50, 150), (-50, 150)), (200, 200))
+        notes = [(note.x, note.y, note.yanchor) for note in figure.layout.annotations]
+        assert notes == [(0.0, 0.0, "top"), (50.0, 50.0, "top")], "above the third is the fourth mark"
+        parts.label_points(figure, 1, labels[2:], marks[:3], ((-50, 150), (-50, 150)), (200, 200))
+        assert figure.layout.annotations[-1].yanchor == "top"
+
     def test_open_intervals_and_names_with_markup(self, runs: pd.DataFrame) -> None:
         strange = runs.assign(family=runs["family"].replace("masked", "x<i>"))
-        found = analysis.compare(strange[strange["family"].isin(["ar", "x<i>"])], bootstrap=30)
-        figure = figures.compare(replace(found, multipliers=found.multipliers.assign(low=0.0, high=math.inf)))
+        comparison = analysis.compare(strange[strange["family"].isin(["ar", "x<i>"])], bootstrap=30)
+        figure = figures.compare(
+            replace(comparison, multipliers=comparison.multipliers.assign(low=0.0, high=math.inf))
+        )
         low, high = (10.0**end for end in figure.layout.yaxis.range)
         assert 0 < low < high < 1e4
         assert names_of(figure) == ["x&lt;i&gt;"]
