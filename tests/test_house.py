@@ -238,6 +238,37 @@ def test_no_function_is_nested_too_deeply() -> None:
     assert too_deep == set(HOUSE["deep_functions"])
 
 
+VERBS = {
+    "told",
+    "asked",
+    "found",
+    "known",
+    "seen",
+    "said",
+    "wanted",
+    "given",
+    "wished",
+    "shown",
+    "ask",
+    "tell",
+}
+
+
+def test_values_have_nouns_as_names() -> None:
+    places = []
+    for path in python_files():
+        for node in ast.walk(tree(path)):
+            stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            name = node.id if stored else node.arg if isinstance(node, ast.arg) else ""
+            places += [f"{path}:{node.lineno} {name}"] if name in VERBS else []
+    for path in committed():
+        if path.suffix == ".js":
+            text = (ROOT / path).read_text(encoding="utf-8")
+            names = re.findall(r"\b(?:const|let|var) (\w+)(?! = (?:async )?(?:\([^)]*\)|\w+) =>)", text)
+            places += [f"{path} {name}" for name in names if name in VERBS]
+    assert not places
+
+
 def test_only_the_families_know_their_names() -> None:
     """Adding a family touches no other file, so no other file may ask which family it has."""
     table = next(

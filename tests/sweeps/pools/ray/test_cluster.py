@@ -299,9 +299,7 @@ def test_a_node_that_joins_is_used_once_it_has_passed_its_check(tmp_path, monkey
     blind = Answer(host="c", missing=[], sees=False, problem="")
     answered: dict[str, Answer] = {}
     monkeypatch.setattr(ray_nodes, "_ask", lambda node, probe: node.name)
-    monkeypatch.setattr(
-        "ray.wait", lambda names, timeout: ([n for n in names if n in answered], [])
-    )
+    monkeypatch.setattr("ray.wait", lambda names, timeout: ([n for n in names if n in answered], []))
     monkeypatch.setattr(ray_nodes, "_wait", lambda host, name, end: answered[name])
     nodes = [Node(name=name, host=name, cpus=1) for name in "abc"]
     newcomers = ray_nodes.Newcomers(tmp_path, nodes[:1])
