@@ -362,11 +362,12 @@ def label_points(
     """Small text (text, owner, x, y) below a point, else above it; none where it would touch another label
     or another of the points `marks`. `limits` and `size_px` as in `label_ends`."""
 
-    def px(x: float, y: float) -> tuple[float, float]:
-        shares = ((v - low) / (high - low) for v, (low, high) in zip((x, y), limits, strict=True))
-        return tuple(share * size for share, size in zip(shares, size_px, strict=True))  # type: ignore[return-value]
+    ((left, right), (bottom, top)), (width_px, height_px) = limits, size_px
 
-    boxes = [(*px(*mark), MARK_PX, MARK_PX) for mark in marks]  # centre, width, height
+    def px(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left) * width_px, (y - bottom) / (top - bottom) * height_px
+
+    boxes: list[tuple[float, ...]] = [(*px(*mark), MARK_PX, MARK_PX) for mark in marks]  # centre, size
     for text, owner, x, y in labels:
         for sign, anchor in ((-1, "top"), (1, "bottom")):
             at_x, at_y = px(x, y)
