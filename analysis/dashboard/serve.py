@@ -17,11 +17,20 @@ from typing import Any
 from analysis.errors import UserError
 
 PORT = 8050
+SOURCES = Path(__file__).parents[1]
+"""The code that reads runs and fits laws."""
 
 
-def cache_folder(spec: Mapping[str, Any]) -> Path:
-    """A folder of this user for snapshots of that source. Nothing is ever written beside a store."""
-    name = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def cache_folder(spec: Mapping[str, Any], bootstrap: int) -> Path:
+    """A folder of this user for snapshots of that source and laws with so many resamples.
+
+    Other code has another folder: it may read what is in this one differently. Nothing is ever written
+    beside a store.
+    """
+    digest = hashlib.sha256(json.dumps([spec, bootstrap], sort_keys=True, default=str).encode())
+    for path in sorted(SOURCES.rglob("*.py")):
+        digest.update(path.read_bytes())
+    name = digest.hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for parent in (base, Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}"):
         folder = parent / "scaling" / "dashboard" / name
@@ -85,7 +94,7 @@ def serve(
     if token is None and not security.is_loopback(host):
         token = secrets.token_urlsafe(24)
     opened = listen(host, port)
-    cache = cache_folder(spec)
+    cache = cache_folder(spec, bootstrap)
     state = State(spec, cache, files=tuple(files), bootstrap=bootstrap)
     state.take_up(cache)
     guarded = security.Guard(app.build(state, title=title), host=host, token=token, names=names)

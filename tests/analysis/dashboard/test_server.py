@@ -37,6 +37,19 @@ class NoReader:
         return dict(self.answer)
 
 
+def test_other_code_and_other_resamples_have_a_cache_of_their_own(tmp_path: Path, monkeypatch: Any) -> None:
+    """Laws that another version left, or that have no intervals, are not shown as those of this server."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(serve, "SOURCES", tmp_path / "code")
+    (tmp_path / "code" / "laws").mkdir(parents=True)
+    (tmp_path / "code" / "laws" / "surface.py").write_text("old")
+    first = serve.cache_folder({"store": "a"}, 1000)
+    assert serve.cache_folder({"store": "a"}, 1000) == first
+    assert serve.cache_folder({"store": "a"}, 0) != first
+    (tmp_path / "code" / "laws" / "surface.py").write_text("new")
+    assert serve.cache_folder({"store": "a"}, 1000) != first
+
+
 def state_of(tmp_path: Path, **changes: Any) -> State:
     """A state with runs and laws, without processes behind it."""
     from analysis.dashboard.columns import to_columns
