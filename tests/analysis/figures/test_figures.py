@@ -412,7 +412,11 @@ class TestResiduals:
         table = figures.surface_residuals_table(law)
         assert "odd" in table[table["outlier"]]["label"].tolist()
         figure = figures.surface_residuals(law)
-        assert "odd" in {note.text for note in figure.layout.annotations}
+        notes = [note for note in figure.layout.annotations if note.text == "odd"]
+        assert len(notes) == 2
+        for note in notes:  # its text goes towards the middle, and so stays in a narrow panel
+            axis = figure.layout["xaxis" + note.xref[1:]]
+            assert note.xanchor == ("left" if note.x < sum(axis.range) / 2 else "right")
         counted = outliers(law)  # as the checks of a diagnosis count them
         for trace in of_role(figure, "points"):
             assert [symbol.endswith("-open") for symbol in trace.marker.symbol] == counted.tolist()
