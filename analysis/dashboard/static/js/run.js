@@ -70,6 +70,7 @@ function runSentence(at) {
 function fillStory(view, box, history, at, story) {
   if (!box.isConnected) return;
   box.replaceChildren();
+  box.style.minHeight = "";  // it was held while the page was drawn again
   if (!story.curve?.step.length) {
     box.append(emptyState(story.problem || "There is no training curve of this run."));
   } else {
