@@ -238,17 +238,6 @@ class TestFrontier:
         assert axis.tickvals
         assert all(text in ("1", "2", "3", "5") for text in {text[0] for text in axis.ticktext})
 
-    def test_labels_at_the_ends_do_not_touch(self) -> None:
-        figure = parts.panels(1, 1, row_px=300)
-        for start in (0.0, 0.5, 0.999):  # at the lower edge, inside, at the upper edge
-            figure.layout.annotations = ()
-            ends = [(f"law {number}", None, 1.0, start + 0.0001 * number) for number in range(5)]
-            parts.label_ends(figure, 1, ends, ((0.0, 2.0), (0.0, 1.0)), (400, 300))
-            heights = [note.y * 300 for note in figure.layout.annotations]
-            assert len(heights) == 5
-            assert (np.diff(heights) > 0.999 * parts.LABEL_PX).all()
-            assert 0 <= min(heights) < max(heights) <= 300
-
     def test_axis_covers_minima_and_near_bands_only(self, isoflops: dict[str, IsoflopLaw]) -> None:
         @dataclass
         class Wide:

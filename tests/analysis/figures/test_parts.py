@@ -7,6 +7,18 @@ import pandas as pd
 from analysis.figures import parts
 
 
+def test_labels_at_the_ends_do_not_touch() -> None:
+    figure = parts.panels(1, 1, row_px=300)
+    for start in (0.0, 0.5, 0.999):  # at the lower edge, inside, at the upper edge
+        figure.layout.annotations = ()
+        ends = [(f"law {number}", None, 1.0, start + 0.0001 * number) for number in range(5)]
+        parts.label_ends(figure, 1, ends, ((0.0, 2.0), (0.0, 1.0)), (400, 300))
+        heights = [note.y * 300 for note in figure.layout.annotations]
+        assert len(heights) == 5
+        assert (np.diff(heights) > 0.999 * parts.LABEL_PX).all()
+        assert 0 <= min(heights) < max(heights) <= 300
+
+
 def test_budgets_are_written_where_they_touch_nothing() -> None:
     figure = parts.panels(1, 1, row_px=100)
     marks = [(0.0, 0.0), (50.0, 50.0), (52.0, 50.0), (52.0, 70.0)]  # a mark is 16 pixels wide and high
