@@ -11,26 +11,29 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from analysis.errors import UserError
 
 PORT = 8050
-SOURCES = Path(__file__).parents[1]
-"""The code that reads runs and fits laws."""
 
 
-def cache_folder(spec: Mapping[str, Any], bootstrap: int) -> Path:
-    """A folder of this user for snapshots of that source and laws with so many resamples.
+def cache_folder(spec: Mapping[str, Any], bootstrap: int = 1000) -> Path:
+    """A folder of this user for snapshots of that source, as this code and so many resamples make them.
 
-    Other code has another folder: it may read what is in this one differently. Nothing is ever written
-    beside a store.
+    Nothing is ever written beside a store. Laws that another version of the code left may lack what the page
+    shows now.
     """
-    digest = hashlib.sha256(json.dumps([spec, bootstrap], sort_keys=True, default=str).encode())
-    for path in sorted(SOURCES.rglob("*.py")):
-        digest.update(path.read_bytes())
-    name = digest.hexdigest()[:16]
+    facts = json.dumps([spec, bootstrap], sort_keys=True, default=str)
+    hashed = hashlib.sha256(facts.encode())
+    for package in sorted({"analysis", re.split(r"[.:]", str(spec["source"]))[0]}):
+        origin = find_spec(package)
+        for root in (origin and origin.submodule_search_locations) or ():
+            for path in sorted(Path(root).rglob("*.py")):
+                hashed.update(path.read_bytes())
+    name = hashed.hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for parent in (base, Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}"):
         folder = parent / "scaling" / "dashboard" / name

@@ -80,12 +80,12 @@ class IsoflopLaw(PowerLawFrontier):
                 ("loss", fit.loss),
             ):
                 ends = fit.ends(values, self.budget_rule) if bracketed else None
-                estimate = [values[0] if bracketed else None, *(ends or (None, None))]
+                triple = [values[0] if bracketed else None, *(ends or (None, None))]
                 if name != "loss":
                     # a nearly flat resample has its minimum beyond the largest float: infinity, an open end
                     with np.errstate(over="ignore", under="ignore"):
-                        estimate = [None if value is None else float(np.exp(value)) for value in estimate]
-                row[name], row[f"{name}_low"], row[f"{name}_high"] = estimate
+                        triple = [None if value is None else float(np.exp(value)) for value in triple]
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = triple
             row["curvature"] = None if fit.curves is None else fit.curves.curvature()
             draws = fit.inside[1 : len(fit.inside) - self.budget_leave_outs]
             row["share_bracketed"] = float(draws.mean()) if len(draws) else None
@@ -108,9 +108,7 @@ class IsoflopLaw(PowerLawFrontier):
             )
         grid = np.linspace(fit.sizes[0], fit.sizes[-1], GRID_POINTS)
         if fit.curves is None:
-            return pd.DataFrame(
-                {name: [] for name in ("params", "loss", "loss_low", "loss_high")}, dtype=float
-            )
+            return pd.DataFrame(columns=["params", "loss", "loss_low", "loss_high"], dtype=float)
         columns = interval_columns("loss", fit.curves.at(grid), self.budget_rule)
         return pd.DataFrame({"params": np.exp(grid)} | columns)
 

@@ -86,7 +86,10 @@ def _sqlite_revisions(path: Path, store: str, to_write: bool) -> list[str]:
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
-        if "no such table" in str(error) or "locked" in str(error):
+        locked = "locked" in str(error)
+        if locked and not to_write:
+            raise UserError(f"{store} is locked by another program that writes; try again later") from error
+        if locked or "no such table" in str(error):
             return []  # an empty database, or another recorder writes now and ours waits for its turn
         raise UserError(f"{store} cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:

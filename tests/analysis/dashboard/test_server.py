@@ -37,19 +37,6 @@ class NoReader:
         return dict(self.answer)
 
 
-def test_other_code_and_other_resamples_have_a_cache_of_their_own(tmp_path: Path, monkeypatch: Any) -> None:
-    """Laws that another version left, or that have no intervals, are not shown as those of this server."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(serve, "SOURCES", tmp_path / "code")
-    (tmp_path / "code" / "laws").mkdir(parents=True)
-    (tmp_path / "code" / "laws" / "surface.py").write_text("old")
-    first = serve.cache_folder({"store": "a"}, 1000)
-    assert serve.cache_folder({"store": "a"}, 1000) == first
-    assert serve.cache_folder({"store": "a"}, 0) != first
-    (tmp_path / "code" / "laws" / "surface.py").write_text("new")
-    assert serve.cache_folder({"store": "a"}, 1000) != first
-
-
 def state_of(tmp_path: Path, **changes: Any) -> State:
     """A state with runs and laws, without processes behind it."""
     from analysis.dashboard.columns import to_columns
@@ -313,6 +300,23 @@ def test_scripts_never_write_html() -> None:
 def test_a_token_that_would_not_open_the_page_is_refused(token: str) -> None:
     with pytest.raises(UserError, match="at least 8 letters, digits"):
         serve.serve({"source": "x"}, title="x", token=token)
+
+
+def test_another_version_of_the_code_and_other_resamples_start_from_an_empty_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "runs_from_elsewhere").mkdir()
+    module = tmp_path / "runs_from_elsewhere" / "__init__.py"
+    module.write_text("COLUMNS = 1")
+    spec = {"source": "runs_from_elsewhere:Source", "options": {"store": "a"}}
+    before = serve.cache_folder(spec)
+    assert serve.cache_folder(spec) == before
+    assert serve.cache_folder(spec, 50) != before
+    assert serve.cache_folder({**spec, "options": {"store": "b"}}) != before
+    module.write_text("COLUMNS = 2")
+    assert serve.cache_folder(spec) != before
 
 
 def test_a_taken_port_is_refused(tmp_path: Path) -> None:
