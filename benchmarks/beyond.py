@@ -15,21 +15,27 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from datetime import date
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import fit_law, published
+from analysis.answer.methods import best_run, fit_families
+from analysis.checks.heldout import measured_minima
 from analysis.errors import UserError
+from analysis.estimate import spread
 from analysis.laws.solver import deviation
 from analysis.laws.surface import SurfaceLaw
+from analysis.table.fit_table import prepare
 from benchmarks import options, save
 
 TABLES = ("sahoo2026", "porian2024", "muennighoff2023", "hoffmann2022", "chao2026")
 CHOSEN_ON = ("sahoo2026", "porian2024", "muennighoff2023")
 CUTS = (3, 10, 30, 100)
-DISTANCES = ((1, 3.1), (3.1, 10.5), (10.5, 31), (31, 105), (105, 1050))
+EDGES = np.array([1, 3.1, 10.5, 31, 105, 1050])
+"""Ranges of distances; a little above round numbers, for budgets are rounded."""
 REACHES, MEDIANS = (1.5, 1.9, 2.3, 2.8, 3.5, 5.0), (3.0, 6.0, 10.0)
 
 
@@ -77,17 +83,44 @@ def held(law: SurfaceLaw, runs: pd.DataFrame) -> pd.DataFrame:
 def cells(bootstrap: int) -> pd.DataFrame:
     """One row per cell and kind of interval."""
     rows: list[dict[str, Any]] = []
-    for name, family, cut, law, above in windows(bootstrap):
-        for kind, asked in (("form", law), ("allowance", law.allowance)):
-            runs = held(asked, above)
-            for low, high in DISTANCES:
-                inside = runs[(runs["distance"] > low) & (runs["distance"] <= high)]
-                if len(inside):
-                    row = {"table": name, "family": family, "cut": cut, "fitted": len(law.runs)}
-                    row |= {"interval": kind, "to": high, "runs": len(inside)}
-                    row |= {"held": inside["held"].mean(), "width": inside["width"].median()}
-                    rows.append(row | {"error": np.sqrt(np.mean(np.square(inside["error"])))})
+    kinds = {"form": lambda law: law, "allowance": lambda law: law.allowance}
+    for (name, family, cut, law, above), kind in product(windows(bootstrap), kinds):
+        runs = held(kinds[kind](law), above)
+        for high, inside in runs.groupby(EDGES[np.searchsorted(EDGES, runs["distance"])]):
+            row = {"table": name, "family": family, "cut": cut, "fitted": len(law.runs), "interval": kind}
+            row |= {"to": float(high), "runs": len(inside), "held": inside["held"].mean()}
+            row |= {"width": inside["width"].median(), "error": np.sqrt(np.mean(inside["error"] ** 2))}
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def minima(bootstrap: int) -> pd.DataFrame:
+    """The best loss and size measured at later budgets (a parabola's minimum) against the answers of each
+    method and the combined one: table, family, cut, interval, quantity, to, held, width (of logs)."""
+    rows: list[dict[str, Any]] = []
+    for (name, family, runs), cut in product(tables(), CUTS):
+        measured = measured_minima(prepare(runs))
+        below = runs[runs["flops"] <= runs["flops"].max() / cut * 1.02]
+        try:
+            laws = fit_families(below.assign(family=family), draws=bootstrap)[0][family]
+        except UserError:
+            continue
+        for at in measured[measured["flops"] > laws.largest_budget * 1.05].to_dict("records"):
+            reached = best_run(laws, at["flops"], bootstrap)
+            high = EDGES[np.searchsorted(EDGES, at["flops"] / laws.largest_budget)]
+            place = {"table": name, "family": family, "cut": cut, "to": float(high)}
+            answers = {"combined": reached.loss[1:]} | dict(reached.losses)
+            rows += [place | compared("loss", kind, np.log(losses), np.log(at["loss"]))
+                     for kind, losses in answers.items()]  # fmt: skip
+            sizes = reached.log_params[1:]
+            rows.append(place | compared("size", "combined", sizes, np.log(at["params"])))
+    return pd.DataFrame(rows)
+
+
+def compared(quantity: str, kind: str, draws: np.ndarray, measured: float) -> dict[str, Any]:
+    low, high = spread(draws, 0.95)
+    held = bool(low <= measured <= high)
+    return {"quantity": quantity, "interval": kind, "held": held, "width": float(high - low)}
 
 
 def scores(laws: list[tuple[str, SurfaceLaw, pd.DataFrame]]) -> list[dict[str, Any]]:
@@ -99,7 +132,7 @@ def scores(laws: list[tuple[str, SurfaceLaw, pd.DataFrame]]) -> list[dict[str, A
             deviation.REACH, deviation.MEDIAN = reach, median
             by_side: dict[bool, list[float]] = {True: [], False: []}
             for name, law, above in laws:
-                near = above[above["distance"] <= DISTANCES[1][1]]
+                near = above[above["distance"] <= EDGES[2]]
                 columns = [law.runs[column].to_numpy(float) for column in ("params", "tokens", "loss")]
                 fitted = deviation.fit_deviation(law.thetas[0], *columns, draws=2000)
                 logs = [np.log(near[column].to_numpy(float)) for column in ("params", "tokens", "loss")]
@@ -118,21 +151,29 @@ def scores(laws: list[tuple[str, SurfaceLaw, pd.DataFrame]]) -> list[dict[str, A
 def main() -> None:
     parser = options(__doc__, "beyond")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples of each law")
-    given = parser.parse_args()
-    table = cells(given.bootstrap)
+    arguments = parser.parse_args()
+    table = cells(arguments.bootstrap)
     columns = (*("held: form", "allowance"), *("width: form", "allowance"), *("error: form", "allowance"))
     print(f"\n{'tables':12} {'distance':>9} {'cells':>5}", *(f"{name:>11}" for name in columns))
     sides = {"chosen on": table["table"].isin(CHOSEN_ON), "tested on": ~table["table"].isin(CHOSEN_ON)}
     for side, rows in (*sides.items(), ("all", table["runs"] > 0)):
-        for low, high in DISTANCES:
-            both = {kind: table[rows & (table["to"] == high) & (table["interval"] == kind)]
-                    for kind in ("form", "allowance")}  # fmt: skip
-            if len(both["form"]):
-                form, allowance = both["form"], both["allowance"]
-                shares = (form["held"].mean(), allowance["held"].mean())
-                sizes = [of[name].median() for name in ("width", "error") for of in (form, allowance)]
-                cells_of = (f"{share:>11.0%}" for share in shares), (f"{size:>11.1%}" for size in sizes)
-                print(f"{side:12} {low:>4.0f}-{high:<4.0f} {len(form):>5}", *cells_of[0], *cells_of[1])
+        for low, high in pairwise(EDGES):
+            both = [table[rows & (table["to"] == high) & (table["interval"] == kind)]
+                    for kind in ("form", "allowance")]  # fmt: skip
+            if len(both[0]):
+                shares = [of["held"].mean() for of in both]
+                sizes = [of[name].median() for name in ("width", "error") for of in both]
+                head = f"{side:12} {low:>4.0f}-{high:<4.0f} {len(both[0]):>5}"
+                print(head, *(f"{share:>11.0%}" for share in shares), end=" ")
+                print(*(f"{size:>11.1%}" for size in sizes))
+    best = minima(arguments.bootstrap)
+    of_cell = best.groupby(["quantity", "to", "interval", "table", "family", "cut"], as_index=False)
+    by_cell = of_cell.agg(held=("held", "mean"), width=("width", "median"))
+    print("\nbest losses and sizes measured at later budgets, that the intervals hold (share of cells)")
+    print(
+        by_cell.pivot_table("held", ["quantity", "to"], "interval").map("{:.0%}".format, na_action="ignore")
+    )
+    print(by_cell.pivot_table("width", ["quantity", "to"], "interval", "median").round(3))
     laws = [(name, law, above) for name, _, cut, law, above in windows(0) if cut <= 10]
     scored = scores(laws)
     print(
@@ -140,9 +181,10 @@ def main() -> None:
     )
     for row in scored:
         print(f"  {row['reach']:.1f} {row['median']:>4.0f}  {row['chosen']:.3f}  {row['tested']:.3f}")
-    save(given.out, {
+    save(arguments.out, {
         "date": date.today().isoformat(), "machine": platform.processor() or platform.machine(),
-        "cells": table.to_dict(orient="records"), "scores": scored,
+        "cells": table.to_dict(orient="records"), "minima": by_cell.to_dict(orient="records"),
+        "scores": scored,
     })  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from analysis.laws.surface import SurfaceLaw
 
 SURFACE, ALLOWANCE, ISOFLOP = "surface", "allowance", "isoflop"
 METHODS = (SURFACE, ALLOWANCE, ISOFLOP)
+REPEATS = "constrained"
 OTHER_COUNTS = ("params_total", "params_non_embedding", "params_body")
 DRAWS = 500
 """Resamples of each law: enough for an interval and shares to a percent, in a second for seven families."""
@@ -117,46 +118,40 @@ def fit_families(
     for number, name in enumerate(names):
         if report is not None:
             report(name, number, len(names))
-        rows = runs[column == name]
-        options: dict[str, Any] = {"bootstrap": draws, "level": level}
-        options["seed"] = zlib.crc32(f"{seed}/{name}".encode())
-        laws: dict[str, Law] = {}
-        refused: dict[str, str] = {}
-        recounted: list[Law] = []
-        for method in (SURFACE, ISOFLOP):
-            try:
-                laws[method] = law = fit_law(rows, method, **options)
-            except UserError as problem:
-                refused[method] = str(problem)
-                continue
-            if law.allowance is not None:
-                laws[ALLOWANCE] = law.allowance
-                for count in OTHER_COUNTS:
-                    counted = rows.get(count)
-                    if counted is not None and counted.notna().all() and not counted.equals(rows["params"]):
-                        other = fit_law(rows.assign(params=counted.astype(float)), bootstrap=0)
-                        recounted += [other.allowance or other]
-        if not laws:
-            none[name] = refused[SURFACE]
-            continue
-        bounds = rows["bound"].dropna().unique() if "bound" in rows else []
-        family = FamilyLaws(
-            family=name,
-            bound=str(bounds[0]) if len(bounds) == 1 else "",
-            laws=laws,
-            refused=refused,
-            recounted=tuple(recounted),
-        )
-        if "unique_tokens" in rows and (rows["tokens"] / rows["unique_tokens"] - 1 > ONCE).any():
-            try:
-                repeats = fit_law(rows, "constrained", **options)
-                family = replace(family, repeats=repeats if isinstance(repeats, ConstrainedLaw) else None)
-            except UserError as problem:
-                refused["constrained"] = str(problem)
-        fitted[name] = family
+        options = {"bootstrap": draws, "level": level, "seed": zlib.crc32(f"{seed}/{name}".encode())}
+        family = _fit_family(name, runs[column == name], options)
+        if family.laws:
+            fitted[name] = family
+        else:
+            none[name] = family.refused[SURFACE]
     if not fitted:
         raise UserError("; ".join(f"{name}: {reason}" if name else reason for name, reason in none.items()))
     return fitted, none
+
+
+def _fit_family(name: str, rows: pd.DataFrame, options: dict[str, Any]) -> FamilyLaws:
+    laws: dict[str, Law] = {}
+    refused: dict[str, str] = {}
+    repeated = "unique_tokens" in rows and (rows["tokens"] / rows["unique_tokens"] - 1 > ONCE).any()
+    for method in (SURFACE, ISOFLOP, *((REPEATS,) if repeated else ())):
+        try:
+            laws[method] = fit_law(rows, method, **options)
+        except UserError as problem:
+            refused[method] = str(problem)
+    repeats = laws.pop(REPEATS, None)
+    recounted: list[Law] = []
+    if SURFACE in laws and laws[SURFACE].allowance is not None:
+        laws[ALLOWANCE] = laws[SURFACE].allowance  # type: ignore[assignment]
+        for count in OTHER_COUNTS:
+            counted = rows.get(count)
+            if counted is not None and counted.notna().all() and not counted.equals(rows["params"]):
+                other = fit_law(rows.assign(params=counted.astype(float)), bootstrap=0)
+                recounted.append(other.allowance or other)
+    bounds = rows["bound"].dropna().unique() if "bound" in rows else []
+    return FamilyLaws(
+        family=name, bound=str(bounds[0]) if len(bounds) == 1 else "", laws=laws, refused=refused,
+        repeats=repeats if isinstance(repeats, ConstrainedLaw) else None, recounted=tuple(recounted),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -276,17 +276,17 @@ def budget_for(
     return _budget_for(families, level, loss)
 
 
-def _question(flops: float | str | None, given: Mapping[str, Any]) -> tuple[float, str, dict[str, float]]:
+def _question(flops: float | str | None, extras: Mapping[str, Any]) -> tuple[float, str, dict[str, float]]:
     """FLOPs, the budget in words, and limits as numbers."""
-    limits = {name: number_of(given[name], name) for name in ("params", "tokens", "unique_tokens", "epochs")
-              if name in given}  # fmt: skip
+    limits = {name: number_of(extras[name], name) for name in ("params", "tokens", "unique_tokens", "epochs")
+              if name in extras}  # fmt: skip
     if "params" in limits and "tokens" in limits:
         raise UserError("params and tokens fix the budget; give one of the two beside it")
     if "unique_tokens" in limits and ("params" in limits or "tokens" in limits):
         raise UserError("unique_tokens limits the text; give it without params and tokens")
     if "epochs" in limits and ("unique_tokens" not in limits or limits["epochs"] < 1):
-        raise UserError(f"epochs = {given['epochs']!r}: how often unique_tokens may be read, 1 or more")
-    pool = {name: given.get(name) for name in ("gpus", "days", "utilisation")}
+        raise UserError(f"epochs = {extras['epochs']!r}: how often unique_tokens may be read, 1 or more")
+    pool = {name: extras.get(name) for name in ("gpus", "days", "utilisation")}
     total = flops_of(flops, **pool)
     return total, budget_text(total, gpus=pool["gpus"], days=pool["days"]), limits
 
@@ -297,9 +297,9 @@ def _answer(
     reference: str | None,
     level: float,
     flops: float | str | None,
-    **given: Any,
+    **extras: Any,
 ) -> Recommendation:
-    total, words, limits = _question(flops, given)
+    total, words, limits = _question(flops, extras)
     count = max(len(law.curve) - 1 for family in families.values() for law in family.laws.values())
     outcomes: dict[str, Outcome] = {}
     left_out = dict(refused)

@@ -162,14 +162,14 @@ def fit_deviation(
         Z, z = Z[:, :-1], Z[:, -1]
         gram, moment, square = X_kept.T @ Z, X_kept.T @ z, float(r_kept @ z)
         freedom = len(r_kept) - num_free + PRIOR_RUNS
-        known = PRIOR_RUNS * PRIOR_NOISE**2
+        prior_square = PRIOR_RUNS * PRIOR_NOISE**2
         fits = []
         for ratio in RATIOS:
             size = len(gram) if ratio else num_free
             prior = np.concatenate([flat, np.full(size - num_free, 1 / (ratio or 1.0))])
             factor = cho_factor(gram[:size, :size] + np.diag(prior), lower=True)
             mean = cho_solve(factor, moment[:size])
-            total = max(square - float(moment[:size] @ mean), 0.0) + known
+            total = max(square - float(moment[:size] @ mean), 0.0) + prior_square
             evidence = (
                 0.5 * np.sum(np.log(prior[num_free:])) - np.sum(np.log(np.diag(factor[0])))
                 - 0.5 * freedom * np.log(total)

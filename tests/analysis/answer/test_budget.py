@@ -33,7 +33,7 @@ def test_gpus_days_and_utilisation_are_flops():
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("budget", "sentence"),
     [
         ({}, "the budget is missing: give flops, or gpus and days"),
         ({"gpus": 8}, "the budget is missing: give days"),
@@ -45,9 +45,9 @@ def test_gpus_days_and_utilisation_are_flops():
         ({"gpus": 8, "days": 1, "utilisation": 40}, "utilisation = 40: a share of the peak"),
     ],
 )
-def test_half_a_budget_is_refused(given, sentence):
+def test_half_a_budget_is_refused(budget, sentence):
     with pytest.raises(UserError, match=sentence):
-        flops_of(**given)
+        flops_of(**budget)
 
 
 def test_counts_take_suffixes():
