@@ -125,8 +125,8 @@ def test_it_holds_a_planted_field_that_the_form_misses(masked):
     for seed in range(sweeps):
         runs = noisy(table, 0.002, seed, field=0.02)
         law = fit_law(runs[:-2], bootstrap=300)
-        for kind, asked in (("form", law), ("allowance", law.allowance)):
-            there = asked.predict(runs["params"][-2:], runs["tokens"][-2:], kind="run")
+        for kind, chosen in (("form", law), ("allowance", law.allowance)):
+            there = chosen.predict(runs["params"][-2:], runs["tokens"][-2:], kind="run")
             held[kind] += ((there["loss_low"] <= runs["loss"].to_numpy()[-2:])
                            & (runs["loss"].to_numpy()[-2:] <= there["loss_high"])).sum()  # fmt: skip
     assert held["allowance"] >= 0.85 * 2 * sweeps
@@ -178,11 +178,11 @@ class TestAllowance:
 
     def test_as_an_option_and_as_a_property_it_is_the_same(self, masked):
         law = fit_law(masked, bootstrap=200)
-        asked = fit_law(masked, bootstrap=200, interval="allowance")
-        assert asked.options["interval"] == "allowance"
-        assert asked.optimal(1e21).loss.low == law.allowance.optimal(1e21).loss.low
-        assert asked.allowance is asked
-        assert asked.to_dict()["optima"] == law.allowance.to_dict()["optima"]
+        chosen = fit_law(masked, bootstrap=200, interval="allowance")
+        assert chosen.options["interval"] == "allowance"
+        assert chosen.optimal(1e21).loss.low == law.allowance.optimal(1e21).loss.low
+        assert chosen.allowance is chosen
+        assert chosen.to_dict()["optima"] == law.allowance.to_dict()["optima"]
 
     def test_the_summary_has_both_intervals_side_by_side(self, masked):
         law = fit_law(masked, bootstrap=400)
