@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from analysis.comparison.multipliers import compare
     from analysis.estimate import Estimate
     from analysis.laws import fit_law
+    from analysis.laws.groups import fit_laws
     from analysis.laws.powerfit import fit_power_law
     from analysis.laws.tuning import fit_tuning_law
+    from analysis.table.counts import counted
     from analysis.table.runs import load_runs
 
 __all__ = [
     "Estimate",
     "compare",
+    "counted",
     "diagnose",
     "figures",
     "fit_law",
+    "fit_laws",
     "fit_power_law",
     "fit_tuning_law",
     "laws",
@@ -39,8 +43,10 @@ __all__ = [
 _HOMES = {
     "Estimate": "analysis.estimate",
     "compare": "analysis.comparison.multipliers",
+    "counted": "analysis.table.counts",
     "diagnose": "analysis.checks.diagnostics",
     "fit_law": "analysis.laws",
+    "fit_laws": "analysis.laws.groups",
     "fit_power_law": "analysis.laws.powerfit",
     "fit_tuning_law": "analysis.laws.tuning",
     "load_runs": "analysis.table.runs",

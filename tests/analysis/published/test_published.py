@@ -151,9 +151,11 @@ def test_public_names():
     assert analysis.__all__ == [
         "Estimate",
         "compare",
+        "counted",
         "diagnose",
         "figures",
         "fit_law",
+        "fit_laws",
         "fit_power_law",
         "fit_tuning_law",
         "laws",
