@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,12 +65,12 @@ class TextTable:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-class Printed:
+class Printed(ABC):
     """A result that is printed as a table of texts, and as Markdown and LaTeX with the same cells."""
 
+    @abstractmethod
     def text_table(self) -> TextTable:
         """The cells, formatted."""
-        raise NotImplementedError
 
     def to_markdown(self) -> str:
         """The printed table as Markdown."""

@@ -99,11 +99,6 @@ class Laws(Plotted, Printed, Mapping[str, "Law"]):
         head = f"<p>{self.method} laws by {self.by}: {len(self.laws)}</p>"
         return head + self.text_table().to_html() + notes_html(self._notes)
 
-    def _drawn(self, figure: str, **options: Any) -> Any:
-        from analysis.figures import FIGURES
-
-        return FIGURES[figure].draw(dict(self.laws), **options)
-
 
 def fit_laws(
     runs: pd.DataFrame | Mapping[str, Any],

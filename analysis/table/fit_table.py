@@ -256,9 +256,8 @@ def _one_kind(runs: pd.DataFrame) -> str | None:
         if name in runs.columns:
             values = sorted(map(str, runs[name].dropna().unique()))
             if len(values) > 1:
-                advice = f"select one, or drop the column {name}"
-                if name == "family":
-                    advice = f"select one, e.g. family={values[0]!r}, or use analysis.fit_laws or compare"
+                example = f"e.g. family={values[0]!r}, or use analysis.fit_laws or compare"
+                advice = f"select one, {example if name == 'family' else f'or drop the column {name}'}"
                 raise UserError(f"{name}: one fit holds {len(values)} kinds ({', '.join(values)}); {advice}")
     if "key" in runs.columns:
         twice = runs["key"].notna() & runs["key"].duplicated(keep=False)
