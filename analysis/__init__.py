@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from analysis.laws import fit_law
     from analysis.laws.groups import fit_laws
     from analysis.laws.powerfit import fit_power_law
+    from analysis.laws.saved import load_law
     from analysis.laws.tuning import fit_tuning_law
     from analysis.table.counts import counted
     from analysis.table.runs import load_runs
@@ -34,6 +35,7 @@ __all__ = [
     "fit_power_law",
     "fit_tuning_law",
     "laws",
+    "load_law",
     "load_runs",
     "published",
     "rollout",
@@ -49,6 +51,7 @@ _HOMES = {
     "fit_laws": "analysis.laws.groups",
     "fit_power_law": "analysis.laws.powerfit",
     "fit_tuning_law": "analysis.laws.tuning",
+    "load_law": "analysis.laws.saved",
     "load_runs": "analysis.table.runs",
     "rollout": "analysis.checks.heldout",
     "select": "analysis.checks.selection",

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of, interval
+from analysis.files import write_whole
 from analysis.frontier import (
     Cost,
     Curve,
@@ -237,9 +239,20 @@ class Law(Plotted, Printed, ABC):
             "code_version": metadata.version("scaling"),
         }
 
-    def to_json(self) -> str:
-        """`to_dict` as text; floats read back to the same bits."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The numbers, `to_dict`, as text, also written to a file if `path` is given; floats read back to the
+        same bits. `save` writes a file from which the law itself comes back."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        if path is not None:
+            write_whole(Path(path), (text + "\n").encode())
+        return text
+
+    def save(self, path: str | Path) -> Path:
+        """Write the law to a file that `analysis.load_law` reads, with the same numbers and intervals to the
+        last bit; complete or not there. Returns the path. UserError for what cannot be written."""
+        from analysis.laws.saved import save_law
+
+        return save_law(self, path)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

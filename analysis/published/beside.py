@@ -125,15 +125,9 @@ def published_frontier(row: Mapping[str, Any], flops: np.ndarray) -> pd.DataFram
 
 def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[str]]:
     """The published laws with that name, and notes on those that are left out."""
-    from analysis.published import laws
+    from analysis.published import laws_called
 
-    every = laws()
-    rows = every[every["name"] == name]
-    if rows.empty:
-        rows = every[every["name"].str.startswith(f"{name}_")]
-    if rows.empty:
-        papers = ", ".join(dict.fromkeys(every["name"].str.split("_").str[0]))
-        raise UserError(f"no published law is called {name!r}; there are laws of {papers}")
+    rows = laws_called(name)
     notes = []
     own = rows[rows["family"] == law.family]
     if len(own) and len(own) < len(rows):

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from analysis import figures
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
-from analysis.figures.saving import document, placed, write_whole
+from analysis.figures.saving import document, placed
 from analysis.figures.theme import family_order
+from analysis.files import write_whole
 from analysis.laws.result import FitStatus
 from analysis.printed import estimates
 from analysis.table import provenance

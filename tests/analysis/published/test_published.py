@@ -159,6 +159,7 @@ def test_public_names():
         "fit_power_law",
         "fit_tuning_law",
         "laws",
+        "load_law",
         "load_runs",
         "published",
         "rollout",
