@@ -19,13 +19,16 @@ from analysis.frontier import (
     complete_run,
     frontier_exponents,
     number_column,
+    optimal_logs,
+    optimal_loss,
     same_shape,
     surface_loss,
 )
 from analysis.printed import Printed, TextTable, notes_html, words
-from analysis.published.beside import NUMBERS, SYMBOLS, published_frontier
 from analysis.text import value_text
 
+NUMBERS = ("params", "tokens", "tokens_per_param", "loss")
+SYMBOLS = ("E", "A", "B", "alpha", "beta")
 ASIDE = ("withdrawn", "disputed", "corrected")
 
 
@@ -159,3 +162,30 @@ class PublishedLaw(Printed):
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._parameters()]
+
+
+def published_frontier(row: Mapping[str, Any], flops: np.ndarray) -> pd.DataFrame | None:
+    """params, tokens, tokens_per_param, loss of a row of `laws()` at flops (m,), missing if it does not give
+    them; None if it gives none. C = 6 N D."""
+    values: dict[str, Any] = dict.fromkeys(NUMBERS)
+    if not any(pd.isna(row[symbol]) for symbol in SYMBOLS):
+        theta = np.array([[float(row[symbol]) for symbol in SYMBOLS]])
+        logs = optimal_logs(theta, flops, Cost())
+        values["params"], values["tokens"] = (np.exp(log[0]) for log in logs)
+        values["loss"] = theta[0, 0] + optimal_loss(theta, *logs)[0]
+    else:
+        counted = "not a parameter count" not in str(row["params_counted"])
+        for name in ("params", "tokens", "loss") if counted else ("tokens", "loss"):
+            coefficient, exponent = row[f"{name}_coefficient"], row[f"{name}_exponent"]
+            if not pd.isna(coefficient) and not pd.isna(exponent):
+                values[name] = float(coefficient) * flops ** float(exponent)
+        if values["params"] is not None and values["tokens"] is None:
+            values["tokens"] = flops / 6 / values["params"]
+    if all(value is None for value in values.values()):
+        return None
+    if values["params"] is not None and values["tokens"] is not None:
+        values["tokens_per_param"] = values["tokens"] / values["params"]
+    return pd.DataFrame(
+        {"flops": flops}
+        | {name: number_column([None] * len(flops) if v is None else list(v)) for name, v in values.items()}
+    )
