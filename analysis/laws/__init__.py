@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from analysis.laws.surface import SurfaceLaw
     from analysis.table.fit_table import RunTable
 
+__all__ = ["METHODS", "LawEntry", "fit_law", "register", "standard_methods"]
+
 Options = Mapping[str, Any]
 
 
@@ -263,3 +265,7 @@ def _no_option(option: str, method: str, allowed: Mapping[str, Any]) -> str:
     elif others:
         sentence += f" but of {' and '.join(map(repr, others))}"
     return f"{sentence}; its options are {', '.join(allowed)}"
+
+
+def __dir__() -> list[str]:
+    return __all__

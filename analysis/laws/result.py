@@ -77,6 +77,14 @@ class Law(Plotted, Printed, ABC):
     def flops_range(self) -> tuple[float, float]:
         return self.budget_flops[0], self.budget_flops[-1]
 
+    MACHINERY: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("leave_outs", "rule", "curve", "thetas", "objective", "gradient", "share_of_starts"),
+            *("inputs", "num_free", "figure", "MACHINERY", "power_laws", "budget_leave_outs", "budget_rule"),
+            *("plain", "num_fitted", "symbols", "text_table"),
+        }
+    )
+    """Attributes for other code, which completion leaves out."""
     leave_outs: int = 0
     """How many rows at the end of the law's arrays are refits without one run or group, for BCa intervals."""
 
@@ -186,6 +194,9 @@ class Law(Plotted, Printed, ABC):
             for name in ("params", "tokens", "tokens_per_param", "loss"):
                 rows.append((f"{name} at {flops_text(flops)} FLOPs", getattr(best, name)))
         return estimate_table(rows)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in self.MACHINERY]
 
     def against(self, name: str, *, flops: object = None, withdrawn: bool = False) -> Beside:
         """The law beside published ones, e.g. "hoffmann2022"; see `analysis.published.beside.against`."""

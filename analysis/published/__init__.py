@@ -123,3 +123,7 @@ def _read(file: str, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
         if frame[name].dtype.kind == "i" and name in ("params", "tokens"):
             frame[name] = frame[name].astype("float64")
     return frame
+
+
+def __dir__() -> list[str]:
+    return __all__

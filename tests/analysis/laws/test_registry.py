@@ -200,6 +200,17 @@ def test_options_of_other_programs_get_a_hint(option, meant):
         analysis.fit_law(table_for(METHODS["surface"]), **{option: 1})
 
 
+def test_completion_shows_what_a_user_calls():
+    law = analysis.fit_law(table_for(METHODS["isoflop"]), "isoflop", bootstrap=0)
+    shown = [name for name in dir(law) if not name.startswith("_")]
+    assert {"optimal", "frontier", "minima", "save", "to_latex", "plot", "summary", "exponents"} <= set(shown)
+    assert not {"leave_outs", "rule", "curve", "power_laws", "plain", "MACHINERY"} & set(shown)
+    assert len(shown) < 35
+    assert dir(analysis) == analysis.__all__
+    assert dir(analysis.laws) == ["METHODS", "LawEntry", "fit_law", "register", "standard_methods"]
+    assert set(dir(analysis.published)) == {"law", "laws", "runs", "tables"}
+
+
 PREDICTING = [name for name in SHIPPED if METHODS[name].predicts]
 
 
