@@ -74,17 +74,14 @@ class Laws(Plotted, Printed, Mapping[str, "Law"]):
         return table
 
     def text_table(self) -> TextTable:
-        numbers = {name: self._estimates(law) for name, law in self.laws.items()}
-        names = list(dict.fromkeys(name for row in numbers.values() for name in row))
-        rows = []
-        for group, law in self.laws.items():
-            values = [numbers[group].get(name) for name in names]
-            cells = [
-                "" if value is None else value_text(name, float(value), value.low, value.high, digits=3)
-                for name, value in zip(names, values, strict=True)
-            ]
-            rows.append((group, str(len(law.runs)), *cells))
-        return TextTable(columns=(self.by, "runs", *map(words, names)), rows=tuple(rows))
+        """One column per group, one row per number of `summary`."""
+        numbers = {group: self._estimates(law) for group, law in self.laws.items()}
+        rows = [("runs", *(str(len(law.runs)) for law in self.laws.values()))]
+        for name in dict.fromkeys(name for row in numbers.values() for name in row):
+            values = [row.get(name) for row in numbers.values()]
+            cells = ["" if v is None else value_text(name, float(v), v.low, v.high, digits=3) for v in values]
+            rows.append((words(name), *cells))
+        return TextTable(columns=(self.by, *self.laws), rows=tuple(rows))
 
     @property
     def _notes(self) -> list[str]:

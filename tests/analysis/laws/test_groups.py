@@ -44,8 +44,9 @@ def test_the_summary_is_numeric_and_printing_is_formatted(three: pd.DataFrame) -
     shown = laws["ar"].exponents["params"]
     assert f"{float(shown):.3f} [{shown.low:.3f}, {shown.high:.3f}]" in str(laws)
     assert "<table" in laws._repr_html_()
-    assert laws.to_markdown().startswith("| family | runs | E |")
-    assert "family & runs & $E$" in laws.to_latex()
+    assert laws.to_markdown().startswith("| family | ar | masked |")
+    assert r"$\alpha$ & " in laws.to_latex()
+    assert all(len(line) < 80 for line in str(laws).split("\n") if not line.startswith("warning"))
     assert len(laws.plot().data) > len(laws["ar"].plot().data)
 
 
