@@ -22,9 +22,9 @@ class Plotted:
     @overload
     def plot(self, *, ax: Any, **options: Any) -> Any: ...
     def plot(self, *, ax: Any = None, **options: Any) -> Any:
-        """The result as a Plotly figure, which `analysis.figures.save` writes as PNG, SVG, PDF or HTML; options
-        are those of the figure's function. With `ax`, axes of
-        matplotlib (one for the first panel, or several), it is drawn there instead, and `ax` is returned."""
+        """The result as a Plotly figure, which `analysis.figures.save` writes as PNG, SVG, PDF or HTML;
+        options are those of the figure's function. With `ax`, axes of matplotlib (one for the first panel, or
+        several), it is drawn there instead, and `ax` is returned."""
         return self._drawn(self.figure, ax, **options)
 
     def _drawn(self, figure: str, ax: Any = None, **options: Any) -> Any:
