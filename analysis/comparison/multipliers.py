@@ -37,7 +37,7 @@ from analysis.comparison.joint import fit_shared_E
 from analysis.errors import UserError
 from analysis.estimate import spread
 from analysis.frontier import number_column
-from analysis.laws import fit_law, method_called
+from analysis.laws import check_options, fit_law, method_called
 from analysis.laws.result import Law
 from analysis.plotted import Plotted
 from analysis.printed import Printed, TextTable, notes_html
@@ -274,6 +274,7 @@ def compare(
     elif shared_E:
         laws, warnings = _shared(parts, method, seeds, options)
     else:
+        check_options(method, options)
         laws, refused = _each(parts, method, seeds, options)
         warnings = [f"not compared: {sentence}" for sentence in refused]
     unnamed = int(runs["family"].isna().sum())

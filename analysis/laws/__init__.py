@@ -11,7 +11,7 @@ questions about other tables, so they are functions of their own and not in the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -232,9 +232,7 @@ def fit_law(
         for option, value in given.items()
         if option in allowed or option not in COMMON or value != COMMON[option]
     }
-    for option in options:
-        if option not in allowed:
-            raise UserError(_no_option(option, name, allowed))
+    check_options(name, options)
     return fit(as_table(runs, columns, family), **options)
 
 
@@ -248,6 +246,14 @@ def method_called(name: object) -> str:
         if plain in (entry.name.lower(), *entry.aliases) or name == entry.name:
             return entry.name
     raise UserError(f"method = {name!r} is unknown; choose one of {', '.join(METHODS)}")
+
+
+def check_options(method: str, options: Iterable[str]) -> None:
+    """UserError for an option that the method does not have."""
+    allowed = METHODS[method].load().__kwdefaults__ or {}
+    for option in options:
+        if option not in allowed:
+            raise UserError(_no_option(option, method, allowed))
 
 
 def _no_option(option: str, method: str, allowed: Mapping[str, Any]) -> str:

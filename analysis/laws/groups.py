@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.frontier import number_column
-from analysis.laws import fit_law
+from analysis.laws import check_options, fit_law, method_called
 from analysis.plotted import Plotted
 from analysis.printed import Printed, TextTable, notes_html, words
 from analysis.table.given import Columns, as_table
@@ -111,10 +111,12 @@ def fit_laws(
     groups that cannot be fitted are left out and listed in `refused`. To compare families use `compare`,
     which resamples each on its own. UserError if no group can be fitted, or there is no such column.
     """
-    table = as_table(runs, columns)
-    names = [by] if isinstance(by, str) else list(by)
+    method = method_called(method)
+    check_options(method, options.keys() - {"family"})
+    table = as_table(runs, columns, options.pop("family", None))
+    names = [by] if isinstance(by, str) else list(by) if isinstance(by, Sequence) else []
     if not names:
-        raise UserError("by: name a column whose values are the groups, e.g. by='family'")
+        raise UserError(f"by = {by!r}: name a column whose values are the groups, e.g. by='family'")
     for name in names:
         if name not in table.columns:
             raise UserError(f"by = {name!r}: no such column; columns: {', '.join(map(str, table.columns))}")
@@ -128,9 +130,9 @@ def fit_laws(
         except UserError as problem:
             refused[group] = str(problem)
     if not laws:
-        raise UserError(
-            "; ".join(f"{name}: {why}" for name, why in refused.items()) or "runs: no rows to fit"
-        )
+        same = set(refused.values())
+        each = same if len(same) == 1 else [f"{name}: {why}" for name, why in refused.items()]
+        raise UserError("; ".join(each) or "runs: no rows to fit")
     if unnamed:
         refused["rows without a group"] = f"{unnamed} rows have no value in {', '.join(names)}"
     first = next(iter(laws.values()))

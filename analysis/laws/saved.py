@@ -13,6 +13,7 @@ import enum
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -49,7 +50,7 @@ def save_law(law: Law, path: str | Path) -> Path:
         "state": _encoded(law, f"a {law.method} law"),
     }
     content["sha256"] = _digest(content)
-    return write_whole(Path(path), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    return write_whole(_file(path), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def load_law(path: str | Path) -> Law:
@@ -58,8 +59,9 @@ def load_law(path: str | Path) -> Law:
     UserError, in one sentence, for a file that is missing, is no saved law, was changed or cut off, is of a
     law that is not registered here, or of a version whose laws give other numbers.
     """
+    place = _file(path)
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(place.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     except ValueError:  # no JSON, or no text at all
@@ -94,6 +96,12 @@ def load_law(path: str | Path) -> Law:
                 "fit the law again"
             )
     return law
+
+
+def _file(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise UserError(f"path = {path!r}: give the name of a file, e.g. 'law.json'")
+    return Path(path)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -68,9 +68,19 @@ def test_groups_may_be_of_several_columns() -> None:
 def test_bad_groups_get_one_sentence(three: pd.DataFrame) -> None:
     with pytest.raises(UserError, match="by = 'colour': no such column; columns: budget, params"):
         analysis.fit_laws(three, by="colour")
-    with pytest.raises(UserError, match="by: name a column whose values are the groups"):
-        analysis.fit_laws(three, by=[])
-    with pytest.raises(UserError, match="short: runs: 3 different"):
+    for nothing in ([], None, 3):
+        with pytest.raises(UserError, match=r"by = .*: name a column whose values are the groups"):
+            analysis.fit_laws(three, by=nothing)
+    with pytest.raises(UserError, match=r"^runs: 3 different"):
         analysis.fit_laws(three[three.family == "short"])
+    # a fault of the options is told once, not for each group
+    for function in (analysis.fit_laws, analysis.compare):
+        with pytest.raises(
+            UserError, match=r"^n_boot is no option of method 'surface', did you mean bootstrap?"
+        ):
+            function(three, n_boot=3)
+    with pytest.raises(UserError, match=r"^level = 95: a confidence level lies between 0 and 1, e.g. 0.95$"):
+        analysis.fit_laws(three, level=95)
+    assert list(analysis.fit_laws(three, family="ar", bootstrap=0)) == ["ar"]
     with pytest.raises(UserError, match=r"by is no option .*: analysis.fit_laws"):
         analysis.fit_law(three, by="family")

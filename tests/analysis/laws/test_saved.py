@@ -194,8 +194,13 @@ def test_files_that_are_no_json_get_one_sentence(saved: Path, tmp_path: Path) ->
         analysis.load_law(tmp_path)
 
 
-def test_nothing_is_overwritten_by_what_cannot_be_written(saved: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_gets_one_sentence(saved: Path, tmp_path: Path) -> None:
     law = analysis.load_law(saved)
+    for path in (None, 3, ""):
+        with pytest.raises(UserError, match=r"path = .*: give the name of a file, e.g. 'law.json'"):
+            law.save(path)
+        with pytest.raises(UserError, match="give the name of a file"):
+            analysis.load_law(path)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot be written"):
         law.save(tmp_path / "file" / "law.json")

@@ -56,6 +56,21 @@ def test_a_dict_of_arrays_is_a_table_everywhere() -> None:
     assert len(analysis.select(arrays).table) == len(analysis.select(runs).table)
 
 
+def test_checks_read_other_names_and_select_a_family_too() -> None:
+    runs = isoflop_table(sizes=7, noise=0.002)
+    both = pd.concat([runs.assign(family="ar"), runs.assign(family="masked", loss=runs["loss"] + 1)])
+    other = both.rename(columns=OTHER_NAMES)
+    names: dict[str, Any] = {"family": "ar", "columns": BACK}
+    rolled = analysis.rollout(other, "approach 2", bootstrap=0, **names)
+    pd.testing.assert_frame_equal(rolled.table, analysis.rollout(runs, "isoflop", bootstrap=0).table)
+    assert rolled.method == "isoflop"
+    candidates = {"plain": {}, "tied": {"tied": True}}
+    selected = analysis.select(other, candidates, **names).table
+    pd.testing.assert_frame_equal(selected, analysis.select(runs, candidates).table)
+    with pytest.raises(UserError, match=r"^n_boot is no option of method 'surface'"):
+        analysis.rollout(runs, n_boot=3)
+
+
 def test_one_family_is_selected() -> None:
     both = pd.concat([noisy().assign(family="ar"), isoflop_table(noise=0.01, seed=1, family="masked")])
     law = analysis.fit_law(both, bootstrap=0, family="masked")
