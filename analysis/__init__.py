@@ -10,37 +10,21 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from analysis import figures, laws, published
-    from analysis.checks.diagnostics import diagnose
-    from analysis.checks.heldout import rollout
-    from analysis.checks.selection import select
-    from analysis.comparison.multipliers import compare
-    from analysis.estimate import Estimate
-    from analysis.laws import fit_law
-    from analysis.laws.groups import fit_laws
-    from analysis.laws.powerfit import fit_power_law
-    from analysis.laws.saved import load_law
-    from analysis.laws.tuning import fit_tuning_law
-    from analysis.table.counts import counted
-    from analysis.table.runs import load_runs
-
-__all__ = [
-    "Estimate",
-    "compare",
-    "counted",
-    "diagnose",
-    "figures",
-    "fit_law",
-    "fit_laws",
-    "fit_power_law",
-    "fit_tuning_law",
-    "laws",
-    "load_law",
-    "load_runs",
-    "published",
-    "rollout",
-    "select",
-]
+    from analysis import figures as figures
+    from analysis import laws as laws
+    from analysis import published as published
+    from analysis.checks.diagnostics import diagnose as diagnose
+    from analysis.checks.heldout import rollout as rollout
+    from analysis.checks.selection import select as select
+    from analysis.comparison.multipliers import compare as compare
+    from analysis.estimate import Estimate as Estimate
+    from analysis.laws import fit_law as fit_law
+    from analysis.laws.groups import fit_laws as fit_laws
+    from analysis.laws.powerfit import fit_power_law as fit_power_law
+    from analysis.laws.saved import load_law as load_law
+    from analysis.laws.tuning import fit_tuning_law as fit_tuning_law
+    from analysis.table.counts import counted as counted
+    from analysis.table.runs import load_runs as load_runs
 
 _HOMES = {
     "Estimate": "analysis.estimate",
@@ -57,6 +41,7 @@ _HOMES = {
     "select": "analysis.checks.selection",
 }
 """The module of every name that is not itself a module."""
+__all__ = sorted([*_HOMES, "figures", "laws", "published"])
 
 
 def __getattr__(name: str) -> object:

@@ -125,7 +125,7 @@ def test_fewer_tokens_than_best_cost_loss_and_spend_the_budget_on_size() -> None
     assert spent == pytest.approx(ask["frontier"]["flops"][5], rel=1e-3)
 
 
-def everything(frame: pd.DataFrame, bootstrap: int = 0) -> dict[str, Any]:
+def everything(frame: pd.DataFrame, bootstrap: int = 0, *, paint: bool = True) -> dict[str, Any]:
     """All that is reported, put together as the worker does."""
     results: dict[str, Any] = {}
 
@@ -133,9 +133,17 @@ def everything(frame: pd.DataFrame, bootstrap: int = 0) -> dict[str, Any]:
         for name, value in news.items():
             results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
 
-    fits.fit_everything(fits.counted(frame, "params_non_embedding", "flops_6nd"), bootstrap, report)
+    counted = fits.counted(frame, "params_non_embedding", "flops_6nd")
+    fits.fit_everything(counted, bootstrap, report, paint=paint)
     json.dumps(results, allow_nan=False)
     return results
+
+
+def test_figures_of_a_count_that_no_page_opens_with_come_without_their_first_paint() -> None:
+    painted, plain = (everything(made_up(), paint=paint)["figures"] for paint in (True, False))
+    assert painted["isoflop"].pop("svg").startswith("<svg")
+    assert plain["isoflop"] == painted["isoflop"]
+    assert not any("svg" in figure for figure in plain.values())
 
 
 def test_comparisons_over_all_references_agree_with_compare() -> None:

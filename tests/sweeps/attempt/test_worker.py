@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -71,9 +71,9 @@ def test_a_real_run_from_start_to_end(tmp_path, data):
 
 def test_jobs_and_outcomes_travel_as_json(tmp_path, data):
     job = tiny_job(data, tmp_path, stop_files=("a", "b"), options={"micro_batch_size": 2})
-    assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
+    assert Job.from_dict(json.loads(json.dumps(asdict(job)))) == job
     for outcome in (failure(MemoryError("no room")), Outcome(status="finished", sentence="")):
-        assert Outcome.from_dict(json.loads(json.dumps(outcome.to_dict()))) == outcome
+        assert Outcome.from_dict(json.loads(json.dumps(asdict(outcome)))) == outcome
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_what_an_earlier_attempt_finished_is_not_trained_again(tmp_path, data):
 def test_what_an_earlier_attempt_did_not_finish_is_done_again(tmp_path, data, status):
     job = tiny_job(data, tmp_path, attempt=2)
     earlier = Outcome(status=status, sentence="", result={"key": job.key})
-    write_json(tmp_path / "attempt-001" / RESULT, earlier.to_dict())
+    write_json(tmp_path / "attempt-001" / RESULT, asdict(earlier))
     (tmp_path / "attempt-000").mkdir()
     (tmp_path / "attempt-000" / RESULT).write_text("{not json")
     assert run_job(job, train=fake()).sentence == "well done"

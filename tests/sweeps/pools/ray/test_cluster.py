@@ -262,22 +262,24 @@ def test_what_does_not_answer_is_named(tmp_path):
 
 def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_nodes, "SEEN_WITHIN_S", 0.1)
+    monkeypatch.setattr("ray.get", lambda answer, timeout: answer)
     probe = ray_nodes._write_probe(tmp_path / "out")
     answer = ray_nodes._answer(str(probe))
-    ray_nodes._judge("n1", tmp_path, answer)
+    ray_nodes._judge("n1", tmp_path, answer, 0.0)
     assert answer.missing == []
     assert list(probe.parent.iterdir()) == [probe]
     with pytest.raises(UserError, match=r"node 'n1' does not see the folder .* or give --storage"):
-        ray_nodes._judge("n1", tmp_path, ray_nodes._answer(str(tmp_path / "elsewhere")))
+        ray_nodes._judge("n1", tmp_path, ray_nodes._answer(str(tmp_path / "elsewhere")), 0.0)
 
 
-def test_a_node_without_packages_or_leave_to_write_is_named(tmp_path):
-    lacking = Answer(host="n1", missing=["torch"], sees=True, problem="")
+def test_a_node_without_packages_or_leave_to_write_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.get", lambda answer, timeout: answer)
+    lacking = Answer(missing=["torch"], sees=True, problem="")
     with pytest.raises(UserError, match="node 'n1' lacks the packages torch"):
-        ray_nodes._judge("n1", None, lacking)
-    refused = Answer(host="n1", missing=[], sees=True, problem="[Errno 13] Permission denied")
+        ray_nodes._judge("n1", None, lacking, 0.0)
+    refused = Answer(missing=[], sees=True, problem="[Errno 13] Permission denied")
     with pytest.raises(UserError, match=r"node 'n1' cannot write to the folder .*Permission denied"):
-        ray_nodes._judge("n1", tmp_path, refused)
+        ray_nodes._judge("n1", tmp_path, refused, 0.0)
 
 
 def test_what_fits_a_node_that_is_gone_waits_for_it():
@@ -295,12 +297,12 @@ def test_what_fits_a_node_that_is_gone_waits_for_it():
 
 
 def test_a_node_that_joins_is_used_once_it_has_passed_its_check(tmp_path, monkeypatch, caplog):
-    good = Answer(host="b", missing=[], sees=True, problem="")
-    blind = Answer(host="c", missing=[], sees=False, problem="")
+    good = Answer(missing=[], sees=True, problem="")
+    blind = Answer(missing=[], sees=False, problem="")
     answered: dict[str, Answer] = {}
     monkeypatch.setattr(ray_nodes, "_ask", lambda node, probe: node.name)
     monkeypatch.setattr("ray.wait", lambda asked, timeout: ([n for n in asked if n in answered], []))
-    monkeypatch.setattr(ray_nodes, "_wait", lambda host, asked, end: answered[asked])
+    monkeypatch.setattr("ray.get", lambda asked, timeout: answered[asked])
     nodes = [Node(name=name, host=name, cpus=1) for name in "abc"]
     newcomers = ray_nodes.Newcomers(tmp_path, nodes[:1])
     assert newcomers.fit(nodes) == nodes[:1], "nothing is waited for"
