@@ -33,7 +33,7 @@ BARE_RIGHT_PX, MIN_RIGHT_PX = 30, 110
 TOP_PX, CAPTION_LINE_PX, PANEL_TITLE_PX, BOTTOM_PX = 62, 19, 26, 64
 WIDTH_PX, GAP_PX = 1000, 48
 CAPTION_CHARACTERS = 125
-LABEL_PX, LABEL_CHARACTER_PX = 15, 6.6
+LABEL_PX, LABEL_CHARACTER_PX, MARK_PX = 15, 6.6, 16
 SMALL = {"size": theme.FONT_PX - 3}
 ORDER = ("legend", "band", "reference", "interval", "line", "points", "minimum")
 """What is drawn first is underneath: bands of all families lie below the lines of all."""
@@ -363,6 +363,30 @@ def label_ends(
         _note(panel, text, x, height, owner, xanchor="left", yanchor="middle", xshift=6)
         for (text, owner, x, _), height in zip(inside, heights, strict=True)
     ])  # fmt: skip
+
+
+def label_points(
+    figure: go.Figure, panel: int, labels: Sequence[tuple[str, str | None, float, float]],
+    marks: Sequence[tuple[float, float]], limits: tuple[Sequence[float], Sequence[float]],
+    size_px: tuple[float, float],
+) -> None:  # fmt: skip
+    """Small text (text, owner, x, y) below a point, else above it; none where it would touch another label
+    or another of the points `marks`. `limits` and `size_px` as in `label_ends`."""
+
+    ((left, right), (bottom, top)), (width_px, height_px) = limits, size_px
+
+    def px(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left) * width_px, (y - bottom) / (top - bottom) * height_px
+
+    boxes: list[tuple[float, ...]] = [(*px(*mark), MARK_PX, MARK_PX) for mark in marks]  # centre, size
+    for text, owner, x, y in labels:
+        for sign, anchor in ((-1, "top"), (1, "bottom")):
+            at_x, at_y = px(x, y)
+            box = (at_x, at_y + sign * (MARK_PX + LABEL_PX) / 2, _length_px(text), LABEL_PX)
+            if not any(all(abs(box[i] - b[i]) < (box[i + 2] + b[i + 2]) / 2 for i in (0, 1)) for b in boxes):
+                note(figure, panel, text, x, y, owner, yshift=sign * MARK_PX / 2, yanchor=anchor, font=SMALL)
+                boxes.append(box)
+                break
 
 
 def corner_notes(

@@ -272,7 +272,7 @@ def fit_isoflop(
         for name, values in columns.items()
     }
     dropped, leave_outs = int(np.sum(~enough[:last])), int(np.sum(enough[last:]))
-    power_laws, bent = _widen(usable, power_laws, noise_of_runs.freedom, last, known=noise is not None)
+    power_laws, bent = _widen(usable, power_laws, noise_of_runs.freedom, last, fixed_noise=noise is not None)
 
     # the verdict, and what a reader must know
     sd = noise_of_runs.sd
@@ -427,7 +427,7 @@ def _biases(fit: BudgetFit, was: BudgetFit) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _widen(
-    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, known: bool
+    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, fixed_noise: bool
 ) -> tuple[dict[str, PowerLaw], list[str]]:
     """Widen a power law whose minima lie farther from it than their noise explains.
 
@@ -460,11 +460,11 @@ def _widen(
         ratio = float(np.sum((off / sd) ** 2) / spare)
         if fdtrc(spare, freedom or 1e6, ratio) < BENT:
             stretch = float(np.sqrt(ratio))
-            if not known:
+            if not fixed_noise:
                 widened[name] = law.stretched(stretch)
             warnings.append(
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
                 f"{flops_text(flops[np.argmax(np.abs(off / sd))])} FLOPs); its intervals "
-                + (f"are {stretch:.1f} times too narrow" if known else f"are multiplied by {stretch:.1f}")
+                f"are {f'{stretch:.1f} times too narrow' if fixed_noise else f'multiplied by {stretch:.1f}'}"
             )
     return widened, warnings
