@@ -169,8 +169,8 @@ class Optimum:
 
 def complete_run(cost: Cost, params: object, tokens: object, flops: object) -> dict[str, object]:
     """params and tokens from two of the three, and flops if it was one of them; UserError unless two."""
-    given = {"params": params, "tokens": tokens, "flops": flops}
-    two = {name: value for name, value in given.items() if value is not None}
+    three = {"params": params, "tokens": tokens, "flops": flops}
+    two = {name: value for name, value in three.items() if value is not None}
     if len(two) != 2:
         has = {0: "none", 1: f"{', '.join(two)} alone"}.get(len(two), "all three")
         raise UserError(f"predict: give two of params, tokens and flops (FLOPs = {cost}), not {has}")
@@ -181,7 +181,7 @@ def complete_run(cost: Cost, params: object, tokens: object, flops: object) -> d
         arrays["params"] = (arrays["flops"] / cost.k / arrays["tokens"]) ** (1 / cost.q)
     else:
         arrays["tokens"] = cost.tokens(arrays["params"], arrays["flops"])
-    return {name: arrays[name] for name in given}
+    return {name: arrays[name] for name in three}
 
 
 def as_flops(flops: object) -> np.ndarray:

@@ -21,7 +21,7 @@ from analysis.laws.result import Law, PredictingLaw
 from analysis.laws.solver.budget import BudgetStatus
 from analysis.plotted import Plotted
 from analysis.table.fit_table import RunTable, prepare
-from analysis.table.given import Columns, as_table
+from analysis.table.inputs import Columns, as_table
 from analysis.text import flops_text
 
 MOST_FOLDS = 12

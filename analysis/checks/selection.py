@@ -21,7 +21,7 @@ from analysis.laws import fit_law, variants_of
 from analysis.laws.result import Law, PredictingLaw
 from analysis.laws.solver.objective import huber_deviance
 from analysis.table.fit_table import prepare
-from analysis.table.given import Columns, as_table
+from analysis.table.inputs import Columns, as_table
 
 COLUMNS = (
     *("candidate", "num_parameters", "aicc", "aicc_above_best"),

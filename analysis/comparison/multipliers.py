@@ -41,7 +41,7 @@ from analysis.laws import check_options, fit_law, method_called
 from analysis.laws.result import Law
 from analysis.plotted import Plotted
 from analysis.printed import Printed, TextTable, notes_html
-from analysis.table.given import Columns, as_table
+from analysis.table.inputs import Columns, as_table
 from analysis.text import flops_text, interval_text, number_text
 
 SEARCH_BEYOND = 1e3

@@ -61,8 +61,8 @@ def counted(frame: pd.DataFrame, params: str, flops: str) -> pd.DataFrame:
     """The runs with params and flops counted that way; column nominal keeps the budget they were given."""
     if "flops" not in frame and not ("budget" in frame and frame["budget"].notna().any()):
         frame = frame.assign(flops=6.0 * frame["params"] * frame["tokens"])
-    given = {kind: count for kind, count in (("params", params), ("flops", flops)) if count != OWN}
-    return count_runs(frame.assign(nominal=nominal_budgets(frame)), **given)
+    counts = {kind: count for kind, count in (("params", params), ("flops", flops)) if count != OWN}
+    return count_runs(frame.assign(nominal=nominal_budgets(frame)), **counts)
 
 
 def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report, *, paint: bool = True) -> None:

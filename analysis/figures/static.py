@@ -178,8 +178,8 @@ def draw_on(figure: go.Figure, axes: Any) -> Any:
     """
     from matplotlib.axes import Axes
 
-    given = [axes] if isinstance(axes, Axes) else getattr(axes, "flat", axes)
-    plots = list(given) if isinstance(given, Iterable) else []
+    each = [axes] if isinstance(axes, Axes) else getattr(axes, "flat", axes)
+    plots = list(each) if isinstance(each, Iterable) else []
     if not plots or not all(isinstance(plot, Axes) for plot in plots):
         raise UserError(f"ax is a {type(axes).__name__}; give axes of matplotlib, e.g. plt.subplots()[1]")
     traces, layout = _resolved(figure)

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
-from analysis.table.given import Columns, as_table
+from analysis.table.inputs import Columns, as_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,14 +222,14 @@ def fit_law(
     FLOPs are the column flops, else 6 params tokens. UserError (a ValueError) names the fault of the table or
     the options in one sentence.
     """
-    given = {name: value for name, value in locals().items() if name not in _NO_OPTIONS}
-    given = {name: value for name, value in given.items() if value is not OWN} | others
+    values = {name: value for name, value in locals().items() if name not in _NO_OPTIONS}
+    values = {name: value for name, value in values.items() if value is not OWN} | others
     name = method_called(method)
     fit = METHODS[name].load()
     allowed = fit.__kwdefaults__ or {}
     options = {
         option: value
-        for option, value in given.items()
+        for option, value in values.items()
         if option in allowed or option not in COMMON or value != COMMON[option]
     }
     check_options(name, options)

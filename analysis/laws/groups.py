@@ -14,7 +14,7 @@ from analysis.frontier import number_column
 from analysis.laws import check_options, fit_law, method_called
 from analysis.plotted import Plotted
 from analysis.printed import Printed, TextTable, notes_html, words
-from analysis.table.given import Columns, as_table
+from analysis.table.inputs import Columns, as_table
 from analysis.text import value_text
 
 if TYPE_CHECKING:

@@ -62,12 +62,11 @@ class PublishedLaw(Printed):
     def _parameters(self) -> dict[str, Estimate]:
         return {name: Estimate(self.row[name]) for name in SYMBOLS if not pd.isna(self.row[name])}
 
-    def _theta(self, asked: str) -> np.ndarray:
+    def _theta(self, question: str) -> np.ndarray:
         parameters = self._parameters()
         if len(parameters) < len(SYMBOLS):
-            raise UserError(
-                f"{asked}: {self.name} was published as power laws of the best runs, so it has no others"
-            )
+            what = "was published as power laws of the best runs, which say nothing of other runs"
+            raise UserError(f"{question}: {self.name} {what}")
         return np.array([[float(value) for value in parameters.values()]])
 
     @property
@@ -76,15 +75,15 @@ class PublishedLaw(Printed):
         row = self.row
         loss = "reducible_loss" if row["loss_form"] == "reducible" else "loss"
         names = {"params": "params", "tokens": "tokens", loss: "loss"}
-        known = {
+        exponents = {
             name: Estimate(row[f"{column}_exponent"])
             for name, column in names.items()
             if not pd.isna(row[f"{column}_exponent"])
         }
         if len(self._parameters()) == len(SYMBOLS):
             worked_out = frontier_exponents(self._theta("exponents")[0], self.cost)
-            known = {name: Estimate(float(value)) for name, value in worked_out.items()} | known
-        return known
+            exponents = {name: Estimate(float(value)) for name, value in worked_out.items()} | exponents
+        return exponents
 
     def predict(self, params: Any = None, tokens: Any = None, flops: Any = None) -> Estimate | pd.DataFrame:
         """Loss of a run, from two of params, tokens and FLOPs: an Estimate, for arrays a DataFrame. UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
-from analysis.table.given import as_table
+from analysis.table.inputs import as_table
 
 if TYPE_CHECKING:
     import pandas as pd

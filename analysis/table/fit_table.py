@@ -19,7 +19,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.frontier import WARN_ABOVE, Cost, fit_cost
 from analysis.table.columns import refuse_repeated_columns, status_of
-from analysis.table.given import as_table, hint
+from analysis.table.inputs import as_table, hint
 from analysis.text import flops_text, number_text
 
 ONE_VALUE_PER_FIT = (

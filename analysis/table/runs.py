@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
 from analysis.table.columns import KEY_TAG, REQUIRED, RUN_COLUMNS, TRAIN_LOSS, refuse_repeated_columns, typed
-from analysis.table.given import Columns, hint, renamed
+from analysis.table.inputs import Columns, hint, renamed
 from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
 from analysis.text import printable, without_secrets
 

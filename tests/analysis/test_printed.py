@@ -59,8 +59,8 @@ def test_a_second_interval_is_a_column_of_its_own() -> None:
         "high": [2.0, 3e8],
     }
     table = pd.DataFrame(columns | {"allowance_low": [0.5, pd.NA], "allowance_high": [2.5, pd.NA]})
-    shown = estimates(table, 0.95)
-    assert shown.columns == ("quantity", "value and 95% interval", "95% interval, allowance")
-    assert shown.rows[0] == ("E", "1.5000 [1.0000, 2.0000]", "[0.50000, 2.5000]")
-    assert shown.rows[1][2] == ""
-    assert str(shown).split("\n")[0].split("  ")[1] == "quantity"
+    text = estimates(table, 0.95)
+    assert text.columns == ("quantity", "value and 95% interval", "95% interval, allowance")
+    assert text.rows[0] == ("E", "1.5000 [1.0000, 2.0000]", "[0.50000, 2.5000]")
+    assert text.rows[1][2] == ""
+    assert str(text).split("\n")[0].split("  ")[1] == "quantity"

@@ -41,8 +41,8 @@ def test_the_summary_is_numeric_and_printing_is_formatted(three: pd.DataFrame) -
     assert summary["alpha"].tolist() == [float(law.alpha) for law in laws.values()]
     assert summary["params_exponent_low"].tolist() == [law.exponents["params"].low for law in laws.values()]
     assert analysis.fit_laws(three, "isoflop", bootstrap=0).summary()["loss_exponent_low"].isna().all()
-    shown = laws["ar"].exponents["params"]
-    assert f"{float(shown):.3f} [{shown.low:.3f}, {shown.high:.3f}]" in str(laws)
+    exponent = laws["ar"].exponents["params"]
+    assert f"{float(exponent):.3f} [{exponent.low:.3f}, {exponent.high:.3f}]" in str(laws)
     assert "<table" in laws._repr_html_()
     assert laws.to_markdown().startswith("| family | ar | masked |")
     assert r"$\alpha$ & " in laws.to_latex()

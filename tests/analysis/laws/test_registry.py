@@ -202,10 +202,10 @@ def test_options_of_other_programs_get_a_hint(option, meant):
 
 def test_completion_shows_what_a_user_calls():
     law = analysis.fit_law(table_for(METHODS["isoflop"]), "isoflop", bootstrap=0)
-    shown = [name for name in dir(law) if not name.startswith("_")]
-    assert {"optimal", "frontier", "minima", "save", "to_latex", "plot", "summary", "exponents"} <= set(shown)
-    assert not {"leave_outs", "rule", "curve", "power_laws", "plain", "MACHINERY"} & set(shown)
-    assert len(shown) < 35
+    names = [name for name in dir(law) if not name.startswith("_")]
+    assert {"optimal", "frontier", "minima", "save", "to_latex", "plot", "summary", "exponents"} <= set(names)
+    assert not {"leave_outs", "rule", "curve", "power_laws", "plain", "MACHINERY"} & set(names)
+    assert len(names) < 35
     assert dir(analysis) == analysis.__all__
     assert set(dir(analysis.laws)) == {"METHODS", "LawEntry", "fit_law", "register", "standard_methods"}
     assert set(dir(analysis.published)) == {"law", "laws", "runs", "tables"}
@@ -250,14 +250,14 @@ def test_a_law_of_the_frontier_says_why_it_predicts_no_run():
 def test_the_budget_of_a_loss_is_the_one_whose_best_run_has_it(name):
     law = analysis.fit_law(table_for(METHODS[name]), name, bootstrap=12)
     best = law.optimal(3e19)
-    asked = law.optimal(loss=float(best.loss))
+    cheapest = law.optimal(loss=float(best.loss))
     # the frontier of an interaction bends a little, and its curve does not
     close = 0.05 if name == "interaction" else 1e-6
-    assert asked.flops == pytest.approx(3e19, rel=close)
-    assert asked.params == pytest.approx(best.params, rel=close)
-    assert asked.flops.low <= asked.flops <= asked.flops.high
-    assert asked.loss == best.loss
-    assert f"at 3.0e19 [{asked.flops.low:.1e}".replace("+", "") in str(asked)
+    assert cheapest.flops == pytest.approx(3e19, rel=close)
+    assert cheapest.params == pytest.approx(best.params, rel=close)
+    assert cheapest.flops.low <= cheapest.flops <= cheapest.flops.high
+    assert cheapest.loss == best.loss
+    assert f"at 3.0e19 [{cheapest.flops.low:.1e}".replace("+", "") in str(cheapest)
     with pytest.raises(UserError, match="give flops or loss, not both"):
         law.optimal(1e20, loss=2.5)
     with pytest.raises(UserError, match="optimal: loss must be finite numbers above 0"):

@@ -11,7 +11,7 @@ import pytest
 
 import analysis
 from analysis.errors import UserError
-from analysis.table.given import as_table, hint
+from analysis.table.inputs import as_table, hint
 from tests.analysis.planted import isoflop_table
 
 OTHER_NAMES = {"params": "N", "tokens": "D", "loss": "val_loss"}
@@ -133,10 +133,10 @@ def test_what_is_no_table_gets_one_sentence(runs: Any, sentence: str) -> None:
     ],
 )
 def test_usual_names_are_recognised(names: str, renames: dict[str, str]) -> None:
-    given = names.split("|" if "|" in names else None)
-    text = hint(("params", "tokens", "loss"), given)
+    columns = names.split("|" if "|" in names else None)
+    text = hint(("params", "tokens", "loss"), columns)
     assert all(f'"{name}": "{here}"' in text for name, here in renames.items())
     assert bool(text) == bool(renames)
     if renames:
-        runs = pd.DataFrame(np.ones((2, len(given))), columns=given)
+        runs = pd.DataFrame(np.ones((2, len(columns))), columns=columns)
         assert {"params", "tokens", "loss"} <= set(as_table(runs, renames))

@@ -82,12 +82,12 @@ def renamed(table: pd.DataFrame, columns: Columns | None, source: str) -> pd.Dat
 def hint(missing: Iterable[str], has: Iterable[object]) -> str:
     """How to rename the columns that are probably meant, or nothing."""
     pairs = {}
-    for wanted in (*missing, "flops"):
-        names = {wanted, *USUAL_NAMES.get(wanted, "").split()}
+    for name_here in (*missing, "flops"):
+        names = {name_here, *USUAL_NAMES.get(name_here, "").split()}
         same = [str(name) for name in has if str(name).strip().lower().replace(" ", "_") in names]
-        if same and wanted not in same:
-            pairs[same[0]] = wanted
+        if same and name_here not in same:
+            pairs[same[0]] = name_here
     if not pairs or set(pairs.values()) == {"flops"}:
         return ""
-    text = ", ".join(f'"{printable(name)}": "{wanted}"' for name, wanted in pairs.items())
+    text = ", ".join(f'"{printable(name)}": "{name_here}"' for name, name_here in pairs.items())
     return f"; columns={{{text}}} names them"
