@@ -222,8 +222,11 @@ def fit_law(
     FLOPs are the column flops, else 6 params tokens. UserError (a ValueError) names the fault of the table or
     the options in one sentence.
     """
-    values = {name: value for name, value in locals().items() if name not in _NO_OPTIONS}
-    values = {name: value for name, value in values.items() if value is not OWN} | others
+    arguments = dict(locals())
+    values = {
+        name: value for name, value in arguments.items() if name not in _NO_OPTIONS and value is not OWN
+    }
+    values |= others
     name = method_called(method)
     fit = METHODS[name].load()
     allowed = fit.__kwdefaults__ or {}
