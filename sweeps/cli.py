@@ -1,4 +1,4 @@
-"""The `scaling` command: plan, sweep, status, cancel, retry, resume, logs, audit, fit, compare, export.
+"""The `scaling` command: plan and run sweeps, look after their runs, fit and compare laws.
 
 Only this module decides exit codes: 0 done, 1 something is missing (a run did not finish, a family has no
 law, an audit found something), 2 wrong input (one sentence on standard error), 3 all runs and laws are there
@@ -12,7 +12,7 @@ import codecs
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,7 @@ import typer
 from analysis.errors import UserError as AnalysisError
 from analysis.text import printable
 from scaling.errors import UserError
-from scaling.families import FAMILIES
+from scaling.families import FAMILIES, PAPERS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,6 @@ app = typer.Typer(
     name="scaling",
     help="Scaling laws of diffusion language models: sweep, fit, compare.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -52,11 +51,12 @@ def main() -> None:
             stream.reconfigure(errors="scaling")
     try:
         try:
-            app()
+            app(prog_name="scaling")
         finally:
             sys.stdout.flush()
     except (UserError, AnalysisError) as error:
-        print(f"scaling: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        sentence = f"scaling: {printable(' '.join(str(error).split()))}"
+        print(_wrapped(sentence) if sys.stderr.isatty() else sentence, file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         try:
@@ -67,6 +67,15 @@ def main() -> None:
             print(f"scaling: standard output cannot be written ({error.strerror})", file=sys.stderr)
             sys.exit(2)
         raise
+
+
+def _wrapped(sentence: str) -> str:
+    """Broken at words, as `sweeps.show.tables` does it for everything else."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(sentence, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
@@ -87,12 +96,31 @@ ASK = "Ask this tracking store, from any machine, instead of the ledger under --
 READ = "Read runs from here: sqlite:///, http://, postgresql://, .parquet, .csv, published:NAME."
 CHECK = "Compare the ledger with this tracking store; without a ledger, check the store alone."
 OWN_LEDGER = "the sweep's own ledger"
-WHICH = ("sweep", "config", "store", "out")
+WHICH = ("sweep", "config", "data", "store", "out")
+SHIPPED = Path(__file__).parent / "configs"
 CAPS = ("max_flops", "max_gpu_hours", "max_hours")
 
 
-def option(text: str, *names: str, **more: Any) -> Any:
+OWN_TEXT = "Text of your own instead of the sweep's: a .txt, .jsonl or .parquet file, or a folder of them."
+
+
+def option(text: str, *names: str, complete: Callable[[], Iterable[str]] | None = None, **more: Any) -> Any:
+    """complete: the names that a shell offers after the Tab key."""
+    if complete is not None:
+        more["autocompletion"] = lambda incomplete: [n for n in complete() if n.startswith(incomplete)]
     return typer.Option(*names, help=text, **more)
+
+
+def _sweeps() -> list[str]:
+    """The sweeps of the package, and those under the usual folder of results."""
+    swept = {path.parts[-3] for path in Path("runs").glob("*/ledger/ledger.db")}
+    return sorted(swept | {path.stem for path in SHIPPED.glob("*.yaml")})
+
+
+def _methods() -> Iterable[str]:
+    from analysis.laws import METHODS
+
+    return METHODS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +128,17 @@ class Chosen:
     """The options that several commands have; `command` gives them to those that name them."""
 
     family: Annotated[
-        list[str], option(f"Only this family ({', '.join(FAMILIES)}); again for more.", metavar="NAME")
-    ]
+        list[str],
+        option(f"Only this family ({', '.join(FAMILIES)}); again for more.", metavar="NAME",
+               complete=lambda: [*FAMILIES, *map(str.lower, PAPERS)]),
+    ]  # fmt: skip
     sweep: Annotated[
-        Text, option("A sweep that ships with the package.", metavar="NAME", show_default="desk")
+        Text, option("A sweep, see `scaling sweeps`.", metavar="NAME", show_default="desk", complete=_sweeps)
     ] = None
     config: Annotated[
         Path | None, option("A sweep of your own, instead of --sweep.", metavar="FILE.yaml")
     ] = None
+    data: Annotated[Text, option(OWN_TEXT, metavar="PATH")] = None
     store: Annotated[Text, option("", metavar="URI")] = None
     out: Annotated[Path, option("Folder for data, runs and results.", metavar="FOLDER")] = Path("runs")
     max_flops: Annotated[Number, option("Start no run beyond this many FLOPs in all.", min=0)] = None
@@ -125,19 +156,21 @@ class Chosen:
     @property
     def named(self) -> str | None:
         """The name of the sweep if one is given, else None: all sweeps of a store."""
-        from sweeps.config.load import find_config
+        from sweeps.config.load import find_name
 
-        return find_config(self.sweep, self.config).name if self.sweep or self.config else None
+        if not (self.sweep or self.config or self.data):
+            return None
+        return find_name(self.sweep, self.config, self.data, self.out, store=self.store)
 
     def request(self) -> Request:
         from sweeps.plan import prepare
 
-        return prepare.request(self.sweep, self.config, self.family, self.out)
+        return prepare.request(self.sweep, self.config, self.family, self.out, self.data)
 
     def reach(self) -> Any:
         from sweeps.show.remote import reach
 
-        return reach(self.sweep, self.config, self.store, self.out)
+        return reach(self.sweep, self.config, self.store, self.out, self.data)
 
     def runs(self, *, all_runs: bool = False, also: str | None = None) -> tuple[RunTable, str]:
         """The runs to work on and the name of the folder for results.
@@ -145,6 +178,7 @@ class Chosen:
         They are those of --store (of --sweep if it is given), else those of the sweep's ledger that belong to
         the present config (all_runs: to earlier ones, too). also: a family beside those of --family.
         """
+        from sweeps.config.load import shipped_names, swept_names
         from sweeps.plan import prepare
         from sweeps.plan.plan import plan_specs
         from sweeps.results import laws as results
@@ -154,7 +188,11 @@ class Chosen:
             table = results.store_table(self.store, self.named, families)
             in_file = Path(self.store).suffix in (".parquet", ".csv") and "://" not in self.store
             stem = Path(self.store).stem if in_file else self.store.removeprefix("published:")
-            return table, self.named or results.folder_name("all" if "://" in self.store else stem)
+            stem = "all" if "://" in self.store else stem
+            return table, results.folder_name(self.named or stem)
+        only_ledger = set() if self.config or self.data else {*swept_names(self.out)} - {*shipped_names()}
+        if self.sweep in only_ledger:  # its config is not known, so all of its runs count
+            return results.ledger_table(self.out / self.sweep, self.sweep, None, families), self.sweep
         request, keys = self.request(), None
         if not all_runs and request.ledger_folder.exists():
             facts = prepare.facts_for_plan(request, _console(stderr=True))
@@ -206,7 +244,50 @@ Bootstrap = Annotated[int, option("Resamples behind the intervals.", min=0)]
 Keys = Annotated[
     list[str] | None, typer.Argument(help="Keys of runs, or their first characters.", show_default="all")
 ]
-Reference = Annotated[str, option("The family that the others are compared with.", metavar="NAME")]
+Reference = Annotated[
+    str, option("The family that the others are compared with.", metavar="NAME", complete=lambda: [*FAMILIES])
+]
+Methods = Annotated[
+    list[str] | None,
+    option("A law to fit: surface, isoflop, envelope, ...; again for more.", metavar="NAME",
+           show_default="isoflop, surface", complete=_methods),
+]  # fmt: skip
+
+
+# -- names --------------------------------------------------------------------------------------
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"scaling {version('scaling')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    _: Annotated[
+        bool, option("Show the version and exit.", "--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Scaling laws of diffusion language models: sweep, fit, compare."""
+
+
+@app.command()
+def families() -> None:
+    """List the families, with their names in papers, which every command understands too."""
+    from sweeps.show.lists import families_table
+
+    _console().print(families_table())
+
+
+@command("store", "out", store="List those recorded here: sqlite:///, http://, postgresql://.", otherwise="")
+def sweeps(chosen: Chosen) -> None:
+    """List the sweeps of the package and of --out, or those of a store."""
+    from sweeps.show.lists import show_sweeps
+
+    show_sweeps(chosen.out, chosen.store, _console())
 
 
 # -- sweeps -------------------------------------------------------------------------------------
@@ -215,7 +296,7 @@ CLUSTER = "Simulate it on these nodes: 8xH100:4 is four nodes of eight H100; 8xA
 STORAGE = "Where runs keep their files if workers cannot see --out: s3://, gs://, file://, ..."
 
 
-@command("family", "sweep", "config", "out", *CAPS)
+@command("family", "sweep", "config", "data", "out", *CAPS)
 def plan(
     chosen: Chosen,
     cluster: Annotated[Text, option(CLUSTER, metavar="NODES")] = None,
@@ -319,23 +400,28 @@ def audit(chosen: Chosen) -> None:
     """Prove that nothing was trained or recorded twice: ledger, journals and tracking store compared."""
     from sweeps.show.remote import run_audit
 
-    sys.exit(0 if run_audit(chosen.sweep, chosen.config, chosen.store, chosen.out) else 1)
+    good = run_audit(chosen.sweep, chosen.config, chosen.store, chosen.out, chosen.data)
+    sys.exit(0 if good else 1)
 
 
 # -- laws ---------------------------------------------------------------------------------------
 
 
 @command("family", *WHICH, store=READ)
-def fit(chosen: Chosen, bootstrap: Bootstrap = 1000) -> None:
+def fit(chosen: Chosen, method: Methods = None, bootstrap: Bootstrap = 1000) -> None:
     """Fit a law to the finished runs and write law.json and figures.
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
     from sweeps.results import terminal as report
+    from sweeps.results.laws import known_method
 
+    methods = [known_method(one) for one in method or ()]
     table, name = chosen.runs()
     folder, terminal, journals = chosen.out / name, _console(), chosen.store is None
-    refused = report.fit_all(table, folder, bootstrap=bootstrap, journals=journals, out=terminal)
+    refused = report.fit_all(
+        table, folder, methods=methods, bootstrap=bootstrap, journals=journals, out=terminal
+    )
     if len(refused) == len(table.families or (None,)):
         raise UserError("; ".join(refused.values()))
     report.show_refused(refused, terminal)
@@ -394,8 +480,8 @@ def dashboard(
     """Serve a page with the laws of all families that keeps itself up to date."""
     from sweeps.results.dashboard import show
 
-    show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, host=host, port=port,
-         token=token, names=name or (), bootstrap=bootstrap)  # fmt: skip
+    show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, chosen.data, host=host,
+         port=port, token=token, names=name or (), bootstrap=bootstrap)  # fmt: skip
 
 
 @command("family", *WHICH, store=READ)
