@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -99,8 +100,7 @@ OWN_LEDGER = "the sweep's own ledger"
 WHICH = ("sweep", "config", "data", "store", "out")
 SHIPPED = Path(__file__).parent / "configs"
 CAPS = ("max_flops", "max_gpu_hours", "max_hours")
-
-
+ORDER = "Which runs start first: cheapest (budgets, across families) or longest."
 OWN_TEXT = "Text of your own instead of the sweep's: a .txt, .jsonl or .parquet file, or a folder of them."
 
 
@@ -141,17 +141,22 @@ class Chosen:
     data: Annotated[Text, option(OWN_TEXT, metavar="PATH")] = None
     store: Annotated[Text, option("", metavar="URI")] = None
     out: Annotated[Path, option("Folder for data, runs and results.", metavar="FOLDER")] = Path("runs")
-    max_flops: Annotated[Number, option("Start no run beyond this many FLOPs in all.", min=0)] = None
-    max_gpu_hours: Annotated[
-        Number, option("Stop with checkpoints after this many GPU-hours in all.", min=0)
-    ] = None
-    max_hours: Annotated[Number, option("Stop with checkpoints after this many hours.", min=0)] = None
+    max_flops: Annotated[Number, option("Start no run beyond this many FLOPs in all.")] = None
+    max_gpu_hours: Annotated[Number, option("Start no run beyond this many GPU-hours in all.")] = None
+    max_hours: Annotated[Number, option("Stop with checkpoints after this many hours.")] = None
+    order: Annotated[Text, option(ORDER, metavar="NAME", show_default="cheapest under a cap")] = None
 
     @property
     def caps(self) -> Caps:
         from sweeps.driver.caps import Caps
 
-        return Caps(flops=self.max_flops, gpu_hours=self.max_gpu_hours, hours=self.max_hours)
+        values = {name: getattr(self, name) for name in CAPS}
+        for name, value in values.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {value:g}; it must be a number above 0, or be left out"
+                )
+        return Caps(**{name.removeprefix("max_"): value for name, value in values.items()})
 
     @property
     def named(self) -> str | None:
@@ -298,7 +303,7 @@ CLUSTER = "Simulate it on these nodes: 8xH100:4 is four nodes of eight H100; 8xA
 STORAGE = "Where runs keep their files if workers cannot see --out: s3://, gs://, file://, ..."
 
 
-@command("family", "sweep", "config", "data", "out", *CAPS)
+@command("family", "sweep", "config", "data", "out", *CAPS, "order")
 def plan(
     chosen: Chosen,
     cluster: Annotated[Text, option(CLUSTER, metavar="NODES")] = None,
@@ -308,10 +313,11 @@ def plan(
     """Show the runs of a sweep, their cost and state; with --cluster also a schedule."""
     from sweeps.simulate.dry_run import show_plan
 
-    show_plan(chosen.request(), cluster=cluster, gpu_price=gpu_price, page=page, caps=chosen.caps)
+    show_plan(chosen.request(), cluster=cluster, gpu_price=gpu_price, page=page, caps=chosen.caps,
+              order=chosen.order)  # fmt: skip
 
 
-@command("family", *WHICH, *CAPS, store=RECORD, otherwise=USUAL_STORE)
+@command("family", *WHICH, *CAPS, "order", store=RECORD, otherwise=USUAL_STORE)
 def sweep(
     chosen: Chosen,
     address: Annotated[
@@ -336,8 +342,8 @@ def sweep(
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
     from sweeps.launch import Launch, drive
 
-    how = Launch(store=chosen.store, caps=chosen.caps, address=address, pool=pool, bootstrap=bootstrap,
-                 priority=priority, extend=extend, events=events, webhook=webhook,
+    how = Launch(store=chosen.store, caps=chosen.caps, order=chosen.order, address=address, pool=pool,
+                 bootstrap=bootstrap, priority=priority, extend=extend, events=events, webhook=webhook,
                  storage=storage)  # fmt: skip
     sys.exit(drive(chosen.request(), how))
 
