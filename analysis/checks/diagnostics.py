@@ -93,7 +93,8 @@ class Diagnosis(Plotted):
             if broken and check not in broken:
                 continue
             if check in DIFFERENCES:
-                differences.append(f"by {value:.2g} {DIFFERENCES[check]}")
+                named = f" ({self._farthest(check)})" if check == "approach" else ""
+                differences.append(f"by {value:.2g} {DIFFERENCES[check]}{named}")
             else:
                 reasons.append(texts.get(check, finding))
         if differences:
@@ -101,6 +102,13 @@ class Diagnosis(Plotted):
         if not reasons:
             return "reliable"
         return f"{'do not use' if broken else 'use with care'}: {', '.join(reasons)}"
+
+    def _farthest(self, check: str) -> str:
+        """The variant whose exponent of N* is farthest from the law's own, with that exponent."""
+        rows = self.variants[(self.variants["check"] == check) & self.variants["exponent"].notna()]
+        exponents = rows["exponent"].astype(float)
+        at = (exponents - float(self.law.exponents["params"])).abs().idxmax()
+        return f"{rows['variant'][at]}: {exponents[at]:.2f}"
 
     def plot(self, check: str | None = None) -> go.Figure:  # type: ignore[override]
         """The figure behind one check, or (None) the exponent and E over all variants. UserError names the

@@ -115,7 +115,10 @@ def test_other_laws_are_checked_too(method):
     assert "exponent of N*" in found.verdict
     apart = found.table.set_index("check")["value"]["approach"]
     assert found.advice.startswith("use with care: ")
-    assert f"by {apart:.2g} between methods" in found.advice
+    rows = found.variants.query("check == 'approach'").dropna(subset="exponent").set_index("variant")
+    away = (rows["exponent"].astype(float) - float(law.exponents["params"])).abs()
+    named = f"{away.idxmax()}: {rows['exponent'][away.idxmax()]:.2f}"
+    assert f"by {apart:.2g} between methods ({named})" in found.advice
     with pytest.raises(UserError, match="of a surface, not of"):
         figures.influence(found)
     with pytest.raises(UserError, match="of a surface, not of"):

@@ -302,6 +302,23 @@ def test_a_token_that_would_not_open_the_page_is_refused(token: str) -> None:
         serve.serve({"source": "x"}, title="x", token=token)
 
 
+def test_another_version_of_the_code_and_other_resamples_start_from_an_empty_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "runs_from_elsewhere").mkdir()
+    module = tmp_path / "runs_from_elsewhere" / "__init__.py"
+    module.write_text("COLUMNS = 1")
+    spec = {"source": "runs_from_elsewhere:Source", "options": {"store": "a"}}
+    before = serve.cache_folder(spec)
+    assert serve.cache_folder(spec) == before
+    assert serve.cache_folder(spec, 50) != before
+    assert serve.cache_folder({**spec, "options": {"store": "b"}}) != before
+    module.write_text("COLUMNS = 2")
+    assert serve.cache_folder(spec) != before
+
+
 def test_a_taken_port_is_refused(tmp_path: Path) -> None:
     taken = serve.listen("127.0.0.1", 0)
     try:

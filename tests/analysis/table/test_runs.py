@@ -206,7 +206,7 @@ class TestFiles:
                 "column tokens, row 2 holds 'many', which is not a number",
             ),
             ("params,tokens,loss\n", "holds no runs yet"),
-            ("", "cannot be read as a csv table"),
+            ("", "is empty: a run table needs params, tokens and loss"),
         ],
     )
     def test_bad_csv(self, tmp_path: Path, text: str, sentence: str) -> None:
@@ -336,6 +336,18 @@ class TestBadStores:
         with pytest.raises(UserError, match=r"store is .* which is not one of") as caught:
             load_runs(address)
         assert "secret" not in str(caught.value)
+
+    def test_a_folder_and_files_that_are_no_table_are_called_what_they_are(self, tmp_path: Path) -> None:
+        (tmp_path / "folder.csv").mkdir()
+        (tmp_path / "empty.csv").touch()
+        (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\x1a\n")
+        for name, says in (
+            ("folder.csv", "is a folder: give the path"),
+            ("empty.csv", "is empty: a run table needs params, tokens and loss"),
+            ("picture.csv", "is not UTF-8 text at byte 0: save it as CSV in UTF-8"),
+        ):
+            with pytest.raises(UserError, match=says):
+                load_runs(tmp_path / name)
 
     def test_unreadable_number(self, store: str) -> None:
         with sqlite3.connect(store.removeprefix("sqlite:///")) as connection:

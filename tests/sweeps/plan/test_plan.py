@@ -459,13 +459,14 @@ def test_plan_is_shown_with_totals_states_and_picture():
     assert "2 at a time (a guess from a quick measurement of this machine)" in text
     for mark in "●◑○":
         assert text.count(mark) == {"●": 1, "◑": 1, "○": 10}[mark] + 1  # and the legend
+    assert "◑ preempted" in text, "the word of docs/scheduler.md"
     assert "1.0e9   3.0e9   1.0e10" in " ".join(text.split()).replace(" ", "   ")
 
 
 def test_narrow_terminals_get_fewer_columns():
     out = console()
     plan = plan_of()
-    for width, has in ((140, True), (80, False)):
+    for width, has in ((140, True), (80, False), (60, False)):
         with out.capture() as captured:
             out.print(plan_view(plan), width=width)
         text = captured.get()
