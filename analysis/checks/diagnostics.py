@@ -242,10 +242,10 @@ def _surface_checks(law: SurfaceLaw, influence: pd.DataFrame) -> dict[str, Findi
         return checks
     theta = without_outliers(law)
     a_without = float(frontier_exponents(theta, law.cost)["params"])
-    shown = ", ".join(map(str, named[:6])) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
+    row_names = ", ".join(map(str, named[:6])) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
     note = (
         f"{len(named)} run{'s' if len(named) > 1 else ''} further than {OUTLIER:g} robust standard "
-        f"deviations (row {shown}); exponent of N* {float(a):.4f} with, {a_without:.4f} without; "
+        f"deviations (row {row_names}); exponent of N* {float(a):.4f} with, {a_without:.4f} without; "
         f"E {float(law.E):.4g} with, {theta[0]:.4g} without"
     )
     grade = CONCERN if abs(a_without - float(a)) > STABLE else NOTE

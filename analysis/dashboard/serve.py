@@ -29,8 +29,8 @@ def cache_folder(spec: Mapping[str, Any], bootstrap: int = 1000) -> Path:
     facts = json.dumps([spec, bootstrap], sort_keys=True, default=str)
     hashed = hashlib.sha256(facts.encode())
     for package in sorted({"analysis", re.split(r"[.:]", str(spec["source"]))[0]}):
-        found = find_spec(package)
-        for root in (found and found.submodule_search_locations) or ():
+        origin = find_spec(package)
+        for root in (origin and origin.submodule_search_locations) or ():
             for path in sorted(Path(root).rglob("*.py")):
                 hashed.update(path.read_bytes())
     name = hashed.hexdigest()[:16]

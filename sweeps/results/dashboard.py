@@ -88,9 +88,7 @@ class LedgerSource:
 
         for family, key in zip(rows["family"], rows["key"], strict=True):
             records = merged(run_folder(self.folder, str(family), str(key)))
-            points = [
-                (r.step, r.loss) for r in records if r.kind == "train" and not r.biased and r.loss is not None
-            ]
+            points = [(record.step, record.loss) for record in records if record.has_objective]
             steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
             yield steps, losses
 

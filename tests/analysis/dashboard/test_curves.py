@@ -56,9 +56,9 @@ RUNS = st.lists(
 
 @given(RUNS)
 def test_what_was_packed_comes_out_again(runs: list[tuple[list[int], list[float]]]) -> None:
-    head, found = unpacked(curves.packed(of(*runs)))
+    head, curve = unpacked(curves.packed(of(*runs)))
     assert head["recorded"] == [len(steps) for steps, _ in runs]
-    for (steps, losses), (steps_again, losses_again) in zip(runs, found, strict=True):
+    for (steps, losses), (steps_again, losses_again) in zip(runs, curve, strict=True):
         assert steps_again == steps
         for loss, again in zip(losses, losses_again, strict=True):
             if not math.isfinite(loss) or loss <= 0:
@@ -107,8 +107,8 @@ def test_the_more_runs_the_fewer_points_each() -> None:
 
 def test_runs_without_a_curve_and_runs_that_were_not_read_are_head_apart(tmp_path: Path) -> None:
     late = iter([([1.0, 2.0], [3.0, 2.0]), ([], []), ([1.0], [1.0])])
-    found = curves.collected(((np.array(s), np.array(v)) for s, v in late), 3, until=time.monotonic() - 1)
-    found.save(tmp_path / "held.npz")
+    curve = curves.collected(((np.array(s), np.array(v)) for s, v in late), 3, until=time.monotonic() - 1)
+    curve.save(tmp_path / "held.npz")
     again = curves.Curves.load(tmp_path / "held.npz")
     assert again.recorded.tolist() == [2, curves.UNREAD, curves.UNREAD]
     assert of(([], [])).recorded.tolist() == [0]
@@ -123,8 +123,8 @@ def test_of_a_repeated_step_the_latest_value_counts() -> None:
             "value": [9.0, 4, 3, 2],
         }
     )
-    found = curves.by_run(points, ["a", None, "b"])
-    assert [[values.tolist() for values in curve] for curve in found] == [
+    merged = curves.by_run(points, ["a", None, "b"])
+    assert [[values.tolist() for values in curve] for curve in merged] == [
         [[1], [4]],
         [[], []],
         [[1, 2], [3, 2]],

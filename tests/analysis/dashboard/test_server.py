@@ -214,8 +214,8 @@ class TestExport:
         answer = client.get("/export.html", params={"start": "#/isoflop?family=ar"})
         text = answer.text
         assert answer.headers["content-disposition"] == "attachment; filename=desk-dashboard.html"
-        known = json.loads(part_of(text, "opening"))
-        assert known["start"] == "#/isoflop?family=ar"
+        opening = json.loads(part_of(text, "opening"))
+        assert opening["start"] == "#/isoflop?family=ar"
         assert json.loads(part_of(text, "runs"))["rows"] == 56
         assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == {"done": True}
         script = text[text.rindex("<script>") + 8 : text.rindex("</script>")]
@@ -276,9 +276,9 @@ class TestExport:
 
 
 def part_of(text: str, name: str) -> bytes:
-    found = re.search(rf'data-part="{re.escape(name)}">([^<]*)<', text)
-    assert found, name
-    return gzip.decompress(base64.b64decode(found[1]))
+    match = re.search(rf'data-part="{re.escape(name)}">([^<]*)<', text)
+    assert match, name
+    return gzip.decompress(base64.b64decode(match[1]))
 
 
 def test_a_title_is_text(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ class TestDatabase:
         frame = load_runs(store)
         assert list(frame.columns) == [column.name for column in RUN_COLUMNS]
         for column in RUN_COLUMNS:
-            wanted = {"time": "datetime64[ms, UTC]"}.get(column.dtype, column.dtype)
-            assert str(frame[column.name].dtype) == wanted, column.name
+            expected = {"time": "datetime64[ms, UTC]"}.get(column.dtype, column.dtype)
+            assert str(frame[column.name].dtype) == expected, column.name
 
     def test_of_two_runs_with_one_key_the_finished_one_is_kept(
         self, store: str, caplog: pytest.LogCaptureFixture
@@ -383,8 +383,8 @@ class TestServers:
             with pytest.raises(UserError, match="does not answer"):
                 load_runs(f"http://127.0.0.1:{port}")
             driver = importlib.util.find_spec("psycopg")
-            wanted = "cannot be opened" if driver else "needs a PostgreSQL driver"
-            with pytest.raises(UserError, match=wanted) as caught:
+            expected = "cannot be opened" if driver else "needs a PostgreSQL driver"
+            with pytest.raises(UserError, match=expected) as caught:
                 load_runs(f"postgresql://me:secret@127.0.0.1:{port}/mlflow")
         assert "secret" not in str(caught.value)
 

@@ -97,7 +97,7 @@ def spec(**changes):
 
 
 def past(key: str, values) -> Run:
-    known = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
+    columns = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
     return Run(
         key=key,
         family="uniform",
@@ -110,7 +110,7 @@ def past(key: str, values) -> Run:
         sentence="",
         result={},
         changed=0,
-        **known,
+        **columns,
     )
 
 

@@ -59,20 +59,20 @@ def facts_for(config) -> DataFacts:
 
 def past_run(spec: RunSpec, state: str = "finished", **values) -> Run:
     """What the ledger has of a run that took 2 s on this machine's processor."""
-    known = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
-    known |= {"worked_s": 2.0, "device": device_name("cpu"), **values}
+    columns = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
+    columns |= {"worked_s": 2.0, "device": device_name("cpu"), **values}
     return Run(
         key=spec.key,
         family=spec.family,
         spec=spec.to_dict(),
         columns={},
         predicted_s=1.0,
-        needs=known.pop("needs", Needs()),
+        needs=columns.pop("needs", Needs()),
         state=State(state),
         attempt=1,
         sentence="",
         changed=0.0,
-        **known,
+        **columns,
     )
 
 
@@ -301,8 +301,8 @@ def test_window_takes_different_sizes_around_its_centre():
             "sizes: [8x1, 12x1, 16x1, 24x1]", "window: {params: 3e4, at_flops: 1e9, span: 4, count: 6}"
         )
     )
-    known = list(available_sizes(config).values())
-    sizes, note = window_sizes(config.grid.window, 1e9, known, 256)
+    available = list(available_sizes(config).values())
+    sizes, note = window_sizes(config.grid.window, 1e9, available, 256)
     params = [size_params(size, 256) for size in sizes]
     assert len(sizes) == 6
     assert params == sorted(set(params))
@@ -320,10 +320,10 @@ def test_window_always_gives_different_sizes(centre, span, count):
             f"window: {{params: {centre}, at_flops: 1e9, span: {span}, count: {count}}}",
         )
     )
-    known = list(available_sizes(config).values())
-    sizes, note = window_sizes(config.grid.window, 1e9, known, 256)
-    assert len({size.name for size in sizes}) == min(count, len(known))
-    assert note or count <= len(known)
+    available = list(available_sizes(config).values())
+    sizes, note = window_sizes(config.grid.window, 1e9, available, 256)
+    assert len({size.name for size in sizes}) == min(count, len(available))
+    assert note or count <= len(available)
 
 
 def test_size_rule_builds_even_heads():

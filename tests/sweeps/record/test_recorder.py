@@ -50,7 +50,7 @@ class MemoryStore:
             raise GoneError(run_id)
         return self.runs[run_id]
 
-    def open(self, known=None):
+    def open(self, identity=None):
         self._maybe_fail()
         return self.identity
 
@@ -169,8 +169,13 @@ def test_a_finished_run_is_recorded_with_its_own_times(sweep):
     assert run["params"]["size"] == "4k"
     assert (run["params"]["family"], run["tags"]["state"]) == ("uniform", "finished")
     assert run["params"]["budget"] == "1000000000.0"
-    wanted = {"scaling.key": "k", "scaling.sweep": "desk", "scaling.status": "finished", "scaling.host": "h"}
-    assert run["tags"].items() >= {k: v for k, v in wanted.items() if k != "scaling.key"}.items()
+    expected = {
+        "scaling.key": "k",
+        "scaling.sweep": "desk",
+        "scaling.status": "finished",
+        "scaling.host": "h",
+    }
+    assert run["tags"].items() >= {k: v for k, v in expected.items() if k != "scaling.key"}.items()
     assert run["name"] == "uniform 4k 1.0e+09"
     assert sweep.ledger.run_ids() == {"k": "id0"}
 

@@ -343,9 +343,9 @@ def shown(folder: Path, *families: str) -> str:
         return said(show, of_families(runs_with_progress(ledger), families), "planted")
 
 
-def wish(folder: Path, *asked) -> str:
+def wish(folder: Path, *arguments) -> str:
     with open_ledger(folder, "planted") as ledger:
-        return carry_out(ledger, *asked)
+        return carry_out(ledger, *arguments)
 
 
 def test_status_shows_every_run(folder):
