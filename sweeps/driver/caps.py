@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from analysis.text import flops_text
 from sweeps.driver.view import Flight
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.types import Entry, Run, State
+from sweeps.ledger.types import CLAIMABLE, Entry, Run, State
 
 SPENDS = frozenset({State.RUNNING, State.FINISHED, State.DIVERGED})
 """States in which all FLOPs of a run count as spent, even if it has only begun."""
@@ -94,6 +94,23 @@ class Meter:
             expected_s -= self._earlier_s.get(flight.entry.key, 0.0)
             left -= max(expected_s, _gpu_seconds(flight, now))
         return left
+
+    def unaffordable(
+        self, entries: Iterable[Entry], states: Mapping[str, Run], flights: Iterable[Flight]
+    ) -> frozenset[str]:
+        """Keys of waiting runs that the caps will not let start, if all runs take as long as expected."""
+        if self.caps.flops is None and self.caps.gpu_hours is None:
+            return frozenset()
+        flops, gpu_s, out = self.flops_left(states), self.gpu_seconds_left(flights), set()
+        for entry in entries:
+            if states[entry.key].state not in CLAIMABLE:
+                continue
+            needed_s = self.gpu_seconds_of(entry, states[entry.key])
+            if entry.flops > flops or needed_s > gpu_s:
+                out.add(entry.key)
+            else:
+                flops, gpu_s = flops - entry.flops, gpu_s - needed_s
+        return frozenset(out)
 
     def ended(self, flight: Flight, *, finished: bool) -> None:
         """An attempt of this driver ended."""

@@ -86,6 +86,7 @@ class Driver:
         self.note = ""
         self.beyond_cap: dict[str, str] = {}
         """Key of a run that did not start -> the cap that it would exceed, a field of `Caps`."""
+        self._unaffordable: frozenset[str] = frozenset()
         self._yielding: str | None = None
         self._looked_for_others = -float("inf")
         self._files = StopFiles(ledger.folder.absolute() / "stop", ledger.owner.id)
@@ -192,6 +193,7 @@ class Driver:
         self._open = {e.key: e for e in self.order if self._states[e.key].state not in SETTLED}
         self._looked = self.ledger.uptime()
         reason = self.meter.reached(self._states, self.flights.values())
+        self._unaffordable = self.meter.unaffordable(self._open.values(), self._states, self.flights.values())
         if reason and not self.stop.asked:
             self.stop.ask(reason, planned=True)
         requests = set(self.ledger.cancel_requests()) - self._cancelled
@@ -386,4 +388,5 @@ class Driver:
             slots=max(1, self.pool.rack.slots(first)),
             now=self.ledger.now(),
             note=self.note,
+            unaffordable=self._unaffordable,
         )

@@ -157,3 +157,13 @@ def test_another_order_can_be_chosen_under_a_cap(ledger, clock):
     pool = SimulatedPool(clock, finish(5), slots=1)
     drive(entries, ledger, pool, Caps(flops=6e9), order="longest")
     assert pool.started() == ["4e+09", "2e+09"]
+
+
+def test_runs_that_the_cap_will_not_let_start_are_foreseen(ledger, clock):
+    entries = [costing(key, 1e9, 3600.0, gpus=1.0) for key in "abcd"]
+    pool = SimulatedPool(clock, finish(3600), slots=1, gpus=1)
+    foreseen = []
+    drive(entries, ledger, pool, Caps(gpu_hours=2.5), show=lambda view: foreseen.append(view.unaffordable))
+    assert foreseen[0] == {"c", "d"}
+    assert set(foreseen) == {frozenset("cd")}
+    assert pool.started() == ["a", "b"]
