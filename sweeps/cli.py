@@ -97,8 +97,8 @@ def _console(*, stderr: bool = False) -> Console:
 # -- names --------------------------------------------------------------------------------------
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from importlib.metadata import version
 
         print(f"scaling {version('scaling')}")
@@ -117,7 +117,7 @@ def top(
 @app.command()
 def families() -> None:
     """List the families, with their names in papers, which every command understands too."""
-    from sweeps.show.lists import families_table
+    from sweeps.results.lists import families_table
 
     _console().print(families_table())
 
@@ -125,7 +125,7 @@ def families() -> None:
 @command("store", "out", store="List those recorded here: sqlite:///, http://, postgresql://.", otherwise="")
 def sweeps(chosen: Chosen) -> None:
     """List the sweeps of the package and of --out, or those of a store."""
-    from sweeps.show.lists import show_sweeps
+    from sweeps.results.lists import show_sweeps
 
     show_sweeps(chosen.out, chosen.store, _console())
 

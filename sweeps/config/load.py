@@ -79,14 +79,14 @@ def find_config(
             )
         others = dict.fromkeys((*shipped_names(), *swept))
         raise UserError(f"{unknown('sweep', name, others)}; for a file of your own, --config FILE.yaml")
-    found = load_config(config or SHIPPED / f"{name}.yaml")
+    loaded = load_config(config or SHIPPED / f"{name}.yaml")
     if data is None:
-        return found
+        return loaded
     corpus = corpus_of(data)
-    return found.model_copy(
+    return loaded.model_copy(
         update={
-            "name": f"{found.name}-{text_name(data)}"[:MAX_NAME],
-            "data": found.data.model_copy(update={"corpus": corpus}),
+            "name": f"{loaded.name}-{text_name(data)}"[:MAX_NAME],
+            "data": loaded.data.model_copy(update={"corpus": corpus}),
         }
     )
 

@@ -249,12 +249,12 @@ def test_shells_offer_names(here, typed, offered):
     """What bash asks after the Tab key; zsh and fish ask the same in other words."""
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
     code = "from sweeps.cli import main; main()"
-    asked = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env={**os.environ, "_SCALING_COMPLETE": "complete_bash", **words},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert asked.stdout.split() == offered
+    assert completed.stdout.split() == offered
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -283,8 +283,8 @@ def test_a_sweep_of_own_text_needs_no_config(here, capsys):
     assert "sweep 'small-texts' has no runs" in refused(
         capsys, "status", "--config", "../small.yaml", "--data", str(texts)
     )
-    said = refused(capsys, *plan, "--data", "nix.txt")
-    assert "--data is 'nix.txt', and there is no such file or folder" in said
+    sentence = refused(capsys, *plan, "--data", "nix.txt")
+    assert "--data is 'nix.txt', and there is no such file or folder" in sentence
 
 
 # --- bad input

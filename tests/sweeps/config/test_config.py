@@ -45,8 +45,8 @@ def test_names_of_papers_are_families():
     assert config.families == parse(GOOD).families
     assert config.override("masked").sizes == ("8x1",)
     assert "name one twice" in refused(GOOD.replace("[ar,", "[masked, mdlm,"))
-    said = refused(GOOD + "overrides: {mdlm: {sizes: [8x1]}, masked: {sizes: [8x1]}}\n")
-    assert "overrides: mdlm, masked name a family twice" in said
+    sentence = refused(GOOD + "overrides: {mdlm: {sizes: [8x1]}, masked: {sizes: [8x1]}}\n")
+    assert "overrides: mdlm, masked name a family twice" in sentence
 
 
 @pytest.mark.parametrize(
