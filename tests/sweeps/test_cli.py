@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import socket
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -19,67 +16,11 @@ from scaling.families import FAMILIES
 from sweeps import cli
 from sweeps.driver.caps import Caps
 from sweeps.launch import Launch, drive
-from sweeps.ledger.ledger import Ledger
-from sweeps.plan import prepare, timing
+from sweeps.plan import prepare
 from sweeps.results import laws as results
-from tests.sweeps.simulation import entry
+from tests.sweeps.command_line import here, quick_machine, refused, scaling, write_table
 
-SMALL = """
-name: small
-families: [ar, uniform]
-grid:
-  budgets: [1e8, 2e8, 4e8]
-  sizes: [8x1, 12x1, 16x1, 24x1]
-context_length: 32
-data: {{corpus: "{corpus}"}}
-learning_rate: {{base: 3e-3}}
-batch: {{base_tokens: 64}}
-evaluation: {{sequences: 8, noise_levels: 2}}
-"""
-
-
-@pytest.fixture(autouse=True)
-def quick_machine(monkeypatch):
-    monkeypatch.setattr(timing, "matmul_flops_per_s", lambda shapes, threads: dict.fromkeys(shapes, 1e10))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch) -> Path:
-    """An empty working folder beside a folder with two text files and a config that reads them."""
-    texts = tmp_path / "texts"
-    texts.mkdir()
-    for name in ("a", "b", "c"):
-        (texts / f"{name}.txt").write_text(f"{name} quick brown fox jumps over the lazy dog\n" * 200)
-    (tmp_path / "small.yaml").write_text(SMALL.format(corpus=f"text:{texts}/*.txt"))
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return work
-
-
-def scaling(*arguments: str) -> int:
-    """Run the command in this process; its exit code."""
-    old = sys.argv
-    sys.argv = ["scaling", *arguments]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = old
-    return 0
-
-
-def refused(capsys, *arguments: str) -> str:
-    """The one sentence a refused command says."""
-    assert scaling(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("scaling: ")
-    assert captured.err.count("\n") == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
+__all__ = ["here", "quick_machine"]
 
 
 # --- surface
@@ -162,129 +103,6 @@ def test_plan_of_a_corpus_to_be_fetched_fetches_nothing(here, capsys):
     assert "32000 ids, not prepared yet" in text
     assert "finished runs are not known" in text
     assert not (here / "runs").exists()
-
-
-# --- names
-
-
-def test_the_version_is_that_of_the_package(here, capsys):
-    assert scaling("--version") == 0
-    assert capsys.readouterr().out == f"scaling {version('scaling')}\n"
-
-
-def test_families_are_listed_with_their_names_in_papers(here, capsys):
-    assert scaling("families") == 0
-    text = capsys.readouterr().out
-    assert all(re.search(rf"^ {name} ", text, flags=re.M) for name in FAMILIES)
-    assert re.search(r"^ block +BD3-LM +arXiv 2503.09573 +blocks of tokens", text, flags=re.M)
-
-
-@pytest.mark.parametrize("name", ["BD3-LM", "bd3lm", "Bd3_Lm", "Block"])
-def test_names_of_papers_plan_the_same_runs(here, capsys, name):
-    shown = []
-    for family in ("block", name):
-        assert scaling("plan", "--config", "../small.yaml", "--family", family) == 0
-        shown.append(capsys.readouterr().out.partition("sweep small")[2])
-    assert shown[0] == shown[1] != ""
-
-
-def test_a_table_keeps_its_own_names_of_families(here, capsys):
-    """A name that the table has comes first; else a paper's name means ours."""
-    write_table("own.csv", {"ar": 3, "mdlm": 3, "uniform": 3})
-    fit = ("fit", "--store", "own.csv", "--bootstrap", "0", "--family")
-    assert scaling(*fit, "mdlm", "--family", "Duo") == 0
-    assert {path.parent.name for path in Path("runs/own").glob("*/law.json")} == {"mdlm", "uniform"}
-    assert "family 'masked' is not in own.csv" in refused(capsys, *fit, "masked")
-
-
-def test_sweeps_are_listed_with_their_runs(here, capsys):
-    with Ledger(Path("runs/mine/ledger")) as ledger:
-        ledger.register([entry("a"), entry("b")])
-    assert scaling("sweeps") == 0
-    text = capsys.readouterr().out
-    assert re.search(r"^ desk +1.2e10 to 4.0e11 +The default sweep", text, flags=re.M)
-    assert re.search(r"^ mine +2 runs: 2 planned +in runs/mine", text, flags=re.M)
-    # such a sweep needs no config to be looked at
-    assert scaling("status", "--sweep", "mine") == 0
-    assert "sweep mine: 2 runs: 2 planned" in capsys.readouterr().out
-    assert "its config is not known; give it, --config FILE.yaml" in refused(
-        capsys, "plan", "--sweep", "mine"
-    )
-
-
-def test_sweeps_of_a_store_are_listed_and_selected_by_name(here, capsys):
-    write_table("two.csv", {"ar": 3, "uniform": 3})
-    table = pd.read_csv("two.csv")
-    table.assign(sweep=["old"] * 15 + ["new"] * 15, status="finished").to_csv("two.csv", index=False)
-    assert scaling("sweeps", "--store", "two.csv") == 0
-    text = capsys.readouterr().out
-    assert re.search(r"^ new +15 runs: 15 finished +uniform", text, flags=re.M)
-    assert re.search(r"^ old +15 runs: 15 finished +ar", text, flags=re.M)
-    assert scaling("fit", "--store", "two.csv", "--sweep", "old", "--bootstrap", "0") == 0
-    assert Path("runs/old/ar/law.json").exists()
-    write_table("one.csv", {"ar": 3})
-    assert "one.csv has no column sweep" in refused(capsys, "sweeps", "--store", "one.csv")
-
-
-def test_fit_takes_methods_by_name(here, capsys):
-    write_table("t.csv", {"ar": 3})
-    fit = ("fit", "--store", "t.csv", "--bootstrap", "0", "--method", "envelope")
-    assert scaling(*fit, "--method", "surface") == 0
-    assert json.loads(Path("runs/t/ar/law.json").read_text())["laws"].keys() == {"envelope", "surface"}
-    assert "unknown method 'surfase'; did you mean 'surface'?" in refused(
-        capsys, "fit", "--store", "not-read.csv", "--method", "surfase"
-    )
-
-
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("scaling fam", ["families"]),
-        ("scaling plan --family m", ["masked", "mdlm"]),
-        ("scaling status --sweep d", ["desk"]),
-        ("scaling fit --method iso", ["isoflop"]),
-    ],
-)
-def test_shells_offer_names(here, typed, offered):
-    """What bash asks after the Tab key; zsh and fish ask the same in other words."""
-    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
-    code = "from sweeps.cli import main; main()"
-    completed = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env={**os.environ, "_SCALING_COMPLETE": "complete_bash", **words},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert completed.stdout.split() == offered
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_for_a_shell_can_be_shown(here, capsys, monkeypatch, shell):
-    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
-    assert scaling("--show-completion", shell) == 0
-    assert "_SCALING_COMPLETE" in capsys.readouterr().out
-
-
-# --- text of one's own
-
-
-def test_a_sweep_of_own_text_needs_no_config(here, capsys):
-    texts = here.parent / "texts"
-    plan = ("plan", "--family", "ar", "--config", "../small.yaml")
-    assert scaling(*plan) == 0
-    without = capsys.readouterr().out
-    assert scaling(*plan, "--data", str(texts)) == 0
-    text = capsys.readouterr().out
-    assert f"sweep small-texts; data text:{texts}/**/*.txt" in text
-    keys = re.findall(r"\b[0-9a-f]{8}\b", without)
-    assert len(keys) == 12
-    assert not set(keys) & set(re.findall(r"\b[0-9a-f]{8}\b", text))  # another text, so other runs
-    assert scaling(*plan) == 0
-    assert re.findall(r"\b[0-9a-f]{8}\b", capsys.readouterr().out) == keys
-    assert "sweep 'small-texts' has no runs" in refused(
-        capsys, "status", "--config", "../small.yaml", "--data", str(texts)
-    )
-    sentence = refused(capsys, *plan, "--data", "nix.txt")
-    assert "--data is 'nix.txt', and there is no such file or folder" in sentence
 
 
 # --- bad input
@@ -423,17 +241,6 @@ def test_fit_works_on_any_table(here, capsys):
     assert Path("runs/any/law.json").stat().st_size > 1000
 
 
-def write_table(path: str, families: dict[str, int]) -> None:
-    """Runs of a sound law, so many budgets of each family."""
-    rows = [
-        (family, params, c / (6 * params), 1 + 60 / params**0.5 + 600 / (c / (6 * params)) ** 0.5)
-        for family, budgets in families.items()
-        for c in (1e11, 3e11, 1e12)[:budgets]
-        for params in (3e3 * (c / 1e11) ** 0.5 * 2**i for i in range(5))
-    ]
-    pd.DataFrame(rows, columns=["family", "params", "tokens", "loss"]).to_csv(path, index=False)
-
-
 def test_a_family_that_cannot_be_fitted_is_named_and_the_others_are_written(here, capsys):
     write_table("two.csv", {"short": 1, "sound": 3})
     assert scaling("fit", "--store", "two.csv", "--bootstrap", "0") == 1
@@ -476,7 +283,6 @@ def test_sentences_on_standard_error_show_control_characters(here, capsys):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_of_any_encoding_gets_its_output(here, encoding):
-    import os
 
     command = [sys.executable, "-P", "-c", "from sweeps.cli import main; main()", "plan"]
     ended = subprocess.run(
