@@ -97,8 +97,8 @@ def _console(*, stderr: bool = False) -> Console:
 # -- names --------------------------------------------------------------------------------------
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         from importlib.metadata import version
 
         print(f"scaling {version('scaling')}")

@@ -349,9 +349,9 @@ def test_a_capped_sweep_has_the_cheapest_budget_of_every_family_and_a_larger_cap
 
     first = budgets_finished(costs[1e8] * 1.01)
     assert first == {("ar", 1e8, 4), ("uniform", 1e8, 4)}
-    said = capfd.readouterr().out
-    assert "FLOPs: the cheapest budgets, across all families, first" in said
-    assert "16 runs are beyond the cap of" in said
+    text = capfd.readouterr().out
+    assert "FLOPs: the cheapest budgets, across all families, first" in text
+    assert "16 runs are beyond the cap of" in text
     second = budgets_finished((costs[1e8] + costs[2e8]) * 1.01)
     assert second == first | {("ar", 2e8, 4), ("uniform", 2e8, 4)}
 

@@ -38,11 +38,11 @@ def test_families_are_listed_with_their_names_in_papers(here, capsys):
 
 @pytest.mark.parametrize("name", ["BD3-LM", "bd3lm", "Bd3_Lm", "Block"])
 def test_names_of_papers_plan_the_same_runs(here, capsys, name):
-    shown = []
+    plans = []
     for family in ("block", name):
         assert scaling("plan", "--config", "../small.yaml", "--family", family) == 0
-        shown.append(capsys.readouterr().out.partition("sweep small")[2])
-    assert shown[0] == shown[1] != ""
+        plans.append(capsys.readouterr().out.partition("sweep small")[2])
+    assert plans[0] == plans[1] != ""
 
 
 def test_a_table_keeps_its_own_names_of_families(here, capsys):
