@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.frontier import WARN_ABOVE, Cost, fit_cost
 from analysis.table.columns import refuse_repeated_columns, status_of
+from analysis.table.inputs import as_table, hint
 from analysis.text import flops_text, number_text
 
 ONE_VALUE_PER_FIT = (
@@ -129,8 +131,9 @@ class RunTable:
         return tuple(warnings)
 
 
-def prepare(runs: pd.DataFrame) -> RunTable:
-    """Check and convert a run table with columns params, tokens, loss (flops, budget, loss_se, ... optional).
+def prepare(runs: pd.DataFrame | Mapping[str, Any]) -> RunTable:
+    """Check and convert a run table, or a dict of arrays, with columns params, tokens, loss (flops, budget,
+    loss_se, ... optional).
 
     Left out and listed: rows whose status is not "finished" (in any tool's words), whose column `excluded`
     gives a reason, that repeat another row (the same key and result, or equal in every column), and rows
@@ -139,15 +142,14 @@ def prepare(runs: pd.DataFrame) -> RunTable:
     non-numeric, infinite or non-positive values, one key with several results, several families or
     conventions in one table, or numbers whose units do not belong together.
     """
-    if not isinstance(runs, pd.DataFrame):
-        raise UserError(
-            f"runs is a {type(runs).__name__}; give a pandas DataFrame with columns params, tokens, loss"
-        )
+    runs = as_table(runs)
     refuse_repeated_columns(runs.columns, "runs")
     missing = [name for name in ("params", "tokens", "loss") if name not in runs.columns]
     if missing:
         have = ", ".join(map(str, runs.columns)) or "none"
-        raise UserError(f"runs: column {', '.join(missing)} is missing (columns: {have})")
+        raise UserError(
+            f"runs: column {', '.join(missing)} is missing (columns: {have}){hint(missing, runs.columns)}"
+        )
     kept, excluded = _leave_out(runs)
     if kept.empty:
         reasons = Counter(run.reason for run in excluded).most_common(3)
@@ -254,10 +256,9 @@ def _one_kind(runs: pd.DataFrame) -> str | None:
         if name in runs.columns:
             values = sorted(map(str, runs[name].dropna().unique()))
             if len(values) > 1:
-                advice = ", or use analysis.compare" if name == "family" else f", or drop the column {name}"
-                raise UserError(
-                    f"{name}: one fit holds {len(values)} kinds ({', '.join(values)}); select one{advice}"
-                )
+                example = f"e.g. family={values[0]!r}, or use analysis.fit_laws or compare"
+                advice = f"select one, {example if name == 'family' else f'or drop the column {name}'}"
+                raise UserError(f"{name}: one fit holds {len(values)} kinds ({', '.join(values)}); {advice}")
     if "key" in runs.columns:
         twice = runs["key"].notna() & runs["key"].duplicated(keep=False)
         if twice.any():
