@@ -23,7 +23,8 @@ from analysis.checks.variants import variants
 from analysis.errors import UserError
 from analysis.estimate import Estimate
 from analysis.frontier import frontier_exponents
-from analysis.laws.result import FEW_STARTS, FitStatus, Law
+from analysis.laws.predicting import FEW_STARTS
+from analysis.laws.result import FitStatus, Law
 from analysis.laws.surface import TOUCHES_ZERO, SurfaceLaw
 from analysis.plotted import Plotted
 from analysis.text import number_text

@@ -17,7 +17,8 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.laws import check_options, fit_law, method_called
 from analysis.laws.isoflop import fit_isoflop
-from analysis.laws.result import Law, PredictingLaw
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import Law
 from analysis.laws.solver.budget import BudgetStatus
 from analysis.plotted import Plotted
 from analysis.table.fit_table import RunTable, prepare

@@ -18,7 +18,8 @@ import pandas as pd
 from analysis.checks.heldout import QUANTITIES, errors_of, folds, measured_minima
 from analysis.errors import UserError
 from analysis.laws import fit_law, variants_of
-from analysis.laws.result import Law, PredictingLaw
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import Law
 from analysis.laws.solver.objective import huber_deviance
 from analysis.table.fit_table import prepare
 from analysis.table.inputs import Columns, as_table

@@ -17,7 +17,8 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import Cost, Optimum, as_flops, complete_run, optimal_logs, positive_numbers
-from analysis.laws.result import build_law, interval_columns
+from analysis.laws.predicting import build_law
+from analysis.laws.result import interval_columns
 from analysis.laws.solver.bootstrap import check_options, group_numbers
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.objective import Derivatives, Problem

@@ -22,7 +22,8 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import positive_numbers
-from analysis.laws.result import FEW_STARTS, estimate_table, interval_columns
+from analysis.laws.predicting import FEW_STARTS
+from analysis.laws.result import estimate_table, interval_columns
 from analysis.laws.solver.bootstrap import check_options
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.noise import Scatter, check_kind, scatter

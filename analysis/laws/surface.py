@@ -30,7 +30,8 @@ from analysis.frontier import (
     surface_curve,
     surface_loss,
 )
-from analysis.laws.result import Law, PredictingLaw, build_law
+from analysis.laws.predicting import PredictingLaw, build_law
+from analysis.laws.result import Law
 from analysis.laws.solver.bootstrap import INTERVALS, check_options, group_numbers, leave_one_out
 from analysis.laws.solver.deviation import OUTLIER, Deviation, fit_deviation
 from analysis.laws.solver.noise import (

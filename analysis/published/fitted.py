@@ -117,7 +117,9 @@ class PublishedLaw(Printed):
             raise UserError(
                 f"optimal: {self.name} was published without {', '.join(missing)}; frontier has its {has}"
             )
-        return Optimum(flops=float(table["flops"][0]), **{name: Estimate(table[name][0]) for name in NUMBERS})
+        return Optimum(
+            flops=float(table["flops"][0]), note="", **{name: Estimate(table[name][0]) for name in NUMBERS}
+        )
 
     def summary(self) -> pd.DataFrame:
         """One row per published number: quantity, value, low and high (pandas.NA)."""

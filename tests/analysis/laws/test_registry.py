@@ -14,7 +14,8 @@ import analysis
 from analysis.errors import UserError
 from analysis.estimate import Estimate
 from analysis.laws import METHODS, LawEntry, register, standard_methods
-from analysis.laws.result import Law, PredictingLaw
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import Law
 from analysis.laws.solver.repeats import constrained_loss
 from examples.own_law import ENTRY
 from sweeps.results.laws import RunTable, fit

@@ -150,6 +150,7 @@ def test_the_besiroglu_law_is_near_the_exact_optimum():
 def test_public_names():
     assert analysis.__all__ == [
         "Estimate",
+        "budget_for",
         "compare",
         "counted",
         "diagnose",
@@ -162,6 +163,7 @@ def test_public_names():
         "load_law",
         "load_runs",
         "published",
+        "recommend",
         "rollout",
         "select",
     ]
