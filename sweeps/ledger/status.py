@@ -56,10 +56,11 @@ def runs_with_progress(ledger: Ledger) -> list[Run]:
             record = journal.last(folder / JOURNAL, kind="train")
             if record is not None and (done := record.numbers.get("tokens")):
                 speed = record.numbers.get("tokens_per_s")
+                evaluation_s = record.numbers.get("evaluation_left_s", 0.0)
                 progress = {
                     "loss": record.loss,
                     "share": done / tokens,
-                    "left_s": max(0.0, tokens - done) / speed if speed else None,
+                    "left_s": max(0.0, tokens - done) / speed + evaluation_s if speed else None,
                     "seconds": record.numbers.get("elapsed_s"),
                 }
                 present = {name: value for name, value in progress.items() if value is not None}
