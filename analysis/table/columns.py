@@ -41,6 +41,7 @@ BIASED_LOSS = "train_biased_loss"
 
 HELD_OUT_LOSS, HELD_OUT_LOSS_SE = "held_out_loss", "held_out_loss_se"
 """Of the metrics that hold held-out losses measured during training, on a small text, and their errors."""
+CURVE_METRICS = (TRAIN_LOSS, HELD_OUT_LOSS, HELD_OUT_LOSS_SE)
 
 
 @dataclass(frozen=True, slots=True)

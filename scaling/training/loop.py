@@ -36,7 +36,7 @@ CURVE_POINTS = 200
 WATCH_STEPS = 50
 FIRST_SHARE = 0.01
 """Held-out losses during a run are even on a logarithmic scale of steps, as its figure is, from a little
-after this share of them to the last step."""
+after this share of them to the last step, each at a point of the loss curve."""
 EXPLODED = 3.0
 """A loss averaged over about WATCH_STEPS steps that exceeds this multiple of its first value has exploded.
 
@@ -187,7 +187,7 @@ def train(
         run.progress = _LoopState(**state["progress"])
     progress, run.resumed = run.progress, run.progress.step
     log({"kind": "resumed", "step": run.resumed})
-    every = max(1, spec.steps // CURVE_POINTS)
+    every = _curve_interval(spec)
     peak = matmul_peak(device, spec.precision, torch.get_num_threads())
     flops_per_step = spec.training_flops("exact") / spec.sequences * spec.batch_size
     started = last_saved = last_logged = time.perf_counter()
@@ -248,7 +248,6 @@ def _prepare(
             "a bound with a standard error needs 2; choose a shorter context or a larger corpus"
         )
     small = torch.from_numpy(data.heldout(during_sequences, length)) if during else heldout[:0]
-    shares = [FIRST_SHARE ** (1 - number / during) for number in range(1, during + 1)]
     torch.set_float32_matmul_precision(float32_route(spec.size.hidden) if device == "cpu" else "highest")
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights")).to(device)
@@ -263,10 +262,22 @@ def _prepare(
         data=data,
         heldout=heldout.to(device),
         small_heldout=small.to(device),
-        evaluated_steps=tuple(sorted({max(1, round(share * spec.steps)) for share in shares})),
+        evaluated_steps=_evaluated_steps(spec, during),
         device=torch.device(device),
         micro_batch_size=micro_batch_size or spec.batch_size,
     )
+
+
+def _curve_interval(spec: RunSpec) -> int:
+    """Steps from one point of the loss curve to the next."""
+    return max(1, spec.steps // CURVE_POINTS)
+
+
+def _evaluated_steps(spec: RunSpec, count: int) -> tuple[int, ...]:
+    every = _curve_interval(spec)
+    shares = [FIRST_SHARE ** (1 - number / count) for number in range(1, count)]
+    points = {max(1, round(share * spec.steps / every)) * every for share in shares}
+    return tuple(sorted(points | ({spec.steps} if count else set())))
 
 
 def _save(run: _Training, folder: Path, log: Log) -> None:

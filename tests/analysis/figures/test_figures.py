@@ -313,6 +313,26 @@ class TestLossCurves:
         assert figure.layout.yaxis2.title.text == "Held-out bound (nats per token)"
         assert {key for t in of_role(figure, "line") for key in t.customdata} == {"a1", "b2"}
 
+    def test_held_out_losses_during_training_are_points_beside_the_bound(self) -> None:
+        curves = self.curves(["a1", "b2"]).reset_index(drop=True)
+        at = curves["step"].isin([30, 300, 2999]) & (curves["key"] == "a1")
+        curves["held_out_loss"] = (curves["loss"] + 1).where(at)
+        curves["held_out_loss_se"] = curves["loss"].where(at) * 0.1
+        only = curves[at].assign(loss=math.nan, step=1, tokens=1e3, flops=1e9, held_out_loss=9.0)
+        figure = figures.loss_curves(self.runs(), pd.concat([curves, only.head(1)]))
+        plain = figures.loss_curves(self.runs(), self.curves(["a1", "b2"]))
+        objectives = [[list(t.y) for t in of_role(f, "line") if t.yaxis == "y"] for f in (figure, plain)]
+        assert objectives[0] == objectives[1]
+        (measured,) = [t for t in of_role(figure, "line") if t.yaxis == "y2"]
+        assert measured.mode == "lines+markers"
+        assert list(measured.x) == [1e9, 30e9, 300e9, 2999e9]
+        assert list(measured.y) == pytest.approx([9, 4 + 1 / 31, 4 + 1 / 301, 4 + 1 / 3000])
+        assert "held-out 4.0323 ± 0.3032 on a small text at step 30" in measured.hovertext[1]
+        assert (figure.layout.yaxis2.type, plain.layout.yaxis2.type) == ("log", None)
+        assert "the same small held-out text" in figure.layout.meta["caption"]
+        assert "small" not in plain.layout.meta["caption"]
+        assert {len(t.y) for t in of_role(figure, "points")} == {1}, "the final bounds are there as before"
+
     def test_several_families_are_coloured_by_family(self) -> None:
         runs = self.runs(family=["uniform", "ar"]).set_index(pd.Index(["6M at 1e12", "6M at 3e12"]))
         figure = figures.loss_curves(runs, self.curves(["a1", "b2"]), x="tokens")

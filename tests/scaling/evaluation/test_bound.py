@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

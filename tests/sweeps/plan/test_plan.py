@@ -203,9 +203,11 @@ def test_held_out_losses_along_a_run_are_asked_for_and_planned_for():
         options = measured.entry(after, "data").options
         assert (options["during"], options["during_sequences"]) == (8, 4096)
         assert after.expected_s > before.expected_s
-    with pytest.raises(UserError, match="evaluation.during is -1: input should be greater than or equal to"):
+    with pytest.raises(
+        UserError, match=r"evaluation\.during is -1: input should be greater than or equal to"
+    ):
         config_of(CONFIG + "evaluation: {during: -1}\n")
-    with pytest.raises(UserError, match="evaluation.during_sequences is 1: "):
+    with pytest.raises(UserError, match=r"evaluation\.during_sequences is 1: "):
         config_of(CONFIG + "evaluation: {during: 8, during_sequences: 1}\n")
 
 
