@@ -16,7 +16,7 @@ from typing import Any
 MISSING = "–"
 AS_ZERO = 1e-5
 """The end of an interval that is smaller than this share of its value is written as 0."""
-_SECRET_OPTION = re.compile(r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|key|auth|cred|sig)[^=&;]*=)[^&;#\s]*")
+_SECRET_OPTION = r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|key|auth|cred|sig)[^=&;]*=)[^&;#\s]*"
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -42,7 +42,7 @@ def _without_login(address: str) -> str:
     # bob:p/ss@h: the slash in the password seems to end the host, so a colon before it is enough
     if "@" in host or (":" in host and "@" in address):
         address = "***@" + address.rpartition("@")[2]
-    return _SECRET_OPTION.sub(r"\1***", address)
+    return re.sub(_SECRET_OPTION, r"\1***", address)
 
 
 def is_missing(value: object) -> bool:

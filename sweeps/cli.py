@@ -163,6 +163,9 @@ class Chosen:
         return results.ledger_table(request.folder, request.config.name, keys, families), request.config.name
 
 
+COMMON = inspect.signature(Chosen, eval_str=True).parameters
+
+
 def _console(*, stderr: bool = False) -> Console:
     from sweeps.show.tables import console
 
@@ -184,12 +187,11 @@ def command(
 
         # Typer makes its options from a function's signature
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        shared = inspect.signature(Chosen, eval_str=True).parameters
         about_store = Annotated[Text, option(store, metavar="URI", show_default=otherwise or False)]
         parameters = [
-            shared[name].replace(
-                annotation=about_store if name == "store" else shared[name].annotation,
-                default=None if name == "family" else shared[name].default,
+            COMMON[name].replace(
+                annotation=about_store if name == "store" else COMMON[name].annotation,
+                default=None if name == "family" else COMMON[name].default,
             )
             for name in options
         ]

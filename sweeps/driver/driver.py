@@ -283,7 +283,7 @@ class Driver:
 
     def _set(self, key: str, **values: Any) -> None:
         """Remember a change until the ledger is read again."""
-        run = self._states[key] = replace(self._states[key], **values)
+        run = self._states[key] = self._states[key]._replace(**values)
         if run.state in SETTLED:
             self._open.pop(key, None)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from scaling.spec import RunSpec
@@ -128,9 +129,11 @@ class Claim:
     """Host on which the previous attempt failed or was lost."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A run in the ledger. Times are seconds since 1970."""
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Run(NamedTuple):
+    """A run in the ledger. Times are seconds since 1970. A tuple, for a sweep may have tens of thousands."""
 
     key: str
     family: str
@@ -146,39 +149,27 @@ class Run:
     ended: float | None = None
     host: str | None = None
     device: str | None = None
-    progress: Mapping[str, float] = field(default_factory=dict)
-    """Of a running attempt, if its journal was read: loss, seconds, share of its tokens, left_s."""
+    size: str = ""
+    budget: float = 0.0
+    params: float | None = None
+    seed: int | None = None
+    loss: float | None = None
+    """The bound of a finished run; of a running one, its latest training loss. Nats per token."""
+    loss_se: float | None = None
+    bits_per_byte: float | None = None
+    worked_s: float = 0.0
+    """Seconds of training and evaluation, over all attempts; so far, if it runs."""
+    share: float | None = None
+    """Of its tokens, and the seconds left: of a running attempt whose journal was read."""
+    left_s: float | None = None
     # Empty in a run that was read for its state alone:
-    spec: Mapping[str, Any] = field(default_factory=dict)
+    spec: Mapping[str, Any] = EMPTY
     """As it was registered, perhaps by an earlier version of the program."""
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = EMPTY
     predicted_s: float = 0.0
-    needs: Needs = field(default_factory=Needs)
+    needs: Needs = Needs()
     traceback: str | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def size(self) -> str:
-        return str(self.spec["size"]["name"])
-
-    @property
-    def budget(self) -> float:
-        return float(self.spec["budget"])
-
-    @property
-    def params(self) -> float | None:
-        return self.columns.get("params")
-
-    @property
-    def loss(self) -> float | None:
-        """The bound of a finished run; of a running one, its latest training loss. Nats per token."""
-        return self.progress.get("loss", self.result.get("bound"))
-
-    @property
-    def worked_s(self) -> float:
-        """Seconds of training and evaluation, over all attempts; so far, if it runs."""
-        before_s = (self.result.get("train_s") or 0.0) + (self.result.get("evaluation_s") or 0.0)
-        return float(self.progress.get("seconds", before_s))
+    result: Mapping[str, Any] = EMPTY
 
     def due(self, now: float) -> bool:
         """Whether the run itself is ready to start."""

@@ -14,7 +14,6 @@ from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
 from sweeps.ledger.status import open_ledger, runs_with_progress
 from sweeps.ledger.types import Run, State
-from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.show.tables import console
 
 STALE_S = 60.0
@@ -64,7 +63,7 @@ class SweepInStore:
     """A remark about the runs last read."""
 
     def __init__(self, uri: str, sweep: str) -> None:
-        from sweeps.record.tracking import ExperimentTags, client
+        from sweeps.record.tracking import ExperimentTags, check_tracking, client
 
         check_tracking(uri, to_write=False)
         self.uri, self.sweep = uri, sweep
@@ -84,6 +83,7 @@ class SweepInStore:
 
     def request(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
         from sweeps.record.board import ask
+        from sweeps.record.tracking import check_tracking
 
         check_tracking(self.uri)
         return ask(self._tags, action, families, keys)
@@ -108,6 +108,7 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     """
     from sweeps.record.recorded import experiment_name, recorded_runs
     from sweeps.record.recorder import identity_of
+    from sweeps.record.tracking import check_tracking, tracking_uri
     from sweeps.show.audit import audit, audit_store
 
     name = find_config(sweep, config).name

@@ -63,10 +63,10 @@ def status_table(runs: Sequence[Run], title: str) -> list[RowsTable | Text]:
             "state": state_text(run.state),
             "tries": str(run.attempt),
             "loss": _loss(run),
-            "bits/byte": _number(run.result.get("bits_per_byte"), ".3f"),
+            "bits/byte": _number(run.bits_per_byte, ".3f"),
             "time": duration(run.worked_s) if run.worked_s else "",
-            "done": _number(run.progress.get("share"), ".0%"),
-            "left": duration(run.progress["left_s"]) if run.progress.get("left_s") is not None else "",
+            "done": _number(run.share, ".0%"),
+            "left": duration(run.left_s) if run.left_s is not None else "",
             "where": run.host or "",
         }
         for run in runs
@@ -87,8 +87,7 @@ def _loss(run: Run) -> str:
         return ""
     if run.state == State.RUNNING:
         return f"training {run.loss:.3f}"
-    error = run.result.get("bound_se")
-    return f"{run.loss:.4f}" if error is None else f"{run.loss:.4f} ± {error:.4f}"
+    return f"{run.loss:.4f}" if run.loss_se is None else f"{run.loss:.4f} ± {run.loss_se:.4f}"
 
 
 def watch(read: Callable[[], Sequence[Run]], sweep: str, *, every_s: float = WATCH_S) -> None:

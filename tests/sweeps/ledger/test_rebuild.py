@@ -129,8 +129,12 @@ def test_another_ledger_under_the_same_name_is_noticed(tmp_path, clock):
 def test_values_that_are_no_json_are_damage_and_no_traceback(tmp_path, clock):
     trained(tmp_path, clock)
     with Ledger(tmp_path / "ledger") as ledger:
-        for change in ("result = '{'", "state = 'asleep'", "needs = '[1]'"):
+        for change, problem in (
+            ("result = '{'", "malformed JSON"),
+            ("result = '{}', state = 'asleep'", "run 'done'"),
+            ("state = 'finished', needs = '[1]'", "run 'done'"),
+        ):
             with ledger.write() as db:
                 db.execute(f"UPDATE runs SET {change} WHERE key = 'done'")
-            with pytest.raises(LedgerLostError, match="run 'done'"):
+            with pytest.raises(LedgerLostError, match=problem):
                 ledger.runs()

@@ -60,7 +60,7 @@ def facts_for(config) -> DataFacts:
 def past_run(spec: RunSpec, state: str = "finished", **values) -> Run:
     """What the ledger has of a run that took 2 s on this machine's processor."""
     known = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
-    known |= {"result": {"train_s": 1.5, "evaluation_s": 0.5}, "device": device_name("cpu"), **values}
+    known |= {"worked_s": 2.0, "device": device_name("cpu"), **values}
     return Run(
         key=spec.key,
         family=spec.family,
@@ -379,7 +379,7 @@ def test_states_come_from_the_ledger():
 def took(plan, number: int, times: float, **values) -> Run:
     """A run of the plan that took `times` what the plan expects, the start left out."""
     seconds = times * (plan.runs[number].expected_s - timing.START_S)
-    return past_run(plan.runs[number].spec, result={"train_s": seconds, "evaluation_s": 0.0}, **values)
+    return past_run(plan.runs[number].spec, worked_s=seconds, **values)
 
 
 def without_start(plan) -> list[float]:

@@ -14,11 +14,8 @@ def test_nearer_runs_count_more():
     start = timing.START_S
     about = {"family": "ar", "state": State.FINISHED, "attempt": 1, "changed": 1, "device": kind}
     done = [
-        (
-            Run(key="a", columns={"params": 1e4}, result={"train_s": 0.5, "evaluation_s": 0.5}, **about),
-            1 + start,
-        ),
-        (Run(key="b", columns={"params": 1e6}, result={"train_s": 4.0}, **about), 1 + start),
+        (Run(key="a", columns={"params": 1e4}, worked_s=1.0, **about), 1 + start),
+        (Run(key="b", columns={"params": 1e6}, worked_s=4.0, **about), 1 + start),
     ]
     known = timing.Experience(done)
     times = [known.seconds(1 + start, "ar", params, kind) - start for params in (1e4, 1e5, 1e6)]
