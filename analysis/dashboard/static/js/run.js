@@ -132,6 +132,7 @@ const SPEC = [["sweep", "sweep"], ["key", "key"], ["objective", "objective"], ["
   ["vocab_size", "vocabulary"], ["corpus", "text"], ["tokenizer", "tokenizer"], ["data_fingerprint", "data fingerprint"], ["notes", "notes"], ["tags", "tags"]];
 const OUTCOME = [["status", "status"], ["sentence", "details"], ["excluded", "left out of fits"], ["loss", "held-out loss (nats per token)", x => x.toFixed(5)],
   ["loss_se", "its standard error", x => sig(x, 3)], ["bits_per_byte", "bits per byte", x => x.toFixed(5)], ["bound", "kind of bound"], ["wall_s", "time", durationText],
+  ["evaluation_s", "of it evaluation", durationText],
   ["tokens_per_s", "speed (tokens per s)", countText], ["host", "host"], ["device", "device"], ["started", "started", timeText], ["ended", "ended", timeText],
   ["code_version", "version of the code"], ["mlflow_run_id", "MLflow run id"]];
 
