@@ -10,31 +10,18 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from analysis import figures, laws, published
-    from analysis.checks.diagnostics import diagnose
-    from analysis.checks.heldout import rollout
-    from analysis.checks.selection import select
-    from analysis.comparison.multipliers import compare
-    from analysis.estimate import Estimate
-    from analysis.laws import fit_law
-    from analysis.laws.powerfit import fit_power_law
-    from analysis.laws.tuning import fit_tuning_law
-    from analysis.table.runs import load_runs
-
-__all__ = [
-    "Estimate",
-    "compare",
-    "diagnose",
-    "figures",
-    "fit_law",
-    "fit_power_law",
-    "fit_tuning_law",
-    "laws",
-    "load_runs",
-    "published",
-    "rollout",
-    "select",
-]
+    from analysis import figures as figures
+    from analysis import laws as laws
+    from analysis import published as published
+    from analysis.checks.diagnostics import diagnose as diagnose
+    from analysis.checks.heldout import rollout as rollout
+    from analysis.checks.selection import select as select
+    from analysis.comparison.multipliers import compare as compare
+    from analysis.estimate import Estimate as Estimate
+    from analysis.laws import fit_law as fit_law
+    from analysis.laws.powerfit import fit_power_law as fit_power_law
+    from analysis.laws.tuning import fit_tuning_law as fit_tuning_law
+    from analysis.table.runs import load_runs as load_runs
 
 _HOMES = {
     "Estimate": "analysis.estimate",
@@ -48,6 +35,7 @@ _HOMES = {
     "select": "analysis.checks.selection",
 }
 """The module of every name that is not itself a module."""
+__all__ = sorted([*_HOMES, "figures", "laws", "published"])
 
 
 def __getattr__(name: str) -> object:

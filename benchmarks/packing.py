@@ -35,8 +35,8 @@ def main() -> None:
     rows = []
     with ExitStack() as stack:
         enter = stack.enter_context
-        whole = enter(Stepper("project", shape, threads=arguments.processes, tuned=True))
-        single = [enter(Stepper("project", shape, threads=1, tuned=True)) for _ in range(arguments.processes)]
+        whole = enter(Stepper("project", shape, threads=arguments.processes))
+        single = [enter(Stepper("project", shape, threads=1)) for _ in range(arguments.processes)]
         for round_number in range(arguments.rounds + 1):
             wait_for_quiet()
             one = whole.window(arguments.family, arguments.seconds)

@@ -15,12 +15,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 from scaling.ladder import Size
+from sweeps.pools.base import WORKER_ENVIRONMENT
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "uniform, curriculum": ("uniform", {"curriculum": "top_k", "curriculum_share": 1.0}),
@@ -30,9 +31,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 QUIET = 0.08
 """A sample counts as quiet when other processes took at most this share of the machine meanwhile."""
-
-TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
-"""glibc keeps large blocks instead of returning them to the kernel; the setting of a sweep's workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +111,7 @@ def wait_for_quiet(limit_s: float = 5.0) -> None:
             return
 
 
-class Stepper:
+class Stepper(contextlib.AbstractContextManager["Stepper"]):
     """A child process that trains `program` ("project" or "textbook") at one shape."""
 
     def __init__(
@@ -122,21 +120,18 @@ class Stepper:
         shape: Shape,
         *,
         threads: int,
-        tuned: bool,
+        tuned: bool = True,
         device: str = "cpu",
         precision: str = "float32",
     ) -> None:
-        environment = {k: v for k, v in os.environ.items() if k not in TUNED}
-        environment |= {"OMP_NUM_THREADS": str(threads), **(TUNED if tuned else {})}
+        environment = {k: v for k, v in os.environ.items() if k not in WORKER_ENVIRONMENT}
+        environment |= {"OMP_NUM_THREADS": str(threads), **(WORKER_ENVIRONMENT if tuned else {})}
         request = {"program": program, "shape": shape.name, "device": device, "precision": precision}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.steps", json.dumps(request)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self._read()  # it is ready
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()

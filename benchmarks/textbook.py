@@ -2,7 +2,7 @@
 
 A DiT with adaLN (arXiv 2212.09748) and rotary positions for text, plain modules, every position through the
 head, losses in eager mode, torch.optim.AdamW as it comes. Same mathematics as scaling.models and
-scaling.families, which `copy_weights` lets one check; nothing here is made to be fast or slow.
+scaling.families, which its tests check; nothing here is made to be fast or slow.
 
 B batch, L length, D hidden, V vocabulary.
 """
@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaling.ladder import Size
-from scaling.models import Transformer
-from scaling.models.transformer import Block, interleave_heads
 
 EARLIEST = 1e-3
 
@@ -141,31 +139,3 @@ def uniform_loss(model: Textbook, x0: Tensor, vocab_size: int, t: Tensor | None 
 
 
 LOSSES = {"ar": ar_loss, "masked": masked_loss, "uniform": uniform_loss}
-
-
-@torch.no_grad()
-def copy_weights(source: Textbook, target: Transformer) -> None:
-    """Give `target` the weights of `source`, so that both compute the same function.
-
-    Rows of ids that the textbook's head lacks keep what they have.
-    """
-    size = target.size
-    target.embedding.copy_(source.embedding.weight)
-    target.time_in.load_state_dict(source.time[0].state_dict())
-    target.time_out.load_state_dict(source.time[2].state_dict())
-    for name in ("weight", "bias"):
-        rows = [source.get_parameter(f"blocks.{i}.modulation.{name}") for i in range(size.num_layers)]
-        getattr(target.modulation, name).copy_(torch.cat([*rows, getattr(source.modulation, name)]))
-    for ours, theirs in zip(target.blocks, source.blocks, strict=True):
-        assert isinstance(ours, Block), "the project's network holds blocks"
-        assert isinstance(theirs, TextbookBlock), "so does the textbook's"
-        query, key, value = theirs.qkv.weight.chunk(3)
-        heads = [interleave_heads(rows, size.num_heads) for rows in (query, key)]
-        ours.qkv.weight.copy_(torch.cat([*heads, value]))
-        ours.norm_attention.copy_(theirs.norm1.weight)
-        ours.norm_mlp.copy_(theirs.norm2.weight)
-        for own, other in ((ours.out, theirs.out), (ours.up, theirs.mlp[0]), (ours.down, theirs.mlp[2])):
-            own.load_state_dict(other.state_dict())
-    target.norm_final.copy_(source.norm.weight)
-    target.head.weight[: len(source.head.weight)].copy_(source.head.weight)
-    target.head.bias[: len(source.head.bias)].copy_(source.head.bias)

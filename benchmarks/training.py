@@ -17,10 +17,11 @@ The tables go to the terminal, all samples to build/benchmarks/training.json.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from statistics import median
@@ -53,41 +54,41 @@ SHARES = {
 """Every family, and the floor of its FLOP/s as a share of those of `masked`, if one was set."""
 
 Samples = dict[str, list[Sample]]
+"""By program."""
 Columns = dict[str, Callable[[dict[str, Any]], str]]
 
 
 def measure(
-    shape: Shape, families: tuple[str, ...], rounds: int, seconds: float, threads: int, **machine: str
+    shape: Shape,
+    labels: Iterable[str],
+    programs: dict[str, bool],
+    arguments: argparse.Namespace,
+    *,
+    quiet_s: float = 5.0,
 ) -> tuple[dict[str, Samples], float]:
-    """Samples by family and program, taken in turn, and the machine's matrix-product peak in FLOP/s."""
-    samples_by_family: dict[str, Samples] = {family: defaultdict(list) for family in families}
+    """Samples by label and program, taken in turn, so that a round's ratios hang together; and the machine's
+    matrix-product peak in FLOP/s. quiet_s: longest wait for a quiet machine before each sample."""
+    samples: dict[str, Samples] = {label: defaultdict(list) for label in labels}
+    machine = {name: getattr(arguments, name) for name in ("threads", "device", "precision")}
     peaks = []
     with ExitStack() as stack:
         steppers = {
-            name: stack.enter_context(
-                Stepper(name.split()[0], shape, threads=threads, tuned=tuned, **machine)
-            )
-            for name, tuned in PROGRAMS.items()
+            name: stack.enter_context(Stepper(name.split()[0], shape, tuned=tuned, **machine))
+            for name, tuned in programs.items()
         }
-        for _ in range(rounds):
-            wait_for_quiet()
+        for _ in range(arguments.rounds):
+            wait_for_quiet(quiet_s)
             peaks.append(steppers["project"].peak())
-            for family in families:
+            for label, by_program in samples.items():
                 for name, stepper in steppers.items():
-                    wait_for_quiet()
-                    samples_by_family[family][name].append(stepper.window(family, seconds))
-    return samples_by_family, max(peaks)
+                    wait_for_quiet(quiet_s)
+                    by_program[name].append(stepper.window(label, arguments.seconds))
+    return samples, max(peaks)
 
 
-def seconds(sample: Sample, threads: int, device: str) -> float:
+def seconds(sample: Sample, one_thread: bool) -> float:
     """A step's time: of the processor if one thread does it all, of the clock otherwise."""
-    return sample.cpu_s_per_step if threads == 1 and device == "cpu" else sample.seconds_per_step
-
-
-def chosen(pairs: list[tuple[Sample, ...]]) -> list[tuple[Sample, ...]]:
-    """The quiet ones if there are three, else all."""
-    quiet = [pair for pair in pairs if all(sample.quiet for sample in pair)]
-    return quiet if len(quiet) >= 3 else pairs
+    return sample.cpu_s_per_step if one_thread else sample.seconds_per_step
 
 
 def speed(shape: Shape, family: str, step_s: float, step_flops: float) -> dict[str, Any]:
@@ -99,57 +100,40 @@ def speed(shape: Shape, family: str, step_s: float, step_flops: float) -> dict[s
     }
 
 
-def ratio_row(
-    shape: Shape, family: str, samples: Samples, peak: float, threads: int, device: str
-) -> dict[str, Any]:
+def ratio_row(shape: Shape, family: str, samples: Samples, peak: float, one_thread: bool) -> dict[str, Any]:
     """Speed of the project, and the time of the textbook's steps as a multiple of its own."""
 
-    def ratio(other: str) -> float:
-        pairs = chosen(list(zip(samples["project"], samples[other], strict=True)))
-        return median(seconds(b, threads, device) / seconds(a, threads, device) for a, b in pairs)
+    def chosen(*programs: str) -> list[tuple[float, ...]]:
+        """Times of the rounds that were quiet for all of them, if there are three, else of all rounds."""
+        rounds = list(zip(*(samples[program] for program in programs), strict=True))
+        quiet = [taken for taken in rounds if all(sample.quiet for sample in taken)]
+        used = quiet if len(quiet) >= 3 else rounds
+        return [tuple(seconds(sample, one_thread) for sample in taken) for taken in used]
 
-    step_s = median(
-        seconds(sample, threads, device) for (sample,) in chosen([(s,) for s in samples["project"]])
-    )
+    step_s = median(own_s for (own_s,) in chosen("project"))
     counted, _ = step_flops(family, shape)
     rounds = zip(*samples.values(), strict=True)
     return {
         **speed(shape, family, step_s, counted),
         "mfu": counted / step_s / peak,
-        "ratio_same_allocator": ratio("textbook tuned"),
-        "ratio_plain_user": ratio("textbook default"),
+        "ratio_same_allocator": median(b / a for a, b in chosen("project", "textbook tuned")),
+        "ratio_plain_user": median(b / a for a, b in chosen("project", "textbook default")),
         "target": TARGETS[family, shape.name],
         "quiet_rounds": sum(all(sample.quiet for sample in taken) for taken in rounds),
     }
 
 
-def measure_shares(
-    shape: Shape, labels: tuple[str, ...], rounds: int, window_s: float, threads: int, **machine: str
-) -> dict[str, list[Sample]]:
-    """Samples of the project's step by label, each round in turn, so that a round's ratios hang together."""
-    samples_by_family: dict[str, list[Sample]] = defaultdict(list)
-    with Stepper("project", shape, threads=threads, tuned=True, **machine) as stepper:
-        for _ in range(rounds):
-            for label in labels:
-                wait_for_quiet(1.0)
-                samples_by_family[label].append(stepper.window(label, window_s))
-    return samples_by_family
-
-
-def share_rows(
-    shape: Shape, samples: dict[str, list[Sample]], threads: int, device: str
-) -> list[dict[str, Any]]:
+def share_rows(shape: Shape, samples: dict[str, Samples], one_thread: bool) -> list[dict[str, Any]]:
     """Speeds by label; shares are medians over rounds of FLOP/s over those of masked in the same round."""
-    rows = []
-    masked = [seconds(sample, threads, device) for sample in samples["masked"]]
+    times = {label: [seconds(s, one_thread) for s in taken["project"]] for label, taken in samples.items()}
     counted_masked, done_masked = step_flops("masked", shape)
-    for label, taken in samples.items():
+    rows = []
+    for label, own_s in times.items():
         counted, done = step_flops(label, shape)
-        times = [seconds(sample, threads, device) for sample in taken]
-        faster = median(m / t for t, m in zip(times, masked, strict=True))
+        faster = median(m / t for t, m in zip(own_s, times["masked"], strict=True))
         rows.append(
             {
-                **speed(shape, label, median(times), counted),
+                **speed(shape, label, median(own_s), counted),
                 "share": faster * counted / counted_masked,
                 "share_done": faster * done / done_masked,
                 "floor": SHARES.get(label),
@@ -199,31 +183,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
-    families = tuple(arguments.families.split(","))
-    machine = {"device": arguments.device, "precision": arguments.precision}
-    rows, samples = [], {}
-    for name in arguments.shapes.split(","):
-        samples_by_family, peak = measure(
-            SHAPES[name], families, arguments.rounds, arguments.seconds, arguments.threads, **machine
-        )
-        rows += [
-            ratio_row(
-                SHAPES[name], family, samples_by_family[family], peak, arguments.threads, arguments.device
-            )
-            for family in families
-        ]
-        samples[name] = {
+    families = arguments.families.split(",")
+    one_thread = arguments.threads == 1 and arguments.device == "cpu"
+    rows, shares, samples = [], [], {}
+    for shape in [SHAPES[name] for name in arguments.shapes.split(",")]:
+        by_family, peak = measure(shape, families, PROGRAMS, arguments)
+        rows += [ratio_row(shape, family, by_family[family], peak, one_thread) for family in families]
+        samples[shape.name] = {
             family: {program: [asdict(s) for s in taken] for program, taken in programs.items()}
-            for family, programs in samples_by_family.items()
+            for family, programs in by_family.items()
         }
-        print(f"shape {name}: matrix-product peak {peak / 1e9:.0f} GFLOP/s", flush=True)
+        print(f"shape {shape.name}: matrix-product peak {peak / 1e9:.0f} GFLOP/s", flush=True)
+        by_label, _ = measure(shape, SHARES, {"project": True}, arguments, quiet_s=1.0)
+        shares += share_rows(shape, by_label, one_thread)
     title = f"training step, {arguments.precision} on {arguments.device}, {arguments.threads} threads"
-    shares = []
-    for name in arguments.shapes.split(","):
-        samples_of_shape = measure_shares(
-            SHAPES[name], tuple(SHARES), arguments.rounds, arguments.seconds, arguments.threads, **machine
-        )
-        shares += share_rows(SHAPES[name], samples_of_shape, arguments.threads, arguments.device)
     show(
         f"every family, {title}",
         shares,
@@ -233,7 +206,7 @@ def main() -> None:
             "floor": lambda row: "" if row["floor"] is None else f"{row['floor']:.0%}",
         },
     )
-    has_targets = machine == {"device": "cpu", "precision": "float32"}
+    has_targets = (arguments.device, arguments.precision) == ("cpu", "float32")
     floor = " (floor {:.1f})" if has_targets else ""
     show(
         title,
@@ -254,8 +227,8 @@ def main() -> None:
             f"If fewer than 3 rounds were quiet (others took over {QUIET:.0%} of the machine), "
             "all rounds count: trust those ratios less, and the absolute speeds not at all."
         )
-    record = {"threads": arguments.threads, **machine, "rows": rows, "shares": shares, "samples": samples}
-    save(arguments.out, record)
+    machine = {name: getattr(arguments, name) for name in ("threads", "device", "precision")}
+    save(arguments.out, {**machine, "rows": rows, "shares": shares, "samples": samples})
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ A size name is a label: nothing parses a number out of it. Counts come from `sca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from scaling.errors import UserError
 
@@ -49,9 +48,6 @@ class Size:
     @property
     def head_dim(self) -> int:
         return self.hidden // self.num_heads
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def _published() -> dict[str, Size]:

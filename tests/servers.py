@@ -22,9 +22,9 @@ START_S = 120.0
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _wait_until(ready: Callable[[], bool], what: str) -> None:
@@ -124,8 +124,8 @@ class Postgres:
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
     """Skips the test where PostgreSQL or its driver is not installed."""
-    found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else []
+    program = shutil.which("initdb")
+    places = [Path(program).resolve().parent] if program else []
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     programs = next((place for place in places if (place / "initdb").exists()), None)
     if programs is None:

@@ -64,12 +64,12 @@ def test_the_image_holds_all_that_the_package_is_built_from():
 
 def commands(program: str) -> list[tuple[Path, list[str]]]:
     """Every use of `program` in files and pages: what follows it, to the end of the command."""
-    found = []
+    uses = []
     for path in [*FILES, *PAGES]:
         before = r"(?:^ {4,}|^# +|[`'(/&;] *|: |- )" if path.suffix == ".md" else r"(?:^|[\s`'(/])"
         for line in re.findall(rf"{before}{program} ([a-z][^\n`|&#]*)", text(path), flags=re.M):
-            found.append((path, re.sub(r"['\"(){}]|\$\S+", " ", line).split()))
-    return found
+            uses.append((path, re.sub(r"['\"(){}]|\$\S+", " ", line).split()))
+    return uses
 
 
 def options(words: list[str]) -> set[str]:
@@ -85,11 +85,11 @@ def test_scaling_commands_are_there_with_their_options():
 
     from sweeps.cli import app
 
-    known = typer.main.get_command(app).commands
-    used = [(path, words) for path, words in commands("scaling") if words[0] in known]
+    available = typer.main.get_command(app).commands
+    used = [(path, words) for path, words in commands("scaling") if words[0] in available]
     assert {words[0] for _, words in used} >= {"sweep", "plan", "status"}
     for path, words in used:
-        assert options(words) <= known_options(known[words[0]]), (path.name, words)
+        assert options(words) <= known_options(available[words[0]]), (path.name, words)
 
 
 def test_make_is_asked_for_what_the_makefile_has():
@@ -114,13 +114,13 @@ def test_ray_and_mlflow_know_the_options_they_are_given():
     for path, words in used:
         inner = [words.index(word) for word in ("--", "scaling") if word in words]
         own = words[: min(inner, default=None)]
-        known = known_options(cli.commands[words[0]])
+        available = known_options(cli.commands[words[0]])
         if words[0] == "symmetric-run":
-            known |= known_options(cli.commands["start"])
-        assert options(own) <= known, (path.name, words)
-    given = [words for _, words in commands("mlflow") if words[0] == "server"]
-    given.append(COMPOSE["services"]["mlflow"]["command"][1:])
-    for words in given:
+            available |= known_options(cli.commands["start"])
+        assert options(own) <= available, (path.name, words)
+    servers = [words for _, words in commands("mlflow") if words[0] == "server"]
+    servers.append(COMPOSE["services"]["mlflow"]["command"][1:])
+    for words in servers:
         assert options(words) <= known_options(server), words
 
 
@@ -142,9 +142,9 @@ def test_ports_that_people_use_are_on_the_loopback():
     assert ports
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
     heads = [words for _, words in commands("ray") if words[0] == "start" and "--head" in words]
-    asked = [words for words in heads if any(word.startswith("--port") for word in words)]
-    assert len(asked) >= 3
-    assert all("--dashboard-host=127.0.0.1" in words for words in asked)
+    with_port = [words for words in heads if any(word.startswith("--port") for word in words)]
+    assert len(with_port) >= 3
+    assert all("--dashboard-host=127.0.0.1" in words for words in with_port)
 
 
 def test_telemetry_is_off():
@@ -197,9 +197,9 @@ def test_compose_waits_for_health_and_loses_nothing_on_restart():
         "postgres": "service_healthy",
         "s3": "service_healthy",
     }
-    asked = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
+    variables = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
     page = (ROOT / "docs" / "clusters" / "mlflow.md").read_text()
-    assert asked == set(re.findall(r"^(\w+)=", page, flags=re.M))
+    assert variables == set(re.findall(r"^(\w+)=", page, flags=re.M))
 
 
 def test_the_rayjob_has_the_fields_of_its_kind_and_a_fixed_size():
@@ -272,7 +272,7 @@ def slurm(tmp_path):
         (programs / name).chmod(0o755)
 
     def begin(launch: str, *arguments: str) -> subprocess.Popen[bytes]:
-        given = {
+        variables = {
             "SLURM_SUBMIT_DIR": str(tmp_path),
             "SLURM_JOB_NODELIST": "n[1-2]",
             "SLURM_JOB_NUM_NODES": "2",
@@ -282,7 +282,7 @@ def slurm(tmp_path):
         }
         return subprocess.Popen(
             ["bash", str(DEPLOY / "slurm.sh"), *arguments],
-            env={**os.environ, **given}, start_new_session=True,
+            env={**os.environ, **variables}, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -294,13 +294,13 @@ def slurm(tmp_path):
 def test_a_slurm_job_gives_the_sweep_its_cluster_and_an_end(slurm, tmp_path, launch):
     job = slurm(launch, "--sweep", "smoke", "--family", "ar")
     assert job.wait(60) == 3  # the sweep's own code
-    said = (tmp_path / "said").read_text().splitlines()
-    sweep = next(line for line in said if line.startswith("scaling")).split()
+    lines = (tmp_path / "said").read_text().splitlines()
+    sweep = next(line for line in lines if line.startswith("scaling")).split()
     assert sweep[:5] == ["scaling", "sweep", "--address", "10.0.0.1:6379", "--max-hours"]
     assert float(sweep[5]) == pytest.approx(1.0, abs=0.02)  # ten minutes less than there are
     assert sweep[6:] == ["--sweep", "smoke", "--family", "ar"]
-    assert "token 64 token" in said
-    starts = [line for line in said if line.startswith(("ray start", "ray symmetric-run"))]
+    assert "token 64 token" in lines
+    starts = [line for line in lines if line.startswith(("ray start", "ray symmetric-run"))]
     assert len(starts) == (2 if launch == "start" else 1)
     assert all("--num-cpus 4" in line and "--disable-usage-stats" in line for line in starts)
 

@@ -32,10 +32,10 @@ def text_of(path: Path) -> str:
 
 def fenced(path: Path) -> list[tuple[str, str, bool]]:
     """Blocks between ``` as language, text, and whether the line before says that the block is not run."""
-    found = re.finditer(
+    matches = re.finditer(
         r"^(?P<before>[^\n]*)\n```(?P<kind>\w*)\n(?P<code>.*?)^```$", text_of(path), re.M | re.S
     )
-    return [(block["kind"], block["code"], "not run:" in block["before"]) for block in found]
+    return [(block["kind"], block["code"], "not run:" in block["before"]) for block in matches]
 
 
 def prose(path: Path) -> str:
@@ -76,12 +76,12 @@ def test_every_page_can_be_reached_from_the_contents() -> None:
 
 def test_every_picture_is_shown_somewhere() -> None:
     pictures = {path for path in committed() if path.parts[:2] == ("docs", "pictures")}
-    shown = {
+    linked = {
         (ROOT / page.parent / link).resolve().relative_to(ROOT)
         for page in PAGES
         for link in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text_of(page))
     }
-    assert pictures == shown
+    assert pictures == linked
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -184,8 +184,8 @@ def test_named_commands_and_options_exist(page: Path) -> None:
         if words[0].startswith("-"):
             continue
         options = [word for word in words if word.startswith("--")]
-        known = commands().get(words[0])
-        wrong += [line] * (known is None or any(o not in known | {"--help"} for o in options))
+        available = commands().get(words[0])
+        wrong += [line] * (available is None or any(o not in available | {"--help"} for o in options))
     assert not wrong
 
 
@@ -200,13 +200,13 @@ def test_sweeps_written_out_are_valid(page: Path) -> None:
 
 def runnable(page: Path) -> list[tuple[str, str]]:
     """Python blocks to run, each with the output that the page prints below it, if any."""
-    blocks, found = fenced(page), []
+    blocks, examples = fenced(page), []
     for (kind, code, skipped), (below, output, _) in zip(blocks, [*blocks[1:], ("", "", False)], strict=True):
         if kind == "python":
             ast.parse(code)
             if not skipped:
-                found.append((code, output if below == "text" else ""))
-    return found
+                examples.append((code, output if below == "text" else ""))
+    return examples
 
 
 @pytest.fixture
@@ -245,9 +245,11 @@ def test_python_runs_and_prints_what_the_page_says(
             )
 
 
-def alike(shown: str, printed: str) -> bool:
+def alike(documented: str, printed: str) -> bool:
     number = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
-    if re.sub(number, "#", shown).split() != re.sub(number, "#", printed).split():
+    if re.sub(number, "#", documented).split() != re.sub(number, "#", printed).split():
         return False
-    pairs = zip(re.findall(number, shown), re.findall(number, printed), strict=True)
+    if re.findall(r"\de([-+]?)", documented) != re.findall(r"\de([-+]?)", printed):
+        return False  # 1e+22 where the program writes 1.0e22
+    pairs = zip(re.findall(number, documented), re.findall(number, printed), strict=True)
     return all(float(a) == pytest.approx(float(b), rel=1e-2) for a, b in pairs)

@@ -166,9 +166,9 @@ def test_constraints_pin_everything_that_is_asked_for() -> None:
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line and line[0] != "#"
     )
-    asked = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
-    asked += [text for extra in PROJECT["project"]["optional-dependencies"].values() for text in extra]
-    for text in asked:
+    requirements = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
+    requirements += [text for extra in PROJECT["project"]["optional-dependencies"].values() for text in extra]
+    for text in requirements:
         name, at_least = requirement_name(text), text.partition(">=")[2]
         if name != PROJECT["project"]["name"]:
             assert name in pins, f"{text} has no line in constraints.txt"
@@ -238,6 +238,37 @@ def test_no_function_is_nested_too_deeply() -> None:
     assert too_deep == set(HOUSE["deep_functions"])
 
 
+VERBS = {
+    "told",
+    "asked",
+    "found",
+    "known",
+    "seen",
+    "said",
+    "wanted",
+    "given",
+    "wished",
+    "shown",
+    "ask",
+    "tell",
+}
+
+
+def test_values_have_nouns_as_names() -> None:
+    places = []
+    for path in python_files():
+        for node in ast.walk(tree(path)):
+            stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            name = node.id if stored else node.arg if isinstance(node, ast.arg) else ""
+            places += [f"{path}:{node.lineno} {name}"] if name in VERBS else []
+    for path in committed():
+        if path.suffix == ".js":
+            text = (ROOT / path).read_text(encoding="utf-8")
+            names = re.findall(r"\b(?:const|let|var) (\w+)(?! = (?:async )?(?:\([^)]*\)|\w+) =>)", text)
+            places += [f"{path} {name}" for name in names if name in VERBS]
+    assert not places
+
+
 def test_only_the_families_know_their_names() -> None:
     """Adding a family touches no other file, so no other file may ask which family it has."""
     table = next(
@@ -248,7 +279,7 @@ def test_only_the_families_know_their_names() -> None:
     assert isinstance(table, ast.Dict)
     families = {key.value for key in table.keys if isinstance(key, ast.Constant)}
     assert "masked" in families
-    asked = [
+    comparisons = [
         f"{path}:{node.lineno}"
         for path in python_files(*PACKAGES)
         if path.parts[:2] != ("scaling", "families")
@@ -257,7 +288,7 @@ def test_only_the_families_know_their_names() -> None:
         for constant in ast.walk(node)
         if isinstance(constant, ast.Constant) and constant.value in families
     ]
-    assert not asked, f"a family name is compared outside scaling/families: {asked}"
+    assert not comparisons, f"a family name is compared outside scaling/families: {comparisons}"
 
 
 def exporting_modules() -> list[str]:
@@ -328,21 +359,21 @@ NOT_HERE = {
 
 @pytest.mark.parametrize("what", NOT_HERE)
 def test_committed_text_holds_no(what: str) -> None:
-    found = []
+    places = []
     for path in committed():
         try:
             lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
             continue
-        found += [f"{path}:{number}" for number, line in enumerate(lines, 1) if NOT_HERE[what].search(line)]
-    assert not found
+        places += [f"{path}:{number}" for number, line in enumerate(lines, 1) if NOT_HERE[what].search(line)]
+    assert not places
 
 
 def readme_section(title: str) -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)
-    assert found, f"README.md has no section {title!r}"
-    return found[1]
+    match = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)
+    assert match, f"README.md has no section {title!r}"
+    return match[1]
 
 
 def test_the_list_of_files_is_up_to_date() -> None:
@@ -375,10 +406,10 @@ def test_readme_names_only_targets_and_files_that_are_there() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_lists_its_targets_on_one_screen() -> None:
-    shown = subprocess.run(
+    text = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    lines = shown.splitlines()
+    lines = text.splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 100
     for target in (
@@ -395,4 +426,4 @@ def test_make_lists_its_targets_on_one_screen() -> None:
         "lint",
         "clean",
     ):
-        assert re.search(rf"^  {target} +\S", shown, flags=re.M), f"make help does not explain {target}"
+        assert re.search(rf"^  {target} +\S", text, flags=re.M), f"make help does not explain {target}"

@@ -33,11 +33,11 @@ def test_results_may_go_into_a_folder_of_any_name(out: str) -> None:
 
 
 def test_families_files_and_stores_are_passed_on_as_they_are() -> None:
-    given = words("fit", "FAMILY=ar masked", "SWEEP=my own.yaml", "STORE=sqlite:///a b.db")
-    assert given[:4] == ["fit", "--config", "my own.yaml", "--out"]
-    assert given[5:] == ["--family", "ar", "--family", "masked", "--store", "sqlite:///a b.db"]
+    arguments = words("fit", "FAMILY=ar masked", "SWEEP=my own.yaml", "STORE=sqlite:///a b.db")
+    assert arguments[:4] == ["fit", "--config", "my own.yaml", "--out"]
+    assert arguments[5:] == ["--family", "ar", "--family", "masked", "--store", "sqlite:///a b.db"]
 
 
 def test_help_names_every_family() -> None:
-    shown = make("help")
-    assert [name for name in FAMILIES if name not in shown] == []
+    text = make("help")
+    assert [name for name in FAMILIES if name not in text] == []

@@ -93,7 +93,8 @@ class Diagnosis(Plotted):
             if broken and check not in broken:
                 continue
             if check in DIFFERENCES:
-                differences.append(f"by {value:.2g} {DIFFERENCES[check]}")
+                named = f" ({self._farthest(check)})" if check == "approach" else ""
+                differences.append(f"by {value:.2g} {DIFFERENCES[check]}{named}")
             else:
                 reasons.append(texts.get(check, finding))
         if differences:
@@ -101,6 +102,13 @@ class Diagnosis(Plotted):
         if not reasons:
             return "reliable"
         return f"{'do not use' if broken else 'use with care'}: {', '.join(reasons)}"
+
+    def _farthest(self, check: str) -> str:
+        """The variant whose exponent of N* is farthest from the law's own, with that exponent."""
+        rows = self.variants[(self.variants["check"] == check) & self.variants["exponent"].notna()]
+        exponents = rows["exponent"].astype(float)
+        at = (exponents - float(self.law.exponents["params"])).abs().idxmax()
+        return f"{rows['variant'][at]}: {exponents[at]:.2f}"
 
     def plot(self, check: str | None = None) -> go.Figure:  # type: ignore[override]
         """The figure behind one check, or (None) the exponent and E over all variants. UserError names the
@@ -234,10 +242,10 @@ def _surface_checks(law: SurfaceLaw, influence: pd.DataFrame) -> dict[str, Findi
         return checks
     theta = without_outliers(law)
     a_without = float(frontier_exponents(theta, law.cost)["params"])
-    shown = ", ".join(map(str, named[:6])) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
+    row_names = ", ".join(map(str, named[:6])) + (f" and {len(named) - 6} more" if len(named) > 6 else "")
     note = (
         f"{len(named)} run{'s' if len(named) > 1 else ''} further than {OUTLIER:g} robust standard "
-        f"deviations (row {shown}); exponent of N* {float(a):.4f} with, {a_without:.4f} without; "
+        f"deviations (row {row_names}); exponent of N* {float(a):.4f} with, {a_without:.4f} without; "
         f"E {float(law.E):.4g} with, {theta[0]:.4g} without"
     )
     grade = CONCERN if abs(a_without - float(a)) > STABLE else NOTE

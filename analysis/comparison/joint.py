@@ -17,7 +17,6 @@ from scipy.special import chdtrc
 
 from analysis.errors import UserError
 from analysis.laws.solver.bootstrap import resample_weights
-from analysis.laws.solver.newton import minimise
 from analysis.laws.solver.noise import choose_resampling, draw_losses, spread_about_surface
 from analysis.laws.solver.objective import (
     LOWER,
@@ -29,7 +28,7 @@ from analysis.laws.solver.objective import (
     Space,
     huber_deviance,
 )
-from analysis.laws.solver.search import WALK, refit
+from analysis.laws.solver.search import best_of, refit
 from analysis.laws.surface import SurfaceLaw, fit_surface, problem_of
 from analysis.table.fit_table import prepare
 
@@ -129,14 +128,8 @@ def fit_shared_E(
     floors = [float(np.log(max(law.thetas[0, 0], 1e-3 * law.runs["loss"].min()))) for law in laws]
     floors.append(float(np.mean(floors)))
     start_Rp = np.array([[floor, *own] for floor in floors])
-    weight_Rn = np.ones((len(start_Rp), objective.num_runs))
-    for step in WALK:
-        if step > 1.5 * delta:
-            start_Rp = minimise(objective, start_Rp, weight_Rn, step, tolerance=1e-6, max_steps=60).theta_Rp
-    ended = minimise(objective, start_Rp, weight_Rn, delta)
-    values = objective.at(ended.theta_Rp, weight_Rn, delta).f_R
-    winner = int(np.argmin(values))
-    best, value = ended.theta_Rp[[winner]], float(values[winner])
+    best, _ = best_of(objective, start_Rp, objective.num_runs, delta, tolerance=1e-6, max_steps=60)
+    value = float(objective.at(best, np.ones((1, objective.num_runs)), delta).f_R[0])
 
     # every family is resampled on its own, all of them are refitted together
     tables = [prepare(law.runs) for law in laws]

@@ -78,10 +78,8 @@ def _texts(values: list[str | None]) -> dict[str, Any]:
 
 def records(frame: pd.DataFrame, digits: int = DIGITS) -> list[dict[str, Any]]:
     """A small table as a list of rows of plain JSON values."""
-    rows = []
-    for row in frame.astype(object).to_dict(orient="records"):
-        rows.append({str(name): plain(value, digits) for name, value in row.items()})
-    return rows
+    rows = frame.astype(object).to_dict(orient="records")
+    return [{str(name): plain(value, digits) for name, value in row.items()} for row in rows]
 
 
 def table(frame: pd.DataFrame, digits: int = 6) -> dict[str, list[Any]]:

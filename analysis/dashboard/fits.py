@@ -83,8 +83,10 @@ def counted(frame: pd.DataFrame, params: str, flops: str) -> pd.DataFrame:
     return frame
 
 
-def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
+def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report, *, paint: bool = True) -> None:
     """Fit and draw everything from runs as `counted` gives them; `report` is called after each step.
+
+    paint: with the first paint of the figures that a view opens with.
 
     Reported are dictionaries that add to those before: {"methods": {method: label}}, {"families":
     {family: ...}}, {"figures": {name: ...}}, {"compare": {reference: ...}}, {"health": {family: ...}},
@@ -100,7 +102,7 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report) -> None:
 
     def as_json(figure: Any, *, first: bool = False) -> dict[str, Any]:
         content = drawings.plain(figure, nominal)
-        return content | {"svg": drawings.first_paint(content)} if first else content
+        return content | {"svg": drawings.first_paint(content)} if first and paint else content
 
     names = family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
     pictures = {"best": figures.best_losses(frame), "measured": figures.measured(frame)}

@@ -19,12 +19,6 @@ BACKLOG = 64
 _OTHER_FILES = 64
 
 
-def most_connections() -> int:
-    """As many as descriptors allow, with some left for files and for those that are being refused."""
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(8, min(MOST_CONNECTIONS, allowed - BACKLOG - _OTHER_FILES))
-
-
 class LimitedProtocol(H11Protocol):
     """uvicorn's protocol with these limits."""
 
@@ -32,7 +26,9 @@ class LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > most_connections():
+        # as many as descriptors allow, with some left for files and for those that are being refused
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if len(self.connections) > max(8, min(MOST_CONNECTIONS, allowed - BACKLOG - _OTHER_FILES)):
             transport.abort()
         else:
             self._watch()

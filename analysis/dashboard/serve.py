@@ -11,6 +11,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,20 @@ from analysis.errors import UserError
 PORT = 8050
 
 
-def cache_folder(spec: Mapping[str, Any]) -> Path:
-    """A folder of this user for snapshots of that source. Nothing is ever written beside a store."""
-    name = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def cache_folder(spec: Mapping[str, Any], bootstrap: int = 1000) -> Path:
+    """A folder of this user for snapshots of that source, as this code and so many resamples make them.
+
+    Nothing is ever written beside a store. Laws that another version of the code left may lack what the page
+    shows now.
+    """
+    facts = json.dumps([spec, bootstrap], sort_keys=True, default=str)
+    hashed = hashlib.sha256(facts.encode())
+    for package in sorted({"analysis", re.split(r"[.:]", str(spec["source"]))[0]}):
+        origin = find_spec(package)
+        for root in (origin and origin.submodule_search_locations) or ():
+            for path in sorted(Path(root).rglob("*.py")):
+                hashed.update(path.read_bytes())
+    name = hashed.hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for parent in (base, Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}"):
         folder = parent / "scaling" / "dashboard" / name
@@ -85,7 +97,7 @@ def serve(
     if token is None and not security.is_loopback(host):
         token = secrets.token_urlsafe(24)
     opened = listen(host, port)
-    cache = cache_folder(spec)
+    cache = cache_folder(spec, bootstrap)
     state = State(spec, cache, files=tuple(files), bootstrap=bootstrap)
     state.take_up(cache)
     guarded = security.Guard(app.build(state, title=title), host=host, token=token, names=names)

@@ -60,14 +60,14 @@ class Source(Protocol):
 
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Its attempts, first to last: attempt, state, sentence, host, device, started, ended."""
-        ...
+        return []
 
     def texts(self, row: Mapping[str, Any]) -> list[str]:
         """What its network made when it was trained."""
-        ...
+        return []
 
 
-class StoreSource:
+class StoreSource(Source):
     """Whatever `analysis.load_runs` reads: sqlite:///, postgresql://, http://, .parquet, .csv."""
 
     def __init__(self, store: str, sweep: str | None = None, families: list[str] | None = None) -> None:
@@ -156,14 +156,8 @@ class StoreSource:
                 yield from by_run(points, part)
                 count = max(1, min(FEW_RUNS, POINTS_AT_ONCE * len(part) // max(len(points), 1)))
 
-    def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return []
 
-    def texts(self, row: Mapping[str, Any]) -> list[str]:
-        return []
-
-
-class PublishedSource:
+class PublishedSource(Source):
     """A run table of `analysis.published`."""
 
     files: tuple[Path, ...] = ()
@@ -184,12 +178,6 @@ class PublishedSource:
 
     def curves(self, rows: pd.DataFrame) -> Iterator[Pair]:
         return no_curves(rows)
-
-    def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return []
-
-    def texts(self, row: Mapping[str, Any]) -> list[str]:
-        return []
 
 
 def no_curves(rows: pd.DataFrame) -> Iterator[Pair]:

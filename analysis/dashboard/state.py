@@ -215,9 +215,16 @@ class State:
         whole_before = bool(laws.content) and laws.done
         began = time.monotonic()
         laws.stage, laws.problem = "starting", ""
+        default = self.runs.facts["default"]  # a page that goes over to another count has its library by then
+        paint = count in self._counts_of_pages or count == (default["params"], default["flops"])
         try:
             async for answer in self.fitter.ask(
-                job="fit", params=count[0], flops=count[1], hash=data_hash, bootstrap=self.bootstrap
+                job="fit",
+                params=count[0],
+                flops=count[1],
+                hash=data_hash,
+                bootstrap=self.bootstrap,
+                paint=paint,
             ):
                 laws.stage = answer.get("stage", "")
                 if answer.get("end") or not whole_before:

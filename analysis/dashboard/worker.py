@@ -219,7 +219,8 @@ class Fitter:
             write_whole(part, pack({**results, "done": False, "stage": stage}))
             send({"stage": stage, "file": str(part)})
 
-        fits.fit_everything(fits.counted(frame, params, flops), int(job["bootstrap"]), report)
+        counted = fits.counted(frame, params, flops)
+        fits.fit_everything(counted, int(job["bootstrap"]), report, paint=bool(job["paint"]))
         write_whole(path, pack({**results, "done": True, "stage": ""}, SMALL))
         part.unlink(missing_ok=True)
         yield {"file": str(path), "hash": now, "end": True}

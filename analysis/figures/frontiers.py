@@ -28,6 +28,8 @@ PANELS = {
 }
 SYMBOLS = {"params": "N*", "tokens": "D*"}
 LONGEST_LABEL = 12
+MOST_FORMULAS = 4
+"""Formulas of more laws than this would lie on their lines; `Law.exponents` has their numbers."""
 PANEL_PX = (390.0, 300.0)
 
 
@@ -87,7 +89,8 @@ def frontier(laws: Law | Mapping[str, Law]) -> go.Figure:
         "Points: the best run of each budget. "
         + "Diamonds: minima of the IsoFLOP curves. " * any(line.minima is not None for line in lines)
         + f"Bands: {law.level:.0%} intervals. " * any(line.table["loss_low"].notna().any() for line in lines)
-        + "Dashed: beyond the measured budgets. C: training FLOPs."
+        + "Dashed: beyond the measured budgets."
+        + " C: training FLOPs." * (len(lines) <= MOST_FORMULAS)
     )
     families = {law.family for law in by_name.values()}
     return parts.finish(
@@ -129,7 +132,9 @@ def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
             for x, y in zip(last["flops"], last[panel], strict=True):
                 label = parts.marked(line.style, parts.safe(line.name) if labelled else "")
                 ends.append((label, owner, math.log10(x), float(y) if panel == "loss" else math.log10(y)))
-            if line.law is not None and (formula := _power_law(line.law, panel)):
+            if line.law is None or len(laws) > MOST_FORMULAS:
+                continue
+            if formula := _power_law(line.law, panel):
                 formulas.append((parts.marked(line.style, formula), owner))
         if several:
             parts.label_ends(figure, number, ends, (x_axis["range"], y_axis["range"]), PANEL_PX)

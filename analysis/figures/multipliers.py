@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NEAR = 10.0
 """An interval end further than this factor from every multiplier does not stretch the axis."""
-HEIGHT_PX = 460
+SIZE_PX = (720, 460)
 
 
 def compare_table(comparison: Comparison) -> pd.DataFrame:
@@ -66,8 +66,8 @@ def compare(comparison: Comparison) -> go.Figure:
         "range": [max(inside) + 1.5 * pad, min(inside) - 2.5 * pad],
     }  # fmt: skip
     limits = axes.limits_of(y_axis)
-    figure = parts.panels(1, 1, row_px=HEIGHT_PX)
-    traces, labels = [], []
+    figure = parts.panels(1, 1, row_px=SIZE_PX[1])
+    traces, labels, budget_labels = [], [], []
     for family in dict.fromkeys(table["family"]):
         style, owner = theme.family_style(family), parts.belongs(family)
         parts.legend_entry(figure, style, dash="solid", family=family)
@@ -94,18 +94,20 @@ def compare(comparison: Comparison) -> go.Figure:
             label = parts.marked(style, parts.safe(family))
             labels.append((label, owner, row["at_loss"], math.log10(row["multiplier"])))
         for row in (own.iloc[[0, -1]] if len(own) else own).to_dict("records"):
-            parts.note(
-                figure, 1, axes.compute_text(row["at_flops"]), row["at_loss"], math.log10(row["multiplier"]),
-                owner, yshift=-8, yanchor="top", font=parts.SMALL,
-            )  # fmt: skip
+            place = row["at_loss"], math.log10(row["multiplier"])
+            budget_labels.append((axes.compute_text(row["at_flops"]), owner, *place))
     parts.add(figure, traces, x=x_axis, y=y_axis)
-    parts.label_ends(figure, 1, labels, (x_axis["range"], y_axis["range"]), (720, HEIGHT_PX))
+    ranges = x_axis["range"], y_axis["range"]
+    parts.label_ends(figure, 1, labels, ranges, SIZE_PX)
+    marks = list(zip(points["at_loss"], points["multiplier"].map(math.log10), strict=True))
+    parts.label_points(figure, 1, budget_labels, marks, ranges, SIZE_PX)
     parts.level_line(figure, 1.0, "dot")
     itself = f"{reference} itself"
     parts.note(figure, 1, itself, 0, 0, domain="x", xanchor="left", yanchor="bottom", xshift=4)
     level = next(iter(comparison.laws.values())).level
     caption = (
-        f"Points: budgets of each family, first and last with their FLOPs. Bands: {level:.0%} intervals. "
+        "Points: budgets of each family, first and last with their FLOPs where there is room. "
+        f"Bands: {level:.0%} intervals. "
         f"Dashed and hollow: extrapolated (at least one of the two laws). Laws: {comparison.method}."
     )
     provenance = parts.law_provenance(comparison.laws.values())

@@ -33,7 +33,7 @@ BARE_RIGHT_PX, MIN_RIGHT_PX = 30, 110
 TOP_PX, CAPTION_LINE_PX, PANEL_TITLE_PX, BOTTOM_PX = 62, 19, 26, 64
 WIDTH_PX, GAP_PX = 1000, 48
 CAPTION_CHARACTERS = 125
-LABEL_PX, LABEL_CHARACTER_PX = 15, 6.6
+LABEL_PX, LABEL_CHARACTER_PX, MARK_PX = 15, 6.6, 16
 SMALL = {"size": theme.FONT_PX - 3}
 ORDER = ("legend", "band", "reference", "interval", "line", "points", "minimum")
 """What is drawn first is underneath: bands of all families lie below the lines of all."""
@@ -106,11 +106,11 @@ def panels(
     specs = [cells[row * columns :][:columns] for row in range(rows)]
     spacing = {"horizontal_spacing": apart, "vertical_spacing": gap / height}
     figure = make_subplots(rows, columns, specs=specs, **spacing)
-    for panel, (text, owner) in enumerate(titles, start=1):
-        note(
-            figure, panel, text, 0, 1, owner, domain="xy", xanchor="left", yanchor="bottom", yshift=4,
-            font={"size": theme.FONT_PX},
-        )  # fmt: skip
+    style = {"xanchor": "left", "yanchor": "bottom", "yshift": 4, "font": {"size": theme.FONT_PX}}
+    _add_notes(figure, [
+        _note(panel, text, 0, 1, owner, domain="xy", **style)
+        for panel, (text, owner) in enumerate(titles, start=1)
+    ])  # fmt: skip
     return figure.update_layout(height=height, margin={"t": PANEL_TITLE_PX if titles else 0})
 
 
@@ -134,16 +134,25 @@ def _axis(side: str, panel: int) -> str:
     return f"{side}{panel}" if panel > 1 else side
 
 
-def note(
-    figure: go.Figure, panel: int, text: str, x: float, y: float, owner: str | None = None, *,
-    domain: str = "", **style: Any,
-) -> None:  # fmt: skip
+def note(figure: go.Figure, panel: int, *place: Any, **style: Any) -> None:
+    """Add a small text, see `_note`."""
+    _add_notes(figure, [_note(panel, *place, **style)])
+
+
+def _note(
+    panel: int, text: str, x: float, y: float, owner: str | None = None, *, domain: str = "", **style: Any
+) -> dict[str, Any]:
     """A small text; `domain` names the sides ("x", "y", "xy") whose place is a share of the panel.
 
     On a logarithmic axis Plotly wants the exponent of ten.
     """
     refs = {f"{side}ref": _axis(side, panel) + (" domain" if side in domain else "") for side in "xy"}
-    figure.add_annotation(text=text, name=owner, x=x, y=y, **refs, **style)
+    return {"text": text, "name": owner, "x": x, "y": y, **refs, **style}
+
+
+def _add_notes(figure: go.Figure, notes: Sequence[Mapping[str, Any]]) -> None:
+    """All at once: with every change Plotly checks those again that are there."""
+    figure.layout.annotations = [*figure.layout.annotations, *notes]
 
 
 def level_line(figure: go.Figure, height: float, dash: str, panel: int = 1) -> None:
@@ -349,9 +358,35 @@ def label_ends(
             beside = [k for k in placed if xs[i] < xs[k] + widths[k] and xs[k] < xs[i] + widths[i]]
             ys[i] = sign * max([sign * ys[i], edge, *(sign * ys[k] + LABEL_PX for k in beside)])
             placed.append(i)
-    for (text, owner, x, _), y in zip(inside, ys, strict=True):
-        height = bottom + y / height_px * (top - bottom)
-        note(figure, panel, text, x, height, owner, xanchor="left", yanchor="middle", xshift=6)
+    heights = [bottom + y / height_px * (top - bottom) for y in ys]
+    _add_notes(figure, [
+        _note(panel, text, x, height, owner, xanchor="left", yanchor="middle", xshift=6)
+        for (text, owner, x, _), height in zip(inside, heights, strict=True)
+    ])  # fmt: skip
+
+
+def label_points(
+    figure: go.Figure, panel: int, labels: Sequence[tuple[str, str | None, float, float]],
+    marks: Sequence[tuple[float, float]], limits: tuple[Sequence[float], Sequence[float]],
+    size_px: tuple[float, float],
+) -> None:  # fmt: skip
+    """Small text (text, owner, x, y) below a point, else above it; none where it would touch another label
+    or another of the points `marks`. `limits` and `size_px` as in `label_ends`."""
+
+    ((left, right), (bottom, top)), (width_px, height_px) = limits, size_px
+
+    def px(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left) * width_px, (y - bottom) / (top - bottom) * height_px
+
+    boxes: list[tuple[float, ...]] = [(*px(*mark), MARK_PX, MARK_PX) for mark in marks]  # centre, size
+    for text, owner, x, y in labels:
+        for sign, anchor in ((-1, "top"), (1, "bottom")):
+            at_x, at_y = px(x, y)
+            box = (at_x, at_y + sign * (MARK_PX + LABEL_PX) / 2, _length_px(text), LABEL_PX)
+            if not any(all(abs(box[i] - b[i]) < (box[i + 2] + b[i + 2]) / 2 for i in (0, 1)) for b in boxes):
+                note(figure, panel, text, x, y, owner, yshift=sign * MARK_PX / 2, yanchor=anchor, font=SMALL)
+                boxes.append(box)
+                break
 
 
 def corner_notes(
@@ -359,11 +394,11 @@ def corner_notes(
 ) -> None:
     """Lines of small text (text, owner) in the upper left or right corner of a panel."""
     shift = -max((_length_px(text) for text, _ in notes), default=0) - 14 if right else 6
-    for number, (text, owner) in enumerate(notes):
-        note(
-            figure, panel, text, float(right), 1.0, owner, domain="xy", xanchor="left", yanchor="top",
-            xshift=shift, yshift=-4 - LABEL_PX * number, font=SMALL,
-        )  # fmt: skip
+    style = {"xanchor": "left", "yanchor": "top", "xshift": shift, "font": SMALL}
+    _add_notes(figure, [
+        _note(panel, text, float(right), 1.0, owner, domain="xy", yshift=-4 - LABEL_PX * number, **style)
+        for number, (text, owner) in enumerate(notes)
+    ])  # fmt: skip
 
 
 # ---- words

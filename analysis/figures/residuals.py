@@ -79,7 +79,10 @@ def surface_residuals(laws: SurfaceLaw | Mapping[str, SurfaceLaw]) -> go.Figure:
             for row in table[table["outlier"]].to_dict("records"):
                 place = math.log10(row[x]), row["residual_percent"]
                 label, owner = parts.safe(row["label"]), parts.belongs(family)
-                parts.note(figure, panel, label, *place, owner, yshift=12)
+                # towards the middle: a panel on a phone is hardly wider than two labels
+                left = place[0] < sum(x_axis["range"]) / 2
+                side, shift = ("left", -4) if left else ("right", 4)
+                parts.note(figure, panel, label, *place, owner, yshift=12, xanchor=side, xshift=shift)
         for height, dash in ((0.0, "solid"), *((height, "dot") for height in heights)):
             parts.level_line(figure, height, dash, panel)
     percents = ", ".join(f"{delta:g}" for delta in deltas)

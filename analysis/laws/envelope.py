@@ -60,18 +60,18 @@ def fit_envelope(
             }  # fmt: skip
 
         num_runs = len(grid.params)
-        shown = pd.DataFrame(points(np.arange(num_runs)))
-        if len(shown) < MIN_VERTICES:
+        lowest = pd.DataFrame(points(np.arange(num_runs)))
+        if len(lowest) < MIN_VERTICES:
             raise UserError(
-                f"envelope: at only {len(shown)} budgets the lowest curve is of neither the smallest nor the "
-                f"largest size, a power law needs {MIN_VERTICES}; add sizes"
+                f"envelope: at only {len(lowest)} budgets the lowest curve is of neither the smallest nor "
+                f"the largest size, a power law needs {MIN_VERTICES}; add sizes"
             )
         if "family" in runs.columns:
             if runs["family"].nunique() > 1:
                 raise UserError("family: one envelope is of one family; select one, or use analysis.compare")
-            shown = shown.assign(family=runs["family"].iloc[0])
-        table = prepare(shown)
-        sentence = f"the lowest of {num_runs} curves at {len(shown)} of {len(grid.flops)} budgets"
+            lowest = lowest.assign(family=runs["family"].iloc[0])
+        table = prepare(lowest)
+        sentence = f"the lowest of {num_runs} curves at {len(lowest)} of {len(grid.flops)} budgets"
         caution = [CAUTION]
     else:
         table = prepare(runs)
@@ -87,13 +87,13 @@ def fit_envelope(
             return {name: getattr(table, name)[vertices] for name in columns}
 
         num_runs = len(table)
-        shown = pd.DataFrame(points(np.arange(num_runs)))
-        if len(shown) < MIN_VERTICES:
+        lowest = pd.DataFrame(points(np.arange(num_runs)))
+        if len(lowest) < MIN_VERTICES:
             raise UserError(
-                f"envelope: only {len(shown)} runs lie on the lower envelope of loss over compute, a power "
+                f"envelope: only {len(lowest)} runs lie on the lower envelope of loss over compute, a power "
                 f"law needs {MIN_VERTICES}; add budgets"
             )
-        sentence, caution = f"{len(shown)} of {num_runs} runs lie on the envelope", []
+        sentence, caution = f"{len(lowest)} of {num_runs} runs lie on the envelope", []
 
     reference = float(np.log(table.flops).mean())
 
@@ -131,7 +131,7 @@ def fit_envelope(
             name: PowerLaw(middle=values[:, i, 0], exponent=values[:, i, 1], log_reference=reference)
             for i, name in enumerate(("params", "tokens", "loss"))
         },
-        vertices=shown[columns],
+        vertices=lowest[columns],
     )
 
 

@@ -80,12 +80,12 @@ class IsoflopLaw(PowerLawFrontier):
                 ("loss", fit.loss),
             ):
                 ends = fit.ends(values, self.budget_rule) if bracketed else None
-                shown = [values[0] if bracketed else None, *(ends or (None, None))]
+                triple = [values[0] if bracketed else None, *(ends or (None, None))]
                 if name != "loss":
                     # a nearly flat resample has its minimum beyond the largest float: infinity, an open end
                     with np.errstate(over="ignore", under="ignore"):
-                        shown = [None if value is None else float(np.exp(value)) for value in shown]
-                row[name], row[f"{name}_low"], row[f"{name}_high"] = shown
+                        triple = [None if value is None else float(np.exp(value)) for value in triple]
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = triple
             row["curvature"] = None if fit.curves is None else fit.curves.curvature()
             draws = fit.inside[1 : len(fit.inside) - self.budget_leave_outs]
             row["share_bracketed"] = float(draws.mean()) if len(draws) else None
@@ -108,9 +108,7 @@ class IsoflopLaw(PowerLawFrontier):
             )
         grid = np.linspace(fit.sizes[0], fit.sizes[-1], GRID_POINTS)
         if fit.curves is None:
-            return pd.DataFrame(
-                {name: [] for name in ("params", "loss", "loss_low", "loss_high")}, dtype=float
-            )
+            return pd.DataFrame(columns=["params", "loss", "loss_low", "loss_high"], dtype=float)
         columns = interval_columns("loss", fit.curves.at(grid), self.budget_rule)
         return pd.DataFrame({"params": np.exp(grid)} | columns)
 
@@ -274,7 +272,7 @@ def fit_isoflop(
         for name, values in columns.items()
     }
     dropped, leave_outs = int(np.sum(~enough[:last])), int(np.sum(enough[last:]))
-    power_laws, bent = _widen(usable, power_laws, noise_of_runs.freedom, last, given=noise is not None)
+    power_laws, bent = _widen(usable, power_laws, noise_of_runs.freedom, last, fixed_noise=noise is not None)
 
     # the verdict, and what a reader must know
     sd = noise_of_runs.sd
@@ -406,7 +404,7 @@ def _biases(fit: BudgetFit, was: BudgetFit) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _widen(
-    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, given: bool
+    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, fixed_noise: bool
 ) -> tuple[dict[str, PowerLaw], list[str]]:
     """Widen a power law whose minima lie farther from it than their noise explains.
 
@@ -439,11 +437,11 @@ def _widen(
         ratio = float(np.sum((off / sd) ** 2) / spare)
         if fdtrc(spare, freedom or 1e6, ratio) < BENT:
             stretch = float(np.sqrt(ratio))
-            if not given:
+            if not fixed_noise:
                 widened[name] = law.stretched(stretch)
             warnings.append(
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
                 f"{flops_text(flops[np.argmax(np.abs(off / sd))])} FLOPs); its intervals "
-                + (f"are {stretch:.1f} times too narrow" if given else f"are multiplied by {stretch:.1f}")
+                f"are {f'{stretch:.1f} times too narrow' if fixed_noise else f'multiplied by {stretch:.1f}'}"
             )
     return widened, warnings

@@ -214,20 +214,16 @@ def problem_of(runs: pd.DataFrame, options: Mapping[str, Any]) -> Problem:
 
 
 def refit_surface(
-    law: SurfaceLaw,
-    *,
-    weights: np.ndarray | None = None,
-    losses: np.ndarray | None = None,
-    delta: float | None = None,
+    law: SurfaceLaw, *, weights: np.ndarray | None = None, losses: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Refit a law with its own options: E, A, B, alpha, beta (R, 5), and which refits converged (R,).
 
     weights (R, n) multiply the Huber terms of `law.runs`; losses (R, n) take the place of the measured ones,
-    nats per token, above 0. At least one of the two is given. delta: another Huber threshold.
+    nats per token, above 0. At least one of the two is given.
     """
     problem = problem_of(law.runs, law.options)
     start_Rp = problem.centred(law.thetas[:1])
-    threshold = (float(law.options["delta"]) if delta is None else delta) / problem.unit
+    threshold = float(law.options["delta"]) / problem.unit
     z_Rn = None if losses is None else np.log(losses) - problem.means[2]
     theta_Rp, converged = refit(Derivatives(problem), start_Rp, threshold, weights, z_Rn)
     thetas = problem.natural(theta_Rp)

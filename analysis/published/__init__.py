@@ -51,8 +51,8 @@ def tables() -> pd.DataFrame:
     """One row per run table: name, rows, source, licence, status, note."""
     import pandas as pd
 
-    shown = ["name", "rows", "source", "licence", "status", "note"]
-    return pd.DataFrame([table | {"rows": len(_read(table["file"]))} for table in _TABLES.values()])[shown]
+    columns = ["name", "rows", "source", "licence", "status", "note"]
+    return pd.DataFrame([table | {"rows": len(_read(table["file"]))} for table in _TABLES.values()])[columns]
 
 
 def laws() -> pd.DataFrame:

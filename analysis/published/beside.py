@@ -66,15 +66,15 @@ def against(law: Law, name: str, *, flops: Any = None, withdrawn: bool = False) 
     usual = [*law.budget_flops, BEYOND * law.flops_range[1]]
     budgets = np.unique(as_flops(usual if flops is None else flops))
     tables = [law.frontier(budgets).assign(law=OWN, status=str(law.status))]
-    shown = []
+    names = []
     for row in rows.to_dict(orient="records"):
         frontier = published_frontier(row, budgets)
         if frontier is None:
             notes.append(f"{row['name']} is left out: it was published without coefficients")
             continue
-        shown.append(row["name"])
+        names.append(row["name"])
         tables.append(frontier.assign(law=row["name"], status=row["status"]))
-    if not shown:
+    if not names:
         raise UserError(f"{name}: " + "; ".join(notes))
     ends = [f"{number}{end}" for number in NUMBERS for end in ("", "_low", "_high")]
     columns = ["law", "status", "flops", *ends]
@@ -82,7 +82,7 @@ def against(law: Law, name: str, *, flops: Any = None, withdrawn: bool = False) 
     table["flops"] = table["flops"].astype("float64")
     for column in ends:
         table[column] = number_column([None if pd.isna(v) else float(v) for v in table[column]])
-    used = rows[rows["name"].isin(shown)]
+    used = rows[rows["name"].isin(names)]
     # its counts, its text if it is another one, its status
     own = law.runs["corpus"].iloc[0] if "corpus" in law.runs.columns and len(law.runs) else None
     for row in used.to_dict(orient="records"):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from sqlalchemy.engine import Connection
 
+LOCK_TIMEOUT_S = 30
+"""Patience with another program that holds the lock of an SQLite file."""
 CONNECT_TIMEOUT_S = 3
 FEW_RUNS = 500
 """Curves of up to as many runs are looked up run by run, those of more in one pass over all."""
@@ -58,7 +60,7 @@ def open_database(place: str) -> Iterator[Database]:
         address = f"{path.resolve().as_uri()}?mode=rw"
 
         def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(address, uri=True, timeout=30, check_same_thread=False)
+            connection = sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT_S, check_same_thread=False)
             connection.execute("PRAGMA query_only = ON")
             return connection
 
@@ -209,6 +211,10 @@ def _check_schema(connection: Connection, store: str) -> None:
         inspector = inspect(connection)
         tables = set(inspector.get_table_names())
     except DBAPIError as error:
+        if "locked" in str(error.orig):
+            raise UserError(
+                f"store {store} is locked by another program that writes; try again later"
+            ) from None
         raise UserError(f"store {store} is not a database: {error.orig}") from None
     if "alembic_version" not in tables or "experiments" not in tables:
         raise UserError(f"store {store} is not an MLflow database: it has no table experiments")

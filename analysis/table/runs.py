@@ -184,7 +184,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     if not path.is_file():
-        raise UserError(f"store {path} does not exist: give the path of a .parquet or .csv run table")
+        fault = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"store {path} {fault}: give the path of a .parquet or .csv run table")
     # without dtype=, a key such as 1234e56789012345 would be read as a number, a seed beside a gap as a float
     texts = {column.name: "str" for column in RUN_COLUMNS if column.dtype in ("str", "Int64")}
     try:
@@ -198,6 +199,10 @@ def _read_table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=texts)
     except UserError:
         raise
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text at byte {error.start}: save it as CSV in UTF-8") from None
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path} is empty: a run table needs params, tokens and loss") from None
     except (ValueError, OSError, csv.Error) as error:  # pandas' and arrow's "no such file" are ValueErrors
         raise UserError(
             f"{path} cannot be read as a {path.suffix[1:]} table: {str(error).splitlines()[0]}"

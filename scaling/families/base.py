@@ -137,7 +137,6 @@ class Family(ABC):
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
         """Vocabulary of a model over `num_token_ids` tokens: one id more if the family needs a mask."""
-        del options
         return num_token_ids + 1
 
     @property
@@ -174,7 +173,8 @@ class Family(ABC):
 
     def training_times(self, count: int, generator: torch.Generator) -> Tensor:
         """Noise times (count,) of one global batch in [EARLIEST, 1], one per equal slice of it."""
-        return noise_times(stratified(count, generator))
+        offsets = torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
+        return noise_times(one_per_slice(offsets))
 
     def conditioning(self, t: Tensor) -> Tensor:
         """The noise level as the network gets it, (B,); zeros for a network without time conditioning."""
@@ -196,7 +196,6 @@ class Family(ABC):
 
     def scored(self, xt: Tensor) -> Tensor | None:
         """(B, L) True if the loss depends on the logits there; None if it does everywhere."""
-        del xt
         return None
 
     def targets(self, x0: Tensor) -> Tensor:
@@ -239,7 +238,6 @@ class Family(ABC):
 
     def training_batch(self, x0: Tensor, generator: torch.Generator, progress: float) -> Noised:
         """All draws of a step, for the whole global batch x0 (B, L). progress: share of the steps done."""
-        del progress
         t = self.training_times(len(x0), generator)
         return Noised(x0, self.corrupt(x0, t, generator), t)
 
@@ -259,7 +257,6 @@ class Family(ABC):
 
     def biased(self, progress: float) -> bool:
         """Whether a training step at this share of the steps estimates something other than the objective."""
-        del progress
         return False
 
     # -- the reported loss -----------------------------------------------------------------------
@@ -324,7 +321,6 @@ class Family(ABC):
 
     def settled(self, xt: Tensor) -> bool:
         """Whether no later step can change these ids."""
-        del xt
         return False
 
     def restored(self, logits: Tensor) -> Tensor:
@@ -339,11 +335,6 @@ class Family(ABC):
 def per_token(row: Tensor) -> Tensor:
     """Numbers per row (B,) as (B, 1); numbers per position (B, L) as they are."""
     return row[:, None] if row.ndim == 1 else row
-
-
-def stratified(count: int, generator: torch.Generator) -> Tensor:
-    """(count,) uniforms in [0, 1), one in each of `count` equal slices, in order."""
-    return one_per_slice(torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device))
 
 
 def one_per_slice(offsets: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ B batch, L length, V vocabulary, N blocks of a sequence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Unpack
 
@@ -209,7 +208,6 @@ class _Reader:
 
     def logits(self, clean: Tensor, noisy: Tensor, t: Tensor | None = None) -> Tensor:
         """(B, block size, V) of the noisy block, given the finished tokens before it; t plays no part."""
-        del t
         conditioning = torch.zeros(len(noisy), device=noisy.device)
         if self.cache is None:
             if not clean.shape[1]:
@@ -235,19 +233,6 @@ class _Reader:
 # -- the search for a range of mask rates ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipSearch:
-    """Ranges of mask rates tried, the variance of the loss in each, and the best."""
-
-    ranges: tuple[tuple[float, float], ...]
-    variances: tuple[float, ...]
-    """Variance over blocks of their mean loss, nats^2, averaged over batches."""
-
-    @property
-    def best(self) -> tuple[float, float]:
-        return self.ranges[int(np.argmin(self.variances))]
-
-
 def clip_ranges(
     widths: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9), step: float = 0.05
 ) -> tuple[tuple[float, float], ...]:
@@ -266,16 +251,16 @@ def search_clip(
     batches: Sequence[Tensor],
     generator: torch.Generator,
     ranges: Sequence[tuple[float, float]] | None = None,
-) -> ClipSearch:
-    """The range of mask rates in which the training loss of `model` varies least (BD3-LM, section 5.3).
+) -> dict[tuple[float, float], float]:
+    """How much the training loss of `model` varies in each range of mask rates (BD3-LM, section 5.3): the
+    variance over blocks of their mean loss, nats^2, averaged over batches. The range with the least is best.
 
-    batches: held-out ids, each (B, L). Every range meets every batch once; the variance is over all its
-    blocks. The loss stands for its gradient, whose variance slows training.
+    batches: held-out ids, each (B, L). Every range meets every batch once. The loss stands for its gradient,
+    whose variance slows training.
     """
-    ranges = tuple(ranges or clip_ranges())
-    totals = np.zeros(len(ranges))
+    variances = dict.fromkeys(ranges or clip_ranges(), 0.0)
     for x0 in batches:
-        for i, (low, high) in enumerate(ranges):
+        for low, high in variances:
             clipped = Block(
                 family.vocab_size, block_size=family.block_size, clip=(low, high), mask_id=family.mask_id
             )
@@ -283,5 +268,6 @@ def search_clip(
             ids, view = clipped.view(noised)
             logits = model(ids, clipped.conditioning(noised.t), **view).float()
             nats = clipped.token_loss(logits, noised.x0, noised.xt, noised.t).double()
-            totals[i] += float(nats.unflatten(1, (-1, family.block_size)).mean(-1).var())
-    return ClipSearch(ranges=ranges, variances=tuple((totals / len(batches)).tolist()))
+            of_blocks = nats.unflatten(1, (-1, family.block_size)).mean(-1)
+            variances[low, high] += float(of_blocks.var()) / len(batches)
+    return variances

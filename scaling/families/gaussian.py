@@ -91,7 +91,6 @@ class Gaussian(Family):
 
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
-        del options
         return num_token_ids
 
     # -- the noise process -----------------------------------------------------------------------
@@ -152,7 +151,6 @@ class Gaussian(Family):
         logits (B, L, V) with the output prior in them; xt, the latents, is not looked at. Their bound is
         the mean over t in (0, 1] plus the value at t = 0 plus `prior_nats`.
         """
-        del xt
         rows = (self.vectors.to(x0.device) if model is None else model.rows()).to(logits.dtype)
         gamma, slope = self.levels(t, model)
         x_hat = logits.softmax(-1) @ rows

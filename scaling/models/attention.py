@@ -153,7 +153,6 @@ def _flex_mask(layout: Doubled, queries: int, keys: int, device: str):  # type: 
     length = keys // 2
 
     def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        del batch, head
         return layout.allowed(query, key, length)
 
     return create_block_mask(allowed, None, None, queries, keys, device=device)

@@ -209,8 +209,26 @@ def train(
             )
 
         if progress.step % every == 0 or progress.step == spec.steps:
-            speed = progress.interval_steps / (now - last_logged)
-            log(_curve_point(run, rate, norm, speed, flops_per_step, peak))
+            steps_per_s = progress.interval_steps / (now - last_logged)
+            done = min(progress.step * spec.batch_size, spec.sequences)
+            # A biased loss has a name of its own, so that no curve and no law takes it for the objective.
+            biased = run.family.biased((progress.step - progress.interval_steps) / spec.steps)
+            log(
+                {
+                    "kind": "train",
+                    "step": progress.step,
+                    ("biased_loss" if biased else "loss"): progress.interval_loss / progress.interval_steps,
+                    "learning_rate": rate,
+                    "grad_norm": norm,
+                    "tokens": done * spec.data.context_length,
+                    "flops": spec.training_flops() * done / spec.sequences,
+                    "tokens_per_s": steps_per_s * spec.batch_size * spec.data.context_length,
+                    "flops_per_s": steps_per_s * flops_per_step,
+                    "mfu": steps_per_s * flops_per_step / peak,
+                    "elapsed_s": progress.train_s + progress.evaluation_s,
+                    "evaluation_left_s": _evaluation_left_s(run),
+                }
+            )
             progress.interval_loss, progress.interval_steps, last_logged = 0.0, 0, now
         if progress.step in run.evaluated_steps:
             last_logged += _evaluate_during(run, log)
@@ -304,30 +322,6 @@ def _gradient(run: _Training) -> tuple[float, float]:
         run.optimizer.add_gradient(mean, first=start == 0)
         total += float(mean.detach())
     return total, run.optimizer.gradient_norm()
-
-
-def _curve_point(
-    run: _Training, rate: float, norm: float, steps_per_s: float, flops_per_step: float, peak: float
-) -> dict[str, Any]:
-    spec, progress = run.spec, run.progress
-    done = min(progress.step * spec.batch_size, spec.sequences)
-    began = (progress.step - progress.interval_steps) / spec.steps
-    loss = progress.interval_loss / progress.interval_steps
-    return {
-        "kind": "train",
-        "step": progress.step,
-        # A biased loss has a name of its own, so that no curve and no law takes it for the objective.
-        ("biased_loss" if run.family.biased(began) else "loss"): loss,
-        "learning_rate": rate,
-        "grad_norm": norm,
-        "tokens": done * spec.data.context_length,
-        "flops": spec.training_flops() * done / spec.sequences,
-        "tokens_per_s": steps_per_s * spec.batch_size * spec.data.context_length,
-        "flops_per_s": steps_per_s * flops_per_step,
-        "mfu": steps_per_s * flops_per_step / peak,
-        "elapsed_s": progress.train_s + progress.evaluation_s,
-        "evaluation_left_s": _evaluation_left_s(run),
-    }
 
 
 def _diverged(run: _Training, sentence: str) -> TrainResult:

@@ -14,7 +14,6 @@ def matmul_peak(device: str = "cpu", precision: str = "float32", threads: int | 
 
     `threads` only separates cached answers of different thread counts. Takes about 0.1 s.
     """
-    del threads
     dtype = getattr(torch, precision)
     width = 8192 if device.startswith("cuda") else 1024
     left = torch.rand(width, width, device=device).to(dtype)

@@ -58,9 +58,6 @@ class Job:
     storage: str | None = None
     """URI of a storage through which worker and driver exchange files if they share no disk."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
         return cls(**{**values, "stop_files": tuple(values["stop_files"])})
@@ -85,9 +82,6 @@ class Outcome:
     journal: str | None = None
     """Its text, if the driver cannot read the attempt's folder."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Outcome:
         trouble = values.get("trouble")
@@ -107,7 +101,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """OSError if `outcome` cannot be written to `folder`."""
-    values = outcome.to_dict()
+    values = asdict(outcome)
     write_json(folder / RESULT, {**values, "checksum": _checksum(values)})
 
 

@@ -16,6 +16,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def attempt_folders(run: Path) -> dict[int, Path]:
     return dict(sorted(folders.items()))
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """Appends records to `path`; each `append` is on its way to the disk when it returns."""
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
@@ -119,9 +120,6 @@ class Journal:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def __enter__(self) -> Journal:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

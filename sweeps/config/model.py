@@ -17,16 +17,13 @@ from scaling.spec import EvaluationSpec, OptimizerSettings, OptimizerSpec, Preci
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+_Listed = BeforeValidator(lambda value: [value] if isinstance(value, str | int | float) else value)
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """The whole numbers that run tables and tracking stores can hold."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | int | float) else value
 
 
 class FamilyChoice(_Section):
@@ -315,7 +312,7 @@ class SweepConfig(_Section):
     """Exceptions by family name; a family needs no entry."""
     evaluation: EvaluationRule = EvaluationRule()
     """How the held-out loss is estimated."""
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)] = (1,)
+    seeds: Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)] = (1,)
     """One number or a list; every size is trained once per seed at every budget."""
     precision: Precision = "float32"
     """Number format of the matrix products; weights and optimizer state stay float32."""

@@ -191,7 +191,7 @@ class Driver:
             if flight.entry.key in requests:
                 self._cancelled.add(flight.entry.key)
                 try:
-                    self._files.ask_one(flight.entry.key, flight.claim.attempt, "cancelled")
+                    self._files.ask("cancelled", only=(flight.entry.key, flight.claim.attempt))
                 except OSError:  # a full disk, say
                     self.pool.kill(handle)
 
@@ -355,7 +355,7 @@ class Driver:
         if self.stop.count == 1:
             self.note = f"{self.stop.reason}: runs write a checkpoint and stop (once more: stop at once)"
             try:
-                self._files.ask_all(f"stopped by {self.stop.reason}")
+                self._files.ask(f"stopped by {self.stop.reason}")
                 return
             except OSError:
                 self.note = "stopping at once: the stop file cannot be written"

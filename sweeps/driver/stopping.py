@@ -66,17 +66,10 @@ class StopFiles:
         """The files that stop this attempt: one for all runs, one for itself."""
         return str(self.folder / self._owner), str(self.folder / f"{key}-{attempt}")
 
-    def ask_all(self, reason: str) -> None:
-        """OSError if the file cannot be written."""
-        self._write(self._owner, reason)
-
-    def ask_one(self, key: str, attempt: int, reason: str) -> None:
-        """OSError if the file cannot be written."""
-        self._write(f"{key}-{attempt}", reason)
-
-    def _write(self, name: str, reason: str) -> None:
+    def ask(self, reason: str, *, only: tuple[str, int] | None = None) -> None:
+        """Stop all runs, or only an attempt (key and number). OSError if the file cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / name
+        path = self.folder / (f"{only[0]}-{only[1]}" if only else self._owner)
         self._written.add(path)
         path.write_text(reason)
 

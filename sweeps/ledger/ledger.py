@@ -17,7 +17,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ NEXT = "(SELECT COALESCE(max(changed), 0) + 1 FROM runs)"
 __all__ = ["Ledger", "LedgerLostError", "LedgerUnavailableError", "Run", "State"]
 
 
-class Ledger(LedgerFile):
+class Ledger(LedgerFile, AbstractContextManager["Ledger"]):
     """One sweep's ledger; safe to use from several threads and processes.
 
     `now` is wall time, for people and retry times; `uptime` is a monotonic clock, for leases.
@@ -79,9 +80,6 @@ class Ledger(LedgerFile):
     @staticmethod
     def exists(folder: str | Path) -> bool:
         return (Path(folder) / "ledger.db").exists()
-
-    def __enter__(self) -> Ledger:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -177,7 +175,7 @@ class Ledger(LedgerFile):
         """Add new runs; of the others, refresh predicted time, needs and columns."""
         with self.write() as db:
             for entry in entries:
-                needs = json.dumps(entry.needs.to_dict())
+                needs = json.dumps(asdict(entry.needs))
                 values = (entry.predicted_s, needs, json.dumps(dict(entry.columns)))
                 db.execute(
                     "INSERT INTO runs (key, family, spec, predicted_s, needs, columns, state, changed) "

@@ -64,8 +64,8 @@ def to_brief(run: Run) -> list[Any]:
 def from_brief(fields: Sequence[Any]) -> Run:
     """The run of `to_brief`. ValueError for fields of another version of the program."""
     values = dict(zip(BRIEF, fields, strict=True))
-    given = {"state": State(values["state"]), "worked_s": values["worked_s"] or 0.0, "changed": 0}
-    return Run(**(values | given))
+    objects = {"state": State(values["state"]), "worked_s": values["worked_s"] or 0.0, "changed": 0}
+    return Run(**(values | objects))
 
 
 def of_families(runs: Sequence[Run], families: Sequence[str]) -> list[Run]:

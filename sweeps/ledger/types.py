@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,9 +53,6 @@ class Needs:
         """Amounts by name of resource."""
         return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes, **dict(self.resources)}
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Needs:
         resources = tuple((str(name), float(amount)) for name, amount in values.get("resources", ()))
@@ -75,12 +72,8 @@ class Needs:
 def least(kinds: Iterable[Needs]) -> Needs:
     """If this finds no room, none of `kinds` does."""
     kinds = list(kinds) or [Needs()]
-    return Needs(
-        cpus=min(needs.cpus for needs in kinds),
-        gpus=min(needs.gpus for needs in kinds),
-        memory_bytes=min(needs.memory_bytes for needs in kinds),
-        gpu_memory_bytes=min(needs.gpu_memory_bytes for needs in kinds),
-    )
+    names = ("cpus", "gpus", "memory_bytes", "gpu_memory_bytes")
+    return Needs(**{name: min(getattr(needs, name) for needs in kinds) for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

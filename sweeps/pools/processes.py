@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -65,7 +65,7 @@ class Server:
     def send(self, job: Job, environment: Mapping[str, str]) -> None:
         """Start `job` with these variables set beside the server's own."""
         with suppress(BrokenPipeError):  # it has died: `receive` reports that
-            values = {"job": job.to_dict(), "environment": dict(environment)}
+            values = {"job": asdict(job), "environment": dict(environment)}
             self._input.write(json.dumps(values).encode() + b"\n")
             self._input.flush()
 
@@ -278,7 +278,7 @@ def _run_in_child(job: Job, environment: Mapping[str, str], server: int, answers
 
 
 def _answer(answers: int, outcome: Outcome) -> None:
-    data = json.dumps(outcome.to_dict()).encode() + b"\n"
+    data = json.dumps(asdict(outcome)).encode() + b"\n"
     with suppress(BrokenPipeError):  # the reader has gone; the outcome is beside the journal, too
         while data:
             data = data[os.write(answers, data) :]

@@ -41,7 +41,7 @@ SLOW = 3
 """A slow store is waited for this many times as long as one that fails."""
 ROLE = "recorder"
 RECORDS_PER_BATCH = 100
-"""MLflow takes 1000 points at once, all or none, so a run in the store has no gaps."""
+"""MLflow takes 1000 points, parameters and tags at once, all or none, so a run in the store has no gaps."""
 
 METRICS = ("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "mfu")
 """Of a training record, beside the loss; sent as train_..., for the run table has columns of these names."""
@@ -69,6 +69,8 @@ class Recorder:
         self._identity: str | None = None
         self._noted: tuple[str | None, str | None] = (None, None)
         self._connected = False
+        self._ids: dict[str, str] | None = None
+        """Key -> id of the runs in the store; None until it is asked for them, and after any doubt."""
         self._board = Board(ledger, self._store)
         self._closing = threading.Event()
         self._deadline, self._extension = math.inf, 0.0
@@ -115,6 +117,8 @@ class Recorder:
         try:
             if self.ledger.hold(ROLE):
                 self.pass_once()
+            else:
+                self._ids = None  # another recorder makes runs now
             self._note(None)
             return not (until_none_waits and self.waiting())
         except Exception as error:  # whatever MLflow, its server or the disk came up with
@@ -142,10 +146,11 @@ class Recorder:
         if not self._connected:
             before = self._identity
             self._identity = self._store.open(before or identity_of(self.ledger, self.uri))
+            self._ids = None
             self._board = Board(self.ledger, self._store)
             if before != self._identity:  # runs that somebody has deleted in the store are recorded again
                 runs = {r.key: self.ledger.shipped(self._identity, r.key).run_id for r in self.ledger.runs()}
-                there = self._store.run_ids() if any(runs.values()) else set()
+                there = self._store.keys() if any(runs.values()) else {}
                 for key in [key for key, run_id in runs.items() if run_id and run_id not in there]:
                     self.ledger.note_shipped(self._identity, key, Shipped())
             self._connected = True
@@ -154,6 +159,7 @@ class Recorder:
                 self._ship(run)
             except GoneError:  # somebody has deleted it in the store: record it again from the start
                 self.ledger.note_shipped(self._identity, run.key, Shipped())
+                self._ids = None
                 self._ship(run)
         self._board.attend()
 
@@ -162,10 +168,13 @@ class Recorder:
         folder = run_folder(self.ledger.folder.parent, run.family, run.key)
         journals = {str(n): path / JOURNAL for n, path in attempt_folders(folder).items()}
         params, tags, metrics = to_mlflow(run_row(run, self.sweep))
-        run_id = shipped.run_id
+        run_id, created = shipped.run_id, False
         if run_id is None:
-            run_id = self._store.find(run.key)
-            if run_id is None:
+            if (ids := self._ids) is None:  # of two runs with one key, the first one
+                ids = {key: run_id for run_id, key in self._store.keys().items()}
+            self._ids = None  # a call that fails may have made the run
+            run_id = ids.get(run.key)
+            if created := run_id is None:
                 size, budget = run.columns.get("size", run.key), run.columns.get("budget")
                 name = f"{run.family} {size}" + (f" {budget:.1e}" if budget is not None else "")
                 firsts = (record for path in journals.values() for record in Follower(path).read(1))
@@ -176,29 +185,41 @@ class Recorder:
                 shipped = replace(shipped, step=max((0, *chain.from_iterable(there.values()))))
             shipped = replace(shipped, run_id=run_id)
             self.ledger.note_shipped(self._identity, run.key, shipped)
+            self._ids = ids
+        noted, points = shipped, list[Point]()
+        held_out_steps: set[int] | None = set() if created else None  # in the store; None: not known
         for attempt, path in journals.items():  # what is new in each
             follower = Follower(path, shipped.positions.get(attempt, 0))
             while records := follower.read(RECORDS_PER_BATCH):
+                if points:
+                    self._store.log(run_id, points)
+                    self.ledger.note_shipped(self._identity, run.key, noted := shipped)
                 new = [r for r in records if r.kind == "train" and r.step > shipped.step]
                 held_out = [r for r in records if r.kind == "held_out"]
                 if held_out:
-                    sent = self._store.steps(run_id, (HELD_OUT_LOSS,)).get(HELD_OUT_LOSS, set())
-                    held_out = [r for r in held_out if r.step not in sent]
-                self._store.log(run_id, [point for r in (*new, *held_out) for point in _points(r)])
+                    if held_out_steps is None:
+                        held_out_steps = set(
+                            self._store.steps(run_id, (HELD_OUT_LOSS,)).get(HELD_OUT_LOSS, ())
+                        )
+                    held_out = [r for r in held_out if r.step not in held_out_steps]
+                    held_out_steps |= {r.step for r in held_out}
+                points = [point for record in (*new, *held_out) for point in _points(record)]
                 shipped = replace(
                     shipped,
                     step=max([shipped.step, *(r.step for r in new)]),
                     positions={**shipped.positions, attempt: follower.position},
                 )
-                self.ledger.note_shipped(self._identity, run.key, shipped)
         mark = f"{run.state}:{run.attempt}"
         if shipped.mark == mark:
+            if shipped != noted:
+                self._store.log(run_id, points)
+                self.ledger.note_shipped(self._identity, run.key, shipped)
             return
         last = journal.last([*journals.values()][-1]) if journals else None
         ended = last.at if last else run.ended or self.ledger.now()
         step = int(run.result.get("steps_done", shipped.step))
-        there = self._store.steps(run_id, metrics) if metrics else {}
-        points = [
+        there = self._store.steps(run_id, metrics) if metrics and not created else {}
+        points += [
             Point(name=name, value=value, at=ended, step=step)
             for name, value in metrics.items()
             if math.isfinite(value) and step not in there.get(name, ())

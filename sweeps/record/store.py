@@ -35,11 +35,8 @@ class Store(Protocol):
         identity: of the experiment that was recorded to before, which may have another name by now.
         """
 
-    def find(self, key: str) -> str | None:
-        """The id of the run with that key, if there is one."""
-
-    def run_ids(self) -> set[str]:
-        """Of all runs that are there and not deleted."""
+    def keys(self) -> dict[str, str]:
+        """Id -> key of the runs that are there and not deleted, the latest first."""
 
     def steps(self, run_id: str, names: Iterable[str]) -> Mapping[str, set[int]]:
         """Steps at which those metrics are there; a metric that is not there is left out."""

@@ -86,7 +86,10 @@ def _sqlite_revisions(path: Path, store: str, to_write: bool) -> list[str]:
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
-        if "no such table" in str(error) or "locked" in str(error):
+        locked = "locked" in str(error)
+        if locked and not to_write:
+            raise UserError(f"{store} is locked by another program that writes; try again later") from error
+        if locked or "no such table" in str(error):
             return []  # an empty database, or another recorder writes now and ours waits for its turn
         raise UserError(f"{store} cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:
@@ -187,20 +190,15 @@ class MlflowStore(ExperimentTags):
         self._experiment = experiment.experiment_id
         return _identity(experiment)
 
-    def find(self, key: str) -> str | None:
-        runs = self._client.search_runs(
-            [self._experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1, order_by=["start_time ASC"]
-        )
-        return str(runs[0].info.run_id) if runs else None
-
     def create(self, key: str, name: str, started: float, tags: Mapping[str, str]) -> str:
         run = self._client.create_run(
             self._experiment, start_time=milliseconds(started), tags={**tags, KEY_TAG: key}, run_name=name
         )
         return str(run.info.run_id)
 
-    def run_ids(self) -> set[str]:
-        return {run.info.run_id for run in all_runs(self._client, [self._experiment])}
+    def keys(self) -> dict[str, str]:
+        runs = all_runs(self._client, [self._experiment])  # MLflow gives the latest first
+        return {run.info.run_id: run.data.tags.get(KEY_TAG, "") for run in runs}
 
     def steps(self, run_id: str, names: Iterable[str]) -> dict[str, set[int]]:
         with _gone_if_deleted():
@@ -210,18 +208,22 @@ class MlflowStore(ExperimentTags):
 
     def log(self, run_id: str, points: Sequence[Point], params: Texts = NONE, tags: Texts = NONE) -> None:
         from mlflow.entities import Metric, Param, RunTag
+        from mlflow.exceptions import MlflowException
 
         # latest first: MLflow keeps the latest value of each metric, and need not replace it point by point
         latest_first = sorted(points, key=lambda point: -point.step)
         metrics = [Metric(p.name, p.value, milliseconds(p.at), p.step) for p in latest_first]
-        if params:  # they cannot be changed, and an earlier version wrote them in another form
-            with _gone_if_deleted():
-                params = {
-                    n: v for n, v in params.items() if n not in self._client.get_run(run_id).data.params
-                }
-        texts = [Param(*item) for item in params.items()], [RunTag(*item) for item in tags.items()]
+        new_tags = [RunTag(*item) for item in tags.items()]
         with _gone_if_deleted():
-            self._client.log_batch(run_id, metrics, *texts)
+            try:
+                self._client.log_batch(run_id, metrics, [Param(*item) for item in params.items()], new_tags)
+            except MlflowException:
+                # parameters cannot be changed, and an earlier version wrote them in another form
+                there = self._client.get_run(run_id).data.params if params else {}
+                if not there:
+                    raise
+                new = [Param(*item) for item in params.items() if item[0] not in there]
+                self._client.log_batch(run_id, metrics, new, new_tags)
 
     def set_status(self, run_id: str, status: str, ended: float | None) -> None:
         with _gone_if_deleted():

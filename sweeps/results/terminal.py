@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 STYLES = {"reliable": "green", "use with care": "yellow", "do not use": "red"}
 """How advice begins (see `analysis.checks.diagnostics.Diagnosis.advice`), and its colour."""
+MOST_NAMED = 10
+"""Runs left out of a fit that are named one by one."""
 
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
@@ -51,7 +54,12 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
             out.print(f"{method} law: {advice}", style=STYLES[advice.partition(":")[0]])
     notes = [f"warning: {sentence}" for law in fits.laws.values() for sentence in law.warnings]
     notes += [f"no {method} law: {sentence}" for method, sentence in fits.refused.items()]
-    notes += [f"left out: {run.row}, {run.reason}" for run in next(iter(fits.laws.values())).excluded]
+    excluded = next(iter(fits.laws.values())).excluded
+    for run in excluded[:MOST_NAMED]:
+        label = f"row {run.row}" if isinstance(run.row, Integral) else run.row
+        notes.append(f"left out: {label}, {run.reason}")
+    if len(excluded) > MOST_NAMED:
+        notes.append(f"left out: {len(excluded) - MOST_NAMED} more; law.json lists all")
     if older := table.older_runs(fits.family):
         notes.append(f"left out: {older} finished runs of an earlier config under the same name")
     for note in dict.fromkeys(notes):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 LINES = 10
 FOLLOW_S = 1.0
+# With an indent of two and the longest values, 79 columns.
+TRAINING = "{:<15}  {:>7}  {:<14}  {:>13}  {:>8}  {:>8}"
+TRAINING_NAMES = TRAINING.format("", "step", "loss", "learning rate", "gradient", "tokens/s")
 
 
 def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = False) -> None:
@@ -49,7 +52,10 @@ def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = Fal
         while follow:
             run = ledger.runs([run.key])[0]
             for number, path in attempt_folders(folder).items():
-                reader = readers.setdefault(number, Follower(path / JOURNAL))
+                if (reader := readers.get(number)) is None:
+                    reader = readers[number] = Follower(path / JOURNAL)
+                    out.print(f"attempt {number}", style="bold")
+                    out.print(f"  {TRAINING_NAMES}", style="dim")
                 for text in filter(None, map(record_line, reader.read())):
                     out.print(f"  {text}")
             if run.state in SETTLED:
@@ -75,6 +81,8 @@ def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Record], lines: 
     hidden = {id(record) for record in training[: max(0, len(training) - lines)]}
     if hidden:
         out.append(Text(f"  ... {len(hidden)} training records before these", style="dim"))
+    if training or not ended:  # in the second case the lines that follow
+        out.append(Text(f"  {TRAINING_NAMES}", style="dim"))
     out += [Text(f"  {line}") for r in records if id(r) not in hidden and (line := record_line(r))]
     if attempt["sentence"]:
         out.append(Text(f"  {attempt['state']}: {attempt['sentence']}"))
@@ -85,16 +93,13 @@ def attempt_lines(attempt: Mapping[str, Any], records: Sequence[Record], lines: 
 
 
 def record_line(record: Record) -> str | None:
-    """A record of the journal in words; None for records that are only for programs."""
+    """A record of the journal, training ones under `TRAINING_NAMES`; None for those only programs need."""
     at, values, numbers = _when(record.at), record.values, record.numbers
     if record.kind == "train":
-        loss = "–" if record.loss is None else f"{record.loss:.4f}{' (biased)' if record.biased else ''}"
+        loss = "–" if record.loss is None else f"{record.loss:.4f}{' biased' if record.biased else ''}"
         speed = count_text(numbers["tokens_per_s"]) if numbers.get("tokens_per_s") else "–"
-        return (
-            f"{at}  step {record.step:>7}  loss {loss}  "
-            f"learning rate {numbers.get('learning_rate', 0.0):.3g}  "
-            f"gradient {numbers.get('grad_norm', 0.0):.3g}  {speed} tokens/s"
-        )
+        rate, gradient = (f"{numbers.get(name, 0.0):.3g}" for name in ("learning_rate", "grad_norm"))
+        return TRAINING.format(at, record.step, loss, rate, gradient, speed)
     nan = float("nan")
     bound, error = numbers.get("bound", nan), numbers.get("bound_se", nan)
     text = {

@@ -29,7 +29,7 @@ WORDS: Mapping[str, tuple[str, str, str]] = {
     "planned": ("○", "planned", ""),
     "waiting": ("○", "waiting", ""),
     "running": ("◐", "running", "cyan"),
-    "preempted": ("◑", "resume", "yellow"),
+    "preempted": ("◑", "preempted", "yellow"),
     "finished": ("●", "finished", "green"),
     "diverged": ("✗", "diverged", "red"),
     "failed": ("✗", "failed", "red"),
@@ -221,7 +221,7 @@ def plan_table(runs: Sequence[PlannedRun], title: str) -> RowsTable:
         for run in runs
     ]
     right = rows[0].keys() - {"size", "key", "state"} if rows else ()
-    spare = ("FLOPs", "batch", "memory", "tokens/param", "steps")
+    spare = ("FLOPs", "batch", "memory", "tokens/param", "steps", "learning\nrate")
     return RowsTable(title=title, rows=rows, right=right, once="budget", spare=spare)
 
 

@@ -33,9 +33,9 @@ def test_optimum_is_where_a_numeric_search_finds_it(theta, cost, log_flops):
     def loss(x):
         return surface_loss(theta, np.exp([x]), cost.tokens(np.exp([x]), np.array([flops])))[0]
 
-    found = minimize_scalar(loss, bracket=(log_params - 3, log_params + 2), tol=1e-10)
+    optimum = minimize_scalar(loss, bracket=(log_params - 3, log_params + 2), tol=1e-10)
     # a search on values cannot place a minimum better than the square root of rounding
-    assert loss(log_params) <= found.fun * (1 + 1e-12)
+    assert loss(log_params) <= optimum.fun * (1 + 1e-12)
 
 
 @settings(max_examples=20, deadline=None)

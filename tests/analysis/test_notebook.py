@@ -50,10 +50,10 @@ def texts_of(notebook: Any) -> str:
 def titles_of(notebook: Any) -> list[str]:
     """Titles of the Plotly figures shown, in order."""
     kind = "application/vnd.plotly.v1+json"
-    shown = [
+    outputs = [
         output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output
     ]
-    return [data[kind]["layout"]["title"]["text"] for data in shown if kind in data]
+    return [data[kind]["layout"]["title"]["text"] for data in outputs if kind in data]
 
 
 PUBLISHED = [

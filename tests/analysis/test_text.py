@@ -25,7 +25,7 @@ from analysis.text import (
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "expected"),
     [
         ("masked", "masked"),
         ("größe 8×1", "größe 8×1"),
@@ -36,13 +36,13 @@ from analysis.text import (
         (7, "7"),
     ],
 )
-def test_what_would_move_a_cursor_is_escaped_and_the_rest_is_not(name: object, shown: str) -> None:
-    assert printable(name) == shown
+def test_what_would_move_a_cursor_is_escaped_and_the_rest_is_not(name: object, expected: str) -> None:
+    assert printable(name) == expected
     assert printable(name).isprintable()
 
 
 @pytest.mark.parametrize(
-    ("address", "shown"),
+    ("address", "expected"),
     [
         ("postgresql://me:secret@h/db", "postgresql://***@h/db"),
         ("http://bob:p@ss@h:5000", "http://***@h:5000"),
@@ -60,12 +60,12 @@ def test_what_would_move_a_cursor_is_escaped_and_the_rest_is_not(name: object, s
         ("OSError: http://u:p@h refused, ask me@h", "OSError: http://***@h refused, ask me@h"),
     ],
 )
-def test_no_login_or_token_of_an_address_is_shown(address: str, shown: str) -> None:
-    assert without_secrets(address) == shown
+def test_no_login_or_token_of_an_address_is_shown(address: str, expected: str) -> None:
+    assert without_secrets(address) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "value", "shown"),
+    ("text", "value", "expected"),
     [
         (count_text, 5000, "5.00k"),
         (count_text, 163055232, "163M"),
@@ -96,8 +96,8 @@ def test_no_login_or_token_of_an_address_is_shown(address: str, shown: str) -> N
         (time_text, datetime(2026, 3, 1, 10, tzinfo=UTC), "2026-03-01 10:00 UTC"),
     ],
 )
-def test_each_kind_of_number_has_one_form(text: Callable[..., str], value: object, shown: str) -> None:
-    assert text(value) == shown
+def test_each_kind_of_number_has_one_form(text: Callable[..., str], value: object, expected: str) -> None:
+    assert text(value) == expected
 
 
 def test_the_ends_of_an_interval_have_the_form_of_its_value() -> None:

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from benchmarks.steps import SHAPES, Shape, predicted_ids, project_step, textbook_step
-from benchmarks.textbook import LOSSES, Textbook, copy_weights
+from benchmarks.textbook import LOSSES, Textbook, TextbookBlock
 from scaling.families import get_family
 from scaling.families.base import Family, Noised
 from scaling.ladder import Size
-from scaling.models import build_model
+from scaling.models import Transformer, build_model
+from scaling.models.transformer import Block, interleave_heads
 
 SMALL = Shape(
     name="small",
@@ -29,6 +30,34 @@ def corrupted(family: Family, x0: torch.Tensor, t: torch.Tensor) -> torch.Tensor
     if hasattr(family, "mask_where"):
         return family.mask_where(x0, uniforms, t)
     return family.replace_where(x0, uniforms, torch.randint(family.vocab_size, x0.shape), t)
+
+
+@torch.no_grad()
+def copy_weights(source: Textbook, target: Transformer) -> None:
+    """Give `target` the weights of `source`, so that both compute the same function.
+
+    Rows of ids that the textbook's head lacks keep what they have.
+    """
+    size = target.size
+    target.embedding.copy_(source.embedding.weight)
+    target.time_in.load_state_dict(source.time[0].state_dict())
+    target.time_out.load_state_dict(source.time[2].state_dict())
+    for name in ("weight", "bias"):
+        rows = [source.get_parameter(f"blocks.{i}.modulation.{name}") for i in range(size.num_layers)]
+        getattr(target.modulation, name).copy_(torch.cat([*rows, getattr(source.modulation, name)]))
+    for ours, theirs in zip(target.blocks, source.blocks, strict=True):
+        assert isinstance(ours, Block), "the project's network holds blocks"
+        assert isinstance(theirs, TextbookBlock), "so does the textbook's"
+        query, key, value = theirs.qkv.weight.chunk(3)
+        heads = [interleave_heads(rows, size.num_heads) for rows in (query, key)]
+        ours.qkv.weight.copy_(torch.cat([*heads, value]))
+        ours.norm_attention.copy_(theirs.norm1.weight)
+        ours.norm_mlp.copy_(theirs.norm2.weight)
+        for own, other in ((ours.out, theirs.out), (ours.up, theirs.mlp[0]), (ours.down, theirs.mlp[2])):
+            own.load_state_dict(other.state_dict())
+    target.norm_final.copy_(source.norm.weight)
+    target.head.weight[: len(source.head.weight)].copy_(source.head.weight)
+    target.head.bias[: len(source.head.bias)].copy_(source.head.bias)
 
 
 @pytest.mark.parametrize("name", LOSSES)

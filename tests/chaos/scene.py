@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from scaling.files import write_whole
 from sweeps.attempt.journal import JOURNAL, attempt_folders, read
 from sweeps.ledger.ledger import Ledger
 from tests.chaos.proxy import PASS, REFUSE, SLOW, Proxy
@@ -27,6 +28,8 @@ DRIVER_PATIENCE_S = 3600.0
 SERVER_READY_S = 90.0
 FULL = "disk-is-full"
 """The file whose presence fills the disk."""
+HELD = "results-are-held"
+"""The folder whose presence holds results back; see full_disk/sitecustomize.py."""
 
 
 def wait_for(what: Callable[[], object], within_s: float, *, why: str) -> None:
@@ -37,9 +40,9 @@ def wait_for(what: Callable[[], object], within_s: float, *, why: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @dataclass
@@ -91,13 +94,14 @@ class Server:
         self.proxy.close()
 
 
-def full_disk(folder: Path) -> dict[str, str]:
-    """The environment of processes for which the disk below `folder`/out can be made full."""
+def fragile_disk(folder: Path) -> dict[str, str]:
+    """The environment of processes for which the disk below `folder`/out can be made full or slow."""
     paths = [str(HERE / "full_disk"), str(HERE.parent / "sweeps"), os.environ.get("PYTHONPATH", "")]
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "CHAOS_FULL_BELOW": str(folder / "out"),
         "CHAOS_FULL_FLAG": str(folder / FULL),
+        "CHAOS_HOLD": str(folder / HELD),
     }
 
 
@@ -125,7 +129,7 @@ class Scene:
         return self.folder / "out" / self.sweep
 
     def start_driver(self) -> None:
-        disk = full_disk(self.folder)
+        disk = fragile_disk(self.folder)
         with (self.folder / "driver.log").open("ab") as log:
             self.drivers.append(
                 subprocess.Popen(self.command, stdout=log, stderr=log, env={**self.environment, **disk})
@@ -147,12 +151,18 @@ class Scene:
     def finish(self) -> None:
         """Wait for the drivers that live to end well; one that was killed is started again."""
         self.heal()
+        self.allow(sys.maxsize)
         if not self.alive():
             self.start_driver()
         end = time.monotonic() + DRIVER_PATIENCE_S
         for driver in self.alive():
             code = driver.wait(max(1.0, end - time.monotonic()))
             assert code == 0, f"exit code {code}; {self.said()}"
+
+    def allow(self, runs: int) -> None:
+        """Let no more than `runs` runs of the sweep finish for now."""
+        with write_whole(self.folder / HELD / "allowed") as temporary:
+            temporary.write_text(str(runs))
 
     def heal(self) -> None:
         """Nothing is broken any more."""
@@ -166,7 +176,7 @@ class Scene:
 
     def attempts(self) -> list[tuple[Path, psutil.Process]]:
         """Attempts that live: their folders and the processes that train them."""
-        found = []
+        attempts = []
         for run in self.sweep_folder.glob("*/runs/*"):
             folders = attempt_folders(run)
             if not folders:
@@ -175,19 +185,19 @@ class Scene:
             starts = [r for r in read(folder / JOURNAL) if r.kind == "start"]
             if starts and not (folder / "result.json").exists():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    found.append((folder, psutil.Process(int(starts[-1].values["pid"]))))
-        return found
+                    attempts.append((folder, psutil.Process(int(starts[-1].values["pid"]))))
+        return attempts
 
     def recorders(self) -> list[psutil.Process]:
         ledger = str(self.sweep_folder / "ledger")
-        found = []
+        recorders = []
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
             if "sweeps.record.process" in words and any(
                 Path(word).absolute() == Path(ledger) for word in words
             ):
-                found.append(process)
-        return found
+                recorders.append(process)
+        return recorders
 
     # -- faults: each says what it hit, or None where there was nothing to hit --------------------
 

@@ -19,11 +19,11 @@ def ar_shift(case: Case) -> Got:
 
 
 def ar_loss(case: Case) -> Got:
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     family = get_family("ar", vocab_size=params["V"], mask_id=params["mask_index"], start="none")
-    x0, t = given["x0"], torch.zeros(len(given["x0"]))
+    x0, t = tensors["x0"], torch.zeros(len(tensors["x0"]))
     xt = family.corrupt(x0, t, torch.Generator())
-    out = with_gradient(given["logits"], lambda logits: family.token_bound(logits, x0, xt, t))
+    out = with_gradient(tensors["logits"], lambda logits: family.token_bound(logits, x0, xt, t))
     return out | {"input_tokens": xt, "target_tokens": family.targets(x0)}
 
 

@@ -47,20 +47,20 @@ def noise_levels(case: Case) -> Got:
 
 def loss(case: Case) -> Got:
     """With ignore_bos the reference un-masks position 0 before the forward pass; so does this, by hand."""
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     family = block(case, schedule_eps=params["eps_min"] if params["mdlm_loss_scale"] else 0.0)
-    x0, u = given["x0"], given["u_t"]
+    x0, u = tensors["x0"], tensors["u_t"]
     t = family.block_times(one_per_slice(u.flatten()).view_as(u), params["L"])
-    xt = family.mask_where(x0, given["u_mask"], t)
+    xt = family.mask_where(x0, tensors["u_mask"], t)
     if params["ignore_bos"]:
         xt[:, 0] = x0[:, 0]
-    out = with_gradient(given["logits"], lambda logits: family.token_loss(logits, x0, xt, t))
+    out = with_gradient(tensors["logits"], lambda logits: family.token_loss(logits, x0, xt, t))
     whole = params["block_size"] == params["L"]
     return out | {"t": t[:, :1] if whole else t, "xt": xt, "model_input": torch.cat([xt, x0], dim=1)}
 
 
 def redrawn(case: Case) -> Got:
-    given = inputs(case)
+    tensors = inputs(case)
     used = 0
 
     def draws() -> Any:
@@ -69,7 +69,7 @@ def redrawn(case: Case) -> Got:
             used += 1
             yield u
 
-    xt = block(case, resample=True).mask_in_range(given["x0"], given["p"], draws())
+    xt = block(case, resample=True).mask_in_range(tensors["x0"], tensors["p"], draws())
     return {"xt": xt, "draws_used": torch.tensor(used)}
 
 
@@ -80,15 +80,15 @@ def intervals(case: Case) -> Got:
 
 def reverse_step(case: Case) -> Got:
     """The reference lets clean tokens turn back into masks before it copies them; so does this, by hand."""
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     family, size = block(case), params["block_size"]
-    t, xt = given["t"], given["xt"][:, -size:]
-    probs = family.restored(given["logits"][:, -size:])
+    t, xt = tensors["t"], tensors["xt"][:, -size:]
+    probs = family.restored(tensors["logits"][:, -size:])
     copied = F.one_hot(xt, family.vocab_size).double()
     probs = torch.where((xt == family.mask_id)[..., None], probs, copied)
     all_masks = torch.full_like(xt, family.mask_id)
     q = family.posterior(probs, all_masks, t, t - params["dt"])
-    own = family.posterior(family.restored(given["logits"][:, -size:]), xt, t, t - params["dt"])
+    own = family.posterior(family.restored(tensors["logits"][:, -size:]), xt, t, t - params["dt"])
     assert torch.equal(own, torch.where((xt == family.mask_id)[..., None], q, copied))
     return {"q": q}
 

@@ -28,10 +28,10 @@ def transform(case: Case) -> Got:
 
 
 def transform_over_time(case: Case) -> Got:
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     ends = params["gamma_min"], params["gamma_max"]
-    close(gamma_at(given["t"], ends), given["gamma"], case)
-    alpha, _, slope = signal_at(given["t"], ends, params["V"])
+    close(gamma_at(tensors["t"], ends), tensors["gamma"], case)
+    alpha, _, slope = signal_at(tensors["t"], ends, params["V"])
     last = to_discrete(torch.tensor([ends[1]], dtype=torch.float64), params["V"])
     prior = _nats_to_uniform(last.alpha, last.noise, params["V"])[0]
     return {"alpha": alpha, "dalpha_dt": slope, "prior_loss_at_gamma_max": prior}
@@ -56,21 +56,21 @@ def temperature(case: Case) -> Got:
 
 
 def latent(case: Case) -> Got:
-    given = inputs(case)
-    w = gaussian_latent(given["x0"], given["gamma"], given["epsilon"])
+    tensors = inputs(case)
+    w = gaussian_latent(tensors["x0"], tensors["gamma"], tensors["epsilon"])
     weights = tempered_weights(w, case["params"]["inverse_tau"])
     return {"latent": w, "soft_weights": weights, "argmax_tokens": w.argmax(-1)}
 
 
 def loss(case: Case) -> Got:
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     family = get_family("uniform", vocab_size=params["V"])
     ends = params["gamma_min"], params["gamma_max"]
-    uniforms = one_per_slice(given["u_t"]) if params["antithetic"] else given["u_t"]
+    uniforms = one_per_slice(tensors["u_t"]) if params["antithetic"] else tensors["u_t"]
     t = noise_times(uniforms, params["sampling_eps"])
     signal = signal_at(t, ends, params["V"])
-    z = gaussian_latent(given["x0"], gamma_at(t, ends), given["epsilon"]).argmax(-1)
-    nats = family.bound_at(given["logits"], given["x0"], z, *signal)  # type: ignore[attr-defined]
+    z = gaussian_latent(tensors["x0"], gamma_at(t, ends), tensors["epsilon"]).argmax(-1)
+    nats = family.bound_at(tensors["logits"], tensors["x0"], z, *signal)  # type: ignore[attr-defined]
     return {
         "t": t,
         "alpha_t": signal.alpha,
@@ -83,13 +83,13 @@ def loss(case: Case) -> Got:
 
 
 def truncated_normal(case: Case) -> Got:
-    given = inputs(case)
-    return {"value": log_mean_exp_below(given["c"], given["sigma"][:, None])}
+    tensors = inputs(case)
+    return {"value": log_mean_exp_below(tensors["c"], tensors["sigma"][:, None])}
 
 
 def order_statistics(case: Case) -> Got:
-    given = inputs(case)
-    return {"topk": given["sigma"][:, None, None] * largest_normals(given["u"], case["params"]["N"])}
+    tensors = inputs(case)
+    return {"topk": tensors["sigma"][:, None, None] * largest_normals(tensors["u"], case["params"]["N"])}
 
 
 RUNNERS: Runners = {

@@ -13,7 +13,7 @@ from tests.golden_runners.common import Case, Got, Runners, inputs, tensor
 
 
 def network_logits(case: Case) -> Got:
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     weights = {name: tensor(value) for name, value in case["inputs"]["state_dict"].items()}
     size = Size(
         name="golden",
@@ -26,7 +26,7 @@ def network_logits(case: Case) -> Got:
     model = Transformer(size, params["V"], causal=params["causal"]).double()
     model.load_state_dict(from_published(weights, size))
     with torch.no_grad():
-        return {"logits": model(given["x"], given["sigma"])}
+        return {"logits": model(tensors["x"], tensors["sigma"])}
 
 
 def from_published(weights: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:

@@ -16,23 +16,23 @@ from tests.golden_runners.common import Case, Got, Runners, inputs, tensor
 
 def model_of(case: Case, vocab: int, **changes: Any) -> GaussianTransformer:
     """A float64 network of one block, which starts as the identity, with the case's schedule and vectors."""
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     options = {
         "embed_dim": params.get("embed_dim", 2),
         "endpoints": (params.get("gamma_0", -3.0), params.get("gamma_1", 6.0)),
-        "schedule_units": params.get("hidden", len(given.get("b1", [0]))),
+        "schedule_units": params.get("hidden", len(tensors.get("b1", [0]))),
         "auxiliary_rate": 1e-2,
     }
     size = Size(name="golden", hidden=params.get("dim", 2), num_layers=1, num_heads=1)
     generator = torch.Generator().manual_seed(0)
     model = build_gaussian_model(size, vocab, generator=generator, **options).double()
     weights = {**model.state_dict(), **changes}
-    if "W1" in given:
-        weights["schedule.steepness"] = given["W1"].flatten()
-        weights["schedule.offset"] = given["b1"]
-        weights["schedule.height"] = given["W2"].flatten()
-    if "matrix" in given:
-        weights["embedding"] = given["matrix"]
+    if "W1" in tensors:
+        weights["schedule.steepness"] = tensors["W1"].flatten()
+        weights["schedule.offset"] = tensors["b1"]
+        weights["schedule.height"] = tensors["W2"].flatten()
+    if "matrix" in tensors:
+        weights["embedding"] = tensors["matrix"]
     model.load_state_dict(weights)
     return model.requires_grad_(False)
 
@@ -57,17 +57,17 @@ def embedding(case: Case) -> Got:
 
 def bound_terms(case: Case) -> Got:
     """The first rows stand at t = 0 and give the reconstruction; the others the diffusion term."""
-    params, given = case["params"], inputs(case)
-    x0, logits, first = given["x"], given["logits"], params["reconst_examples"]
+    params, tensors = case["params"], inputs(case)
+    x0, logits, first = tensors["x"], tensors["logits"], params["reconst_examples"]
     ends = {name: params[name] for name in ("gamma_0", "gamma_1")}
     family = Gaussian(params["V"], embed_dim=params["embed_dim"], **ends)
     model = model_of(case, vocab=params["V"])
     others = len(x0) - first
-    t = torch.cat([torch.zeros(first), (torch.arange(others) + given["u"]) / others])
+    t = torch.cat([torch.zeros(first), (torch.arange(others) + tensors["u"]) / others])
     gamma, slope = model.schedule(t)
     rows = model.rows()
     target, x_hat = F.embedding(x0, rows), logits.softmax(-1) @ rows
-    z = latents(target, given["noise"], gamma)
+    z = latents(target, tensors["noise"], gamma)
     nats = family.token_bound(logits, x0, z, t, model).mean(-1)
     prior = prior_nats(model.schedule(torch.ones(1))[0][0], params["embed_dim"])
     reconstruction = nats[:first]
@@ -92,20 +92,20 @@ def network_ends(case: Case) -> Got:
 
     The reference's mask of self-conditioned rows changes gradients alone: every row's guess is read.
     """
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     weights = {name: tensor(value) for name, value in case["inputs"]["state_dict"].items()}
     model = model_of(
         case,
         params["V"],
-        embedding=given["embedding"],
+        embedding=tensors["embedding"],
         norm_final=weights["output_norm.weight"],
         **{name: weights[name] for name in weights if "_linear" in name and not name.startswith("output")},
         **{f"head.{kind}": weights[f"output_linear.{kind}"] for kind in ("weight", "bias")},
     )  # fmt: skip
-    gamma = given["gamma"]
-    options = {"guess": given["x_selfcond"], "strength": torch.full_like(gamma, params["bias_scale"])}
-    logits = model(given["z"], gamma, **options)
-    x_hat, nats = model.restore(given["z"], gamma, logits.argmax(-1), **options)
+    gamma = tensors["gamma"]
+    options = {"guess": tensors["x_selfcond"], "strength": torch.full_like(gamma, params["bias_scale"])}
+    logits = model(tensors["z"], gamma, **options)
+    x_hat, nats = model.restore(tensors["z"], gamma, logits.argmax(-1), **options)
     likeliest: Tensor = -logits.log_softmax(-1).amax(-1)
     torch.testing.assert_close(nats, likeliest)
     return {"logits": logits, "x_reconst": x_hat}

@@ -45,17 +45,17 @@ def hybrid_schedule(case: Case) -> Got:
 
 
 def hybrid_loss(case: Case) -> Got:
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     objective = OBJECTIVES[params["loss_weighting"]]
     limit = {} if objective == "nelbo" else {"max_weight": params["max_loss_weight"]}
     assert params["min_loss_weight"] == 0, "all weights are above 0"
     family = hybrid(case, objective=objective, **limit)
-    x0, xt, t, kept = given["x0"], given["zt"], given["t"], given["attention_mask"]
+    x0, xt, t, kept = tensors["x0"], tensors["zt"], tensors["t"], tensors["attention_mask"]
     bound, loss = (
-        with_gradient(given["logits"], lambda logits, f=f: f(logits, x0, xt, t))
+        with_gradient(tensors["logits"], lambda logits, f=f: f(logits, x0, xt, t))
         for f in (family.token_bound, family.token_loss)
     )
-    kl, itakura_saito = family.divergences(given["logits"], x0, xt, t)
+    kl, itakura_saito = family.divergences(tensors["logits"], x0, xt, t)
     weights = family.training_weights(x0, xt, t)
     alpha, slope = family.schedule(t)
 
@@ -80,16 +80,16 @@ def hybrid_loss(case: Case) -> Got:
 
 def hybrid_corruption(case: Case) -> Got:
     """Inverse of the distribution function, ids in order: our marginals, the reference's uniforms."""
-    given, family = inputs(case), hybrid(case)
-    x0, t = given["x0"], given["t"][:, None].expand(given["x0"].shape)
+    tensors, family = inputs(case), hybrid(case)
+    x0, t = tensors["x0"], tensors["t"][:, None].expand(tensors["x0"].shape)
     q = marginals(family, F.one_hot(x0, family.vocab_size).double(), t)
-    return {"zt": (q.cumsum(-1) < given["u"][..., None]).sum(-1)}
+    return {"zt": (q.cumsum(-1) < tensors["u"][..., None]).sum(-1)}
 
 
 def hybrid_reverse_step(case: Case) -> Got:
-    given, family = inputs(case), hybrid(case)
-    probs = predicted(given["logits"], family.mask_id)
-    q = family.posterior(probs, given["zt"], given["t"], given["s"])
+    tensors, family = inputs(case), hybrid(case)
+    probs = predicted(tensors["logits"], family.mask_id)
+    q = family.posterior(probs, tensors["zt"], tensors["t"], tensors["s"])
     return {"q": q, "row_sum": q.sum(-1)}
 
 

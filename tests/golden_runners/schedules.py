@@ -24,8 +24,8 @@ def schedule_log_linear(case: Case) -> Got:
     sigma = -torch.log(alpha)
     if alpha_0 == 1:
         uniform = get_family("uniform", vocab_size=3, schedule_eps=eps)
-        told = sigma <= -math.log(1e-3)
-        torch.testing.assert_close(uniform.conditioning(t)[told], sigma[told])
+        reached = sigma <= -math.log(1e-3)
+        torch.testing.assert_close(uniform.conditioning(t)[reached], sigma[reached])
     share = family.noise_share(t)
     return {
         "alpha_t": alpha,

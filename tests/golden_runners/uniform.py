@@ -18,37 +18,37 @@ def uniform(case: Case, **options: Any) -> Any:
 
 
 def uniform_loss(case: Case) -> Got:
-    given, family = inputs(case), uniform(case)
-    alpha, slope = given["alpha_t"], given["dalpha_t"]
+    tensors, family = inputs(case), uniform(case)
+    alpha, slope = tensors["alpha_t"], tensors["dalpha_t"]
 
     def per_token(logits: Tensor) -> Tensor:
-        return family.bound_at(logits, given["x0"], given["xt"], alpha, 1 - alpha, slope)
+        return family.bound_at(logits, tensors["x0"], tensors["xt"], alpha, 1 - alpha, slope)
 
-    out = with_gradient(given["logits"], per_token)
+    out = with_gradient(tensors["logits"], per_token)
     if "per_token_40digit" in case:  # better than the reference's own float64 at both ends
         close(out["per_token"], tensor(case["per_token_40digit"]), case)
     return out
 
 
 def uniform_posterior(case: Case) -> Got:
-    given, family = inputs(case), uniform(case)
-    q = family.posterior_at(given["x"], given["xt"], given["alpha_t"], given["alpha_s"])
+    tensors, family = inputs(case), uniform(case)
+    q = family.posterior_at(tensors["x"], tensors["xt"], tensors["alpha_t"], tensors["alpha_s"])
     return {"q": q, "row_sum": q.sum(-1)}
 
 
 def uniform_corruption(case: Case) -> Got:
-    given, family = inputs(case), uniform(case)
-    t = 1 - given["alpha_t"]
-    return {"xt": family.replace_where(given["x0"], given["u_move"], given["replacement"], t)}
+    tensors, family = inputs(case), uniform(case)
+    t = 1 - tensors["alpha_t"]
+    return {"xt": family.replace_where(tensors["x0"], tensors["u_move"], tensors["replacement"], t)}
 
 
 def uniform_from_draws(case: Case) -> Got:
-    params, given = case["params"], inputs(case)
+    params, tensors = case["params"], inputs(case)
     family = uniform(case, schedule_eps=params["eps"])
-    uniforms = one_per_slice(given["u_t"]) if params["antithetic"] else given["u_t"]
+    uniforms = one_per_slice(tensors["u_t"]) if params["antithetic"] else tensors["u_t"]
     t = noise_times(uniforms, params["sampling_eps"])
-    xt = family.replace_where(given["x0"], given["u_move"], given["replacement"], t)
-    nats = family.token_loss(given["logits"], given["x0"], xt, t)
+    xt = family.replace_where(tensors["x0"], tensors["u_move"], tensors["replacement"], t)
+    nats = family.token_loss(tensors["logits"], tensors["x0"], xt, t)
     return {
         "t": t,
         "alpha_t": family.schedule(t)[0],

@@ -107,24 +107,24 @@ def as_network(predictor: Predictor, family: Family, length: int) -> Callable[..
     side by side, a block of the noisy one is seen behind the clean tokens before it.
     """
 
-    def see(state: Tensor, told: Tensor) -> Tensor:
+    def see(state: Tensor, noise: Tensor) -> Tensor:
         hidden = state.new_full((len(state), length - state.shape[1]), family.mask_id or 0)
-        time = (told if told.ndim == 1 else told[:, 0]).double().clamp(min=1e-6)  # at 0 nothing is masked
+        time = (noise if noise.ndim == 1 else noise[:, 0]).double().clamp(min=1e-6)  # at 0 nothing is masked
         return predictor(torch.cat([state, hidden], dim=1), time)[:, : state.shape[1]]
 
     def network(
-        ids: Tensor, told: Tensor, *, positions: Tensor | None = None, layout: Doubled | None = None
+        ids: Tensor, noise: Tensor, *, positions: Tensor | None = None, layout: Doubled | None = None
     ) -> Tensor:
         if positions is not None:
             state = ids.new_full((len(ids), length), family.mask_id).scatter(1, positions, ids)
-            logits = see(state, told)
+            logits = see(state, noise)
             return logits.gather(1, positions[..., None].expand(*positions.shape, logits.shape[-1]))
         if layout is None:
-            return see(ids, told)
+            return see(ids, noise)
         noisy, clean = ids.chunk(2, dim=1)
         size, ends = layout.block_size, range(0, noisy.shape[1], layout.block_size)
         states = [torch.cat([clean[:, :n], noisy[:, n : n + size]], dim=1) for n in ends]
-        return torch.cat([see(state, told)[:, -size:] for state in states], dim=1)
+        return torch.cat([see(state, noise)[:, -size:] for state in states], dim=1)
 
     return network
 
@@ -207,8 +207,8 @@ def sum_over_steps(
         model = family.posterior(guess, states, t, s)
         share = family.noise_share(t)[:, None]
         for x0, prob in zip(source.ids, source.probs, strict=True):
-            known = torch.nn.functional.one_hot(x0, family.vocab_size).double().expand_as(model)
-            truth = family.posterior(known, states, t, s)
+            one_hot = torch.nn.functional.one_hot(x0, family.vocab_size).double().expand_as(model)
+            truth = family.posterior(one_hot, states, t, s)
             logs = torch.where(truth > 0, truth * (truth.log() - model.log()), 0.0).sum((-1, -2))
             fits = ((states == x0) | (states == family.mask_id)).all(-1)
             mass = (masked * share + (1 - masked) * (1 - share)).prod(-1) * fits

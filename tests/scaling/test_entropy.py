@@ -59,11 +59,14 @@ def best_model(family: Family, data: Dataset) -> Model:
         alpha, noise = family.schedule(t)[0][:, None, None], noise_at(family, t).gather(-1, ids)
         return alpha * same + (1 - alpha) * noise[..., None]
 
-    def messages(seen: torch.Tensor) -> torch.Tensor:
-        ahead, behind = [first.expand(len(seen), -1)], [torch.ones(len(seen), tokens, dtype=torch.float64)]
+    def messages(likelihoods: torch.Tensor) -> torch.Tensor:
+        ahead, behind = (
+            [first.expand(len(likelihoods), -1)],
+            [torch.ones(len(likelihoods), tokens, dtype=torch.float64)],
+        )
         for step in range(CONTEXT - 1):
-            ahead.append(_normal(ahead[-1] * seen[:, step]) @ moves)
-            behind.append(_normal(behind[-1] * seen[:, CONTEXT - 1 - step]) @ moves.T)
+            ahead.append(_normal(ahead[-1] * likelihoods[:, step]) @ moves)
+            behind.append(_normal(behind[-1] * likelihoods[:, CONTEXT - 1 - step]) @ moves.T)
         return torch.stack(ahead, 1) * torch.stack(behind[::-1], 1)
 
     def model(ids: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -122,12 +125,12 @@ def trained(data: Dataset, folder: Path, name: str, steps: int, rate: float, **s
     return result
 
 
-def check(result: TrainResult, known: float) -> float:
+def check(result: TrainResult, true_entropy: float) -> float:
     """Never below the entropy by more than 3 standard errors; returns the excess as a share."""
     assert result.bound is not None
     assert result.bound_se is not None
-    assert result.bound > known - 3 * result.bound_se
-    return result.bound / known - 1
+    assert result.bound > true_entropy - 3 * result.bound_se
+    return result.bound / true_entropy - 1
 
 
 def test_trained_ar_comes_within_two_percent(markov: Dataset, tmp_path: Path) -> None:
@@ -151,8 +154,8 @@ def test_trained_bounds_stay_above_the_entropy(name: str, markov: Dataset, tmp_p
 @pytest.mark.parametrize("name", NAMES)
 def test_trained_longer(name: str, corpus: str, reach: float, tmp_path: Path) -> None:
     data = prepare(corpus, "ids", tmp_path / "data")
-    known = entropy(data)
+    true_entropy = entropy(data)
     result = trained(data, tmp_path / "run", name, 2500, 4e-3, hidden=48, num_layers=2, num_heads=2)
-    excess = check(result, known)
+    excess = check(result, true_entropy)
     if name == "ar":
         assert excess < reach

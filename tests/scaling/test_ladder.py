@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ def test_the_published_ladder_has_28_sizes() -> None:
 def test_every_size_knows_its_name_and_can_be_built(ladder: str) -> None:
     for name, size in LADDERS[ladder].items():
         assert size.name == name
-        assert Size(**size.to_dict()) == size
+        assert Size(**asdict(size)) == size
         assert size.head_dim * size.num_heads == size.hidden
         assert size.head_dim % 2 == 0
 

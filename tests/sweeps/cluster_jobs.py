@@ -42,10 +42,10 @@ def raylet_of(job: Job) -> dict[str, object]:
 
 
 def ends(pool, count: int) -> list[str]:
-    found: list[str] = []
-    while len(found) < count:
-        found += [outcome.status for _, outcome in pool.wait(1.0)]
-    return found
+    statuses: list[str] = []
+    while len(statuses) < count:
+        statuses += [outcome.status for _, outcome in pool.wait(1.0)]
+    return statuses
 
 
 def quota(pool, data, out: Path) -> dict[str, object]:

@@ -161,9 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _object(self, content: bytes) -> None:
         headers = {"ETag": _etag(content), "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
-        wanted = self.headers.get("Range")
-        if self.command == "GET" and wanted:
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
+        range_header = self.headers.get("Range")
+        if self.command == "GET" and range_header:
+            first, _, last = range_header.removeprefix("bytes=").partition("-")
             part = content[int(first) : int(last) + 1 if last else None]
             headers["Content-Range"] = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
             self._send(206, part, headers)

@@ -100,9 +100,9 @@ class SimulatedPool(simulate.SimulatedPool):
 
     def wait(self, timeout_s: float) -> list[tuple[int, Outcome]]:
         for handle, (job, _) in self.running.items():
-            asked = [Path(path) for path in job.stop_files if Path(path).exists()]
-            if asked:
-                self.end_now(handle, Outcome(status="preempted", sentence=asked[0].read_text()))
+            stop_files = [Path(path) for path in job.stop_files if Path(path).exists()]
+            if stop_files:
+                self.end_now(handle, Outcome(status="preempted", sentence=stop_files[0].read_text()))
         return super().wait(timeout_s)
 
     def end(self, handle: int) -> Outcome:

@@ -80,7 +80,7 @@ def refused(capsys, *arguments: str) -> str:
 
 def test_options_are_as_reviewed():
     command = typer.main.get_command(cli.app)
-    found = {
+    options = {
         name: [option for parameter in sub.params for option in (parameter.opts or [parameter.name])]
         for name, sub in command.commands.items()
     }
@@ -88,7 +88,7 @@ def test_options_are_as_reviewed():
         ["--sweep", "--config", "--store", "--out"],
         ["--max-flops", "--max-gpu-hours", "--max-hours"],
     )
-    assert found == {
+    assert options == {
         "plan": ["--family", "--sweep", "--config", "--out", *caps, "--cluster", "--gpu-price", "--page"],
         "sweep": [
             *("--family", *which, *caps, "--address", "--pool", "--bootstrap"),
@@ -149,8 +149,8 @@ def test_plan_of_a_corpus_to_be_fetched_fetches_nothing(here, capsys):
 
 
 def test_unknown_family_lists_the_known_ones(here, capsys):
-    said = refused(capsys, "sweep", "--family", "foo", "--config", "../small.yaml")
-    assert said == f"scaling: unknown family 'foo' (known: {', '.join(FAMILIES)})\n"
+    text = refused(capsys, "sweep", "--family", "foo", "--config", "../small.yaml")
+    assert text == f"scaling: unknown family 'foo' (known: {', '.join(FAMILIES)})\n"
     assert list(here.iterdir()) == []
 
 
@@ -176,8 +176,8 @@ def test_nothing_starts_on_wrong_configs(here, capsys, command, old, new, says):
     text = config.read_text()
     assert old in text
     config.write_text(text.replace(old, new))
-    said = refused(capsys, command, "--family", "uniform", "--config", "../small.yaml")
-    assert says in said
+    output = refused(capsys, command, "--family", "uniform", "--config", "../small.yaml")
+    assert says in output
     assert not (here / "runs" / "small").exists()
     assert not (here / "runs" / "mlflow.db").exists()
 
@@ -198,15 +198,15 @@ def free_port() -> int:
 
 def test_tracking_server_that_does_not_answer(here, capsys):
     uri = f"http://127.0.0.1:{free_port()}"
-    said = refused(capsys, "sweep", "--family", "ar", "--config", "../small.yaml", "--store", uri)
-    assert f"tracking server {uri} does not answer" in said
+    text = refused(capsys, "sweep", "--family", "ar", "--config", "../small.yaml", "--store", uri)
+    assert f"tracking server {uri} does not answer" in text
     assert not (here / "runs").exists()
 
 
 def test_ray_cluster_that_does_not_answer(here, capsys):
     address = f"127.0.0.1:{free_port()}"
-    said = refused(capsys, "sweep", "--family", "ar", "--config", "../small.yaml", "--address", address)
-    assert address in said
+    text = refused(capsys, "sweep", "--family", "ar", "--config", "../small.yaml", "--address", address)
+    assert address in text
     assert not (here / "runs").exists()
 
 
@@ -284,9 +284,9 @@ def test_a_family_that_cannot_be_fitted_is_named_and_the_others_are_written(here
     assert Path("runs/two/sound/law.json").exists()
     assert not Path("runs/two/short").exists()
     write_table("none.csv", {"short": 1, "too": 1})
-    said = refused(capsys, "fit", "--store", "none.csv", "--bootstrap", "0")
-    assert "'short'" in said
-    assert "'too'" in said
+    output = refused(capsys, "fit", "--store", "none.csv", "--bootstrap", "0")
+    assert "'short'" in output
+    assert "'too'" in output
 
 
 def test_names_from_a_table_are_shown_as_they_are_and_lead_nowhere(here, capsys):
@@ -308,8 +308,8 @@ def test_names_from_a_table_are_shown_as_they_are_and_lead_nowhere(here, capsys)
 def test_a_dashboard_of_a_sweep_that_a_store_does_not_have_is_refused(here, capsys):
     write_table("two.csv", {"ar": 3})
     pd.read_csv("two.csv").assign(sweep="desk").to_csv("two.csv", index=False)
-    said = refused(capsys, "dashboard", "--store", "two.csv", "--sweep", "smoke")
-    assert "sweep 'smoke' is not in two.csv, which has: desk" in said
+    text = refused(capsys, "dashboard", "--store", "two.csv", "--sweep", "smoke")
+    assert "sweep 'smoke' is not in two.csv, which has: desk" in text
 
 
 def test_sentences_on_standard_error_show_control_characters(here, capsys):
@@ -372,12 +372,12 @@ def test_a_sweep_runs_once_and_fits_what_the_config_now_says(here, capfd, monkey
     first = results.ledger_table(Path("runs/small"), "small")
     assert (first.frame["status"] == "finished").all()
     assert len(first.frame) == 12
-    told = capfd.readouterr().out
-    assert "12 runs, 0 done, 12 to do" in told
-    assert "12 runs: 12 finished" in told
+    output = capfd.readouterr().out
+    assert "12 runs, 0 done, 12 to do" in output
+    assert "12 runs: 12 finished" in output
     # Runs this small need not show a minimum; then there is a sentence instead of a law.
-    assert ("written to runs/small/ar: law.json" in told) == (code == 0)
-    assert ("no law can be fitted to 'ar'" in told) == (code == 1)
+    assert ("written to runs/small/ar: law.json" in output) == (code == 0)
+    assert ("no law can be fitted to 'ar'" in output) == (code == 1)
 
     assert drive_small("ar", Path("runs")) == code
     assert "12 runs, all of them done" in capfd.readouterr().out

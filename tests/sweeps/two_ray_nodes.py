@@ -29,9 +29,9 @@ class TwoRayNodes:
         """more: variables for the processes of both nodes."""
         # Ray's sockets lie in here and may not have long names, so pytest's folder will not do
         self.folder = Path(tempfile.mkdtemp(prefix="rn", dir="/tmp"))
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{found.getsockname()[1]}"
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{listener.getsockname()[1]}"
         token = self.folder / "token"
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
@@ -66,9 +66,9 @@ class TwoRayNodes:
         node.wait()
 
     def _start(self, name: str, options: list[str]) -> None:
-        said = self.folder / f"{name}.log"
+        log_path = self.folder / f"{name}.log"
         common = ["--num-cpus", "1", "--object-store-memory", "80000000", "--block"]
-        with said.open("wb") as log:
+        with log_path.open("wb") as log:
             self._nodes.append(
                 subprocess.Popen(
                     [str(RAY), "start", *options, *common],
@@ -76,9 +76,9 @@ class TwoRayNodes:
                 )
             )  # fmt: skip
         end = time.monotonic() + READY_S
-        while "Ray runtime started" not in said.read_text():
-            assert self._nodes[-1].poll() is None, said.read_text()
-            assert time.monotonic() < end, said.read_text()
+        while "Ray runtime started" not in log_path.read_text():
+            assert self._nodes[-1].poll() is None, log_path.read_text()
+            assert time.monotonic() < end, log_path.read_text()
             time.sleep(0.2)
 
     def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:

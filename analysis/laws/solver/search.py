@@ -104,13 +104,24 @@ def _nonnegative(gram: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def best_of(
-    objective: Objective, theta_Rp: np.ndarray, num_runs: int, delta: float
+    objective: Objective,
+    theta_Rp: np.ndarray,
+    num_runs: int,
+    delta: float,
+    *,
+    tolerance: float = 1e-3,
+    max_steps: int = 30,
 ) -> tuple[np.ndarray, float]:
-    """The best optimum (1, p) over the starts theta_Rp, and the share of the starts that reach it."""
+    """The best optimum (1, p) over the starts theta_Rp, and the share of the starts that reach it.
+
+    tolerance, max_steps: of the thresholds on the way.
+    """
     weight_Rn = np.ones((len(theta_Rp), num_runs))
     for step in WALK:
         if step > 1.5 * delta:
-            theta_Rp = minimise(objective, theta_Rp, weight_Rn, step, tolerance=1e-3, max_steps=30).theta_Rp
+            theta_Rp = minimise(
+                objective, theta_Rp, weight_Rn, step, tolerance=tolerance, max_steps=max_steps
+            ).theta_Rp
     ended = minimise(objective, theta_Rp, weight_Rn, delta)
     value_R = objective.at(ended.theta_Rp, weight_Rn, delta).f_R
     winner = int(np.argmin(value_R))

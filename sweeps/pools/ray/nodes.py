@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +69,6 @@ def as_node(info: Any) -> Node:
 class Answer:
     """A node's answer to the check."""
 
-    host: str
     missing: Sequence[str]
     """Packages that are not there."""
     sees: bool
@@ -89,7 +87,7 @@ def check_nodes(nodes: Sequence[Node], shared: Path | None) -> None:
         answers = [_ask(node, probe) for node in nodes]
         end = time.monotonic() + CHECK_S
         for node, answer in zip(nodes, answers, strict=True):
-            _judge(node.host, shared, _wait(node.host, answer, end))
+            _judge(node.host, shared, answer, end)
     finally:
         if probe is not None:
             probe.unlink(missing_ok=True)
@@ -126,7 +124,7 @@ class Newcomers:
             if not ray.wait([answer], timeout=0)[0]:
                 continue
             try:
-                _judge(node.host, self._shared, _wait(node.host, answer, 0.0))
+                _judge(node.host, self._shared, answer, 0.0)
                 self._fit.add(node.name)
             except UserError as error:
                 self._left_out.add(node.name)
@@ -159,13 +157,12 @@ def _write_probe(shared: Path | None) -> Path | None:
     return probe
 
 
-def _wait(host: str, answer: Any, end: float) -> Answer | None:
-    """The node's answer; None from one that went away meanwhile."""
+def _judge(host: str, shared: Path | None, reference: Any, end: float) -> None:
+    """UserError if the node's answer, due at `end`, is bad; one that went away meanwhile has none."""
     import ray
 
     try:
-        result: Answer = ray.get(answer, timeout=max(1.0, end - time.monotonic()))
-        return result
+        answer: Answer = ray.get(reference, timeout=max(1.0, end - time.monotonic()))
     except ray.exceptions.RuntimeEnvSetupError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"node {host!r} cannot make the runtime environment: {lines[-1][:500]}") from error
@@ -176,11 +173,6 @@ def _wait(host: str, answer: Any, end: float) -> Answer | None:
             raise
         raise UserError(f"node {host!r} cannot load the code of this sweep: {error.cause}") from error
     except ray.exceptions.RayError:
-        return None
-
-
-def _judge(host: str, shared: Path | None, answer: Answer | None) -> None:
-    if answer is None:
         return
     if answer.missing:
         raise UserError(
@@ -212,4 +204,4 @@ def _answer(probe: str | None) -> Answer:
             problem = str(error)
         with suppress(OSError):
             own.unlink()
-    return Answer(host=socket.gethostname(), missing=missing, sees=sees, problem=problem)
+    return Answer(missing=missing, sees=sees, problem=problem)

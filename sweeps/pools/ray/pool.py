@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ class RayPool:
             task = self._run_on_gpu.options(num_gpus=needs.gpus, **options)
         else:
             task = self._run.options(**options)
-        self._tasks[self._count] = (task.remote(job.to_dict()), job)
+        self._tasks[self._count] = (task.remote(asdict(job)), job)
         return self._count
 
     def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
@@ -291,7 +292,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     outcome = run(Job.from_dict(job))
     if in_fresh_process_next(outcome) and (Path(job["folder"]) / RESULT).exists():
         raise SystemExit(0)  # the driver finds the outcome where the worker wrote it
-    return outcome.to_dict()
+    return asdict(outcome)
 
 
 _servers: list[Server] = []
@@ -303,4 +304,4 @@ def _run_in_fork(job: dict[str, Any]) -> dict[str, Any]:
     if not _servers or not _servers[0].alive:
         _servers[:] = [Server()]
     _servers[0].send(Job.from_dict(job), os.environ)
-    return _servers[0].receive(Job.from_dict(job)).to_dict()
+    return asdict(_servers[0].receive(Job.from_dict(job)))

@@ -69,6 +69,11 @@ def data_place(fingerprint: str) -> str:
     return f"data/{fingerprint}"
 
 
+def earlier_files(storage: Storage, job: Job) -> list[str]:
+    """Files of earlier attempts, named relative to the folder of the run."""
+    return [name for name in storage.sizes(run_place(job)) if 0 < attempt_of(name) < job.attempt]
+
+
 def attempt_of(name: str) -> int:
     """The attempt of a file, named relative to the folder of its run; 0 if it has none."""
     match = re.match(r"attempt-(\d{3,})/", name)
@@ -190,16 +195,16 @@ class Copies:
 class Repeated:
     """Repeats actions in a thread, at growing intervals while the storage fails."""
 
-    def __init__(self, every_s: float, *actions: Callable[[], object]) -> None:
-        self._every_s, self._actions = every_s, actions
+    def __init__(self, every_s: float, *actions: Callable[[], object], slowest_s: float = SLOWEST_S) -> None:
+        self._every_s, self._actions, self._slowest_s = every_s, actions, slowest_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End it after its current actions."""
+    def stop(self, limit_s: float = STUCK_S) -> None:
+        """End it after its current actions, which are waited for until the limit."""
         self._stopping.set()
-        self._thread.join(STUCK_S)
+        self._thread.join(limit_s)
 
     def _work(self) -> None:
         pause = self._every_s
@@ -208,9 +213,9 @@ class Repeated:
             for action in self._actions:
                 try:
                     action()
-                except OSError as error:  # the storage, or a local disk with no room
+                except (OSError, UserError) as error:  # the storage, a local disk with no room, a dataset
                     logger.warning("copying will be tried again: %s", error)
-                    next_pause = min(2 * pause, SLOWEST_S)
+                    next_pause = min(2 * pause, self._slowest_s)
             pause = next_pause
 
 
@@ -227,11 +232,7 @@ def fetch_earlier(
     from scaling.training.checkpoint import LAST_STEP, checkpoint_name
 
     place = run_place(job)
-    names = [
-        name
-        for name in patiently(lambda: storage.sizes(place), START_S, give_up=give_up)
-        if 0 < attempt_of(name) < job.attempt
-    ]
+    names = patiently(lambda: earlier_files(storage, job), START_S, give_up=give_up)
 
     def fetch(name: str) -> Path | None:
         try:

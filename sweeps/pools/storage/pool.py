@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,14 @@ from sweeps.ledger.types import Needs
 from sweeps.pools.base import Pool
 from sweeps.pools.rack import Handle, Rack
 from sweeps.pools.storage.files import Storage, StorageError
-from sweeps.pools.storage.mirror import attempt_of, attempt_place, put_dataset, run_place, stop_place
+from sweeps.pools.storage.mirror import (
+    Repeated,
+    attempt_place,
+    earlier_files,
+    put_dataset,
+    run_place,
+    stop_place,
+)
 
 FETCH_S = 3.0
 STOP_FILES_S = 0.5
@@ -65,8 +72,7 @@ class StoragePool:
         """Their names in the storage."""
         self._damaged = False
         """Whether a worker has reported that the data in the storage is damaged."""
-        self._closing = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._repeated: list[Repeated] = []
 
     def ready(self) -> None:
         """UserError, too, if a dataset cannot be put into the storage."""
@@ -76,10 +82,8 @@ class StoragePool:
         except OSError as error:
             raise UserError(f"the data cannot be put into storage {str(self.storage)!r}: {error}") from error
         self.pool.ready()
-        for action, every_s in ((self._put_stop_files, STOP_FILES_S), (self._fetch_all, self._fetch_s)):
-            thread = threading.Thread(target=self._repeat, args=(action, every_s), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        for every_s, action in ((STOP_FILES_S, self._put_stop_files), (self._fetch_s, self._fetch_all)):
+            self._repeated.append(Repeated(every_s, action, slowest_s=every_s))
 
     # -- as the pool behind it ------------------------------------------------------------------
 
@@ -141,22 +145,14 @@ class StoragePool:
 
     def close(self) -> None:
         self.pool.close()
-        self._closing.set()
-        for thread in self._threads:
-            thread.join(CLOSE_S)
+        for repeated in self._repeated:
+            repeated.stop(CLOSE_S)
         with suppress(OSError):
             for name in list(self._stop_files):
                 self.storage.remove(name)
                 self._stop_files.discard(name)
 
     # -- files that pass through the storage ----------------------------------------------------
-
-    def _repeat(self, action: Callable[[], None], every_s: float) -> None:
-        while not self._closing.wait(every_s):
-            try:
-                action()
-            except (OSError, UserError) as error:  # of the storage, or of a dataset's folder
-                logger.warning("will be tried again: %s", error)
 
     def _put_stop_files(self) -> None:
         """Put the stop files of running jobs into the storage, each once."""
@@ -181,9 +177,7 @@ class StoragePool:
         try:
             if not followed.earlier_here:
                 place, run = run_place(followed.job), Path(followed.job.folder).parent
-                for name in self.storage.sizes(place):
-                    if not 0 < attempt_of(name) < followed.job.attempt:
-                        continue
+                for name in earlier_files(self.storage, followed.job):
                     if PurePath(name).name == JOURNAL:
                         self._fetch_journal(followed, f"{place}/{name}", run / name)
                     elif PurePath(name).name == RESULT and not (run / name).exists():

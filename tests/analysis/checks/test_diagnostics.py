@@ -69,19 +69,19 @@ def test_a_lonely_run_has_the_leverage():
     lonely = lonely.assign(tokens=lonely["budget"] / 6 / lonely["params"])
     lonely["loss"] = loss_of(CHINCHILLA, lonely["params"], lonely["tokens"])
     runs = pd.concat([table, lonely], ignore_index=True)
-    found = diagnose(fit_law(runs, bootstrap=0, delta=0.01))
-    assert found.influence["leverage"].idxmax() == len(table)
-    assert grades(found)["leverage"] == "note"
+    diagnosis = diagnose(fit_law(runs, bootstrap=0, delta=0.01))
+    assert diagnosis.influence["leverage"].idxmax() == len(table)
+    assert grades(diagnosis)["leverage"] == "note"
 
 
 def test_outliers_are_named_with_and_without():
     table = isoflop_table(noise=0.001, sizes=9, span=8)
     table.loc[[3, 20], "loss"] *= 1.2
-    found = diagnose(fit_law(table, bootstrap=0))
-    row = found.table.set_index("check").loc["outliers"]
+    diagnosis = diagnose(fit_law(table, bootstrap=0))
+    row = diagnosis.table.set_index("check").loc["outliers"]
     assert row["value"] == 2
     assert "(row " in row["finding"]
-    assert set(found.influence.index[found.influence["outlier"]]) == {3, 20}
+    assert set(diagnosis.influence.index[diagnosis.influence["outlier"]]) == {3, 20}
 
 
 def test_other_counts_in_the_table_are_tried():
@@ -89,9 +89,9 @@ def test_other_counts_in_the_table_are_tried():
     table["flops"] = 6 * table["params"] * table["tokens"]
     table["params_total"] = table["params"] * 1.5 + 1e7
     table = table.assign(flops_6nd=table["flops"], flops_exact=1.1 * table["flops"])
-    found = diagnose(fit_law(table, bootstrap=0)).variants.query("check == 'convention'")
-    assert found["variant"].tolist() == ["params: params_total", "flops: flops_exact"]
-    assert found["exponent"].notna().all()
+    diagnosis = diagnose(fit_law(table, bootstrap=0)).variants.query("check == 'convention'")
+    assert diagnosis["variant"].tolist() == ["params: params_total", "flops: flops_exact"]
+    assert diagnosis["exponent"].notna().all()
 
 
 def test_an_exponent_that_is_not_there_is_said():
@@ -99,27 +99,30 @@ def test_an_exponent_that_is_not_there_is_said():
     generator = np.random.default_rng(0)
     table = isoflop_table((1.7, 406.4, 0.5, 0.34, 0.05), noise=0, sizes=6, span=4)
     table["loss"] *= np.exp(0.01 * generator.standard_normal(len(table)))
-    found = diagnose(fit_law(table, bootstrap=150))
-    assert grades(found)["exponents"] == "concern"
-    assert "alpha or beta may be 0" in found.verdict
-    assert found.advice.startswith("do not use: ")
-    assert "alpha or beta may be 0" in found.advice
+    diagnosis = diagnose(fit_law(table, bootstrap=150))
+    assert grades(diagnosis)["exponents"] == "concern"
+    assert "alpha or beta may be 0" in diagnosis.verdict
+    assert diagnosis.advice.startswith("do not use: ")
+    assert "alpha or beta may be 0" in diagnosis.advice
 
 
 @pytest.mark.parametrize("method", ["isoflop", "envelope"])
 def test_other_laws_are_checked_too(method):
     law = fit_law(published.runs("sahoo2026").query("family == 'ar'"), method, bootstrap=40)
-    found = diagnose(law)
-    assert found.table["check"].tolist()[0] == "fit"
-    assert {"window", "approach"} <= set(found.table["check"])
-    assert "exponent of N*" in found.verdict
-    apart = found.table.set_index("check")["value"]["approach"]
-    assert found.advice.startswith("use with care: ")
-    assert f"by {apart:.2g} between methods" in found.advice
+    diagnosis = diagnose(law)
+    assert diagnosis.table["check"].tolist()[0] == "fit"
+    assert {"window", "approach"} <= set(diagnosis.table["check"])
+    assert "exponent of N*" in diagnosis.verdict
+    apart = diagnosis.table.set_index("check")["value"]["approach"]
+    assert diagnosis.advice.startswith("use with care: ")
+    rows = diagnosis.variants.query("check == 'approach'").dropna(subset="exponent").set_index("variant")
+    away = (rows["exponent"].astype(float) - float(law.exponents["params"])).abs()
+    named = f"{away.idxmax()}: {rows['exponent'][away.idxmax()]:.2f}"
+    assert f"by {apart:.2g} between methods ({named})" in diagnosis.advice
     with pytest.raises(UserError, match="of a surface, not of"):
-        figures.influence(found)
+        figures.influence(diagnosis)
     with pytest.raises(UserError, match="of a surface, not of"):
-        figures.draws(found)
+        figures.draws(diagnosis)
 
 
 def test_every_check_has_a_figure(porian):
@@ -140,16 +143,16 @@ def test_figures_are_drawn_without_a_browser(porian, tmp_path):
 
 
 def test_what_is_told_is_plain_json(porian):
-    told = json.loads(json.dumps(porian.to_dict(), allow_nan=False))
-    assert told["verdict"] == porian.verdict
-    assert len(told["checks"]) == len(porian.table)
+    values = json.loads(json.dumps(porian.to_dict(), allow_nan=False))
+    assert values["verdict"] == porian.verdict
+    assert len(values["checks"]) == len(porian.table)
 
 
 def test_without_resamples_there_is_no_interval_and_it_is_said():
-    found = diagnose(fit_law(isoflop_table(noise=0.001, sizes=9, span=8), bootstrap=0))
-    assert "no intervals" in str(found)
+    diagnosis = diagnose(fit_law(isoflop_table(noise=0.001, sizes=9, span=8), bootstrap=0))
+    assert "no intervals" in str(diagnosis)
     with pytest.raises(UserError, match="no resamples to draw"):
-        found.plot("E")
+        diagnosis.plot("E")
 
 
 @pytest.mark.parametrize(
@@ -165,17 +168,17 @@ def test_without_resamples_there_is_no_interval_and_it_is_said():
 )
 def test_variants_of_the_surface_are_checked(options):
     law = fit_law(published.runs("sahoo2026").query("family == 'masked'"), bootstrap=40, **options)
-    found = diagnose(law)
-    assert (found.variants["note"] == "").all()
-    assert "exponent of N*" in found.verdict
-    assert len(found.plot().data) >= 2
-    if found.influence is not None:
+    diagnosis = diagnose(law)
+    assert (diagnosis.variants["note"] == "").all()
+    assert "exponent of N*" in diagnosis.verdict
+    assert len(diagnosis.plot().data) >= 2
+    if diagnosis.influence is not None:
         free = 5 - ("tied" in options) - ("E" in options)
-        assert found.influence["leverage"].sum() == pytest.approx(free)
+        assert diagnosis.influence["leverage"].sum() == pytest.approx(free)
 
 
 def test_a_law_of_repeated_text_is_checked():
     runs = published.runs("muennighoff2023")
-    found = diagnose(fit_law(runs, "constrained", bootstrap=0))
-    assert "window" in set(found.table["check"])
-    assert found.variants.query("check == 'window'")["exponent"].notna().all()
+    diagnosis = diagnose(fit_law(runs, "constrained", bootstrap=0))
+    assert "window" in set(diagnosis.table["check"])
+    assert diagnosis.variants.query("check == 'window'")["exponent"].notna().all()

@@ -13,14 +13,14 @@ from tests.analysis.planted import BUDGETS, isoflop_table
 
 
 def test_an_exact_table_is_predicted_exactly():
-    found = analysis.rollout(isoflop_table(sizes=7, span=4), bootstrap=0)
-    runs = found.table[found.table["quantity"] == "loss of a run"]
+    rollout = analysis.rollout(isoflop_table(sizes=7, span=4), bootstrap=0)
+    runs = rollout.table[rollout.table["quantity"] == "loss of a run"]
     # 4 windows; the first budget alone identifies nothing
     assert sorted(runs["trained_to"].unique()) == list(BUDGETS[1:4])
     assert runs["error_percent"].abs().max() < 1e-4
     assert (runs["flops"] > runs["trained_to"]).all()
-    assert [reason.split(":")[0] for reason in found.skipped] == ["up to 1.0e17 FLOPs"]
-    assert found.table["covered"].isna().all()
+    assert [reason.split(":")[0] for reason in rollout.skipped] == ["up to 1.0e17 FLOPs"]
+    assert rollout.table["covered"].isna().all()
     counts = runs.groupby("trained_to").size()
     assert counts.tolist() == [21, 14, 7]
 
@@ -38,22 +38,22 @@ def test_intervals_of_a_new_run_cover_new_runs():
 def test_every_method_is_held_against_the_dearer_minima():
     runs = published.runs("sahoo2026").query("family == 'ar'")
     for method in ("surface", "isoflop", "envelope"):
-        found = analysis.rollout(runs, method, bootstrap=40)
-        best = found.table[found.table["quantity"] == "best size"]
+        rollout = analysis.rollout(runs, method, bootstrap=40)
+        best = rollout.table[rollout.table["quantity"] == "best size"]
         assert len(best)
         assert best["covered"].notna().all()
         error = 100 * (best["predicted"] / best["measured"] - 1)
         np.testing.assert_allclose(best["error_percent"], error)
-        summary = found.summary()
+        summary = rollout.summary()
         assert (summary["worst"].abs() >= summary["mean_size"]).all()
-        assert "off by" in str(found)
-        assert len(found.to_dict()["rows"]) == len(found.table)
-        json.dumps(found.to_dict(), allow_nan=False)
+        assert "off by" in str(rollout)
+        assert len(rollout.to_dict()["rows"]) == len(rollout.table)
+        json.dumps(rollout.to_dict(), allow_nan=False)
 
 
 def test_many_budgets_are_taken_together():
-    found = analysis.rollout(published.runs("hoffmann2022"), bootstrap=0)
-    assert 4 <= found.table["trained_to"].nunique() <= 7
+    rollout = analysis.rollout(published.runs("hoffmann2022"), bootstrap=0)
+    assert 4 <= rollout.table["trained_to"].nunique() <= 7
 
 
 def test_the_same_seed_gives_the_same_rollout():

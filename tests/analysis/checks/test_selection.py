@@ -31,9 +31,9 @@ def test_the_planted_form_has_the_least_aicc(form, theta):
 
 def test_left_out_budgets_are_missed_by_the_noise():
     """0.5% noise, 45 runs: the error at a left-out budget is that and the law's own."""
-    found = select(isoflop_table(noise=0.005, sizes=9), {"free": {}}).table
-    assert found["run_error"][0] == pytest.approx(0.5, rel=0.5)
-    assert found["num_parameters"][0] == 5
+    selection = select(isoflop_table(noise=0.005, sizes=9), {"free": {}}).table
+    assert selection["run_error"][0] == pytest.approx(0.5, rel=0.5)
+    assert selection["num_parameters"][0] == 5
 
 
 def test_aicc_does_not_depend_on_how_the_residual_is_written():
@@ -64,20 +64,20 @@ def test_the_likelihood_is_that_of_a_density(delta):
 
 
 def test_what_a_candidate_does_not_have_is_missing_and_said():
-    found = select(isoflop_table(noise=0.002, sizes=9), {"free": {}, "curves": {"method": "isoflop"}})
-    row = found.table.iloc[1]
+    selection = select(isoflop_table(noise=0.002, sizes=9), {"free": {}, "curves": {"method": "isoflop"}})
+    row = selection.table.iloc[1]
     assert row["aicc"] is pd.NA
     assert row["loss_error"] > 0
-    assert found.best["aicc"] == "free"
+    assert selection.best["aicc"] == "free"
     few = isoflop_table(noise=0.002, sizes=2, budgets=(1e17, 1e18, 1e19, 1e20))
     refused = select(few, {"free": {}, "curves": {"method": "isoflop"}}).table.iloc[1]
     assert "2 sizes at" in refused["note"]
 
 
 def test_default_candidates_are_fitted():
-    found = select(isoflop_table(noise=0.002, sizes=7, budgets=(1e17, 1e18, 1e19)))
-    assert len(found.table) == 7
-    assert "least aicc" in str(found)
+    selection = select(isoflop_table(noise=0.002, sizes=7, budgets=(1e17, 1e18, 1e19)))
+    assert len(selection.table) == 7
+    assert "least aicc" in str(selection)
 
 
 def test_bad_requests_get_one_sentence():

@@ -65,10 +65,10 @@ def test_percent_statements_follow_from_the_multipliers(noisy):
 
 
 def test_a_family_that_needs_an_eighth_less_is_fourteen_percent_more_efficient():
-    found = compare(families(slower(0.875)), bootstrap=0).savings
-    np.testing.assert_allclose(found["percent_fewer"], 12.5, rtol=1e-4)
-    np.testing.assert_allclose(found["percent_more_efficient"], 100 * (1 / 0.875 - 1), rtol=1e-4)
-    assert found["percent_fewer_low"].isna().all()
+    savings = compare(families(slower(0.875)), bootstrap=0).savings
+    np.testing.assert_allclose(savings["percent_fewer"], 12.5, rtol=1e-4)
+    np.testing.assert_allclose(savings["percent_more_efficient"], 100 * (1 / 0.875 - 1), rtol=1e-4)
+    assert savings["percent_fewer_low"].isna().all()
 
 
 def test_equal_exponents_are_not_called_different(noisy):
@@ -80,19 +80,19 @@ def test_equal_exponents_are_not_called_different(noisy):
 
 
 def test_different_exponents_are():
-    found = compare(families((1.8, 900.0, 4000.0, 0.34, 0.44), noise=0.001), bootstrap=150)
-    table = found.exponents.set_index("exponent")
+    comparison = compare(families((1.8, 900.0, 4000.0, 0.34, 0.44), noise=0.001), bootstrap=150)
+    table = comparison.exponents.set_index("exponent")
     assert table.loc["params", "difference"] == pytest.approx(0.44 / 0.78 - 0.36 / 0.70, abs=0.02)
     assert table.loc["beta", "low"] > 0
     assert table.loc["beta", "p"] < 0.05
     assert table.loc["alpha", "p"] > 0.01
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(comparison.to_dict(), allow_nan=False)
 
 
 def test_power_laws_compare_their_own_exponents():
-    found = compare(families(slower(4.0), noise=0.002), method="isoflop", bootstrap=60).exponents
-    assert found["exponent"].tolist() == ["params", "tokens", "loss"]
-    assert (found["p"] > 0).all()
+    exponents = compare(families(slower(4.0), noise=0.002), method="isoflop", bootstrap=60).exponents
+    assert exponents["exponent"].tolist() == ["params", "tokens", "loss"]
+    assert (exponents["p"] > 0).all()
     assert compare(families(slower(4.0)), bootstrap=0).exponents["p"].isna().all()
 
 

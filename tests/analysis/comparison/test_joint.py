@@ -53,14 +53,14 @@ def test_the_joint_optimum_is_that_of_another_minimiser():
             total += float(np.sum(np.log(table["loss"] / predicted) ** 2)) / 2
         return total
 
-    found = minimize(objective, start, method="BFGS", options={"gtol": 1e-10, "maxiter": 3000})
+    optimum = minimize(objective, start, method="BFGS", options={"gtol": 1e-10, "maxiter": 3000})
     ours = objective(
         np.concatenate(
             [[np.log(shared.laws["ar"].E)]]
             + [[np.log(law.A), np.log(law.B), law.alpha, law.beta] for law in shared.laws.values()]
         )
     )
-    assert ours <= found.fun * (1 + 1e-6)
+    assert ours <= optimum.fun * (1 + 1e-6)
 
 
 def test_one_E_narrows_where_it_is_true_and_is_refused_where_it_is_not():
@@ -86,15 +86,15 @@ def test_rows_are_drawn_too_and_seeds_repeat():
 
 
 def test_compare_takes_one_E_and_says_what_speaks_against_it():
-    found = compare(together(noise=0.002), bootstrap=60, shared_E=True)
-    assert found.laws["ar"].E == found.laws["masked"].E
-    assert not any("speak against one E" in warning for warning in found.warnings)
+    comparison = compare(together(noise=0.002), bootstrap=60, shared_E=True)
+    assert comparison.laws["ar"].E == comparison.laws["masked"].E
+    assert not any("speak against one E" in warning for warning in comparison.warnings)
     wrong = together(noise=0.002, other=(2.6, *OTHER[1:])).assign(
         bound=lambda t: np.where(t["family"] == "ar", "exact", "upper")
     )
-    told = compare(wrong, bootstrap=60, shared_E=True).warnings
-    assert any("speak against one E" in warning for warning in told)
-    assert any("one E is an assumption here" in warning for warning in told)
+    messages = compare(wrong, bootstrap=60, shared_E=True).warnings
+    assert any("speak against one E" in warning for warning in messages)
+    assert any("one E is an assumption here" in warning for warning in messages)
 
 
 def test_options_that_one_E_does_not_have_are_refused():

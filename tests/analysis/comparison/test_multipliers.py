@@ -36,11 +36,11 @@ def two_families(other, noise=0.0, seed=0, budgets=BUDGETS):
 
 
 def test_a_planted_multiplier_is_found():
-    found = compare(two_families(slower(AR, 16.0)), bootstrap=0).multipliers
-    assert found["at_flops"].tolist() == list(BUDGETS)
-    np.testing.assert_allclose(found["multiplier"], 16.0, rtol=1e-6)
-    np.testing.assert_allclose(found["reference_flops"], np.array(BUDGETS) / 16, rtol=1e-6)
-    assert found["law"].tolist() == ["surface"] * 4
+    multipliers = compare(two_families(slower(AR, 16.0)), bootstrap=0).multipliers
+    assert multipliers["at_flops"].tolist() == list(BUDGETS)
+    np.testing.assert_allclose(multipliers["multiplier"], 16.0, rtol=1e-6)
+    np.testing.assert_allclose(multipliers["reference_flops"], np.array(BUDGETS) / 16, rtol=1e-6)
+    assert multipliers["law"].tolist() == ["surface"] * 4
 
 
 def test_power_laws_find_it_where_the_frontier_has_no_floor():
@@ -51,17 +51,17 @@ def test_power_laws_find_it_where_the_frontier_has_no_floor():
         isoflop_table(theta, budgets=BUDGETS, sizes=7, span=6, family=family)
         for theta, family in ((straight, "ar"), (slower(straight, 16.0), "masked"))
     )
-    found = compare(runs, method="isoflop", bootstrap=0)
-    np.testing.assert_allclose(found.multipliers["multiplier"], 16.0, rtol=1e-6)
+    comparison = compare(runs, method="isoflop", bootstrap=0)
+    np.testing.assert_allclose(comparison.multipliers["multiplier"], 16.0, rtol=1e-6)
     bent = compare(two_families(slower(AR, 16.0)), method="isoflop", bootstrap=0).multipliers
     assert np.abs(np.log(bent["multiplier"] / 16)).max() > 0.5
 
 
 def test_a_family_with_its_own_reference_has_multiplier_one():
     same = two_families(AR)
-    found = compare(same, bootstrap=0).multipliers
-    np.testing.assert_allclose(found["multiplier"], 1.0, rtol=1e-6)
-    assert not found["extrapolated"].any()
+    multipliers = compare(same, bootstrap=0).multipliers
+    np.testing.assert_allclose(multipliers["multiplier"], 1.0, rtol=1e-6)
+    assert not multipliers["extrapolated"].any()
 
 
 def test_reading_the_reference_outside_its_data_is_said():
@@ -74,11 +74,11 @@ def test_intervals_hold_the_planted_multiplier():
     """8 noisy tables x 4 budgets; the 4 of a table go together, so at least 6 tables of 8 (p > 0.99)."""
     held = 0
     for seed in range(8):
-        found = compare(
+        multipliers = compare(
             two_families(slower(AR, 16.0), noise=0.003, seed=seed), bootstrap=100, seed=seed
         ).multipliers
-        assert (found["low"] < found["multiplier"]).all()
-        held += ((found["low"] <= 16) & (found["high"] >= 16)).mean()
+        assert (multipliers["low"] < multipliers["multiplier"]).all()
+        held += ((multipliers["low"] <= 16) & (multipliers["high"] >= 16)).mean()
     assert held >= 6
 
 
@@ -174,8 +174,8 @@ def test_what_is_printed_says_where_and_from_which_law(sahoo):
     assert summary["family"].tolist() == ["ar", "masked", "uniform", "esoteric"]
     assert summary["multiplier_at_largest"][0] == "1 (reference)"
     assert "upper bound" in text
-    told = json.loads(json.dumps(sahoo.to_dict(), allow_nan=False))
-    assert len(told["multipliers"]) == 15
+    values = json.loads(json.dumps(sahoo.to_dict(), allow_nan=False))
+    assert len(values["multipliers"]) == 15
 
 
 def test_seeds_make_comparisons_repeatable(sahoo):
@@ -197,14 +197,16 @@ def test_a_family_without_a_law_is_named_and_the_others_are_compared():
             isoflop_table(AR).head(3).assign(family=None),
         ]
     )
-    found = compare(runs, bootstrap=0)
-    assert list(found.laws) == ["ar", "masked"]
-    assert found.multipliers["multiplier"].to_numpy() == pytest.approx(4.0, rel=1e-6)
-    assert set(found.checks["family"]) == {"masked"}
-    assert any("not compared: family short: runs: all 15 runs spend one budget" in w for w in found.warnings)
-    assert "3 rows without a family are left out" in found.warnings
-    assert list(compare(runs, "masked", bootstrap=0, laws=found.laws).laws) == ["masked", "ar"]
-    for laws, reason in ((found.laws, "'short' has no law"), (None, "family short: runs: all 15 runs")):
+    comparison = compare(runs, bootstrap=0)
+    assert list(comparison.laws) == ["ar", "masked"]
+    assert comparison.multipliers["multiplier"].to_numpy() == pytest.approx(4.0, rel=1e-6)
+    assert set(comparison.checks["family"]) == {"masked"}
+    assert any(
+        "not compared: family short: runs: all 15 runs spend one budget" in w for w in comparison.warnings
+    )
+    assert "3 rows without a family are left out" in comparison.warnings
+    assert list(compare(runs, "masked", bootstrap=0, laws=comparison.laws).laws) == ["masked", "ar"]
+    for laws, reason in ((comparison.laws, "'short' has no law"), (None, "family short: runs: all 15 runs")):
         with pytest.raises(UserError, match=reason):
             compare(runs, "short", bootstrap=0, laws=laws)
 

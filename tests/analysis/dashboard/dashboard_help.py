@@ -71,9 +71,9 @@ def served(store: str, cache: Path, *more: str) -> Iterator[tuple[str, subproces
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.search(r"(http://\S+) \(Ctrl-C", line)  # the store may have an address, too
-        assert found, line + process.stdout.read()
-        yield found[1], process
+        match = re.search(r"(http://\S+) \(Ctrl-C", line)  # the store may have an address, too
+        assert match, line + process.stdout.read()
+        yield match[1], process
     finally:
         process.terminate()
         process.communicate(timeout=20)
@@ -88,8 +88,8 @@ def wait_for(what: Any, *, seconds: float = 60.0) -> Any:
     """The first true answer of `what`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := what():
-            return found
+        if value := what():
+            return value
         time.sleep(0.1)
     raise AssertionError(f"not within {seconds} s")
 

@@ -61,9 +61,9 @@ RUNS = st.lists(
 
 @given(RUNS)
 def test_what_was_packed_comes_out_again(runs: list[tuple[list[int], list[float]]]) -> None:
-    head, found = unpacked(curves.packed(of(*runs)))
+    head, result = unpacked(curves.packed(of(*runs)))
     assert head["recorded"] == [len(steps) for steps, _ in runs] + [0] * len(runs)
-    for (steps, losses), (steps_again, losses_again) in zip(runs, found[: len(runs)], strict=True):
+    for (steps, losses), (steps_again, losses_again) in zip(runs, result[: len(runs)], strict=True):
         assert steps_again == steps
         for loss, again in zip(losses, losses_again, strict=True):
             if not math.isfinite(loss) or loss <= 0:
@@ -113,8 +113,8 @@ def test_the_more_runs_the_fewer_points_each() -> None:
 
 def test_runs_without_a_curve_and_runs_that_were_not_read_are_head_apart(tmp_path: Path) -> None:
     late = iter([pair([1.0, 2.0], [3.0, 2.0], (2.0, 4.0, 0.1)), pair([], []), pair([1.0], [1.0])])
-    found = curves.collected(late, 3, until=time.monotonic() - 1)
-    found.save(tmp_path / "held.npz")
+    result = curves.collected(late, 3, until=time.monotonic() - 1)
+    result.save(tmp_path / "held.npz")
     again = curves.Curves.load(tmp_path / "held.npz")
     assert again.recorded.tolist() == [2, curves.UNREAD, curves.UNREAD, 1, curves.UNREAD, curves.UNREAD]
     assert of(([], [])).recorded.tolist() == [0, 0]
@@ -122,9 +122,9 @@ def test_runs_without_a_curve_and_runs_that_were_not_read_are_head_apart(tmp_pat
 
 def test_held_out_losses_follow_all_training_curves() -> None:
     runs = [pair([1.0, 2.0], [5.0, 4.0], (2.0, 4.5, 0.1)), pair([1.0], [3.0]), pair([], [], (7.0, 2.0, 0.1))]
-    _, found = unpacked(curves.packed(curves.collected(runs, 3, time.monotonic() + 60)))
-    assert [steps for steps, _ in found] == [[1, 2], [1], [], [2], [], [7]]
-    assert [losses for _, losses in found[3:]] == [
+    _, result = unpacked(curves.packed(curves.collected(runs, 3, time.monotonic() + 60)))
+    assert [steps for steps, _ in result] == [[1, 2], [1], [], [2], [], [7]]
+    assert [losses for _, losses in result[3:]] == [
         [pytest.approx(4.5, rel=3e-4)],
         [],
         [pytest.approx(2, rel=3e-4)],
@@ -141,13 +141,13 @@ def test_of_a_repeated_step_the_latest_value_counts() -> None:
             "value": [9.0, 4, 3, 2, 2.5, 0.1],
         }
     )
-    found = curves.by_run(points, ["a", None, "b"])
-    assert [[values.tolist() for values in curve] for curve, _ in found] == [
+    result = curves.by_run(points, ["a", None, "b"])
+    assert [[values.tolist() for values in curve] for curve, _ in result] == [
         [[1], [4]],
         [[], []],
         [[1, 2], [3, 2]],
     ]
-    assert [[values.tolist() for values in measured] for _, measured in found] == [
+    assert [[values.tolist() for values in measured] for _, measured in result] == [
         [[], [], []],
         [[], [], []],
         [[2], [2.5], [0.1]],

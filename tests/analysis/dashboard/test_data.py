@@ -41,21 +41,21 @@ def test_columns_say_what_the_table_says() -> None:
             "h": pd.array([2**60 + 1, None, 3], dtype="Int64"),
         }
     )
-    told = to_columns(frame)
-    json.dumps(told, allow_nan=False)
-    assert expand(told["a"], 3) == [1, None, "inf"]
-    assert expand(told["b"], 3) == ["x", None, "x"]
-    assert told["c"] == {"kind": "one", "value": "same"}
-    assert expand(told["d"], 3) == [1_700_000_000, None, 1_700_000_001]
-    assert "e" not in told
-    assert expand(told["f"], 3) == [1, None, 3]
-    assert expand(told["g"], 3) == [1_234_567_891, None, 3]
-    assert expand(told["h"], 3) == [str(2**60 + 1), None, "3"]
+    answer = to_columns(frame)
+    json.dumps(answer, allow_nan=False)
+    assert expand(answer["a"], 3) == [1, None, "inf"]
+    assert expand(answer["b"], 3) == ["x", None, "x"]
+    assert answer["c"] == {"kind": "one", "value": "same"}
+    assert expand(answer["d"], 3) == [1_700_000_000, None, 1_700_000_001]
+    assert "e" not in answer
+    assert expand(answer["f"], 3) == [1, None, 3]
+    assert expand(answer["g"], 3) == [1_234_567_891, None, 3]
+    assert expand(answer["h"], 3) == [str(2**60 + 1), None, "3"]
 
 
-@pytest.mark.parametrize(("x", "shown"), [(2.0, 2), (1.23456789, 1.234568), (1e300, 1e300), (-0.0, 0)])
-def test_numbers_keep_seven_digits(x: float, shown: float) -> None:
-    assert plain_number(x) == shown
+@pytest.mark.parametrize(("x", "rounded"), [(2.0, 2), (1.23456789, 1.234568), (1e300, 1e300), (-0.0, 0)])
+def test_numbers_keep_seven_digits(x: float, rounded: float) -> None:
+    assert plain_number(x) == rounded
 
 
 def test_counts_offered_are_those_that_every_finished_run_has() -> None:
@@ -116,16 +116,16 @@ def test_laws_told_are_those_that_fit_law_gives() -> None:
 def test_fewer_tokens_than_best_cost_loss_and_spend_the_budget_on_size() -> None:
     frame = fits.counted(made_up(), "params_non_embedding", "flops_6nd")
     laws, summary = fits.fit_family(frame[frame["family"] == "ar"], 0)
-    ask = summary["laws"]["surface"]["ask"]
-    half = next(one for one in ask["fewer"] if one["share"] == 0.5)
-    assert half["params"][5] > ask["frontier"]["params"][5]
-    assert half["loss"][5] > ask["frontier"]["loss"][5]
+    budgets = summary["laws"]["surface"]["ask"]
+    half = next(one for one in budgets["fewer"] if one["share"] == 0.5)
+    assert half["params"][5] > budgets["frontier"]["params"][5]
+    assert half["loss"][5] > budgets["frontier"]["loss"][5]
     cost = laws["surface"].cost
-    spent = cost.k * half["params"][5] ** cost.q * ask["frontier"]["tokens"][5] * 0.5
-    assert spent == pytest.approx(ask["frontier"]["flops"][5], rel=1e-3)
+    spent = cost.k * half["params"][5] ** cost.q * budgets["frontier"]["tokens"][5] * 0.5
+    assert spent == pytest.approx(budgets["frontier"]["flops"][5], rel=1e-3)
 
 
-def everything(frame: pd.DataFrame, bootstrap: int = 0) -> dict[str, Any]:
+def everything(frame: pd.DataFrame, bootstrap: int = 0, *, paint: bool = True) -> dict[str, Any]:
     """All that is reported, put together as the worker does."""
     results: dict[str, Any] = {}
 
@@ -133,9 +133,17 @@ def everything(frame: pd.DataFrame, bootstrap: int = 0) -> dict[str, Any]:
         for name, value in news.items():
             results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
 
-    fits.fit_everything(fits.counted(frame, "params_non_embedding", "flops_6nd"), bootstrap, report)
+    counted = fits.counted(frame, "params_non_embedding", "flops_6nd")
+    fits.fit_everything(counted, bootstrap, report, paint=paint)
     json.dumps(results, allow_nan=False)
     return results
+
+
+def test_figures_of_a_count_that_no_page_opens_with_come_without_their_first_paint() -> None:
+    painted, plain = (everything(made_up(), paint=paint)["figures"] for paint in (True, False))
+    assert painted["isoflop"].pop("svg").startswith("<svg")
+    assert plain["isoflop"] == painted["isoflop"]
+    assert not any("svg" in figure for figure in plain.values())
 
 
 def test_comparisons_over_all_references_agree_with_compare() -> None:
@@ -202,21 +210,21 @@ class TestReader:
         frame = made_up()
         extra = frame.head(2).assign(key=["x1", "x2"], status=["diverged", "running"], loss=None)
         before = worker.data_hash(worker.with_keys(frame))
-        told = next(
+        answer = next(
             self.reader(write_csv(pd.concat([frame, extra]), tmp_path / "runs.csv"), tmp_path / "cache").read(
                 {}
             )
         )
-        assert told["rows"] == 58
-        assert told["open"] == 1
+        assert answer["rows"] == 58
+        assert answer["open"] == 1
         assert before
-        content = json.loads(gzip.decompress(Path(told["file"]).read_bytes()))
+        content = json.loads(gzip.decompress(Path(answer["file"]).read_bytes()))
         assert expand(content["columns"]["status"], 58)[-2:] == ["diverged", "running"]
 
     def test_a_table_without_keys_gets_some(self, tmp_path: Path) -> None:
         path = write_csv(made_up()[["params", "tokens", "loss"]], tmp_path / "runs.csv")
-        told = next(self.reader(path, tmp_path / "cache").read({}))
-        content = json.loads(gzip.decompress(Path(told["file"]).read_bytes()))
+        answer = next(self.reader(path, tmp_path / "cache").read({}))
+        content = json.loads(gzip.decompress(Path(answer["file"]).read_bytes()))
         assert content["columns"]["key"]["values"][0] == "row-00001"
 
     def test_an_unknown_run_is_unknown(self, tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def test_of_many_points_few_are_kept_each_with_its_own_run() -> None:
         assert max(trace["x"]) == pytest.approx(max(figure.data[number].x), rel=0.3)
         at = list(figure.data[number].customdata).index(trace["customdata"][7])
         assert trace["y"][7] == pytest.approx(figure.data[number].y[at], rel=1e-4)
-    said = [text for trace in content["data"] for text in trace["hovertext"]]
-    hidden = sum(int(text.split("and ")[1].split()[0]) for text in said if "more here" in text)
+    texts = [text for trace in content["data"] for text in trace["hovertext"]]
+    hidden = sum(int(text.split("and ")[1].split()[0]) for text in texts if "more here" in text)
     assert hidden + kept == 10_000
 
 

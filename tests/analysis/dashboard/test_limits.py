@@ -147,5 +147,5 @@ def test_a_flood_neither_fills_the_log_nor_ends_the_service() -> None:
             opened.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         server.terminate()
-        said = server.communicate()[1]
-    assert len(said) < 2000, said[:2000]
+        errors = server.communicate()[1]
+    assert len(errors) < 2000, errors[:2000]

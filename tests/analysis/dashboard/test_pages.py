@@ -60,14 +60,13 @@ def state_of(address: str) -> str:
 def page(browser: Any) -> Iterator[Any]:
     """A page that must not say anything to the console, nor ask another host."""
     opened = browser.new_page(viewport={"width": 1440, "height": 900})
-    said: list[str] = []
-    opened.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", lambda asked: said.append(asked.url) if not local(asked.url) else None)
-    opened.said = said
+    complaints: list[str] = []
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("request", lambda request: complaints.append(request.url) if not local(request.url) else None)
     yield opened
     opened.close()
-    away = [text for text in said if "ERR_CONNECTION" not in text and "503" not in text]
+    away = [text for text in complaints if "ERR_CONNECTION" not in text and "503" not in text]
     assert not away, away
 
 
@@ -85,8 +84,8 @@ def open_view(page: Any, address: str, view: str, *, figure: bool = True) -> Non
 
 def drawn(page: Any) -> list[dict[str, Any]]:
     """The traces of the figure, as plotly.js has them."""
-    ask = "document.querySelector('.figure[data-drawn] .plot')?.data"
-    return list(wait_for(lambda: page.evaluate(ask)))
+    script = "document.querySelector('.figure[data-drawn] .plot')?.data"
+    return list(wait_for(lambda: page.evaluate(script)))
 
 
 def text_of(page: Any) -> str:
@@ -251,8 +250,8 @@ def test_axe_finds_nothing_serious(browser: Any, desk: str, view: str, scheme: s
     open_view(page, desk, view, figure=view in WITH_FIGURE)
     assert page.get_attribute("html", "data-theme") == scheme
     page.wait_for_timeout(300)
-    found = axe.Axe().run(page).response["violations"]
-    bad = [(one["id"], one["nodes"][0]["html"][:160]) for one in found if one["impact"] in SERIOUS]
+    violations = axe.Axe().run(page).response["violations"]
+    bad = [(one["id"], one["nodes"][0]["html"][:160]) for one in violations if one["impact"] in SERIOUS]
     context.close()
     assert not bad, bad
 
@@ -275,7 +274,7 @@ def test_the_file_has_the_loss_curves_that_the_server_has(page: Any, tmp_path: P
     with served(store, tmp_path / "cache") as (address, _):
         open_view(page, address, view)
         measured = drawn(page)[0]
-        told = text_of(page)
+        text = text_of(page)
         (tmp_path / "file.html").write_bytes(fetch(f"{address}export.html"))
     open_view(page, f"file://{tmp_path / 'file.html'}", view)
     carried = drawn(page)[0]
@@ -283,7 +282,7 @@ def test_the_file_has_the_loss_curves_that_the_server_has(page: Any, tmp_path: P
     assert carried["x"] == pytest.approx(measured["x"], rel=1e-3)
     assert carried["y"] == pytest.approx(measured["y"], rel=3e-4)
     points = f"{len(measured['x'])} of 1,000 points"
-    assert points in told
+    assert points in text
     assert points in text_of(page)
     assert "0.025%" in text_of(page)
 

@@ -214,8 +214,8 @@ class TestExport:
         answer = client.get("/export.html", params={"start": "#/isoflop?family=ar"})
         text = answer.text
         assert answer.headers["content-disposition"] == "attachment; filename=desk-dashboard.html"
-        known = json.loads(part_of(text, "opening"))
-        assert known["start"] == "#/isoflop?family=ar"
+        opening = json.loads(part_of(text, "opening"))
+        assert opening["start"] == "#/isoflop?family=ar"
         assert json.loads(part_of(text, "runs"))["rows"] == 56
         assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == {"done": True}
         script = text[text.rindex("<script>") + 8 : text.rindex("</script>")]
@@ -276,9 +276,9 @@ class TestExport:
 
 
 def part_of(text: str, name: str) -> bytes:
-    found = re.search(rf'data-part="{re.escape(name)}">([^<]*)<', text)
-    assert found, name
-    return gzip.decompress(base64.b64decode(found[1]))
+    match = re.search(rf'data-part="{re.escape(name)}">([^<]*)<', text)
+    assert match, name
+    return gzip.decompress(base64.b64decode(match[1]))
 
 
 def test_a_title_is_text(tmp_path: Path) -> None:
@@ -300,6 +300,23 @@ def test_scripts_never_write_html() -> None:
 def test_a_token_that_would_not_open_the_page_is_refused(token: str) -> None:
     with pytest.raises(UserError, match="at least 8 letters, digits"):
         serve.serve({"source": "x"}, title="x", token=token)
+
+
+def test_another_version_of_the_code_and_other_resamples_start_from_an_empty_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "runs_from_elsewhere").mkdir()
+    module = tmp_path / "runs_from_elsewhere" / "__init__.py"
+    module.write_text("COLUMNS = 1")
+    spec = {"source": "runs_from_elsewhere:Source", "options": {"store": "a"}}
+    before = serve.cache_folder(spec)
+    assert serve.cache_folder(spec) == before
+    assert serve.cache_folder(spec, 50) != before
+    assert serve.cache_folder({**spec, "options": {"store": "b"}}) != before
+    module.write_text("COLUMNS = 2")
+    assert serve.cache_folder(spec) != before
 
 
 def test_a_taken_port_is_refused(tmp_path: Path) -> None:

@@ -100,15 +100,15 @@ def test_a_server_is_read_whole_once_and_then_for_what_changed(
         assert next(reader.read({"have": True}))["open"] == 1
         recorder.end(run_id, runs[-2])
         recorder.whole(runs[-1])
-        told = next(reader.read({"have": True}))
-        assert (told["rows"], told["open"]) == (28, 0)
+        answer = next(reader.read({"have": True}))
+        assert (answer["rows"], answer["open"]) == (28, 0)
         again = worker.Reader(worker.build(sources.spec_of(address, SWEEP)), tmp_path)
         assert next(again.read({}))["rows"] == 28, "the snapshot was taken up"
         monkeypatch.undo()
         assert reader.frame is not None
         whole = load_runs(address, SWEEP).set_index("key").sort_index()
-        known = reader.frame.set_index("key").sort_index()
-        pd.testing.assert_frame_equal(known, whole, check_dtype=False)
+        frame = reader.frame.set_index("key").sort_index()
+        pd.testing.assert_frame_equal(frame, whole, check_dtype=False)
 
 
 def test_the_page_over_a_server(tmp_path: Path, browser_page: Any) -> None:
@@ -117,8 +117,8 @@ def test_the_page_over_a_server(tmp_path: Path, browser_page: Any) -> None:
     recorder, runs = Recorder(store, tmp_path), rows()
     first = recorder.whole(runs[0])
     recorder.curve(first, [5.0, 4.0, 3.5])
-    with mlflow_server(store, tmp_path) as server, served(server.address, tmp_path / "cache") as (shown, _):
-        page.goto(f"{shown}#/run?run={runs[0]['key']}")
+    with mlflow_server(store, tmp_path) as server, served(server.address, tmp_path / "cache") as (address, _):
+        page.goto(f"{address}#/run?run={runs[0]['key']}")
         link = page.wait_for_selector("text=Open in MLflow").get_attribute("href")
         assert link == f"{server.address}/#/experiments/{recorder.experiment}/runs/{first}"
         page.wait_for_selector(".figure[data-drawn]")
@@ -127,7 +127,7 @@ def test_the_page_over_a_server(tmp_path: Path, browser_page: Any) -> None:
         says(page, "28 runs")
         page.goto(link)
         page.wait_for_selector(f"text={runs[0]['key']}", timeout=60000)
-        page.goto(f"{shown}#/overview")
+        page.goto(f"{address}#/overview")
         says(page, "28 runs")
         server.stop()
         says(page, "The store does not answer")
@@ -143,8 +143,8 @@ def test_the_page_over_postgresql(tmp_path: Path, browser_page: Any) -> None:
         recorder = Recorder(database.uri, tmp_path)
         first = recorder.whole(runs[0])
         recorder.curve(first, [5.0, 4.0, 3.5])
-        with served(database.uri, tmp_path / "cache") as (shown, _):
-            page.goto(f"{shown}#/run?run={runs[0]['key']}")
+        with served(database.uri, tmp_path / "cache") as (address, _):
+            page.goto(f"{address}#/run?run={runs[0]['key']}")
             page.wait_for_selector(".figure[data-drawn]")
             assert "Copy the MLflow run id" in page.inner_text("body")
             for row in runs[1:]:

@@ -56,13 +56,13 @@ class TestTheme:
 
     @pytest.mark.parametrize("matrix", DEFICIENCIES)
     def test_families_differ_for_every_eye(self, matrix: Any) -> None:
-        seen = [
+        colours = [
             self.lab(np.clip(np.array(matrix) @ self.linear(style.colour), 0, 1))
             for style in theme.FAMILY_STYLES.values()
         ]
         # 16.1 is what seven colours of Okabe and Ito reach
-        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 16.1
-        assert len({style.symbol for style in theme.FAMILY_STYLES.values()}) == len(seen)
+        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > 16.1
+        assert len({style.symbol for style in theme.FAMILY_STYLES.values()}) == len(colours)
 
     def test_unknown_family_is_grey_and_stable(self) -> None:
         assert theme.family_style("mystery").colour == theme.NEUTRAL

@@ -114,13 +114,13 @@ def test_the_worth_of_repeats_is_the_slope_of_effective_data(form):
     law = fit_law(planted(form), "constrained", form=form, bootstrap=0)
     epochs = np.array([2.0, 5.0, 20.0])
     place = {} if form == "effective" else {"params": 1e9, "unique_tokens": 1e9}
-    found = law.repeat_value(epochs, **place)
+    value = law.repeat_value(epochs, **place)
     step = 1e-5
     around = law.repeat_value(np.concatenate([epochs * (1 - step), epochs * (1 + step)]), **place)
     total = around["average"] * around["epochs"]
     slope = (total[3:].to_numpy() - total[:3].to_numpy()) / (2 * step * epochs)
-    np.testing.assert_allclose(found["marginal"], slope, rtol=1e-6)
-    assert (found["average"] > found["marginal"]).all()
+    np.testing.assert_allclose(value["marginal"], slope, rtol=1e-6)
+    assert (value["average"] > value["marginal"]).all()
     assert law.repeat_value(1, **place)["average"][0] == pytest.approx(1, abs=1e-3)
 
 
@@ -135,14 +135,14 @@ def test_repeats_of_a_network_too_large_for_its_text_harm():
 def test_the_best_run_with_scarce_text_is_where_a_search_finds_it(form):
     law = fit_law(planted(form), "constrained", form=form, bootstrap=5)
     best = law.optimal(1e21, unique_tokens=1e9)
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda x: float(law.predict(np.exp(x), 1e21 / 6 / np.exp(x), 1e9)),
         bounds=(np.log(best.params) - 2, np.log(best.params) + 2),
         method="bounded",
         options={"xatol": 1e-9},
     )
-    assert np.log(best.params) == pytest.approx(found.x, abs=1e-5)
-    assert best.loss == pytest.approx(found.fun, rel=1e-12)
+    assert np.log(best.params) == pytest.approx(optimum.x, abs=1e-5)
+    assert best.loss == pytest.approx(optimum.fun, rel=1e-12)
     assert best.loss > law.optimal(1e21).loss
     assert law.optimal(1e21, unique_tokens=1e15).params == pytest.approx(law.optimal(1e21).params, rel=1e-6)
 

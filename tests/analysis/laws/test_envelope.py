@@ -16,17 +16,17 @@ from tests.analysis.planted import CHINCHILLA, best_params, isoflop_table, loss_
 @given(seed=st.integers(0, 10_000), size=st.integers(4, 60))
 def test_hull_is_the_falling_lower_part_of_the_convex_hull(seed, size):
     x, y = np.random.default_rng(seed).standard_normal((2, size))
-    found = hull(x, y, np.arange(size))
+    members = hull(x, y, np.arange(size))
     corners = ConvexHull(np.column_stack([x, y])).vertices
-    assert set(found.tolist()) <= set(corners.tolist())
-    assert (np.diff(x[found]) > 0).all()
-    assert (np.diff(y[found]) < 0).all()
-    assert y[found[-1]] == y.min()
-    assert x[found[0]] == x.min()
-    slopes = np.diff(y[found]) / np.diff(x[found])
+    assert set(members.tolist()) <= set(corners.tolist())
+    assert (np.diff(x[members]) > 0).all()
+    assert (np.diff(y[members]) < 0).all()
+    assert y[members[-1]] == y.min()
+    assert x[members[0]] == x.min()
+    slopes = np.diff(y[members]) / np.diff(x[members])
     assert (np.diff(slopes) > 0).all(), "convex"
     # no run lies below the envelope
-    assert (y >= np.interp(x, x[found], y[found], right=-np.inf) - 1e-12).all()
+    assert (y >= np.interp(x, x[members], y[members], right=-np.inf) - 1e-12).all()
 
 
 def test_runs_on_a_power_law_are_all_on_the_envelope():

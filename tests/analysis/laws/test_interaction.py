@@ -59,14 +59,14 @@ def test_units_do_not_matter():
 def test_the_optimum_is_where_a_numeric_search_finds_it():
     law = fit_law(planted(0.01), "interaction", bootstrap=10)
     best = law.optimal(1e20)
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda x: float(law.predict(np.exp(x), 1e20 / 6 / np.exp(x))),
         bounds=(np.log(best.params) - 3, np.log(best.params) + 3),
         method="bounded",
         options={"xatol": 1e-10},
     )
     # a minimum is flat: its place is known to the root of rounding
-    assert np.log(best.params) == pytest.approx(found.x, abs=1e-6)
+    assert np.log(best.params) == pytest.approx(optimum.x, abs=1e-6)
     assert 6 * best.params * best.tokens == pytest.approx(1e20, rel=1e-9)
     assert best.loss == pytest.approx(float(law.predict(best.params, best.tokens)), rel=1e-12)
     np.testing.assert_allclose(

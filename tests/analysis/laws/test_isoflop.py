@@ -41,12 +41,12 @@ def test_published_minima_are_found(sahoo, family):
     minima = sahoo[family].minima
     assert minima["status"].tolist() == ["bracketed"] * 5
     assert minima["flops"].tolist() == [6e18, 1e19, 3e19, 6e19, 1e20]
-    for (params, loss), found in zip(PUBLISHED_MINIMA[family], minima.itertuples(), strict=True):
-        loosest = family == "ar" and found.flops == 1e20
-        assert found.params / 1e6 == pytest.approx(params, rel=0.012 if loosest else 0.007)
-        assert found.loss == pytest.approx(loss, abs=0.002)
-        assert found.params_low < found.params < found.params_high
-        assert found.tokens_per_param == pytest.approx(found.tokens / found.params)
+    for (params, loss), minimum in zip(PUBLISHED_MINIMA[family], minima.itertuples(), strict=True):
+        loosest = family == "ar" and minimum.flops == 1e20
+        assert minimum.params / 1e6 == pytest.approx(params, rel=0.012 if loosest else 0.007)
+        assert minimum.loss == pytest.approx(loss, abs=0.002)
+        assert minimum.params_low < minimum.params < minimum.params_high
+        assert minimum.tokens_per_param == pytest.approx(minimum.tokens / minimum.params)
 
 
 @pytest.mark.parametrize("family", PUBLISHED_EXPONENTS)
@@ -179,9 +179,9 @@ def test_curves_pass_through_the_minimum(sahoo):
     law = sahoo["ar"]
     curve = law.curves(1e20)
     lowest = curve.loc[curve["loss"].idxmin()]
-    found = law.minima.iloc[-1]
-    assert lowest["loss"] == pytest.approx(found["loss"], abs=1e-4)
-    assert lowest["params"] == pytest.approx(found["params"], rel=0.03)
+    minimum = law.minima.iloc[-1]
+    assert lowest["loss"] == pytest.approx(minimum["loss"], abs=1e-4)
+    assert lowest["params"] == pytest.approx(minimum["params"], rel=0.03)
     assert (curve["loss_low"] <= curve["loss"]).all()
     with pytest.raises(UserError, match=r"is no budget of this law; its budgets are 6\.0e18"):
         law.curves(2e19)
@@ -217,8 +217,8 @@ def test_three_sizes_everywhere_have_no_noise_to_estimate():
     law = fit_law(table, "isoflop")
     assert law.exponents["params"].low is None
     assert any("no intervals" in warning for warning in law.warnings)
-    known = fit_law(table.assign(loss_se=0.002), "isoflop")
-    assert known.exponents["params"].low < known.exponents["params"] < known.exponents["params"].high
+    weighted = fit_law(table.assign(loss_se=0.002), "isoflop")
+    assert weighted.exponents["params"].low < weighted.exponents["params"] < weighted.exponents["params"].high
 
 
 def test_a_partly_known_error_is_not_used_and_that_is_said():
@@ -230,8 +230,8 @@ def test_a_partly_known_error_is_not_used_and_that_is_said():
 def test_a_known_error_of_the_loss_widens_intervals():
     table = isoflop_table(span=4, sizes=8, noise=0.001)
     plain = fit_law(table, "isoflop", bootstrap=200)
-    known = fit_law(table.assign(loss_se=0.05), "isoflop", bootstrap=200)
-    assert known.minima["loss_high"][0] - known.minima["loss_low"][0] > 5 * (
+    weighted = fit_law(table.assign(loss_se=0.05), "isoflop", bootstrap=200)
+    assert weighted.minima["loss_high"][0] - weighted.minima["loss_low"][0] > 5 * (
         plain.minima["loss_high"][0] - plain.minima["loss_low"][0]
     )
 

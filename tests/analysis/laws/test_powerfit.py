@@ -34,13 +34,13 @@ def table(noise=0.05, rows=8, seed=0):
 def test_least_squares_and_its_t_interval():
     runs = table()
     law = fit_power_law(runs, y="params", x="flops", bootstrap=20_000)
-    known = stats.linregress(np.log(runs["flops"]), np.log(runs["params"]))
-    assert law.exponent == pytest.approx(known.slope, rel=1e-12)
-    assert law.coefficient == pytest.approx(np.exp(known.intercept), rel=1e-10)
-    half = stats.t.ppf(0.975, 6) * known.stderr
+    reference = stats.linregress(np.log(runs["flops"]), np.log(runs["params"]))
+    assert law.exponent == pytest.approx(reference.slope, rel=1e-12)
+    assert law.coefficient == pytest.approx(np.exp(reference.intercept), rel=1e-10)
+    half = stats.t.ppf(0.975, 6) * reference.stderr
     # percentiles of 20,000 draws: 2% of the half width
-    assert law.exponent.low == pytest.approx(known.slope - half, abs=0.03 * half)
-    assert law.exponent.high == pytest.approx(known.slope + half, abs=0.03 * half)
+    assert law.exponent.low == pytest.approx(reference.slope - half, abs=0.03 * half)
+    assert law.exponent.high == pytest.approx(reference.slope + half, abs=0.03 * half)
     assert law.warnings == ()
     assert float(law.E) == 0
 
@@ -66,9 +66,9 @@ def test_a_noisy_offset_agrees_with_scipy():
         return np.log((t[0] + np.exp(t[1]) * runs["flops"] ** t[2]) / runs["loss"])
 
     start = [float(law.E), np.log(law.coefficient), float(law.exponent)]
-    found = least_squares(residual, start, x_scale="jac", xtol=1e-15, ftol=1e-15, gtol=1e-15)
-    assert law.objective <= found.cost * (1 + 1e-9)
-    assert law.E == pytest.approx(found.x[0], rel=1e-5)
+    optimum = least_squares(residual, start, x_scale="jac", xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    assert law.objective <= optimum.cost * (1 + 1e-9)
+    assert law.E == pytest.approx(optimum.x[0], rel=1e-5)
     assert law.E.low < 1.7 < law.E.high
     assert law.exponent.low < -0.15 < law.exponent.high
 
@@ -79,8 +79,8 @@ def test_several_columns_are_a_product_of_powers():
     assert law.exponents["width"].low < 0.4 < law.exponents["width"].high
     with pytest.raises(UserError, match="there are 2 \\(flops, width\\); see exponents"):
         law.exponent  # noqa: B018
-    found = law.predict([1e20, 1e21], 3.0)
-    assert found.columns.tolist() == ["flops", "width", "batch", "batch_low", "batch_high"]
+    prediction = law.predict([1e20, 1e21], 3.0)
+    assert prediction.columns.tolist() == ["flops", "width", "batch", "batch_low", "batch_high"]
 
 
 def test_a_threshold_disregards_outliers():
@@ -102,8 +102,8 @@ def test_predictions_units_seeds_and_json():
     np.testing.assert_allclose(other.thetas[:, 2], law.thetas[:, 2], rtol=1e-9)
     assert other.predict(1e5) * 1e6 == pytest.approx(mean, rel=1e-9)
     np.testing.assert_array_equal(fit_power_law(runs, y="params", x="flops").thetas, law.thetas)
-    told = json.loads(law.to_json())
-    assert told["parameters"]["exponent of flops"]["value"] == float(law.exponent)
+    values = json.loads(law.to_json())
+    assert values["parameters"]["exponent of flops"]["value"] == float(law.exponent)
     assert law.summary()["quantity"].tolist() == ["coefficient", "exponent of flops"]
     assert "params = " in str(law)
     assert "<table" in law._repr_html_()

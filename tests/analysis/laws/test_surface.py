@@ -109,10 +109,10 @@ def reference_optimum(runs, delta, start):
         return np.log(np.exp(t[0]) + np.exp(t[1] - t[3] * x) + np.exp(t[2] - t[4] * y)) - z
 
     start = np.array([*np.log(start[:3]), *start[3:]])
-    found = least_squares(
+    result = least_squares(
         residual, start, loss="huber", f_scale=delta, xtol=1e-14, ftol=1e-14, gtol=1e-14, x_scale="jac"
     )
-    return found.cost, np.array([*np.exp(found.x[:3]), *found.x[3:]])
+    return result.cost, np.array([*np.exp(result.x[:3]), *result.x[3:]])
 
 
 @pytest.mark.parametrize("delta", [1e-4, 1e-3, 1e-1])
@@ -299,8 +299,8 @@ def test_intervals_of_new_runs_cover_new_runs(residual):
     """Nominal 95% over 400 new runs of the same noise; 0.95 +- 0.022 is two standard errors."""
     law = fit_law(isoflop_table(noise=0.01, sizes=12, seed=4), residual=residual, bootstrap=400)
     new = isoflop_table(noise=0.01, sizes=80, seed=5)
-    found = law.predict(new["params"], new["tokens"], kind="run")
-    held = (found["loss_low"] <= new["loss"]) & (new["loss"] <= found["loss_high"])
+    predictions = law.predict(new["params"], new["tokens"], kind="run")
+    held = (predictions["loss_low"] <= new["loss"]) & (new["loss"] <= predictions["loss_high"])
     assert held.mean() == pytest.approx(0.95, abs=0.03)
     expected = 0.01 * (1.0 if residual == "log" else new["loss"].median())
     assert law.scatter.sd == pytest.approx(expected, rel=0.3)
@@ -325,9 +325,9 @@ def test_groups_are_resampled_as_wholes():
 
 
 def test_json_holds_the_whole_fit(hoffmann):
-    told = json.loads(hoffmann.to_json())
-    assert told["parameters"]["alpha"]["value"] == float(hoffmann.alpha)
-    assert told["options"] == {
+    values = json.loads(hoffmann.to_json())
+    assert values["parameters"]["alpha"]["value"] == float(hoffmann.alpha)
+    assert values["options"] == {
         "delta": 1e-3,
         "bootstrap": 4000,
         "seed": 0,
@@ -339,11 +339,11 @@ def test_json_holds_the_whole_fit(hoffmann):
         "resample": "rows",
         "interval": "percentile",
     }
-    assert told["data_sha256"] == hoffmann.sha256
-    assert len(told["excluded"]) == 5
-    assert "outlier" in told["excluded"][0]["reason"]
-    assert told["num_runs"] == 240
-    assert told["code_version"]
+    assert values["data_sha256"] == hoffmann.sha256
+    assert len(values["excluded"]) == 5
+    assert "outlier" in values["excluded"][0]["reason"]
+    assert values["num_runs"] == 240
+    assert values["code_version"]
 
 
 def test_printed_table_names_what_matters(hoffmann):
@@ -456,8 +456,8 @@ def test_intervals_cover(noise):
     held = 0
     for seed in range(20):
         runs = isoflop_table(budgets=BUDGETS[:4], sizes=8, span=6, noise=noise, seed=seed)
-        found = fit_law(runs, bootstrap=80, seed=seed).exponents["params"]
-        held += found.low <= a <= found.high
+        exponent = fit_law(runs, bootstrap=80, seed=seed).exponents["params"]
+        held += exponent.low <= a <= exponent.high
     assert held >= 16
 
 

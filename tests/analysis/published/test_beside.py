@@ -23,9 +23,9 @@ def masked():
 
 
 def at(beside, name, flops):
-    found = beside.table[(beside.table["law"] == name) & np.isclose(beside.table["flops"], flops)]
-    assert len(found) == 1
-    return found.iloc[0]
+    rows = beside.table[(beside.table["law"] == name) & np.isclose(beside.table["flops"], flops)]
+    assert len(rows) == 1
+    return rows.iloc[0]
 
 
 def test_numbers_are_those_of_the_papers(law):

@@ -131,9 +131,9 @@ def test_laws_have_source_convention_and_standing():
     assert laws.loc["hoffmann2022_surface", "E"] == 1.69
     assert laws.loc["muennighoff2023_constrained", ["R_D", "R_N"]].tolist() == [15.387756, 5.309743]
     assert laws.loc["prabhudesai2025_masked", "status"] == "disputed"
-    given = laws["params_exponent"].dropna() + laws["tokens_exponent"].dropna()
+    sums = laws["params_exponent"].dropna() + laws["tokens_exponent"].dropna()
     # a + b = 1 where C = k N D; a fitted D* may miss it by a few percent
-    assert given.between(0.98, 1.01).all()
+    assert sums.between(0.98, 1.01).all()
     surface = laws[laws["alpha"].notna() & laws["params_exponent"].notna()]
     a = surface["beta"] / (surface["alpha"] + surface["beta"])
     # Hoffmann et al. print 0.46 beside exponents that give 0.452

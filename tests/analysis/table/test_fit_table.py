@@ -64,9 +64,9 @@ def test_the_cost_is_what_the_budgets_say(method: str) -> None:
 def test_a_comparison_takes_the_cost_from_the_budgets() -> None:
     of_two = isoflop_table(family="ar").assign(budget=lambda t: t["budget"] / 3)
     runs = pd.concat([of_two, of_two.assign(family="masked")])
-    found = compare(runs, bootstrap=0)
-    assert found.laws["masked"].cost.k == pytest.approx(2.0)
-    assert found.multipliers["at_flops"].max() == of_two["budget"].max()
+    comparison = compare(runs, bootstrap=0)
+    assert comparison.laws["masked"].cost.k == pytest.approx(2.0)
+    assert comparison.multipliers["at_flops"].max() == of_two["budget"].max()
 
 
 def test_budgets_that_only_name_6nd_or_nothing_leave_it_at_6nd() -> None:

@@ -24,31 +24,31 @@ def runs() -> pd.DataFrame:
 
 
 def test_runs_are_told_by_store_values_counts_and_times() -> None:
-    told = dict(provenance.of_runs(runs(), "sqlite:///x.db"))
-    assert told["store"] == "sqlite:///x.db"
-    assert told["runs"] == "4"
-    assert told["sweep"] == "desk"
-    assert told["context length"] == "128"
-    assert told["status"] == "finished (3), diverged (1)"
-    assert told["text"] == "b (2), a (1), unsaid (1)"
-    assert told["parameters counted"] == "transformer blocks only"
-    assert told["FLOPs counted"] == "exact"
-    assert told["trained"] == "2026-01-02 03:04 UTC"
-    assert told["tokenizer"] == provenance.UNSAID
+    facts = dict(provenance.of_runs(runs(), "sqlite:///x.db"))
+    assert facts["store"] == "sqlite:///x.db"
+    assert facts["runs"] == "4"
+    assert facts["sweep"] == "desk"
+    assert facts["context length"] == "128"
+    assert facts["status"] == "finished (3), diverged (1)"
+    assert facts["text"] == "b (2), a (1), unsaid (1)"
+    assert facts["parameters counted"] == "transformer blocks only"
+    assert facts["FLOPs counted"] == "exact"
+    assert facts["trained"] == "2026-01-02 03:04 UTC"
+    assert facts["tokenizer"] == provenance.UNSAID
 
 
 def test_times_of_any_form_and_a_store_without_its_login() -> None:
     table = runs().assign(started=["2026-01-02 03:04:05.25", "2026-01-03", "some day", None], ended="never")
-    told = dict(provenance.of_runs(table, "http://bob:S3cr3t@h:5000"))
-    assert told["trained"] == "2026-01-02 03:04 UTC"
-    assert told["store"] == "http://***@h:5000"
+    facts = dict(provenance.of_runs(table, "http://bob:S3cr3t@h:5000"))
+    assert facts["trained"] == "2026-01-02 03:04 UTC"
+    assert facts["store"] == "http://***@h:5000"
 
 
 def test_a_table_of_three_columns_says_what_is_missing() -> None:
-    told = dict(provenance.of_runs(pd.DataFrame({"params": [1.0], "tokens": [1.0], "loss": [3.0]})))
-    assert told["store"] == told["sweep"] == told["trained"] == provenance.UNSAID
-    assert told["FLOPs counted"] == "6 N D"
-    assert told["parameters counted"] == "column params as the table has it"
+    facts = dict(provenance.of_runs(pd.DataFrame({"params": [1.0], "tokens": [1.0], "loss": [3.0]})))
+    assert facts["store"] == facts["sweep"] == facts["trained"] == provenance.UNSAID
+    assert facts["FLOPs counted"] == "6 N D"
+    assert facts["parameters counted"] == "column params as the table has it"
 
 
 def test_many_values_are_counted_not_listed() -> None:

@@ -112,8 +112,8 @@ class TestDatabase:
         frame = load_runs(store)
         assert list(frame.columns) == [column.name for column in RUN_COLUMNS]
         for column in RUN_COLUMNS:
-            wanted = {"time": "datetime64[ms, UTC]"}.get(column.dtype, column.dtype)
-            assert str(frame[column.name].dtype) == wanted, column.name
+            expected = {"time": "datetime64[ms, UTC]"}.get(column.dtype, column.dtype)
+            assert str(frame[column.name].dtype) == expected, column.name
 
     def test_of_two_runs_with_one_key_the_finished_one_is_kept(
         self, store: str, caplog: pytest.LogCaptureFixture
@@ -221,7 +221,7 @@ class TestFiles:
                 "column tokens, row 2 holds 'many', which is not a number",
             ),
             ("params,tokens,loss\n", "holds no runs yet"),
-            ("", "cannot be read as a csv table"),
+            ("", "is empty: a run table needs params, tokens and loss"),
         ],
     )
     def test_bad_csv(self, tmp_path: Path, text: str, sentence: str) -> None:
@@ -352,6 +352,18 @@ class TestBadStores:
             load_runs(address)
         assert "secret" not in str(caught.value)
 
+    def test_a_folder_and_files_that_are_no_table_are_called_what_they_are(self, tmp_path: Path) -> None:
+        (tmp_path / "folder.csv").mkdir()
+        (tmp_path / "empty.csv").touch()
+        (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\x1a\n")
+        for name, says in (
+            ("folder.csv", "is a folder: give the path"),
+            ("empty.csv", "is empty: a run table needs params, tokens and loss"),
+            ("picture.csv", "is not UTF-8 text at byte 0: save it as CSV in UTF-8"),
+        ):
+            with pytest.raises(UserError, match=says):
+                load_runs(tmp_path / name)
+
     def test_unreadable_number(self, store: str) -> None:
         with sqlite3.connect(store.removeprefix("sqlite:///")) as connection:
             connection.execute(f"UPDATE params SET value = 'many' WHERE key = 'tokens' AND {OF_DESK}")
@@ -386,8 +398,8 @@ class TestServers:
             with pytest.raises(UserError, match="does not answer"):
                 load_runs(f"http://127.0.0.1:{port}")
             driver = importlib.util.find_spec("psycopg")
-            wanted = "cannot be opened" if driver else "needs a PostgreSQL driver"
-            with pytest.raises(UserError, match=wanted) as caught:
+            expected = "cannot be opened" if driver else "needs a PostgreSQL driver"
+            with pytest.raises(UserError, match=expected) as caught:
                 load_runs(f"postgresql://me:secret@127.0.0.1:{port}/mlflow")
         assert "secret" not in str(caught.value)
 

@@ -101,10 +101,10 @@ def test_another_builder_waits_and_finds_it_done(corpus: str, cache: Path) -> No
         print(dataset.fingerprint, any(record["stage"] == "tokens" for record in records))
     """
     builders = [start(script, corpus, cache) for _ in range(3)]
-    told = [builder.communicate()[0].split() for builder in builders]
+    words = [builder.communicate()[0].split() for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0, 0]
-    assert len({fingerprint for fingerprint, _ in told}) == 1
-    assert sorted(built for _, built in told) == ["False", "False", "True"]
+    assert len({fingerprint for fingerprint, _ in words}) == 1
+    assert sorted(built for _, built in words) == ["False", "False", "True"]
     assert len(list(cache.iterdir())) == 1
 
 

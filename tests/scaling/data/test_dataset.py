@@ -141,9 +141,9 @@ def test_a_dataset_travels_as_its_folder(dataset: Dataset) -> None:
 
 
 def test_bytes_decode_to_readable_text(dataset: Dataset) -> None:
-    shown = dataset.decode(stream(dataset, "heldout")[:400])
-    assert "wörd" in shown
-    assert END_SHOWN in shown
+    text = dataset.decode(stream(dataset, "heldout")[:400])
+    assert "wörd" in text
+    assert END_SHOWN in text
     assert ByteTokenizer().decode(np.array([104, 105, 256, 0])) == f"hi\ufffd{END_SHOWN}"
 
 

@@ -47,9 +47,9 @@ class Stub:
         self.network = as_network(predictor, family, length)
         self.seen: list[torch.Tensor] = []
 
-    def __call__(self, ids: torch.Tensor, told: torch.Tensor, **view: Any) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, noise: torch.Tensor, **view: Any) -> torch.Tensor:
         self.seen.append(ids.clone())
-        return self.network(ids, told, **view)
+        return self.network(ids, noise, **view)
 
 
 def texts(source: Planted, count: int, seed: int) -> torch.Tensor:

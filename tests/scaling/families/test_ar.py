@@ -66,7 +66,7 @@ def test_without_a_start_one_token_fewer_is_scored() -> None:
 def test_sampling_needs_one_step_per_token() -> None:
     family = get_family("ar", vocab_size=5)
 
-    def model(ids: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    def model(ids: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """After id i comes i + 1, for certain; the start id is 4."""
         return 50.0 * torch.nn.functional.one_hot((ids + 1) % 5 % 4, 5)
 

@@ -106,12 +106,12 @@ class TestEveryFamily:
         steps = source.length if family.bound == "exact" else 32
         network = as_network(best_predictor(family, source), family, source.length)
         ids = family.sample(network, (count, source.length), steps, generator())
-        seen = (ids[:, None] == source.ids[None]).all(-1).double().mean(0)
-        assert float(seen.sum()) == pytest.approx(1), (
+        shares = (ids[:, None] == source.ids[None]).all(-1).double().mean(0)
+        assert float(shares.sum()) == pytest.approx(1), (
             "every sample is a sequence of tokens, no mask among them"
         )
         spread = (source.probs * (1 - source.probs) / count).sqrt()
-        assert ((seen - source.probs).abs() < 4.5 * spread + 0.01).all()
+        assert ((shares - source.probs).abs() < 4.5 * spread + 0.01).all()
 
     def test_shapes_and_signs(self, name: str) -> None:
         family = over(6, name)
@@ -240,15 +240,17 @@ class TestEveryDiffusion:
                 t = torch.full((count,), time, dtype=torch.float64)
                 xt = family.corrupt(x0, t, generator(round(100 * time)))
                 codes = xt[:, 0] * family.vocab_size + xt[:, 1]
-                seen = torch.bincount(codes, minlength=family.vocab_size**2).double()
+                counts = torch.bincount(codes, minlength=family.vocab_size**2).double()
                 states = torch.cartesian_prod(*2 * [torch.arange(family.vocab_size)])
                 truth = forward_probs(family, x0[: len(states)], states, t[: len(states)])
-                assert (seen[truth == 0] == 0).all()
+                assert (counts[truth == 0] == 0).all()
                 # the chi-square of cells that are hardly ever hit is none: those are taken together
                 often = count * truth >= 10
-                seen, expected = (torch.cat([x[often], x[~often].sum()[None]]) for x in (seen, count * truth))
+                counts, expected = (
+                    torch.cat([x[often], x[~often].sum()[None]]) for x in (counts, count * truth)
+                )
                 possible = expected > 0
-                chi2 = float(((seen - expected) ** 2 / expected)[possible].sum())
+                chi2 = float(((counts - expected) ** 2 / expected)[possible].sum())
                 free = int(possible.sum()) - 1
                 assert chi2 < free + 5 * math.sqrt(2 * free), "five standard deviations of chi-square"
 

@@ -82,11 +82,11 @@ def same_law(first: Tensor, second: Tensor) -> None:
     """Chi-square of two samples of category numbers, within five standard deviations."""
     count = int(max(first.max(), second.max())) + 1
     a, b = (torch.bincount(x.reshape(-1), minlength=count).double() for x in (first, second))
-    seen = a + b > 10
+    frequent = a + b > 10
     chi2 = float(
-        (((b.sum() / a.sum()).sqrt() * a - (a.sum() / b.sum()).sqrt() * b) ** 2 / (a + b))[seen].sum()
+        (((b.sum() / a.sum()).sqrt() * a - (a.sum() / b.sum()).sqrt() * b) ** 2 / (a + b))[frequent].sum()
     )
-    free = int(seen.sum()) - 1
+    free = int(frequent.sum()) - 1
     assert chi2 < free + 5 * math.sqrt(2 * free)
 
 
@@ -166,10 +166,10 @@ def test_others_come_in_every_order_alike() -> None:
     x0 = torch.full((40_000,), 2)
     ids = distinct_others(x0, 3, 5, generator(7))
     codes = (ids * torch.tensor([25, 5, 1])).sum(-1)
-    seen = torch.bincount(codes, minlength=125).double()
-    assert int((seen > 0).sum()) == 4 * 3 * 2, "every ordered choice of 3 of the 4 others, and nothing else"
+    counts = torch.bincount(codes, minlength=125).double()
+    assert int((counts > 0).sum()) == 4 * 3 * 2, "every ordered choice of 3 of the 4 others, and nothing else"
     expected = len(x0) / 24
-    chi2 = float(((seen[seen > 0] - expected) ** 2 / expected).sum())
+    chi2 = float(((counts[counts > 0] - expected) ** 2 / expected).sum())
     assert chi2 < 23 + 5 * math.sqrt(46)
 
 
@@ -309,8 +309,8 @@ class TestUniformWithACurriculum:
         family = uniform(**FORMS[name])
         model, noised = network(family), family.training_batch(texts(), generator(4), 0.0)
         alpha, noise, slope = noised.extra["signal"].unbind(-1)
-        told = -torch.log(alpha)
-        logits = model.predict(model.trunk(embed(model.embedding, noised), told), VOCAB)
+        sigma = -torch.log(alpha)
+        logits = model.predict(model.trunk(embed(model.embedding, noised), sigma), VOCAB)
         nats = family.token_bound(logits, noised.x0, noised.xt, noise)
         expected = (-slope[:, None] * nats).sum()
         with torch.no_grad():
@@ -354,12 +354,12 @@ class TestUniformWithACurriculum:
                 should_stop=lambda polls=polls, at=stop_at: "stop" if next(polls) == at else None,
             )
             assert cut.steps_done == stop_at
-            seen: list[dict[str, Any]] = []
-            result = train(spec, ToyData(), tmp_path / "on", log=seen.append, resume_from=[first])
+            appended: list[dict[str, Any]] = []
+            result = train(spec, ToyData(), tmp_path / "on", log=appended.append, resume_from=[first])
             assert (result.bound, result.bound_se) == (straight.bound, straight.bound_se)
             losses = [
                 [r.get("biased_loss", r.get("loss")) for r in x if r["kind"] == "train"]
-                for x in (records, seen)
+                for x in (records, appended)
             ]
             assert losses[0][stop_at:] == losses[1]
             for path in (tmp_path / "on").iterdir():

@@ -46,10 +46,10 @@ def network(family: Esoteric, seed: int = 0) -> Transformer:
 def best(source: Planted) -> Predictor:
     mask_id = source.num_ids
 
-    def predict(known: Tensor) -> Tensor:
-        fits = (source.ids[None] == known[:, None]) | (known[:, None] == mask_id)
+    def predict(visible: Tensor) -> Tensor:
+        fits = (source.ids[None] == visible[:, None]) | (visible[:, None] == mask_id)
         weights = fits.all(-1).double() * source.probs
-        logits = torch.zeros(*known.shape, mask_id + 1, dtype=torch.float64)
+        logits = torch.zeros(*visible.shape, mask_id + 1, dtype=torch.float64)
         for i in range(source.length):
             logits[:, i, :mask_id] = (weights @ F.one_hot(source.ids[:, i], mask_id).double()).log()
         return logits
@@ -60,9 +60,9 @@ def best(source: Planted) -> Predictor:
 def arbitrary(vocab: int, seed: int) -> Predictor:
     table = torch.randn(211, vocab, generator=generator(seed), dtype=torch.float64)
 
-    def predict(known: Tensor) -> Tensor:
-        codes = (known * vocab ** torch.arange(known.shape[1])).sum(-1, keepdim=True)
-        return table[(7 * codes + torch.arange(known.shape[1])) % 211]
+    def predict(visible: Tensor) -> Tensor:
+        codes = (visible * vocab ** torch.arange(visible.shape[1])).sum(-1, keepdim=True)
+        return table[(7 * codes + torch.arange(visible.shape[1])) % 211]
 
     return predict
 
@@ -95,10 +95,10 @@ def sequential_term(family: Esoteric, source: Planted, predictor: Predictor) -> 
         if not hidden[place]:
             continue
         mass = float(source.probs[n]) * math.prod(share if h else 1 - share for h in hidden)
-        seen = [not h or i < place for i, h in enumerate(hidden)]
-        known = torch.where(torch.tensor([seen]), source.ids[n], mask_id)
+        visibility = [not h or i < place for i, h in enumerate(hidden)]
+        visible = torch.where(torch.tensor([visibility]), source.ids[n], mask_id)
         nats = family.token_bound(
-            predictor(known)[:, place : place + 1],
+            predictor(visible)[:, place : place + 1],
             source.ids[n : n + 1, place : place + 1],
             torch.tensor([[mask_id]]),
             torch.zeros(1, dtype=torch.float64),
@@ -138,7 +138,7 @@ def test_without_diffusion_it_is_ar() -> None:
     shifted = ar.corrupt(x0, torch.zeros(3), generator())
     expected = ar.token_bound(table[shifted], x0, shifted, torch.zeros(3))
 
-    def model(ids: Tensor, told: Tensor, positions: Tensor, layout: Doubled) -> Tensor:
+    def model(ids: Tensor, noise: Tensor, positions: Tensor, layout: Doubled) -> Tensor:
         assert layout == Doubled(1)
         assert torch.equal(positions, torch.arange(7).repeat(2).expand(3, -1))
         assert (ids[:, :7] == 5).all()
@@ -231,8 +231,8 @@ def test_cached_sampling_is_exact(alpha_0: float) -> None:
     family = esoteric(alpha_0)
     model = network(family)
 
-    def plain(ids: Tensor, told: Tensor, positions: Tensor) -> Tensor:
-        return model(ids, told, positions=positions)
+    def plain(ids: Tensor, noise: Tensor, positions: Tensor) -> Tensor:
+        return model(ids, noise, positions=positions)
 
     with torch.no_grad():
         cached, anew = (family.sample(m, (4, 6), 5, generator(7)) for m in (model, plain))
@@ -245,17 +245,17 @@ def test_samples_follow_the_planted_distribution(alpha_0: float) -> None:
     source, family, count = planted(3, 2, 8), esoteric(alpha_0, 4), 4000
     predictor = best(source)
 
-    def model(ids: Tensor, told: Tensor, positions: Tensor) -> Tensor:
-        known = torch.full((len(ids), 2), 3).scatter_(1, positions, ids)
-        logits = predictor(known)
+    def model(ids: Tensor, noise: Tensor, positions: Tensor) -> Tensor:
+        visible = torch.full((len(ids), 2), 3).scatter_(1, positions, ids)
+        logits = predictor(visible)
         return logits.gather(1, positions[..., None].expand(-1, -1, 4))
 
     drawn = [family.sample(model, (count // 8, 2), 64, generator(seed)) for seed in range(8)]
     ids = torch.cat(drawn)
-    seen = (ids[:, None] == source.ids[None]).all(-1).double().mean(0)
-    assert float(seen.sum()) == pytest.approx(1)
+    shares = (ids[:, None] == source.ids[None]).all(-1).double().mean(0)
+    assert float(shares.sum()) == pytest.approx(1)
     spread = (source.probs * (1 - source.probs) / count).sqrt()
-    assert ((seen - source.probs).abs() < 4.5 * spread + 0.01).all()
+    assert ((shares - source.probs).abs() < 4.5 * spread + 0.01).all()
 
 
 @pytest.mark.parametrize(

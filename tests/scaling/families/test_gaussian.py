@@ -80,8 +80,8 @@ class Exact:
         return (self.probs.log() - far).softmax(-1)
 
     def __call__(self, z: Tensor, gamma: Tensor, *, guess: Tensor | None = None) -> Tensor:
-        known = F.one_hot(self.ids, len(self.vectors)).double()
-        return torch.einsum("bn,nlv->blv", self.joint(z, gamma), known).log().clamp(min=-700)
+        one_hot = F.one_hot(self.ids, len(self.vectors)).double()
+        return torch.einsum("bn,nlv->blv", self.joint(z, gamma), one_hot).log().clamp(min=-700)
 
     def restore(
         self, z: Tensor, gamma: Tensor, ids: Tensor, *, guess: Tensor | None = None
@@ -261,10 +261,10 @@ def test_the_prior_is_the_divergence_from_a_standard_normal() -> None:
     for gamma_1 in (-1.0, 2.0, 6.0, 20.0):
         gamma = torch.tensor(gamma_1, dtype=torch.float64)
         noisy = torch.distributions.Normal(torch.sigmoid(-gamma).sqrt() * x, torch.sigmoid(gamma).sqrt())
-        known = torch.distributions.kl_divergence(
+        exact = torch.distributions.kl_divergence(
             noisy, torch.distributions.Normal(torch.zeros(5).double(), 1.0)
         )
-        assert float(prior_nats(gamma, 5)) == pytest.approx(float(known.sum()), rel=1e-6, abs=1e-12)
+        assert float(prior_nats(gamma, 5)) == pytest.approx(float(exact.sum()), rel=1e-6, abs=1e-12)
 
 
 # -- what a step draws -----------------------------------------------------------------------------------
@@ -340,8 +340,8 @@ def test_training_and_evaluation_estimate_the_same_bound() -> None:
 
 def gradients(family: Gaussian, model: GaussianTransformer, batch: Noised) -> dict[str, Tensor]:
     named = dict(model.named_parameters())
-    found = torch.autograd.grad(family.training_loss(model, batch), list(named.values()))
-    return dict(zip(named, found, strict=True))
+    grads = torch.autograd.grad(family.training_loss(model, batch), list(named.values()))
+    return dict(zip(named, grads, strict=True))
 
 
 def small_batch(family: Gaussian, **changes: Any) -> tuple[GaussianTransformer, Noised]:
@@ -432,9 +432,9 @@ def test_samples_follow_the_planted_distribution(course: Course) -> None:
     family = Gaussian(3, embed_dim=4)
     generator = torch.Generator().manual_seed(0)
     ids = family.sample(model, (count, 2), 200, generator)  # type: ignore[arg-type]
-    seen = (ids[:, None] == model.ids[None]).all(-1).double().mean(0)
+    shares = (ids[:, None] == model.ids[None]).all(-1).double().mean(0)
     spread = (model.probs * (1 - model.probs) / count).sqrt()
-    assert ((seen - model.probs).abs() < 4.5 * spread + 0.01).all()  # 0.01: steps of a two-hundredth
+    assert ((shares - model.probs).abs() < 4.5 * spread + 0.01).all()  # 0.01: steps of a two-hundredth
 
 
 def test_less_score_noise_sharpens_samples() -> None:

@@ -314,10 +314,10 @@ class TestTraining:
 
     def test_the_network_may_be_told_the_noise_level(self) -> None:
         t = times(0.0, 0.3, 1.0)
-        told = hybrid(6, p_u=0.3).conditioning(t)
-        assert told[0] == 0
-        assert float(told[1]) == pytest.approx(-math.log(float(hybrid(6, p_u=0.3).schedule(t)[0][1])))
-        assert float(told[2]) == pytest.approx(math.log(1000))
+        noise = hybrid(6, p_u=0.3).conditioning(t)
+        assert noise[0] == 0
+        assert float(noise[1]) == pytest.approx(-math.log(float(hybrid(6, p_u=0.3).schedule(t)[0][1])))
+        assert float(noise[2]) == pytest.approx(math.log(1000))
         assert (hybrid(6, p_u=0.3, time_conditioned=False).conditioning(t) == 0).all()
 
     def test_evaluation_times_average_to_the_bound(self) -> None:
@@ -338,8 +338,8 @@ class Fixed:
     def __init__(self, logits: Tensor) -> None:
         self.logits, self.told, self.seen = logits, [], []  # type: ignore[var-annotated]
 
-    def __call__(self, ids: Tensor, told: Tensor) -> Tensor:
-        self.told.append(float(told[0]))
+    def __call__(self, ids: Tensor, noise: Tensor) -> Tensor:
+        self.told.append(float(noise[0]))
         self.seen.append(ids.clone())
         return self.logits.expand(*ids.shape, -1)
 
@@ -350,8 +350,8 @@ class TestSampling:
         """A network that knows no context: tokens come out with its own probabilities, none is a mask."""
         logits = times(0.1, 0.2, 0.3, 0.4, 5.0).log()
         ids = hybrid(5, **options).sample(Fixed(logits), (200, 50), 12, generator())
-        seen = torch.bincount(ids.flatten(), minlength=5).double() / ids.numel()
-        torch.testing.assert_close(seen, times(0.1, 0.2, 0.3, 0.4, 0.0), atol=0.02, rtol=0)
+        shares = torch.bincount(ids.flatten(), minlength=5).double() / ids.numel()
+        torch.testing.assert_close(shares, times(0.1, 0.2, 0.3, 0.4, 0.0), atol=0.02, rtol=0)
 
     def test_starts_from_the_noise(self) -> None:
         for options, first in (
@@ -364,11 +364,13 @@ class TestSampling:
             assert set(model.seen[0].unique().tolist()) == first
 
     def test_a_network_not_told_the_time_is_asked_only_when_something_changed(self) -> None:
-        for told, calls in ((True, 200), (False, 3)):
+        for conditioned, calls in ((True, 200), (False, 3)):
             model = Fixed(times(0.0, 0.0, -math.inf))
-            ids = hybrid(3, noise="masked", time_conditioned=told).sample(model, (1, 3), 200, generator())
+            ids = hybrid(3, noise="masked", time_conditioned=conditioned).sample(
+                model, (1, 3), 200, generator()
+            )
             assert (ids < 2).all()
-            assert len(model.seen) == calls if told else len(model.seen) <= calls + 1
+            assert len(model.seen) == calls if conditioned else len(model.seen) <= calls + 1
 
     def test_options_are_refused(self) -> None:
         with pytest.raises(ValueError, match="'hybrid' has no sampling option temperature"):

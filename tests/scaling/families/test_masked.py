@@ -67,10 +67,10 @@ def test_the_weight_is_one_over_t() -> None:
 def test_sampling_calls_the_network_at_most_once_per_token() -> None:
     family, calls = masked(4), 0
 
-    def model(ids: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    def model(ids: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        assert (told == 0).all()
+        assert (noise == 0).all()
         return torch.zeros(*ids.shape, 4)
 
     ids = family.sample(model, (1, 6), 500, torch.Generator().manual_seed(0))

@@ -118,9 +118,9 @@ def test_float32_gradient_where_training_goes(vocab: int) -> None:
 def test_what_the_network_is_told() -> None:
     family = uniform(5)
     t = torch.tensor([0.0, 0.25, 0.999, 1 - 1e-9, 1.0], dtype=torch.float64)
-    told = family.conditioning(t)
-    torch.testing.assert_close(told[:3], -torch.log1p(-t[:3]), rtol=1e-12, atol=1e-12)
-    assert (told[3:] == LARGEST_SIGMA).all(), "the noise level is capped where the published schedule ends"
+    noise = family.conditioning(t)
+    torch.testing.assert_close(noise[:3], -torch.log1p(-t[:3]), rtol=1e-12, atol=1e-12)
+    assert (noise[3:] == LARGEST_SIGMA).all(), "the noise level is capped where the published schedule ends"
     assert math.exp(-LARGEST_SIGMA) == pytest.approx(1e-3)
 
 
@@ -147,8 +147,8 @@ def test_zero_logits_of_the_published_study() -> None:
     assert mean(1e-3 + 0.999 * x**2, 2 * x * w) == pytest.approx(10.36299, abs=6e-6)
     same, jump = eps + (1 - eps) / vocab, (1 - eps) / vocab
     guess = (same + (vocab - 2) * jump) / (vocab - 1)
-    known = same * math.log(same / guess) + (vocab - 2) * jump * math.log(jump / guess)
-    assert mean(x**4, 4 * x**3 * w) == pytest.approx(math.log(32000) - known, abs=3e-4)  # known: 0.0026
+    exact = same * math.log(same / guess) + (vocab - 2) * jump * math.log(jump / guess)
+    assert mean(x**4, 4 * x**3 * w) == pytest.approx(math.log(32000) - exact, abs=3e-4)  # known: 0.0026
 
 
 def _gauss(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,7 +170,7 @@ def test_mask_column_belongs_to_the_vocabulary() -> None:
 def test_greedy_tail_takes_the_likeliest_token() -> None:
     logits = torch.tensor([0.0, 3.0, 1.0])
 
-    def model(ids: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    def model(ids: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         return logits.expand(*ids.shape, 3)
 
     ids = uniform(3).sample(model, (20, 5), 4, torch.Generator().manual_seed(0), greedy_tail=True)

@@ -82,11 +82,11 @@ def test_reading_in_another_order_is_reading_the_same_text() -> None:
     """Full attention with every token's own place: the order of rows is all that changes."""
     model = network()
     ids = torch.randint(VOCAB, (2, 7), generator=generator())
-    told = torch.zeros(2)
+    noise = torch.zeros(2)
     order = torch.stack([torch.randperm(7, generator=generator(i)) for i in range(2)])
     with torch.no_grad():
-        shuffled = model(ids.gather(1, order), told, positions=order)
-        plain = model(ids, told)
+        shuffled = model(ids.gather(1, order), noise, positions=order)
+        plain = model(ids, noise)
     torch.testing.assert_close(shuffled, plain.gather(1, order[..., None].expand_as(plain)))
 
 
@@ -94,13 +94,13 @@ def test_kept_keys_and_values_change_nothing() -> None:
     """Text read in pieces, causally: the same logits as in one go; tokens not kept leave no trace."""
     model = network(causal=True)
     ids = torch.randint(VOCAB, (3, 9), generator=generator())
-    told = torch.zeros(3)
+    noise = torch.zeros(3)
     with torch.no_grad():
-        whole, cache, pieces = model(ids, told), Cache(), []
+        whole, cache, pieces = model(ids, noise), Cache(), []
         for start, end in [(0, 4), (4, 5), (5, 9)]:
             positions = torch.arange(start, min(end + 2, 9)).expand(3, -1)
             view = {"positions": positions, "cache": cache}
-            logits = model(ids[:, start : min(end + 2, 9)], told, keep=end - start, **view)
+            logits = model(ids[:, start : min(end + 2, 9)], noise, keep=end - start, **view)
             pieces.append(logits[:, : end - start])
             assert len(cache) == end
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-10, atol=1e-12)
@@ -110,16 +110,16 @@ def test_only_wanted_outputs_leave_the_last_block() -> None:
     """The clean half lends keys and values: its outputs are not computed, the noisy ones are unchanged."""
     model = network()
     ids = torch.randint(VOCAB, (2, 8), generator=generator())
-    told = torch.zeros(2)
+    noise = torch.zeros(2)
 
     class All(Doubled):
         def outputs(self, count: int) -> int:
             return count
 
     with torch.no_grad():
-        wanted, every = model.trunk(ids, told, layout=Doubled(2)), model.trunk(ids, told, layout=All(2))
-    assert wanted.shape[1] == 4
-    torch.testing.assert_close(wanted, every[:, :4], rtol=1e-12, atol=0)
+        expected, every = model.trunk(ids, noise, layout=Doubled(2)), model.trunk(ids, noise, layout=All(2))
+    assert expected.shape[1] == 4
+    torch.testing.assert_close(expected, every[:, :4], rtol=1e-12, atol=0)
 
 
 def test_gradients_flow_through_every_layout() -> None:

@@ -73,10 +73,10 @@ def test_restore_is_softmax_and_a_mean_with_their_gradients(
     got = model.restore(z.requires_grad_(), gamma, ids, kept=kept, **about)
     for a, b in zip(got, expected, strict=False):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
-    wanted = [p for n, p in model.named_parameters() if not n.startswith("schedule")]
-    found = torch.autograd.grad(scalar(*got), [*wanted, z])
-    known = torch.autograd.grad(scalar(*expected[:2]), [*wanted, expected[2]])
-    for a, b in zip(found, known, strict=True):
+    weights = [p for n, p in model.named_parameters() if not n.startswith("schedule")]
+    gradients = torch.autograd.grad(scalar(*got), [*weights, z])
+    reference = torch.autograd.grad(scalar(*expected[:2]), [*weights, expected[2]])
+    for a, b in zip(gradients, reference, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     logits = model(z, gamma, **about)
     torch.testing.assert_close(logits.softmax(-1) @ model.rows(), got[0], rtol=1e-12, atol=1e-13)
@@ -107,8 +107,8 @@ def test_a_fresh_network_is_the_output_prior() -> None:
 def test_inputs_have_unit_variance_at_any_noise() -> None:
     model, count = fresh(), 4000
     generator = torch.Generator().manual_seed(0)
-    seen: list[Tensor] = []
-    model.input_linear.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    batches: list[Tensor] = []
+    model.input_linear.register_forward_pre_hook(lambda module, args: batches.append(args[0]))
     for level in (-3.0, 0.0, 6.0):
         gamma = torch.full((count,), level, dtype=torch.float64)
         noise = torch.randn(count, 1, EMBED, generator=generator, dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_inputs_have_unit_variance_at_any_noise() -> None:
             + torch.sigmoid(gamma).sqrt()[:, None, None] * noise,
             gamma,
         )
-    assert all(float(x.detach().var()) == pytest.approx(1, abs=0.05) for x in seen)
+    assert all(float(x.detach().var()) == pytest.approx(1, abs=0.05) for x in batches)
 
 
 def test_guess_and_gamma_are_read_once_their_maps_have_moved() -> None:

@@ -73,10 +73,10 @@ def test_causal_attention_sees_nothing_later() -> None:
     ids = torch.randint(VOCAB, (2, 8), generator=generator())
     other = ids.clone()
     other[:, 5:] = (other[:, 5:] + 1) % VOCAB
-    told = torch.tensor([0.1, 2.0], dtype=torch.float64)
+    noise = torch.tensor([0.1, 2.0], dtype=torch.float64)
     for causal in (True, False):
         model = busy_model(causal=causal)
-        same = (model(ids, told) == model(other, told)).all(-1)
+        same = (model(ids, noise) == model(other, noise)).all(-1)
         assert same[:, :5].all() == causal
         assert not same[:, 5:].any()
 
@@ -84,33 +84,33 @@ def test_causal_attention_sees_nothing_later() -> None:
 def test_each_row_is_computed_alone() -> None:
     model = busy_model()
     ids = torch.randint(VOCAB, (3, 6), generator=generator())
-    told = torch.tensor([0.0, 0.7, 5.0], dtype=torch.float64)
-    together = model(ids, told)
+    noise = torch.tensor([0.0, 0.7, 5.0], dtype=torch.float64)
+    together = model(ids, noise)
     for row in range(3):
-        alone = model(ids[row : row + 1], told[row : row + 1])
+        alone = model(ids[row : row + 1], noise[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], rtol=1e-12, atol=1e-12)
-    swapped = model(ids, told.flip(0))
+    swapped = model(ids, noise.flip(0))
     assert not torch.allclose(swapped[0], together[0]), "the noise level matters"
 
 
 def test_lengths_share_one_table_of_angles() -> None:
     """Short after long after short, and another precision: always as if computed afresh."""
     model = busy_model(causal=True)
-    ids, told = torch.randint(VOCAB, (1, 12), generator=generator()), torch.zeros(1, dtype=torch.float64)
-    short = model(ids[:, :4], told)
-    whole = model(ids, told)
-    torch.testing.assert_close(model(ids[:, :4], told), short, rtol=0, atol=0)
+    ids, noise = torch.randint(VOCAB, (1, 12), generator=generator()), torch.zeros(1, dtype=torch.float64)
+    short = model(ids[:, :4], noise)
+    whole = model(ids, noise)
+    torch.testing.assert_close(model(ids[:, :4], noise), short, rtol=0, atol=0)
     torch.testing.assert_close(whole[:, :4], short, rtol=1e-12, atol=1e-12)
-    single = model.float()(ids, told.float())
+    single = model.float()(ids, noise.float())
     torch.testing.assert_close(single.double(), whole, rtol=1e-3, atol=1e-3)
 
 
 def test_initial_values() -> None:
     size = toy_size(hidden=16, num_heads=2)
     model = build_model(size, VOCAB, causal=False, generator=generator())
-    ids, told = torch.randint(VOCAB, (2, 5), generator=generator()), torch.tensor([0.3, 1.0])
-    assert (model(ids, told) == 0).all(), "every logit is 0 at the start"
-    features = model.trunk(ids, told)
+    ids, noise = torch.randint(VOCAB, (2, 5), generator=generator()), torch.tensor([0.3, 1.0])
+    assert (model(ids, noise) == 0).all(), "every logit is 0 at the start"
+    features = model.trunk(ids, noise)
     plain = torch.nn.functional.layer_norm(model.embedding[ids], (16,))
     torch.testing.assert_close(features, plain, msg="every block is the identity at the start")
     bounds = {"embedding": 16, "time_in.weight": 8, "time_out.bias": 4, "blocks.1.down.weight": 64}
@@ -138,9 +138,9 @@ def test_weights_come_from_the_generator_alone() -> None:
 
 def test_predict_gives_the_first_ids() -> None:
     model = busy_model()
-    ids, told = torch.randint(VOCAB, (2, 5), generator=generator()), torch.zeros(2, dtype=torch.float64)
-    logits = model(ids, told)
-    fewer = model.predict(model.trunk(ids, told), 4)
+    ids, noise = torch.randint(VOCAB, (2, 5), generator=generator()), torch.zeros(2, dtype=torch.float64)
+    logits = model(ids, noise)
+    fewer = model.predict(model.trunk(ids, noise), 4)
     torch.testing.assert_close(fewer, logits[..., :4], rtol=1e-12, atol=1e-12)
 
 

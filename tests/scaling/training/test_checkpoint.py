@@ -87,13 +87,13 @@ def test_the_newest_intact_one_of_any_attempt_is_found(tmp_path: Path) -> None:
     save_checkpoint(second, 6, state(6.0))
     newest = save_checkpoint(second, 9, state(9.0))
 
-    found, damaged = newest_checkpoint([second, first, tmp_path / "never-made"], "k")
-    assert found is not None
-    assert (found["step"], damaged) == (9, [])
+    path, damaged = newest_checkpoint([second, first, tmp_path / "never-made"], "k")
+    assert path is not None
+    assert (path["step"], damaged) == (9, [])
     for expected in (6, 4, 3, None):
         newest.write_bytes(newest.read_bytes()[:-5])
-        found, damaged = newest_checkpoint([second, first], "k")
-        assert (found and found["step"]) == expected
+        path, damaged = newest_checkpoint([second, first], "k")
+        assert (path and path["step"]) == expected
         assert str(newest) in " ".join(damaged)
         if expected:
             newest = (first if expected < 5 else second) / f"checkpoint-{expected:010d}.pt"
@@ -131,18 +131,18 @@ def test_one_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pyt
         return real(path)
 
     monkeypatch.setattr(Path, "read_bytes", gone)
-    found, damaged = newest_checkpoint([tmp_path], "k")
-    assert found is not None
-    assert found["step"] == 1
+    newest, damaged = newest_checkpoint([tmp_path], "k")
+    assert newest is not None
+    assert newest["step"] == 1
     assert "cannot be read" in damaged[0]
 
 
 def test_another_runs_checkpoint_is_not_taken(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 5, state(5.0, key="mine"))
     save_checkpoint(tmp_path, 8, state(8.0, key="other"))
-    found, damaged = newest_checkpoint([tmp_path], "mine")
-    assert found is not None
-    assert (found["step"], damaged) == (5, [])
+    path, damaged = newest_checkpoint([tmp_path], "mine")
+    assert path is not None
+    assert (path["step"], damaged) == (5, [])
     assert newest_checkpoint([tmp_path], "third") == (None, [])
 
 
@@ -166,9 +166,9 @@ def test_a_full_disk_leaves_the_earlier_ones_whole(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path, 2, state(2.0))
     assert names(tmp_path) == ["checkpoint-0000000001.pt"]
-    found, damaged = newest_checkpoint([tmp_path], "k")
-    assert found is not None
-    assert (found["step"], damaged) == (1, [])
+    path, damaged = newest_checkpoint([tmp_path], "k")
+    assert path is not None
+    assert (path["step"], damaged) == (1, [])
 
 
 def test_a_write_that_stops_half_way(tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_what_is_no_checkpoint_is_passed_over_whatever_its_checksum(tmp_path: Pa
     path = tmp_path / "checkpoint-0000000009.pt"
     path.write_bytes(content + hashlib.sha256(content).digest())
     save_checkpoint(tmp_path, 1, state(1.0))
-    found, damaged = newest_checkpoint([tmp_path], "k")
-    assert found is not None
-    assert (found["step"], len(damaged)) == (1, 1)
+    newest, damaged = newest_checkpoint([tmp_path], "k")
+    assert newest is not None
+    assert (newest["step"], len(damaged)) == (1, 1)
     assert str(path) in damaged[0]
 
 

@@ -82,7 +82,7 @@ def test_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
     draws = random.Random(name)
     for trial in range(2):
         folders: list[Path] = []
-        seen: list[dict[str, Any]] = []
+        appended: list[dict[str, Any]] = []
         done = 0
         while True:
             folders.insert(0, tmp_path / f"{trial}" / f"attempt-{len(folders) + 1:03d}")
@@ -92,7 +92,7 @@ def test_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
             result, new = run(
                 spec, folders[0], resume_from=folders[1:], should_stop=stop, checkpoint_every_s=0
             )
-            seen += new
+            appended += new
             assert new[0] == {"kind": "resumed", "step": done}
             done = result.steps_done
             if result.status is RunStatus.FINISHED:
@@ -102,7 +102,7 @@ def test_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
             assert result.bound is None
         assert len(folders) == 4
         assert (result.bound, result.bound_se) == (straight.bound, straight.bound_se)
-        assert curve(seen) == curve(records)
+        assert curve(appended) == curve(records)
         assert torch.equal(weights(spec, folders[0]), weights(spec, tmp_path / "straight"))
 
 
@@ -398,12 +398,12 @@ def test_samples_are_texts_of_the_corpus_and_change_nothing(name: str, tmp_path:
     plain, _ = run(spec, tmp_path / "plain")
     result, records = run(spec, tmp_path / "sampled", samples=3)
     assert result.bound == plain.bound
-    told = records[-1]
-    assert (told["kind"], told.get("problem")) == ("samples", None)
-    assert [len(text) for text in told["texts"]] == [CONTEXT] * 3
-    assert set("".join(told["texts"])) <= set("0123456"), "no id that stands for noise"
+    record = records[-1]
+    assert (record["kind"], record.get("problem")) == ("samples", None)
+    assert [len(text) for text in record["texts"]] == [CONTEXT] * 3
+    assert set("".join(record["texts"])) <= set("0123456"), "no id that stands for noise"
     _, records = run(spec, tmp_path / "again", samples=3)
-    assert records[-1]["texts"] == told["texts"]
+    assert records[-1]["texts"] == record["texts"]
 
 
 def test_a_sample_that_cannot_be_drawn_costs_no_run(tmp_path: Path) -> None:

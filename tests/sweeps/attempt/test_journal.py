@@ -210,8 +210,8 @@ def test_however_often_interrupted_the_story_has_each_step_once_and_in_order(
     """An attempt resumes from a step that an earlier one has saved; a dead one may go on writing a while."""
     run = tmp_path_factory.mktemp("run")
     total, reached = 30, 0
-    for number, (wanted, length) in enumerate([*attempts, (total, total)], start=1):
-        start = min(wanted, reached)
+    for number, (expected, length) in enumerate([*attempts, (total, total)], start=1):
+        start = min(expected, reached)
         stop = min(total, start + length)
         steps = range(start + 1, min(total, stop + late) + 1)
         write(

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ class FakeResult:
         return dict(self.values)
 
 
-def fake(*, status: str = "finished", error: BaseException | None = None, act=lambda **seen: None):
+def fake(*, status: str = "finished", error: BaseException | None = None, act=lambda **arguments: None):
     """A stand-in for train: acts, then raises or returns."""
 
     def train(spec, dataset, folder, *, log, should_stop, resume_from, fences, device, **options):
@@ -71,9 +71,9 @@ def test_a_real_run_from_start_to_end(tmp_path, data):
 
 def test_jobs_and_outcomes_travel_as_json(tmp_path, data):
     job = tiny_job(data, tmp_path, stop_files=("a", "b"), options={"micro_batch_size": 2})
-    assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
+    assert Job.from_dict(json.loads(json.dumps(asdict(job)))) == job
     for outcome in (failure(MemoryError("no room")), Outcome(status="finished", sentence="")):
-        assert Outcome.from_dict(json.loads(json.dumps(outcome.to_dict()))) == outcome
+        assert Outcome.from_dict(json.loads(json.dumps(asdict(outcome)))) == outcome
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_equal_failures_have_equal_signatures():
 def test_sigterm_becomes_a_wish_to_stop_and_is_then_as_it_was(tmp_path, data):
     before = signal.getsignal(signal.SIGTERM)
     outcome = run_job(
-        tiny_job(data, tmp_path), train=fake(act=lambda **seen: os.kill(os.getpid(), signal.SIGTERM))
+        tiny_job(data, tmp_path), train=fake(act=lambda **arguments: os.kill(os.getpid(), signal.SIGTERM))
     )
     assert outcome.status == "preempted"
     assert "SIGTERM" in outcome.sentence
@@ -133,7 +133,7 @@ def test_sigterm_becomes_a_wish_to_stop_and_is_then_as_it_was(tmp_path, data):
 
 def test_ctrl_c_in_the_terminal_does_not_hit_the_worker(tmp_path, data):
     outcome = run_job(
-        tiny_job(data, tmp_path), train=fake(act=lambda **seen: os.kill(os.getpid(), signal.SIGINT))
+        tiny_job(data, tmp_path), train=fake(act=lambda **arguments: os.kill(os.getpid(), signal.SIGINT))
     )
     assert outcome.status == "finished"
 
@@ -154,7 +154,7 @@ def test_a_stop_file_stops_a_real_run_with_a_checkpoint_from_which_the_next_goes
 
 
 def test_a_later_attempt_makes_an_earlier_one_stop(tmp_path, data):
-    def act(folder, **seen):
+    def act(folder, **arguments):
         (folder.parent / "attempt-003").mkdir()
 
     outcome = run_job(tiny_job(data, tmp_path), train=fake(act=act))
@@ -175,9 +175,9 @@ def test_stop_files_are_looked_at_twice_a_second_at_most(tmp_path, data, monkeyp
 def test_earlier_attempts_are_offered_newest_first_and_later_ones_are_not(tmp_path, data):
     for number in (1, 2, 5):
         (tmp_path / f"attempt-{number:03d}").mkdir()
-    seen = {}
-    run_job(tiny_job(data, tmp_path, attempt=3), train=fake(act=lambda **what: seen.update(what)))
-    assert [path.name for path in seen["resume_from"]] == ["attempt-002", "attempt-001"]
+    arguments = {}
+    run_job(tiny_job(data, tmp_path, attempt=3), train=fake(act=lambda **what: arguments.update(what)))
+    assert [path.name for path in arguments["resume_from"]] == ["attempt-002", "attempt-001"]
 
 
 def test_what_an_earlier_attempt_finished_is_not_trained_again(tmp_path, data):
@@ -191,7 +191,7 @@ def test_what_an_earlier_attempt_finished_is_not_trained_again(tmp_path, data):
 def test_what_an_earlier_attempt_did_not_finish_is_done_again(tmp_path, data, status):
     job = tiny_job(data, tmp_path, attempt=2)
     earlier = Outcome(status=status, sentence="", result={"key": job.key})
-    write_json(tmp_path / "attempt-001" / RESULT, earlier.to_dict())
+    write_json(tmp_path / "attempt-001" / RESULT, asdict(earlier))
     (tmp_path / "attempt-000").mkdir()
     (tmp_path / "attempt-000" / RESULT).write_text("{not json")
     assert run_job(job, train=fake()).sentence == "well done"
@@ -246,10 +246,10 @@ def test_damaged_data_stops_the_run_in_one_sentence(tmp_path):
 
 
 def test_options_reach_training(tmp_path, data):
-    seen = {}
+    arguments = {}
     job = tiny_job(data, tmp_path, options={"micro_batch_size": 2, "device": "cpu"})
-    run_job(job, train=fake(act=lambda **what: seen.update(what)))
-    assert seen["options"] == {"micro_batch_size": 2}
+    run_job(job, train=fake(act=lambda **what: arguments.update(what)))
+    assert arguments["options"] == {"micro_batch_size": 2}
 
 
 def test_a_result_that_cannot_be_written_still_comes_back(tmp_path, data, monkeypatch):

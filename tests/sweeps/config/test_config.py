@@ -215,8 +215,10 @@ def test_file_problems(tmp_path: Path):
         load_config(tmp_path / "none.yaml")
     binary = tmp_path / "b.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read as text"):
+    with pytest.raises(UserError, match=r"b\.yaml: not UTF-8 text at byte 0; give a YAML file"):
         load_config(binary)
+    with pytest.raises(UserError, match="is a folder; give the path of a YAML file"):
+        load_config(tmp_path)
 
 
 def test_finds_shipped_configs_by_name():

@@ -267,7 +267,7 @@ def test_the_second_wish_ends_runs_at_once(ledger, clock):
     ledger.register([entry("a")])
     driver = Driver([entry("a")], ledger, pool, stop=stop)
     driver._round()
-    driver._files.ask_all = lambda reason: None  # a worker that does not listen
+    driver._files.ask = lambda reason: None  # a worker that does not listen
     stop.ask("Ctrl-C")
     driver._round()
     assert driver.flights
@@ -403,7 +403,7 @@ def test_a_second_wish_leaves_a_pool_that_ends_nothing(ledger, clock):
     ledger.register([entry("k")])
     driver = Driver([entry("k")], ledger, pool, stop=stop)
     driver._round()
-    driver._files.ask_all = lambda reason: None
+    driver._files.ask = lambda reason: None
     stop.ask("Ctrl-C")
     stop.ask("Ctrl-C")
     began = clock()

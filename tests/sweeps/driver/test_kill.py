@@ -81,15 +81,15 @@ def recorded_steps(out: Path) -> dict[str, list[int]]:
 def wait_for(what, within_s: float = PATIENCE_S):
     end = time.monotonic() + within_s
     while time.monotonic() < end:
-        if found := what():
-            return found
+        if value := what():
+            return value
         time.sleep(0.02)
     pytest.fail("it did not come to that in time")
 
 
 def training_workers(out: Path, *, step: int) -> list[psutil.Process]:
     """Workers that live and have saved a checkpoint at `step` or later."""
-    found = []
+    workers = []
     folders = (out / "toy").glob("uniform/runs/*")
     attempts = [attempt for folder in folders for attempt in attempt_folders(folder).values()]
     for attempt in attempts:
@@ -98,8 +98,8 @@ def training_workers(out: Path, *, step: int) -> list[psutil.Process]:
         if not steps or max(steps) < step or not records or (attempt / "result.json").exists():
             continue
         if psutil.pid_exists(records[-1].values["pid"]):
-            found.append(psutil.Process(records[-1].values["pid"]))
-    return found
+            workers.append(psutil.Process(records[-1].values["pid"]))
+    return workers
 
 
 def assert_equal_to(undisturbed, out: Path) -> None:

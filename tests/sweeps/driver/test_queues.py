@@ -16,10 +16,10 @@ UNKNOWN = Node(name="unknown", cpus=8, gpus=2)
 
 
 def queues(*ends: float) -> Queues:
-    found = Queues(fastest=4.0)
+    queues = Queues(fastest=4.0)
     for end in ends:
-        found.add(FAST, end)
-    return found
+        queues.add(FAST, end)
+    return queues
 
 
 def test_a_run_waits_for_the_fast_gpu_only_where_it_ends_sooner():

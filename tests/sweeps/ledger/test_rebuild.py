@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def trained(out: Path, clock: Clock) -> None:
             result = {"key": key, "bound": 2.5} if state == State.FINISHED else {}
             status = "preempted" if state == State.WAITING else str(state)
             outcome = Outcome(status=status, sentence=f"so it {status}", result=result, host="h")
-            write_json(folder / RESULT, outcome.to_dict())
+            write_json(folder / RESULT, asdict(outcome))
             clock.sleep(1)
             ledger.end(claim, state, sentence="", result=result)
 

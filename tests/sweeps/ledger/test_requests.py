@@ -116,10 +116,10 @@ def test_a_wish_is_carried_out_and_answered(ledger):
     pins = Pins()
     board = Board(ledger, pins)
     done = threading.Event()
-    said = []
+    messages = []
 
     def asker():
-        said.append(ask(pins, "retry", [], ["failed"]))
+        messages.append(ask(pins, "retry", [], ["failed"]))
         done.set()
 
     thread = threading.Thread(target=asker)
@@ -127,7 +127,7 @@ def test_a_wish_is_carried_out_and_answered(ledger):
     while not done.wait(0.05):
         board.attend()
     thread.join()
-    assert said[0].startswith("1 run to be tried again")
+    assert messages[0].startswith("1 run to be tried again")
     assert states(ledger)["failed"] == "planned"
     assert not [name for name in pins.pinned if name.startswith((WISH, ANSWER))]
 

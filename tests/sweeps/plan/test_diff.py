@@ -102,7 +102,7 @@ def spec(**changes):
 
 
 def past(key: str, values) -> Run:
-    known = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
+    columns = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
     return Run(
         key=key,
         family="uniform",
@@ -115,7 +115,7 @@ def past(key: str, values) -> Run:
         sentence="",
         result={},
         changed=0,
-        **known,
+        **columns,
     )
 
 

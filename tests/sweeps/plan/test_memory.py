@@ -114,10 +114,10 @@ def large(key: str, batch: int = 256, **options):
 
 def test_sequences_are_halved_until_the_estimate_fits_the_largest_gpu():
     rack = Rack([Node(name="a", cpus=8, gpus=1, gpu_memory_bytes=80e9), Node(name="b", cpus=8)])
-    found = as_fits([large("x"), large("y", batch=60)], lambda needs: rack.refusal(needs) is None)
-    assert [micro_batch(one) for one in found] == [64, 60]
-    assert found[0].needs.gpu_memory_bytes == pytest.approx(40e9 + 64 * 0.5e9)
-    assert found[0].spec.batch_size == 256, "the global batch is the run's own"
+    runs = as_fits([large("x"), large("y", batch=60)], lambda needs: rack.refusal(needs) is None)
+    assert [micro_batch(one) for one in runs] == [64, 60]
+    assert runs[0].needs.gpu_memory_bytes == pytest.approx(40e9 + 64 * 0.5e9)
+    assert runs[0].spec.batch_size == 256, "the global batch is the run's own"
 
 
 def test_what_fits_with_no_sequence_is_refused_as_it_is_planned():

@@ -59,20 +59,20 @@ def facts_for(config) -> DataFacts:
 
 def past_run(spec: RunSpec, state: str = "finished", **values) -> Run:
     """What the ledger has of a run that took 2 s on this machine's processor."""
-    known = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
-    known |= {"worked_s": 2.0, "device": device_name("cpu"), **values}
+    columns = dict.fromkeys(("owner", "traceback", "started", "ended", "host", "device"))
+    columns |= {"worked_s": 2.0, "device": device_name("cpu"), **values}
     return Run(
         key=spec.key,
         family=spec.family,
         spec=spec.to_dict(),
         columns={},
         predicted_s=1.0,
-        needs=known.pop("needs", Needs()),
+        needs=columns.pop("needs", Needs()),
         state=State(state),
         attempt=1,
         sentence="",
         changed=0.0,
-        **known,
+        **columns,
     )
 
 
@@ -318,8 +318,8 @@ def test_window_takes_different_sizes_around_its_centre():
             "sizes: [8x1, 12x1, 16x1, 24x1]", "window: {params: 3e4, at_flops: 1e9, span: 4, count: 6}"
         )
     )
-    known = list(available_sizes(config).values())
-    sizes, note = window_sizes(config.grid.window, 1e9, known, 256)
+    available = list(available_sizes(config).values())
+    sizes, note = window_sizes(config.grid.window, 1e9, available, 256)
     params = [size_params(size, 256) for size in sizes]
     assert len(sizes) == 6
     assert params == sorted(set(params))
@@ -337,10 +337,10 @@ def test_window_always_gives_different_sizes(centre, span, count):
             f"window: {{params: {centre}, at_flops: 1e9, span: {span}, count: {count}}}",
         )
     )
-    known = list(available_sizes(config).values())
-    sizes, note = window_sizes(config.grid.window, 1e9, known, 256)
-    assert len({size.name for size in sizes}) == min(count, len(known))
-    assert note or count <= len(known)
+    available = list(available_sizes(config).values())
+    sizes, note = window_sizes(config.grid.window, 1e9, available, 256)
+    assert len({size.name for size in sizes}) == min(count, len(available))
+    assert note or count <= len(available)
 
 
 def test_size_rule_builds_even_heads():
@@ -476,13 +476,14 @@ def test_plan_is_shown_with_totals_states_and_picture():
     assert "2 at a time (a guess from a quick measurement of this machine)" in text
     for mark in "●◑○":
         assert text.count(mark) == {"●": 1, "◑": 1, "○": 10}[mark] + 1  # and the legend
+    assert "◑ preempted" in text, "the word of docs/scheduler.md"
     assert "1.0e9   3.0e9   1.0e10" in " ".join(text.split()).replace(" ", "   ")
 
 
 def test_narrow_terminals_get_fewer_columns():
     out = console()
     plan = plan_of()
-    for width, has in ((140, True), (80, False)):
+    for width, has in ((140, True), (80, False), (60, False)):
         with out.capture() as captured:
             out.print(plan_view(plan), width=width)
         text = captured.get()

@@ -17,8 +17,8 @@ def test_nearer_runs_count_more():
         (Run(key="a", columns={"params": 1e4}, worked_s=1.0, **about), 1 + start),
         (Run(key="b", columns={"params": 1e6}, worked_s=4.0, **about), 1 + start),
     ]
-    known = timing.Experience(done)
-    times = [known.seconds(1 + start, "ar", params, kind) - start for params in (1e4, 1e5, 1e6)]
+    experience = timing.Experience(done)
+    times = [experience.seconds(1 + start, "ar", params, kind) - start for params in (1e4, 1e5, 1e6)]
     assert times == sorted(times)
     assert times[0] == pytest.approx(1, rel=0.01)
     assert times[1] == pytest.approx(2, rel=0.01)

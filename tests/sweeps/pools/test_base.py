@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -125,7 +126,7 @@ def test_a_worker_whose_driver_dies_stops_with_a_checkpoint(tmp_path, data):
         "pool.submit(Job.from_dict(json.loads(sys.argv[1])), Needs())\n"
         "time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, json.dumps(job.to_dict())]) as driver:
+    with subprocess.Popen([sys.executable, "-c", code, json.dumps(asdict(job))]) as driver:
         worker = psutil.Process(worker_pid(job))
         driver.kill()
     worker.wait(60)

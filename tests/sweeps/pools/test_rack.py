@@ -25,12 +25,12 @@ def test_a_run_goes_where_it_leaves_the_least_room():
 
 @given(
     nodes=st.lists(st.tuples(st.integers(1, 8), st.integers(0, 4)), min_size=1, max_size=4),
-    wanted=st.lists(st.tuples(st.integers(1, 8), st.sampled_from([0, 0.25, 0.5, 1, 2])), max_size=30),
+    requests=st.lists(st.tuples(st.integers(1, 8), st.sampled_from([0, 0.25, 0.5, 1, 2])), max_size=30),
 )
-def test_no_node_ever_holds_more_than_it_has(nodes, wanted):
+def test_no_node_ever_holds_more_than_it_has(nodes, requests):
     rack = Rack([Node(name=str(i), cpus=c, gpus=g, memory_bytes=64 * GB) for i, (c, g) in enumerate(nodes)])
     placed = {}
-    for handle, (cpus, gpus) in enumerate(wanted):
+    for handle, (cpus, gpus) in enumerate(requests):
         needs = Needs(cpus=cpus, gpus=gpus, memory_bytes=GB)
         if (node := rack.find(needs)) is not None:
             assert rack.place(handle, needs) == node

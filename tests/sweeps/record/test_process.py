@@ -54,8 +54,8 @@ def recorded(path: Path) -> dict[str, int]:
 def wait_for(what, within_s: float = 60.0):
     end = time.monotonic() + within_s
     while time.monotonic() < end:
-        if found := what():
-            return found
+        if value := what():
+            return value
         time.sleep(0.05)
     pytest.fail("it did not come to that in time")
 
@@ -110,9 +110,9 @@ def test_a_store_that_is_away_is_told_and_its_password_is_not(tmp_path):
         assert "secret" not in " ".join(psutil.Process(recorder._popen.pid).cmdline())
         wait_for(lambda: recorder.trouble)
         assert recorder.close() == 1
-        said = (tmp_path / "s" / "ledger" / "recorder.log").read_text()
+        log = (tmp_path / "s" / "ledger" / "recorder.log").read_text()
         kept = ledger.query("SELECT name FROM facts")
-    assert "secret" not in said + str([tuple(row) for row in kept])
+    assert "secret" not in log + str([tuple(row) for row in kept])
     assert os.path.exists(tmp_path / "s" / "ledger" / "ledger.db")
 
 

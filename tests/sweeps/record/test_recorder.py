@@ -50,22 +50,18 @@ class MemoryStore:
             raise GoneError(run_id)
         return self.runs[run_id]
 
-    def open(self, known=None):
+    def open(self, identity=None):
         self._maybe_fail()
         return self.identity
 
-    def run_ids(self):
+    def keys(self):
         self._maybe_fail()
-        return set(self.runs)
+        return {run_id: run["key"] for run_id, run in reversed(self.runs.items())}
 
     def steps(self, run_id, names):
         self._maybe_fail()
         points = self._run(run_id)["points"]
         return {name: {step for n, step, _, _ in points if n == name} for name in names}
-
-    def find(self, key):
-        self._maybe_fail()
-        return next((run_id for run_id, run in self.runs.items() if run["key"] == key), None)
 
     def create(self, key, name, started, tags):
         self._maybe_fail()
@@ -175,10 +171,35 @@ def test_a_finished_run_is_recorded_with_its_own_times(sweep):
     assert ("loss_se", 30, 1e9 + 3.0, 0.1) in run["points"]
     assert run["params"]["size"] == "4k"
     assert run["params"]["budget"] == "1000000000.0"
-    wanted = {"scaling.key": "k", "scaling.sweep": "desk", "scaling.status": "finished", "scaling.host": "h"}
-    assert run["tags"].items() >= {k: v for k, v in wanted.items() if k != "scaling.key"}.items()
+    expected = {
+        "scaling.key": "k",
+        "scaling.sweep": "desk",
+        "scaling.status": "finished",
+        "scaling.host": "h",
+    }
+    assert run["tags"].items() >= {k: v for k, v in expected.items() if k != "scaling.key"}.items()
     assert run["name"] == "uniform 4k 1.0e+09"
     assert sweep.ledger.run_ids() == {"k": "id0"}
+
+
+def test_new_runs_are_recorded_without_looking_for_each_of_them(sweep):
+    class CountingStore(MemoryStore):
+        looks = 0
+
+        def keys(self):
+            self.looks += 1
+            return super().keys()
+
+        def steps(self, run_id, names):
+            self.looks += 1
+            return super().steps(run_id, names)
+
+    for key in "abc":
+        sweep.attempt(key, range(1, 251))
+    store = CountingStore()
+    Recorder(sweep.ledger, "desk", store).pass_once()
+    assert [len(store.curve(key)) for key in "abc"] == [250] * 3
+    assert store.looks == 1, "the runs that are there are listed once; a run that was just made has no points"
 
 
 def test_a_running_run_is_followed_and_told_once(sweep):
@@ -410,8 +431,9 @@ def test_mlflow_on_sqlite_end_to_end(tmp_path, sweep, monkeypatch):
 
     store = MlflowStore(uri, "desk")
     store.open()
-    run_id = store.find("a")
-    assert store.find("nobody") is None
+    ids = {key: run_id for run_id, key in store.keys().items()}
+    assert set(ids) == {"a", "b"}
+    run_id = ids["a"]
     store._client.delete_run(run_id)
     with pytest.raises(GoneError):
         store.log(run_id, [], tags={"x": "y"})

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from analysis import load_runs
+from analysis.errors import UserError as AnalysisError
 from analysis.table.mlflow import known_revisions
 from scaling.errors import UserError
 from sweeps.ledger.ledger import Ledger
@@ -34,6 +35,22 @@ def test_a_server_that_does_not_answer_is_refused_within_seconds():
     with pytest.raises(UserError, match="does not answer"):
         check_tracking(f"http://127.0.0.1:{unused_port()}")
     assert time.monotonic() - start < 5
+
+
+def test_a_database_that_another_program_locks_is_refused_to_readers_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("sweeps.record.tracking.CONNECT_S", 0.1)
+    monkeypatch.setattr("analysis.table.mlflow.LOCK_TIMEOUT_S", 0.1)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    other.execute("CREATE TABLE alembic_version (version_num TEXT)")
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        for read in (lambda: check_tracking(uri, to_write=False), lambda: load_runs(uri)):
+            with pytest.raises((UserError, AnalysisError), match=r"mlflow\.db is locked by another program"):
+                read()
+        check_tracking(uri)  # a sweep starts all the same: its recorder waits for its turn
+    finally:
+        other.close()
 
 
 def test_a_server_that_hangs_is_refused_within_seconds(monkeypatch):

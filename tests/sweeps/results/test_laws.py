@@ -131,6 +131,19 @@ def test_runs_of_another_config_are_counted_and_left_out(folder, specs):
         results.ledger_table(folder, "planted", ["f" * 16])
 
 
+def test_a_long_list_of_runs_left_out_is_cut_and_rows_of_a_file_are_called_rows(folder, tmp_path):
+    frame = results.ledger_table(folder, "planted").of_family("ar").query("status == 'finished'")
+    path = tmp_path / "twice.csv"
+    pd.concat([frame, frame], ignore_index=True)[["params", "tokens", "flops", "loss"]].to_csv(
+        path, index=False
+    )
+    table = results.store_table(str(path), None)
+    text = said(report.show_fits, results.fit(table, None, bootstrap=0), table)
+    assert f"left out: row {len(frame)}, repeats row 0" in text
+    assert text.count(", repeats row") == 10
+    assert f"left out: {len(frame) - 10} more; law.json lists all" in text
+
+
 def test_no_sweep_no_family_no_table(folder, tmp_path):
     with pytest.raises(UserError, match="sweep 'none' has no runs under"):
         results.ledger_table(tmp_path / "none", "none")
@@ -333,9 +346,9 @@ def shown(folder: Path, *families: str) -> str:
         return said(show, of_families(runs_with_progress(ledger), families), "planted")
 
 
-def wish(folder: Path, *asked) -> str:
+def wish(folder: Path, *arguments) -> str:
     with open_ledger(folder, "planted") as ledger:
-        return carry_out(ledger, *asked)
+        return carry_out(ledger, *arguments)
 
 
 def test_status_shows_every_run(folder):

@@ -79,10 +79,10 @@ def test_a_sweep_that_is_right_passes_and_says_what_faults_cost(swept, capsys, m
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{swept / 'mlflow.db'}")
     assert run_audit(None, config, None, swept)
-    said = capsys.readouterr().out
-    assert "4 attempts of 3 runs" in said
-    assert "120 points of 3 finished runs, 4 more were done again after faults" in said
-    assert "NO" not in said
+    text = capsys.readouterr().out
+    assert "4 attempts of 3 runs" in text
+    assert "120 points of 3 finished runs, 4 more were done again after faults" in text
+    assert "NO" not in text
 
 
 def test_a_store_alone_is_audited_too(swept, tmp_path, capsys):
@@ -142,9 +142,9 @@ def test_damaged_lines_of_a_journal_are_counted_and_do_not_end_the_audit(copy):
 
 def test_a_run_is_found_in_the_store_by_its_key(swept):
     uri = f"sqlite:///{swept / 'mlflow.db'}"
-    found = recorded_run(uri, "s", "c")
-    assert found.curves["train_loss"][1] == 2.0
-    assert len(found.curves["train_loss"]) == STEPS
+    recorded = recorded_run(uri, "s", "c")
+    assert recorded.curves["train_loss"][1] == 2.0
+    assert len(recorded.curves["train_loss"]) == STEPS
     assert recorded_run(uri, "s", "zz") is None
     assert recorded_run(uri, "other", "c") is None
 

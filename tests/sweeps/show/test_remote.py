@@ -92,11 +92,11 @@ def test_a_wish_is_carried_out_by_the_next_recorder(elsewhere, out, monkeypatch)
 
 def test_the_story_of_a_run_comes_from_the_store(elsewhere, capsys):
     elsewhere.log("bad", lines=2, follow=False)
-    said = capsys.readouterr().out
-    assert "step       3  train_loss 1.0000" in said
-    assert "step       1" not in said
-    assert "failed: it is failed" in said
-    assert "Traceback: boom" in said
+    text = capsys.readouterr().out
+    assert "step       3  train_loss 1.0000" in text
+    assert "step       1" not in text
+    assert "failed: it is failed" in text
+    assert "Traceback: boom" in text
     elsewhere.log("new", lines=2, follow=False)
     assert "not been recorded yet" in capsys.readouterr().out
     with pytest.raises(UserError, match="--follow needs the ledger"):
@@ -106,10 +106,10 @@ def test_the_story_of_a_run_comes_from_the_store(elsewhere, capsys):
 def test_the_story_here_has_every_attempt(out, config, capsys):
     with reach(None, config, None, out) as here:
         here.log("do", lines=1, follow=True)
-    said = capsys.readouterr().out
-    assert "attempt 1" in said
-    assert "2 training records before these" in said
-    assert "finished: it is finished" in said
+    text = capsys.readouterr().out
+    assert "attempt 1" in text
+    assert "2 training records before these" in text
+    assert "finished: it is finished" in text
 
 
 def test_what_is_not_there_is_told(out, config, tmp_path):

@@ -39,7 +39,7 @@ def quick_machine(monkeypatch):
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch):
+def request_for(tmp_path: Path, monkeypatch):
     """A function from the text of a config to what was asked for."""
     texts = tmp_path / "texts"
     texts.mkdir()
@@ -48,40 +48,40 @@ def ask(tmp_path: Path, monkeypatch):
     corpus = f"text:{texts}/*.txt"
     monkeypatch.chdir(tmp_path)
 
-    def asked(text: str = CONFIG) -> prepare.Request:
+    def request(text: str = CONFIG) -> prepare.Request:
         config = tmp_path / "dry.yaml"
         config.write_text(text.replace("CORPUS", corpus))
         return prepare.request(None, config, (), Path("out"))
 
-    return asked
+    return request
 
 
-def planned(asked: prepare.Request):
+def planned(request: prepare.Request):
     from sweeps.show.tables import console
 
-    return prepare.plan(asked, prepare.facts_for_plan(asked, console()))
+    return prepare.plan(request, prepare.facts_for_plan(request, console()))
 
 
-def register(asked: prepare.Request) -> list[str]:
+def register(request: prepare.Request) -> list[str]:
     """Put the plan's runs into the ledger; their keys."""
     entries = [
         Entry(spec=run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
-        for run in planned(asked).runs
+        for run in planned(request).runs
     ]
-    with Ledger(asked.ledger_folder) as ledger:
+    with Ledger(request.ledger_folder) as ledger:
         ledger.register(entries)
     return [entry.key for entry in entries]
 
 
-def test_keys_places_and_what_is_skipped(ask, capsys):
-    asked = ask()
-    keys = register(asked)
-    with Ledger(asked.ledger_folder) as ledger:
+def test_keys_places_and_what_is_skipped(request_for, capsys):
+    request = request_for()
+    keys = register(request)
+    with Ledger(request.ledger_folder) as ledger:
         ledger.enlist()
         ledger.end(ledger.claim(keys[0]), State.FINISHED, sentence="")
         ledger.end(ledger.claim(keys[1]), State.DIVERGED, sentence="")
         ledger.cancel([keys[2]])
-    show_plan(asked)
+    show_plan(request)
     text = capsys.readouterr().out
     assert all(key[:8] in text for key in keys)
     assert "8 runs, 3 done, 5 to do" in text
@@ -91,17 +91,17 @@ def test_keys_places_and_what_is_skipped(ask, capsys):
     assert "each run in out/dry/FAMILY/runs/KEY, laws and figures in out/dry/FAMILY" in text
 
 
-def test_runs_of_a_changed_config_are_told_with_what_changed(ask, capsys):
-    register(ask())
-    show_plan(ask(CONFIG.replace("base: 3e-3", "base: 2e-3")))
+def test_runs_of_a_changed_config_are_told_with_what_changed(request_for, capsys):
+    register(request_for())
+    show_plan(request_for(CONFIG.replace("base: 3e-3", "base: 2e-3")))
     text = " ".join(capsys.readouterr().out.split())
     assert "8 runs count as new: optimizer.learning_rate 0.003 -> 0.002" in text
-    show_plan(ask())
+    show_plan(request_for())
     assert "count as new" not in capsys.readouterr().out
 
 
-def test_a_schedule_on_a_cluster(ask, capsys):
-    show_plan(ask(), cluster="2xCPU:2")
+def test_a_schedule_on_a_cluster(request_for, capsys):
+    show_plan(request_for(), cluster="2xCPU:2")
     text = capsys.readouterr().out
     assert "8 runs, 0 done, 8 to do" in text
     assert "4 at a time" in text
@@ -110,63 +110,63 @@ def test_a_schedule_on_a_cluster(ask, capsys):
     assert not Path("out/dry").exists(), "a plan leaves nothing behind"
 
 
-def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(ask, capsys):
-    asked = ask()
-    keys = register(asked)
-    with Ledger(asked.ledger_folder) as ledger:
+def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(request_for, capsys):
+    request = request_for()
+    keys = register(request)
+    with Ledger(request.ledger_folder) as ledger:
         ledger.enlist()
         for key in keys[:2]:
             ledger.end(ledger.claim(key), State.FINISHED, sentence="")
-    plan = planned(asked)
+    plan = planned(request)
     costs = {run.key: plan.entry(run, dataset=".").flops for run in plan.runs}
     one_more = sum(costs[key] for key in keys[:2]) + 1.01 * max(costs[key] for key in keys[2:])
-    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more))
+    show_plan(request, cluster="2xCPU:2", caps=Caps(flops=one_more))
     assert "FLOPs: 1 finished, 5 not started" in capsys.readouterr().out
-    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=sum(costs.values())))
+    show_plan(request, cluster="2xCPU:2", caps=Caps(flops=sum(costs.values())))
     assert "not started" not in capsys.readouterr().out
-    show_plan(asked, cluster="2xCPU:2", caps=Caps(hours=1e-9), page=True)
+    show_plan(request, cluster="2xCPU:2", caps=Caps(hours=1e-9), page=True)
     assert (
         "within the cap of 1e-09 hours: 0 finished, 4 stopped with a checkpoint, 2 not"
         in capsys.readouterr().out
     )
     assert "within the cap of 1e-09 hours" in Path("out/dry/schedule.html").read_text()
-    show_plan(asked, cluster="2xCPU:2", caps=Caps(flops=one_more, hours=1e-9))
-    said = " ".join(capsys.readouterr().out.split())
-    assert "FLOPs and the cap of 1e-09 hours: 0 finished, 1 stopped with a checkpoint, 5 not started" in said
+    show_plan(request, cluster="2xCPU:2", caps=Caps(flops=one_more, hours=1e-9))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "FLOPs and the cap of 1e-09 hours: 0 finished, 1 stopped with a checkpoint, 5 not started" in text
 
 
-def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(ask, capsys):
-    asked = ask(CONFIG + "resources: {cpus: 4, gpus: 1}\n")
+def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(request_for, capsys):
+    request = request_for(CONFIG + "resources: {cpus: 4, gpus: 1}\n")
     now = [0.0]
     entries = [
         Entry(spec=run.spec, dataset=".", predicted_s=run.expected_s, needs=run.needs)
-        for run in planned(asked).runs
+        for run in planned(request).runs
     ]
-    with Ledger(asked.ledger_folder, now=lambda: now[0]) as ledger:
+    with Ledger(request.ledger_folder, now=lambda: now[0]) as ledger:
         ledger.enlist()
         ledger.register(entries)
         claim = ledger.claim(entries[0].key)
         now[0] = 7200.0
         ledger.end(claim, State.PREEMPTED, sentence="")
-    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=2.0))
+    show_plan(request, cluster="1xH100:2", caps=Caps(gpu_hours=2.0))
     assert "within the cap of 2 GPU-hours: 0 finished, 8 not started" in capsys.readouterr().out
-    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=1.0), page=True)
+    show_plan(request, cluster="1xH100:2", caps=Caps(gpu_hours=1.0), page=True)
     assert "no run starts, so there is no schedule to draw" in capsys.readouterr().out
     assert not Path("out/dry/schedule.html").exists()
-    show_plan(asked, cluster="1xH100:2", caps=Caps(gpu_hours=1000.0))
+    show_plan(request, cluster="1xH100:2", caps=Caps(gpu_hours=1000.0))
     assert "cap" not in capsys.readouterr().out
 
 
-def test_the_page_is_written_when_asked_for(ask, capsys):
-    show_plan(ask(), cluster="2xCPU:2", page=True)
+def test_the_page_is_written_when_asked_for(request_for, capsys):
+    show_plan(request_for(), cluster="2xCPU:2", page=True)
     assert "wrote out/dry/schedule.html" in capsys.readouterr().out
     page = Path("out/dry/schedule.html").read_text()
     assert "2 nodes of 2 CPU" in page
     assert "http://" not in page.split("<script")[0]
 
 
-def test_a_run_takes_as_long_as_its_kind_of_gpu_does(ask):
-    plan = planned(ask(CONFIG + "resources: {cpus: 4, gpus: 1}\n"))
+def test_a_run_takes_as_long_as_its_kind_of_gpu_does(request_for):
+    plan = planned(request_for(CONFIG + "resources: {cpus: 4, gpus: 1}\n"))
     nodes = parse_cluster("1xA100,1xH200", cpus_per_gpu=4)
     schedule = simulated(plan, nodes)
     times = {kind: plan.seconds_on(kind) for kind in ("A100", "H200")}
@@ -189,16 +189,16 @@ def test_a_run_takes_as_long_as_its_kind_of_gpu_does(ask):
         ({"cluster": "8x"}, "'8x' cannot be read"),
     ],
 )
-def test_wrong_options_end_in_a_sentence_before_anything_is_done(ask, options, says):
+def test_wrong_options_end_in_a_sentence_before_anything_is_done(request_for, options, says):
     with pytest.raises(UserError, match=says):
-        show_plan(ask(), **options)
+        show_plan(request_for(), **options)
     assert not Path("out").exists()
 
 
-def test_a_plan_without_data_has_no_news(ask):
-    asked = ask()
+def test_a_plan_without_data_has_no_news(request_for):
+    request = request_for()
     facts = DataFacts(corpus="hf:x", tokenizer="bytes", fingerprint="", num_token_ids=256)
-    assert prepare.plan(asked, facts).news == ()
+    assert prepare.plan(request, facts).news == ()
 
 
 def schedule_of(cluster: str, *runs: tuple[float, float], gpu_memory: float = 1e9):

@@ -46,17 +46,17 @@ const chosenPapers = () => new Set((route.papers || "").split(",").filter(Boolea
 function publishedPick() {
   const lines = lawsNow()?.published || [];
   if (!lines.length) return null;
-  const chosen = chosenPapers();
+  const papers = chosenPapers();
   const boxes = lines.map(line => {
     const box = el("input", { type: "checkbox", id: `paper-${line.name}`, on: { change: () => {
-      box.checked ? chosen.add(line.name) : chosen.delete(line.name);
-      go({ papers: [...chosen].join(",") });
+      box.checked ? papers.add(line.name) : papers.delete(line.name);
+      go({ papers: [...papers].join(",") });
     } } });
-    box.checked = chosen.has(line.name);
+    box.checked = papers.has(line.name);
     const counts = [line.params_counted && `N ${line.params_counted}`, line.flops_counted && `C ${line.flops_counted}`, line.corpus].filter(Boolean).join(", ");
     return el("li", {}, el("label", {}, box, ` ${line.name} (${line.family}; ${line.status})`), el("span", { class: "muted" }, ` ${counts}`));
   });
-  return el("details", { open: chosen.size > 0 }, el("summary", {}, "Compare with published laws"),
+  return el("details", { open: papers.size > 0 }, el("summary", {}, "Compare with published laws"),
     el("p", { class: "muted" }, "Grey lines, each counted as its paper counts. Losses compare only on the same text and tokenizer."), el("ul", { class: "plain" }, boxes));
 }
 

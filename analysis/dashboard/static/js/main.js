@@ -14,16 +14,16 @@ function render() {
   fresh.append(box);
   if (!store.loaded) box.append(el("p", { class: "muted" }, store.problem || "Reading the runs"));
   else if (!store.rows) box.append(emptyState("No runs yet.", store.facts.note || "The page fills as soon as a run is planned."));
-  const made = store.loaded && store.rows ? VIEWS[route.view].render(box) : [];
+  const next = store.loaded && store.rows ? VIEWS[route.view].render(box) : [];
   root.replaceChildren(fresh);
   window.scrollTo(0, scrolled);
   if (keep) document.getElementById(keep)?.focus();
   const before = figures;
-  figures = made;
-  for (const figure of made) figure.show(before.find(one => one.name === figure.name));
+  figures = next;
+  for (const figure of next) figure.show(before.find(one => one.name === figure.name));
   for (const figure of before) figure.gone();
   document.documentElement.dataset.usable = String(Number(document.documentElement.dataset.usable || 0) + 1);
-  if (made.length) drawSoon();
+  if (next.length) drawSoon();
 }
 
 // plotly.js blocks the page while it loads and draws: not before a moment of rest, unless the pointer is near.

@@ -59,7 +59,7 @@ async function pageFile() {
 function asWritten() {
   const copy = document.documentElement.cloneNode(true);
   for (const id of ["view", "tabs", "controls", "status", "foot"]) copy.querySelector(`#${id}`).replaceChildren();
-  for (const made of copy.querySelectorAll("head > script, head > style ~ style, body > div")) made.remove();
+  for (const addition of copy.querySelectorAll("head > script, head > style ~ style, body > div")) addition.remove();
   return copy;
 }
 

@@ -28,14 +28,14 @@ function address(changes = {}) {
   for (const name of ["family", "budget"]) if (next[name]) query.set(name, [...next[name]].join(","));
   for (const kind of ["params", "flops"]) if (next[kind] !== (store.facts.default || {})[kind]) query.set(kind, next[kind]);
   if (next.loss !== "nats") query.set("loss", next.loss);
-  for (const name of FREE) if (next[name] && kept(name, next.view)) query.set(name, next[name]);
+  for (const name of FREE) if (next[name] && applies(name, next.view)) query.set(name, next[name]);
   const text = query.toString().replaceAll("%2C", ",");
   return `#/${next.view}${text ? "?" + text : ""}`;
 }
 
 // What belongs to one view is left behind when another is opened.
 const OWNERS = { run: "run", find: "run", x: "run", flop: "ask", gpus: "ask", peak: "ask", days: "ask", use: "ask", tokens: "ask", papers: "frontier" };
-const kept = (name, view) => !OWNERS[name] || OWNERS[name] === view;
+const applies = (name, view) => !OWNERS[name] || OWNERS[name] === view;
 
 // Filters replace the address, so that "back" goes to the view before.
 function go(changes, { replace = true } = {}) {

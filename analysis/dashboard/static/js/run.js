@@ -70,6 +70,7 @@ function runSentence(at) {
 function fillStory(view, box, history, at, story) {
   if (!box.isConnected) return;
   box.replaceChildren();
+  box.style.minHeight = "";  // it was held while the page was drawn again
   if (!story.curve?.step.length) {
     box.append(emptyState(story.problem || "There is no training curve of this run."));
   } else {
@@ -91,9 +92,9 @@ function sampleTexts(story) {
   return [emptyState(store.carried ? "This file carries no samples." : "There are no samples of this run here; the sweep's own ledger has them once the run has finished.")];
 }
 
-function thinnedNote(shown, recorded) {
+function thinnedNote(points, recorded) {
   const exact = store.carried ? " This file keeps the losses of curves to 0.025%." : "";
-  const means = shown < recorded ? `${shown} of ${counted(recorded, "point")}: each is the mean over a stretch of steps.` : "";
+  const means = points < recorded ? `${points} of ${counted(recorded, "point")}: each is the mean over a stretch of steps.` : "";
   return means || exact ? el("p", { class: "muted" }, means + exact) : null;
 }
 

@@ -40,8 +40,8 @@ function chip(id, name, mark, on, toggle) {
 
 function familyFilter() {
   if (store.families.length < 2) return null;
-  const shown = new Set(shownFamilies());
-  const chips = store.families.map(family => chip(`family-${family}`, family, familyMark(family), shown.has(family), () => toggle("family", store.families, family)));
+  const families = new Set(shownFamilies());
+  const chips = store.families.map(family => chip(`family-${family}`, family, familyMark(family), families.has(family), () => toggle("family", store.families, family)));
   return el("div", { class: "group", role: "group", "aria-label": "Families" }, el("span", { class: "label" }, "Families"), chips, allButton("family"));
 }
 
@@ -57,9 +57,9 @@ const allButton = kind => (route[kind] ? el("button", { type: "button", id: `all
 
 // The first click on one of all shows it alone; the last one shown brings all back.
 function toggle(kind, all, name) {
-  const chosen = route[kind] ? new Set(route[kind]) : new Set([name]);
-  if (route[kind]) chosen.has(name) ? chosen.delete(name) : chosen.add(name);
-  go({ [kind]: chosen.size === 0 || all.every(one => chosen.has(one)) ? null : chosen });
+  const names = route[kind] ? new Set(route[kind]) : new Set([name]);
+  if (route[kind]) names.has(name) ? names.delete(name) : names.add(name);
+  go({ [kind]: names.size === 0 || all.every(one => names.has(one)) ? null : names });
 }
 
 function pick(kind, word, names, words) {

@@ -110,8 +110,8 @@ def test_a_coordinate_at_the_box_is_held_there():
         theta[0, free] = part
         return derivatives.at(theta, weight, 1.0).f_R[0] * 1e9
 
-    found = scipy.optimize.minimize(objective, ended.theta_Rp[0, free], method="Nelder-Mead", tol=1e-12)
-    assert ended.f_R[0] * 1e9 <= found.fun * (1 + 1e-6)
+    optimum = scipy.optimize.minimize(objective, ended.theta_Rp[0, free], method="Nelder-Mead", tol=1e-12)
+    assert ended.f_R[0] * 1e9 <= optimum.fun * (1 + 1e-6)
 
 
 def test_weights_multiply_the_terms_not_the_residuals(noisy):

@@ -18,8 +18,8 @@ def test_scatter_of_normal_noise_is_its_standard_deviation():
 def test_degrees_of_freedom_are_those_of_the_estimate():
     """Over many tables the variance estimate varies as one with `freedom` degrees of freedom."""
     generator = np.random.default_rng(1)
-    found = np.array([scatter(generator.standard_normal(205), 5).sd ** 2 for _ in range(2000)])
-    measured = 2 / (found.std() / found.mean()) ** 2
+    estimates = np.array([scatter(generator.standard_normal(205), 5).sd ** 2 for _ in range(2000)])
+    measured = 2 / (estimates.std() / estimates.mean()) ** 2
     assert scatter(generator.standard_normal(205), 5).freedom == pytest.approx(measured, rel=0.12)
 
 
@@ -92,9 +92,9 @@ def test_simulated_intervals_are_as_wide_as_sweeps_scatter(table):
 
 def test_a_known_error_of_the_text_moves_the_floor_and_not_the_exponents(table):
     plain = fit_law(table, bootstrap=300)
-    known = fit_law(table.assign(loss_se=0.05), bootstrap=300)
-    assert width(known.optimal(1e20).loss) > 3 * width(plain.optimal(1e20).loss)
-    assert width(known.alpha) < 1.3 * width(plain.alpha)
+    law = fit_law(table.assign(loss_se=0.05), bootstrap=300)
+    assert width(law.optimal(1e20).loss) > 3 * width(plain.optimal(1e20).loss)
+    assert width(law.alpha) < 1.3 * width(plain.alpha)
 
 
 @pytest.mark.parametrize("kind", ["rows", "parametric", "residuals"])

@@ -19,8 +19,8 @@ ADDITIVE = np.array([[1.9, 250.0, 9000.0, 0.29, 0.42, 0.02, 0.8, 0.6]])
 def test_published_values_are_reproduced():
     """Two predictions printed in the README of huggingface/datablations; constants have eight digits."""
     params, tokens = np.array([6.34e9, 8.67e9]), np.array([242e9, 178e9])
-    found = constrained_loss("effective", MUENNIGHOFF, params, tokens, np.full(2, 25e9))[0]
-    np.testing.assert_allclose(found, [2.2256440889984477, 2.2269634075087867], rtol=1e-7)
+    loss = constrained_loss("effective", MUENNIGHOFF, params, tokens, np.full(2, 25e9))[0]
+    np.testing.assert_allclose(loss, [2.2256440889984477, 2.2269634075087867], rtol=1e-7)
 
 
 def test_effective_data_of_the_published_law():
@@ -36,10 +36,10 @@ def test_text_read_once_gives_the_surface(form):
     E, A, B, alpha, beta = theta[0, :5]
     # sizes that the text feeds: beyond those the effective form also discounts parameters
     params, tokens = np.array([1e7, 1e8, 1e9]), np.array([1e10, 5e10, 1e11])
-    found = constrained_loss(form, theta, params, tokens, tokens)[0]
-    np.testing.assert_allclose(found, E + A / params**alpha + B / tokens**beta, rtol=1e-12)
+    loss = constrained_loss(form, theta, params, tokens, tokens)[0]
+    np.testing.assert_allclose(loss, E + A / params**alpha + B / tokens**beta, rtol=1e-12)
     # more text than is read changes nothing
-    np.testing.assert_array_equal(constrained_loss(form, theta, params, tokens, 2 * tokens)[0], found)
+    np.testing.assert_array_equal(constrained_loss(form, theta, params, tokens, 2 * tokens)[0], loss)
 
 
 @settings(max_examples=30, deadline=None)

@@ -32,11 +32,11 @@ def test_the_best_of_many_starts_and_how_many_reach_it(problem):
 def test_resamples_do_not_depend_on_chunks_or_on_who_is_slow(problem):
     objective = Derivatives(problem)
     best, _ = best_of(objective, grid_starts(problem, objective), len(problem.x), 1e-3)
-    found, unfinished = refit_resamples(objective, best, len(problem.x), 40, 7, None, 1e-3)
+    optima, unfinished = refit_resamples(objective, best, len(problem.x), 40, 7, None, 1e-3)
     weights = np.concatenate(list(resample_weights(len(problem.x), 40, 7)))
     alone = [minimise(objective, best, weight[None], 1e-3).theta_Rp[0] for weight in weights]
     assert unfinished == 0
-    np.testing.assert_allclose(found, alone, rtol=1e-4)
+    np.testing.assert_allclose(optima, alone, rtol=1e-4)
 
 
 def test_each_resample_may_have_its_own_start():
@@ -46,7 +46,7 @@ def test_each_resample_may_have_its_own_start():
     problem = Problem.of(*columns, E=1.7)
     objective = Derivatives(problem)
     best, _ = best_of(objective, grid_starts(problem, objective), len(problem.x), 1e-3)
-    found, _ = refit_resamples(
+    optima, _ = refit_resamples(
         objective, best, len(problem.x), 10, 0, None, 1e-3, start_Rp=np.repeat(best, 10, axis=0)
     )
-    assert np.all(found[:, 0] == best[0, 0])
+    assert np.all(optima[:, 0] == best[0, 0])

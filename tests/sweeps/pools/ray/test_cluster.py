@@ -33,7 +33,7 @@ HERE = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch):
+def environment_file(tmp_path, monkeypatch):
     def write(text: str | None) -> Path:
         file = tmp_path / "environment.yaml"
         if text is not None:
@@ -45,7 +45,7 @@ def asked(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "messages"),
     [
         (None, "must be a YAML file that can be read: .*No such file"),
         ("pip: [a\n", "must be a YAML file that can be read"),
@@ -56,32 +56,32 @@ def asked(tmp_path, monkeypatch):
         ("env_vars: {A: 1}\n", "env_vars.A is 1, it must be text: '1' in quotes"),
     ],
 )
-def test_a_bad_environment_file_is_refused_in_a_sentence(asked, text, said):
-    asked(text)
-    with pytest.raises(UserError, match=said):
+def test_a_bad_environment_file_is_refused_in_a_sentence(environment_file, text, messages):
+    environment_file(text)
+    with pytest.raises(UserError, match=messages):
         ray_session.read_environment()
 
 
-def test_what_ray_does_not_accept_is_told_with_the_file(asked, tmp_path):
-    asked("pip: 3\n")
+def test_what_ray_does_not_accept_is_told_with_the_file(environment_file, tmp_path):
+    environment_file("pip: 3\n")
     with pytest.raises(UserError, match="Ray does not accept it"):
         ray_session._runtime_environment(ray_session.read_environment(), tmp_path)
 
 
-def test_the_nodes_get_code_packages_and_variables(asked, tmp_path):
-    file = asked("pip: needs.txt\nenv_vars: {A: '1', MALLOC_TRIM_THRESHOLD_: '5'}\n")
+def test_the_nodes_get_code_packages_and_variables(environment_file, tmp_path):
+    file = environment_file("pip: needs.txt\nenv_vars: {A: '1', MALLOC_TRIM_THRESHOLD_: '5'}\n")
     (tmp_path / "needs.txt").write_text("numpy\n")
-    wanted = ray_session.read_environment()
-    assert wanted["pip"] == str(file.parent / "needs.txt")
-    environment = ray_session._runtime_environment(wanted, tmp_path)
+    requested = ray_session.read_environment()
+    assert requested["pip"] == str(file.parent / "needs.txt")
+    environment = ray_session._runtime_environment(requested, tmp_path)
     assert environment["working_dir"] == str(tmp_path)
     variables = environment["env_vars"]
     assert (variables["A"], variables["MALLOC_TRIM_THRESHOLD_"]) == ("1", "5")
     assert variables["SCALING_CODE_VERSION"]
 
 
-def test_an_image_brings_its_own_code(asked, tmp_path):
-    asked("image_uri: registry.example/scaling:1\n")
+def test_an_image_brings_its_own_code(environment_file, tmp_path):
+    environment_file("image_uri: registry.example/scaling:1\n")
     environment = ray_session._runtime_environment(ray_session.read_environment(), tmp_path)
     assert "working_dir" not in environment
     assert "SCALING_CODE_VERSION" not in environment["env_vars"]
@@ -145,11 +145,11 @@ def test_rays_client_is_refused_with_the_way_that_works():
 
 
 def test_versions_that_differ_are_both_named():
-    said = (
+    messages = (
         "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
         "This process on node 10.0.0.2 was started with:\n    Ray: 2.59.0\n    Python: 3.12.1\n"
     )
-    sentence = ray_session._why_not_joined("head:1", said)
+    sentence = ray_session._why_not_joined("head:1", messages)
     assert "has Ray 2.60.0 on Python 3.11.7 and this machine Ray 2.59.0 on Python 3.12.1;" in sentence
 
 
@@ -262,22 +262,24 @@ def test_what_does_not_answer_is_named(tmp_path):
 
 def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_nodes, "SEEN_WITHIN_S", 0.1)
+    monkeypatch.setattr("ray.get", lambda answer, timeout: answer)
     probe = ray_nodes._write_probe(tmp_path / "out")
     answer = ray_nodes._answer(str(probe))
-    ray_nodes._judge("n1", tmp_path, answer)
+    ray_nodes._judge("n1", tmp_path, answer, 0.0)
     assert answer.missing == []
     assert list(probe.parent.iterdir()) == [probe]
     with pytest.raises(UserError, match=r"node 'n1' does not see the folder .* or give --storage"):
-        ray_nodes._judge("n1", tmp_path, ray_nodes._answer(str(tmp_path / "elsewhere")))
+        ray_nodes._judge("n1", tmp_path, ray_nodes._answer(str(tmp_path / "elsewhere")), 0.0)
 
 
-def test_a_node_without_packages_or_leave_to_write_is_named(tmp_path):
-    lacking = Answer(host="n1", missing=["torch"], sees=True, problem="")
+def test_a_node_without_packages_or_leave_to_write_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.get", lambda answer, timeout: answer)
+    lacking = Answer(missing=["torch"], sees=True, problem="")
     with pytest.raises(UserError, match="node 'n1' lacks the packages torch"):
-        ray_nodes._judge("n1", None, lacking)
-    refused = Answer(host="n1", missing=[], sees=True, problem="[Errno 13] Permission denied")
+        ray_nodes._judge("n1", None, lacking, 0.0)
+    refused = Answer(missing=[], sees=True, problem="[Errno 13] Permission denied")
     with pytest.raises(UserError, match=r"node 'n1' cannot write to the folder .*Permission denied"):
-        ray_nodes._judge("n1", tmp_path, refused)
+        ray_nodes._judge("n1", tmp_path, refused, 0.0)
 
 
 def test_what_fits_a_node_that_is_gone_waits_for_it():
@@ -295,12 +297,12 @@ def test_what_fits_a_node_that_is_gone_waits_for_it():
 
 
 def test_a_node_that_joins_is_used_once_it_has_passed_its_check(tmp_path, monkeypatch, caplog):
-    good = Answer(host="b", missing=[], sees=True, problem="")
-    blind = Answer(host="c", missing=[], sees=False, problem="")
+    good = Answer(missing=[], sees=True, problem="")
+    blind = Answer(missing=[], sees=False, problem="")
     answered: dict[str, Answer] = {}
     monkeypatch.setattr(ray_nodes, "_ask", lambda node, probe: node.name)
-    monkeypatch.setattr("ray.wait", lambda asked, timeout: ([n for n in asked if n in answered], []))
-    monkeypatch.setattr(ray_nodes, "_wait", lambda host, asked, end: answered[asked])
+    monkeypatch.setattr("ray.wait", lambda names, timeout: ([n for n in names if n in answered], []))
+    monkeypatch.setattr("ray.get", lambda name, timeout: answered[name])
     nodes = [Node(name=name, host=name, cpus=1) for name in "abc"]
     newcomers = ray_nodes.Newcomers(tmp_path, nodes[:1])
     assert newcomers.fit(nodes) == nodes[:1], "nothing is waited for"
@@ -337,11 +339,11 @@ def test_the_more_important_sweep_goes_first_until_nothing_of_it_waits():
         st.tuples(st.integers(0, 3), st.integers(-2, 2), st.integers(0, 2), st.floats(0, 20)), max_size=30
     )
 )
-def test_nobody_waits_for_an_equal_or_for_each_other(said):
+def test_nobody_waits_for_an_equal_or_for_each_other(messages):
     now = [0.0]
     board = WaitingList(lambda: now[0])
     last: dict[str, tuple[float, int, int]] = {}
-    for who, priority, waiting, later in said:
+    for who, priority, waiting, later in messages:
         now[0] += later
         name = f"sweep {who}"
         last[name] = (now[0], priority, waiting)
@@ -384,30 +386,30 @@ def test_a_sweep_runs_on_both_nodes(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_to_the_node_that_has_what_it_needs(cluster, tmp_path, asked):
-    file = asked("env_vars: {MINE: yes-it-is}\n")
-    found = ask(cluster, "quota", tmp_path, SCALING_RUNTIME_ENV=str(file))
-    where = found["where"]
+def test_a_run_goes_to_the_node_that_has_what_it_needs(cluster, tmp_path, environment_file):
+    file = environment_file("env_vars: {MINE: yes-it-is}\n")
+    answer = ask(cluster, "quota", tmp_path, SCALING_RUNTIME_ENV=str(file))
+    where = answer["where"]
     assert where["quota"]
     assert "working_dir" in where["cwd"]  # the code that was sent, not what lies here
     assert where["environment"] == "yes-it-is"
-    assert where["code_version"] == found["driver"]
-    assert (found["ends"], found["slots"], found["slots_in_all"]) == (["finished"], 1, 2)
-    assert "quota_bert" in found["refusal"]
+    assert where["code_version"] == answer["driver"]
+    assert (answer["ends"], answer["slots"], answer["slots_in_all"]) == (["finished"], 1, 2)
+    assert "quota_bert" in answer["refusal"]
 
 
 @pytest.mark.slow
 def test_jobs_spread_and_pass_by_a_node_that_is_taken(cluster, tmp_path):
-    found = ask(cluster, "spread", tmp_path)
-    assert len(set(found["nodes"])) == 2
-    assert found["ends"] == ["finished"] * 3
+    answer = ask(cluster, "spread", tmp_path)
+    assert len(set(answer["nodes"])) == 2
+    assert answer["ends"] == ["finished"] * 3
 
 
 @pytest.mark.slow
 def test_sweeps_on_one_cluster_hear_of_each_other(cluster, tmp_path):
-    found = ask(cluster, "waiting", tmp_path)
-    assert found["first"] == [None, None, "urgent", None, None]
-    assert found["then"] == "mine"
+    answer = ask(cluster, "waiting", tmp_path)
+    assert answer["first"] == [None, None, "urgent", None, None]
+    assert answer["then"] == "mine"
 
 
 @pytest.mark.slow
@@ -415,7 +417,7 @@ def test_a_wrong_token_is_told_within_seconds(cluster, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.write_text("0" * 64)
     start = time.monotonic()
-    found = ask(cluster, "quota", tmp_path, RAY_AUTH_TOKEN_PATH=str(wrong))
-    assert "refuses the token of this machine" in found["error"]
+    answer = ask(cluster, "quota", tmp_path, RAY_AUTH_TOKEN_PATH=str(wrong))
+    assert "refuses the token of this machine" in answer["error"]
     assert wrong.stat().st_mode & 0o777 == 0o600
     assert time.monotonic() - start < 30

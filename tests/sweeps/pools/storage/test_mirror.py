@@ -101,7 +101,7 @@ def test_in_bad_weather_too(tmp_path, data, there, seed):
 
 
 def test_a_storage_that_goes_away_stops_no_run(data, there):
-    def gone(**seen):
+    def gone(**arguments):
         Bucket.down = True
 
     outcome = run_job(far_job(data, there), train=fake(act=gone))
@@ -136,7 +136,7 @@ def test_what_goes_wrong_in_a_run_is_told_as_ever(data, there):
 def saving(*steps: int, there, then=lambda: None):
     """Train that writes checkpoints and waits until each is in the storage."""
 
-    def act(folder, log, **seen):
+    def act(folder, log, **arguments):
         for step in steps:
             log({"kind": "train", "step": step, "loss": 1.0})
             save_checkpoint(folder, step, {"key": "any"})
@@ -153,7 +153,7 @@ def test_two_checkpoints_are_kept_and_older_ones_removed(data, there):
 
 
 def test_a_checkpoint_that_cannot_be_put_costs_no_earlier_one(data, there):
-    def full(folder, log, **seen):
+    def full(folder, log, **arguments):
         saving(10, 20, there=there)(folder, log)
         Bucket.down = True
         save_checkpoint(folder, 30, {"key": "any"})
@@ -229,7 +229,7 @@ def test_what_an_earlier_attempt_finished_is_not_trained_again(data, there):
 # -- stopping -----------------------------------------------------------------------------------
 
 
-def patient(folder, should_stop, **seen) -> None:
+def patient(folder, should_stop, **arguments) -> None:
     wait_for(should_stop)
 
 
@@ -273,17 +273,17 @@ def test_a_dataset_that_is_seen_is_not_fetched(tmp_path, data, there):
 def test_workers_at_once_fetch_a_dataset_once(tmp_path, data, there):
     job = far_job(data, there)
     Bucket.calls.clear()
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(fetch_dataset(there, job))) for _ in range(4)]
+    folders: list[Path] = []
+    threads = [threading.Thread(target=lambda: folders.append(fetch_dataset(there, job))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4
-    assert len(set(found)) == 1
+    assert len(folders) == 4
+    assert len(set(folders)) == 1
     copied, whole = (
         {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
-        for folder in (found[0], data.folder)
+        for folder in (folders[0], data.folder)
     )
     assert copied == whole
     assert sum("open rb" in call and "train-00000.bin" in call for call in Bucket.calls) == 1

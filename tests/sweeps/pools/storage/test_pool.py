@@ -103,8 +103,8 @@ def told(pool: StoragePool, within_s: float = 20.0) -> Outcome:
 def wait_for(what, within_s: float = 20.0):
     end = time.monotonic() + within_s
     while time.monotonic() < end:
-        if found := what():
-            return found
+        if value := what():
+            return value
         time.sleep(0.01)
     pytest.fail("it did not come to that in time")
 
@@ -260,12 +260,12 @@ def table(out: Path) -> dict[str, tuple]:
     """What a fit would see of each run, and its loss curve, floats and all."""
     with Ledger(out / "toy" / "ledger") as ledger:
         runs = ledger.runs()
-    found = {}
+    rows = {}
     for run in runs:
         story = merged(run_folder(out / "toy", run.family, run.key))
         curve = [(r.step, r.loss) for r in story if r.kind == "train"]
-        found[run.key] = (str(run.state), run.result.get("bound"), run.result.get("steps_done"), curve)
-    return found
+        rows[run.key] = (str(run.state), run.result.get("bound"), run.result.get("steps_done"), curve)
+    return rows
 
 
 def recorded(out: Path) -> dict[str, list[int]]:
@@ -319,10 +319,10 @@ def test_killed_workers_and_drivers_resume_from_the_storage(tmp_path, data):
         driver.wait()
         assert sweep(data_folder, out, server.uri("lab")).wait(PATIENCE_S) == 0, (out / "log").read_text()
         assert not list((out / "node" / "attempts").iterdir())
-    found = table(out)
+    outcomes = table(out)
     assert len(expected) == RUNS
-    assert found == expected  # to the last bit
-    assert {key: [step for step, _ in row[3]] for key, row in found.items()} == recorded(out)
+    assert outcomes == expected  # to the last bit
+    assert {key: [step for step, _ in row[3]] for key, row in outcomes.items()} == recorded(out)
     resumed = [
         record.step
         for run in (out / "toy" / "uniform" / "runs").iterdir()
