@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -89,6 +90,7 @@ CHECK = "Compare the ledger with this tracking store; without a ledger, check th
 OWN_LEDGER = "the sweep's own ledger"
 WHICH = ("sweep", "config", "store", "out")
 CAPS = ("max_flops", "max_gpu_hours", "max_hours")
+ORDER = "Which runs start first: cheapest (budgets, across families) or longest."
 
 
 def option(text: str, *names: str, **more: Any) -> Any:
@@ -110,17 +112,22 @@ class Chosen:
     ] = None
     store: Annotated[Text, option("", metavar="URI")] = None
     out: Annotated[Path, option("Folder for data, runs and results.", metavar="FOLDER")] = Path("runs")
-    max_flops: Annotated[Number, option("Start no run beyond this many FLOPs in all.", min=0)] = None
-    max_gpu_hours: Annotated[
-        Number, option("Stop with checkpoints after this many GPU-hours in all.", min=0)
-    ] = None
-    max_hours: Annotated[Number, option("Stop with checkpoints after this many hours.", min=0)] = None
+    max_flops: Annotated[Number, option("Start no run beyond this many FLOPs in all.")] = None
+    max_gpu_hours: Annotated[Number, option("Start no run beyond this many GPU-hours in all.")] = None
+    max_hours: Annotated[Number, option("Stop with checkpoints after this many hours.")] = None
+    order: Annotated[Text, option(ORDER, metavar="NAME", show_default="cheapest under a cap")] = None
 
     @property
     def caps(self) -> Caps:
         from sweeps.driver.caps import Caps
 
-        return Caps(flops=self.max_flops, gpu_hours=self.max_gpu_hours, hours=self.max_hours)
+        values = {name: getattr(self, name) for name in CAPS}
+        for name, value in values.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {value:g}; it must be a number above 0, or be left out"
+                )
+        return Caps(**{name.removeprefix("max_"): value for name, value in values.items()})
 
     @property
     def named(self) -> str | None:
@@ -217,7 +224,7 @@ CLUSTER = "Simulate it on these nodes: 8xH100:4 is four nodes of eight H100; 8xA
 STORAGE = "Where runs keep their files if workers cannot see --out: s3://, gs://, file://, ..."
 
 
-@command("family", "sweep", "config", "out", *CAPS)
+@command("family", "sweep", "config", "out", *CAPS, "order")
 def plan(
     chosen: Chosen,
     cluster: Annotated[Text, option(CLUSTER, metavar="NODES")] = None,
@@ -227,10 +234,11 @@ def plan(
     """Show the runs of a sweep, their cost and state; with --cluster also a schedule."""
     from sweeps.simulate.dry_run import show_plan
 
-    show_plan(chosen.request(), cluster=cluster, gpu_price=gpu_price, page=page, caps=chosen.caps)
+    show_plan(chosen.request(), cluster=cluster, gpu_price=gpu_price, page=page, caps=chosen.caps,
+              order=chosen.order)  # fmt: skip
 
 
-@command("family", *WHICH, *CAPS, store=RECORD, otherwise=USUAL_STORE)
+@command("family", *WHICH, *CAPS, "order", store=RECORD, otherwise=USUAL_STORE)
 def sweep(
     chosen: Chosen,
     address: Annotated[
@@ -255,8 +263,8 @@ def sweep(
     """Run a sweep to its end, then fit a law. Finished runs are skipped, unfinished ones resumed."""
     from sweeps.launch import Launch, drive
 
-    how = Launch(store=chosen.store, caps=chosen.caps, address=address, pool=pool, bootstrap=bootstrap,
-                 priority=priority, extend=extend, events=events, webhook=webhook,
+    how = Launch(store=chosen.store, caps=chosen.caps, order=chosen.order, address=address, pool=pool,
+                 bootstrap=bootstrap, priority=priority, extend=extend, events=events, webhook=webhook,
                  storage=storage)  # fmt: skip
     sys.exit(drive(chosen.request(), how))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from analysis.text import flops_text, without_secrets
 from sweeps.driver.caps import Caps
+from sweeps.driver.order import choose_order
 from sweeps.driver.sweep import Report, run_sweep
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.rebuild import open_whole
@@ -46,6 +47,8 @@ class Launch:
     """A name of `sweeps.pools.start.POOLS`."""
     bootstrap: int = 1000
     caps: Caps = field(default_factory=Caps)
+    order: str | None = None
+    """See `driver.order`; None: the cheapest budgets first under a cap, else the longest runs."""
     priority: int = 0
     extend: bool = False
     """Whether a config changed under the same name adds its runs to the sweep."""
@@ -65,6 +68,7 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
     """
     how = how or Launch()
     out, name, uri = request.out, request.config.name, how.store or tracking_uri(request.out)
+    order = choose_order(how.order, capped=bool(how.caps))
     check_tracking(uri)
     if how.webhook:
         check_webhook(how.webhook)
@@ -104,6 +108,11 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
         if pool is not None and storage is not None:
             pool = stack.enter_context(closing(StoragePool(pool, storage, [dataset.folder])))
         terminal.print(plan_view(plan, slots=prepare.local_slots(request.config), brief=True))
+        if how.caps:
+            first = (
+                "the cheapest budgets, across all families," if order == "cheapest" else "the longest runs"
+            )
+            terminal.print(f"within {how.caps}: {first} first")
         terminal.print(f"recorded in {without_secrets(uri)}")
         files, files_before = str(storage) if storage is not None else None, ledger.fact("storage")
         ledger.note_fact("storage", files)
@@ -120,6 +129,7 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
             tracking=uri,
             watchers=[Progress(terminal, name), *([events] if events else [])],
             caps=how.caps,
+            order=order,
             priority=how.priority,
         )
         terminal.print(report.sentence)

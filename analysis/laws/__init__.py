@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.laws.result import Law
+    from analysis.table.fit_table import RunTable
 
 Options = Mapping[str, Any]
 
@@ -35,6 +36,8 @@ class LawEntry:
     """For people: in a menu, a heading, a legend."""
     fit: str | Callable[..., Law]
     """Takes runs and keyword options; as "module:function" it is imported on first use."""
+    check: str | Callable[[RunTable], object] = ""
+    """Takes a table; UserError if it cannot have this law, whatever its losses are. Named as `fit` is."""
     formula: str = ""
     symbols: tuple[str, ...] = ()
     """Parameters of the formula, attributes of the law; none for power laws of the frontier alone."""
@@ -51,11 +54,20 @@ class LawEntry:
 
     def load(self) -> Callable[..., Law]:
         """The function that fits it."""
-        if not isinstance(self.fit, str):
-            return self.fit
-        module, function = self.fit.split(":")
-        loaded: Callable[..., Law] = getattr(import_module(module), function)
-        return loaded
+        return _loaded(self.fit)
+
+    def check_design(self, table: RunTable) -> None:
+        """UserError if a table with these sizes, tokens and budgets cannot have this law."""
+        if self.check:
+            _loaded(self.check)(table)
+
+
+def _loaded(function: Any) -> Callable[..., Any]:
+    """A function, or the one that "module:function" names."""
+    if not isinstance(function, str):
+        return function
+    module, name = function.split(":")
+    return getattr(import_module(module), name)
 
 
 METHODS: dict[str, LawEntry] = {}
@@ -74,6 +86,7 @@ for _entry in (
         name="surface",
         label="surface",
         fit="analysis.laws.surface:fit_surface",
+        check="analysis.laws.surface:check_identified",
         formula="L = E + A/N^alpha + B/D^beta",
         symbols=SURFACE,
         predicts=True,
@@ -93,6 +106,7 @@ for _entry in (
         name="isoflop",
         label="IsoFLOP",
         fit="analysis.laws.isoflop:fit_isoflop",
+        check="analysis.laws.isoflop:check_budgets",
         standard=True,
         approaches={"": {}, "bias corrected": {"correct_bias": True}, "akima": {"shape": "akima"}},
         candidates={"": {}, "bias corrected": {"correct_bias": True}},

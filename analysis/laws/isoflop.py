@@ -28,7 +28,14 @@ from analysis.frontier import number_column
 from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_fields, interval_columns
 from analysis.laws.solver.akima import solve_splines
 from analysis.laws.solver.bootstrap import check_options, draw_weights, group_numbers, leave_one_out
-from analysis.laws.solver.budget import BudgetFit, BudgetStatus, Curves, read_budget
+from analysis.laws.solver.budget import (
+    FEWEST_SIZES,
+    BudgetFit,
+    BudgetStatus,
+    Curves,
+    read_budget,
+    too_few_sizes,
+)
 from analysis.laws.solver.noise import Spread, draw_losses, spread_about_budgets
 from analysis.laws.solver.parabola import Parabolas, correct, solve_parabolas
 from analysis.laws.surface import fit_surface, refit_surface
@@ -37,6 +44,7 @@ from analysis.text import flops_text
 
 RESAMPLINGS = ("parametric", "residuals", "rows")
 SHAPES = ("parabola", "akima")
+FEWEST_BUDGETS = 2
 BARELY_BRACKETED = 0.95
 GRID_POINTS = 101
 WIDE_RESIDUALS = 0.02
@@ -214,11 +222,7 @@ def fit_isoflop(
     if cluster is not None and resample == "parametric":
         raise UserError('cluster needs resample = "rows" or "residuals"; parametric noise has no groups')
     table = prepare(runs)
-    if table.one_budget:
-        raise UserError(
-            f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
-            "power laws need at least 2 budgets"
-        )
+    check_budgets(table)
     groups = None if cluster is None else group_numbers(table.rows, cluster)
 
     # losses and weights (1 + R + J, n): the table, its resamples, then (bca) the table less one run or group
@@ -250,13 +254,8 @@ def fit_isoflop(
     plain = [_fit_budget(table, *budget, losses, weights, shape) for budget in table.budgets()]
     budgets = _corrected(table, plain, losses, weights) if correct_bias else plain
     usable = [fit for fit in budgets if fit.status is BudgetStatus.BRACKETED]
-    if len(usable) < 2:
-        reasons = [fit.reason for fit in budgets if fit.reason]
-        more = f"; and {len(reasons) - 5} budgets more" if len(reasons) > 5 else ""
-        raise UserError(
-            f"isoflop: {len(usable)} of {len(budgets)} budgets have a usable minimum and power laws need 2: "
-            f"{'; '.join(reasons[:5])}{more}"
-        )
+    if len(usable) < FEWEST_BUDGETS:
+        raise _too_few_minima(len(budgets), [fit.reason for fit in budgets if fit.reason])
 
     # power laws through the minima that lie inside their sizes, row by row; rows with fewer than two drop out
     log_flops = np.log([fit.flops for fit in usable])
@@ -325,6 +324,29 @@ def fit_isoflop(
     )
 
 
+def check_budgets(table: RunTable) -> None:
+    """UserError unless enough budgets have the sizes of a curve; only losses say whether it has a minimum."""
+    if table.one_budget:
+        raise UserError(
+            f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
+            f"power laws need at least {FEWEST_BUDGETS} budgets"
+        )
+    budgets = [(flops, len(np.unique(table.params[members]))) for flops, members in table.budgets()]
+    thin = [too_few_sizes(count, flops) for flops, count in budgets if count < FEWEST_SIZES]
+    if len(budgets) - len(thin) < FEWEST_BUDGETS:
+        raise _too_few_minima(len(budgets), thin)
+
+
+def _too_few_minima(num_budgets: int, reasons: list[str]) -> UserError:
+    """reasons: of the budgets that have no minimum."""
+    more = f"; and {len(reasons) - 5} budgets more" if len(reasons) > 5 else ""
+    usable = num_budgets - len(reasons)
+    return UserError(
+        f"isoflop: {usable} of {num_budgets} budgets have a usable minimum and power laws need "
+        f"{FEWEST_BUDGETS}: {'; '.join(reasons[:5])}{more}"
+    )
+
+
 def _fit_budget(
     table: RunTable, flops: float, members: np.ndarray, losses: np.ndarray, weights: np.ndarray, shape: str
 ) -> BudgetFit:
@@ -332,9 +354,9 @@ def _fit_budget(
     x = np.log(table.params[members])
     of_budget = losses[:, members], weights[:, members]
     curves: Curves | None = None
-    if len(np.unique(x)) >= 3 and shape == "akima":
+    if len(np.unique(x)) >= FEWEST_SIZES and shape == "akima":
         curves = solve_splines(x, *of_budget)
-    elif len(np.unique(x)) >= 3:
+    elif len(np.unique(x)) >= FEWEST_SIZES:
         centre = float(x.mean())
         curves = Parabolas(centre, solve_parabolas(x, *of_budget, centre))
     log_cost = np.log(table.flops[members]) - np.log(table.tokens[members])

@@ -176,8 +176,8 @@ def check_terms(residual: str, E: float | str | None, delta: float) -> float | N
     return float(E)
 
 
-def check_identified(table: RunTable, num_free: int) -> None:
-    """UserError unless the runs can tell that many parameters apart."""
+def check_identified(table: RunTable, num_free: int = len(SYMBOLS)) -> None:
+    """UserError unless the runs can tell that many parameters apart, whatever their losses are."""
     distinct = len(np.unique(np.column_stack([table.params, table.tokens]), axis=0))
     if distinct <= num_free:
         raise UserError(

@@ -1,9 +1,9 @@
 """The driver turns planned runs into jobs: order, resources, retries, stopping. It knows no Ray.
 
-Longest runs first, as many at once as the pool has room for. While a run waits for room, only runs that are
-expected to end before that room comes free may pass it. The ledger says which runs are open, so starting
-again is resuming. Several drivers on one ledger share the unclaimed runs; at the end each waits for the runs
-of the others, and takes them over should they die.
+Runs start in one of two orders (`driver.order`), as many at once as the pool has room for. While a run waits
+for room, only runs that are expected to end before that room comes free may pass it. The ledger says which
+runs are open, so starting again is resuming. Several drivers on one ledger share the unclaimed runs; at the
+end each waits for the runs of the others, and takes them over should they die.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sweeps.attempt.job import Job, Outcome, Trouble
 from sweeps.attempt.journal import JOURNAL, attempt_folder, last, run_folder
 from sweeps.driver.caps import Caps, Meter
 from sweeps.driver.disk import Disk, Pause
+from sweeps.driver.order import ORDERS, choose_order
 from sweeps.driver.queues import Queues
 from sweeps.driver.stopping import StopFiles, StopRequest
 from sweeps.driver.verdict import Retries, judge
@@ -57,6 +58,7 @@ class Driver:
         show: Callable[[View], None] = lambda view: None,
         retries: Retries | None = None,
         caps: Caps | None = None,
+        order: str | None = None,
         priority: int = 0,
         disk: Disk | None = None,
         poll_s: float = POLL_S,
@@ -64,11 +66,13 @@ class Driver:
     ) -> None:
         """ledger: has all of `entries`, and this process among its drivers. show: called every round.
 
-        priority: a sweep of higher priority that waits for the same pool goes first.
+        order: see `choose_order`. priority: a sweep of higher priority that waits for the same pool goes
+        first.
         """
+        arrange = ORDERS[choose_order(order, capped=bool(caps))]
         entries = memory.within_limits(entries, ledger.micro_batches())
         self._open = {entry.key: entry for entry in entries}
-        self._plan(sorted(entries, key=lambda entry: -entry.predicted_s))
+        self._plan(arrange(entries))
         self._fastest = 0.0
         """Speed of the fastest GPU that was used so far."""
         self._filled = False
@@ -80,7 +84,9 @@ class Driver:
         self.flights: dict[Handle, Flight] = {}
         self._ended: list[Flight] = []
         self.note = ""
-        self._beyond_cap: set[str] = set()
+        self.beyond_cap: dict[str, str] = {}
+        """Key of a run that did not start -> the cap that it would exceed, a field of `Caps`."""
+        self._unaffordable: frozenset[str] = frozenset()
         self._yielding: str | None = None
         self._looked_for_others = -float("inf")
         self._files = StopFiles(ledger.folder.absolute() / "stop", ledger.owner.id)
@@ -164,14 +170,17 @@ class Driver:
             return not self.flights or overdue
         if self.flights or self._to_settle:
             return False
-        return self.stop.asked or self._open.keys() <= self._beyond_cap
+        return self.stop.asked or self._open.keys() <= self.beyond_cap.keys()
 
     @property
     def capped(self) -> str | None:
         """The cap that kept runs from being started; None if none did."""
-        if not self._beyond_cap:
-            return None
-        return f"{len(self._beyond_cap)} runs are beyond {self.meter.caps.flops_text}"
+        counts = Counter(self.beyond_cap.values())
+        parts = [
+            f"{count} {'run is' if count == 1 else 'runs are'} beyond {self.meter.caps.text(name)}"
+            for name, count in counts.items()
+        ]
+        return " and ".join(parts) or None
 
     def _look(self) -> None:
         """Read the ledger, which others change too; obey caps and requests to cancel."""
@@ -183,7 +192,8 @@ class Driver:
         self._newest_change = max([self._newest_change or 0, *(run.changed for run in runs)])
         self._open = {e.key: e for e in self.order if self._states[e.key].state not in SETTLED}
         self._looked = self.ledger.uptime()
-        reason = self.meter.reached()
+        reason = self.meter.reached(self._states, self.flights.values())
+        self._unaffordable = self.meter.unaffordable(self._open.values(), self._states, self.flights.values())
         if reason and not self.stop.asked:
             self.stop.ask(reason, planned=True)
         requests = set(self.ledger.cancel_requests()) - self._cancelled
@@ -212,7 +222,8 @@ class Driver:
         """Start runs that are due while there is room."""
         now = self.ledger.now()
         flops_left = self.meter.flops_left(self._states)
-        self._beyond_cap = set()
+        gpu_s_left = self.meter.gpu_seconds_left(self.flights.values())
+        self.beyond_cap = {}
         full: set[Needs] = set()
         room_at: float | None = None
         # The first time every run is compared with the nodes, so that one that fits none is refused at once.
@@ -229,8 +240,9 @@ class Driver:
                 continue
             if again and self.pool.rack.find(self._least) is None:
                 return
-            if entry.flops > flops_left:
-                self._beyond_cap.add(entry.key)
+            gpu_s = self.meter.gpu_seconds_of(entry, self._states[entry.key])
+            if entry.flops > flops_left or gpu_s > gpu_s_left:
+                self.beyond_cap[entry.key] = "flops" if entry.flops > flops_left else "gpu_hours"
                 continue
             if room_at is not None and now + entry.predicted_s > room_at:
                 continue
@@ -239,6 +251,7 @@ class Driver:
                 if queues.better_later(entry.needs, entry.predicted_s, node, now):
                     continue
                 flops_left -= entry.flops
+                gpu_s_left -= gpu_s
                 self._start(entry, node, queues)
             elif refusal := self.pool.rack.refusal(entry.needs):
                 self.ledger.refuse(entry.key, refusal)
@@ -321,6 +334,7 @@ class Driver:
             },
             micro_batch=(size, verdict.micro_batch) if verdict.micro_batch else None,
         )
+        self.meter.ended(flight, finished=verdict.state == State.FINISHED)
         # From here on nothing can fail, so each outcome counts once for disk, data and memory.
         self._cancelled.discard(key)
         uptime = self.ledger.uptime()
@@ -374,4 +388,5 @@ class Driver:
             slots=max(1, self.pool.rack.slots(first)),
             now=self.ledger.now(),
             note=self.note,
+            unaffordable=self._unaffordable,
         )

@@ -82,14 +82,15 @@ def run_sweep(
     watchers: Sequence[Watcher] = (),
     retries: Retries | None = None,
     caps: Caps | None = None,
+    order: str | None = None,
     priority: int = 0,
     grace_s: float = GRACE_S,
 ) -> Report:
     """Run the `entries` that are not done; those that failed before are tried again, cancelled ones are not.
 
     pool: closed at the end; None: no run starts. tracking: a store's URI. watchers: show the sweep while it
-    runs. grace_s: how long the end of the sweep may wait for the tracking store. Ctrl-C and SIGTERM stop it
-    cleanly: `Report.interrupted`. UserError if the pool is not ready.
+    runs. order: see `driver.order`. grace_s: how long the end of the sweep may wait for the tracking store.
+    Ctrl-C and SIGTERM stop it cleanly: `Report.interrupted`. UserError if the pool is not ready.
     """
     began = time.monotonic()
     keys = [entry.key for entry in entries]
@@ -120,8 +121,9 @@ def run_sweep(
         if pool is not None and any(run.state not in SETTLED for run in ledger.runs(keys, whole=False)):
             pool.warm(len(entries))
             driver = Driver(
-                entries, ledger, pool, stop=stop, show=show, retries=retries, caps=caps, priority=priority
-            )
+                entries, ledger, pool, stop=stop, show=show, retries=retries, caps=caps, order=order,
+                priority=priority,
+            )  # fmt: skip
             pool.ready()
             try:
                 driver.run()

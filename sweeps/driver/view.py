@@ -44,6 +44,7 @@ class View:
     """`now` is seconds since 1970."""
 
     entries: Sequence[Entry]
+    """In the order in which they start."""
     states: Mapping[str, Run]
     flights: Sequence[Flight]
     ended: Sequence[Flight] = ()
@@ -52,6 +53,8 @@ class View:
     now: float
     note: str = ""
     """The reason why no run starts, if there is one."""
+    unaffordable: frozenset[str] = frozenset()
+    """Keys of waiting runs that caps will not let start, as far as that can be foreseen."""
 
 
 def label(entry: Entry) -> str:

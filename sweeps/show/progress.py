@@ -99,7 +99,7 @@ class Forecast:
         return max(0.0, flight.predicted_s * self.pace(view) - (view.now - flight.started))
 
     def left(self, view: View) -> float | None:
-        """Seconds until the whole sweep is done: the waiting runs, longest first, on the slots there are.
+        """Seconds until the whole sweep is done: the waiting runs, in their order, on the slots there are.
 
         None if the sweep is held up, or nothing has moved for longer than the runs explain.
         """
@@ -117,11 +117,11 @@ class Forecast:
                 continue
             if run.state == State.RUNNING:
                 ends.append(entry.predicted_s * pace)  # another driver's, and a slot of its own
-            elif run.state in CLAIMABLE:
+            elif run.state in CLAIMABLE and entry.key not in view.unaffordable:
                 waiting.append(entry.predicted_s * pace)
         ends += [0.0] * max(0, view.slots - len(view.flights))
         heapq.heapify(ends)
-        for seconds in sorted(waiting, reverse=True):
+        for seconds in waiting:
             heapq.heapreplace(ends, ends[0] + seconds)
         return max(ends, default=0.0)
 
@@ -211,7 +211,9 @@ class Progress:
             parts.append(f"{len(settled) - finished} ended otherwise")
         if running:
             parts.append(f"{running} running" + (f" ({elsewhere} elsewhere)" if elsewhere > 0 else ""))
-        if len(settled) < len(view.entries):
+        if beyond := len(view.unaffordable):
+            parts.append(f"{beyond} beyond the cap")
+        if len(settled) + beyond < len(view.entries):
             left = self.forecast.left(view)
             if left is None:
                 parts.append("waiting")

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from analysis.text import duration
 from scaling.errors import UserError
 from sweeps.driver.caps import SPENDS, Caps, Spent
+from sweeps.driver.order import choose_order
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry
 from sweeps.plan import prepare
 from sweeps.pools.rack import Node, Rack
 from sweeps.show.tables import console, places, plan_view
+from sweeps.simulate.bought import bought_lines
 from sweeps.simulate.cluster import describe, parse_cluster
 
 if TYPE_CHECKING:
@@ -32,12 +34,14 @@ def show_plan(
     gpu_price: float | None = None,
     page: bool = False,
     caps: Caps | None = None,
+    order: str | None = None,
 ) -> None:
     """Print the plan; with a cluster also its simulated schedule, and write that as a page with `page`.
 
-    caps: for all runs of the sweep, finished ones included. UserError for a cluster that cannot be read, or
-    that has no CPUs for runs without GPUs.
+    caps: for all runs of the sweep, finished ones included. order: see `choose_order`. UserError for an
+    unknown order, a cluster that cannot be read, or one that has no CPUs for runs without GPUs.
     """
+    chosen_order = choose_order(order, capped=bool(caps))
     resources = request.config.resources
     nodes: tuple[Node, ...] = ()
     if cluster is not None:
@@ -49,7 +53,8 @@ def show_plan(
                 "how many a node has, such as 8xH100+64xCPU:4 or 64xCPU:4"
             )
     else:
-        needs_cluster = {"--gpu-price": gpu_price is not None, "--page": page, "a cap": bool(caps)}
+        needs_cluster = {"--gpu-price": gpu_price is not None, "--page": page, "--order": order is not None}
+        needs_cluster["a cap"] = bool(caps)
         for option, is_set in needs_cluster.items():
             if is_set:
                 raise UserError(
@@ -68,9 +73,14 @@ def show_plan(
     if not facts.prepared:
         out.print("the data is not prepared yet, so finished runs are not known")
     if nodes and plan.to_do:
-        schedule = simulated(plan, nodes, caps, _spent(plan, request) if caps else None)
+        spent = _spent(plan, request) if caps else None
+        schedule = simulated(plan, nodes, caps, spent, chosen_order)
         for line, style in summary_lines(schedule, gpu_price):
             out.print(line, style=style)
+        if caps:
+            finished = {stay.entry.key for stay in schedule.stays} - schedule.stopped
+            for line, style in bought_lines(plan, finished):
+                out.print(line, style=style)
         if page and schedule.stays:
             out.print(f"wrote {_write_page(schedule, request)}")
         elif schedule.stays:
@@ -91,7 +101,11 @@ def _spent(plan: Plan, request: prepare.Request) -> Spent:
 
 
 def simulated(
-    plan: Plan, nodes: tuple[Node, ...], caps: Caps | None = None, spent: Spent | None = None
+    plan: Plan,
+    nodes: tuple[Node, ...],
+    caps: Caps | None = None,
+    spent: Spent | None = None,
+    order: str | None = None,
 ) -> Schedule:
     """The schedule of the runs to do, each with its expected time on the node that it gets."""
     from sweeps.simulate.simulator import simulate
@@ -104,7 +118,7 @@ def simulated(
     def seconds(entry: Entry, node: Node) -> float:
         return times[node.gpu_kind if on_gpus and node.gpu_kind else plan.kind][entry.key]
 
-    return simulate(entries, nodes, seconds, caps=caps, spent=spent)
+    return simulate(entries, nodes, seconds, caps=caps, spent=spent, order=order)
 
 
 def summary_lines(schedule: Schedule, gpu_price: float | None = None) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from sweeps.attempt.job import Job, Outcome, killed
 from sweeps.driver.caps import Caps, Spent
 from sweeps.driver.disk import Disk
 from sweeps.driver.driver import Driver
+from sweeps.driver.order import choose_order
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry, Needs, State
 from sweeps.plan import memory
@@ -166,7 +167,9 @@ class Schedule:
             stays=tuple(replace(stay, end_s=min(stay.end_s, end_s)) for stay in begun),
             stopped=frozenset(stay.entry.key for stay in begun if stay.end_s > end_s),
             not_started=self.not_started + len(self.stays) - len(begun),
-            ended_by=f"{self.ended_by} and {cap}" if self.ended_by else cap,
+            ended_by=self.ended_by
+            if cap in self.ended_by
+            else " and ".join(filter(None, (self.ended_by, cap))),
         )
 
     def gpu_hours_reached_s(self, gpu_hours: float) -> float:
@@ -189,11 +192,12 @@ def simulate(
     *,
     caps: Caps | None = None,
     spent: Spent | None = None,
+    order: str | None = None,
 ) -> Schedule:
     """The schedule of `entries` on `nodes`; seconds: of an entry on a node.
 
-    caps: of the sweep, of which `spent` was used before the start. Further resources (quotas) are left out:
-    a list of nodes does not say which of them have some.
+    caps: of the sweep, of which `spent` was used before the start. order: see `choose_order`. Further
+    resources (quotas) are left out: a list of nodes does not say which of them have some.
     """
     entries = [replace(entry, needs=replace(entry.needs, resources=())) for entry in entries]
     rack = Rack(nodes)
@@ -212,7 +216,12 @@ def simulate(
     began = time.perf_counter()
     pool = SimulatedPool(clock, nodes, play)
     caps, spent = caps or Caps(), spent or Spent()
-    flops = None if caps.flops is None else caps.flops - spent.flops
+    # a cap of hours does not change what starts, so it is laid over the whole schedule at the end
+    limits = Caps(
+        flops=None if caps.flops is None else caps.flops - spent.flops,
+        gpu_hours=None if caps.gpu_hours is None else caps.gpu_hours - spent.gpu_hours,
+    )
+    order = choose_order(order, capped=bool(caps))
     with tempfile.TemporaryDirectory() as folder, Ledger(folder, now=clock, uptime=clock) as ledger:
         ledger.connection().execute("PRAGMA synchronous = OFF")  # a temporary file need not survive a crash
         ledger.enlist()
@@ -220,8 +229,10 @@ def simulate(
         # Nothing else changes this ledger, so the driver reads it once and never polls.
         forever = float("inf")
         disk = Disk(ledger.folder, free_bytes=lambda path: forever)
-        limits = Caps(flops=flops)
-        Driver(entries, ledger, pool, disk=disk, caps=limits, poll_s=forever, look_s=forever).run()
+        driver = Driver(
+            entries, ledger, pool, disk=disk, caps=limits, order=order, poll_s=forever, look_s=forever
+        )
+        driver.run()
         refused = {run.key: run.sentence for run in ledger.runs() if run.state == State.UNSCHEDULABLE}
     driver_s = time.perf_counter() - began
     # each run takes the first slot of its node that is free at its start
@@ -233,6 +244,7 @@ def simulate(
         ends[lane : lane + 1] = [end_s]
         stays.append(Stay(entry=entry, node=node.name, lane=lane, start_s=start_s, end_s=end_s))
     not_started = len(entries) - len(placed) - len(refused)
+    beyond = list(dict.fromkeys(driver.beyond_cap.values())) or ["gpu_hours"] * driver.stop.asked
     schedule = Schedule(
         nodes=tuple(nodes),
         stays=tuple(stays),
@@ -240,14 +252,14 @@ def simulate(
         bound_s=lower_bound_s([entry for entry in entries if entry.key not in refused], nodes, seconds),
         driver_s=driver_s,
         not_started=not_started,
-        ended_by=caps.flops_text if not_started else "",
+        ended_by=" and ".join(caps.text(name) for name in beyond),
     )
     cap_ends = []
     if caps.hours is not None:
-        cap_ends.append((caps.hours * 3600, caps.hours_text))
+        cap_ends.append((caps.hours * 3600, caps.text("hours")))
     if caps.gpu_hours is not None:
         left = caps.gpu_hours - spent.gpu_hours
-        cap_ends.append((schedule.gpu_hours_reached_s(left), caps.gpu_hours_text))
+        cap_ends.append((schedule.gpu_hours_reached_s(left), caps.text("gpu_hours")))
     return schedule.until(*min(cap_ends)) if cap_ends else schedule
 
 

@@ -13,6 +13,7 @@ import typer
 
 from scaling.families import FAMILIES
 from sweeps import cli
+from sweeps.driver.caps import Caps
 from sweeps.launch import Launch, drive
 from sweeps.plan import prepare, timing
 from sweeps.results import laws as results
@@ -86,7 +87,7 @@ def test_options_are_as_reviewed():
     }
     which, caps = (
         ["--sweep", "--config", "--store", "--out"],
-        ["--max-flops", "--max-gpu-hours", "--max-hours"],
+        ["--max-flops", "--max-gpu-hours", "--max-hours", "--order"],
     )
     assert options == {
         "plan": ["--family", "--sweep", "--config", "--out", *caps, "--cluster", "--gpu-price", "--page"],
@@ -180,6 +181,22 @@ def test_nothing_starts_on_wrong_configs(here, capsys, command, old, new, says):
     assert says in output
     assert not (here / "runs" / "small").exists()
     assert not (here / "runs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--max-gpu-hours", "0"], "--max-gpu-hours is 0; it must be a number above 0"),
+        (["--max-flops", "-1e9"], "--max-flops is -1e+09; it must be"),
+        (["--max-hours", "nan"], "--max-hours is nan; it must be"),
+        (["--max-hours", "inf"], "--max-hours is inf; it must be"),
+        (["--order", "cheap"], "unknown order 'cheap' (--order); did you mean 'cheapest'?"),
+    ],
+)
+def test_nothing_starts_with_a_wrong_cap_or_order(here, capsys, command, options, says):
+    assert says in refused(capsys, command, "--config", "../small.yaml", *options)
+    assert not (here / "runs").exists()
 
 
 def test_unknown_sweeps_and_files(here, capsys):
@@ -364,6 +381,32 @@ def drive_small(family: str, out: Path) -> int:
     """A sweep on plain processes: no cluster to start."""
     how = Launch(pool="local", bootstrap=20)
     return drive(prepare.request(None, Path("../small.yaml"), [family], out), how)
+
+
+def test_a_capped_sweep_has_the_cheapest_budget_of_every_family_and_a_larger_cap_goes_on(
+    here, capfd, monkeypatch
+):
+    monkeypatch.setattr(results, "save_figures", lambda drawings, folder: [])
+    request = prepare.request(None, Path("../small.yaml"), ("ar", "uniform"), Path("runs"))
+    facts = prepare.facts_for_plan(request, cli._console())
+    plan = prepare.plan(request, facts)
+    costs: dict[float, float] = {}
+    for run in plan.runs:
+        costs[run.spec.budget] = costs.get(run.spec.budget, 0.0) + run.spec.training_flops("exact")
+
+    def budgets_finished(flops: float) -> set[tuple[str, float, int]]:
+        drive(request, Launch(pool="local", bootstrap=0, caps=Caps(flops=flops)))
+        frame = results.ledger_table(Path("runs/small"), "small").frame
+        frame = frame[frame["status"] == "finished"]
+        return {(*group, len(rows)) for group, rows in frame.groupby(["family", "budget"])}
+
+    first = budgets_finished(costs[1e8] * 1.01)
+    assert first == {("ar", 1e8, 4), ("uniform", 1e8, 4)}
+    said = capfd.readouterr().out
+    assert "FLOPs: the cheapest budgets, across all families, first" in said
+    assert "16 runs are beyond the cap of" in said
+    second = budgets_finished((costs[1e8] + costs[2e8]) * 1.01)
+    assert second == first | {("ar", 2e8, 4), ("uniform", 2e8, 4)}
 
 
 def test_a_sweep_runs_once_and_fits_what_the_config_now_says(here, capfd, monkeypatch):

@@ -12,6 +12,8 @@ from analysis.estimate import Rule, interval
 from analysis.text import count_text, flops_text
 
 GRID_POINTS = 1001
+FEWEST_SIZES = 3
+"""Of one budget, for a curve."""
 
 
 class BudgetStatus(enum.StrEnum):
@@ -97,15 +99,21 @@ class BudgetFit:
         return low, high
 
 
+def too_few_sizes(count: int, flops: float) -> str:
+    """Why a budget with `count` sizes has no minimum."""
+    sizes = f"{count} size{'s' * (count > 1)} at {flops_text(flops)} FLOPs"
+    return f"{sizes}, a parabola needs at least {FEWEST_SIZES}"
+
+
 def read_budget(
     flops: float, members: np.ndarray, log_params: np.ndarray, log_cost: np.ndarray, curves: Curves | None
 ) -> BudgetFit:
-    """Minimum and verdict from curves (None: fewer than 3 sizes); log_cost: of a token at each run."""
+    """Minimum and verdict from curves (None: fewer than FEWEST_SIZES); log_cost: of a token at each run."""
     sizes, place = np.unique(log_params, return_inverse=True)
     at = f"at {flops_text(flops)} FLOPs"
     of_budget: dict[str, Any] = {"flops": flops, "members": members, "sizes": sizes, "curves": curves}
     if curves is None:
-        reason = f"{len(sizes)} size{'s' * (len(sizes) > 1)} {at}, a parabola needs at least 3"
+        reason = too_few_sizes(len(sizes), flops)
         nowhere: dict[str, Any] = {name: np.empty(0) for name in ("log_params", "log_tokens", "loss")}
         never: dict[str, Any] = {name: np.empty(0, dtype=bool) for name in ("convex", "inside")}
         return BudgetFit(status=BudgetStatus.TOO_FEW, reason=reason, **of_budget, **nowhere, **never)

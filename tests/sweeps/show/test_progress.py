@@ -114,6 +114,23 @@ def test_finished_runs_correct_the_rest(tmp_path):
     assert forecast.left(now) == 50.0
 
 
+def test_runs_that_a_cap_leaves_out_take_no_time(tmp_path):
+    busy, cheap, dear = flight("busy", tmp_path, seconds=100.0), entry("cheap", 50.0), entry("dear", 900.0)
+    now = replace(view([busy], [cheap, dear], slots=1), unaffordable=frozenset({"dear"}))
+    forecast = Forecast()
+    forecast.update(now)
+    assert forecast.left(now) == pytest.approx(150.0)
+    assert "1 running, 1 beyond the cap, about 2.5 min left" in Progress(Console(), "s").sweep_line(now)
+
+
+def test_waiting_runs_take_the_slots_in_their_order(tmp_path):
+    waiting = [entry(key, seconds) for key, seconds in zip("abc", (10.0, 10.0, 100.0), strict=True)]
+    now = view([], waiting, slots=2)
+    forecast = Forecast()
+    forecast.update(now)
+    assert forecast.left(now) == pytest.approx(110.0), "the longest starts last"
+
+
 def test_runs_of_other_drivers_take_slots_of_their_own(tmp_path):
     forecast = Forecast()
     now = view([], [entry("b", 30.0)], elsewhere=[entry("far", 100.0)], slots=1)

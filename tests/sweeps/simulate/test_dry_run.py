@@ -13,6 +13,7 @@ from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry, Needs, State
 from sweeps.plan import prepare, timing
 from sweeps.plan.plan import DataFacts
+from sweeps.simulate.bought import bought_lines
 from sweeps.simulate.cluster import parse_cluster
 from sweeps.simulate.dry_run import schedule_table, show_plan, simulated, summary_lines
 from sweeps.simulate.simulator import simulate
@@ -120,7 +121,7 @@ def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(request_f
     plan = planned(request)
     costs = {run.key: plan.entry(run, dataset=".").flops for run in plan.runs}
     one_more = sum(costs[key] for key in keys[:2]) + 1.01 * max(costs[key] for key in keys[2:])
-    show_plan(request, cluster="2xCPU:2", caps=Caps(flops=one_more))
+    show_plan(request, cluster="2xCPU:2", caps=Caps(flops=one_more), order="longest")
     assert "FLOPs: 1 finished, 5 not started" in capsys.readouterr().out
     show_plan(request, cluster="2xCPU:2", caps=Caps(flops=sum(costs.values())))
     assert "not started" not in capsys.readouterr().out
@@ -130,7 +131,7 @@ def test_how_far_a_sweep_gets_within_its_caps_counts_what_it_has_spent(request_f
         in capsys.readouterr().out
     )
     assert "within the cap of 1e-09 hours" in Path("out/dry/schedule.html").read_text()
-    show_plan(request, cluster="2xCPU:2", caps=Caps(flops=one_more, hours=1e-9))
+    show_plan(request, cluster="2xCPU:2", caps=Caps(flops=one_more, hours=1e-9), order="longest")
     text = " ".join(capsys.readouterr().out.split())
     assert "FLOPs and the cap of 1e-09 hours: 0 finished, 1 stopped with a checkpoint, 5 not started" in text
 
@@ -154,7 +155,60 @@ def test_gpu_hours_of_earlier_attempts_count_towards_the_cap(request_for, capsys
     assert "no run starts, so there is no schedule to draw" in capsys.readouterr().out
     assert not Path("out/dry/schedule.html").exists()
     show_plan(request, cluster="1xH100:2", caps=Caps(gpu_hours=1000.0))
-    assert "cap" not in capsys.readouterr().out
+    assert "within the cap" not in capsys.readouterr().out
+
+
+PUBLISHED = DataFacts(corpus="hf:x", tokenizer="hf:y", fingerprint="", num_token_ids=32000)
+
+
+def bought(config: str, families=(), **caps: float) -> list[str]:
+    """What a cap buys of a sweep that ships with the package, on four nodes of eight H100."""
+    request = prepare.request(config, None, families, Path("out"))
+    plan = prepare.plan(request, PUBLISHED, kind="H100")
+    schedule = simulated(plan, parse_cluster("8xH100:4", cpus_per_gpu=4), Caps(**caps))
+    assert schedule.gpu_hours <= caps["gpu_hours"]
+    assert not schedule.stopped
+    finished = {stay.entry.key for stay in schedule.stays}
+    return [line for line, _ in bought_lines(plan, finished)]
+
+
+def test_2000_gpu_hours_of_the_published_design_buy_laws_of_all_its_families():
+    lines = bought("sahoo2026", gpu_hours=2000)
+    assert [line.split(":")[0] for line in lines] == ["ar", "masked", "uniform", "esoteric"]
+    for line in lines:
+        assert "the cap buys all of 6.0e18, 1.0e19 and 3.0e19 FLOPs" in line
+        assert line.endswith("enough for the IsoFLOP and surface laws")
+
+
+def test_a_cap_that_buys_too_little_says_by_the_rules_of_a_fit_what_is_missing():
+    (two,) = bought("sahoo2026", ("ar",), gpu_hours=97)
+    assert "all of 6.0e18 FLOPs and 6 of 6" not in two
+    assert "enough for the IsoFLOP and surface laws, which 2 budgets leave unchecked" in two
+    (one,) = bought("sahoo2026", ("ar",), gpu_hours=30)
+    assert one.startswith(
+        "ar: the cap buys 5 of 7 runs at 6.0e18; no law (IsoFLOP: all 5 runs spend one budget"
+    )
+    assert "give at least 6 finished runs" in one
+    (none,) = bought("sahoo2026", ("ar",), gpu_hours=1)
+    assert none == "ar: the cap buys no run, so there is no law"
+
+
+def test_what_a_cap_buys_counts_what_is_finished(request_for, capsys):
+    request = request_for(CONFIG + "resources: {cpus: 4, gpus: 1}\n")
+    keys = register(request)
+    with Ledger(request.ledger_folder) as ledger:
+        ledger.enlist()
+        for key in keys[:5]:
+            ledger.end(ledger.claim(key), State.FINISHED, sentence="")
+    show_plan(request, cluster="1xH100", caps=Caps(gpu_hours=1e-9))
+    text = capsys.readouterr().out
+    assert (
+        "uniform: the cap buys all of 1.0e8 FLOPs and 1 of 4 runs at 2.0e8; no law (IsoFLOP: 1 of 2" in text
+    )
+    show_plan(request, cluster="1xH100", caps=Caps(gpu_hours=1000))
+    assert "uniform: the cap buys all of 1.0e8 and 2.0e8 FLOPs; enough" in capsys.readouterr().out
+    show_plan(request, cluster="1xH100")
+    assert "the cap buys" not in capsys.readouterr().out
 
 
 def test_the_page_is_written_when_asked_for(request_for, capsys):
@@ -183,6 +237,7 @@ def test_a_run_takes_as_long_as_its_kind_of_gpu_does(request_for):
     ("options", "says"),
     [
         ({"gpu_price": 2.0}, "--gpu-price is about a cluster, and --cluster is not given"),
+        ({"order": "cheapest"}, "--order is about a cluster, and --cluster is not given"),
         ({"page": True}, "--page is about a cluster, and --cluster is not given"),
         ({"caps": Caps(hours=1.0)}, "a cap is about a cluster, and --cluster is not given"),
         ({"cluster": "8xH100:4"}, "names no CPUs, and the runs of dry.yaml use no GPU"),
