@@ -7,6 +7,7 @@ OUT     ?= runs
 # Left empty, these are not passed on: the sweep then runs on this machine and fits read its own ledger.
 ADDRESS ?=
 STORE   ?=
+DATA    ?=
 ARGS    ?=
 WORKERS ?= 2
 
@@ -16,7 +17,7 @@ SCALING := $(BIN)/scaling
 quoted = '$(subst ','\'',$(1))'
 FAMILIES = $(foreach family,$(FAMILY),--family $(call quoted,$(family)))
 # A name is one that ships with the package; what ends in .yaml is a file.
-WHICH = $(if $(filter %.yaml %.yml,$(lastword $(SWEEP))),--config,--sweep) $(call quoted,$(SWEEP)) --out $(call quoted,$(OUT))
+WHICH = $(if $(filter %.yaml %.yml,$(lastword $(SWEEP))),--config,--sweep) $(call quoted,$(SWEEP)) $(if $(DATA),--data $(call quoted,$(DATA))) --out $(call quoted,$(OUT))
 # The default of FAMILY does not count for what looks at all families that were swept, unless some are named.
 NAMED = $(if $(filter command environment,$(firstword $(origin FAMILY))),$(FAMILIES))
 FROM = $(if $(STORE),--store $(call quoted,$(STORE)))
@@ -38,8 +39,8 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  FAMILY=uniform|ar|masked|esoteric|block|hybrid|gaussian, or several: FAMILY='ar masked'"
-	@echo "  SWEEP=desk|evening|smoke|... or a .yaml file   OUT=folder   STORE=where the runs are read from"
-	@echo "  ADDRESS=Ray cluster (none: this machine)"
+	@echo "  SWEEP=desk|evening|smoke|... or a .yaml file   DATA=text of your own: a file or a folder"
+	@echo "  OUT=folder   STORE=where the runs are read from   ADDRESS=Ray cluster (none: this machine)"
 	@echo "  ARGS='...' goes to the scaling command as it is; .venv/bin/scaling --help lists everything"
 
 setup: run-ready ## create .venv with the run-time packages (the others do it themselves)

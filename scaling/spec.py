@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from scaling import flops
 from scaling.errors import UserError
-from scaling.families import family_class, get_family
+from scaling.families import family_class, family_name, get_family
 from scaling.ladder import Size
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ class RunSpec:
     revision: int = RESULT_REVISION
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "family", family_name(self.family))  # a paper's name gives the same key
         _as_floats(self, "budget")
         _require(self.budget > 0, f"budget is {self.budget}, it must be positive")
         _require_one_of(flops.CONVENTIONS, self, "flop_convention")

@@ -1,4 +1,4 @@
-"""The `scaling` command: plan, sweep, status, cancel, retry, resume, logs, audit, fit, compare, export.
+"""The `scaling` command: plan and run sweeps, look after their runs, fit and compare laws.
 
 Only this module decides exit codes: 0 done, 1 something is missing (a run did not finish, a family has no
 law, an audit found something), 2 wrong input (one sentence on standard error), 3 all runs and laws are there
@@ -9,37 +9,38 @@ anything heavy stand where they are used, so that `scaling --help` answers at on
 from __future__ import annotations
 
 import codecs
-import inspect
-import math
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analysis.errors import UserError as AnalysisError
 from analysis.text import printable
 from scaling.errors import UserError
-from scaling.families import FAMILIES
+from sweeps.options import (
+    ASK,
+    CAPS,
+    CHECK,
+    READ,
+    RECORD,
+    USUAL_STORE,
+    WHICH,
+    Bootstrap,
+    Chosen,
+    Keys,
+    Methods,
+    Number,
+    Reference,
+    Text,
+    app,
+    command,
+    option,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from sweeps.driver.caps import Caps
-    from sweeps.plan.prepare import Request
-    from sweeps.results.laws import RunTable
-
-app = typer.Typer(
-    name="scaling",
-    help="Scaling laws of diffusion language models: sweep, fit, compare.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 ASCII = {**dict(zip("○◐◑●✗–·×", "o>~*x-.x", strict=True)), "±": "+-", "∞": "inf"}
 """Our signs, for a terminal or a file with a smaller encoding."""
@@ -53,11 +54,12 @@ def main() -> None:
             stream.reconfigure(errors="scaling")
     try:
         try:
-            app()
+            app(prog_name="scaling")
         finally:
             sys.stdout.flush()
     except (UserError, AnalysisError) as error:
-        print(f"scaling: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        sentence = f"scaling: {printable(' '.join(str(error).split()))}"
+        print(_wrapped(sentence) if sys.stderr.isatty() else sentence, file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         try:
@@ -70,107 +72,20 @@ def main() -> None:
         raise
 
 
+def _wrapped(sentence: str) -> str:
+    """Broken at words, as `sweeps.show.tables` does it for everything else."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(sentence, width, break_long_words=False, break_on_hyphens=False)
+
+
 def _spell(error: UnicodeError) -> tuple[str, int]:
     """Replace characters that the encoding of the output does not have."""
     assert isinstance(error, UnicodeEncodeError), "it is registered for output only"
     letters = error.object[error.start : error.end]
     return "".join(ASCII.get(c) or ascii(c)[1:-1] for c in letters), error.end
-
-
-# -- options that several commands have ---------------------------------------------------------
-
-
-Text = str | None
-Number = float | None
-RECORD = "Record runs here: sqlite:///, http://, postgresql://."
-USUAL_STORE = "MLFLOW_TRACKING_URI, else OUT/mlflow.db"
-ASK = "Ask this tracking store, from any machine, instead of the ledger under --out."
-READ = "Read runs from here: sqlite:///, http://, postgresql://, .parquet, .csv, published:NAME."
-CHECK = "Compare the ledger with this tracking store; without a ledger, check the store alone."
-OWN_LEDGER = "the sweep's own ledger"
-WHICH = ("sweep", "config", "store", "out")
-CAPS = ("max_flops", "max_gpu_hours", "max_hours")
-ORDER = "Which runs start first: cheapest (budgets, across families) or longest."
-
-
-def option(text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, **more)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """The options that several commands have; `command` gives them to those that name them."""
-
-    family: Annotated[
-        list[str], option(f"Only this family ({', '.join(FAMILIES)}); again for more.", metavar="NAME")
-    ]
-    sweep: Annotated[
-        Text, option("A sweep that ships with the package.", metavar="NAME", show_default="desk")
-    ] = None
-    config: Annotated[
-        Path | None, option("A sweep of your own, instead of --sweep.", metavar="FILE.yaml")
-    ] = None
-    store: Annotated[Text, option("", metavar="URI")] = None
-    out: Annotated[Path, option("Folder for data, runs and results.", metavar="FOLDER")] = Path("runs")
-    max_flops: Annotated[Number, option("Start no run beyond this many FLOPs in all.")] = None
-    max_gpu_hours: Annotated[Number, option("Start no run beyond this many GPU-hours in all.")] = None
-    max_hours: Annotated[Number, option("Stop with checkpoints after this many hours.")] = None
-    order: Annotated[Text, option(ORDER, metavar="NAME", show_default="cheapest under a cap")] = None
-
-    @property
-    def caps(self) -> Caps:
-        from sweeps.driver.caps import Caps
-
-        values = {name: getattr(self, name) for name in CAPS}
-        for name, value in values.items():
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(
-                    f"--{name.replace('_', '-')} is {value:g}; it must be a number above 0, or be left out"
-                )
-        return Caps(**{name.removeprefix("max_"): value for name, value in values.items()})
-
-    @property
-    def named(self) -> str | None:
-        """The name of the sweep if one is given, else None: all sweeps of a store."""
-        from sweeps.config.load import find_config
-
-        return find_config(self.sweep, self.config).name if self.sweep or self.config else None
-
-    def request(self) -> Request:
-        from sweeps.plan import prepare
-
-        return prepare.request(self.sweep, self.config, self.family, self.out)
-
-    def reach(self) -> Any:
-        from sweeps.show.remote import reach
-
-        return reach(self.sweep, self.config, self.store, self.out)
-
-    def runs(self, *, all_runs: bool = False, also: str | None = None) -> tuple[RunTable, str]:
-        """The runs to work on and the name of the folder for results.
-
-        They are those of --store (of --sweep if it is given), else those of the sweep's ledger that belong to
-        the present config (all_runs: to earlier ones, too). also: a family beside those of --family.
-        """
-        from sweeps.plan import prepare
-        from sweeps.plan.plan import plan_specs
-        from sweeps.results import laws as results
-
-        families = [*self.family, also] if self.family and also else self.family
-        if self.store is not None:
-            table = results.store_table(self.store, self.named, families)
-            in_file = Path(self.store).suffix in (".parquet", ".csv") and "://" not in self.store
-            stem = Path(self.store).stem if in_file else self.store.removeprefix("published:")
-            return table, self.named or results.folder_name("all" if "://" in self.store else stem)
-        request, keys = self.request(), None
-        if not all_runs and request.ledger_folder.exists():
-            facts = prepare.facts_for_plan(request, _console(stderr=True))
-            # every family: one that the config does not list may have been swept with its own defaults
-            keys = [spec.key for spec in plan_specs(request.config, facts, tuple(FAMILIES))[0]]
-        return results.ledger_table(request.folder, request.config.name, keys, families), request.config.name
-
-
-COMMON = inspect.signature(Chosen, eval_str=True).parameters
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -179,43 +94,40 @@ def _console(*, stderr: bool = False) -> Console:
     return console(stderr=stderr)
 
 
-def command(
-    *options: str, store: str = "", otherwise: str = OWN_LEDGER, name: str | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command with these common options; they are its first parameter, its own ones follow.
-
-    store: the purpose of --store in this command; otherwise: what is used without it.
-    """
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        def run(**values: Any) -> None:
-            common = {name: values.pop(name) for name in options}
-            function(Chosen(**{**common, "family": common.get("family") or []}), **values)
-
-        # Typer makes its options from a function's signature
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        about_store = Annotated[Text, option(store, metavar="URI", show_default=otherwise or False)]
-        parameters = [
-            COMMON[name].replace(
-                annotation=about_store if name == "store" else COMMON[name].annotation,
-                default=None if name == "family" else COMMON[name].default,
-            )
-            for name in options
-        ]
-        parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {}
-        app.command(name or function.__name__, help=inspect.getdoc(function))(run)
-        return function
-
-    return register
+# -- names --------------------------------------------------------------------------------------
 
 
-Bootstrap = Annotated[int, option("Resamples behind the intervals.", min=0)]
-Keys = Annotated[
-    list[str] | None, typer.Argument(help="Keys of runs, or their first characters.", show_default="all")
-]
-Reference = Annotated[str, option("The family that the others are compared with.", metavar="NAME")]
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"scaling {version('scaling')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    _: Annotated[
+        bool, option("Show the version and exit.", "--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Scaling laws of diffusion language models: sweep, fit, compare."""
+
+
+@app.command()
+def families() -> None:
+    """List the families, with their names in papers, which every command understands too."""
+    from sweeps.results.lists import families_table
+
+    _console().print(families_table())
+
+
+@command("store", "out", store="List those recorded here: sqlite:///, http://, postgresql://.", otherwise="")
+def sweeps(chosen: Chosen) -> None:
+    """List the sweeps of the package and of --out, or those of a store."""
+    from sweeps.results.lists import show_sweeps
+
+    show_sweeps(chosen.out, chosen.store, _console())
 
 
 # -- sweeps -------------------------------------------------------------------------------------
@@ -224,7 +136,7 @@ CLUSTER = "Simulate it on these nodes: 8xH100:4 is four nodes of eight H100; 8xA
 STORAGE = "Where runs keep their files if workers cannot see --out: s3://, gs://, file://, ..."
 
 
-@command("family", "sweep", "config", "out", *CAPS, "order")
+@command("family", "sweep", "config", "data", "out", *CAPS, "order")
 def plan(
     chosen: Chosen,
     cluster: Annotated[Text, option(CLUSTER, metavar="NODES")] = None,
@@ -329,23 +241,28 @@ def audit(chosen: Chosen) -> None:
     """Prove that nothing was trained or recorded twice: ledger, journals and tracking store compared."""
     from sweeps.show.remote import run_audit
 
-    sys.exit(0 if run_audit(chosen.sweep, chosen.config, chosen.store, chosen.out) else 1)
+    good = run_audit(chosen.sweep, chosen.config, chosen.store, chosen.out, chosen.data)
+    sys.exit(0 if good else 1)
 
 
 # -- laws ---------------------------------------------------------------------------------------
 
 
 @command("family", *WHICH, store=READ)
-def fit(chosen: Chosen, bootstrap: Bootstrap = 1000) -> None:
+def fit(chosen: Chosen, method: Methods = None, bootstrap: Bootstrap = 1000) -> None:
     """Fit a law to the finished runs and write law.json and figures.
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
     from sweeps.results import terminal as report
+    from sweeps.results.laws import known_method
 
+    methods = [known_method(one) for one in method or ()]
     table, name = chosen.runs()
     folder, terminal, journals = chosen.out / name, _console(), chosen.store is None
-    refused = report.fit_all(table, folder, bootstrap=bootstrap, journals=journals, out=terminal)
+    refused = report.fit_all(
+        table, folder, methods=methods, bootstrap=bootstrap, journals=journals, out=terminal
+    )
     if len(refused) == len(table.families or (None,)):
         raise UserError("; ".join(refused.values()))
     report.show_refused(refused, terminal)
@@ -404,8 +321,8 @@ def dashboard(
     """Serve a page with the laws of all families that keeps itself up to date."""
     from sweeps.results.dashboard import show
 
-    show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, host=host, port=port,
-         token=token, names=name or (), bootstrap=bootstrap)  # fmt: skip
+    show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, chosen.data, host=host,
+         port=port, token=token, names=name or (), bootstrap=bootstrap)  # fmt: skip
 
 
 @command("family", *WHICH, store=READ)

@@ -189,6 +189,13 @@ def test_named_commands_and_options_exist(page: Path) -> None:
     assert not wrong
 
 
+def test_every_command_and_option_is_on_the_page_of_commands() -> None:
+    page = text_of(Path("docs/commands.md"))
+    listed = set(re.findall(r"`(-?-?[a-z][a-z-]*)", page))
+    options = {name for options in commands().values() for name in options if name.startswith("--")}
+    assert not (commands().keys() | options) - listed, "docs/commands.md does not have them"
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if "```yaml" in text_of(page)], ids=str)
 def test_sweeps_written_out_are_valid(page: Path) -> None:
     from sweeps.config.load import parse_config

@@ -36,6 +36,7 @@ def test_families_files_and_stores_are_passed_on_as_they_are() -> None:
     arguments = words("fit", "FAMILY=ar masked", "SWEEP=my own.yaml", "STORE=sqlite:///a b.db")
     assert arguments[:4] == ["fit", "--config", "my own.yaml", "--out"]
     assert arguments[5:] == ["--family", "ar", "--family", "masked", "--store", "sqlite:///a b.db"]
+    assert words("sweep", "DATA=my books")[1:5] == ["--sweep", "desk", "--data", "my books"]
 
 
 def test_help_names_every_family() -> None:

@@ -5,8 +5,11 @@ Adding a family is one file under this folder and one line here.
 
 from __future__ import annotations
 
+import ast
 import inspect
+from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError, nearest, unknown
@@ -24,11 +27,46 @@ FAMILIES: dict[str, str] = {
     "gaussian": "scaling.families.gaussian:Gaussian",
 }
 
-__all__ = ["FAMILIES", "family_class", "get_family"]
+PAPERS: dict[str, str] = {
+    "MDLM": "masked",
+    "Duo": "uniform",
+    "Eso-LM": "esoteric",
+    "BD3-LM": "block",
+    "GIDD": "hybrid",
+    "Plaid": "gaussian",
+}
+"""The names of families in papers, understood wherever a family is named, in any case, with or without
+dashes."""
+
+__all__ = ["FAMILIES", "PAPERS", "describe", "family_class", "family_name", "get_family"]
+
+
+def family_name(name: str, present: Iterable[str] = ()) -> str:
+    """The family that `name` means: ours or a paper's, in any spelling. Any other name is returned as it is,
+    and so is one of `present`, the names in a table from elsewhere."""
+    if name in FAMILIES or name in present:
+        return name
+    names = PAPERS | {own: own for own in FAMILIES}
+    spellings = {_letters(other): ours for other, ours in names.items()}
+    return spellings.get(_letters(name), name)
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, str(name))).lower()
+
+
+def describe(name: str) -> str:
+    """The first sentence of the family's module, which is not imported."""
+    place = find_spec(FAMILIES[name].partition(":")[0])
+    if place is None or not place.origin or not place.origin.endswith(".py"):
+        return ""
+    with open(place.origin, encoding="utf-8") as file:
+        return (ast.get_docstring(ast.parse(file.read())) or "").partition("\n")[0]
 
 
 def family_class(name: str) -> type[Family]:
-    """The class of family `name`; UserError lists the known names."""
+    """The class of family `name`, also by its name in papers; UserError lists the known names."""
+    name = family_name(name)
     if name not in FAMILIES:
         raise unknown("family", name, FAMILIES)
     module, _, attribute = FAMILIES[name].partition(":")

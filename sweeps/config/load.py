@@ -7,7 +7,7 @@ range, the names that exist.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from scaling.errors import UserError, unknown
-from sweeps.config.model import FamilyOverride, SweepConfig
+from sweeps.config.model import MAX_NAME, FamilyOverride, SweepConfig
+from sweeps.config.own_text import corpus_of, text_name
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -54,21 +55,48 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 
 
-def find_config(sweep: str | None, config: Path | None) -> SweepConfig:
-    """The config of `--sweep NAME` (shipped with the package) or `--config FILE`.
+def swept_names(out: Path) -> tuple[str, ...]:
+    """The sweeps that have a ledger under `out`."""
+    return tuple(sorted(path.parts[-3] for path in out.glob("*/ledger/ledger.db")))
 
-    UserError for an unknown name, for both at once, or for anything wrong in the file.
+
+def find_config(
+    sweep: str | None, config: Path | None, data: str | None = None, *, swept: Sequence[str] = ()
+) -> SweepConfig:
+    """The config of `--sweep NAME` (shipped with the package) or `--config FILE`, with the text of `--data`.
+
+    Other text makes another sweep, so its name is that of the sweep and of the text. swept: names that
+    other commands know, for the message. UserError for an unknown name, for both at once, for data that is
+    not there, or for anything wrong in the file.
     """
     if config is not None and sweep is not None:
         raise UserError(f"--sweep {sweep} and --config {config} are both given; give one of them")
-    if config is not None:
-        return load_config(config)
     name = sweep or "desk"
-    if name not in shipped_names():
-        raise UserError(
-            f"{unknown('sweep', name, shipped_names())}; for a file of your own, --config FILE.yaml"
-        )
-    return load_config(SHIPPED / f"{name}.yaml")
+    if config is None and name not in shipped_names():
+        if name in swept:
+            raise UserError(
+                f"sweep {name!r} has runs, and its config is not known; give it, --config FILE.yaml"
+            )
+        others = dict.fromkeys((*shipped_names(), *swept))
+        raise UserError(f"{unknown('sweep', name, others)}; for a file of your own, --config FILE.yaml")
+    loaded = load_config(config or SHIPPED / f"{name}.yaml")
+    if data is None:
+        return loaded
+    corpus = corpus_of(data)
+    return loaded.model_copy(
+        update={
+            "name": f"{loaded.name}-{text_name(data)}"[:MAX_NAME],
+            "data": loaded.data.model_copy(update={"corpus": corpus}),
+        }
+    )
+
+
+def find_name(sweep: str | None, config: Path | None, data: str | None, out: Path, *, store: object) -> str:
+    """The name of the sweep alone. It needs no config if its ledger is under `out` or a store is asked."""
+    swept = swept_names(out)
+    if sweep is not None and config is None and data is None and (store is not None or sweep in swept):
+        return sweep
+    return find_config(sweep, config, data, swept=swept).name
 
 
 def load_config(path: Path) -> SweepConfig:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from scaling.families import family_name
 from scaling.flops import Convention
 from scaling.ladder import Size
 from scaling.spec import EvaluationSpec, OptimizerSettings, OptimizerSpec, Precision
@@ -20,6 +21,8 @@ Count = Annotated[int, Field(ge=1)]
 _Listed = BeforeValidator(lambda value: [value] if isinstance(value, str | int | float) else value)
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """The whole numbers that run tables and tracking stores can hold."""
+MAX_NAME = 100
+"""Letters of the name of a sweep."""
 
 
 class _Section(BaseModel):
@@ -29,8 +32,8 @@ class _Section(BaseModel):
 class FamilyChoice(_Section):
     """A family and the options it is built with, e.g. `masked: {objective: low_variance}`."""
 
-    name: str
-    """A family of the table in docs/families.md."""
+    name: Annotated[str, AfterValidator(family_name)]
+    """A family of the table in docs/families.md, also by its name in papers."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The family's own options, named in that table; its defaults by default."""
 
@@ -271,6 +274,16 @@ def _family_choices(value: Any) -> Any:
     return choices
 
 
+def _by_family(overrides: Any) -> Any:
+    """The keys as names of families, whatever the file calls them."""
+    if not isinstance(overrides, Mapping) or not all(isinstance(name, str) for name in overrides):
+        return overrides
+    named = {family_name(name): override for name, override in overrides.items()}
+    if len(named) < len(overrides):
+        raise ValueError(f"{', '.join(overrides)} name a family twice; each must appear once")
+    return named
+
+
 def _check_name(name: str) -> str:
     """A sweep's folder under OUT has its name; the data and the tracking store are beside it."""
     if name == "data" or name.startswith("mlflow.db"):
@@ -282,7 +295,7 @@ class SweepConfig(_Section):
     """A whole sweep."""
 
     name: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100), AfterValidator(_check_name)
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME), AfterValidator(_check_name)
     ]
     """The sweep's name and its folder under `--out`."""
     families: Annotated[tuple[FamilyChoice, ...], BeforeValidator(_family_choices), Field(min_length=1)]
@@ -308,7 +321,7 @@ class SweepConfig(_Section):
     """Peak learning rate as a function of size."""
     batch: BatchRule
     """Batch size as a function of budget."""
-    overrides: dict[str, FamilyOverride] = Field(default_factory=dict)
+    overrides: Annotated[dict[str, FamilyOverride], BeforeValidator(_by_family)] = Field(default_factory=dict)
     """Exceptions by family name; a family needs no entry."""
     evaluation: EvaluationRule = EvaluationRule()
     """How the held-out loss is estimated."""

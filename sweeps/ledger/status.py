@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.families import family_name
 from sweeps.attempt import journal
 from sweeps.attempt.journal import JOURNAL, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
@@ -26,8 +27,8 @@ def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
     folder = sweep_folder / "ledger"
     if not Ledger.exists(folder):
         raise UserError(
-            f"sweep {sweep!r} has no runs under {sweep_folder} yet; start it with "
-            f"`scaling sweep --sweep {sweep}`, or give --store to ask the tracking server of another machine"
+            f"sweep {sweep!r} has no runs under {sweep_folder} yet; start it with `scaling sweep`, or give "
+            "--store to ask the tracking server of another machine"
         )
     return Ledger(folder)
 
@@ -71,6 +72,7 @@ def from_brief(fields: Sequence[Any]) -> Run:
 def of_families(runs: Sequence[Run], families: Sequence[str]) -> list[Run]:
     """The runs of `families`, all if none is named; UserError for a family without runs."""
     present = sorted({run.family for run in runs})
+    families = [family_name(family, present) for family in families]
     for family in families:
         if family not in present:
             raise UserError(

@@ -15,7 +15,7 @@ from typing import Any
 
 from analysis.text import flops_text
 from scaling.errors import UserError
-from scaling.families import FAMILIES, family_class, get_family
+from scaling.families import FAMILIES, family_class, family_name, get_family
 from scaling.flops import sequence_flops, sequences_for
 from scaling.ladder import Size
 from scaling.spec import DataSpec, RunSpec
@@ -142,7 +142,7 @@ def choose_families(config: SweepConfig, only: Sequence[str] = ()) -> tuple[str,
 
     A family that the config does not list runs with its own defaults. UserError for an unknown family.
     """
-    names = tuple(dict.fromkeys(only)) or tuple(choice.name for choice in config.families)
+    names = tuple(dict.fromkeys(map(family_name, only))) or tuple(choice.name for choice in config.families)
     for name in names:
         if name not in FAMILIES:
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
-from sweeps.config.load import find_config
+from sweeps.config.load import find_config, swept_names
 from sweeps.config.model import SweepConfig
 from sweeps.ledger.ledger import Ledger
 from sweeps.plan import timing
@@ -41,6 +41,11 @@ class Request:
     out: Path
     file: Path | None = None
     """The config's, unless it comes with the package."""
+    sweep: str = "desk"
+    """The sweep of the package that was named, if there is no file; with other text the config has another
+    name."""
+    data: str | None = None
+    """The text that replaces the config's, as the user named it."""
 
     @property
     def folder(self) -> Path:
@@ -56,12 +61,18 @@ class Request:
         return self.out / "data"
 
 
-def request(sweep: str | None, config: Path | None, families: Sequence[str], out: Path) -> Request:
-    """Find and check the config and the families; UserError for the first thing that is wrong."""
-    loaded = find_config(sweep, config)
+def request(
+    sweep: str | None, config: Path | None, families: Sequence[str], out: Path, data: str | None = None
+) -> Request:
+    """Find and check the config and the families; UserError for the first thing that is wrong.
+
+    data: text of one's own instead of the config's, see `sweeps.config.own_text`.
+    """
+    loaded = find_config(sweep, config, data, swept=swept_names(out))
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; it must be a folder or not exist yet")
-    return Request(config=loaded, families=choose_families(loaded, families), out=out, file=config)
+    chosen = choose_families(loaded, families)
+    return Request(config=loaded, families=chosen, out=out, file=config, sweep=sweep or "desk", data=data)
 
 
 def check_room(plan: Plan, out: Path, *, checkpoints_elsewhere: bool = False) -> None:

@@ -168,6 +168,8 @@ class Recorder:
         folder = run_folder(self.ledger.folder.parent, run.family, run.key)
         journals = {str(n): path / JOURNAL for n, path in attempt_folders(folder).items()}
         params, tags, metrics = to_mlflow(run_row(run, self.sweep))
+        # without a prefix, for people who search and group in MLflow's own pages
+        params, tags = {**params, "family": run.family}, {**tags, "state": str(run.state)}
         run_id, created = shipped.run_id, False
         if run_id is None:
             if (ids := self._ids) is None:  # of two runs with one key, the first one

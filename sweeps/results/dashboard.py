@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.dashboard.sources import Change
 from analysis.errors import UserError as AnalysisError
 from scaling.errors import UserError
+from scaling.families import family_name
 from sweeps.ledger.ledger import Ledger, LedgerLostError
 
 if TYPE_CHECKING:
@@ -122,26 +123,30 @@ def spec_of(folder: Path, sweep: str, families: list[str] | None = None) -> dict
 
 
 def show(
-    sweep: str | None, config: Path | None, families: Sequence[str], store: str | None, out: Path, **how: Any
-) -> None:
+    sweep: str | None, config: Path | None, families: Sequence[str], store: str | None, out: Path,
+    data: str | None = None, **how: Any,
+) -> None:  # fmt: skip
     """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
     from analysis.dashboard import sources
     from analysis.dashboard.serve import serve
-    from analysis.table.runs import UnknownNameError, load_runs
-    from sweeps.config.load import find_config
+    from analysis.table.runs import UnknownNameError
+    from sweeps.config.load import find_name
+    from sweeps.results.laws import store_table
 
+    names = [family_name(family) for family in families]
     if store is not None:
-        name = find_config(sweep, config).name if sweep or config else None
-        if name is not None:
+        name = find_name(sweep, config, data, out, store=store) if sweep or config or data else None
+        if name is not None or names:
             try:  # a mistyped name would show an empty page forever
-                load_runs(store, sweep=name)
+                table = store_table(store, name, families)
+                names = list(table.families) if names else []
             except UnknownNameError:
                 raise
             except AnalysisError:
                 pass  # a store that is empty, or does not answer, may have runs later
-        spec = sources.spec_of(store, name, list(families))
+        spec = sources.spec_of(store, name, names)
         serve(spec, title=name or sources.title_of(store), files=sources.files_of(store), **how)
         return
-    name = find_config(sweep, config).name
+    name = find_name(sweep, config, data, out, store=None)
     source = LedgerSource(str((out / name).absolute()), name)
-    serve(spec_of(out / name, name, list(families)), title=name, files=source.files, **how)
+    serve(spec_of(out / name, name, names), title=name, files=source.files, **how)

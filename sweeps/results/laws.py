@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import flops_text, without_secrets
-from scaling.errors import UserError
+from scaling.errors import UserError, unknown
+from scaling.families import family_name
 from scaling.files import write_whole
 
 if TYPE_CHECKING:
@@ -122,15 +123,24 @@ def ledger_table(
 def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> RunTable:
     """The runs of --store; UserError as `analysis.load_runs`."""
     import analysis
+    from analysis.table.runs import UnknownNameError
 
     if store.startswith("published:"):
         frame = analysis.published.runs(store.removeprefix("published:"))
-        names = list(families) or list(frame["family"].unique())
+        there = list(frame["family"].unique())
+        names = [family_name(name, there) for name in families] or there
         if absent := set(names) - set(frame["family"]):
             has = ", ".join(frame["family"].unique())
             raise UserError(f"family {', '.join(sorted(absent))} is not in {store}, which has: {has}")
         return RunTable(frame=_labelled(frame[frame["family"].isin(names)]), source=store)
-    frame = analysis.load_runs(store, sweep=sweep, family=list(families) or None)
+    names = list(families)
+    try:
+        frame = analysis.load_runs(store, sweep=sweep, family=names or None)
+    except UnknownNameError:
+        there = analysis.load_runs(store, sweep=sweep).get("family", [])
+        if (ours := [family_name(name, set(there)) for name in names]) == names:
+            raise
+        frame = analysis.load_runs(store, sweep=sweep, family=ours)
     return RunTable(frame=_labelled(frame), source=without_secrets(store))
 
 
@@ -202,8 +212,20 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
 
 
-def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
-    """The standard laws of one family (see `analysis.laws.METHODS`); UserError if none can be fitted."""
+def known_method(name: str) -> str:
+    """A method of `analysis.laws.METHODS`; UserError lists them."""
+    from analysis.laws import METHODS
+
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return name
+
+
+def fit(table: RunTable, family: str | None, *, methods: Sequence[str] = (), bootstrap: int = 1000) -> Fits:
+    """Laws of one family by these methods of `analysis.laws.METHODS`, the standard ones if none is named.
+
+    UserError if none can be fitted.
+    """
     import analysis
     from analysis.errors import UserError as AnalysisError
     from analysis.laws import standard_methods
@@ -215,7 +237,7 @@ def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
         raise UserError(f"no law can be fitted to {table.label(family)}: no run is finished ({states})")
     laws: dict[str, Law] = {}
     refused: dict[str, str] = {}
-    for method in standard_methods():
+    for method in methods or standard_methods():
         try:
             laws[method] = analysis.fit_law(frame, method, bootstrap=bootstrap)
         except AnalysisError as error:
@@ -227,7 +249,12 @@ def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
 
 
 def fit_each(
-    table: RunTable, refused: dict[str, str], *, bootstrap: int = 1000, report: Report = str
+    table: RunTable,
+    refused: dict[str, str],
+    *,
+    methods: Sequence[str] = (),
+    bootstrap: int = 1000,
+    report: Report = str,
 ) -> Iterator[Fits]:
     """The laws of each family that has one; the reasons of the others go into `refused`.
 
@@ -236,7 +263,7 @@ def fit_each(
     for family in table.families or (None,):
         report(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
         try:
-            fits = fit(table, family, bootstrap=bootstrap)
+            fits = fit(table, family, methods=methods, bootstrap=bootstrap)
         except UserError as error:
             refused[family or "all runs"] = str(error)
             continue
@@ -295,6 +322,7 @@ def compare(
     import analysis
     from analysis.errors import UserError as AnalysisError
 
+    reference = family_name(reference, table.families)
     if reference not in table.families:
         raise UserError(
             f"the reference family {reference!r} has no runs in {table.source}; sweep it first, or choose "

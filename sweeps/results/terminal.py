@@ -103,13 +103,21 @@ def show_files(files: Iterable[Path], out: Console) -> None:
         out.print(f"written to {folder}: {', '.join(names)}")
 
 
-def fit_all(table: RunTable, folder: Path, *, bootstrap: int, journals: bool, out: Console) -> dict[str, str]:
+def fit_all(
+    table: RunTable,
+    folder: Path,
+    *,
+    methods: Sequence[str] = (),
+    bootstrap: int,
+    journals: bool,
+    out: Console,
+) -> dict[str, str]:
     """Fit, print and write the law of every family, below `folder`; returns why some have none.
 
     journals: whether the folder is a sweep's own, with the training losses of its runs.
     """
     refused: dict[str, str] = {}
-    for fits in fit_each(table, refused, bootstrap=bootstrap, report=out.print):
+    for fits in fit_each(table, refused, methods=methods, bootstrap=bootstrap, report=out.print):
         show_fits(fits, table, out)
         losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
         # A table without a family column is one law; its results stand beside the families'.
@@ -126,15 +134,16 @@ def show_refused(refused: Mapping[str, str], out: Console) -> None:
 
 def next_steps(request: Request, families: Sequence[str]) -> list[str]:
     """Useful commands after a sweep of `families`, each with its purpose."""
-    name, folder = request.config.name, request.folder
-    fitted = {path.parent.name for path in folder.glob("*/law.json")}
+    name = request.sweep
+    fitted = {path.parent.name for path in request.folder.glob("*/law.json")}
     by_make = request.file is None and request.out == Path("runs") and Path("Makefile").is_file()
 
     def command(action: str, family: str = "", sweep: str = name) -> str:
         if by_make:
-            options = (f" FAMILY={family}" if family else "") + ("" if sweep == "desk" else f" SWEEP={sweep}")
-            return f"make {action}{options}"
-        which = ["--config", str(request.file)] if request.file and sweep == name else ["--sweep", sweep]
+            values = {"FAMILY": family, "SWEEP": "" if sweep == "desk" else sweep, "DATA": request.data}
+            return shlex.join(["make", action, *(f"{key}={value}" for key, value in values.items() if value)])
+        which = ["--config", str(request.file)] if request.file else ["--sweep", sweep]
+        which += ["--data", request.data] if request.data else []
         only = ["--family", family] if family else []
         return shlex.join(["scaling", action, *only, *which, "--out", str(request.out)])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.text import duration, without_secrets
 from scaling.errors import UserError
-from sweeps.config.load import find_config
+from sweeps.config.load import find_name
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
 from sweeps.ledger.status import open_ledger, runs_with_progress
@@ -22,13 +22,13 @@ STALE_S = 60.0
 
 @contextmanager
 def reach(
-    sweep: str | None, config: Path | None, store: str | None, out: Path
+    sweep: str | None, config: Path | None, store: str | None, out: Path, data: str | None = None
 ) -> Iterator[SweepHere | SweepInStore]:
     """The sweep from its ledger under `out`, or from the tracking store if one is given.
 
     UserError if there is no such ledger, or the store does not answer or has no such sweep.
     """
-    name = find_config(sweep, config).name
+    name = find_name(sweep, config, data, out, store=store)
     if store is not None:
         yield SweepInStore(store, name)
         return
@@ -100,7 +100,9 @@ class SweepInStore:
         show_recorded(run, recorded_run(self.uri, self.sweep, run.key), lines=lines)
 
 
-def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Path) -> bool:
+def run_audit(
+    sweep: str | None, config: Path | None, store: str | None, out: Path, data: str | None = None
+) -> bool:
     """Print all checks that can be made; True if none found a problem.
 
     With a ledger under `out`, compares ledger, journals and store (the one given, else the usual one if it
@@ -111,7 +113,7 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
     from sweeps.record.tracking import check_tracking, tracking_uri
     from sweeps.show.audit import audit, audit_store
 
-    name = find_config(sweep, config).name
+    name = find_name(sweep, config, data, out, store=store)
     have_ledger = Ledger.exists(out / name / "ledger")
     uri = store or tracking_uri(out)
     if not have_ledger and store is None:
@@ -125,7 +127,7 @@ def run_audit(sweep: str | None, config: Path | None, store: str | None, out: Pa
         if have_ledger:
             with Ledger(out / name / "ledger") as ledger:
                 there = experiment_name(uri, name, identity_of(ledger, uri))
-        recorded = recorded_runs(uri, there if have_ledger or sweep or config else None)
+        recorded = recorded_runs(uri, there if have_ledger or sweep or config or data else None)
         recorded = [replace(run, sweep=name) if run.sweep == there else run for run in recorded]
     checks = audit(out / name, name, recorded) if have_ledger else audit_store(recorded or [])
     terminal = console()

@@ -136,6 +136,8 @@ class RowsTable:
     """A column that shows a value only where it changes."""
     spare: Sequence[str] = ()
     """Columns to do without, the first one first."""
+    wraps: str = ""
+    """The column whose cells go over several lines, if the table is too wide."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         names = [name for name in self.rows[0] if any(row[name] for row in self.rows)] if self.rows else []
@@ -153,7 +155,8 @@ class RowsTable:
     def _table(self, names: Sequence[str]) -> Table:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for name in names:
-            table.add_column(name, justify="right" if name in self.right else "left")
+            whole = bool(self.wraps) and name != self.wraps
+            table.add_column(name, justify="right" if name in self.right else "left", no_wrap=whole)
         last: str | Text | None = None
         for row in self.rows:
             cells = dict(row)

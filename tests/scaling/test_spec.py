@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling.errors import UserError
+from scaling.families import PAPERS, family_name, get_family
 from scaling.flops import causal, training_flops
 from scaling.randomness import generator_for
 from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
@@ -100,6 +101,19 @@ def test_the_key_is_stable() -> None:
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == key, "another process, another hash seed, the same key"
+
+
+def test_a_paper_s_name_of_a_family_gives_the_same_run() -> None:
+    spec = toy_spec(family="masked")
+    named = replace(spec, family="MDLM")
+    assert (named.family, named.key) == ("masked", spec.key)
+    assert type(get_family("mdlm", vocab_size=11)) is type(get_family("masked", vocab_size=11))
+    for paper, ours in PAPERS.items():
+        assert {family_name(f(paper)) for f in (str.lower, str.upper, str.title)} == {ours}
+        assert family_name(paper.replace("-", "_")) == ours
+        assert family_name(paper, present=[paper]) == paper  # a table's own name stays
+    with pytest.raises(UserError, match=r"unknown family 'gpt' \(known: ar, masked"):
+        get_family("gpt", vocab_size=11)
 
 
 def test_equal_specs_have_equal_keys_however_written() -> None:

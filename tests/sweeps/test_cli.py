@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -15,65 +16,11 @@ from scaling.families import FAMILIES
 from sweeps import cli
 from sweeps.driver.caps import Caps
 from sweeps.launch import Launch, drive
-from sweeps.plan import prepare, timing
+from sweeps.plan import prepare
 from sweeps.results import laws as results
+from tests.sweeps.command_line import here, quick_machine, refused, scaling, write_table
 
-SMALL = """
-name: small
-families: [ar, uniform]
-grid:
-  budgets: [1e8, 2e8, 4e8]
-  sizes: [8x1, 12x1, 16x1, 24x1]
-context_length: 32
-data: {{corpus: "{corpus}"}}
-learning_rate: {{base: 3e-3}}
-batch: {{base_tokens: 64}}
-evaluation: {{sequences: 8, noise_levels: 2}}
-"""
-
-
-@pytest.fixture(autouse=True)
-def quick_machine(monkeypatch):
-    monkeypatch.setattr(timing, "matmul_flops_per_s", lambda shapes, threads: dict.fromkeys(shapes, 1e10))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch) -> Path:
-    """An empty working folder beside a folder with two text files and a config that reads them."""
-    texts = tmp_path / "texts"
-    texts.mkdir()
-    for name in ("a", "b", "c"):
-        (texts / f"{name}.txt").write_text(f"{name} quick brown fox jumps over the lazy dog\n" * 200)
-    (tmp_path / "small.yaml").write_text(SMALL.format(corpus=f"text:{texts}/*.txt"))
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return work
-
-
-def scaling(*arguments: str) -> int:
-    """Run the command in this process; its exit code."""
-    old = sys.argv
-    sys.argv = ["scaling", *arguments]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = old
-    return 0
-
-
-def refused(capsys, *arguments: str) -> str:
-    """The one sentence a refused command says."""
-    assert scaling(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("scaling: ")
-    assert captured.err.count("\n") == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
+__all__ = ["here", "quick_machine"]
 
 
 # --- surface
@@ -86,11 +33,23 @@ def test_options_are_as_reviewed():
         for name, sub in command.commands.items()
     }
     which, caps = (
-        ["--sweep", "--config", "--store", "--out"],
+        ["--sweep", "--config", "--data", "--store", "--out"],
         ["--max-flops", "--max-gpu-hours", "--max-hours", "--order"],
     )
     assert options == {
-        "plan": ["--family", "--sweep", "--config", "--out", *caps, "--cluster", "--gpu-price", "--page"],
+        "families": [],
+        "sweeps": ["--store", "--out"],
+        "plan": [
+            "--family",
+            "--sweep",
+            "--config",
+            "--data",
+            "--out",
+            *caps,
+            "--cluster",
+            "--gpu-price",
+            "--page",
+        ],
         "sweep": [
             *("--family", *which, *caps, "--address", "--pool", "--bootstrap"),
             *("--priority", "--extend", "--events", "--webhook", "--storage"),
@@ -99,7 +58,7 @@ def test_options_are_as_reviewed():
         **{name: ["--family", *which, "run"] for name in ("cancel", "retry", "resume")},
         "logs": [*which, "run", "--lines", "--follow", "-f"],
         "audit": which,
-        "fit": ["--family", *which, "--bootstrap"],
+        "fit": ["--family", *which, "--method", "--bootstrap"],
         **{name: ["--family", *which, "--reference", "--bootstrap"] for name in ("compare", "report")},
         "dashboard": ["--family", *which, "--host", "--port", "--token", "--name", "--bootstrap"],
         "export": ["--family", *which, "file"],
@@ -282,17 +241,6 @@ def test_fit_works_on_any_table(here, capsys):
     assert Path("runs/any/law.json").stat().st_size > 1000
 
 
-def write_table(path: str, families: dict[str, int]) -> None:
-    """Runs of a sound law, so many budgets of each family."""
-    rows = [
-        (family, params, c / (6 * params), 1 + 60 / params**0.5 + 600 / (c / (6 * params)) ** 0.5)
-        for family, budgets in families.items()
-        for c in (1e11, 3e11, 1e12)[:budgets]
-        for params in (3e3 * (c / 1e11) ** 0.5 * 2**i for i in range(5))
-    ]
-    pd.DataFrame(rows, columns=["family", "params", "tokens", "loss"]).to_csv(path, index=False)
-
-
 def test_a_family_that_cannot_be_fitted_is_named_and_the_others_are_written(here, capsys):
     write_table("two.csv", {"short": 1, "sound": 3})
     assert scaling("fit", "--store", "two.csv", "--bootstrap", "0") == 1
@@ -335,7 +283,6 @@ def test_sentences_on_standard_error_show_control_characters(here, capsys):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_of_any_encoding_gets_its_output(here, encoding):
-    import os
 
     command = [sys.executable, "-P", "-c", "from sweeps.cli import main; main()", "plan"]
     ended = subprocess.run(
@@ -402,9 +349,9 @@ def test_a_capped_sweep_has_the_cheapest_budget_of_every_family_and_a_larger_cap
 
     first = budgets_finished(costs[1e8] * 1.01)
     assert first == {("ar", 1e8, 4), ("uniform", 1e8, 4)}
-    said = capfd.readouterr().out
-    assert "FLOPs: the cheapest budgets, across all families, first" in said
-    assert "16 runs are beyond the cap of" in said
+    text = capfd.readouterr().out
+    assert "FLOPs: the cheapest budgets, across all families, first" in text
+    assert "16 runs are beyond the cap of" in text
     second = budgets_finished((costs[1e8] + costs[2e8]) * 1.01)
     assert second == first | {("ar", 2e8, 4), ("uniform", 2e8, 4)}
 

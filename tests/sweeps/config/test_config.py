@@ -40,6 +40,15 @@ def test_reads_scientific_notation_as_numbers():
     assert config.learning_rate.base == 3e-3
 
 
+def test_names_of_papers_are_families():
+    config = parse(GOOD.replace("masked:", "MDLM:") + "overrides: {mdlm: {sizes: [8x1]}}\n")
+    assert config.families == parse(GOOD).families
+    assert config.override("masked").sizes == ("8x1",)
+    assert "name one twice" in refused(GOOD.replace("[ar,", "[masked, mdlm,"))
+    sentence = refused(GOOD + "overrides: {mdlm: {sizes: [8x1]}, masked: {sizes: [8x1]}}\n")
+    assert "overrides: mdlm, masked name a family twice" in sentence
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e11", 1e11), ("1E+3", 1e3), ("2.5e-1", 0.25), (".5e2", 50.0), ("1_000e3", 1e6), ("7", 7.0)],

@@ -170,6 +170,7 @@ def test_a_finished_run_is_recorded_with_its_own_times(sweep):
     assert ("loss", 30, 1e9 + 3.0, 1.5) in run["points"]
     assert ("loss_se", 30, 1e9 + 3.0, 0.1) in run["points"]
     assert run["params"]["size"] == "4k"
+    assert (run["params"]["family"], run["tags"]["state"]) == ("uniform", "finished")
     assert run["params"]["budget"] == "1000000000.0"
     expected = {
         "scaling.key": "k",

@@ -249,7 +249,9 @@ def test_exit_codes_tell_missing_laws_and_missing_records(folder, tmp_path, monk
     monkeypatch.setattr(results, "ledger_table", lambda *_, **__: table)
     with Ledger(folder / "ledger") as ledger:
         runs = [run for run in ledger.runs() if run.state == State.FINISHED]
-    request = prepare.Request(config=parse_config(CONFIG, source="x"), families=("ar",), out=tmp_path)
+    request = prepare.Request(
+        config=parse_config(CONFIG, source="x"), families=("ar",), out=tmp_path, sweep="smoke"
+    )
     plan = SimpleNamespace(keys=None, families=("ar",))
 
     def code(waiting: int) -> int:
