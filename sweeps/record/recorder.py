@@ -198,12 +198,10 @@ class Recorder:
                     self.ledger.note_shipped(self._identity, run.key, noted := shipped)
                 new = [r for r in records if r.kind == "train" and r.step > shipped.step]
                 held_out = [r for r in records if r.kind == "held_out"]
-                if held_out:
-                    if held_out_steps is None:
-                        held_out_steps = set(
-                            self._store.steps(run_id, (HELD_OUT_LOSS,)).get(HELD_OUT_LOSS, ())
-                        )
-                    held_out = [r for r in held_out if r.step not in held_out_steps]
+                if held_out and held_out_steps is None:
+                    held_out_steps = set(self._store.steps(run_id, (HELD_OUT_LOSS,)).get(HELD_OUT_LOSS, ()))
+                held_out = [r for r in held_out if r.step not in (held_out_steps or ())]
+                if held_out_steps is not None:
                     held_out_steps |= {r.step for r in held_out}
                 points = [point for record in (*new, *held_out) for point in _points(record)]
                 shipped = replace(

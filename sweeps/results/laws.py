@@ -202,12 +202,11 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
         about = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
         by_step: dict[int, dict[str, Any]] = {}
-        for record in merged(run_folder(sweep_folder, family, key)):
-            if record.has_objective or record.kind == "held_out":
-                point = by_step.setdefault(record.step, {})
-                point |= {name: record.numbers[name] for name in CURVE_COLUMNS if name in record.numbers}
-                if record.has_objective:
-                    point["loss"] = record.loss
+        story = merged(run_folder(sweep_folder, family, key))
+        for record in (r for r in story if r.has_objective or r.kind == "held_out"):
+            objective = {"loss": record.loss} if record.has_objective else {}
+            named = {name: record.numbers[name] for name in CURVE_COLUMNS if name in record.numbers}
+            by_step.setdefault(record.step, {}).update(named | objective)
         points += [{**about, "step": step, **by_step[step]} for step in sorted(by_step)]
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
 

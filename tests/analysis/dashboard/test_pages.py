@@ -301,10 +301,10 @@ def test_a_run_shows_its_held_out_losses_below_the_objective(page: Any, tmp_path
                 "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) "
                 f"SELECT '{name}', {value}, timestamp, run_uuid, step, is_nan {place}"
             )
-    view, shown = f"run?run={3:016x}&x=step", []
+    view, figures = f"run?run={3:016x}&x=step", []
     with served(store, tmp_path / "cache") as (address, _):
         open_view(page, address, view)
-        shown.append(drawn(page))
+        figures.append(drawn(page))
         titles = page.evaluate(
             "(({xaxis, yaxis, yaxis2}) => [xaxis, yaxis, yaxis2].map(a => a.title.text))"
             "(document.querySelector('.figure[data-drawn] .plot').layout)"
@@ -312,13 +312,13 @@ def test_a_run_shows_its_held_out_losses_below_the_objective(page: Any, tmp_path
         assert titles == ["Steps", "Training objective (nats per token)", "Held-out bound (nats per token)"]
         (tmp_path / "file.html").write_bytes(fetch(f"{address}export.html"))
     open_view(page, f"file://{tmp_path / 'file.html'}", view)
-    shown.append(drawn(page))
-    for line, measured, final in shown:
+    figures.append(drawn(page))
+    for line, measured, final in figures:
         assert (line.get("yaxis"), measured["yaxis"], final["yaxis"]) == (None, "y2", "y2")
         assert measured["x"] == [line["x"][number] for number in (9, 49, 99)]
         assert measured["y"] == pytest.approx([line["y"][number] + 1 for number in (9, 49, 99)], rel=1e-3)
         assert final["x"] == line["x"][-1:]
-    assert [list(traces[1]["text"]) for traces in shown] == [[" ± 0.13"] * 3, [""] * 3]
+    assert [list(traces[1]["text"]) for traces in figures] == [[" ± 0.13"] * 3, [""] * 3]
 
 
 def test_runs_appear_as_they_arrive(page: Any, tmp_path: Path) -> None:

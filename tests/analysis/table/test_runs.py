@@ -166,20 +166,6 @@ class TestCurves:
         # rounding of one division and one product
         np.testing.assert_allclose(curve["flops"], curve["tokens"] * run["flops"] / run["tokens"], rtol=1e-15)
 
-    def test_held_out_losses_stand_at_their_steps(self, store: str) -> None:
-        from mlflow import MlflowClient
-
-        run_id = load_runs(store, "desk").set_index("key").loc["aaaa", "mlflow_run_id"]
-        for step, loss, error in ((20, 4.25, 0.125), (30, 4.0, 0.25)):  # the second in a biased phase
-            MlflowClient(store).log_metric(run_id, "held_out_loss", loss, step=step)
-            MlflowClient(store).log_metric(run_id, "held_out_loss_se", error, step=step)
-        curve = loss_curves(store, "desk").set_index("step")
-        assert curve.index.tolist() == [10, 20, 30, 100]
-        measured = curve[["held_out_loss", "held_out_loss_se"]].dropna()
-        assert measured.to_numpy().tolist() == [[4.25, 0.125], [4.0, 0.25]]
-        assert measured.index.tolist() == [20, 30]
-        assert curve["loss"].isna().tolist() == [False, False, True, False]
-
     def test_files(self, store: str, tmp_path: Path) -> None:
         curve = loss_curves(store)
         curve.to_parquet(tmp_path / "curves.parquet")
