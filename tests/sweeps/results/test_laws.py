@@ -422,5 +422,5 @@ def test_a_method_is_known_by_its_other_names_too() -> None:
         "isoflop",
         "envelope",
     ]
-    with pytest.raises(UserError, match="did you mean surface?"):
+    with pytest.raises(UserError, match="unknown method 'surfase'; did you mean 'surface'"):
         results.known_method("surfase")
