@@ -10,6 +10,7 @@ Minimising E + A N^-alpha + B D^-beta under that constraint (Hoffmann et al. 202
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate
-from analysis.text import flops_text
+from analysis.text import flops_text, interval_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,16 +153,35 @@ class Optimum:
     """The compute-optimal run at one budget, each number with its interval."""
 
     flops: float
+    """An Estimate, with an interval, if the run was asked for by its loss."""
     params: Estimate
     tokens: Estimate
     loss: Estimate
     tokens_per_param: Estimate
 
     def __str__(self) -> str:
+        ends = getattr(self.flops, "low", None), getattr(self.flops, "high", None)
         return (
-            f"at {flops_text(self.flops)} FLOPs: params {self.params}, tokens {self.tokens}, "
-            f"tokens per parameter {self.tokens_per_param}, loss {self.loss}"
+            f"at {interval_text(self.flops, *ends, flops_text)} FLOPs: params {self.params}, "
+            f"tokens {self.tokens}, tokens per parameter {self.tokens_per_param}, loss {self.loss}"
         )
+
+
+def complete_run(cost: Cost, params: object, tokens: object, flops: object) -> dict[str, object]:
+    """params and tokens from two of the three, and flops if it was one of them; UserError unless two."""
+    three = {"params": params, "tokens": tokens, "flops": flops}
+    two = {name: value for name, value in three.items() if value is not None}
+    if len(two) != 2:
+        has = {0: "none", 1: f"{', '.join(two)} alone"}.get(len(two), "all three")
+        raise UserError(f"predict: give two of params, tokens and flops (FLOPs = {cost}), not {has}")
+    if flops is None:
+        return two
+    arrays = same_shape("predict", **two)
+    if params is None:
+        arrays["params"] = (arrays["flops"] / cost.k / arrays["tokens"]) ** (1 / cost.q)
+    else:
+        arrays["tokens"] = cost.tokens(arrays["params"], arrays["flops"])
+    return {name: arrays[name] for name in three}
 
 
 def as_flops(flops: object) -> np.ndarray:
@@ -180,6 +200,16 @@ def positive_numbers(what: str, **values: object) -> list[np.ndarray]:
     return arrays
 
 
+def same_shape(what: str, **values: object) -> dict[str, np.ndarray]:
+    """`positive_numbers` of one shape, by name; UserError for arrays of different lengths."""
+    arrays = positive_numbers(what, **values)
+    try:
+        return dict(zip(values, np.broadcast_arrays(*arrays), strict=True))
+    except ValueError:
+        sizes = " and ".join(f"{len(np.ravel(a))} {name}" for name, a in zip(values, arrays, strict=True))
+        raise UserError(f"{what}: give arrays of one length, or single numbers, not {sizes}") from None
+
+
 def _numbers(value: object) -> np.ndarray:
     """float64; not a number for text, which numpy would convert without a word."""
     try:
@@ -190,7 +220,7 @@ def _numbers(value: object) -> np.ndarray:
         return np.asarray(np.nan)
 
 
-def number_column(values: list[float | None]) -> pd.Series:
+def number_column(values: Sequence[float | None]) -> pd.Series:
     """A table column: float64, or nullable Float64 if a number is missing (missing is never NaN)."""
     import pandas as pd
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
-from analysis.figures.saving import write_whole
+from analysis.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

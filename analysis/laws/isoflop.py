@@ -25,7 +25,8 @@ from scipy.special import fdtrc
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, spread
 from analysis.frontier import number_column
-from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_fields, interval_columns
+from analysis.laws.powerlaws import PowerLaw, PowerLawFrontier
+from analysis.laws.result import FitStatus, common_fields, interval_columns
 from analysis.laws.solver.akima import solve_splines
 from analysis.laws.solver.bootstrap import check_options, draw_weights, group_numbers, leave_one_out
 from analysis.laws.solver.budget import (

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import enum
+import html
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 import numpy as np
 import pandas as pd
 
+from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of, interval
-from analysis.frontier import Cost, Curve, Optimum, as_flops, positive_numbers
+from analysis.files import write_whole
+from analysis.frontier import (
+    Cost,
+    Curve,
+    Optimum,
+    as_flops,
+    complete_run,
+    number_column,
+    positive_numbers,
+    same_shape,
+)
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.noise import Scatter, check_kind, scatter
 from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Derivatives
 from analysis.plotted import Plotted
+from analysis.printed import Printed, TextTable, estimates, notes_html
 from analysis.table.fit_table import Excluded, RunTable
-from analysis.text import flops_text, value_text
+from analysis.text import flops_text, number_text
 
 if TYPE_CHECKING:
     from analysis.published.beside import Beside
@@ -41,7 +55,7 @@ class FitStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Law(Plotted, ABC):
+class Law(Plotted, Printed, ABC):
     """A fitted relation between params, tokens, FLOPs and loss (nats per token); frozen, arrays read-only."""
 
     method: ClassVar[str] = ""
@@ -63,6 +77,14 @@ class Law(Plotted, ABC):
     def flops_range(self) -> tuple[float, float]:
         return self.budget_flops[0], self.budget_flops[-1]
 
+    MACHINERY: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("leave_outs", "rule", "curve", "thetas", "objective", "gradient", "share_of_starts"),
+            *("inputs", "num_free", "figure", "MACHINERY", "power_laws", "budget_leave_outs", "budget_rule"),
+            *("plain", "num_fitted", "symbols", "text_table"),
+        }
+    )
+    """Attributes for other code, which completion leaves out."""
     leave_outs: int = 0
     """How many rows at the end of the law's arrays are refits without one run or group, for BCa intervals."""
 
@@ -107,14 +129,51 @@ class Law(Plotted, ABC):
     def optimal(self, flops: float) -> Optimum: ...
     @overload
     def optimal(self, flops: Sequence[float] | np.ndarray | pd.Series) -> pd.DataFrame: ...
-    def optimal(self, flops: Any) -> Optimum | pd.DataFrame:
+    @overload
+    def optimal(self, *, loss: float) -> Optimum: ...
+    def optimal(self, flops: Any = None, *, loss: float | None = None) -> Optimum | pd.DataFrame:
         """The compute-optimal run at one budget (training FLOPs, in the convention of the fitted table); for
-        several budgets the table of `frontier`."""
+        several budgets the table of `frontier`. With a loss (nats per token) in place of the budget: the
+        cheapest run that reaches it, its FLOPs with an interval too. UserError unless one of the two is
+        given, and for a loss that no budget reaches."""
+        if loss is not None:
+            if flops is not None:
+                raise UserError("optimal: give flops or loss, not both")
+            return self._reaching(loss)
         budgets = as_flops(flops)
         if np.ndim(flops):
             return self.frontier(budgets)
         numbers = {name: estimate_of(v[:, 0], self.rule) for name, v in self._optima(budgets).items()}
         return Optimum(flops=float(budgets[0]), **numbers)
+
+    def _reaching(self, loss: float) -> Optimum:
+        """The cheapest run with that loss."""
+        (array,) = positive_numbers("optimal", loss=loss)
+        if array.ndim:
+            raise UserError(f"optimal: loss = {loss!r}: give one number of nats per token")
+        curve = self.curve
+        with np.errstate(over="ignore"):
+            flops = curve.flops_at(array[None])[:, 0]
+        if not np.isfinite(flops[0]):
+            raise UserError(
+                f"optimal: loss = {number_text(float(array), 4)} is not above "
+                f"E = {number_text(float(curve.E[0]), 4)} of this law: no budget reaches it"
+            )
+        # the best size is a power of the budget, in every resample: two budgets give that power
+        ends = np.array(self.flops_range)
+        along = self._along(ends)
+        at = {"flops": flops}
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            share = np.log(flops / ends[0]) / np.log(ends[1] / ends[0])
+            for name in ("params", "tokens"):
+                first, last = along[name][: len(flops)].T
+                at[name] = np.exp(first + (last - first) * share)
+            at["tokens_per_param"] = at["tokens"] / at["params"]
+        # a resample that never reaches the loss has no run that does: its end is open
+        reached = np.isfinite(flops)
+        rule = Rule(level=self.level)
+        numbers = {name: estimate_of(np.where(reached, v, np.inf), rule) for name, v in at.items()}
+        return Optimum(loss=Estimate(float(array)), **numbers)
 
     def _optima(self, budgets: np.ndarray) -> dict[str, np.ndarray]:
         along = self._along(budgets)
@@ -136,6 +195,9 @@ class Law(Plotted, ABC):
                 rows.append((f"{name} at {flops_text(flops)} FLOPs", getattr(best, name)))
         return estimate_table(rows)
 
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in self.MACHINERY]
+
     def against(self, name: str, *, flops: object = None, withdrawn: bool = False) -> Beside:
         """The law beside published ones, e.g. "hoffmann2022"; see `analysis.published.beside.against`."""
         from analysis.published.beside import against
@@ -150,18 +212,18 @@ class Law(Plotted, ABC):
             f"{self.status}: {self.sentence}",
             "",
         ]
-        table = self.summary()
-        width = max(map(len, table["quantity"]))
-        for quantity, value, low, high in table.itertuples(index=False):
-            lines.append(f"  {quantity:<{width}}  {value_text(quantity, value, low, high, digits=5)}")
+        lines.append(str(self.text_table()))
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"left out: {run}" for run in self.excluded]
         return "\n".join(lines)
 
+    def text_table(self) -> TextTable:
+        """The numbers of `summary` as they are printed."""
+        return estimates(self.summary(), self.level)
+
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{text}</li>" for text in (*self.warnings, *map(str, self.excluded)))
-        head = "<br>".join(str(self).split("\n")[:2])
-        return f"<p>{head}</p>{self.summary().to_html(index=False)}" + (f"<ul>{notes}</ul>" if notes else "")
+        head = "<br>".join(html.escape(line) for line in str(self).split("\n")[:2])
+        return f"<p>{head}</p>{self.text_table().to_html()}{notes_html((*self.warnings, *self.excluded))}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything needed to use, check and redo the fit, in plain JSON types at full precision."""
@@ -188,70 +250,20 @@ class Law(Plotted, ABC):
             "code_version": metadata.version("scaling"),
         }
 
-    def to_json(self) -> str:
-        """`to_dict` as text; floats read back to the same bits."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The numbers, `to_dict`, as text, also written to a file if `path` is given; floats read back to the
+        same bits. `save` writes a file from which the law itself comes back."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        if path is not None:
+            write_whole(Path(path), (text + "\n").encode())
+        return text
 
+    def save(self, path: str | Path) -> Path:
+        """Write the law to a file that `analysis.load_law` reads, with the same numbers and intervals to the
+        last bit; complete or not there. Returns the path. UserError for what cannot be written."""
+        from analysis.laws.saved import save_law
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PowerLaw:
-    """log y = middle + exponent (log C - log_reference); arrays (1 + R,), the estimate first."""
-
-    middle: np.ndarray
-    exponent: np.ndarray
-    log_reference: float
-    """Centre of the log budgets, at which middle and exponent are least correlated."""
-
-    def log_at(self, flops: np.ndarray) -> np.ndarray:
-        """log y at flops (m,): (1 + R, m)."""
-        return self.middle[:, None] + self.exponent[:, None] * (np.log(flops) - self.log_reference)
-
-    @property
-    def log_coefficient(self) -> np.ndarray:
-        """log k of y = k C^p, (1 + R,)."""
-        return self.middle - self.exponent * self.log_reference
-
-    def stretched(self, factor: float) -> PowerLaw:
-        """The same estimate with its resamples that much farther from it."""
-        middle = self.middle[0] + factor * (self.middle - self.middle[0])
-        exponent = self.exponent[0] + factor * (self.exponent - self.exponent[0])
-        return PowerLaw(middle=middle, exponent=exponent, log_reference=self.log_reference)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PowerLawFrontier(Law):
-    """A law whose frontier is three power laws of compute without offset."""
-
-    power_laws: dict[str, PowerLaw]
-    """Of params, tokens and loss."""
-
-    def _parameters(self) -> dict[str, Estimate]:
-        return {
-            f"coefficient of {name}": estimate_of(np.exp(law.log_coefficient), self.rule)
-            for name, law in self.power_laws.items()
-        }
-
-    @property
-    def exponents(self) -> dict[str, Estimate]:
-        """Of N*, D*, D*/N* and L* as powers of compute (L* itself: there is no offset E)."""
-        laws = {name: law.exponent for name, law in self.power_laws.items()}
-        laws["tokens_per_param"] = laws["tokens"] - laws["params"]
-        return {name: estimate_of(v, self.rule) for name, v in laws.items()}
-
-    @property
-    def curve(self) -> Curve:
-        law = self.power_laws["loss"]
-        drawn = slice(0, len(law.exponent) - self.leave_outs)
-        return Curve(
-            E=np.zeros_like(law.exponent[drawn]),
-            log_K=law.log_coefficient[drawn],
-            c=-law.exponent[drawn],
-            flops_range=self.flops_range,
-        )
-
-    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
-        logs = {name: law.log_at(flops) for name, law in self.power_laws.items()}
-        return logs | {"loss": np.exp(logs["loss"])}
+        return save_law(self, path)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -310,28 +322,33 @@ class PredictingLaw(Law):
         residuals = loss - predicted if on_loss else np.log(loss / predicted)
         return scatter(residuals, self.num_free, on_loss=on_loss)
 
-    def predict(self, params: Any, tokens: Any, *, kind: str = "mean") -> Estimate | pd.DataFrame:
+    def predict(
+        self, params: Any = None, tokens: Any = None, flops: Any = None, *, kind: str = "mean"
+    ) -> Estimate | pd.DataFrame:
         """Loss at params N and tokens D: an Estimate for numbers, for arrays a DataFrame with columns
-        params, tokens, loss, loss_low, loss_high.
+        params, tokens, loss, loss_low, loss_high. With flops in place of either, along that budget: the other
+        follows from the cost of a token (`law.cost`), and flops is a column too.
 
         kind "mean": the interval of the law itself (the mean of many runs there); "run": of one new run,
-        which misses the law by its own noise too, see `scatter`. UserError unless all are above 0 and finite.
+        which misses the law by its own noise too, see `scatter`. UserError unless two are given, above 0 and
+        finite.
         """
-        return self._predicted(kind, params=params, tokens=tokens)
+        return self._predicted(kind, **complete_run(self.cost, params, tokens, flops))
 
     def _predicted(self, kind: str, **inputs: Any) -> Estimate | pd.DataFrame:
         check_kind(kind)
-        arrays = np.broadcast_arrays(*positive_numbers("predict", **inputs))
-        values = self._loss(self.thetas, *(array.ravel() for array in arrays))
+        arrays = same_shape("predict", **inputs)
+        inside = [array.ravel() for name, array in arrays.items() if name in self.inputs]
+        values = self._loss(self.thetas, *inside)
         rule = self.rule
         if kind == "run":
             # leave-outs say nothing about the noise of a new run: percentiles
             draws = values[1 : len(values) - self.leave_outs]
             values = self.scatter.with_run(values[:1], draws, int(self.options["seed"]))
             rule = Rule(level=self.level)
-        if arrays[0].ndim == 0:
+        if arrays["params"].ndim == 0:
             return estimate_of(values[:, 0], rule)
-        columns = {name: array.ravel() for name, array in zip(inputs, arrays, strict=True)}
+        columns = {name: array.ravel() for name, array in arrays.items()}
         return pd.DataFrame(columns | interval_columns("loss", values, rule))
 
     def to_dict(self) -> dict[str, Any]:
@@ -421,10 +438,13 @@ def build_law(
 
 
 def estimate_table(rows: Iterable[tuple[str, Estimate]]) -> pd.DataFrame:
-    """quantity, value, low, high: one row per name and number."""
-    numbers = [(name, float(value), value.low, value.high) for name, value in rows]
-    columns = zip(*numbers, strict=True)
-    return pd.DataFrame(dict(zip(("quantity", "value", "low", "high"), map(list, columns), strict=True)))
+    """quantity, value, low, high: one row per name and number; the ends are pandas.NA without an interval."""
+    names, values = zip(*rows, strict=True)
+    numbers: dict[str, list[float | None]] = {"value": [float(value) for value in values]}
+    numbers |= {end: [getattr(value, end) for value in values] for end in ("low", "high")}
+    return pd.DataFrame(
+        {"quantity": list(names)} | {name: number_column(column) for name, column in numbers.items()}
+    )
 
 
 def interval_columns(name: str, values: np.ndarray, rule: Rule | float) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from analysis.table.columns import (
     refuse_repeated_columns,
     typed,
 )
+from analysis.table.inputs import Columns, hint, renamed
 from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
 from analysis.text import printable, without_secrets
 
@@ -54,14 +55,17 @@ class UnknownNameError(UserError):
 Names = str | Sequence[str] | None
 
 
-def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:
+def load_runs(
+    store: str | Path, sweep: Names = None, family: Names = None, *, columns: Columns | None = None
+) -> pd.DataFrame:
     """One row per run: the columns of `RUN_COLUMNS`, counts and losses as float64, whatever their status.
 
     `store` is sqlite:///PATH, postgresql://..., http(s)://..., or a .parquet or .csv file; `sweep` and
     `family` are a name, several names, or None for all. From MLflow every column is there (missing values
-    where a run has none); from a file, the columns it has, `params` taken from `params_non_embedding` where
-    only that is given. Where MLflow holds a key twice in a sweep, the finished run, else the latest, is kept.
-    Seeds are Int64, or texts if one is larger. Control characters in texts are escaped.
+    where a run has none). From a file, the columns it has; `columns` renames them, e.g. {"N": "params",
+    "val_loss": "loss"}, and `params` is taken from `params_non_embedding` where only that is given. Where
+    MLflow holds a key twice in a sweep, the finished run, else the latest, is kept. Seeds are Int64, or texts
+    if one is larger. Control characters in texts are escaped.
 
     UserError, in one sentence, for a store that does not exist, does not answer within seconds, is of a newer
     schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family; also for
@@ -69,7 +73,7 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
     """
     kind, place = kind_of(store)
     if kind == "file":
-        frame = _read_table(path := Path(place))
+        frame = renamed(_read_table(path := Path(place)), columns, place)
         if "params" not in frame.columns and "params_non_embedding" in frame.columns:
             frame = frame.assign(params=frame["params_non_embedding"])
         missing = [name for name in REQUIRED if name not in frame.columns]
@@ -77,8 +81,13 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
             raise UserError(
                 f"{path} has no column {' and no column '.join(missing)}: a run table needs params, tokens "
                 f"and loss (nats per token); it has {', '.join(map(str, frame.columns)) or 'no columns'}"
+                + hint(missing, frame.columns)
             )
     else:
+        if columns is not None:
+            raise UserError(
+                f"columns is for .csv and .parquet files; {without_secrets(place)} has the usual names"
+            )
         with open_store(store) as source:
             frame = _without_duplicates(source.runs())
     name = without_secrets(place)

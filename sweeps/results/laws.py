@@ -212,12 +212,14 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
 
 
 def known_method(name: str) -> str:
-    """A method of `analysis.laws.METHODS`; UserError lists them."""
-    from analysis.laws import METHODS
+    """The method of `analysis.laws.METHODS` with that name, or other name; UserError lists them."""
+    from analysis.errors import UserError as AnalysisError
+    from analysis.laws import METHODS, method_called
 
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return name
+    try:
+        return method_called(name)
+    except AnalysisError:
+        raise unknown("method", name, METHODS) from None
 
 
 def fit(table: RunTable, family: str | None, *, methods: Sequence[str] = (), bootstrap: int = 1000) -> Fits:
