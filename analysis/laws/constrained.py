@@ -137,26 +137,26 @@ class ConstrainedLaw(SurfaceFrontier):
     def optimal(
         self, flops: Any = None, unique_tokens: float | None = None, *, loss: float | None = None
     ) -> Any:
-        """The best run at one budget: tokens are those read, repeats counted. Without unique_tokens: as if
-        text were unlimited."""
+        """The best run at one budget: tokens are those read, repeats counted; of several budgets a table like
+        that of `frontier`. Without unique_tokens: as if text were unlimited."""
         if unique_tokens is None:
             return super().optimal(flops, loss=loss)  # type: ignore[call-overload]
         if loss is not None:
             raise UserError("optimal: with unique_tokens give flops, not loss")
         budgets = as_flops(flops)
-        if len(budgets) > 1:
-            raise UserError(f"flops: give one budget with unique_tokens, not {len(budgets)}")
-        (U,) = positive_numbers("optimal", unique_tokens=unique_tokens)
-        log_params, losses = best_given_text(self.form, self.thetas, budgets, float(U), self.cost)
-        params = np.exp(log_params[:, 0])
+        (array,) = positive_numbers("optimal", unique_tokens=unique_tokens)
+        if array.ndim:
+            raise UserError(f"optimal: unique_tokens = {unique_tokens!r}: give one number")
+        log_params, losses = best_given_text(self.form, self.thetas, budgets, float(array), self.cost)
+        params = np.exp(log_params)
         tokens = self.cost.tokens(params, budgets)
-        numbers = {
-            "params": params,
-            "tokens": tokens,
-            "loss": losses[:, 0],
-            "tokens_per_param": tokens / params,
-        }
-        estimates = {name: estimate_of(values, self.rule) for name, values in numbers.items()}
+        numbers = {"params": params, "tokens": tokens, "loss": losses, "tokens_per_param": tokens / params}
+        if np.ndim(flops):
+            columns: dict[str, Any] = {"flops": budgets}
+            for name, values in numbers.items():
+                columns |= interval_columns(name, values, self.rule)
+            return pd.DataFrame(columns)
+        estimates = {name: estimate_of(values[:, 0], self.rule) for name, values in numbers.items()}
         return Optimum(flops=float(budgets[0]), note="", **estimates)
 
     def critical_flops(self, other: ConstrainedLaw, unique_tokens: float) -> Estimate:

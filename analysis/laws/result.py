@@ -200,7 +200,11 @@ class Law(Plotted, Printed, ABC):
         if beside is None:
             return table
         name, other = beside
-        ends = other._numbers().drop(columns="value", index=range(len(self._parameters()))).astype({"low": "Float64", "high": "Float64"})
+        ends = (
+            other._numbers()
+            .drop(columns="value", index=range(len(self._parameters())))
+            .astype({"low": "Float64", "high": "Float64"})
+        )
         ends = ends.rename(columns={"low": f"{name}_low", "high": f"{name}_high"})
         return table.merge(ends, on="quantity", how="left")
 

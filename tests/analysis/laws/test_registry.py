@@ -115,10 +115,21 @@ def test_several_budgets_get_a_table_and_text_is_refused(name):
             law.optimal(wrong)
 
 
-def test_one_budget_at_a_time_with_scarce_text():
-    law = analysis.fit_law(table_for(METHODS["constrained"]), "constrained", bootstrap=0)
-    with pytest.raises(UserError, match="give one budget with unique_tokens, not 2"):
-        law.optimal([1e18, 1e20], unique_tokens=1e9)
+def test_several_budgets_with_scarce_text_get_a_table_too():
+    law = analysis.fit_law(table_for(METHODS["constrained"]), "constrained", bootstrap=12)
+    table = law.optimal([1e18, 1e20], unique_tokens=1e9)
+    assert list(table.columns) == list(law.frontier(1e18).columns)
+    for row, flops in zip(table.to_dict(orient="records"), (1e18, 1e20), strict=True):
+        one = law.optimal(flops, unique_tokens=1e9)
+        # the sums of other rows may round in the last digit
+        for name in ("params", "tokens", "loss", "tokens_per_param"):
+            value = getattr(one, name)
+            ends = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+            assert ends == pytest.approx([value, value.low, value.high], rel=1e-9)
+    with pytest.raises(UserError, match=r"unique_tokens = \[1000000000.0\]: give one number"):
+        law.optimal(1e20, unique_tokens=[1e9])
+    with pytest.raises(UserError, match="with unique_tokens give flops, not loss"):
+        law.optimal(unique_tokens=1e9, loss=3.0)
 
 
 def test_everything_that_lists_laws_reads_the_registry(kaplan):

@@ -140,3 +140,18 @@ def test_usual_names_are_recognised(names: str, renames: dict[str, str]) -> None
     if renames:
         runs = pd.DataFrame(np.ones((2, len(columns))), columns=columns)
         assert {"params", "tokens", "loss"} <= set(as_table(runs, renames))
+
+
+def test_flops_under_another_name_are_told_not_silently_left_out() -> None:
+    runs = noisy().drop(columns="budget")
+    exact = 7.0 * runs["params"] * runs["tokens"]
+    (warning,) = analysis.fit_law(runs.assign(C=exact), bootstrap=0).warnings
+    assert (
+        warning == 'FLOPs are 6 params tokens: column C is not read; columns={"C": "flops"} counts them by it'
+    )
+    law = analysis.fit_law(runs.assign(C=exact), bootstrap=0, columns={"C": "flops"})
+    assert law.cost.k == pytest.approx(7.0)
+    assert not law.warnings
+    # hours of computing, or FLOPs beside those that are read, are something else
+    for other in (runs.assign(compute=3.0), runs.assign(C=exact, flops=exact), runs.assign(C="a")):
+        assert not analysis.fit_law(other, bootstrap=0).warnings
