@@ -83,7 +83,7 @@ FIGURES: dict[str, Kind] = {
     "frontier": Kind(draw=frontier, of="laws", in_report=True,
         shows="loss, size, tokens and tokens per parameter of the best run at every budget"),
     "loss_curves": Kind(draw=loss_curves, of="runs", in_report=True,
-        shows="the training objective along runs, and the held-out bound at their end"),
+        shows="the training objective along runs, and the held-out bound during training and at the end"),
     "measured": Kind(draw=measured, of="table", shows="loss against size of runs, before any law"),
     "best_losses": Kind(draw=best_losses, of="table", shows="the best loss of each family and budget"),
     "compare": Kind(draw=compare, of="comparison", in_report=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
-from analysis.table.columns import KEY_TAG, REQUIRED, RUN_COLUMNS, TRAIN_LOSS, refuse_repeated_columns, typed
+from analysis.table.columns import (
+    CURVE_METRICS,
+    HELD_OUT_LOSS,
+    HELD_OUT_LOSS_SE,
+    KEY_TAG,
+    REQUIRED,
+    RUN_COLUMNS,
+    refuse_repeated_columns,
+    typed,
+)
 from analysis.table.inputs import Columns, hint, renamed
 from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
 from analysis.text import printable, without_secrets
@@ -26,7 +36,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
-CURVE_COLUMNS = ("sweep", "family", "size", "key", "params", "step", "tokens", "flops", "loss")
+CURVE_COLUMNS = (
+    *("sweep", "family", "size", "key", "params", "step", "tokens", "flops", "loss"),
+    *(HELD_OUT_LOSS, HELD_OUT_LOSS_SE),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -84,10 +97,13 @@ def load_runs(
 
 
 def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:
-    """Training loss along every run, one row per recorded step, columns `CURVE_COLUMNS`.
+    """Losses along every run, one row per recorded step, columns `CURVE_COLUMNS`.
 
-    `loss` is the training loss (nats per token), `tokens` and `flops` are counted up to that step. If an
-    attempt repeated steps, the later attempt's value is kept. A run without a curve has no rows.
+    `loss` is the training loss (nats per token), `tokens` and `flops` are counted up to that step.
+    `held_out_loss` and `held_out_loss_se` are there at the few steps at which a sweep measures them (config:
+    `evaluation.during`), on a small part of the held-out text; `loss` is missing where a family trains on
+    something easier. If an attempt repeated steps, the later attempt's value is kept. A run without a curve
+    has no rows.
 
     UserError as for `load_runs`, and for a file that holds run rows but no curves.
     """
@@ -97,6 +113,7 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
     if kind == "file":
         path = Path(place)
         frame = _read_table(path)
+        frame = frame.assign(**{name: math.nan for name in CURVE_COLUMNS[-2:] if name not in frame.columns})
         missing = [name for name in CURVE_COLUMNS if name not in frame.columns]
         if missing:
             raise UserError(
@@ -107,10 +124,11 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
     runs = load_runs(store, sweep, family)
     with open_store(store) as source:
         points = source.curves(runs["mlflow_run_id"].tolist())
-    latest = points.sort_values(["run_id", "step", "timestamp"]).drop_duplicates(
-        ["run_id", "step"], keep="last"
-    )
-    frame = latest.merge(runs, left_on="run_id", right_on="mlflow_run_id", suffixes=("", "_final"))
+    step = ["run_id", "step"]
+    latest = points.sort_values([*step, "timestamp"]).drop_duplicates([*step, "key"], keep="last")
+    by_step = latest.pivot(index=step, columns="key", values="value").reindex(columns=CURVE_METRICS)
+    by_step = by_step.set_axis(["value", *CURVE_COLUMNS[-2:]], axis="columns").reset_index()
+    frame = by_step.merge(runs, left_on="run_id", right_on="mlflow_run_id", suffixes=("", "_final"))
     tokens = frame["step"] * frame["batch_size"] * frame["context_length"]
     flops = tokens * (frame["flops"] / frame["tokens"])
     frame = frame.assign(tokens=tokens, flops=flops, loss=frame["value"])
@@ -307,11 +325,12 @@ class _Server:
 
         client = self._client()
         rows = [
-            (run_id, point.step, point.timestamp, point.value)
+            (run_id, name, point.step, point.timestamp, point.value)
             for run_id in run_ids
-            for point in client.get_metric_history(run_id, TRAIN_LOSS)
+            for name in CURVE_METRICS
+            for point in client.get_metric_history(run_id, name)
         ]
-        points = pd.DataFrame(rows, columns=["run_id", "step", "timestamp", "value"])
+        points = pd.DataFrame(rows, columns=["run_id", "key", "step", "timestamp", "value"])
         return points.assign(value=points["value"].mask(points["value"] >= LARGEST_FLOAT, float("inf")))
 
 

@@ -100,6 +100,8 @@ def folder(tmp_path: Path, specs) -> Path:
                         "flops": step * 1e8,
                     }
                 )
+            numbers = {"held_out_loss": 2.5, "held_out_loss_se": 0.5, "tokens": 20480, "flops": 2e9}
+            lines.append({"kind": "held_out", "step": 20, **numbers})
     return folder
 
 
@@ -206,6 +208,9 @@ def test_loss_curves_come_from_the_journals(folder, specs):
     assert losses["key"].tolist() == [specs[0].key] * 2
     assert losses["step"].tolist() == [10, 20]
     assert losses["loss"].tolist() == [0.5, 0.25]
+    assert losses["flops"].tolist() == [1e9, 2e9]
+    assert losses[["held_out_loss", "held_out_loss_se"]].to_numpy()[1].tolist() == [2.5, 0.5]
+    assert losses["held_out_loss"].isna().tolist() == [True, False]
 
 
 def test_comparison_recovers_the_planted_multiplier(folder):
