@@ -3,7 +3,8 @@
 The file is JSON: first the numbers (`to_dict`), then the law field by field. Arrays are base64 of their
 bytes, tables go column by column, dataclasses and enums by name. Only those of this package and of the
 modules of registered laws are made again, nothing else is imported, and no code is read from the file. A hash
-of all of it shows a change.
+of all of it shows a change. The law.json of a sweep is read too: its laws are fitted again to the runs beside
+it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.estimate import Estimate
 from analysis.files import write_whole
-from analysis.laws import METHODS
+from analysis.laws import METHODS, fit_law, method_called
 from analysis.table.fit_table import Excluded
+from analysis.table.runs import load_runs
 from analysis.text import printable
 
 if TYPE_CHECKING:
@@ -53,11 +55,13 @@ def save_law(law: Law, path: str | Path) -> Path:
     return write_whole(_file(path), (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def load_law(path: str | Path) -> Law:
+def load_law(path: str | Path, method: str | int | None = None) -> Law:
     """A law that `law.save(path)` wrote, with the same numbers and intervals.
 
-    UserError, in one sentence, for a file that is missing, is no saved law, was changed or cut off, is of a
-    law that is not registered here, or of a version whose laws give other numbers.
+    Of a sweep's law.json, which holds the numbers of several laws: the one by `method` (the surface, or the
+    only one), fitted again to the runs beside it, and compared with those numbers. UserError, in one
+    sentence, for a file that is missing, is neither, was changed or cut off, is of a law that is not
+    registered here, or of a version whose laws give other numbers.
     """
     place = _file(path)
     try:
@@ -66,9 +70,11 @@ def load_law(path: str | Path) -> Law:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     except ValueError:  # no JSON, or no text at all
         raise UserError(f"{path} is no saved law, or was cut off: law.save(path) writes one") from None
+    if isinstance(content, dict) and isinstance(content.get("laws"), dict):
+        return _fitted_again(place, content["laws"], method)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        numbers = isinstance(content, dict) and not {"laws", "parameters"}.isdisjoint(content)
-        what = "holds the numbers of laws, not a law itself" if numbers else "is no saved law"
+        numbers = isinstance(content, dict) and "parameters" in content
+        what = "holds the numbers of a law, not the law itself" if numbers else "is no saved law"
         raise UserError(f"{path} {what}: law.save(path) writes one")
     written = f"version {printable(content.get('code_version'))} of this program"
     if content.get("format_version") != FORMAT_VERSION:
@@ -77,25 +83,48 @@ def load_law(path: str | Path) -> Law:
         )
     if content.pop("sha256", None) != _digest(content):
         raise UserError(f"{path} was changed since it was saved: fit the law again")
-    method = str(content["law"]["method"])
-    if method not in METHODS:
+    name = str(content["law"]["method"])
+    if name not in METHODS:
         raise UserError(
-            f"{path} is a law with method {method!r}, which is not registered here: "
+            f"{path} is a law with method {name!r}, which is not registered here: "
             "import the module that registers it"
         )
+    if method is not None and method_called(method) != name:
+        raise UserError(f"method = {method!r}: {path} is a law with method {name!r}")
     try:
         law: Law = _decoded(content["state"])
     except (TypeError, KeyError, AttributeError, ImportError):
         raise UserError(
             f"{path} was saved by {written}, whose laws have other fields: fit the law again"
         ) from None
-    for name, was, now in _differences(content["law"], json.loads(law.to_json())):
-        if name.split(".")[0] != "code_version":
-            raise UserError(
-                f"{path} was saved by {written}, which gave {name} = {was}; here it is {now}: "
-                "fit the law again"
-            )
+    stored = {key: value for key, value in content["law"].items() if key != "code_version"}
+    _compare(path, written, stored, law)
     return law
+
+
+def _fitted_again(place: Path, laws: Mapping[str, Any], method: str | int | None) -> Law:
+    """The law of a sweep's law.json, from the runs that lie beside it."""
+    name = method_called("surface" if method is None else method)
+    name = next(iter(laws)) if method is None and name not in laws and len(laws) == 1 else name
+    if name not in laws:
+        raise UserError(f"method = {name!r}: {place} has no such law; it has {', '.join(laws) or 'none'}")
+    table = place.with_name("runs.parquet")
+    if not table.is_file():
+        raise UserError(f"{place} holds the numbers of laws: their runs, {table.name}, must lie beside it")
+    numbers = laws[name]
+    law = fit_law(load_runs(table), name, **numbers["options"])
+    same = {key: numbers[key] for key in ("data_sha256", "num_runs", "parameters", "exponents")}
+    _compare(place, f"version {printable(numbers.get('code_version'))} of this program", same, law)
+    return law
+
+
+def _compare(path: str | Path, written: str, numbers: Mapping[str, Any], law: Law) -> None:
+    """UserError if the law gives other numbers than those in the file."""
+    again = json.loads(law.to_json())
+    for name, was, now in _differences(dict(numbers), {key: again.get(key) for key in numbers}):
+        raise UserError(
+            f"{path} was saved by {written}, which gave {name} = {was}; here it is {now}: fit the law again"
+        )
 
 
 def _file(path: object) -> Path:

@@ -165,7 +165,7 @@ def spoil(content: dict[str, Any], how: str) -> Any:
         ("no hash", "was changed since it was saved"),
         ("form", r"was saved by version 9.0 of this program in a form that this version, .*, does not read"),
         ("another program", r"is no saved law: law.save\(path\) writes one"),
-        ("to_json", r"holds the numbers of laws, not a law itself: law.save\(path\) writes one"),
+        ("to_json", r"holds the numbers of a law, not the law itself: law.save\(path\) writes one"),
         ("a list", "is no saved law"),
         ("fields", "whose laws have other fields: fit the law again"),
         ("numbers", r"which gave parameters.alpha.value = .*; here it is .*: fit the law again"),
@@ -208,3 +208,47 @@ def test_a_place_that_cannot_be_written_gets_one_sentence(saved: Path, tmp_path:
     assert json.loads(law.to_json(tmp_path / "numbers.json")) == json.loads(
         (tmp_path / "numbers.json").read_text()
     )
+
+
+@pytest.fixture
+def of_a_sweep(tmp_path: Path) -> Path:
+    """A folder as a sweep leaves it: numbers of two laws, and the runs of both."""
+    runs = isoflop_table(noise=0.002, sizes=7).assign(status=["failed", *["finished"] * 34], family="ar")
+    runs.to_parquet(tmp_path / "runs.parquet", index=False)
+    laws = {method: analysis.fit_law(runs, method, bootstrap=8) for method in ("isoflop", "surface")}
+    content = {"sweep": "small", "laws": {method: law.to_dict() for method, law in laws.items()}}
+    (tmp_path / "law.json").write_text(json.dumps(content))
+    return tmp_path / "law.json"
+
+
+def test_the_laws_of_a_sweep_come_back_from_its_runs(of_a_sweep: Path) -> None:
+    numbers = json.loads(of_a_sweep.read_text())["laws"]
+    for method, name in ((None, "surface"), ("approach 2", "isoflop")):
+        law = analysis.load_law(of_a_sweep, method)
+        assert law.method == name
+        assert json.loads(law.to_json())["optima"] == numbers[name]["optima"]
+
+
+def test_laws_of_a_sweep_that_its_runs_do_not_give_are_refused(of_a_sweep: Path, saved: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"method = 'envelope': .*law.json has no such law; it has isoflop, surface"
+    ):
+        analysis.load_law(of_a_sweep, method=1)
+    with pytest.raises(UserError, match=r"method = 'isoflop': .*law.json is a law with method 'surface'"):
+        analysis.load_law(saved, method="isoflop")
+    content = json.loads(of_a_sweep.read_text())
+    content["laws"]["surface"]["exponents"]["params"]["low"] += 0.01
+    of_a_sweep.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"which gave exponents.params.low = .*; here it is .*: fit the law again"
+    ):
+        analysis.load_law(of_a_sweep)
+    runs = pd.read_parquet(of_a_sweep.with_name("runs.parquet"))
+    runs.iloc[:-1].to_parquet(of_a_sweep.with_name("runs.parquet"))
+    with pytest.raises(UserError, match=r"which gave data_sha256 = .*; here it is"):
+        analysis.load_law(of_a_sweep, "isoflop")
+    of_a_sweep.with_name("runs.parquet").unlink()
+    with pytest.raises(
+        UserError, match=r"holds the numbers of laws: their runs, runs.parquet, must lie beside it"
+    ):
+        analysis.load_law(of_a_sweep)

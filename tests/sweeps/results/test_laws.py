@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis import load_law
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
@@ -183,6 +184,8 @@ def test_law_is_found_told_and_written(folder):
     assert all(row["status"] == "bracketed" for row in content["laws"]["isoflop"]["minima"])
     again = results.store_table(str(folder / "uniform" / "runs.parquet"), None)
     assert results.fit(again, "uniform", bootstrap=0).laws["surface"].sha256 == law.sha256
+    loaded = load_law(folder / "uniform" / "law.json")
+    assert loaded.to_dict()["optima"] == law.to_dict()["optima"]
 
 
 def test_laws_and_comparisons_fit_eighty_columns(folder):
