@@ -152,6 +152,7 @@ def conclude(
     if report.interrupted:
         return INTERRUPTED
     table = results.ledger_table(request.folder, request.config.name, plan.keys, plan.families, ledger=ledger)
+    # The answer, one sentence before all tables, belongs here.
     refused = printing.fit_all(table, request.folder, bootstrap=bootstrap, journals=True, out=out)
     printing.show_refused(refused, out)
     for step in printing.next_steps(request, plan.families):

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import MISSING, flops_text, interval_text, value_text
-from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, write_law
+from sweeps.results.laws import (
+    Fits,
+    RunTable,
+    compare,
+    curves,
+    fit_each,
+    folder_name,
+    write_comparison,
+    write_law,
+    write_report,
+)
+from sweeps.show.steps import Steps
 from sweeps.show.tables import RowsTable, console
 
 if TYPE_CHECKING:
@@ -117,12 +128,42 @@ def fit_all(
     journals: whether the folder is a sweep's own, with the training losses of its runs.
     """
     refused: dict[str, str] = {}
-    for fits in fit_each(table, refused, methods=methods, bootstrap=bootstrap, report=out.print):
-        show_fits(fits, table, out)
-        losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
-        # A table without a family column is one law; its results stand beside the families'.
-        own = folder / folder_name(fits.family) if fits.family else folder
-        show_files(write_law(fits, table, own, sweep=folder.name, losses=losses), out)
+    with Steps(out, [1.0] * max(1, len(table.families))) as step:
+        for fits in fit_each(table, refused, methods=methods, bootstrap=bootstrap, report=step):
+            show_fits(fits, table, out)
+            losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
+            # A table without a family column is one law; its results stand beside the families'.
+            own = folder / folder_name(fits.family) if fits.family else folder
+            show_files(write_law(fits, table, own, sweep=folder.name, losses=losses), out)
+    return refused
+
+
+def compare_all(
+    table: RunTable, folder: Path, reference: str, *, bootstrap: int, out: Console
+) -> dict[str, str]:
+    """Compare the families with `reference`, print and write it; returns why some are left out."""
+    with Steps(out, [1.0, 2.0]) as step:  # drawing takes longer than fitting
+        comparison, refused = compare(table, reference, bootstrap=bootstrap, report=step)
+        # The answer, one sentence before all tables, belongs here.
+        show_comparison(comparison, out)
+        step("drawing the comparison")
+        show_files(write_comparison(comparison, folder), out)
+    return refused
+
+
+def report_all(
+    table: RunTable, folder: Path, reference: str, *, bootstrap: int, journals: bool, out: Console
+) -> dict[str, str]:
+    """Write the report; returns why some families have no law. journals: as `fit_all`."""
+    losses = curves(table.frame, folder, folder.name) if journals else None
+    number = max(1, len(table.families))
+    # drawing a family takes longer than fitting it
+    weights = [*[1.0] * number, *([number] if number > 1 else []), 8.0 * number]
+    with Steps(out, weights) as step:
+        path, refused = write_report(
+            table, folder, folder.name, reference=reference, bootstrap=bootstrap, losses=losses, report=step
+        )
+    show_files([path], out)
     return refused
 
 
