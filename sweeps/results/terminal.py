@@ -8,7 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.text import MISSING, flops_text, interval_text, value_text
+from analysis.text import MISSING, flops_text, interval_text, number_text, value_text
 from sweeps.results.laws import (
     Fits,
     RunTable,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from analysis.comparison.multipliers import Comparison
+    from analysis.estimate import Estimate
     from sweeps.plan.prepare import Request
 
 STYLES = {"reliable": "green", "use with care": "yellow", "do not use": "red"}
@@ -56,7 +57,9 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     out.print(RowsTable(title=f"{name}: exponents in compute, with {level:.0%} intervals", rows=rows))
     for method, law in fits.laws.items():
         if symbols := METHODS[method].symbols:
-            rows = [{"parameter": symbol, "value": str(getattr(law, symbol))} for symbol in symbols]
+            rows = [
+                {"parameter": symbol, "value": _parameter(symbol, getattr(law, symbol))} for symbol in symbols
+            ]
             title = f"{name}: {METHODS[method].label} {METHODS[method].formula}"
             out.print(RowsTable(title=title.strip(), rows=rows))
     for method, law in fits.laws.items():
@@ -75,6 +78,18 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
         notes.append(f"left out: {older} finished runs of an earlier config under the same name")
     for note in dict.fromkeys(notes):
         out.print(note, style="yellow")
+
+
+NO_ENTROPY = 1e-4
+"""Nats per token below which E is written as 0: no loss is measured as finely."""
+
+
+def _parameter(symbol: str, value: Estimate) -> str:
+    """A parameter with its interval. A fit that needs no E stops just above 0."""
+    if symbol != "E" or value >= NO_ENTROPY or value.low is None or value.high is None:
+        return "0" if symbol == "E" and value < NO_ENTROPY else str(value)
+    ends = ("0" if end < NO_ENTROPY else number_text(end) for end in (value.low, value.high))
+    return f"0 [{', '.join(ends)}]"
 
 
 def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> RowsTable:
