@@ -13,24 +13,34 @@ if TYPE_CHECKING:
     from analysis import figures as figures
     from analysis import laws as laws
     from analysis import published as published
+    from analysis.answer.recommendation import budget_for as budget_for
+    from analysis.answer.recommendation import recommend as recommend
     from analysis.checks.diagnostics import diagnose as diagnose
     from analysis.checks.heldout import rollout as rollout
     from analysis.checks.selection import select as select
     from analysis.comparison.multipliers import compare as compare
     from analysis.estimate import Estimate as Estimate
     from analysis.laws import fit_law as fit_law
+    from analysis.laws.groups import fit_laws as fit_laws
     from analysis.laws.powerfit import fit_power_law as fit_power_law
+    from analysis.laws.saved import load_law as load_law
     from analysis.laws.tuning import fit_tuning_law as fit_tuning_law
+    from analysis.table.counts import counted as counted
     from analysis.table.runs import load_runs as load_runs
 
 _HOMES = {
     "Estimate": "analysis.estimate",
+    "budget_for": "analysis.answer.recommendation",
     "compare": "analysis.comparison.multipliers",
+    "counted": "analysis.table.counts",
     "diagnose": "analysis.checks.diagnostics",
     "fit_law": "analysis.laws",
+    "fit_laws": "analysis.laws.groups",
     "fit_power_law": "analysis.laws.powerfit",
     "fit_tuning_law": "analysis.laws.tuning",
+    "load_law": "analysis.laws.saved",
     "load_runs": "analysis.table.runs",
+    "recommend": "analysis.answer.recommendation",
     "rollout": "analysis.checks.heldout",
     "select": "analysis.checks.selection",
 }

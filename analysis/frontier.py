@@ -10,6 +10,7 @@ Minimising E + A N^-alpha + B D^-beta under that constraint (Hoffmann et al. 202
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate
-from analysis.text import flops_text
+from analysis.text import flops_text, interval_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +120,14 @@ class Curve:
     flops_range: tuple[float, float]
     """Smallest and largest budget with data."""
 
+    def __len__(self) -> int:
+        return len(self.E)
+
+    @property
+    def floor(self) -> float:
+        """No budget reaches a loss at or below it."""
+        return float(self.E[0])
+
     def loss(self, flops: np.ndarray) -> np.ndarray:
         """(1 + R, m) for flops (m,)."""
         return self.E[:, None] + np.exp(self.log_K[:, None] - self.c[:, None] * np.log(flops))
@@ -138,6 +147,55 @@ class Curve:
         return np.where(above > 0, np.exp((self.log_K[:, None] - log_above) / self.c[:, None]), np.inf)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridCurve:
+    """Frontier loss against compute without a formula: on a grid of budgets, straight in log C between."""
+
+    log_flops: np.ndarray
+    """(m,) evenly spaced, ascending."""
+    losses: np.ndarray
+    """(1 + R, m): the estimate first."""
+    flops_range: tuple[float, float]
+    """Smallest and largest budget with data."""
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    @property
+    def floor(self) -> float:
+        """The lowest loss of the estimate."""
+        return float(self.losses[0].min())
+
+    def loss(self, flops: np.ndarray) -> np.ndarray:
+        """(1 + R, m) for flops (m,); beyond the grid, the loss at its end."""
+        piece, part = self._places(flops)
+        return self.losses[:, piece] * (1 - part) + self.losses[:, piece + 1] * part
+
+    def loss_each(self, flops: np.ndarray) -> np.ndarray:
+        """(1 + R,) for flops (1 + R,): every resample at its own budget."""
+        piece, part = self._places(flops)
+        rows = np.arange(len(self))
+        return np.asarray(self.losses[rows, piece] * (1 - part) + self.losses[rows, piece + 1] * part)
+
+    def first(self, size: int) -> GridCurve:
+        """The same curve with its first `size` rows: the estimate and size - 1 resamples."""
+        return replace(self, losses=self.losses[:size])
+
+    def flops_at(self, loss: np.ndarray) -> np.ndarray:
+        """Compute that first reaches loss (1 + R, m); infinite if the grid does not."""
+        lowest = np.minimum.accumulate(self.losses, axis=1)
+        loss = np.broadcast_to(loss, (len(self), np.shape(loss)[-1]))
+        rows = [np.interp(-at, -own, self.log_flops, right=np.inf)
+                for at, own in zip(loss, lowest, strict=True)]  # fmt: skip
+        return np.exp(rows)
+
+    def _places(self, flops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        at = (np.log(flops) - self.log_flops[0]) / (self.log_flops[1] - self.log_flops[0])
+        at = np.clip(at, 0.0, len(self.log_flops) - 1.0)
+        piece = np.minimum(at.astype(int), len(self.log_flops) - 2)
+        return piece, at - piece
+
+
 def surface_curve(thetas: np.ndarray, cost: Cost, flops_range: tuple[float, float]) -> Curve:
     """The frontier of a surface law: thetas (1 + R, 5), the estimate first."""
     c = -frontier_exponents(thetas, cost)["reducible_loss"]
@@ -152,16 +210,38 @@ class Optimum:
     """The compute-optimal run at one budget, each number with its interval."""
 
     flops: float
+    """An Estimate, with an interval, if the run was asked for by its loss."""
     params: Estimate
     tokens: Estimate
     loss: Estimate
     tokens_per_param: Estimate
+    note: str = ""
+    """Why a number has no interval, although the law has resamples."""
 
     def __str__(self) -> str:
+        ends = getattr(self.flops, "low", None), getattr(self.flops, "high", None)
         return (
-            f"at {flops_text(self.flops)} FLOPs: params {self.params}, tokens {self.tokens}, "
-            f"tokens per parameter {self.tokens_per_param}, loss {self.loss}"
+            f"at {interval_text(self.flops, *ends, flops_text)} FLOPs: params {self.params}, "
+            f"tokens {self.tokens}, tokens per parameter {self.tokens_per_param}, loss {self.loss}"
+            + (f" ({self.note})" if self.note else "")
         )
+
+
+def complete_run(cost: Cost, params: object, tokens: object, flops: object) -> dict[str, object]:
+    """params and tokens from two of the three, and flops if it was one of them; UserError unless two."""
+    three = {"params": params, "tokens": tokens, "flops": flops}
+    two = {name: value for name, value in three.items() if value is not None}
+    if len(two) != 2:
+        has = {0: "none", 1: f"{', '.join(two)} alone"}.get(len(two), "all three")
+        raise UserError(f"predict: give two of params, tokens and flops (FLOPs = {cost}), not {has}")
+    if flops is None:
+        return two
+    arrays = same_shape("predict", **two)
+    if params is None:
+        arrays["params"] = (arrays["flops"] / cost.k / arrays["tokens"]) ** (1 / cost.q)
+    else:
+        arrays["tokens"] = cost.tokens(arrays["params"], arrays["flops"])
+    return {name: arrays[name] for name in three}
 
 
 def as_flops(flops: object) -> np.ndarray:
@@ -180,6 +260,16 @@ def positive_numbers(what: str, **values: object) -> list[np.ndarray]:
     return arrays
 
 
+def same_shape(what: str, **values: object) -> dict[str, np.ndarray]:
+    """`positive_numbers` of one shape, by name; UserError for arrays of different lengths."""
+    arrays = positive_numbers(what, **values)
+    try:
+        return dict(zip(values, np.broadcast_arrays(*arrays), strict=True))
+    except ValueError:
+        sizes = " and ".join(f"{len(np.ravel(a))} {name}" for name, a in zip(values, arrays, strict=True))
+        raise UserError(f"{what}: give arrays of one length, or single numbers, not {sizes}") from None
+
+
 def _numbers(value: object) -> np.ndarray:
     """float64; not a number for text, which numpy would convert without a word."""
     try:
@@ -190,7 +280,7 @@ def _numbers(value: object) -> np.ndarray:
         return np.asarray(np.nan)
 
 
-def number_column(values: list[float | None]) -> pd.Series:
+def number_column(values: Sequence[float | None]) -> pd.Series:
     """A table column: float64, or nullable Float64 if a number is missing (missing is never NaN)."""
     import pandas as pd
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -17,11 +17,17 @@ class Plotted:
     def __repr__(self) -> str:
         return str(self)
 
-    def plot(self, **options: Any) -> go.Figure:
-        """The result as a Plotly figure; options are those of the figure's function."""
-        return self._drawn(self.figure, **options)
+    @overload
+    def plot(self, *, ax: None = None, **options: Any) -> go.Figure: ...
+    @overload
+    def plot(self, *, ax: Any, **options: Any) -> Any: ...
+    def plot(self, *, ax: Any = None, **options: Any) -> Any:
+        """The result as a Plotly figure, which `analysis.figures.save` writes as PNG, SVG, PDF or HTML;
+        options are those of the figure's function. With `ax`, axes of matplotlib (one for the first panel, or
+        several), it is drawn there instead, and `ax` is returned."""
+        return self._drawn(self.figure, ax, **options)
 
-    def _drawn(self, figure: str, **options: Any) -> go.Figure:
+    def _drawn(self, figure: str, ax: Any = None, **options: Any) -> Any:
         # by name, for the figures know the laws and the checks, and these must not know the figures
-        drawn: go.Figure = import_module("analysis.figures").FIGURES[figure].draw(self, **options)
-        return drawn
+        drawn = import_module("analysis.figures").FIGURES[figure].draw(self, **options)
+        return drawn if ax is None else import_module("analysis.figures.static").draw_on(drawn, ax)

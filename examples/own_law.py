@@ -31,7 +31,8 @@ from analysis.frontier import (
     surface_loss,
 )
 from analysis.laws import LawEntry, register
-from analysis.laws.result import FitStatus, PredictingLaw, common_fields
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import FitStatus, common_fields
 from analysis.laws.solver.bootstrap import check_options, resample_weights
 from analysis.table.fit_table import prepare
 

@@ -205,6 +205,16 @@ class RunSpec:
             work=self.build_family().work(self.data.context_length),
         )
 
+    def evaluation_flops(self, sequences: int) -> float:
+        """Exact FLOPs of one estimate of the bound on so many held-out sequences."""
+        family, length = self.build_family(), self.data.context_length
+        levels = 1 if family.bound == "exact" else self.evaluation.noise_levels
+        passes = [
+            flops.forward_flops(self.size, self.vocab_size, length, work=work)
+            for work in family.evaluation_work(length)
+        ]
+        return sequences * levels * sum(passes)
+
     def param_count(self, kind: flops.ParamKind = "total") -> int:
         """Parameters of the run's network; kinds as in `scaling.flops.param_count`."""
         return self.build_family().param_count(self.size, kind)

@@ -23,13 +23,14 @@ from analysis.checks.variants import variants
 from analysis.errors import UserError
 from analysis.estimate import Estimate
 from analysis.frontier import frontier_exponents
-from analysis.laws.result import FEW_STARTS, FitStatus, Law
+from analysis.laws.predicting import FEW_STARTS
+from analysis.laws.result import FitStatus, Law
 from analysis.laws.surface import TOUCHES_ZERO, SurfaceLaw
 from analysis.plotted import Plotted
 from analysis.text import number_text
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
+    pass
 
 STABLE = 0.05
 """Variants of the exponent of N* within this of each other are called stable; 0.05 is a factor 2 in N* over
@@ -110,13 +111,13 @@ class Diagnosis(Plotted):
         at = (exponents - float(self.law.exponents["params"])).abs().idxmax()
         return f"{rows['variant'][at]}: {exponents[at]:.2f}"
 
-    def plot(self, check: str | None = None) -> go.Figure:  # type: ignore[override]
-        """The figure behind one check, or (None) the exponent and E over all variants. UserError names the
-        checks there are."""
+    def plot(self, check: str | None = None, *, ax: Any = None) -> Any:  # type: ignore[override]
+        """The figure behind one check, or (None) the exponent and E over all variants; with `ax` on axes of
+        matplotlib. UserError names the checks there are."""
         if check is not None and check not in set(self.table["check"]):
             raise UserError(f"check = {check!r} was not made; choose one of {', '.join(self.table['check'])}")
         kind = "variants" if check is None else FIGURE_OF.get(check, "variants")
-        return self._drawn(kind, **({"check": check} if kind == "variants" else {}))
+        return self._drawn(kind, ax, **({"check": check} if kind == "variants" else {}))
 
     def __str__(self) -> str:
         width = max(map(len, self.table["check"]))

@@ -7,6 +7,7 @@ read from that budget's own runs, with the interval of the law's optimum.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,12 +15,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.laws import fit_law
+from analysis.laws import check_options, fit_law, method_called
 from analysis.laws.isoflop import fit_isoflop
-from analysis.laws.result import Law, PredictingLaw
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import Law
 from analysis.laws.solver.budget import BudgetStatus
 from analysis.plotted import Plotted
 from analysis.table.fit_table import RunTable, prepare
+from analysis.table.inputs import Columns, as_table
 from analysis.text import flops_text
 
 MOST_FOLDS = 12
@@ -99,15 +102,24 @@ class Rollout(Plotted):
         }
 
 
-def rollout(runs: pd.DataFrame, method: str = "surface", **options: Any) -> Rollout:
+def rollout(
+    runs: pd.DataFrame | Mapping[str, Any],
+    method: str | int = "surface",
+    *,
+    family: str | None = None,
+    columns: Columns | None = None,
+    **options: Any,
+) -> Rollout:
     """Fit `method` to the runs up to each budget but the last and predict the larger budgets.
 
-    runs and options are those of `fit_law`. Methods that predict single runs (surface) are compared with
-    every later run, all methods with the minima of the later budgets that have one. More than 12 budgets are
-    grouped into 8 stretches of equal width in log FLOPs. UserError if no window gives a law or nothing is
-    left to compare with it.
+    runs, family, columns and options are those of `fit_law`. Methods that predict single runs (surface) are
+    compared with every later run, all methods with the minima of the later budgets that have one. More than
+    12 budgets are grouped into 8 stretches of equal width in log FLOPs. UserError if no window gives a law or
+    nothing is left to compare with it.
     """
-    table = prepare(runs)
+    method = method_called(method)
+    check_options(method, options)
+    table = prepare(as_table(runs, columns, family))
     groups = folds(table)
     if len(groups) < 2:
         raise UserError("rollout: all runs spend one budget; give at least two, so that one can be held out")

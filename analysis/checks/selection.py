@@ -18,9 +18,11 @@ import pandas as pd
 from analysis.checks.heldout import QUANTITIES, errors_of, folds, measured_minima
 from analysis.errors import UserError
 from analysis.laws import fit_law, variants_of
-from analysis.laws.result import Law, PredictingLaw
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import Law
 from analysis.laws.solver.objective import huber_deviance
 from analysis.table.fit_table import prepare
+from analysis.table.inputs import Columns, as_table
 
 COLUMNS = (
     *("candidate", "num_parameters", "aicc", "aicc_above_best"),
@@ -67,18 +69,25 @@ class Selection:
         return self.table.to_html(index=False)
 
 
-def select(runs: pd.DataFrame, candidates: Mapping[str, Mapping[str, Any]] | None = None) -> Selection:
+def select(
+    runs: pd.DataFrame | Mapping[str, Any],
+    candidates: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    family: str | None = None,
+    columns: Columns | None = None,
+) -> Selection:
     """Fit every candidate to all runs and to all but one budget at a time.
 
     candidates: name -> options of `fit_law` (method "surface" unless given); None: the candidates of the
-    registered laws (`analysis.laws.METHODS`). Intervals are not needed and not computed. A difference in AICc
-    below about 2 says nothing; envelope and IsoFLOP predict no single runs and so have neither AICc nor
-    run_error. UserError if the table has fewer than 3 budgets or no candidate can be fitted.
+    registered laws (`analysis.laws.METHODS`). family and columns are those of `fit_law`. Intervals are not
+    needed and not computed. A difference in AICc below about 2 says nothing; envelope and IsoFLOP predict no
+    single runs and so have neither AICc nor run_error. UserError if the table has fewer than 3 budgets or no
+    candidate can be fitted.
     """
     chosen = variants_of("candidates") if candidates is None else candidates
     if not chosen:
         raise UserError("candidates is empty; give at least one, e.g. {'tied': {'tied': True}}")
-    table = prepare(runs)
+    table = prepare(as_table(runs, columns, family))
     groups = folds(table)
     if len(groups) < 3:
         raise UserError(f"select: {len(groups)} budgets; leaving one out needs at least 3")

@@ -15,15 +15,12 @@ from analysis.errors import UserError
 from analysis.laws import fit_law, variants_of
 from analysis.laws.result import Law
 from analysis.laws.surface import SurfaceLaw
+from analysis.table.counts import FLOPS, PARAMS
 from analysis.text import number_text
 
 DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 WINDOW_FACTORS = (20.0, 10.0, 5.0)
 """Runs within this factor of the best tokens per parameter at the middle of the budgets."""
-CONVENTIONS = {
-    "params": ("params_total", "params_non_embedding", "params_body"),
-    "flops": ("flops_exact", "flops_6nd", "flops_sahoo2026"),
-}
 COLUMNS = ("check", "variant", "exponent", "E", "num_runs", "note")
 
 
@@ -45,7 +42,7 @@ def variants(law: Law) -> pd.DataFrame:
         if np.isfinite(ratio) and not inside.all():
             name = f"{number_text(ratio / factor)} to {number_text(ratio * factor)} tokens per parameter"
             fits.append(("window", name, runs[inside], own))
-    for column, names in CONVENTIONS.items():
+    for column, names in (("params", PARAMS), ("flops", FLOPS)):
         for name in names:
             counted = name in runs and runs[name].notna().all()
             if counted and not np.allclose(runs[name], runs[column], rtol=1e-9):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimate import spread
-from analysis.frontier import Curve, number_column
+from analysis.frontier import Curve, GridCurve, number_column
 from analysis.laws.result import Law
 from analysis.laws.surface import SurfaceLaw
 
@@ -23,6 +23,7 @@ COLUMNS = (
 )
 BEYOND = 10.0
 """A curve goes this factor beyond the family's budgets on either side."""
+AnyCurve = Curve | GridCurve
 SAME = 1.01
 """Budgets this close (factor) count as inside the data."""
 
@@ -72,9 +73,9 @@ def multiplier_curve(family: str, law: Law, reference: str, base: Law, points: i
     return rows.assign(**ends).drop(columns="law")
 
 
-def paired(curve: Curve, other: Curve) -> tuple[Curve, Curve]:
+def paired(curve: AnyCurve, other: AnyCurve) -> tuple[AnyCurve, AnyCurve]:
     """Both curves cut to the fewer resamples, so that resample i of one meets resample i of the other."""
-    size = min(len(curve.E), len(other.E))
+    size = min(len(curve), len(other))
     return curve.first(size), other.first(size)
 
 
@@ -129,13 +130,17 @@ def exponent_differences(laws: Mapping[str, Law], reference: str) -> pd.DataFram
 
 def _exponents(law: Law) -> dict[str, np.ndarray]:
     """Exponents with their resamples, (1 + R,) each."""
+    last = len(law.curve)
+    if isinstance(law, SurfaceLaw):
+        exponents = {name: values[:last] for name, values in law.exponent_values().items()}
+        del exponents["tokens_per_param"]  # the difference of the other two
+        if law.deviation is None:
+            exponents |= {"alpha": law.thetas[:last, 3], "beta": law.thetas[:last, 4]}
+        return exponents
     flops = np.array(law.flops_range)
     # the frontiers are power laws (their loss above E), so two budgets determine every exponent
     along = law._along(flops)
-    last = len(along["params"]) - law.leave_outs
     step = float(np.diff(np.log(flops))[0])
     exponents = {name: np.diff(along[name][:last], axis=1)[:, 0] / step for name in ("params", "tokens")}
-    exponents["reducible_loss" if isinstance(law, SurfaceLaw) else "loss"] = -law.curve.c
-    if isinstance(law, SurfaceLaw):
-        exponents |= {"alpha": law.thetas[:last, 3], "beta": law.thetas[:last, 4]}
-    return exponents
+    assert isinstance(law.curve, Curve), "only a surface has another kind"
+    return exponents | {"loss": -law.curve.c}

@@ -13,6 +13,7 @@ more. The multipliers of the other law are in `checks`, with a warning if the tw
 
 from __future__ import annotations
 
+import html
 import re
 import zlib
 from collections import defaultdict
@@ -35,14 +36,18 @@ from analysis.comparison.equal_loss import (
 from analysis.comparison.joint import fit_shared_E
 from analysis.errors import UserError
 from analysis.estimate import spread
-from analysis.laws import fit_law
+from analysis.frontier import number_column
+from analysis.laws import check_options, fit_law, method_called
 from analysis.laws.result import Law
 from analysis.plotted import Plotted
+from analysis.printed import Printed, TextTable, notes_html
+from analysis.table.inputs import Columns, as_table
 from analysis.text import flops_text, interval_text, number_text
 
 SEARCH_BEYOND = 1e3
 """Crossovers are looked for up to this factor below and above the budgets with data."""
 SEARCH_POINTS = 241
+ENDS = {"": "multiplier", "_low": "low", "_high": "high"}
 BISECTIONS = 50
 SHARED_OPTIONS = ("delta", "bootstrap", "level", "resample")
 UNLIKELY = 0.01
@@ -51,7 +56,7 @@ CROSSOVER_COLUMNS = ("family", "reference", "flops", "low", "high", "loss", "sha
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Comparison(Plotted):
+class Comparison(Plotted, Printed):
     """Compute multipliers and crossovers of families against a reference, from one law per family."""
 
     figure: ClassVar[str] = "compare"
@@ -97,34 +102,86 @@ class Comparison(Plotted):
         return multiplier_curve(family, self.laws[family], self.reference, self.laws[self.reference], points)
 
     def summary(self) -> pd.DataFrame:
-        """One row per family: exponents of its frontier, and its multiplier at its smallest and largest
-        budget."""
+        """One row per family, numbers as numbers: family, runs, law, the exponents of its frontier, then its
+        multiplier at its smallest and its largest budget. Columns params_exponent, tokens_exponent,
+        loss_exponent (or reducible_loss_exponent), multiplier_at_smallest, multiplier_at_largest, each with
+        _low and _high, and smallest_budget, loss_at_smallest, extrapolated_at_smallest (and largest). The
+        reference has a multiplier of 1; pandas.NA where there is no number."""
         rows = []
         for name, law in self.laws.items():
-            exponents = law.exponents
             row: dict[str, Any] = {"family": name, "runs": len(law.runs), "law": self.method}
-            row |= {f"{key}_exponent": str(exponents[key]) for key in ("params", "tokens")}
-            loss = "loss" if "loss" in exponents else "reducible_loss"
-            row[f"{loss}_exponent"] = str(exponents[loss])
             own = self.multipliers[self.multipliers["family"] == name]
-            for budget, at in (("smallest", 0), ("largest", -1)):
-                row[f"multiplier_at_{budget}"] = (
-                    _multiplier_text(own.iloc[at]) if len(own) else "1 (reference)"
-                )
+            for key, value in law.exponents.items():
+                if key != "tokens_per_param":
+                    ends = {f"{key}_exponent_low": value.low, f"{key}_exponent_high": value.high}
+                    row |= {f"{key}_exponent": float(value), **ends}
+            for place, at in (("smallest", 0), ("largest", -1)):
+                flops = law.flops_range[at]
+                row[f"{place}_budget"] = flops
+                if name == self.reference:
+                    row[f"loss_at_{place}"] = float(law.curve.loss(np.array([flops]))[0, 0])
+                    values = {"multiplier": 1.0, "low": None, "high": None}
+                    row |= {f"multiplier_at_{place}{end}": values[kind] for end, kind in ENDS.items()}
+                    row[f"extrapolated_at_{place}"] = False
+                elif len(own):
+                    of = own.iloc[at]
+                    row |= {f"{place}_budget": of["at_flops"], f"loss_at_{place}": of["at_loss"]}
+                    row |= {f"multiplier_at_{place}{end}": of[kind] for end, kind in ENDS.items()}
+                    row[f"extrapolated_at_{place}"] = bool(of["extrapolated"])
             rows.append(row)
-        return pd.DataFrame(rows)
+        names = dict.fromkeys(name for row in rows for name in row)
+        frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in names})
+        for name in frame.columns[3:]:
+            if not name.startswith("extrapolated"):
+                frame[name] = number_column([None if pd.isna(v) else float(v) for v in frame[name]])
+        return frame
+
+    def optimal(self, flops: object) -> pd.DataFrame:
+        """The best run of every family at each budget, the lowest loss first: columns family and those of
+        `law.frontier`. Of losses that lie as close as their intervals the order is not certain, see
+        `analysis.recommend`."""
+        tables = [law.frontier(flops).assign(family=name) for name, law in self.laws.items()]
+        table = pd.concat(tables, ignore_index=True).sort_values(["flops", "loss"], ignore_index=True)
+        return table[["family", *(name for name in table.columns if name != "family")]]
+
+    def text_table(self) -> TextTable:
+        """The multipliers as they are printed, one row per family and budget."""
+        rows = [
+            (
+                row["family"],
+                flops_text(row["at_flops"]),
+                f"{row['at_loss']:.3f}",
+                interval_text(row["multiplier"], row["low"], row["high"], unit="x"),
+                "extrapolated" if row["extrapolated"] else "",
+            )
+            for row in self.multipliers.to_dict(orient="records")
+        ]
+        heads = ("family", "its budget (FLOPs)", "loss", f"compute over {self.reference}", "")
+        return TextTable(columns=heads, rows=tuple(rows))
+
+    def _repr_html_(self) -> str:
+        head = f"<p>{html.escape(self._head)}</p>{self.text_table().to_html()}"
+        return head + notes_html([*self._facts, *(f"warning: {warning}" for warning in self.warnings)])
 
     def __str__(self) -> str:
-        lines = [
-            f"compute over {self.reference} at equal loss, from the {self.method} law of each family",
-            "",
-        ]
+        lines = [self._head, ""]
         for row in self.multipliers.to_dict(orient="records"):
             lines.append(f"  {row['family']:<12} {_multiplier_text(row)}")
+        lines += [f"  {fact}" for fact in self._facts]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+    @property
+    def _head(self) -> str:
+        return f"compute over {self.reference} at equal loss, from the {self.method} law of each family"
+
+    @property
+    def _facts(self) -> list[str]:
+        """Crossovers and differences of exponents as sentences."""
+        lines = []
         for row in self.measured_crossovers.to_dict(orient="records"):
             at = interval_text(row["flops"], row["low"], row["high"], flops_text)
             beyond = ", extrapolated" if row["extrapolated"] else ""
-            lines.append(f"  {row['family']} meets {self.reference} at {at} FLOPs{beyond}")
+            lines.append(f"{row['family']} meets {self.reference} at {at} FLOPs{beyond}")
         of_frontier = self.exponents["exponent"].isin(["params", "loss", "reducible_loss"])
         for family, part in self.exponents[of_frontier].groupby("family", sort=False):
             words = [
@@ -136,9 +193,8 @@ class Comparison(Plotted):
                 )
                 for row in part.to_dict(orient="records")
             ]
-            lines.append(f"  exponents of {family} less those of {self.reference}: {'; '.join(words)}")
-        lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines)
+            lines.append(f"exponents of {family} less those of {self.reference}: {'; '.join(words)}")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types at full precision; open interval ends are None."""
@@ -165,29 +221,32 @@ def _multiplier_text(row: Any) -> str:
 
 
 def compare(
-    runs: pd.DataFrame,
+    runs: pd.DataFrame | Mapping[str, Any],
     reference: str = "ar",
     *,
-    method: str = "surface",
+    method: str | int = "surface",
     seed: int = 0,
     shared_E: bool = False,
     laws: Mapping[str, Law] | None = None,
+    columns: Columns | None = None,
     **options: Any,
 ) -> Comparison:
     """Compute multipliers of every family over `reference` at equal loss, and the crossings of their
     frontiers.
 
-    runs has the columns of `fit_law` and family; method and options are those of `fit_law`. Each family is
-    resampled on its own (seeds derived from `seed` and its name), and every resample of the family meets one
-    of the reference, so the intervals carry the noise of both. shared_E=True fits all surfaces together with
-    one E, as the same text has one entropy (options then: delta, bootstrap, level, resample); warnings say if
-    the runs speak against it, and if bounds of different tightness make it an assumption. laws: those of an
-    earlier comparison of the same runs with the same options, over another reference; they do not depend on
-    it. A family that cannot be fitted is left out, with the reason in `warnings`. UserError names a reference
-    without runs or without a law, and every reason if fewer than two families are left.
+    runs has the columns of `fit_law` and family; method, columns and options are those of `fit_law`. Each
+    family is resampled on its own (seeds derived from `seed` and its name), and every resample of the family
+    meets one of the reference, so the intervals carry the noise of both. shared_E=True fits all surfaces
+    together with one E, as the same text has one entropy (options then: delta, bootstrap, level, resample);
+    warnings say if the runs speak against it, and if bounds of different tightness make it an assumption.
+    laws: those of an earlier comparison of the same runs with the same options, over another reference; they
+    do not depend on it. A family that cannot be fitted is left out, with the reason in `warnings`. UserError
+    names a reference without runs or without a law, and every reason if fewer than two families are left.
     """
-    if not isinstance(runs, pd.DataFrame) or "family" not in runs.columns:
-        raise UserError("runs: compare needs a pandas DataFrame with a column family")
+    method, runs = method_called(method), as_table(runs, columns)
+    if "family" not in runs.columns:
+        has = ", ".join(map(str, runs.columns)) or "none"
+        raise UserError(f"runs: compare needs a column family (columns: {has})")
     names = [str(name) for name in runs["family"].dropna().unique()]
     if reference not in names:
         raise UserError(
@@ -215,6 +274,7 @@ def compare(
     elif shared_E:
         laws, warnings = _shared(parts, method, seeds, options)
     else:
+        check_options(method, options)
         laws, refused = _each(parts, method, seeds, options)
         warnings = [f"not compared: {sentence}" for sentence in refused]
     unnamed = int(runs["family"].isna().sum())

@@ -1,5 +1,7 @@
-"""Training losses along runs: thinned, and packed so that those of thousands of runs fit into one file.
+"""Losses along runs: thinned, and packed so that those of thousands of runs fit into one file.
 
+A run has two curves: of its training objective, and of the held-out losses measured during training. Where
+those of several runs stand one after the other, all of the second kind follow all of the first.
 A point of a thinned curve is the mean over a stretch; stretches are even on a logarithmic scale of steps.
 Packed: a line of JSON, then for all points, run after run, their steps and the logarithms of their losses in
 units of 1 / `PER_LOG`, both as differences to the point before, as unsigned numbers of four bytes (2 d, or
@@ -12,7 +14,7 @@ import gzip
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Curve = tuple[np.ndarray, np.ndarray]
-    """Steps, rising, and the training losses there (nats per token)."""
+    """Steps, rising, and the losses there (nats per token)."""
+    Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Steps, held-out losses and their standard errors."""
+    Pair = tuple[Curve, Measured]
+    """The training objective and the held-out losses of a run."""
 
 MOST_POINTS = 240
 MOST_IN_ALL, LEAST_POINTS = 800_000, 12
@@ -39,12 +45,12 @@ UNREAD = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Curves:
-    """The curves of several runs, one after the other."""
+    """Curves, one after the other."""
 
     counts: np.ndarray
-    """(runs,) points of each."""
+    """(curves,) points of each."""
     recorded: np.ndarray
-    """(runs,) points that its store holds; UNREAD where there was no time to look."""
+    """(curves,) points that its store holds; UNREAD where there was no time to look."""
     steps: np.ndarray
     """(points,)"""
     losses: np.ndarray
@@ -64,19 +70,22 @@ class Curves:
             return cls(**{name: held[name] for name in cls.__slots__})
 
 
-def collected(curves: Iterable[Curve], num_runs: int, until: float) -> Curves:
-    """Every curve thinned as it comes; those that come after `until` (as time.monotonic) are left unread."""
+def collected(pairs: Iterable[Pair], num_runs: int, until: float) -> Curves:
+    """Curves of every run, thinned as they come; those after `until` (as time.monotonic) are left unread."""
     import numpy as np
 
-    parts = []
-    for curve in curves:
-        parts.append(thinned(_one(curve), most_of(num_runs)))
+    objectives, measured = [], []
+    for objective, held_out in pairs:
+        objectives.append(thinned(_one(objective), most_of(num_runs)))
+        measured.append(thinned(_one(held_out[:2]), most_of(num_runs)))
         if time.monotonic() > until:
             break
-    unread = num_runs - len(parts)
+    unread = replace(_one((np.zeros(0), np.zeros(0))), recorded=np.array([UNREAD]))
+    rest = [unread] * (num_runs - len(objectives))
+    parts = [*objectives, *rest, *measured, *rest]
     return Curves(
-        counts=np.array([len(part.steps) for part in parts] + [0] * unread, dtype=np.int64),
-        recorded=np.array([part.recorded[0] for part in parts] + [UNREAD] * unread, dtype=np.int64),
+        counts=np.array([len(part.steps) for part in parts], dtype=np.int64),
+        recorded=np.array([part.recorded[0] for part in parts], dtype=np.int64),
         steps=np.concatenate([np.zeros(0), *(part.steps for part in parts)]),
         losses=np.concatenate([np.zeros(0), *(part.losses for part in parts)]),
     )
@@ -98,13 +107,26 @@ def _one(curve: Curve) -> Curves:
     return Curves(counts=count, recorded=count, steps=steps, losses=losses)
 
 
-def by_run(points: pd.DataFrame, run_ids: list[str | None]) -> list[Curve]:
-    """Curves from recorded values (columns run_id, step, timestamp, value); of a step the latest counts."""
+def by_run(points: pd.DataFrame, run_ids: list[str | None]) -> list[Pair]:
+    """Curves from recorded values (run_id, key, step, timestamp, value); of a step the latest counts."""
+    from analysis.table.columns import CURVE_METRICS
+
+    place = ["run_id", "key", "step"]
+    points = points.sort_values([*place, "timestamp"]).drop_duplicates(place, keep="last")
+    objectives, losses, errors = (
+        _of_metric(points[points["key"] == name], run_ids) for name in CURVE_METRICS
+    )
+    # an error is recorded with its loss, in one batch
+    return [
+        (objective, (*loss, error[1] if len(error[1]) == len(loss[1]) else loss[1] * float("nan")))
+        for objective, loss, error in zip(objectives, losses, errors, strict=True)
+    ]
+
+
+def _of_metric(points: pd.DataFrame, run_ids: list[str | None]) -> list[Curve]:
     import numpy as np
 
     empty = np.zeros(0), np.zeros(0)
-    points = points.sort_values(["run_id", "step", "timestamp"])
-    points = points.drop_duplicates(["run_id", "step"], keep="last")
     ids, steps, values = (points[name].to_numpy() for name in ("run_id", "step", "value"))
     ends = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else [0]
     by_id = {ids[start]: (steps[start:end], values[start:end]) for start, end in pairwise(ends)}
@@ -162,7 +184,7 @@ def _bytes(values: np.ndarray, counts: np.ndarray) -> bytes:
 
 def fitting(curves: Curves, room: int) -> bytes:
     """Packed with as many points as `room` bytes hold; if these are too few, the sentence that says so."""
-    most = most_of(len(curves.counts))
+    most = most_of(len(curves.counts) // 2)
     for share in SHARES:
         content = packed(thinned(curves, max(LEAST_POINTS, round(share * most))))
         if len(content) <= room:
@@ -175,11 +197,17 @@ def nothing(problem: str) -> bytes:
     return gzip.compress(json.dumps({"problem": problem}).encode() + b"\n", mtime=0)
 
 
-def columns_of(curve: Curve) -> dict[str, Any]:
-    """One curve as columns of JSON, short enough to send; `recorded` tells of how many points."""
+def columns_of(pair: Pair) -> dict[str, dict[str, Any]]:
+    """The curves of a run as columns of JSON, short enough to send: "curve" of the objective, of which
+    `recorded` tells how many points there are, and "held_out"."""
+    thin = thinned(_one(pair[0]), MOST_POINTS)
+    curve = _plain(step=thin.steps, loss=thin.losses)
+    steps, losses, errors = pair[1]
+    held_out = _plain(step=steps, loss=losses, loss_se=errors)
+    return {"curve": {**curve, "recorded": int(thin.recorded[0])}, "held_out": held_out}
+
+
+def _plain(**columns: np.ndarray) -> dict[str, Any]:
     from analysis.dashboard.columns import plain_number
 
-    thin = thinned(_one(curve), MOST_POINTS)
-    columns = {"step": thin.steps, "loss": thin.losses}
-    plain = {name: [plain_number(x) for x in values.tolist()] for name, values in columns.items()}
-    return {**plain, "recorded": int(thin.recorded[0])}
+    return {name: [plain_number(x) for x in values.tolist()] for name, values in columns.items()}

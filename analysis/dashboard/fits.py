@@ -16,14 +16,14 @@ from analysis.dashboard.columns import plain, records, table
 from analysis.dashboard.measures import nominal_budgets
 from analysis.errors import UserError
 from analysis.laws import METHODS, standard_methods
+from analysis.table.counts import FLOPS, PARAMS
+from analysis.table.counts import counted as count_runs
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.laws.result import Law
 
-PARAMS = ("params_total", "params_non_embedding", "params_body")
-FLOPS = ("flops_exact", "flops_6nd", "flops_sahoo2026")
 OWN = "own"
 """The columns params and flops as the table has them, where it has no other count."""
 BEFORE, BEHIND, PER_DECADE = 1e-2, 1e10, 4
@@ -58,29 +58,11 @@ def default_counts(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def counted(frame: pd.DataFrame, params: str, flops: str) -> pd.DataFrame:
-    """The runs with params and flops counted that way; column nominal keeps the budget they were given.
-
-    Budgets go on grouping the runs. Counted otherwise a budget is worth what its runs spent on (geometric)
-    average, for the runs of one budget then differ.
-    """
-    import numpy as np
-
-    own = "budget" if "budget" in frame and frame["budget"].notna().any() else "flops"
-    if own not in frame:
+    """The runs with params and flops counted that way; column nominal keeps the budget they were given."""
+    if "flops" not in frame and not ("budget" in frame and frame["budget"].notna().any()):
         frame = frame.assign(flops=6.0 * frame["params"] * frame["tokens"])
-    frame = frame.assign(nominal=nominal_budgets(frame))
-    if params != OWN:
-        frame = frame.assign(params=frame[params].astype(float))
-    if flops == OWN:
-        return frame
-    frame = frame.assign(flops=frame[flops].astype(float))
-    convention = frame.get("flop_convention")
-    if own == "budget" and (convention is None or (f"flops_{convention.iloc[0]}" != flops)):
-        done = frame["status"] == "finished" if "status" in frame else True
-        spent = np.log(frame["flops"].where(done))
-        means = spent.groupby([frame["family"], frame["budget"]]).transform("mean")
-        frame = frame.assign(budget=np.exp(means).fillna(frame["budget"]))
-    return frame
+    counts = {kind: count for kind, count in (("params", params), ("flops", flops)) if count != OWN}
+    return count_runs(frame.assign(nominal=nominal_budgets(frame)), **counts)
 
 
 def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report, *, paint: bool = True) -> None:

@@ -23,6 +23,7 @@ from string import Template
 from analysis.dashboard.security import OWN_STYLES
 from analysis.dashboard.state import State
 from analysis.figures import axes
+from analysis.figures.curves import one_run
 from analysis.figures.theme import DARK, FONT, NEUTRAL, PALETTES, template_layout
 from analysis.text import count_text
 
@@ -34,7 +35,6 @@ SCRIPTS = (
 LARGEST_FILE = 5_900_000
 FRAME_BYTES = 20_000
 """Of an exported file beside its script, style and data."""
-OBJECTIVE = "Training objective (nats per token)"
 START = re.compile(r"#/[a-z]+(\?[A-Za-z0-9_.,:;|=&%+~*-]{0,600})?")
 """Addresses inside the page, as the page itself writes them."""
 
@@ -45,15 +45,9 @@ def _static(name: str) -> str:
 
 @cache
 def look() -> str:
-    """Colours, markers and words of every figure, as JSON, and the figure of a training curve, which the page
+    """Colours, markers and words of every figure, as JSON, and the figures of a run's curves, which the page
     fills with the points of the run: a file carries thousands of curves, but no thousands of figures."""
-    axis = {"type": "log", "automargin": True}
-    x, y = axis | {"tickmode": "array"}, axis | {"tickformat": "~g", "title": {"text": OBJECTIVE}}
-    curve = {
-        "data": [{"type": "scatter", "mode": "lines", "line": {"width": 1.8}, "meta": {}}],
-        "layout": {"height": 380, "margin": {"t": 24}, "xaxis": x, "yaxis": y},
-        "caption": "The training objective along the run; the held-out loss, measured otherwise, is above.",
-    }
+    curves = {"curve": one_run(held_out=False), "curve_held_out": one_run(held_out=True)}
     titles = {"loss": axes.LOSS, "flops": axes.COMPUTE, "tokens": axes.TOKENS, "step": "Steps"}
     places = [digit * 10.0**ten for ten in range(27) for digit in (1, 3)]
     texts: dict[str, Callable[[float], str]] = {
@@ -65,7 +59,7 @@ def look() -> str:
     templates = {theme: template_layout(theme) for theme in PALETTES}
     palettes = {theme: vars_of(theme) for theme in PALETTES}
     return json.dumps({"neutral": NEUTRAL, "dark": DARK, "palettes": palettes, "templates": templates,
-                       "titles": titles, "curve": curve, "ticks": ticks})  # fmt: skip
+                       "titles": titles, "ticks": ticks, **curves})  # fmt: skip
 
 
 def vars_of(theme: str) -> dict[str, str]:

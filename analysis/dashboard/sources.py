@@ -20,7 +20,7 @@ from analysis.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.dashboard.curves import Curve
+    from analysis.dashboard.curves import Pair
 
 PUBLISHED = "published:"
 POINTS_AT_ONCE = 20_000
@@ -54,8 +54,8 @@ class Source(Protocol):
 
     def read(self, mark: Any) -> Change | None: ...
 
-    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
-        """Training loss along the run of every row, in their order; an empty curve where there is none."""
+    def curves(self, rows: pd.DataFrame) -> Iterator[Pair]:
+        """Losses along the run of every row, in their order; empty curves where there are none."""
         ...
 
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ class StoreSource(Source):
         with open_database(self.place) as database:
             return database.change_mark()
 
-    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
+    def curves(self, rows: pd.DataFrame) -> Iterator[Pair]:
         if self.kind == "file":
             yield from no_curves(rows)
             return
@@ -176,15 +176,16 @@ class PublishedSource(Source):
         frame = frame.assign(key=[f"{self.name}-{number:04d}" for number in range(len(frame))])
         return Change(rows=frame, mark=1, whole=True, note=note)
 
-    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
+    def curves(self, rows: pd.DataFrame) -> Iterator[Pair]:
         return no_curves(rows)
 
 
-def no_curves(rows: pd.DataFrame) -> Iterator[Curve]:
+def no_curves(rows: pd.DataFrame) -> Iterator[Pair]:
     """Of a run table, which holds one row per run."""
     import numpy as np
 
-    return ((np.zeros(0), np.zeros(0)) for _ in range(len(rows)))
+    none = np.zeros(0)
+    return (((none, none), (none, none, none)) for _ in range(len(rows)))
 
 
 def marks_of(files: tuple[Path, ...]) -> list[list[int]]:

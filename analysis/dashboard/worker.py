@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
-from analysis.figures.saving import write_whole
+from analysis.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,9 +165,9 @@ class Reader:
         if rows is None or not len(rows):
             yield {"unknown": True, "end": True}
             return
-        curve = columns_of(next(self.source.curves(rows.tail(1))))
+        curves = columns_of(next(self.source.curves(rows.tail(1))))
         row = rows.iloc[-1]
-        yield {"curve": curve, "story": self.source.story(row), "texts": self.source.texts(row), "end": True}
+        yield {**curves, "story": self.source.story(row), "texts": self.source.texts(row), "end": True}
 
 
 def with_keys(rows: pd.DataFrame) -> pd.DataFrame:

@@ -34,6 +34,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.figures.answers import answer, answer_table
 from analysis.figures.curves import loss_curves, loss_curves_table
 from analysis.figures.diagnostics import (
     draws,
@@ -58,11 +59,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = [
-    "FIGURES", "Kind", "against", "against_table", "best_losses", "best_losses_table", "compare",
-    "compare_table", "drawn", "draws", "draws_table", "frontier", "frontier_table", "influence",
-    "influence_table", "isoflop", "isoflop_table", "loss_curves", "loss_curves_table", "measured",
-    "measured_table", "page", "rollout", "rollout_table", "save", "schedule", "set_theme",
-    "surface_residuals", "surface_residuals_table", "variants", "variants_table",
+    "FIGURES", "Kind", "against", "against_table", "answer", "answer_table", "best_losses",
+    "best_losses_table", "compare", "compare_table", "drawn", "draws", "draws_table", "frontier",
+    "frontier_table", "influence", "influence_table", "isoflop", "isoflop_table", "loss_curves",
+    "loss_curves_table", "measured", "measured_table", "page", "rollout", "rollout_table", "save", "schedule",
+    "set_theme", "surface_residuals", "surface_residuals_table", "variants", "variants_table",
 ]  # fmt: skip
 
 
@@ -83,11 +84,13 @@ FIGURES: dict[str, Kind] = {
     "frontier": Kind(draw=frontier, of="laws", in_report=True,
         shows="loss, size, tokens and tokens per parameter of the best run at every budget"),
     "loss_curves": Kind(draw=loss_curves, of="runs", in_report=True,
-        shows="the training objective along runs, and the held-out bound at their end"),
+        shows="the training objective along runs, and the held-out bound during training and at the end"),
     "measured": Kind(draw=measured, of="table", shows="loss against size of runs, before any law"),
     "best_losses": Kind(draw=best_losses, of="table", shows="the best loss of each family and budget"),
     "compare": Kind(draw=compare, of="comparison", in_report=True,
         shows="compute of families over a reference at equal loss"),
+    "answer": Kind(draw=answer, of="answer", in_report=True,
+        shows="how far families end above the best one at a budget, and at which sizes"),
     "against": Kind(draw=against, of="beside", shows="a law beside published ones"),
     "surface_residuals": Kind(draw=surface_residuals, of="surface", shows="how far runs lie from a surface"),
     "variants": Kind(draw=variants, of="diagnosis", shows="the same runs fitted otherwise"),

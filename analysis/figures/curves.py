@@ -1,4 +1,4 @@
-"""Losses along runs: the training objective, and the held-out bound at the end."""
+"""Losses along runs: the training objective, and the held-out bound during training and at the end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MAX_CURVE_POINTS = 60
+OBJECTIVE = "Training objective (nats per token)"
+MEASURED_SIZE, FINAL_SIZE = 4, 8
+"""Markers of held-out losses during training, and of the final ones."""
 SCALES: dict[str, tuple[str, Callable[[float], str]]] = {
     "flops": (axes.COMPUTE, axes.compute_text),
     "tokens": (axes.TOKENS, count_text),
@@ -32,7 +35,9 @@ def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flo
     if x not in SCALES:
         raise UserError(f"x = {x!r}; a loss curve is drawn against {' or '.join(SCALES)}")
     # the start of a run, before anything is spent, has no place on a logarithmic axis
-    usable = curves[curves[x] > 0].assign(_log=lambda part: np.log(part[x].to_numpy(dtype=np.float64)))
+    usable = curves[(curves[x] > 0) & curves["loss"].notna()].assign(
+        _log=lambda part: np.log(part[x].to_numpy(dtype=np.float64))
+    )
     first, last = (usable.groupby("key")["_log"].transform(end) for end in ("min", "max"))
     share = (usable["_log"] - first) / (last - first).where(last > first, 1.0)
     stretch = np.floor(share * MAX_CURVE_POINTS).clip(upper=MAX_CURVE_POINTS - 1)
@@ -46,8 +51,9 @@ def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flo
 def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> go.Figure:
     """Training objective along every run, from `analysis.table.runs.loss_curves`; `x` is "flops" or "tokens".
 
-    The held-out bound of finished runs is in a panel of its own: the objective is no estimate of it. Colours
-    are families, or budgets if there is one family only.
+    The held-out bound has a panel of its own, for the objective is no estimate of it: that of finished runs,
+    and points measured during training where `curves` has them. Colours are families, or budgets if there is
+    one family only.
     """
     table = loss_curves_table(runs, curves, x=x)
     runs = parts.with_labels(runs)
@@ -68,6 +74,10 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     if not several and budgets.isna().any():
         parts.legend_entry(figure, grey, group="unknown")
     lines, ends = [], []
+    measured = (
+        curves[curves["held_out_loss"].notna() & (curves[x] > 0)] if "held_out_loss" in curves else None
+    )
+    measured = None if measured is None or not len(measured) else measured
     curve_of = dict(tuple(table.groupby("key", sort=False)))
     for run, spent in zip(runs.to_dict("records"), budgets, strict=True):
         budget = None if is_missing(spent) else spent
@@ -86,9 +96,23 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
             look = {"color": colour, "width": 1.3}
             line = parts.scatter("line", curve[x], curve["loss"], text=texts, line=look, **owner)
             lines.append(line.update(opacity=0.85, customdata=[str(run["key"])] * len(curve)))
+        along = None if measured is None else measured[measured["key"] == run["key"]].sort_values(x)
+        if along is not None and len(along):
+            texts = [
+                f"<b>{parts.safe(run['label'])}</b><br>held-out {row['held_out_loss']:.4f} ± "
+                f"{row['held_out_loss_se']:.4f} on a small text at step {row['step']:,.0f}<br>"
+                f"{count_text(row['tokens'])} tokens, {flops_text(row['flops'])} FLOPs"
+                for row in along.to_dict("records")
+            ]
+            look = {"color": colour, "width": 1.3}
+            mark = (colour, style.symbol, MEASURED_SIZE)
+            line = parts.scatter(
+                "line", along[x], along["held_out_loss"], text=texts, line=look, mark=mark, **owner
+            )
+            ends.append(line.update(opacity=0.85, customdata=[str(run["key"])] * len(along)))
         own = ended[ended["key"] == run["key"]]
         if len(own):
-            ends.append(parts.run_points(own, x, "loss", (colour, style.symbol, 8), **owner))
+            ends.append(parts.run_points(own, x, "loss", (colour, style.symbol, FINAL_SIZE), **owner))
     x_title, text = SCALES[x]
     values = [*table[x], *ended[x]]
     objective_title = f"Training {name}<br>(nats per token, not the bound)"
@@ -96,15 +120,44 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
         figure, lines, 1, x=axes.log_axis("", values, text),
         y=axes.log_axis(objective_title, table["loss"], number_text, room=6),
     )  # fmt: skip
-    parts.add(
-        figure, ends, 2, x=axes.log_axis(x_title, values, text) | {"matches": "x"},
-        y={"title_text": axes.LOSS, "tickformat": axes.LOSS_DIGITS},
-    )  # fmt: skip
+    bounds: dict[str, Any] = {"title_text": axes.LOSS, "tickformat": axes.LOSS_DIGITS}
+    if measured is not None:  # they begin as high as the objective does
+        bounds = axes.log_axis(axes.LOSS, [*measured["held_out_loss"], *ended["loss"]], number_text, room=6)
+    parts.add(figure, ends, 2, x=axes.log_axis(x_title, values, text) | {"matches": "x"}, y=bounds)
     caption = (
         f"Above: the training {name}, means over short stretches of each run; not comparable with the bound. "
         "Below: held-out bound of finished runs."
     )
+    if measured is not None:
+        caption += " Small markers: measured during training, at every point on the same small held-out text."
     return parts.finish(
         figure, "loss_curves", "Losses along runs", caption, parts.run_provenance([runs]),
         of="" if several else "".join(families), legend="" if several else "Budget (FLOPs)",
     )  # fmt: skip
+
+
+def one_run(*, held_out: bool) -> dict[str, Any]:
+    """The figure of one run without its points, which the page fills in: the objective, and below it, if
+    `held_out`, the held-out losses measured during training and the final one."""
+    axis: dict[str, Any] = {"type": "log", "automargin": True}
+    y = axis | {"tickformat": "~g", "title": {"text": OBJECTIVE}}
+    objective: dict[str, Any] = {"type": "scatter", "mode": "lines", "line": {"width": 1.8}, "meta": {}}
+    x = axis | {"tickmode": "array"}
+    layout: dict[str, Any] = {"height": 380, "margin": {"t": 24}, "xaxis": x, "yaxis": y}
+    if not held_out:
+        caption = "The training objective along the run; the held-out loss, measured otherwise, is above."
+        return {"data": [objective], "layout": layout, "caption": caption}
+    measured = objective | {"mode": "lines+markers", "marker": {"size": 2 * MEASURED_SIZE}, "yaxis": "y2"}
+    final = measured | {"mode": "markers", "marker": {"size": 1.5 * FINAL_SIZE, "symbol": "diamond"}}
+    layout |= {
+        "height": 620,
+        "showlegend": False,
+        "xaxis": x | {"anchor": "y2"},
+        "yaxis": y | {"domain": [0.54, 1.0]},
+        "yaxis2": y | {"domain": [0.0, 0.46], "title": {"text": axes.LOSS}},
+    }
+    caption = (
+        "Above: the training objective along the run. Below: the held-out loss, measured at times on a small "
+        "text (points), and at the end on the whole (diamond); the two panels are not comparable."
+    )
+    return {"data": [objective, measured, final], "layout": layout, "caption": caption}

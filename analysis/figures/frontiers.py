@@ -182,7 +182,11 @@ def _power_law(law: Law, panel: str) -> str:
     """The frontier as a formula of compute C ("N* = 0.09 C^0.49"), or "" if it is no power law."""
     import numpy as np
 
+    from analysis.frontier import Curve
+
     if panel == "loss":
+        if not isinstance(law.curve, Curve):
+            return ""
         E, K, c = (float(values[0]) for values in (law.curve.E, np.exp(law.curve.log_K), law.curve.c))
         floor = f"{number_text(E)} + " if E > 0 else ""
         return f"L* = {floor}{number_text(K)} C^{-c:.3f}"

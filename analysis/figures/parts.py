@@ -287,7 +287,7 @@ def band(
     An open end is cut far outside `limits`, those of the axis.
     """
     rows = [row for row in zip(x, low, high, strict=True) if not any(is_missing(value) for value in row)]
-    if not rows:
+    if len(rows) < 2:
         return []
     places, bottom, top = (list(map(float, column)) for column in zip(*rows, strict=True))
     outline = [min(end, limits[1] * 1e3) for end in top] + [max(end, limits[0] / 1e3) for end in bottom[::-1]]

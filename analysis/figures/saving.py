@@ -6,9 +6,7 @@ import base64
 import gzip
 import html
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
 from analysis.figures import parts, theme
+from analysis.files import write_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -41,21 +40,6 @@ def save(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> Path:
 
         content = render(figure, kind[1:], scale=scale)
     return write_whole(path, content)
-
-
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write the file, and the folders above it, completely or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
-    return path
 
 
 def page(figure: go.Figure) -> str:

@@ -15,7 +15,7 @@ import html
 import io
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
@@ -119,10 +119,7 @@ def draw(figure: go.Figure) -> Figure:
     right, top = 1 - margin["r"] / width, 1 - margin["t"] / height
     paper = BboxTransformTo(Bbox.from_extents(left, bottom, right, top))  # from Plotly's "paper" coordinates
 
-    # every pair of axes that belongs together, also those of an empty subplot
-    pairs = dict.fromkeys((trace["xaxis"], trace["yaxis"]) for trace in traces)
-    for x in [name for name in layout if name.startswith("xaxis") and all(name != x for x, _ in pairs)]:
-        pairs[x, _axis_name("y", layout[x].get("anchor") or "y" + x.removeprefix("xaxis"))] = None
+    pairs = _pairs(traces, layout)
     plots: dict[str, Axes] = {}
     for x, y in pairs:
         sides = {"x": layout.setdefault(x, _AXIS), "y": layout.setdefault(y, _AXIS)}
@@ -133,7 +130,7 @@ def draw(figure: go.Figure) -> Figure:
         for side, axis in sides.items():
             getattr(plot, f"set_{side}scale")("log" if axis["type"] == "log" else "linear")
         plots |= {x: plot, y: plot, x + y: plot}
-    for name in (name for pair in pairs for name in pair):
+    for name in [name for pair in pairs for name in pair]:
         target = _axis_name(name[0], layout[name]["matches"])
         if layout[name]["matches"] and target in plots and target != name:  # one range for both
             getattr(plots[name], f"share{name[0]}")(plots[target])
@@ -172,6 +169,68 @@ def draw(figure: go.Figure) -> Figure:
     style = {**subtitle_font, "fontsize": SOURCE_PX * POINTS_PER_PX, "va": "bottom", "ha": "left"}
     drawing.text(0.012, 8 / height, "\n".join(source).replace("$", r"\$"), **style)
     return drawing
+
+
+def draw_on(figure: go.Figure, axes: Any) -> Any:
+    """The panels of the figure, in their order, on the user's own matplotlib axes: one, or several (an array
+    of `plt.subplots`). Legend entries go to the first one; title, caption and source stay out. Returns
+    `axes`. UserError for what is no axes, or more than there are panels.
+    """
+    from matplotlib.axes import Axes
+
+    each = [axes] if isinstance(axes, Axes) else getattr(axes, "flat", axes)
+    plots = list(each) if isinstance(each, Iterable) else []
+    if not plots or not all(isinstance(plot, Axes) for plot in plots):
+        raise UserError(f"ax is a {type(axes).__name__}; give axes of matplotlib, e.g. plt.subplots()[1]")
+    traces, layout = _resolved(figure)
+    pairs = sorted(_pairs(traces, layout), key=lambda pair: int(pair[0].removeprefix("xaxis") or 1))
+    if len(plots) > len(pairs):
+        raise UserError(
+            f"ax: {len(plots)} axes for a figure of {len(pairs)} panel{'s' * (len(pairs) > 1)}; "
+            f"give {len(pairs)} or fewer"
+        )
+    places: dict[str, Axes] = {}
+    for (x, y), plot in zip(pairs, plots, strict=False):
+        for side, name in (("x", x), ("y", y)):
+            axis = layout.setdefault(name, _AXIS)
+            target = _axis_name(side, axis["matches"])
+            axis["range"] = axis["range"] or layout.get(target, axis)["range"]
+            getattr(plot, f"set_{side}scale")("log" if axis["type"] == "log" else "linear")
+        # panels above others leave the title of their axis to the lowest one, which may not be drawn
+        titles = [layout[name]["title"] for name in (x, *(other for other, _ in pairs))]
+        layout[x]["title"] = next((title for title in titles if title.get("text")), titles[0])
+        plot.set_axisbelow(True)
+        places[x + y] = plot
+    for number, trace in enumerate(traces):
+        if plot := places.get(trace["xaxis"] + trace["yaxis"]):
+            _draw_trace(plot, trace, 2 + number / len(traces))
+    for (x, y), plot in zip(pairs, plots, strict=False):
+        _finish_axes(plot, layout, {"x": layout[x], "y": layout[y]})
+    # what refers to the paper, or to a panel that is not drawn, is left out
+    inside = [
+        [
+            item
+            for item in layout[kind]
+            if _axis_name("x", item["xref"]) + _axis_name("y", item["yref"]) in places
+        ]
+        for kind in ("shapes", "annotations")
+    ]
+    for shape in inside[0]:
+        _draw_shape(shape, *_place(shape, places, None))
+    for note in inside[1]:
+        _annotate(note, layout, *_place(note, places, None))
+    entries = [_legend_entry(trace) for trace in traces if trace["showlegend"] and trace["name"]]
+    if layout["showlegend"] and entries:
+        plots[0].legend(*zip(*entries, strict=True), frameon=False, fontsize="small")
+    return axes
+
+
+def _pairs(traces: list[dict[str, Any]], layout: Mapping[str, Any]) -> dict[tuple[str, str], None]:
+    """Every pair of axes that belongs together, also those of an empty subplot."""
+    pairs = dict.fromkeys((trace["xaxis"], trace["yaxis"]) for trace in traces)
+    for x in [name for name in layout if name.startswith("xaxis") and all(name != x for x, _ in pairs)]:
+        pairs[x, _axis_name("y", layout[x].get("anchor") or "y" + x.removeprefix("xaxis"))] = None
+    return pairs
 
 
 # ---- the figure as plain dictionaries

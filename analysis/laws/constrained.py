@@ -16,8 +16,9 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
-from analysis.frontier import Cost, Optimum, as_flops, optimal_logs, positive_numbers
-from analysis.laws.result import build_law, interval_columns
+from analysis.frontier import Cost, Optimum, as_flops, complete_run, optimal_logs, positive_numbers
+from analysis.laws.predicting import build_law
+from analysis.laws.result import interval_columns
 from analysis.laws.solver.bootstrap import check_options, group_numbers
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.objective import Derivatives, Problem
@@ -76,14 +77,24 @@ class ConstrainedLaw(SurfaceFrontier):
         return np.asarray(np.ptp(self.thetas, axis=0) == 0)
 
     def predict(  # type: ignore[override]
-        self, params: Any, tokens: Any, unique_tokens: Any, *, kind: str = "mean"
+        self,
+        params: Any = None,
+        tokens: Any = None,
+        unique_tokens: Any = None,
+        flops: Any = None,
+        *,
+        kind: str = "mean",
     ) -> Estimate | pd.DataFrame:
         """Loss at params N, tokens read D (repeats counted) and unique tokens U: an Estimate for numbers, for
-        arrays a DataFrame with columns params, tokens, unique_tokens, loss, loss_low, loss_high.
+        arrays a DataFrame with columns params, tokens, unique_tokens, loss, loss_low, loss_high. With flops
+        in place of params or tokens: along that budget.
 
         kind "mean": the interval of the law; "run": of one new run. UserError unless all are above 0.
         """
-        return self._predicted(kind, params=params, tokens=tokens, unique_tokens=unique_tokens)
+        if unique_tokens is None:
+            raise UserError("predict: give unique_tokens too, how many different tokens the run reads")
+        run = complete_run(self.cost, params, tokens, flops)
+        return self._predicted(kind, **run, unique_tokens=unique_tokens)
 
     def _loss(self, thetas: np.ndarray, *columns: np.ndarray) -> np.ndarray:
         return constrained_loss(self.form, thetas, *columns)
@@ -123,26 +134,30 @@ class ConstrainedLaw(SurfaceFrontier):
         columns |= interval_columns("marginal", marginal, self.rule)
         return pd.DataFrame(columns | interval_columns("average", average, self.rule))
 
-    def optimal(self, flops: Any, unique_tokens: float | None = None) -> Any:
-        """The best run at one budget: tokens are those read, repeats counted. Without unique_tokens: as if
-        text were unlimited."""
+    def optimal(
+        self, flops: Any = None, unique_tokens: float | None = None, *, loss: float | None = None
+    ) -> Any:
+        """The best run at one budget: tokens are those read, repeats counted; of several budgets a table like
+        that of `frontier`. Without unique_tokens: as if text were unlimited."""
         if unique_tokens is None:
-            return super().optimal(flops)
+            return super().optimal(flops, loss=loss)  # type: ignore[call-overload]
+        if loss is not None:
+            raise UserError("optimal: with unique_tokens give flops, not loss")
         budgets = as_flops(flops)
-        if len(budgets) > 1:
-            raise UserError(f"flops: give one budget with unique_tokens, not {len(budgets)}")
-        (U,) = positive_numbers("optimal", unique_tokens=unique_tokens)
-        log_params, loss = best_given_text(self.form, self.thetas, budgets, float(U), self.cost)
-        params = np.exp(log_params[:, 0])
+        (array,) = positive_numbers("optimal", unique_tokens=unique_tokens)
+        if array.ndim:
+            raise UserError(f"optimal: unique_tokens = {unique_tokens!r}: give one number")
+        log_params, losses = best_given_text(self.form, self.thetas, budgets, float(array), self.cost)
+        params = np.exp(log_params)
         tokens = self.cost.tokens(params, budgets)
-        numbers = {
-            "params": params,
-            "tokens": tokens,
-            "loss": loss[:, 0],
-            "tokens_per_param": tokens / params,
-        }
-        estimates = {name: estimate_of(values, self.rule) for name, values in numbers.items()}
-        return Optimum(flops=float(budgets[0]), **estimates)
+        numbers = {"params": params, "tokens": tokens, "loss": losses, "tokens_per_param": tokens / params}
+        if np.ndim(flops):
+            columns: dict[str, Any] = {"flops": budgets}
+            for name, values in numbers.items():
+                columns |= interval_columns(name, values, self.rule)
+            return pd.DataFrame(columns)
+        estimates = {name: estimate_of(values[:, 0], self.rule) for name, values in numbers.items()}
+        return Optimum(flops=float(budgets[0]), note="", **estimates)
 
     def critical_flops(self, other: ConstrainedLaw, unique_tokens: float) -> Estimate:
         """Compute at which this law's best run gets below the best run of `other`, both with that much text.

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_fields
+from analysis.laws.powerlaws import PowerLaw, PowerLawFrontier
+from analysis.laws.result import FitStatus, common_fields
 from analysis.laws.solver.bootstrap import check_options, resample_weights
 from analysis.laws.solver.curves import CAUTION, read_curves
 from analysis.table.fit_table import prepare

@@ -23,7 +23,7 @@ import pandas as pd
 
 from analysis.estimate import Estimate, estimate_of
 from analysis.frontier import Curve
-from analysis.laws.result import PredictingLaw, build_law
+from analysis.laws.predicting import PredictingLaw, build_law
 from analysis.laws.solver.bootstrap import check_options, group_numbers
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.objective import LOWER, UPPER, Derivatives, Problem, Space

@@ -25,7 +25,8 @@ from scipy.special import fdtrc
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, spread
 from analysis.frontier import number_column
-from analysis.laws.result import FitStatus, PowerLaw, PowerLawFrontier, common_fields, interval_columns
+from analysis.laws.powerlaws import PowerLaw, PowerLawFrontier
+from analysis.laws.result import FitStatus, common_fields, interval_columns
 from analysis.laws.solver.akima import solve_splines
 from analysis.laws.solver.bootstrap import check_options, draw_weights, group_numbers, leave_one_out
 from analysis.laws.solver.budget import (
@@ -64,6 +65,8 @@ class IsoflopLaw(PowerLawFrontier):
     fourth run (or a sixth, for shape="akima")."""
     budget_leave_outs: int = 0
     """How many rows of the budgets' arrays, the last ones, are refits without one run or group."""
+    bent: tuple[str, ...] = ()
+    """Which of params, tokens, loss have minima farther from their power law than noise explains."""
     plain: tuple[BudgetFit, ...] = ()
     """The uncorrected parabolas of correct_bias=True, budget by budget."""
 
@@ -176,7 +179,7 @@ def fit_isoflop(
     seed: int = 0,
     level: float = 0.95,
     resample: str = "parametric",
-    interval: str = "percentile",
+    interval: str = "form",
     cluster: str | None = None,
     shape: str = "parabola",
     noise: float | None = None,
@@ -193,7 +196,8 @@ def fit_isoflop(
     noise: standard deviation of the parametric noise in nats, instead of the estimated one.
     cluster: a column whose runs have correlated errors ("seed", "size"): with "rows" its values are drawn as
     wholes from the whole table, with "residuals" they change sign as wholes.
-    interval: "percentile", or "bca", which refits once more without each run (or group).
+    interval: "form", percentiles of the resamples, or "bca", which refits once more without each run (or
+    group).
     shape: "parabola" of the loss in log N, or "akima", the interpolant of log loss in log N through all runs;
     its spread is that about a polynomial of degree 4 (6 sizes or more), 3 (5) or 2 (4).
     correct_bias: replace each parabola by the curve with the shape of a surface (its alpha and beta q,
@@ -201,7 +205,7 @@ def fit_isoflop(
     its minimum, see `analysis.laws.solver.parabola.correct`; `law.bias` and the summary give the amount.
     UserError if fewer than 2 budgets have a usable minimum, or options do not go together.
     """
-    check_options(bootstrap, seed, level, interval)
+    interval = check_options(bootstrap, seed, level, interval)
     if resample not in RESAMPLINGS:
         raise UserError(f"resample = {resample!r}; choose one of {', '.join(RESAMPLINGS)}")
     if shape not in SHAPES:
@@ -314,7 +318,8 @@ def fit_isoflop(
         **common_fields(table, options),
         status=FitStatus.CONVERGED,
         sentence=sentence,
-        warnings=(*caveats, *bent),
+        warnings=(*caveats, *bent.values()),
+        bent=tuple(bent),
         budgets=tuple(budgets),
         power_laws=power_laws,
         residual_sd=sd,
@@ -427,7 +432,7 @@ def _biases(fit: BudgetFit, was: BudgetFit) -> tuple[np.ndarray, np.ndarray, np.
 
 def _widen(
     usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, fixed_noise: bool
-) -> tuple[dict[str, PowerLaw], list[str]]:
+) -> tuple[dict[str, PowerLaw], dict[str, str]]:
     """Widen a power law whose minima lie farther from it than their noise explains.
 
     Noise within the budgets says nothing about a bent frontier. If an F test at 1% finds the minima too far
@@ -435,7 +440,7 @@ def _widen(
     one; if the user has given the noise, only the warning is given.
     """
     widened = dict(laws)
-    warnings: list[str] = []
+    warnings: dict[str, str] = {}
     spare = len(usable) - 2
     if spare < 1 or not all(fit.convex[1:last].any() for fit in usable):
         return widened, warnings
@@ -461,7 +466,7 @@ def _widen(
             stretch = float(np.sqrt(ratio))
             if not fixed_noise:
                 widened[name] = law.stretched(stretch)
-            warnings.append(
+            warnings[name] = (
                 f"the minima lie farther from the power law of {name} than their noise explains (most at "
                 f"{flops_text(flops[np.argmax(np.abs(off / sd))])} FLOPs); its intervals "
                 f"are {f'{stretch:.1f} times too narrow' if fixed_noise else f'multiplied by {stretch:.1f}'}"

@@ -9,6 +9,7 @@ Student's t interval. A handful of points is usual here, too few to draw rows ag
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import positive_numbers
-from analysis.laws.result import FEW_STARTS, estimate_table, interval_columns
+from analysis.laws.predicting import FEW_STARTS
+from analysis.laws.result import estimate_table, interval_columns
 from analysis.laws.solver.bootstrap import check_options
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.noise import Scatter, check_kind, scatter
 from analysis.laws.solver.objective import Space
 from analysis.laws.solver.search import best_of, refit
+from analysis.printed import Printed, TextTable, estimates, notes_html
 from analysis.table.fit_table import column_numbers
 from analysis.text import number_text
 
@@ -40,7 +43,7 @@ LOWEST_OFFSET = -14.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PowerFit:
+class PowerFit(Printed):
     """y = E + k x1^p1 x2^p2 ... in the units of the table; E is 0 without offset."""
 
     y: str
@@ -139,9 +142,12 @@ class PowerFit:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{warning}</li>" for warning in self.warnings)
-        head = str(self).split("\n")[0]
-        return f"<p>{head}</p>{self.summary().to_html(index=False)}" + (f"<ul>{notes}</ul>" if notes else "")
+        head = html.escape(str(self).split("\n")[0])
+        return f"<p>{head}</p>{self.text_table().to_html()}{notes_html(self.warnings)}"
+
+    def text_table(self) -> TextTable:
+        """The numbers of `summary` as they are printed."""
+        return estimates(self.summary(), self.rule.level, digits=4)
 
 
 def fit_power_law(

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import enum
+import html
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import pandas as pd
 
+from analysis.errors import UserError
 from analysis.estimate import Estimate, Rule, estimate_of, interval
-from analysis.frontier import Cost, Curve, Optimum, as_flops, positive_numbers
-from analysis.laws.solver.logsum import LogSum
-from analysis.laws.solver.noise import Scatter, check_kind, scatter
-from analysis.laws.solver.objective import GRADIENT_TOLERANCE, Derivatives
+from analysis.files import write_whole
+from analysis.frontier import Cost, Curve, GridCurve, Optimum, as_flops, number_column, positive_numbers
 from analysis.plotted import Plotted
+from analysis.printed import Printed, TextTable, estimates, notes_html
 from analysis.table.fit_table import Excluded, RunTable
-from analysis.text import flops_text, value_text
+from analysis.text import flops_text, number_text
 
 if TYPE_CHECKING:
     from analysis.published.beside import Beside
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
 
 MOST_BUDGETS = 20
 FEW_BUDGETS = 5
-FEW_STARTS = 0.2
+REACHING_POINTS = 65
+NO_OFFSET = (
+    "the loss has no interval beyond the budgets, because this power law has no offset E and falls too "
+    "steeply there; ask the surface"
+)
 OPTIMUM = ("params", "tokens", "loss", "tokens_per_param")
 
 
@@ -41,7 +47,7 @@ class FitStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Law(Plotted, ABC):
+class Law(Plotted, Printed, ABC):
     """A fitted relation between params, tokens, FLOPs and loss (nats per token); frozen, arrays read-only."""
 
     method: ClassVar[str] = ""
@@ -63,6 +69,14 @@ class Law(Plotted, ABC):
     def flops_range(self) -> tuple[float, float]:
         return self.budget_flops[0], self.budget_flops[-1]
 
+    MACHINERY: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("leave_outs", "rule", "curve", "thetas", "objective", "gradient", "share_of_starts"),
+            *("inputs", "num_free", "figure", "MACHINERY", "power_laws", "budget_leave_outs", "budget_rule"),
+            *("plain", "num_fitted", "symbols", "text_table"),
+        }
+    )
+    """Attributes for other code, which completion leaves out."""
     leave_outs: int = 0
     """How many rows at the end of the law's arrays are refits without one run or group, for BCa intervals."""
 
@@ -81,8 +95,13 @@ class Law(Plotted, ABC):
         """Exponents in compute of the frontier: params (a), tokens (b), tokens_per_param and a loss."""
 
     @property
+    def allowance(self) -> Law | None:
+        """The same law, allowing for a deviation from its form; None for a law without such a model."""
+        return None
+
+    @property
     @abstractmethod
-    def curve(self) -> Curve:
+    def curve(self) -> Curve | GridCurve:
         """Frontier loss against compute, with its resamples; what a comparison of families reads."""
 
     @abstractmethod
@@ -95,26 +114,74 @@ class Law(Plotted, ABC):
 
     def frontier(self, flops: object) -> pd.DataFrame:
         """Compute-optimal runs at each budget: flops, params, tokens, loss, tokens_per_param, each but the
-        first with columns _low and _high (None without resamples). UserError for a budget that is not
+        first with columns _low and _high (None without an interval). UserError for a budget that is not
         positive."""
         budgets = as_flops(flops)
         columns: dict[str, Any] = {"flops": budgets}
         for name, values in self._optima(budgets).items():
             columns |= interval_columns(name, values, self.rule)
+        beyond = self._beyond(budgets)
+        if beyond.any():
+            for name in ("loss_low", "loss_high"):
+                columns[name] = np.where(beyond, None, columns[name])
         return pd.DataFrame(columns)
+
+    def _beyond(self, budgets: np.ndarray) -> np.ndarray:
+        """Budgets (m,) at which the law's loss has no interval that can be trusted."""
+        return np.zeros(len(budgets), dtype=bool)
 
     @overload
     def optimal(self, flops: float) -> Optimum: ...
     @overload
     def optimal(self, flops: Sequence[float] | np.ndarray | pd.Series) -> pd.DataFrame: ...
-    def optimal(self, flops: Any) -> Optimum | pd.DataFrame:
+    @overload
+    def optimal(self, *, loss: float) -> Optimum: ...
+    def optimal(self, flops: Any = None, *, loss: float | None = None) -> Optimum | pd.DataFrame:
         """The compute-optimal run at one budget (training FLOPs, in the convention of the fitted table); for
-        several budgets the table of `frontier`."""
+        several budgets the table of `frontier`. With a loss (nats per token) in place of the budget: the
+        cheapest run that reaches it, its FLOPs with an interval too. UserError unless one of the two is
+        given, and for a loss that no budget reaches."""
+        if loss is not None:
+            if flops is not None:
+                raise UserError("optimal: give flops or loss, not both")
+            return self._reaching(loss)
         budgets = as_flops(flops)
         if np.ndim(flops):
             return self.frontier(budgets)
         numbers = {name: estimate_of(v[:, 0], self.rule) for name, v in self._optima(budgets).items()}
-        return Optimum(flops=float(budgets[0]), **numbers)
+        best = Optimum(flops=float(budgets[0]), note="", **numbers)
+        if not self._beyond(budgets)[0]:
+            return best
+        return replace(best, loss=Estimate(float(best.loss), level=self.level), note=NO_OFFSET)
+
+    def _reaching(self, loss: float) -> Optimum:
+        """The cheapest run with that loss."""
+        (array,) = positive_numbers("optimal", loss=loss)
+        if array.ndim:
+            raise UserError(f"optimal: loss = {loss!r}: give one number of nats per token")
+        curve = self.curve
+        with np.errstate(over="ignore"):
+            flops = curve.flops_at(array[None])[:, 0]
+        if not np.isfinite(flops[0]):
+            raise UserError(
+                f"optimal: loss = {number_text(float(array), 4)} is not above "
+                f"E = {number_text(curve.floor, 4)} of this law: no budget reaches it"
+            )
+        # the best size along the budgets that the resamples need, and of each at its own
+        reached = np.isfinite(flops)
+        budgets = np.geomspace(flops[reached].min(), flops[reached].max() * 1.001, REACHING_POINTS)
+        along = self._along(budgets)
+        own = np.log(np.where(reached, flops, budgets[0]))
+        at = {"flops": flops}
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for name in ("params", "tokens"):
+                rows = zip(own, along[name][: len(flops)], strict=True)
+                at[name] = np.exp([np.interp(place, np.log(budgets), row) for place, row in rows])
+            at["tokens_per_param"] = at["tokens"] / at["params"]
+        # a resample that never reaches the loss has no run that does: its end is open
+        rule = Rule(level=self.level)
+        numbers = {name: estimate_of(np.where(reached, v, np.inf), rule) for name, v in at.items()}
+        return Optimum(loss=Estimate(float(array)), note="", **numbers)
 
     def _optima(self, budgets: np.ndarray) -> dict[str, np.ndarray]:
         along = self._along(budgets)
@@ -126,7 +193,26 @@ class Law(Plotted, ABC):
 
     def summary(self) -> pd.DataFrame:
         """One row per number: quantity, value, low, high. Parameters, exponents, then the optimum at the
-        smallest, the largest and ten times the largest budget."""
+        smallest, the largest and ten times the largest budget. A surface has its other interval beside that:
+        columns allowance_low, allowance_high (form_low, form_high if its own interval is the allowance);
+        pandas.NA for a number that only one of them has."""
+        table, beside = self._numbers(), self._beside()
+        if beside is None:
+            return table
+        name, other = beside
+        ends = (
+            other._numbers()
+            .drop(columns="value", index=range(len(self._parameters())))
+            .astype({"low": "Float64", "high": "Float64"})
+        )
+        ends = ends.rename(columns={"low": f"{name}_low", "high": f"{name}_high"})
+        return table.merge(ends, on="quantity", how="left")
+
+    def _beside(self) -> tuple[str, Law] | None:
+        """The law with the other kind of interval, and the name of that kind; None if there is no other."""
+        return None
+
+    def _numbers(self) -> pd.DataFrame:
         rows: list[tuple[str, Estimate]] = list(self._parameters().items())
         rows += [(f"exponent of {name}", value) for name, value in self.exponents.items()]
         smallest, largest = self.flops_range
@@ -135,6 +221,9 @@ class Law(Plotted, ABC):
             for name in ("params", "tokens", "tokens_per_param", "loss"):
                 rows.append((f"{name} at {flops_text(flops)} FLOPs", getattr(best, name)))
         return estimate_table(rows)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in self.MACHINERY]
 
     def against(self, name: str, *, flops: object = None, withdrawn: bool = False) -> Beside:
         """The law beside published ones, e.g. "hoffmann2022"; see `analysis.published.beside.against`."""
@@ -150,18 +239,18 @@ class Law(Plotted, ABC):
             f"{self.status}: {self.sentence}",
             "",
         ]
-        table = self.summary()
-        width = max(map(len, table["quantity"]))
-        for quantity, value, low, high in table.itertuples(index=False):
-            lines.append(f"  {quantity:<{width}}  {value_text(quantity, value, low, high, digits=5)}")
+        lines.append(str(self.text_table()))
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"left out: {run}" for run in self.excluded]
         return "\n".join(lines)
 
+    def text_table(self) -> TextTable:
+        """The numbers of `summary` as they are printed."""
+        return estimates(self.summary(), self.level)
+
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{text}</li>" for text in (*self.warnings, *map(str, self.excluded)))
-        head = "<br>".join(str(self).split("\n")[:2])
-        return f"<p>{head}</p>{self.summary().to_html(index=False)}" + (f"<ul>{notes}</ul>" if notes else "")
+        head = "<br>".join(html.escape(line) for line in str(self).split("\n")[:2])
+        return f"<p>{head}</p>{self.text_table().to_html()}{notes_html((*self.warnings, *self.excluded))}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything needed to use, check and redo the fit, in plain JSON types at full precision."""
@@ -188,243 +277,30 @@ class Law(Plotted, ABC):
             "code_version": metadata.version("scaling"),
         }
 
-    def to_json(self) -> str:
-        """`to_dict` as text; floats read back to the same bits."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The numbers, `to_dict`, as text, also written to a file if `path` is given; floats read back to the
+        same bits. `save` writes a file from which the law itself comes back."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        if path is not None:
+            write_whole(Path(path), (text + "\n").encode())
+        return text
 
+    def save(self, path: str | Path) -> Path:
+        """Write the law to a file that `analysis.load_law` reads, with the same numbers and intervals to the
+        last bit; complete or not there. Returns the path. UserError for what cannot be written."""
+        from analysis.laws.saved import save_law
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PowerLaw:
-    """log y = middle + exponent (log C - log_reference); arrays (1 + R,), the estimate first."""
-
-    middle: np.ndarray
-    exponent: np.ndarray
-    log_reference: float
-    """Centre of the log budgets, at which middle and exponent are least correlated."""
-
-    def log_at(self, flops: np.ndarray) -> np.ndarray:
-        """log y at flops (m,): (1 + R, m)."""
-        return self.middle[:, None] + self.exponent[:, None] * (np.log(flops) - self.log_reference)
-
-    @property
-    def log_coefficient(self) -> np.ndarray:
-        """log k of y = k C^p, (1 + R,)."""
-        return self.middle - self.exponent * self.log_reference
-
-    def stretched(self, factor: float) -> PowerLaw:
-        """The same estimate with its resamples that much farther from it."""
-        middle = self.middle[0] + factor * (self.middle - self.middle[0])
-        exponent = self.exponent[0] + factor * (self.exponent - self.exponent[0])
-        return PowerLaw(middle=middle, exponent=exponent, log_reference=self.log_reference)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PowerLawFrontier(Law):
-    """A law whose frontier is three power laws of compute without offset."""
-
-    power_laws: dict[str, PowerLaw]
-    """Of params, tokens and loss."""
-
-    def _parameters(self) -> dict[str, Estimate]:
-        return {
-            f"coefficient of {name}": estimate_of(np.exp(law.log_coefficient), self.rule)
-            for name, law in self.power_laws.items()
-        }
-
-    @property
-    def exponents(self) -> dict[str, Estimate]:
-        """Of N*, D*, D*/N* and L* as powers of compute (L* itself: there is no offset E)."""
-        laws = {name: law.exponent for name, law in self.power_laws.items()}
-        laws["tokens_per_param"] = laws["tokens"] - laws["params"]
-        return {name: estimate_of(v, self.rule) for name, v in laws.items()}
-
-    @property
-    def curve(self) -> Curve:
-        law = self.power_laws["loss"]
-        drawn = slice(0, len(law.exponent) - self.leave_outs)
-        return Curve(
-            E=np.zeros_like(law.exponent[drawn]),
-            log_K=law.log_coefficient[drawn],
-            c=-law.exponent[drawn],
-            flops_range=self.flops_range,
-        )
-
-    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
-        logs = {name: law.log_at(flops) for name, law in self.power_laws.items()}
-        return logs | {"loss": np.exp(logs["loss"])}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PredictingLaw(Law):
-    """A law with a formula for the loss (nats per token) of any run, fitted by a search from many starts.
-
-    A subclass gives `symbols`, `num_free` and `_loss`; its parameters are then attributes: `law.alpha`.
-    """
-
-    inputs: ClassVar[tuple[str, ...]] = ("params", "tokens")
-    """Columns that the formula depends on."""
-    symbols: ClassVar[tuple[str, ...]] = ()
-    """The parameters, in the order of the columns of `thetas`."""
-    thetas: np.ndarray
-    """(1 + R, p) parameters: the estimate first, then R resamples (then `leave_outs` refits). Read-only."""
-    objective: float
-    """Sum of Huber terms at the optimum."""
-    gradient: float
-    """Largest gradient component there, relative to the sum of the absolute terms it is made of."""
-    share_of_starts: float
-    """Share of the cold starts that end at the optimum (objective within 1e-6)."""
-
-    @property
-    @abstractmethod
-    def num_free(self) -> int:
-        """How many parameters were fitted."""
-
-    @abstractmethod
-    def _loss(self, thetas: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-        """Loss (m, k) for thetas (m, p) at the values (k,) of `inputs`."""
-
-    def _held(self) -> np.ndarray:
-        """Which parameters (p,) were given, not fitted: they have no interval."""
-        return np.array([name == "E" and self.options.get("E") is not None for name in self.symbols])
-
-    def _parameters(self) -> dict[str, Estimate]:
-        return {
-            name: estimate_of(values[:1] if held else values, self.rule)
-            for name, values, held in zip(self.symbols, self.thetas.T, self._held(), strict=True)
-        }
-
-    def __getattr__(self, name: str) -> Estimate:
-        if not name.startswith("_") and name in self.symbols:
-            return self._parameters()[name]
-        raise AttributeError(f"a law with method {self.method!r} has no attribute {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self.symbols]
-
-    @property
-    def scatter(self) -> Scatter:
-        """How far single runs lie from the law, estimated robustly."""
-        columns = [self.runs[name].to_numpy(dtype=np.float64) for name in self.inputs]
-        predicted, loss = self._loss(self.thetas[:1], *columns)[0], self.runs["loss"].to_numpy()
-        on_loss = self.options.get("residual") == "loss"
-        residuals = loss - predicted if on_loss else np.log(loss / predicted)
-        return scatter(residuals, self.num_free, on_loss=on_loss)
-
-    def predict(self, params: Any, tokens: Any, *, kind: str = "mean") -> Estimate | pd.DataFrame:
-        """Loss at params N and tokens D: an Estimate for numbers, for arrays a DataFrame with columns
-        params, tokens, loss, loss_low, loss_high.
-
-        kind "mean": the interval of the law itself (the mean of many runs there); "run": of one new run,
-        which misses the law by its own noise too, see `scatter`. UserError unless all are above 0 and finite.
-        """
-        return self._predicted(kind, params=params, tokens=tokens)
-
-    def _predicted(self, kind: str, **inputs: Any) -> Estimate | pd.DataFrame:
-        check_kind(kind)
-        arrays = np.broadcast_arrays(*positive_numbers("predict", **inputs))
-        values = self._loss(self.thetas, *(array.ravel() for array in arrays))
-        rule = self.rule
-        if kind == "run":
-            # leave-outs say nothing about the noise of a new run: percentiles
-            draws = values[1 : len(values) - self.leave_outs]
-            values = self.scatter.with_run(values[:1], draws, int(self.options["seed"]))
-            rule = Rule(level=self.level)
-        if arrays[0].ndim == 0:
-            return estimate_of(values[:, 0], rule)
-        columns = {name: array.ravel() for name, array in zip(inputs, arrays, strict=True)}
-        return pd.DataFrame(columns | interval_columns("loss", values, rule))
-
-    def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {
-            "objective": self.objective,
-            "gradient": self.gradient,
-            "share_of_starts": self.share_of_starts,
-            "scatter": {"sd": self.scatter.sd, "degrees_of_freedom": self.scatter.freedom},
-        }
-
-
-Searched = TypeVar("Searched", bound=PredictingLaw)
-
-
-def build_law(
-    law_type: type[Searched],
-    table: RunTable,
-    options: Mapping[str, Any],
-    objective: Derivatives | LogSum,
-    best: np.ndarray,
-    share: float,
-    thetas: np.ndarray,
-    unfinished: int,
-    *,
-    delta: float,
-    unit: float = 1.0,
-    vanished: Sequence[str] = (),
-    advice: str = "",
-    **fields: Any,
-) -> Searched:
-    """The law that a search from many starts ended at, with the verdict on the search and its warnings.
-
-    best (1, p): the optimum in the coordinates of `objective`, which `share` of the starts reach; thetas: the
-    same, then resamples and leave-outs, in the user's units; unfinished: how many resamples did not converge.
-    unit: of the residuals, in nats; vanished: terms with no share in any loss; advice: what to try if the
-    search did not converge; fields: those of the law's own type.
-    """
-    ones, space = np.ones((1, len(table))), objective.space
-    gradient = float(objective.relative_gradient(best, ones, delta)[0])
-    thetas.flags.writeable = False
-    law = law_type(
-        **common_fields(table, options),
-        status=FitStatus.CONVERGED,
-        sentence=f"the gradient is {gradient:.0e} of its terms",
-        warnings=(),
-        thetas=thetas,
-        objective=float(objective.at(best, ones, delta).f_R[0]) * unit**2,
-        gradient=gradient,
-        share_of_starts=share,
-        **fields,
-    )
-    status, sentence = law.status, law.sentence
-    edge = space.free & ((best[0] <= space.lower) | (best[0] >= space.upper))
-    if gradient > GRADIENT_TOLERANCE:
-        status = FitStatus.NOT_CONVERGED
-        sentence = (
-            f"the gradient at the best point is {gradient:.1e} of its terms, above {GRADIENT_TOLERANCE:.0e}"
-            + (f"; {advice}" if advice else "")
-        )
-    elif vanished:
-        status = FitStatus.BOUND_HIT
-        sentence = (
-            f"{' and '.join(vanished)} vanished: the runs are best described without that term, so its "
-            "numbers mean nothing"
-        )
-    elif edge.any():
-        status = FitStatus.BOUND_HIT
-        names = [name for name, at_edge in zip(law.symbols, edge, strict=True) if at_edge]
-        sentence = f"{' and '.join(names)} ended at the edge of the search: the runs do not determine it"
-    sentence += f"; {share:.0%} of the starts end here"
-
-    caveats = list(table.warnings)
-    lowest = float(table.loss.min())
-    if "E" in law.symbols and lowest <= law.E:
-        caveats.append(
-            f"E = {float(law.E):.4g} lies at or above the lowest loss ({lowest:.4g}): the law does not "
-            "describe these runs; fit a narrower range of tokens per parameter"
-        )
-    if status is not FitStatus.CONVERGED:
-        caveats.append(sentence)
-    if share < FEW_STARTS:
-        caveats.append(f"only {share:.0%} of the starts reach the optimum; others may lie close")
-    num_draws = len(thetas) - 1 - law.leave_outs
-    if unfinished > 0.01 * num_draws:
-        caveats.append(f"{unfinished} of {num_draws} resamples did not converge; their last points are used")
-    return replace(law, status=status, sentence=sentence, warnings=tuple(caveats))
+        return save_law(self, path)
 
 
 def estimate_table(rows: Iterable[tuple[str, Estimate]]) -> pd.DataFrame:
-    """quantity, value, low, high: one row per name and number."""
-    numbers = [(name, float(value), value.low, value.high) for name, value in rows]
-    columns = zip(*numbers, strict=True)
-    return pd.DataFrame(dict(zip(("quantity", "value", "low", "high"), map(list, columns), strict=True)))
+    """quantity, value, low, high: one row per name and number; the ends are pandas.NA without an interval."""
+    names, values = zip(*rows, strict=True)
+    numbers: dict[str, list[float | None]] = {"value": [float(value) for value in values]}
+    numbers |= {end: [getattr(value, end) for value in values] for end in ("low", "high")}
+    return pd.DataFrame(
+        {"quantity": list(names)} | {name: number_column(column) for name, column in numbers.items()}
+    )
 
 
 def interval_columns(name: str, values: np.ndarray, rule: Rule | float) -> dict[str, Any]:

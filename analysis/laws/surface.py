@@ -12,24 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate, estimate_of
 from analysis.frontier import (
     Curve,
+    GridCurve,
     frontier_exponents,
     optimal_logs,
     optimal_loss,
     surface_curve,
     surface_loss,
 )
-from analysis.laws.result import PredictingLaw, build_law
-from analysis.laws.solver.bootstrap import check_options, group_numbers, leave_one_out
-from analysis.laws.solver.noise import choose_resampling, draw_losses, spread_about_surface
+from analysis.laws.predicting import PredictingLaw, build_law
+from analysis.laws.result import Law
+from analysis.laws.solver.bootstrap import INTERVALS, check_options, group_numbers, leave_one_out
+from analysis.laws.solver.deviation import OUTLIER, Deviation, fit_deviation
+from analysis.laws.solver.noise import (
+    NEW_RUN,
+    SHARED_TEXT,
+    choose_resampling,
+    draw_losses,
+    spread_about_surface,
+)
 from analysis.laws.solver.objective import LOWER, Derivatives, Problem
 from analysis.laws.solver.search import best_of, grid_starts, refit, refit_resamples
 from analysis.table.fit_table import RunTable, prepare
@@ -39,6 +50,11 @@ TOUCHES_ZERO = 0.01
 ABSENT = 1e-5
 """A term that is nowhere more than this share of the loss is not there."""
 SYMBOLS = ("E", "A", "B", "alpha", "beta")
+EFFICIENT = 1.345
+"""Huber threshold in standard deviations: 95% of the efficiency of least squares on normal noise."""
+FARTHEST, CURVE_POINTS = 1e6, 401
+DECADES = 10.0
+"""With a deviation, exponents are slopes from this factor below the largest budget to that above it."""
 RESIDUALS = ("log", "loss")
 
 
@@ -48,11 +64,14 @@ class SurfaceFrontier(PredictingLaw):
     @property
     def exponents(self) -> dict[str, Estimate]:
         """Of N*, D*, D*/N* and of L* - E, as powers of compute (while there is fresh text)."""
-        values = frontier_exponents(self.thetas[:, :5], self.cost)
-        return {name: estimate_of(v, self.rule) for name, v in values.items()}
+        return {name: estimate_of(values, self.rule) for name, values in self.exponent_values().items()}
+
+    def exponent_values(self) -> dict[str, np.ndarray]:
+        """The exponents with their resamples, (1 + R,) each."""
+        return frontier_exponents(self.thetas[:, :5], self.cost)
 
     @property
-    def curve(self) -> Curve:
+    def curve(self) -> Curve | GridCurve:
         drawn = self.thetas[: len(self.thetas) - self.leave_outs, :5]
         return surface_curve(drawn, self.cost, self.flops_range)
 
@@ -71,19 +90,113 @@ class SurfaceLaw(SurfaceFrontier):
 
     method: ClassVar[str] = "surface"
     symbols: ClassVar[tuple[str, ...]] = SYMBOLS
+    deviation: Deviation | None = None
+    """Smooth deviation from the form, which estimates and intervals allow for; None: they trust the form."""
 
     @property
     def num_free(self) -> int:
         return len(SYMBOLS) - (self.options["E"] is not None) - bool(self.options["tied"])
 
+    @cached_property
+    def allowance(self) -> SurfaceLaw:
+        """The same law, allowing for a smooth deviation of log loss from its form (`solver.deviation`).
+
+        Its estimates include the deviation that the runs show, its intervals what it may be elsewhere: the
+        loss of any run, and loss, size and tokens of the best run, to first order about those of the form.
+        Exponents are slopes over the two decades about the largest budget. The parameters stay those of the
+        form, with its intervals.
+        """
+        if self.deviation is not None:
+            return self
+        runs, problem = self.runs, problem_of(self.runs, self.options)
+        groups = None
+        if "seed" in runs and runs["seed"].notna().all():
+            sizes = runs["params"].astype(str) + " " + runs["seed"].astype(str)
+            groups = np.unique(sizes, return_inverse=True)[1]
+        shared = 0.0
+        if "loss_se" in runs and runs["loss_se"].notna().all():
+            shared = float(runs["loss_se"].mean())
+        thetas = self.thetas[: len(self.thetas) - self.leave_outs]
+        deviation = fit_deviation(
+            self.thetas[0],
+            *(runs[name].to_numpy(dtype=np.float64) for name in ("params", "tokens", "loss")),
+            basis=problem.space.basis_pk, groups=groups, draws=len(thetas) - 1, loss_se=shared,
+            seed=int(self.options["seed"]), shared_seed=SHARED_TEXT,
+        )  # fmt: skip
+        options, caveats = {**self.options, "interval": "allowance"}, self.warnings
+        if count := len(deviation.outliers):
+            caveats += (
+                f"{count} run{'s are' if count > 1 else ' is'} left out of the deviation: further than "
+                f"{OUTLIER:g} standard deviations from what the others predict "
+                f"(row {', '.join(map(str, runs.index[deviation.outliers[:6]]))})",
+            )
+        return replace(
+            self, deviation=deviation, thetas=thetas, leave_outs=0, options=options, warnings=caveats
+        )
+
+    def _beside(self) -> tuple[str, Law]:
+        if self.deviation is None:
+            return "allowance", self.allowance
+        return "form", replace(self, deviation=None, options={**self.options, "interval": "form"})
+
     def _loss(self, thetas: np.ndarray, *columns: np.ndarray) -> np.ndarray:
         return surface_loss(thetas, *columns)
+
+    def _losses(self, *columns: np.ndarray) -> np.ndarray:
+        if self.deviation is None:
+            return super()._losses(*columns)
+        factor = np.exp(self.deviation.at(*map(np.log, columns)))
+        return self._loss(self.thetas[:1], *columns) * factor + self.deviation.shared[:, None]
+
+    def _with_run(self, values: np.ndarray) -> np.ndarray:
+        if self.deviation is None:
+            return super()._with_run(values)
+        draws = len(values) - 1
+        normal = ndtri((np.arange(draws) + 0.5) / max(draws, 1))
+        normal = np.random.default_rng([int(self.options["seed"]), NEW_RUN]).permutation(normal)
+        return np.concatenate([values[:1], values[1:] * np.exp(self.deviation.noise[1:] * normal)[:, None]])
+
+    def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
+        if self.deviation is None:
+            return super()._along(flops)
+        theta, q = self.thetas[0], self.cost.q
+        log_params, log_tokens = optimal_logs(theta, flops, self.cost)
+        above = optimal_loss(theta, log_params, log_tokens)
+        loss = theta[0] + above
+        # the envelope theorem: to first order the best size matters to the loss only through the deviation
+        # there; the best size moves by the deviation's slope over the curvature of log loss along the budget
+        curvature = theta[3] * q * theta[4] * above / loss
+        shift = -self.deviation.slope(log_params, log_tokens, q) / curvature
+        return {
+            "params": log_params + shift,
+            "tokens": log_tokens - q * shift,
+            "loss": loss * np.exp(self.deviation.at(log_params, log_tokens)) + self.deviation.shared[:, None],
+        }
+
+    def exponent_values(self) -> dict[str, np.ndarray]:
+        if self.deviation is None:
+            return super().exponent_values()
+        largest = self.flops_range[1]
+        along = self._along(largest * np.array([1 / DECADES, DECADES]))
+        along["tokens_per_param"] = along["tokens"] - along["params"]
+        along["loss"] = np.log(along["loss"])
+        return {name: np.diff(values)[:, 0] / (2 * np.log(DECADES)) for name, values in along.items()}
+
+    @property
+    def curve(self) -> Curve | GridCurve:
+        if self.deviation is None:
+            return super().curve
+        smallest, largest = self.flops_range
+        grid = np.geomspace(smallest / FARTHEST, largest * FARTHEST, CURVE_POINTS)
+        return GridCurve(
+            log_flops=np.log(grid), losses=self._along(grid)["loss"], flops_range=self.flops_range
+        )
 
 
 def fit_surface(
     runs: pd.DataFrame,
     *,
-    delta: float = 1e-3,
+    delta: float | str = 1e-3,
     residual: str = "log",
     tied: bool = False,
     E: float | str | None = None,
@@ -92,26 +205,34 @@ def fit_surface(
     level: float = 0.95,
     cluster: str | None = None,
     resample: str | None = None,
-    interval: str = "percentile",
+    interval: str = "form",
 ) -> SurfaceLaw:
     """Fit the surface to runs with columns params, tokens, loss.
 
     residual: the Huber terms are of "log" loss (Hoffmann et al. 2022, eq. 3) or of the "loss" in nats. delta:
-    Huber threshold on it (0.001 is 0.1% of the loss, or 0.001 nats). tied: alpha = beta (the base law of
-    Muennighoff et al. 2023, arXiv 2305.16264). E: None (fitted), "none" (no such term) or a number of nats
-    (held there, e.g. the same for two families). bootstrap: number of resamples of the runs, 0 for no
+    Huber threshold on it (0.001 is 0.1% of the loss, or 0.001 nats; at that the fit is nearly one of least
+    absolute deviations), or "auto": 1.345 times the scatter of the runs, which loses 5% of a least-squares
+    fit's efficiency on normal noise (Huber 1981), and gives narrower intervals. tied: alpha =
+    beta (the base law of Muennighoff et al. 2023, arXiv 2305.16264). E: None (fitted), "none" (no such term)
+    or a number of nats (held there, e.g. the same for two families). bootstrap: number of resamples of the
+    runs, 0 for no
     intervals. cluster: a column whose values are resampled as wholes, e.g. "size" or "seed". resample: "rows"
     draws runs (or groups) again; "parametric" simulates losses about the fitted surface with the runs'
     scatter, its own uncertainty, and their loss_se as one shift; "residuals" with the runs' own deviations
     (with cluster: their signs, group by group); None: "rows" for 100 runs or more and with cluster, else
-    "parametric", see docs/coverage.md. interval: "percentile", or "bca", which refits once more without each
-    run (or group): n fits more. UserError for a table that cannot be fitted, see
+    "parametric", see docs/coverage.md. interval: "form" trusts the form of the law, and takes percentiles of
+    the resamples; "bca" too, refitted once more without each run (or group); "allowance" allows for a smooth
+    deviation from the form, see `SurfaceLaw.allowance`. UserError for a table that cannot be fitted, see
     `analysis.table.fit_table.prepare`.
     """
-    check_options(bootstrap, seed, level, interval)
-    held_E = check_terms(residual, E, delta)
+    interval = check_options(bootstrap, seed, level, interval, (*INTERVALS, "allowance"))
     if not isinstance(tied, bool):
         raise UserError(f"tied = {tied!r}: True for alpha = beta, else False")
+    if delta == "auto":
+        first = fit_surface(runs, residual=residual, tied=tied, E=E, bootstrap=0)
+        delta = max(1e-3, EFFICIENT * first.scatter.sd)
+    held_E = check_terms(residual, E, delta)
+    delta = float(delta)
     table = prepare(runs)
     on_loss = residual == "loss"
     problem = Problem.of(table.params, table.tokens, table.loss, tied=tied, E=held_E, on_loss=on_loss)
@@ -160,15 +281,18 @@ def fit_surface(
     caveats = [*law.warnings, *touching_zero(law)]
     if E is None and len(draws) and np.mean(draws[:, 0] <= LOWER[0]) > (1 - level) / 2:
         caveats.append("these runs put no lower limit on E")
-    return replace(law, warnings=tuple(caveats))
+    law = replace(law, warnings=tuple(caveats))
+    return law.allowance if interval == "allowance" else law
 
 
-def check_terms(residual: str, E: float | str | None, delta: float) -> float | None:
+def check_terms(residual: str, E: float | str | None, delta: float | str) -> float | None:
     """E as the solver takes it (None: free, 0: absent); UserError for options that mean nothing."""
     if residual not in RESIDUALS:
         raise UserError(f"residual = {residual!r}: choose one of {', '.join(RESIDUALS)}")
-    if not delta > 0:
-        raise UserError(f"delta = {delta!r}: the Huber threshold on log loss is above 0, e.g. 0.001")
+    if isinstance(delta, str) or not delta > 0:
+        raise UserError(
+            f"delta = {delta!r}: the Huber threshold on log loss is above 0, e.g. 0.001, or 'auto'"
+        )
     if E is None or E == "none":
         return None if E is None else 0.0
     if isinstance(E, bool | str) or not 0 < float(E) < np.inf:

@@ -2,6 +2,7 @@
 
     analysis.published.runs("sahoo2026")     # one row per run, ready for fit_law and compare
     analysis.published.laws()                # one row per printed law
+    analysis.published.law("hoffmann2022")   # one of them, which predicts and gives the best run of a budget
     analysis.published.tables()              # all run tables, with source and licence
 
 Losses are nats per token. A table's `attrs` carry its record in `tables()`.
@@ -19,7 +20,9 @@ from analysis.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["laws", "runs", "tables"]
+    from analysis.published.fitted import PublishedLaw
+
+__all__ = ["law", "laws", "runs", "tables"]
 
 
 _DATA = Path(__file__).parent / "data"
@@ -71,6 +74,44 @@ def laws() -> pd.DataFrame:
     return frame.astype(dict.fromkeys(numbers, "Float64"))
 
 
+def laws_called(name: str) -> pd.DataFrame:
+    """The rows of `laws` with that name, or of the paper with that name. UserError lists the papers."""
+    every = laws()
+    rows = every[every["name"] == name]
+    if rows.empty:
+        rows = every[every["name"].str.startswith(f"{name}_")]
+    if rows.empty:
+        papers = ", ".join(dict.fromkeys(every["name"].str.split("_").str[0]))
+        raise UserError(f"no published law is called {name!r}; there are laws of {papers}")
+    return rows
+
+
+def law(name: str, family: str | None = None, *, withdrawn: bool = False) -> PublishedLaw:
+    """A published law by its name in `laws()`, or by that of a paper: "hoffmann2022" is the formula of that
+    paper, or its only law; family: that of several.
+
+    UserError for an unknown name, for a paper with several laws, listing them, and for a withdrawn law unless
+    withdrawn=True.
+    """
+    from analysis.published.fitted import PublishedLaw
+
+    rows = laws_called(name)
+    if family is not None:
+        of_family = rows[rows["family"] == family]
+        if of_family.empty:
+            has = ", ".join(dict.fromkeys(rows["family"]))
+            raise UserError(f"family = {family!r}: {name} has no law of it; its families are {has}")
+        rows = of_family
+    formulas = rows[rows["method"] == "surface"]
+    rows = formulas if len(formulas) == 1 else rows
+    if len(rows) > 1:
+        raise UserError(f"{name} has several laws: {', '.join(rows['name'])}; name one of them")
+    row = {str(column): value for column, value in rows.iloc[0].items()}
+    if row["status"] == "withdrawn" and not withdrawn:
+        raise UserError(f"{row['name']} was withdrawn ({row['note']}); give withdrawn=True to have it")
+    return PublishedLaw(row=row)
+
+
 def _read(file: str, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
     import pandas as pd
 
@@ -82,3 +123,7 @@ def _read(file: str, *, text: tuple[str, ...] = ()) -> pd.DataFrame:
         if frame[name].dtype.kind == "i" and name in ("params", "tokens"):
             frame[name] = frame[name].astype("float64")
     return frame
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,7 +7,6 @@ lists the known differences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,15 +14,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
-from analysis.frontier import Cost, as_flops, number_column, optimal_logs, optimal_loss
+from analysis.frontier import as_flops, number_column
 from analysis.plotted import Plotted
+from analysis.published.fitted import NUMBERS, published_frontier
 
 if TYPE_CHECKING:
     from analysis.laws.result import Law
 
-NUMBERS = ("params", "tokens", "tokens_per_param", "loss")
 OWN = "this law"
-SYMBOLS = ("E", "A", "B", "alpha", "beta")
 BEYOND = 10.0
 
 
@@ -96,44 +94,11 @@ def against(law: Law, name: str, *, flops: Any = None, withdrawn: bool = False) 
     return Beside(law=law, published=used, table=table, notes=tuple(dict.fromkeys(notes)))
 
 
-def published_frontier(row: Mapping[str, Any], flops: np.ndarray) -> pd.DataFrame | None:
-    """params, tokens, tokens_per_param, loss of a row of `laws()` at flops (m,), missing if it does not give
-    them; None if it gives none. C = 6 N D."""
-    values: dict[str, Any] = dict.fromkeys(NUMBERS)
-    if not any(pd.isna(row[symbol]) for symbol in SYMBOLS):
-        theta = np.array([[float(row[symbol]) for symbol in SYMBOLS]])
-        logs = optimal_logs(theta, flops, Cost())
-        values["params"], values["tokens"] = (np.exp(log[0]) for log in logs)
-        values["loss"] = theta[0, 0] + optimal_loss(theta, *logs)[0]
-    else:
-        counted = "not a parameter count" not in str(row["params_counted"])
-        for name in ("params", "tokens", "loss") if counted else ("tokens", "loss"):
-            coefficient, exponent = row[f"{name}_coefficient"], row[f"{name}_exponent"]
-            if not pd.isna(coefficient) and not pd.isna(exponent):
-                values[name] = float(coefficient) * flops ** float(exponent)
-        if values["params"] is not None and values["tokens"] is None:
-            values["tokens"] = flops / 6 / values["params"]
-    if all(value is None for value in values.values()):
-        return None
-    if values["params"] is not None and values["tokens"] is not None:
-        values["tokens_per_param"] = values["tokens"] / values["params"]
-    return pd.DataFrame(
-        {"flops": flops}
-        | {name: number_column([None] * len(flops) if v is None else list(v)) for name, v in values.items()}
-    )
-
-
 def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[str]]:
     """The published laws with that name, and notes on those that are left out."""
-    from analysis.published import laws
+    from analysis.published import laws_called
 
-    every = laws()
-    rows = every[every["name"] == name]
-    if rows.empty:
-        rows = every[every["name"].str.startswith(f"{name}_")]
-    if rows.empty:
-        papers = ", ".join(dict.fromkeys(every["name"].str.split("_").str[0]))
-        raise UserError(f"no published law is called {name!r}; there are laws of {papers}")
+    rows = laws_called(name)
     notes = []
     own = rows[rows["family"] == law.family]
     if len(own) and len(own) < len(rows):

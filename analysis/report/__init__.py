@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 from analysis import figures
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
-from analysis.figures.saving import document, placed, write_whole
+from analysis.figures.saving import document, placed
 from analysis.figures.theme import family_order
+from analysis.files import write_whole
 from analysis.laws.result import FitStatus
+from analysis.printed import estimates
 from analysis.table import provenance
 from analysis.text import flops_text, interval_text, time_text, value_text, without_secrets
 
@@ -136,8 +138,8 @@ def _family(
     body += "".join(_minima(law) for law in laws.values() if hasattr(law, "minima"))
     body += "".join(_stamp(law) for law in laws.values())
     for method, law in laws.items():
-        rows = [[row[0], value_text(*row)] for row in law.summary().itertuples(index=False)]
-        numbers = _table(["", "value and interval"], rows) + _stamp(law)
+        table = estimates(law.summary(), law.level, digits=4)
+        numbers = _table(table.columns, table.rows) + _stamp(law)
         body += _folded(f"All numbers of the {method} law", numbers)
     left_out = list(map(str, next(iter(laws.values())).excluded)) if laws else []
     body += _folded(f"{len(left_out)} runs left out", _list(left_out)) if left_out else ""

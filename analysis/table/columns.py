@@ -39,6 +39,10 @@ TRAIN_LOSS = "train_loss"
 BIASED_LOSS = "train_biased_loss"
 """The same while a family trains on something easier (Duo's curriculum): no curve and no fit reads it."""
 
+HELD_OUT_LOSS, HELD_OUT_LOSS_SE = "held_out_loss", "held_out_loss_se"
+"""Of the metrics that hold held-out losses measured during training, on a small text, and their errors."""
+CURVE_METRICS = (TRAIN_LOSS, HELD_OUT_LOSS, HELD_OUT_LOSS_SE)
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -84,7 +88,9 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("corpus", "str", "", "source of the text"),
     Column("tokenizer", "str", "", "how text becomes tokens"),
     Column("data_fingerprint", "str", "", "hash of tokens, tokenizer and split"),
-    Column("wall_s", "float64", "s", "time spent training, all attempts together", "metric"),
+    Column("wall_s", "float64", "s", "time of training and evaluation, all attempts together", "metric"),
+    Column("evaluation_s", "float64", "s", "the part of wall_s spent on held-out losses", "metric"),
+    Column("evaluation_flops", "float64", "FLOPs", "compute of held-out losses, beside flops", "metric"),
     Column("tokens_per_s", "float64", "tokens per s", "training speed", "metric"),
     Column("micro_batch", "float64", "sequences", "sequences per forward and backward pass", "metric"),
     Column("device", "str", "", "device of the run", "tag"),

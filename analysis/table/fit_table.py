@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.frontier import WARN_ABOVE, Cost, fit_cost
 from analysis.table.columns import refuse_repeated_columns, status_of
-from analysis.text import flops_text, number_text
+from analysis.table.inputs import USUAL_NAMES, as_table, hint
+from analysis.text import flops_text, number_text, printable
 
 ONE_VALUE_PER_FIT = (
     *("family", "flop_convention", "bound", "objective"),
@@ -65,6 +67,8 @@ class RunTable:
     excluded: tuple[Excluded, ...]
     cost: Cost
     family: str | None
+    unread: str
+    """A column that holds FLOPs under another name, which nothing reads; empty if there is none."""
     sha256: str
     """Of params, tokens, flops, loss (and budget, loss_se if present) of the used rows."""
 
@@ -112,6 +116,11 @@ class RunTable:
         if repeated:
             rows = f"{repeated} row{'s' * (repeated > 1)}"
             warnings.append(f"{rows} of the table repeat others; each run counts once")
+        if self.unread:
+            warnings.append(
+                f'FLOPs are 6 params tokens: column {self.unread} is not read; columns={{"{self.unread}": '
+                '"flops"} counts them by it'
+            )
         if "loss_se" in self.rows and self.loss_se is None and self.rows["loss_se"].notna().any():
             warnings.append(f"loss_se is not used: {self.rows['loss_se'].isna().sum()} runs have none")
         if self.cost.largest_error > WARN_ABOVE:
@@ -129,8 +138,9 @@ class RunTable:
         return tuple(warnings)
 
 
-def prepare(runs: pd.DataFrame) -> RunTable:
-    """Check and convert a run table with columns params, tokens, loss (flops, budget, loss_se, ... optional).
+def prepare(runs: pd.DataFrame | Mapping[str, Any]) -> RunTable:
+    """Check and convert a run table, or a dict of arrays, with columns params, tokens, loss (flops, budget,
+    loss_se, ... optional).
 
     Left out and listed: rows whose status is not "finished" (in any tool's words), whose column `excluded`
     gives a reason, that repeat another row (the same key and result, or equal in every column), and rows
@@ -139,15 +149,14 @@ def prepare(runs: pd.DataFrame) -> RunTable:
     non-numeric, infinite or non-positive values, one key with several results, several families or
     conventions in one table, or numbers whose units do not belong together.
     """
-    if not isinstance(runs, pd.DataFrame):
-        raise UserError(
-            f"runs is a {type(runs).__name__}; give a pandas DataFrame with columns params, tokens, loss"
-        )
+    runs = as_table(runs)
     refuse_repeated_columns(runs.columns, "runs")
     missing = [name for name in ("params", "tokens", "loss") if name not in runs.columns]
     if missing:
         have = ", ".join(map(str, runs.columns)) or "none"
-        raise UserError(f"runs: column {', '.join(missing)} is missing (columns: {have})")
+        raise UserError(
+            f"runs: column {', '.join(missing)} is missing (columns: {have}){hint(missing, runs.columns)}"
+        )
     kept, excluded = _leave_out(runs)
     if kept.empty:
         reasons = Counter(run.reason for run in excluded).most_common(3)
@@ -157,6 +166,7 @@ def prepare(runs: pd.DataFrame) -> RunTable:
     numbers = ["params", "tokens", "loss", *(name for name in ("budget", "flops") if _has(kept, name))]
     columns = {name: column_numbers(kept, name) for name in numbers}
     _check_units(columns)
+    unread = "" if {"flops", "budget"} & set(columns) else _flops_elsewhere(kept, columns)
     if "flops" not in columns:
         # the budgets, if they count more than 6 params tokens and are a cost per token
         columns["flops"] = 6.0 * columns["params"] * columns["tokens"]
@@ -179,12 +189,24 @@ def prepare(runs: pd.DataFrame) -> RunTable:
         excluded=excluded,
         cost=fit_cost(columns["params"], columns["tokens"], columns["flops"]),
         family=family,
+        unread=unread,
         sha256=digest.hexdigest(),
     )
 
 
 def _has(runs: pd.DataFrame, name: str) -> bool:
     return name in runs.columns and bool(runs[name].notna().any())
+
+
+def _flops_elsewhere(runs: pd.DataFrame, columns: dict[str, np.ndarray]) -> str:
+    """A column with a usual name of FLOPs whose numbers may be FLOPs."""
+    for name in runs.columns:
+        if str(name).lower() in USUAL_NAMES["flops"].split():
+            values = pd.to_numeric(runs[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            ratio = np.median(values / (columns["params"] * columns["tokens"]))
+            if PER_TOKEN[0] <= ratio <= PER_TOKEN[1]:
+                return printable(name)
+    return ""
 
 
 def _check_units(columns: dict[str, np.ndarray]) -> None:
@@ -254,10 +276,9 @@ def _one_kind(runs: pd.DataFrame) -> str | None:
         if name in runs.columns:
             values = sorted(map(str, runs[name].dropna().unique()))
             if len(values) > 1:
-                advice = ", or use analysis.compare" if name == "family" else f", or drop the column {name}"
-                raise UserError(
-                    f"{name}: one fit holds {len(values)} kinds ({', '.join(values)}); select one{advice}"
-                )
+                example = f"e.g. family={values[0]!r}, or use analysis.fit_laws or compare"
+                advice = f"select one, {example if name == 'family' else f'or drop the column {name}'}"
+                raise UserError(f"{name}: one fit holds {len(values)} kinds ({', '.join(values)}); {advice}")
     if "key" in runs.columns:
         twice = runs["key"].notna() & runs["key"].duplicated(keep=False)
         if twice.any():

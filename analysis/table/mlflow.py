@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
-from analysis.table.columns import KEY_TAG, RUN_COLUMNS, TAG_PREFIX, TRAIN_LOSS, parse_text
+from analysis.table.columns import CURVE_METRICS, KEY_TAG, RUN_COLUMNS, TAG_PREFIX, parse_text
 from analysis.text import without_secrets
 
 if TYPE_CHECKING:
@@ -104,13 +104,14 @@ class Database:
         return assemble(self.keys().set_index("run_id"), *wide)
 
     def curves(self, run_ids: list[str]) -> pd.DataFrame:
-        """Training losses of those runs: run_id, step, timestamp, value."""
+        """Losses along those runs: run_id, key (of CURVE_METRICS), step, timestamp, value."""
         if len(run_ids) > FEW_RUNS:
-            points = self.points([TRAIN_LOSS]).drop(columns="key")
+            points = self.points(list(CURVE_METRICS))
             return points[points["run_id"].isin(run_ids)]
         # key || '' is key, but no index has it: SQLite would read the curves of all runs by that of keys
-        select = "SELECT run_uuid AS run_id, step, timestamp, value, is_nan FROM metrics "
-        condition = f"WHERE key || '' = '{TRAIN_LOSS}' AND run_uuid IN :keys"
+        select = "SELECT run_uuid AS run_id, key, step, timestamp, value, is_nan FROM metrics "
+        names = ", ".join(f"'{name}'" for name in CURVE_METRICS)
+        condition = f"WHERE key || '' IN ({names}) AND run_uuid IN :keys"
         return _true_values(self._query(select + condition, run_ids))
 
     def change_mark(self) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import UserError
-from analysis.table.columns import KEY_TAG, REQUIRED, RUN_COLUMNS, TRAIN_LOSS, refuse_repeated_columns, typed
+from analysis.table.columns import (
+    CURVE_METRICS,
+    HELD_OUT_LOSS,
+    HELD_OUT_LOSS_SE,
+    KEY_TAG,
+    REQUIRED,
+    RUN_COLUMNS,
+    refuse_repeated_columns,
+    typed,
+)
+from analysis.table.inputs import Columns, hint, renamed
 from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
 from analysis.text import printable, without_secrets
 
@@ -25,7 +36,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
-CURVE_COLUMNS = ("sweep", "family", "size", "key", "params", "step", "tokens", "flops", "loss")
+CURVE_COLUMNS = (
+    *("sweep", "family", "size", "key", "params", "step", "tokens", "flops", "loss"),
+    *(HELD_OUT_LOSS, HELD_OUT_LOSS_SE),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -41,14 +55,17 @@ class UnknownNameError(UserError):
 Names = str | Sequence[str] | None
 
 
-def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:
+def load_runs(
+    store: str | Path, sweep: Names = None, family: Names = None, *, columns: Columns | None = None
+) -> pd.DataFrame:
     """One row per run: the columns of `RUN_COLUMNS`, counts and losses as float64, whatever their status.
 
     `store` is sqlite:///PATH, postgresql://..., http(s)://..., or a .parquet or .csv file; `sweep` and
     `family` are a name, several names, or None for all. From MLflow every column is there (missing values
-    where a run has none); from a file, the columns it has, `params` taken from `params_non_embedding` where
-    only that is given. Where MLflow holds a key twice in a sweep, the finished run, else the latest, is kept.
-    Seeds are Int64, or texts if one is larger. Control characters in texts are escaped.
+    where a run has none). From a file, the columns it has; `columns` renames them, e.g. {"N": "params",
+    "val_loss": "loss"}, and `params` is taken from `params_non_embedding` where only that is given. Where
+    MLflow holds a key twice in a sweep, the finished run, else the latest, is kept. Seeds are Int64, or texts
+    if one is larger. Control characters in texts are escaped.
 
     UserError, in one sentence, for a store that does not exist, does not answer within seconds, is of a newer
     schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family; also for
@@ -56,7 +73,7 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
     """
     kind, place = kind_of(store)
     if kind == "file":
-        frame = _read_table(path := Path(place))
+        frame = renamed(_read_table(path := Path(place)), columns, place)
         if "params" not in frame.columns and "params_non_embedding" in frame.columns:
             frame = frame.assign(params=frame["params_non_embedding"])
         missing = [name for name in REQUIRED if name not in frame.columns]
@@ -64,8 +81,13 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
             raise UserError(
                 f"{path} has no column {' and no column '.join(missing)}: a run table needs params, tokens "
                 f"and loss (nats per token); it has {', '.join(map(str, frame.columns)) or 'no columns'}"
+                + hint(missing, frame.columns)
             )
     else:
+        if columns is not None:
+            raise UserError(
+                f"columns is for .csv and .parquet files; {without_secrets(place)} has the usual names"
+            )
         with open_store(store) as source:
             frame = _without_duplicates(source.runs())
     name = without_secrets(place)
@@ -75,10 +97,13 @@ def load_runs(store: str | Path, sweep: Names = None, family: Names = None) -> p
 
 
 def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:
-    """Training loss along every run, one row per recorded step, columns `CURVE_COLUMNS`.
+    """Losses along every run, one row per recorded step, columns `CURVE_COLUMNS`.
 
-    `loss` is the training loss (nats per token), `tokens` and `flops` are counted up to that step. If an
-    attempt repeated steps, the later attempt's value is kept. A run without a curve has no rows.
+    `loss` is the training loss (nats per token), `tokens` and `flops` are counted up to that step.
+    `held_out_loss` and `held_out_loss_se` are there at the few steps at which a sweep measures them (config:
+    `evaluation.during`), on a small part of the held-out text; `loss` is missing where a family trains on
+    something easier. If an attempt repeated steps, the later attempt's value is kept. A run without a curve
+    has no rows.
 
     UserError as for `load_runs`, and for a file that holds run rows but no curves.
     """
@@ -88,6 +113,7 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
     if kind == "file":
         path = Path(place)
         frame = _read_table(path)
+        frame = frame.assign(**{name: math.nan for name in CURVE_COLUMNS[-2:] if name not in frame.columns})
         missing = [name for name in CURVE_COLUMNS if name not in frame.columns]
         if missing:
             raise UserError(
@@ -98,10 +124,11 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
     runs = load_runs(store, sweep, family)
     with open_store(store) as source:
         points = source.curves(runs["mlflow_run_id"].tolist())
-    latest = points.sort_values(["run_id", "step", "timestamp"]).drop_duplicates(
-        ["run_id", "step"], keep="last"
-    )
-    frame = latest.merge(runs, left_on="run_id", right_on="mlflow_run_id", suffixes=("", "_final"))
+    step = ["run_id", "step"]
+    latest = points.sort_values([*step, "timestamp"]).drop_duplicates([*step, "key"], keep="last")
+    by_step = latest.pivot(index=step, columns="key", values="value").reindex(columns=CURVE_METRICS)
+    by_step = by_step.set_axis(["value", *CURVE_COLUMNS[-2:]], axis="columns").reset_index()
+    frame = by_step.merge(runs, left_on="run_id", right_on="mlflow_run_id", suffixes=("", "_final"))
     tokens = frame["step"] * frame["batch_size"] * frame["context_length"]
     flops = tokens * (frame["flops"] / frame["tokens"])
     frame = frame.assign(tokens=tokens, flops=flops, loss=frame["value"])
@@ -298,11 +325,12 @@ class _Server:
 
         client = self._client()
         rows = [
-            (run_id, point.step, point.timestamp, point.value)
+            (run_id, name, point.step, point.timestamp, point.value)
             for run_id in run_ids
-            for point in client.get_metric_history(run_id, TRAIN_LOSS)
+            for name in CURVE_METRICS
+            for point in client.get_metric_history(run_id, name)
         ]
-        points = pd.DataFrame(rows, columns=["run_id", "step", "timestamp", "value"])
+        points = pd.DataFrame(rows, columns=["run_id", "key", "step", "timestamp", "value"])
         return points.assign(value=points["value"].mask(points["value"] >= LARGEST_FLOAT, float("inf")))
 
 

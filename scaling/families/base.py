@@ -222,6 +222,10 @@ class Family(ABC):
         """The cost of one training sequence relative to one plain pass through the network."""
         return flops.causal(context_length) if self.causal else flops.PLAIN
 
+    def evaluation_work(self, context_length: int) -> list[flops.Work]:
+        """The passes that score one held-out sequence at one noise level, each as in `work`."""
+        return [self.work(context_length)]
+
     def param_count(self, size: Size, kind: flops.ParamKind = "total") -> int:
         """Parameters of `build_model(size)`; kinds as in `scaling.flops.param_count`."""
         return flops.param_count(size, self.vocab_size, kind)

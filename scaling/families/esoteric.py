@@ -142,7 +142,17 @@ class Esoteric(Absorbing):
         return both, {"positions": torch.cat([order, order], dim=1), "layout": DOUBLED}
 
     def work(self, context_length: int) -> flops.Work:
-        diffusion, share = context_length * (context_length + 1) / 2, self.batch_split
+        return self._work(context_length, self.batch_split)
+
+    def evaluation_work(self, context_length: int) -> list[flops.Work]:
+        """Every row is scored by each term that there is."""
+        shares = [share for share, used in ((1.0, self.alpha_0 > 0), (0.0, self.alpha_0 < 1)) if used]
+        return [self._work(context_length, share) for share in shares]
+
+    @staticmethod
+    def _work(context_length: int, share: float) -> flops.Work:
+        """share: of the rows, those of the diffusion term."""
+        diffusion = context_length * (context_length + 1) / 2
         pairs = diffusion * (share + 2 * (1 - share))
         return flops.Work(inputs=2 - share, outputs=1, pairs=pairs, last_pairs=diffusion)
 

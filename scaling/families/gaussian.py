@@ -188,6 +188,10 @@ class Gaussian(Family):
             input_width=2 * self.embed_dim + 2 * FREQUENCIES / context_length,
         )
 
+    def evaluation_work(self, context_length: int) -> list[flops.Work]:
+        """Diffusion and reconstruction, each given its own first answer where the network has one."""
+        return [self.work(context_length)] * (4 if self.self_conditioning else 2)
+
     def param_count(self, size: Size, kind: flops.ParamKind = "total") -> int:
         """Parameters: `total` is all. `non_embedding` and `body` leave the noise schedule out.
 

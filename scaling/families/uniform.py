@@ -138,6 +138,10 @@ class Uniform(Family):
         heads = 0.0 if self.curriculum is None else self.curriculum.heads
         return replace(super().work(context_length), heads=heads)
 
+    def evaluation_work(self, context_length: int) -> list[flops.Work]:
+        """Held-out text is read as ids, whatever the curriculum."""
+        return [super().work(context_length)]
+
     def training_batch(self, x0: Tensor, generator: torch.Generator, progress: float) -> Noised:
         if self.curriculum is None or not self.curriculum.active(progress):
             return super().training_batch(x0, generator, progress)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from scaling.errors import UserError
-from scaling.evaluation import estimate_bound
+from scaling.evaluation import Bound, estimate_bound
 from scaling.evaluation.samples import sample_ids
 from scaling.families.base import Family
 from scaling.models import Transformer
@@ -34,6 +34,9 @@ from scaling.training.optimizer import FlatAdamW, learning_rate_at
 CURVE_POINTS = 200
 """Points of the loss curve that a run logs."""
 WATCH_STEPS = 50
+FIRST_SHARE = 0.01
+"""Held-out losses during a run are even on a logarithmic scale of steps, as its figure is, from a little
+after this share of them to the last step, each at a point of the loss curve."""
 EXPLODED = 3.0
 """A loss averaged over about WATCH_STEPS steps that exceeds this multiple of its first value has exploded.
 
@@ -76,8 +79,11 @@ class TrainResult:
     bound_se: float | None = None
     bits_per_byte: float | None = None
     train_s: float = 0.0
-    """Seconds in the training loop over all attempts, data and checkpoints included."""
+    """Seconds in the training loop over all attempts, data and checkpoints included, evaluation not."""
     evaluation_s: float = 0.0
+    """Seconds of evaluation, those during training included."""
+    evaluation_flops: float = 0.0
+    """Exact matrix-product FLOPs of evaluation, likewise."""
     tokens_per_s: float = 0.0
     flops_per_s: float = 0.0
     """Exact matrix-product FLOPs of training per second."""
@@ -97,6 +103,9 @@ class _LoopState:
     interval_loss: float = 0.0
     interval_steps: int = 0
     train_s: float = 0.0
+    evaluation_s: float = 0.0
+    evaluation_flops: float = 0.0
+    evaluations: int = 0
 
     def watch(self, loss: float, ignorance: float) -> None:
         """Take in the loss of a step; `ignorance` is what a network that knows nothing costs."""
@@ -122,6 +131,10 @@ class _Training:
     optimizer: FlatAdamW
     data: TrainingData
     heldout: Tensor
+    small_heldout: Tensor
+    """The text of held-out losses during training."""
+    evaluated_steps: tuple[int, ...]
+    """Steps after which they are measured."""
     device: torch.device
     micro_batch_size: int
     earlier: tuple[Path, ...] = ()
@@ -145,13 +158,17 @@ def train(
     checkpoint_every_s: float = 15.0,
     compile_trunk: bool = False,
     samples: int = 0,
+    during: int = 0,
+    during_sequences: int = 64,
 ) -> TrainResult:
     """Train `spec` on `data`, evaluate its bound, and return how it ended.
 
     folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
     furthest intact checkpoint in any of them (and in `folder`) is continued, those of a folder under
     `fences` up to that step only.
-    log: receives records of kind "resumed", "damaged", "train", "checkpoint", "bound" and "samples".
+    log: receives records of kind "resumed", "damaged", "train", "held_out", "checkpoint", "bound" and
+    "samples".
+    during: held-out losses along the run, on `during_sequences` sequences; they change nothing else.
     samples: texts to draw from the trained network, for people to read; they change nothing else.
     should_stop: called after every step; a reason makes the run write a checkpoint and end as preempted.
     micro_batch_size: sequences of one forward and backward pass; below the batch size gradients accumulate.
@@ -160,7 +177,7 @@ def train(
     earlier ones stay whole).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _prepare(spec, data, device, micro_batch_size, compile_trunk)
+    run = _prepare(spec, data, device, micro_batch_size, compile_trunk, during, during_sequences)
     run.earlier = tuple(resume_from)
     state, damaged = newest_checkpoint([*run.earlier, folder], spec.key, fences)
     for sentence in damaged:
@@ -170,11 +187,11 @@ def train(
         run.progress = _LoopState(**state["progress"])
     progress, run.resumed = run.progress, run.progress.step
     log({"kind": "resumed", "step": run.resumed})
-    every = max(1, spec.steps // CURVE_POINTS)
+    every = _curve_interval(spec)
     peak = matmul_peak(device, spec.precision, torch.get_num_threads())
     flops_per_step = spec.training_flops("exact") / spec.sequences * spec.batch_size
     started = last_saved = last_logged = time.perf_counter()
-    earlier_s = progress.train_s
+    earlier_s = progress.train_s + progress.evaluation_s
 
     while progress.step < spec.steps:
         loss, norm = _gradient(run)
@@ -185,7 +202,7 @@ def train(
         progress.watch(loss, ignorance=run.family.ignorance)
         progress.step += 1
         now = time.perf_counter()
-        progress.train_s = earlier_s + now - started
+        progress.train_s = earlier_s + now - started - progress.evaluation_s
         if progress.exploded:
             return _diverged(
                 run, f"the loss has exploded at step {progress.step}: {progress.average:.4g} nats"
@@ -208,10 +225,13 @@ def train(
                     "tokens_per_s": steps_per_s * spec.batch_size * spec.data.context_length,
                     "flops_per_s": steps_per_s * flops_per_step,
                     "mfu": steps_per_s * flops_per_step / peak,
-                    "elapsed_s": progress.train_s,
+                    "elapsed_s": progress.train_s + progress.evaluation_s,
+                    "evaluation_left_s": _evaluation_left_s(run),
                 }
             )
             progress.interval_loss, progress.interval_steps, last_logged = 0.0, 0, now
+        if progress.step in run.evaluated_steps:
+            last_logged += _evaluate_during(run, log)
         reason = should_stop() if progress.step < spec.steps else None
         if reason or now - last_saved > checkpoint_every_s:
             _save(run, folder, log)
@@ -229,7 +249,13 @@ def train(
 
 
 def _prepare(
-    spec: RunSpec, data: TrainingData, device: str, micro_batch_size: int | None, compile_trunk: bool
+    spec: RunSpec,
+    data: TrainingData,
+    device: str,
+    micro_batch_size: int | None,
+    compile_trunk: bool,
+    during: int = 0,
+    during_sequences: int = 0,
 ) -> _Training:
     # first of all the text of the bound: a corpus too small costs nothing then
     length = spec.data.context_length
@@ -239,6 +265,7 @@ def _prepare(
             f"corpus {spec.data.corpus!r} holds out {len(heldout)} windows of context_length {length}, "
             "a bound with a standard error needs 2; choose a shorter context or a larger corpus"
         )
+    small = torch.from_numpy(data.heldout(during_sequences, length)) if during else heldout[:0]
     torch.set_float32_matmul_precision(float32_route(spec.size.hidden) if device == "cpu" else "highest")
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights")).to(device)
@@ -252,9 +279,23 @@ def _prepare(
         optimizer=optimizer,
         data=data,
         heldout=heldout.to(device),
+        small_heldout=small.to(device),
+        evaluated_steps=_evaluated_steps(spec, during),
         device=torch.device(device),
         micro_batch_size=micro_batch_size or spec.batch_size,
     )
+
+
+def _curve_interval(spec: RunSpec) -> int:
+    """Steps from one point of the loss curve to the next."""
+    return max(1, spec.steps // CURVE_POINTS)
+
+
+def _evaluated_steps(spec: RunSpec, count: int) -> tuple[int, ...]:
+    every = _curve_interval(spec)
+    shares = [FIRST_SHARE ** (1 - number / count) for number in range(1, count)]
+    points = {max(1, round(share * spec.steps / every)) * every for share in shares}
+    return tuple(sorted(points | ({spec.steps} if count else set())))
 
 
 def _save(run: _Training, folder: Path, log: Log) -> None:
@@ -299,26 +340,63 @@ def _result(run: _Training, status: RunStatus, sentence: str) -> TrainResult:
         train_s=progress.train_s,
         tokens_per_s=share * spec.tokens / seconds,
         flops_per_s=share * spec.training_flops("exact") / seconds,
+        evaluation_s=progress.evaluation_s,
+        evaluation_flops=progress.evaluation_flops,
     )
 
 
-def _evaluate(run: _Training, log: Log) -> TrainResult:
-    spec = run.spec
+def _bound(run: _Training, heldout: Tensor) -> tuple[Bound, float]:
+    """The bound on `heldout`, and the seconds that it took; its costs are added to those of the run."""
     started = time.perf_counter()
-    autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
-    bound = estimate_bound(run.model, run.family, run.heldout, spec.evaluation, autocast=autocast)
-    evaluation_s = time.perf_counter() - started
+    autocast = torch.bfloat16 if run.spec.precision == "bfloat16" else None
+    bound = estimate_bound(run.model, run.family, heldout, run.spec.evaluation, autocast=autocast)
+    seconds = time.perf_counter() - started
+    run.progress.evaluation_s += seconds
+    run.progress.evaluation_flops += run.spec.evaluation_flops(len(heldout))
+    return bound, seconds
+
+
+def _evaluate_during(run: _Training, log: Log) -> float:
+    """Log the held-out loss on the small text, the same text and noise at every step; the seconds it took.
+
+    The network reads it uncompiled: another shape could change how the training steps after it are compiled.
+    """
+    progress, done = run.progress, min(run.progress.step * run.spec.batch_size, run.spec.sequences)
+    compiled = vars(run.model).pop("trunk", None)
+    bound, seconds = _bound(run, run.small_heldout)
+    if compiled is not None:
+        run.model.trunk = compiled  # type: ignore[method-assign]
+    progress.evaluations += 1
+    log(
+        {
+            "kind": "held_out",
+            "step": progress.step,
+            "held_out_loss": bound.value,
+            "held_out_loss_se": bound.se,
+            "tokens": done * run.spec.data.context_length,
+            "flops": run.spec.training_flops() * done / run.spec.sequences,
+            "evaluation_s": progress.evaluation_s,
+            "evaluation_flops": progress.evaluation_flops,
+        }
+    )
+    return seconds
+
+
+def _evaluation_left_s(run: _Training) -> float:
+    """Expected seconds of the held-out losses still to come during training."""
+    left = sum(step > run.progress.step for step in run.evaluated_steps)
+    return left * run.progress.evaluation_s / max(1, run.progress.evaluations)
+
+
+def _evaluate(run: _Training, log: Log) -> TrainResult:
+    bound, _ = _bound(run, run.heldout)
     if not math.isfinite(bound.value):
         return _diverged(run, "the bound on held-out text is not finite")
     bytes_per_token = run.data.bytes_per_token
     bits = None if bytes_per_token is None else bound.bits_per_byte(bytes_per_token)
-    numbers: dict[str, Any] = {
-        "bound": bound.value,
-        "bound_se": bound.se,
-        "bits_per_byte": bits,
-        "evaluation_s": evaluation_s,
-    }
-    log({"kind": "bound", "step": run.progress.step, **numbers})
+    numbers: dict[str, Any] = {"bound": bound.value, "bound_se": bound.se, "bits_per_byte": bits}
+    costs = {"evaluation_s": run.progress.evaluation_s, "evaluation_flops": run.progress.evaluation_flops}
+    log({"kind": "bound", "step": run.progress.step, **numbers, **costs})
     kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
     sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({kind})"
     return replace(_result(run, RunStatus.FINISHED, sentence), **numbers)

@@ -27,11 +27,13 @@ _ATTEMPT = re.compile(r"attempt-(\d{3,})")
 
 NUMBERS = (
     *("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "mfu"),
-    *("elapsed_s", "bound", "bound_se"),
+    *("elapsed_s", "bound", "bound_se", "held_out_loss", "held_out_loss_se", "evaluation_left_s"),
 )
 LATEST = 1e11
 """A time beyond the year 5000 is damage."""
-HAVE_A_STEP = frozenset({"train", "checkpoint", "resumed"})
+CURVES = frozenset({"train", "held_out"})
+"""Kinds of records that are points of a curve."""
+HAVE_A_STEP = CURVES | {"checkpoint", "resumed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ def fences(run: Path) -> dict[int, int]:
 
 
 def merged(run: Path) -> list[Record]:
-    """The journals of all attempts of the run in folder `run` as one, each step once and in order.
+    """The journals of all attempts of the run in folder `run` as one, each step of a curve once and in order.
 
     Steps of earlier attempts beyond the one from which the last attempt went on are left out, for they are
     repeated; of a step that several attempts did before it, the latest counts.
@@ -215,7 +217,9 @@ def merged(run: Path) -> list[Record]:
     resumed = [record for record in story if record.kind == "resumed"]
     last, start = (resumed[-1].attempt, resumed[-1].step) if resumed else (0, 0)
     story = [record for record in story if record.attempt >= last or record.step <= start]
-    newest = {record.step: record for record in story if record.kind == "train"}
-    in_order = iter([newest[step] for step in sorted(newest)])
-    kept = [record for record in story if record.kind != "train" or newest[record.step] is record]
-    return [next(in_order) if record.kind == "train" else record for record in kept]
+    for kind in CURVES:
+        newest = {record.step: record for record in story if record.kind == kind}
+        in_order = iter([newest[step] for step in sorted(newest)])
+        kept = [record for record in story if record.kind != kind or newest[record.step] is record]
+        story = [next(in_order) if record.kind == kind else record for record in kept]
+    return story

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -208,6 +208,24 @@ class OptimizerRule(OptimizerSettings):
         return OptimizerSpec(learning_rate=learning_rate, **settings)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRule(EvaluationSpec):
+    """How the bound is estimated: the same text, noise levels and noise for every run of a sweep.
+
+    `during` and `during_sequences` change no result and are not part of a run's key.
+    """
+
+    during: Annotated[int, Field(ge=0, le=200)] = 0
+    """Held-out losses along each run, for its curve, evenly on a logarithmic scale; 0: at the end only."""
+    during_sequences: Annotated[int, Field(ge=2)] = 64
+    """Held-out sequences of each of those, the same ones at every point and for every run."""
+
+    @property
+    def spec(self) -> EvaluationSpec:
+        """The part that determines a run's loss."""
+        return EvaluationSpec(**{f.name: getattr(self, f.name) for f in fields(EvaluationSpec)})
+
+
 class TrainingConfig(_Section):
     """How a run is carried out. Nothing here changes a loss beyond rounding; nothing is part of its key."""
 
@@ -305,7 +323,7 @@ class SweepConfig(_Section):
     """Batch size as a function of budget."""
     overrides: Annotated[dict[str, FamilyOverride], BeforeValidator(_by_family)] = Field(default_factory=dict)
     """Exceptions by family name; a family needs no entry."""
-    evaluation: EvaluationSpec = EvaluationSpec()
+    evaluation: EvaluationRule = EvaluationRule()
     """How the held-out loss is estimated."""
     seeds: Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)] = (1,)
     """One number or a list; every size is trained once per seed at every budget."""

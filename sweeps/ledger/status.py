@@ -46,11 +46,12 @@ def runs_with_progress(ledger: Ledger) -> list[Run]:
         if record is not None and (done := record.numbers.get("tokens")):
             tokens = spec["sequences"] * spec["data"]["context_length"]
             speed = record.numbers.get("tokens_per_s")
+            evaluation_s = record.numbers.get("evaluation_left_s", 0.0)
             runs[place] = run._replace(
                 loss=run.loss if record.loss is None else record.loss,
                 worked_s=record.numbers.get("elapsed_s", run.worked_s),
                 share=done / tokens,
-                left_s=max(0.0, tokens - done) / speed if speed else None,
+                left_s=max(0.0, tokens - done) / speed + evaluation_s if speed else None,
             )
     runs.sort(key=lambda run: run.params or 0.0)
     return sorted(runs, key=attrgetter("budget"))

@@ -12,8 +12,11 @@ from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Run
 
 FACT = "config"
-NO_OUTCOME = frozenset({"training", "resources", "families"})
-"""Sections that change no result: how runs train, and which families come next."""
+NO_OUTCOME: dict[str, Any] = {
+    **dict.fromkeys(("training", "resources", "families"), True),
+    "evaluation": {"during": True, "during_sequences": True},
+}
+"""What changes no result: how runs train, which families come next, held-out losses during a run."""
 MOST_CONFIG, MOST_RUN, EXAMPLES = 6, 4, 2
 """Differences that a sentence names, of a config and of runs, and pairs of values of each."""
 
@@ -37,7 +40,7 @@ def _text(value: Any) -> str:
 
 def snapshot(config: SweepConfig, fingerprint: str) -> dict[str, Any]:
     """The parts of the config that decide which runs there are and their results, as plain data."""
-    values = config.model_dump(mode="json", exclude=set(NO_OUTCOME))
+    values = config.model_dump(mode="json", exclude=NO_OUTCOME)
     values["options"] = {choice.name: dict(choice.options) for choice in config.families}
     return {**values, "data": {**values["data"], "fingerprint": fingerprint}}
 

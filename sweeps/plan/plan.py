@@ -113,12 +113,14 @@ class Plan:
 
     def entry(self, run: PlannedRun, dataset: Path | str) -> Entry:
         """A planned run, ready for the driver."""
-        how = self.config.training
+        how, evaluation = self.config.training, self.config.evaluation
         options: dict[str, Any] = {"checkpoint_every_s": how.checkpoint_every_s, "samples": how.samples}
         if how.micro_batch_size is not None:
             options[memory.OPTION] = how.micro_batch_size
         if how.compile:
             options["compile_trunk"] = True
+        if evaluation.during:
+            options |= {"during": evaluation.during, "during_sequences": evaluation.during_sequences}
         return Entry(
             spec=run.spec,
             dataset=str(Path(dataset).absolute()),
@@ -209,7 +211,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
             batch_size=batch_size,
             data=DataSpec.of(data, length),
             optimizer=config.optimizer.spec(learning_rate, -(-sequences // batch_size)),
-            evaluation=config.evaluation,
+            evaluation=config.evaluation.spec,
             precision=config.precision,
             seed=seed,
         )
@@ -273,11 +275,18 @@ def _expected_s(
     config: SweepConfig, specs: Mapping[str, RunSpec], kind: str, experience: timing.Experience
 ) -> dict[str, float]:
     resources = config.resources
-    guesses = timing.guesses_s(list(specs.values()), kind=kind, cpus=resources.cpus, gpus=resources.gpus)
+    guesses = _guesses_s(config, list(specs.values()), kind, resources.cpus, resources.gpus)
     return {
         key: experience.seconds(guess, spec.family, spec.param_count("non_embedding"), kind)
         for (key, spec), guess in zip(specs.items(), guesses, strict=True)
     }
+
+
+def _guesses_s(
+    config: SweepConfig, specs: Sequence[RunSpec], kind: str, cpus: float, gpus: float
+) -> list[float]:
+    during = config.evaluation.during * config.evaluation.during_sequences
+    return timing.guesses_s(specs, kind=kind, cpus=cpus, gpus=gpus, during_sequences=during)
 
 
 def _experience(config: SweepConfig, done: Sequence[Run], specs: Mapping[str, RunSpec]) -> timing.Experience:
@@ -290,7 +299,7 @@ def _experience(config: SweepConfig, done: Sequence[Run], specs: Mapping[str, Ru
             alike[kind, run.needs.cpus, run.needs.gpus].append((spec, run))
     guessed: list[tuple[Run, float]] = []
     for (kind, cpus, gpus), runs in alike.items():
-        guesses = timing.guesses_s([spec for spec, _ in runs], kind=kind, cpus=cpus, gpus=gpus)
+        guesses = _guesses_s(config, [spec for spec, _ in runs], kind, cpus, gpus)
         guessed += [(run, guess_s) for (_, run), guess_s in zip(runs, guesses, strict=True)]
     return timing.Experience(guessed)
 

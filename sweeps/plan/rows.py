@@ -70,8 +70,8 @@ def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any
         }
     if run.state in (State.FINISHED, State.DIVERGED):
         row["wall_s"] = run.worked_s
-        row["tokens_per_s"] = result.get("tokens_per_s")
-        row["micro_batch"] = result.get("micro_batch")
+        costs = ("evaluation_s", "evaluation_flops", "tokens_per_s", "micro_batch")
+        row |= {name: result.get(name) for name in costs}
     times = {"started": run.started, "ended": run.ended}
     row |= {
         "device": run.device,

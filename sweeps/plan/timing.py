@@ -18,7 +18,6 @@ from functools import cache
 
 import numpy as np
 
-from scaling.flops import forward_flops
 from scaling.spec import RunSpec
 from sweeps.attempt.worker import device_name
 from sweeps.ledger.types import Run
@@ -109,14 +108,17 @@ def usual_kind(gpus: float, done: Iterable[str] = ()) -> str:
     return max(kinds, key=lambda kind: kinds[kind], default=ASSUMED_GPU)
 
 
-def guesses_s(specs: Sequence[RunSpec], *, kind: str, cpus: float, gpus: float) -> list[float]:
-    """Guessed seconds of each run on a kind of device: start of its process, training, final evaluation.
+def guesses_s(
+    specs: Sequence[RunSpec], *, kind: str, cpus: float, gpus: float, during_sequences: int = 0
+) -> list[float]:
+    """Guessed seconds of each run on a kind of device: start of its process, training, evaluation.
 
+    during_sequences: held-out sequences that are scored during a run, at all its points together.
     An unknown kind of GPU counts as ASSUMED_GPU, any processor as this machine's.
     """
     if not is_cpu(kind):
         rate = (gpus or 1.0) * (gpu(kind) or GPUS[ASSUMED_GPU]).flops_per_s * GPU_MATMUL_SHARE
-        return [roofline_s(spec, rate, "gpu") for spec in specs]
+        return [roofline_s(spec, rate, "gpu", during_sequences) for spec in specs]
 
     # Shapes are rounded to powers of two, so that a plan of 24 runs measures a handful of them.
     def rounded(value: float, low: int, high: int) -> int:
@@ -127,18 +129,17 @@ def guesses_s(specs: Sequence[RunSpec], *, kind: str, cpus: float, gpus: float) 
         for spec in specs
     ]
     speeds = matmul_flops_per_s(frozenset(shapes), max(1, int(cpus)))
-    return [roofline_s(spec, speeds[shape] * MATMUL_SHARE) for spec, shape in zip(specs, shapes, strict=True)]
+    rates = [speeds[shape] * MATMUL_SHARE for shape in shapes]
+    return [roofline_s(spec, rate, "cpu", during_sequences) for spec, rate in zip(specs, rates, strict=True)]
 
 
-def roofline_s(spec: RunSpec, flops_per_s: float, kind: str = "cpu") -> float:
+def roofline_s(spec: RunSpec, flops_per_s: float, kind: str = "cpu", during_sequences: int = 0) -> float:
     """Seconds of a run whose matrix products run at `flops_per_s`; kind: "cpu" or "gpu"."""
     outside, per_block = OPERATIONS
     operations = outside + per_block * spec.size.num_layers
     training = spec.training_flops("exact") / flops_per_s + spec.steps * operations * OPERATION_S[kind]
-    passes = spec.evaluation.sequences * spec.evaluation.noise_levels
-    work = spec.build_family().work(spec.data.context_length)
-    forward = forward_flops(spec.size, spec.vocab_size, spec.data.context_length, work=work)
-    return START_S + training + passes * forward / flops_per_s
+    evaluation = spec.evaluation_flops(spec.evaluation.sequences + during_sequences) / flops_per_s
+    return START_S + training + evaluation
 
 
 class Experience:

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.table.columns import BIASED_LOSS, KEY_TAG, TRAIN_LOSS
+from analysis.table.columns import BIASED_LOSS, HELD_OUT_LOSS, KEY_TAG, TRAIN_LOSS
 from sweeps.record.tracking import all_runs, client, experiment_of
 
-LOSSES = (TRAIN_LOSS, BIASED_LOSS)
+LOSSES = (TRAIN_LOSS, BIASED_LOSS, HELD_OUT_LOSS)
 FINAL = "loss"
 
 
@@ -26,7 +26,7 @@ class RecordedRun:
     repeated: list[tuple[str, int, int]] = field(default_factory=list)
     """Metric, step and how often it is there, of those that are there more than once."""
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
-    """Metric -> step -> value, of the training losses."""
+    """Metric -> step -> value, of the losses along the run."""
     loss: float | None = None
     """The final bound."""
 

@@ -5,8 +5,9 @@ far it got in each store: after a kill, or an hour without a server, it goes on 
 are stored once, because name, step, time and value are the same. If the ledger is new, the recorder looks up
 what the store has. Of two drivers one records.
 
-A step is sent once. Steps that a later attempt repeats are not sent again: on the same kind of device they
-are the same to the last bit. The journals keep both, see `sweeps.attempt.journal.merged`.
+A step is sent once; of the few held-out losses the store is asked which it has. Steps that a later attempt
+repeats are not sent again: on the same kind of device they are the same to the last bit. The journals keep
+both, see `sweeps.attempt.journal.merged`.
 
 Nothing here can stop or delay a run: no error leaves the thread, which tries again more and more slowly.
 """
@@ -22,7 +23,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 
-from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS, to_mlflow
+from analysis.table.columns import BIASED_LOSS, HELD_OUT_LOSS, HELD_OUT_LOSS_SE, TRAIN_LOSS, to_mlflow
 from analysis.text import without_secrets
 from sweeps.attempt import journal
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
@@ -188,6 +189,7 @@ class Recorder:
             self.ledger.note_shipped(self._identity, run.key, shipped)
             self._ids = ids
         noted, points = shipped, list[Point]()
+        held_out_steps: set[int] | None = set() if created else None  # in the store; None: not known
         for attempt, path in journals.items():  # what is new in each
             follower = Follower(path, shipped.positions.get(attempt, 0))
             while records := follower.read(RECORDS_PER_BATCH):
@@ -195,7 +197,13 @@ class Recorder:
                     self._store.log(run_id, points)
                     self.ledger.note_shipped(self._identity, run.key, noted := shipped)
                 new = [r for r in records if r.kind == "train" and r.step > shipped.step]
-                points = [point for record in new for point in _points(record)]
+                held_out = [r for r in records if r.kind == "held_out"]
+                if held_out and held_out_steps is None:
+                    held_out_steps = set(self._store.steps(run_id, (HELD_OUT_LOSS,)).get(HELD_OUT_LOSS, ()))
+                held_out = [r for r in held_out if r.step not in (held_out_steps or ())]
+                if held_out_steps is not None:
+                    held_out_steps |= {r.step for r in held_out}
+                points = [point for record in (*new, *held_out) for point in _points(record)]
                 shipped = replace(
                     shipped,
                     step=max([shipped.step, *(r.step for r in new)]),
@@ -251,7 +259,14 @@ def trouble_of(ledger: Ledger, uri: str) -> str | None:
 
 def _points(record: Record) -> list[Point]:
     named = [] if record.loss is None else [(BIASED_LOSS if record.biased else TRAIN_LOSS, record.loss)]
-    named += [(f"train_{name}", record.numbers[name]) for name in METRICS if name in record.numbers]
+    if record.kind == "train":
+        named += [(f"train_{name}", record.numbers[name]) for name in METRICS if name in record.numbers]
+    else:
+        named += [
+            (name, record.numbers[name])
+            for name in (HELD_OUT_LOSS, HELD_OUT_LOSS_SE)
+            if name in record.numbers
+        ]
     return [
         # infinity would come back as the largest float; the status says that a run diverged
         Point(name=name, value=value, at=record.at, step=record.step)

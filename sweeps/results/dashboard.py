@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from sweeps.ledger.ledger import Ledger, LedgerLostError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.dashboard.curves import Curve
+    from analysis.dashboard.curves import Pair
 
 
 class LedgerSource:
@@ -80,17 +81,24 @@ class LedgerSource:
                 self._ledger = None
             raise AnalysisError(str(error)) from error
 
-    def curves(self, rows: pd.DataFrame) -> Iterator[Curve]:
-        """Training loss along the runs, from their journals; a biased phase has none to compare."""
+    def curves(self, rows: pd.DataFrame) -> Iterator[Pair]:
+        """Losses along the runs, from their journals; a biased phase has no training loss to compare."""
         import numpy as np
 
+        from analysis.table.columns import HELD_OUT_LOSS, HELD_OUT_LOSS_SE
         from sweeps.attempt.journal import merged, run_folder
 
         for family, key in zip(rows["family"], rows["key"], strict=True):
             records = merged(run_folder(self.folder, str(family), str(key)))
-            points = [(record.step, record.loss) for record in records if record.has_objective]
+            points = [(r.step, r.loss) for r in records if r.has_objective]
+            measured = [
+                (r.step, *(r.numbers.get(name, math.nan) for name in (HELD_OUT_LOSS, HELD_OUT_LOSS_SE)))
+                for r in records
+                if r.kind == "held_out"
+            ]
             steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
-            yield steps, losses
+            at, held_out, errors = np.array(measured, dtype=np.float64).reshape(-1, 3).T
+            yield (steps, losses), (at, held_out, errors)
 
     def story(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Every attempt: number, state, sentence, host, device, started and ended (seconds since 1970)."""

@@ -192,7 +192,7 @@ def _written(path: Path) -> Iterator[Path]:
 
 
 def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
-    """Training loss along the runs of `frame`, from their journals: columns `table.runs.CURVE_COLUMNS`."""
+    """Losses along the runs of `frame`, from their journals: columns `table.runs.CURVE_COLUMNS`."""
     import pandas as pd
 
     from analysis.table.runs import CURVE_COLUMNS
@@ -201,20 +201,25 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     points = []
     for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
         about = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
-        for record in merged(run_folder(sweep_folder, family, key)):
-            if record.has_objective:
-                numbers = {name: record.numbers.get(name) for name in ("tokens", "flops")}
-                points.append({**about, "step": record.step, **numbers, "loss": record.loss})
+        by_step: dict[int, dict[str, Any]] = {}
+        story = merged(run_folder(sweep_folder, family, key))
+        for record in (r for r in story if r.has_objective or r.kind == "held_out"):
+            objective = {"loss": record.loss} if record.has_objective else {}
+            named = {name: record.numbers[name] for name in CURVE_COLUMNS if name in record.numbers}
+            by_step.setdefault(record.step, {}).update(named | objective)
+        points += [{**about, "step": step, **by_step[step]} for step in sorted(by_step)]
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
 
 
 def known_method(name: str) -> str:
-    """A method of `analysis.laws.METHODS`; UserError lists them."""
-    from analysis.laws import METHODS
+    """The method of `analysis.laws.METHODS` with that name, or other name; UserError lists them."""
+    from analysis.errors import UserError as AnalysisError
+    from analysis.laws import METHODS, method_called
 
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return name
+    try:
+        return method_called(name)
+    except AnalysisError:
+        raise unknown("method", name, METHODS) from None
 
 
 def fit(table: RunTable, family: str | None, *, methods: Sequence[str] = (), bootstrap: int = 1000) -> Fits:

@@ -6,12 +6,13 @@ faults have cost.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.table.columns import BIASED_LOSS, TRAIN_LOSS
+from analysis.table.columns import BIASED_LOSS, HELD_OUT_LOSS, TRAIN_LOSS
 from scaling.errors import UserError
 from sweeps.attempt import journal
 from sweeps.attempt.journal import attempt_folders, run_folder
@@ -19,6 +20,9 @@ from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import State
 from sweeps.record.recorded import RecordedRun
 from sweeps.show.tables import short
+
+Point = tuple[str, int]
+"""Of a run's curves: "step" or "held-out step", and its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +63,16 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
             endings.append(f"run {short(run.key)}: its result is of run {short(run.result['key'])}")
 
     # each training step is in a run's curve once, up to the end of the run
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[Point, float]] = {}
     broken, points, repeated, damaged = [], 0, 0, 0
     for run in runs:
         folder = run_folder(sweep_folder, run.family, run.key)
-        records = [record for record in journal.merged(folder) if record.kind == "train"]
+        story = journal.merged(folder)
+        records = [record for record in story if record.kind == "train"]
         steps = [record.step for record in records]
-        curves[run.key] = {record.step: record.loss for record in records if record.loss is not None}
+        curves[run.key] = {("step", r.step): r.loss for r in records if r.loss is not None}
+        held_out = {r.step: r.numbers.get(HELD_OUT_LOSS, math.nan) for r in story if r.kind == "held_out"}
+        curves[run.key] |= {("held-out step", n): loss for n, loss in held_out.items() if math.isfinite(loss)}
         for path in attempt_folders(folder).values():
             reader = journal.Follower(path / journal.JOURNAL)
             repeated += sum(record.kind == "train" for record in reader.read())
@@ -108,7 +115,12 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
                 differences.append(f"run {short(run.key)} is finished and not in the tracking store")
                 continue
             store, curve = own[run.key], curves[run.key]
-            stored = {**store.curves.get(TRAIN_LOSS, {}), **store.curves.get(BIASED_LOSS, {})}
+            names = {TRAIN_LOSS: "step", BIASED_LOSS: "step", HELD_OUT_LOSS: "held-out step"}
+            stored = {
+                (word, step): loss
+                for name, word in names.items()
+                for step, loss in store.curves.get(name, {}).items()
+            }
             missing, extra = len(curve.keys() - stored.keys()), len(stored.keys() - curve.keys())
             if missing or extra:
                 differences.append(
@@ -116,9 +128,10 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
                 )
             wrong = sorted(step for step in stored.keys() & curve.keys() if stored[step] != curve[step])
             if wrong:
+                first = wrong[0]
                 differences.append(
-                    f"run {short(run.key)}: {len(wrong)} points differ, step {wrong[0]} is "
-                    f"{curve[wrong[0]]!r} in the journal and {stored[wrong[0]]!r} in the store"
+                    f"run {short(run.key)}: {len(wrong)} points differ, {first[0]} {first[1]} is "
+                    f"{curve[first]!r} in the journal and {stored[first]!r} in the store"
                 )
             bound = run.result.get("bound")
             if bound is not None and store.loss != bound:

@@ -108,6 +108,8 @@ def record_line(record: Record) -> str | None:
         "start": f"started by process {values.get('pid')} on {values.get('host')}, {values.get('device')}",
         "resumed": f"goes on from step {record.step}" if record.step else "begins at step 0",
         "damaged": f"passed over: {values.get('sentence')}",
+        "held_out": f"step {record.step:>7}  held-out loss {numbers.get('held_out_loss', nan):.4f} "
+        f"± {numbers.get('held_out_loss_se', nan):.4f}",
         "bound": f"bound {bound:.4f} ± {error:.4f} nats per token",
         "end": f"ended: {values.get('status')}",
     }.get(record.kind)

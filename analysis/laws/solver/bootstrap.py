@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
 
-INTERVALS = ("percentile", "bca")
+INTERVALS = ("form", "bca")
 CHUNK_ELEMENTS = 61_440
 """Runs times resamples handled at once: 256 resamples of 240 runs, arrays of 480 kB that stay in cache."""
 
@@ -67,8 +67,11 @@ def group_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
     return np.asarray(numbers)
 
 
-def check_options(bootstrap: int, seed: int, level: float, interval: str = "percentile") -> None:
-    """UserError for options that no method can use."""
+def check_options(
+    bootstrap: int, seed: int, level: float, interval: str = "form", intervals: Sequence[str] = INTERVALS
+) -> str:
+    """The kind of interval ("percentile" is the former name of "form"); UserError for options that no method
+    can use."""
     if isinstance(bootstrap, bool) or not isinstance(bootstrap, int) or bootstrap < 0:
         raise UserError(
             f"bootstrap = {bootstrap!r}: the number of resamples is a whole number, 0 for no intervals"
@@ -77,5 +80,8 @@ def check_options(bootstrap: int, seed: int, level: float, interval: str = "perc
         raise UserError(f"seed = {seed!r}: a seed is a whole number, 0 or more")
     if not 0 < level < 1:
         raise UserError(f"level = {level!r}: a confidence level lies between 0 and 1, e.g. 0.95")
-    if interval not in INTERVALS:
-        raise UserError(f"interval = {interval!r}; choose one of {', '.join(INTERVALS)}")
+    if interval == "percentile":
+        interval = "form"
+    if interval not in intervals:
+        raise UserError(f"interval = {interval!r}; choose one of {', '.join(intervals)}")
+    return interval

@@ -69,6 +69,8 @@ def read_curves(curves: pd.DataFrame) -> CurveGrid:
         raise UserError(
             f"curves: column {', '.join(missing)} is missing; `analysis.table.runs.loss_curves` has all"
         )
+    if "held_out_loss" in curves.columns:  # in a row of its own where a family trains on something easier
+        curves = curves[curves["loss"].notna() | curves["held_out_loss"].isna()]
     numbers = curves[["params", "tokens", "flops", "loss"]].to_numpy(dtype=np.float64)
     wrong = ~np.all(np.isfinite(numbers) & (numbers > 0), axis=1)
     if wrong.any():

@@ -173,10 +173,39 @@ def test_what_is_printed_says_where_and_from_which_law(sahoo):
     assert "at loss 2.825 (its budget 1.0e20 FLOPs" in text
     summary = sahoo.summary()
     assert summary["family"].tolist() == ["ar", "masked", "uniform", "esoteric"]
-    assert summary["multiplier_at_largest"][0] == "1 (reference)"
+    assert summary["multiplier_at_largest"][0] == 1
+    last = sahoo.multipliers[sahoo.multipliers["family"] == "masked"].iloc[-1]
+    masked = summary[summary["family"] == "masked"].iloc[0]
+    ends = [masked[f"multiplier_at_largest{end}"] for end in ("", "_low", "_high")]
+    assert ends == last[["multiplier", "low", "high"]].tolist()
+    assert masked["params_exponent"] == float(sahoo.laws["masked"].exponents["params"])
+    numbers = summary.drop(columns=["family", "law"])
+    assert all(pd.api.types.is_numeric_dtype(kind) for kind in numbers.dtypes)
+    page = sahoo._repr_html_()
+    assert page.count("<tr>") == 16
+    assert "exponents of masked less those of ar" in page
+    assert "upper bound" in page
+    assert sahoo.to_latex().count("extrapolated") == sahoo.multipliers["extrapolated"].sum()
+    assert "| masked | 1.0e20 | 2.825 | " in sahoo.to_markdown()
     assert "upper bound" in text
     values = json.loads(json.dumps(sahoo.to_dict(), allow_nan=False))
     assert len(values["multipliers"]) == 15
+
+
+def test_the_best_runs_of_all_families_are_ranked_by_their_loss(sahoo):
+    table = sahoo.optimal([1e22, 1e20])
+    assert table["family"].tolist()[:2] == ["ar", "masked"]
+    assert len(table) == 8
+    for _, rows in table.groupby("flops"):
+        assert rows["loss"].is_monotonic_increasing
+    assert table["params"][0] == sahoo.laws["ar"].optimal(1e20).params
+
+
+def test_methods_and_columns_have_other_names_in_a_comparison_too(sahoo):
+    runs = published.runs("sahoo2026").rename(columns={"params": "N"})
+    same = compare(runs, method="approach 2", columns={"N": "params"}, bootstrap=200)
+    pd.testing.assert_frame_equal(same.multipliers, sahoo.multipliers)
+    assert same.method == "isoflop"
 
 
 def test_seeds_make_comparisons_repeatable(sahoo):

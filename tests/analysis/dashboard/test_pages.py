@@ -287,6 +287,40 @@ def test_the_file_has_the_loss_curves_that_the_server_has(page: Any, tmp_path: P
     assert "0.025%" in text_of(page)
 
 
+@pytest.mark.filterwarnings("ignore::Warning:(mlflow|alembic|sqlalchemy|pydantic|google).*")
+def test_a_run_shows_its_held_out_losses_below_the_objective(page: Any, tmp_path: Path) -> None:
+    import sqlite3
+
+    from benchmarks.generated_store import write_store
+
+    store = write_store(tmp_path / "mlflow.db", 20, 100)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        place = "FROM metrics WHERE key = 'train_loss' AND timestamp % 1000 IN (9, 49, 99)"
+        for name, value in (("held_out_loss", "value + 1"), ("held_out_loss_se", "0.125")):
+            database.execute(
+                "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) "
+                f"SELECT '{name}', {value}, timestamp, run_uuid, step, is_nan {place}"
+            )
+    view, figures = f"run?run={3:016x}&x=step", []
+    with served(store, tmp_path / "cache") as (address, _):
+        open_view(page, address, view)
+        figures.append(drawn(page))
+        titles = page.evaluate(
+            "(({xaxis, yaxis, yaxis2}) => [xaxis, yaxis, yaxis2].map(a => a.title.text))"
+            "(document.querySelector('.figure[data-drawn] .plot').layout)"
+        )
+        assert titles == ["Steps", "Training objective (nats per token)", "Held-out bound (nats per token)"]
+        (tmp_path / "file.html").write_bytes(fetch(f"{address}export.html"))
+    open_view(page, f"file://{tmp_path / 'file.html'}", view)
+    figures.append(drawn(page))
+    for line, measured, final in figures:
+        assert (line.get("yaxis"), measured["yaxis"], final["yaxis"]) == (None, "y2", "y2")
+        assert measured["x"] == [line["x"][number] for number in (9, 49, 99)]
+        assert measured["y"] == pytest.approx([line["y"][number] + 1 for number in (9, 49, 99)], rel=1e-3)
+        assert final["x"] == line["x"][-1:]
+    assert [list(traces[1]["text"]) for traces in figures] == [[" ± 0.13"] * 3, [""] * 3]
+
+
 def test_runs_appear_as_they_arrive(page: Any, tmp_path: Path) -> None:
     frame = made_up()
     store = write_csv(frame.head(3), tmp_path / "live.csv")

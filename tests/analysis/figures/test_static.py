@@ -6,15 +6,18 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
+from analysis import compare, diagnose, fit_law, fit_laws, rollout
 from analysis.errors import UserError
 from analysis.figures import theme
 from analysis.figures.static import colour_of, draw, numbers_of, render, text_of
+from tests.analysis.planted import isoflop_table
 
 
 def lines_of(drawing: Figure, plot: int = 0) -> list[Any]:
@@ -236,3 +239,61 @@ def test_colours(css: str, expected: Any) -> None:
 def test_text_keeps_angle_brackets_of_users() -> None:
     assert text_of("<b>a</b> &lt;b&gt; <sup>2</sup>") == "a <b> 2"
     assert text_of(None) == ""
+
+
+class TestOnAxesOfTheUser:
+    """`plot(ax=...)` draws panels on matplotlib axes that somebody else made."""
+
+    def test_one_axes_gets_the_first_panel_with_the_points_of_the_figure(self) -> None:
+        law = fit_law(isoflop_table(noise=0.002, sizes=7), "isoflop", bootstrap=10)
+        axes = Figure().add_subplot()
+        assert law.plot(ax=axes) is axes
+        drawn = np.concatenate([line.get_xdata() for line in axes.get_lines() if line.get_marker() == "o"])
+        assert set(law.runs["params"]) <= set(drawn)
+        assert axes.get_xscale() == "log"
+        assert axes.get_xlabel() == "Parameters"
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+            f"1.0e{exponent}" for exponent in range(17, 22)
+        ]
+
+    def test_several_axes_get_as_many_panels_in_their_order(self) -> None:
+        law = fit_law(isoflop_table(noise=0.002, sizes=7), bootstrap=10)
+        axes = Figure().subplots(2, 2)
+        assert law.plot(ax=axes) is axes
+        figure = law.plot()
+        for place, plot in enumerate(axes.flat):
+            title = figure.layout[f"yaxis{place + 1 if place else ''}"].title.text
+            assert plot.get_ylabel() == text_of(title)
+            assert plot.get_xlabel()  # though in the figure the upper panels leave it to the lower ones
+            assert plot.get_lines()
+        two = Figure().subplots(1, 2)
+        law.plot(ax=list(two))
+        assert [plot.get_ylabel() for plot in two] == [plot.get_ylabel() for plot in axes.flat][:2]
+
+    def test_every_kind_of_result_has_it(self) -> None:
+        runs = isoflop_table(noise=0.002, sizes=9, span=8)
+        runs = pd.concat([runs.assign(family="ar"), runs.assign(family="masked", loss=1.1 * runs["loss"])])
+        law = fit_law(runs, family="ar", bootstrap=0)
+        results = [
+            fit_laws(runs, bootstrap=0), compare(runs, bootstrap=0), diagnose(law),
+            law.against("besiroglu2024"), rollout(runs[runs.family == "ar"], "isoflop", bootstrap=0),
+        ]  # fmt: skip
+        for result in results:
+            axes = Figure().add_subplot()
+            assert result.plot(ax=axes) is axes
+            assert axes.get_lines()
+
+    @pytest.mark.parametrize(
+        ("ax", "sentence"),
+        [
+            (3, r"ax is a int; give axes of matplotlib, e\.g\. plt\.subplots\(\)\[1\]"),
+            ([], "ax is a list; give axes of matplotlib"),
+            (["x"], "ax is a list; give axes of matplotlib"),
+            (Figure(), "ax is a Figure; give axes of matplotlib"),
+            (Figure().subplots(1, 2), "ax: 2 axes for a figure of 1 panel; give 1 or fewer"),
+        ],
+    )
+    def test_what_is_no_axes_gets_one_sentence(self, ax: Any, sentence: str) -> None:
+        law = fit_law(isoflop_table(noise=0.002, sizes=7), "isoflop", bootstrap=0)
+        with pytest.raises(UserError, match=sentence):
+            law.plot(ax=ax)

@@ -113,6 +113,13 @@ def test_budgets_whose_best_size_is_at_the_edge_are_left_out():
         fit_law(curve_table(sizes=2), "envelope")
 
 
+def test_rows_with_a_held_out_loss_alone_are_no_points_of_the_objective():
+    table = curve_table(5)
+    alone = table.head(1).assign(loss=np.nan, held_out_loss=9.0)
+    both = pd.concat([table, alone], ignore_index=True)
+    assert np.array_equal(read_curves(both).loss, read_curves(table).loss)
+
+
 def test_curves_that_cannot_be_read():
     table = curve_table(5)
     with pytest.raises(UserError, match="column key is missing"):

@@ -115,6 +115,7 @@ def test_options_of_the_surface_hold_here_too():
 @pytest.mark.parametrize("option", ["tied", "resample", "interval"])
 def test_what_an_interaction_cannot_have_is_refused(option):
     with pytest.raises(
-        UserError, match=f"{option} is no option of method 'interaction'; its options are delta"
+        UserError,
+        match=f"{option} is no option of method 'interaction' but of 'surface'.*; its options are delta",
     ):
         fit_law(planted(0.0), "interaction", **{option: True})

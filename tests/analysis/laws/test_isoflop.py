@@ -411,7 +411,7 @@ def test_runs_that_err_together_are_drawn_together():
         ({"noise": -1.0}, "noise = -1.0"),
         ({"noise": 0.1, "resample": "rows"}, "noise is for resample"),
         ({"cluster": "budget"}, "cluster needs resample"),
-        ({"interval": "wald"}, "interval = 'wald'; choose one of percentile, bca"),
+        ({"interval": "wald"}, "interval = 'wald'; choose one of form, bca"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, sentence):

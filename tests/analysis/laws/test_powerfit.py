@@ -107,6 +107,8 @@ def test_predictions_units_seeds_and_json():
     assert law.summary()["quantity"].tolist() == ["coefficient", "exponent of flops"]
     assert "params = " in str(law)
     assert "<table" in law._repr_html_()
+    assert "exponent of flops & 0." in law.to_latex()
+    assert law.to_markdown().startswith("| quantity | value and 95% interval |")
 
 
 def test_optima_of_a_law_are_a_table_like_any_other():

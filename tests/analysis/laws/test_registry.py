@@ -1,6 +1,8 @@
 """Every registered law keeps the same promises, and so does one that is registered from outside."""
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -12,7 +14,8 @@ import analysis
 from analysis.errors import UserError
 from analysis.estimate import Estimate
 from analysis.laws import METHODS, LawEntry, register, standard_methods
-from analysis.laws.result import Law, PredictingLaw
+from analysis.laws.predicting import PredictingLaw
+from analysis.laws.result import Law
 from analysis.laws.solver.repeats import constrained_loss
 from examples.own_law import ENTRY
 from sweeps.results.laws import RunTable, fit
@@ -61,7 +64,7 @@ def check_promises(entry: LawEntry) -> None:
     assert law.curve.loss(np.array([1e19]))[0, 0] == pytest.approx(best.loss, rel=0.01)
 
     summary = law.summary()
-    assert list(summary.columns) == ["quantity", "value", "low", "high"]
+    assert list(summary.columns)[:4] == ["quantity", "value", "low", "high"]
     assert summary["quantity"].is_unique
     content = json.loads(law.to_json())
     assert content == law.to_dict()
@@ -112,10 +115,21 @@ def test_several_budgets_get_a_table_and_text_is_refused(name):
             law.optimal(wrong)
 
 
-def test_one_budget_at_a_time_with_scarce_text():
-    law = analysis.fit_law(table_for(METHODS["constrained"]), "constrained", bootstrap=0)
-    with pytest.raises(UserError, match="give one budget with unique_tokens, not 2"):
-        law.optimal([1e18, 1e20], unique_tokens=1e9)
+def test_several_budgets_with_scarce_text_get_a_table_too():
+    law = analysis.fit_law(table_for(METHODS["constrained"]), "constrained", bootstrap=12)
+    table = law.optimal([1e18, 1e20], unique_tokens=1e9)
+    assert list(table.columns) == list(law.frontier(1e18).columns)
+    for row, flops in zip(table.to_dict(orient="records"), (1e18, 1e20), strict=True):
+        one = law.optimal(flops, unique_tokens=1e9)
+        # the sums of other rows may round in the last digit
+        for name in ("params", "tokens", "loss", "tokens_per_param"):
+            value = getattr(one, name)
+            ends = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+            assert ends == pytest.approx([value, value.low, value.high], rel=1e-9)
+    with pytest.raises(UserError, match=r"unique_tokens = \[1000000000.0\]: give one number"):
+        law.optimal(1e20, unique_tokens=[1e9])
+    with pytest.raises(UserError, match="with unique_tokens give flops, not loss"):
+        law.optimal(unique_tokens=1e9, loss=3.0)
 
 
 def test_everything_that_lists_laws_reads_the_registry(kaplan):
@@ -127,7 +141,7 @@ def test_everything_that_lists_laws_reads_the_registry(kaplan):
     with pytest.raises(
         UserError, match="choose one of surface, interaction, isoflop, envelope, constrained, kaplan"
     ):
-        analysis.fit_law(runs, "approach 3")
+        analysis.fit_law(runs, "approach 4")
 
 
 def test_a_standard_law_is_fitted_by_sweeps():
@@ -155,3 +169,111 @@ def test_the_example_runs():
     )
     assert "kaplan law of ar: 240 runs" in done.stdout
     assert "least aicc: surface" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (3, "surface"), ("3", "surface"), ("approach 3", "surface"), ("Approach_3", "surface"),
+        ("chinchilla", "surface"), (2, "isoflop"), ("approach2", "isoflop"), ("IsoFLOP", "isoflop"),
+        ("approach-1", "envelope"), (1, "envelope"),
+        ("data-constrained", "constrained"),
+    ],
+)  # fmt: skip
+def test_methods_have_other_names(name, method):
+    law = analysis.fit_law(table_for(METHODS[method]), name, bootstrap=0)
+    assert law.method == method
+
+
+def test_other_names_are_unique_and_taken_too():
+    names = [name for entry in METHODS.values() for name in (entry.name, *entry.aliases)]
+    assert len(names) == len(set(names))
+    with pytest.raises(UserError, match="a law called 'chinchilla' is registered already"):
+        register(LawEntry(name="chinchilla", label="another", fit="nowhere:nothing"))
+
+
+def test_the_signature_of_fit_law_shows_every_option_and_its_help_says_whose_it_is():
+    parameters = inspect.signature(analysis.fit_law).parameters
+    text = analysis.fit_law.__doc__.split("method, with its")[1].split("family: the rows")[0]
+    sections = dict(zip(SHIPPED, re.split(r'\n +"\w+" ', text)[1:], strict=True))
+    for name, entry in METHODS.items():
+        options = entry.load().__kwdefaults__
+        assert set(options) <= set(parameters)
+        for option in set(options) - {"bootstrap", "seed", "level"}:
+            assert re.search(rf"\b{option}\b", sections[name].split(":", 1)[1]), (name, option)
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("n_boot", "bootstrap"), ("random_state", "seed"), ("confidence", "level"), ("bootstarp", "bootstrap")],
+)
+def test_options_of_other_programs_get_a_hint(option, meant):
+    with pytest.raises(UserError, match=f"{option} is no option of method 'surface', did you mean {meant}?"):
+        analysis.fit_law(table_for(METHODS["surface"]), **{option: 1})
+
+
+def test_completion_shows_what_a_user_calls():
+    law = analysis.fit_law(table_for(METHODS["isoflop"]), "isoflop", bootstrap=0)
+    names = [name for name in dir(law) if not name.startswith("_")]
+    assert {"optimal", "frontier", "minima", "save", "to_latex", "plot", "summary", "exponents"} <= set(names)
+    assert not {"leave_outs", "rule", "curve", "power_laws", "plain", "MACHINERY"} & set(names)
+    assert len(names) < 35
+    assert dir(analysis) == analysis.__all__
+    assert set(dir(analysis.laws)) == {"METHODS", "LawEntry", "fit_law", "register", "standard_methods"}
+    assert set(dir(analysis.published)) == {"law", "laws", "runs", "tables"}
+
+
+PREDICTING = [name for name in SHIPPED if METHODS[name].predicts]
+
+
+@pytest.mark.parametrize("name", PREDICTING)
+def test_any_two_of_params_tokens_and_flops_predict(name):
+    law = analysis.fit_law(table_for(METHODS[name]), name, bootstrap=12)
+    rest = {"unique_tokens": 1e9} if "unique_tokens" in law.inputs else {}
+    flops = float(law.cost.flops(np.array(1e9), np.array(2e10)))
+    expected = law.predict(1e9, 2e10, **rest)
+    for two in ({"params": 1e9, "flops": flops}, {"tokens": 2e10, "flops": flops}):
+        same = law.predict(**two, **rest)
+        assert [same, same.low, same.high] == pytest.approx([expected, expected.low, expected.high], rel=1e-9)
+    along = law.predict(params=[5e8, 1e9], flops=flops, **rest)
+    assert list(along.columns)[:3] == ["params", "tokens", "flops"]
+    assert law.cost.flops(along["params"], along["tokens"]).to_numpy() == pytest.approx(flops)
+    assert along["loss"][1] == pytest.approx(expected)
+    for wrong, has in (
+        ({}, "none"), ({"flops": 1e20}, "flops alone"), ({"params": 1, "tokens": 1, "flops": 1}, "all three")
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"give two of params, tokens and flops .FLOPs = .*, not {has}$"):
+            law.predict(**wrong, **rest)
+    with pytest.raises(
+        UserError, match="give arrays of one length, or single numbers, not 2 params and 3 flops"
+    ):
+        law.predict(params=[1e9, 2e9], flops=[1e20] * 3, **rest)
+
+
+def test_a_law_of_the_frontier_says_why_it_predicts_no_run():
+    law = analysis.fit_law(table_for(METHODS["isoflop"]), "isoflop", bootstrap=0)
+    with pytest.raises(AttributeError, match="it describes the best runs, see optimal, and a surface law"):
+        law.predict(1e9, 1e10)
+    with pytest.raises(UserError, match="give unique_tokens too"):
+        analysis.fit_law(table_for(METHODS["constrained"]), "constrained", bootstrap=0).predict(1e9, 1e10)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_budget_of_a_loss_is_the_one_whose_best_run_has_it(name):
+    law = analysis.fit_law(table_for(METHODS[name]), name, bootstrap=12)
+    best = law.optimal(3e19)
+    cheapest = law.optimal(loss=float(best.loss))
+    # the frontier of an interaction bends a little, and its curve does not
+    close = 0.05 if name == "interaction" else 1e-6
+    assert cheapest.flops == pytest.approx(3e19, rel=close)
+    assert cheapest.params == pytest.approx(best.params, rel=close)
+    assert cheapest.flops.low <= cheapest.flops <= cheapest.flops.high
+    assert cheapest.loss == best.loss
+    assert f"at 3.0e19 [{cheapest.flops.low:.1e}".replace("+", "") in str(cheapest)
+    with pytest.raises(UserError, match="give flops or loss, not both"):
+        law.optimal(1e20, loss=2.5)
+    with pytest.raises(UserError, match="optimal: loss must be finite numbers above 0"):
+        law.optimal(loss=-1.0)
+    if hasattr(law, "E"):
+        with pytest.raises(UserError, match=r"loss = 0.1000 is not above E = .* no budget reaches it"):
+            law.optimal(loss=0.1)

@@ -150,15 +150,20 @@ def test_the_besiroglu_law_is_near_the_exact_optimum():
 def test_public_names():
     assert analysis.__all__ == [
         "Estimate",
+        "budget_for",
         "compare",
+        "counted",
         "diagnose",
         "figures",
         "fit_law",
+        "fit_laws",
         "fit_power_law",
         "fit_tuning_law",
         "laws",
+        "load_law",
         "load_runs",
         "published",
+        "recommend",
         "rollout",
         "select",
     ]
@@ -166,8 +171,8 @@ def test_public_names():
         assert getattr(analysis, name) is not None
     # completion offers the public names and nothing else
     assert dir(analysis) == analysis.__all__
-    with pytest.raises(AttributeError, match="has no attribute 'fit_laws'"):
-        analysis.fit_laws  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'fit_them'"):
+        analysis.fit_them  # noqa: B018
 
 
 def test_importing_the_package_loads_nothing_heavy():

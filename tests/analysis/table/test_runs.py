@@ -159,6 +159,7 @@ class TestCurves:
         curve = loss_curves(store, "desk")
         assert tuple(curve.columns) == CURVE_COLUMNS
         assert set(curve["key"]) == {"aaaa"}
+        assert curve["held_out_loss"].isna().all()
         assert curve[["step", "loss"]].to_numpy().tolist() == [[10, 4.5], [20, 4.0], [100, 3.0]]
         run = row("aaaa")
         np.testing.assert_allclose(curve["tokens"], curve["step"] * 128 * 8, rtol=0)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from scaling.evaluation import bound as bound_module
 from scaling.evaluation import estimate_bound
@@ -23,6 +25,7 @@ from tests.scaling.enumeration import (
     planted,
     told_the_time,
 )
+from tests.scaling.toys import ToyData, toy_spec
 
 NAMES = sorted(set(FAMILIES) - {"gaussian"})  # of latents: see tests/scaling/families/test_gaussian.py
 DIFFUSION = [name for name in NAMES if family_class(name).bound == "upper"]
@@ -183,3 +186,15 @@ def test_more_levels_less_noise() -> None:
 def test_bits_per_byte() -> None:
     bound = bound_module.Bound(value=2.0, se=0.1, sequences=10, noise_levels=4)
     assert bound.bits_per_byte(4.0) == pytest.approx(2 / math.log(2) / 4)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_flops_are_those_that_an_estimate_takes(name: str) -> None:
+    """But for pairs of tokens that do not see each other, of which torch counts all here."""
+    spec = toy_spec(name, family_options={"block_size": 2} if name == "block" else {})
+    family = spec.build_family()
+    model = family.build_model(spec.size, torch.Generator().manual_seed(0))
+    x0 = torch.from_numpy(ToyData().heldout(5, spec.data.context_length))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        estimate_bound(model, family, x0, spec.evaluation)
+    assert spec.evaluation_flops(5) == pytest.approx(counter.get_total_flops(), rel=0.15)

@@ -49,6 +49,20 @@ def test_records_come_back_with_their_time(tmp_path):
     assert (first.kind, first.at, first.step, first.loss, first.biased) == ("train", 10.0, 3, 0.5, False)
 
 
+def test_curves_of_several_attempts_have_each_step_once_and_in_order(tmp_path):
+    def held_out(step: int, loss: float) -> dict:
+        return {"kind": "held_out", "step": step, "held_out_loss": loss, "held_out_loss_se": 0.1}
+
+    first, second = (attempt_folder(tmp_path, n) / JOURNAL for n in (1, 2))
+    write(first, train(1), held_out(1, 3.0), train(2), train(3), held_out(3, 2.5))
+    write(second, {"kind": "resumed", "step": 2}, train(3), held_out(3, 2.5), train(4), held_out(4, 2.25))
+    story = merged(tmp_path)
+    points = [(r.step, r.numbers["held_out_loss"]) for r in story if r.kind == "held_out"]
+    assert points == [(1, 3.0), (3, 2.5), (4, 2.25)]
+    assert [r.step for r in story if r.kind == "train"] == [1, 2, 3, 4]
+    assert not any(r.has_objective for r in story if r.kind == "held_out")
+
+
 def test_numbers_that_json_has_no_word_for_survive(tmp_path):
     values = [float("nan"), float("inf"), -float("inf"), 0.1 + 0.2]
     write(tmp_path / "j", {"kind": "x", "values": values})

@@ -23,6 +23,8 @@ batch: {{base_tokens: 512}}
 resources: {{cpus: {cpus}}}
 """
 
+MEASURED = "evaluation: {during: 4, during_sequences: 8}\n"
+
 
 def config(families: str = "ar", rate: float = 8e-3, cpus: int = 1):
     return parse_config(TEXT.format(families=families, rate=rate, cpus=cpus), source="small.yaml")
@@ -40,6 +42,9 @@ def test_what_changes_no_run_is_no_change(ledger):
     check_unchanged(ledger, snapshot(config(cpus=4), "f1"))
     check_unchanged(ledger, snapshot(config(families="ar, uniform"), "f1"))
     check_unchanged(ledger, snapshot(config(families="uniform"), "f1"))
+    measured = parse_config(TEXT.format(families="ar", rate=8e-3, cpus=1) + MEASURED, source="small.yaml")
+    assert measured.evaluation.during == 4
+    check_unchanged(ledger, snapshot(measured, "f1"))
 
 
 def test_a_change_is_told_with_old_and_new_value_and_the_way_out(ledger):

@@ -187,11 +187,28 @@ def test_keys_do_not_depend_on_what_does_not_change_a_run():
     keys = plan_of().keys
     assert plan_of(CONFIG.replace("name: try", "name: other")).keys == keys
     assert plan_of(CONFIG + "resources: {cpus: 2}\n").keys == keys
+    assert plan_of(CONFIG + "evaluation: {during: 8, during_sequences: 16}\n").keys == keys
+    assert not plan_of(CONFIG + "evaluation: {sequences: 16}\n").keys & keys
     assert plan_of(CONFIG.replace("budgets: [1e9, 3e9, 1e10]", "budgets: [1e10, 3e9, 1e9]")).keys == keys
     more = plan_of(CONFIG.replace("1e10]", "1e10, 3e10]")).keys
     assert more > keys
     assert not plan_of(CONFIG.replace("base: 3e-3", "base: 2e-3")).keys & keys
     assert not plan_of(data=replace(BYTES, fingerprint="f" * 16)).keys & keys
+
+
+def test_held_out_losses_along_a_run_are_asked_for_and_planned_for():
+    plain, measured = plan_of(), plan_of(CONFIG + "evaluation: {during: 8, during_sequences: 4096}\n")
+    for before, after in zip(plain.runs, measured.runs, strict=True):
+        assert "during" not in plain.entry(before, "data").options
+        options = measured.entry(after, "data").options
+        assert (options["during"], options["during_sequences"]) == (8, 4096)
+        assert after.expected_s > before.expected_s
+    with pytest.raises(
+        UserError, match=r"evaluation\.during is -1: input should be greater than or equal to"
+    ):
+        config_of(CONFIG + "evaluation: {during: -1}\n")
+    with pytest.raises(UserError, match=r"evaluation\.during_sequences is 1: "):
+        config_of(CONFIG + "evaluation: {during: 8, during_sequences: 1}\n")
 
 
 def test_seeds_multiply_the_grid():

@@ -121,7 +121,7 @@ class Sweep:
         self.ledger = Ledger(folder / "ledger", now=clock, uptime=clock, owner=other_owner(driver))
         self.ledger.enlist()
 
-    def attempt(self, key, steps, *, resumed=0, state=State.FINISHED, loss=1.0):
+    def attempt(self, key, steps, *, resumed=0, state=State.FINISHED, loss=1.0, measured=()):
         self.ledger.register([entry(key)])
         claim = self.ledger.claim(key)
         path = attempt_folder(run_folder(self.folder, "uniform", key), claim.attempt) / JOURNAL
@@ -131,6 +131,9 @@ class Sweep:
             for step in steps:
                 numbers = {"step": step, "loss": loss / step, "learning_rate": 1e-3, "tokens": step * 80}
                 lines.append({"kind": "train", **numbers})
+                if step in measured:
+                    values = {"held_out_loss": 2 / step, "held_out_loss_se": 0.25}
+                    lines.append({"kind": "held_out", "step": step, **values})
             lines.append({"kind": "end"})
         if state != State.RUNNING:
             result = {"bound": 1.5, "bound_se": 0.1, "steps_done": max(steps, default=0), "train_s": 3.0}
@@ -224,6 +227,23 @@ def test_what_a_later_attempt_does_again_is_not_sent_again(sweep):
     assert store.of("k")["tags"]["scaling.attempt"] == "2"
 
 
+def test_held_out_losses_are_sent_once_with_their_errors(sweep, tmp_path):
+    sweep.attempt("k", [10, 20, 30], state=State.PREEMPTED, measured=(10, 30))
+    store = MemoryStore()
+    Recorder(sweep.ledger, "desk", store).pass_once()
+    sweep.attempt("k", [20, 30, 40], resumed=15, measured=(30, 40))
+    Recorder(sweep.ledger, "desk", store).pass_once()
+    sent = [(step, value) for step, _, value in store.curve("k", "held_out_loss")]
+    assert sent == [(10, 0.2), (30, 2 / 30), (40, 0.05)]
+    assert [step for step, _, _ in store.curve("k", "held_out_loss_se")] == [10, 30, 40]
+    assert [step for step, _, _ in store.curve("k")] == [10, 20, 30, 40]
+    again = Sweep(tmp_path / "again" / "desk", Clock())  # the ledger is lost, the store kept
+    again.attempt("k", [10, 20, 30, 40], measured=(10, 30, 40))
+    Recorder(again.ledger, "desk", store).pass_once()
+    assert len(store.curve("k", "held_out_loss")) == 3
+    again.ledger.close()
+
+
 @pytest.mark.parametrize(
     ("state", "status"), [(State.DIVERGED, "FAILED"), (State.FAILED, "FAILED"), (State.CANCELLED, "KILLED")]
 )
@@ -251,8 +271,8 @@ def test_numbers_no_store_can_keep_are_left_out(sweep):
 def test_a_store_that_fails_at_any_calls_ends_with_each_record_once(tmp_path_factory, failing):
     """Any call may fail, before or after it did its work; a new recorder each time, as after a kill."""
     sweep = Sweep(tmp_path_factory.mktemp("sweep") / "desk", Clock())
-    sweep.attempt("a", range(1, 8), state=State.PREEMPTED)
-    sweep.attempt("a", range(5, 12), resumed=4)
+    sweep.attempt("a", range(1, 8), state=State.PREEMPTED, measured=(2, 6))
+    sweep.attempt("a", range(5, 12), resumed=4, measured=(6, 11))
     sweep.attempt("b", range(1, 130))
     perfect, store = MemoryStore(), MemoryStore(lambda call: call in failing)
     for _ in range(len(failing) + 1):
@@ -262,8 +282,8 @@ def test_a_store_that_fails_at_any_calls_ends_with_each_record_once(tmp_path_fac
             continue
     sweep.ledger.close()
     again = Sweep(tmp_path_factory.mktemp("other") / "desk", Clock())
-    again.attempt("a", range(1, 8), state=State.PREEMPTED)
-    again.attempt("a", range(5, 12), resumed=4)
+    again.attempt("a", range(1, 8), state=State.PREEMPTED, measured=(2, 6))
+    again.attempt("a", range(5, 12), resumed=4, measured=(6, 11))
     again.attempt("b", range(1, 130))
     Recorder(again.ledger, "desk", perfect).pass_once()
     again.ledger.close()

@@ -55,8 +55,16 @@ def test_only_what_changed_is_read_again(tmp_path):
         third = source.read(second.mark)
         assert third.rows["loss"].tolist() == [3.0]
         assert source.story(third.rows.iloc[0])[0]["sentence"] == "bound 3"
-        ((steps, losses),) = source.curves(third.rows)
-        assert len(steps) == len(losses) == 0
+        ((objective, measured),) = source.curves(third.rows)
+        assert [len(values) for values in (*objective, *measured)] == [0] * 5
+        run = run_folder(tmp_path / "desk", str(third.rows["family"][0]), "b")
+        with Journal(attempt_folder(run, 1) / JOURNAL) as lines:
+            lines.append({"kind": "train", "step": 10, "biased_loss": 1.0})
+            lines.append({"kind": "held_out", "step": 10, "held_out_loss": 4.0, "held_out_loss_se": 0.5})
+            lines.append({"kind": "train", "step": 20, "loss": 3.5})
+        ((objective, measured),) = source.curves(third.rows)
+        assert [values.tolist() for values in objective] == [[20], [3.5]]
+        assert [values.tolist() for values in measured] == [[10], [4.0], [0.5]]
 
 
 def test_samples_are_those_of_the_last_attempt_that_has_some(tmp_path):

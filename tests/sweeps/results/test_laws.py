@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from analysis import load_law
 from analysis.estimate import Estimate
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
@@ -100,6 +101,8 @@ def folder(tmp_path: Path, specs) -> Path:
                         "flops": step * 1e8,
                     }
                 )
+            numbers = {"held_out_loss": 2.5, "held_out_loss_se": 0.5, "tokens": 20480, "flops": 2e9}
+            lines.append({"kind": "held_out", "step": 20, **numbers})
     return folder
 
 
@@ -182,6 +185,8 @@ def test_law_is_found_told_and_written(folder):
     assert all(row["status"] == "bracketed" for row in content["laws"]["isoflop"]["minima"])
     again = results.store_table(str(folder / "uniform" / "runs.parquet"), None)
     assert results.fit(again, "uniform", bootstrap=0).laws["surface"].sha256 == law.sha256
+    loaded = load_law(folder / "uniform" / "law.json")
+    assert loaded.to_dict()["optima"] == law.to_dict()["optima"]
 
 
 def test_laws_and_comparisons_fit_eighty_columns(folder):
@@ -204,6 +209,9 @@ def test_loss_curves_come_from_the_journals(folder, specs):
     assert losses["key"].tolist() == [specs[0].key] * 2
     assert losses["step"].tolist() == [10, 20]
     assert losses["loss"].tolist() == [0.5, 0.25]
+    assert losses["flops"].tolist() == [1e9, 2e9]
+    assert losses[["held_out_loss", "held_out_loss_se"]].to_numpy()[1].tolist() == [2.5, 0.5]
+    assert losses["held_out_loss"].isna().tolist() == [True, False]
 
 
 def test_comparison_recovers_the_planted_multiplier(folder):
@@ -429,3 +437,13 @@ def test_a_report_of_a_sweep_says_which_family_has_no_law(folder, specs, tmp_pat
     with pytest.raises(UserError, match=r"no law to report.*no law can be fitted to 'ar'"):
         results.write_report(few, tmp_path / "few", "planted", reference="ar", bootstrap=0)
     assert not (tmp_path / "few").exists()
+
+
+def test_a_method_is_known_by_its_other_names_too() -> None:
+    assert [results.known_method(name) for name in ("chinchilla", "approach 2", "1")] == [
+        "surface",
+        "isoflop",
+        "envelope",
+    ]
+    with pytest.raises(UserError, match="unknown method 'surfase'; did you mean 'surface'"):
+        results.known_method("surfase")

@@ -40,6 +40,9 @@ def train(ledger, out, key, steps, *, resumed=0, state=State.FINISHED):
         journal.append({"kind": "resumed", "step": resumed})
         for step in steps:
             journal.append({"kind": "train", "step": step, "loss": 1.0 + 1.0 / step, "tokens": step})
+            if step % 11 == 0:  # step 22 in both attempts of c
+                measured = {"held_out_loss": 2.0 + 1.0 / step, "held_out_loss_se": 0.1}
+                journal.append({"kind": "held_out", "step": step, **measured})
     ledger.end(
         claim, state, sentence="", result={"key": key, "bound": 1.5, "steps_done": steps[-1], "train_s": 1.0}
     )
@@ -107,6 +110,10 @@ def test_a_loss_that_differs_is_found(copy):
     sql(copy / "mlflow.db", "UPDATE metrics SET value = 9 WHERE key = 'train_loss' AND step = 3")
     assert "1 points differ, step 3 is 1.33" in problems(copy)
     sql(copy / "s" / "ledger" / "ledger.db", "UPDATE runs SET result = json_set(result, '$.bound', 7.5)")
+    sql(copy / "mlflow.db", "UPDATE metrics SET value = 9 WHERE key = 'held_out_loss' AND step = 22")
+    assert "2 points differ, held-out step 22 is 2.04" in problems(copy)
+    sql(copy / "mlflow.db", "DELETE FROM metrics WHERE key = 'held_out_loss' AND step = 33")
+    assert "1 points are not in the store" in problems(copy)
     assert "its loss is 7.5 and the store has 1.5" in problems(copy)
 
 

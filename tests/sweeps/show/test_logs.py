@@ -21,6 +21,10 @@ from tests.sweeps.simulation import entry
         ({"kind": "train", "step": 7}, " 7  – "),
         ({"kind": "resumed", "step": 0}, "begins at step 0"),
         ({"kind": "bound", "bound": 1.5, "bound_se": 0.25}, "bound 1.5000 ± 0.2500 nats per token"),
+        (
+            {"kind": "held_out", "step": 5, "held_out_loss": 1.5, "held_out_loss_se": 0.25},
+            "step       5  held-out loss 1.5000 ± 0.2500",
+        ),
         ({"kind": "end"}, "ended: None"),
     ],
 )

@@ -48,7 +48,9 @@ def view(flights=(), waiting=(), done=(), just_ended=(), elsewhere=(), *, slots=
     )
 
 
-def log(flight: Flight, *, share: float, elapsed_s: float, loss: float = 2.5, name: str = "loss") -> None:
+def log(
+    flight: Flight, *, share: float, elapsed_s: float, loss: float = 2.5, name: str = "loss", **more: float
+) -> None:
     """A training record: the entry's 800 tokens are done to `share`, after `elapsed_s`."""
     tokens = 800 * share
     with Journal(flight.folder / JOURNAL, now=lambda: NOW) as lines:
@@ -60,6 +62,7 @@ def log(flight: Flight, *, share: float, elapsed_s: float, loss: float = 2.5, na
                 "tokens": tokens,
                 "tokens_per_s": tokens / elapsed_s,
                 "elapsed_s": elapsed_s,
+                **more,
             }
         )
 
@@ -81,6 +84,15 @@ def test_a_run_slower_than_planned_makes_all_that_waits_slower(tmp_path):
     assert forecast.left_of(running, now) == pytest.approx(150)
     assert forecast.pace(now) == pytest.approx(2.0)
     assert forecast.left(now) == pytest.approx(150 + 200)
+
+
+def test_held_out_losses_still_to_come_are_waited_for(tmp_path):
+    running = flight("a", tmp_path, started=NOW - 60)
+    log(running, share=0.25, elapsed_s=50.0, evaluation_left_s=30.0)
+    forecast = Forecast()
+    now = view([running])
+    forecast.update(now)
+    assert forecast.left_of(running, now) == pytest.approx(150 + 30)
 
 
 def test_a_run_that_has_hardly_begun_says_nothing_yet(tmp_path):

@@ -21,10 +21,15 @@ async function carriedStory(at) {
   const curves = await carriedCurves;
   if (curves.problem) return { problem: curves.problem };
   if (curves.recorded[at] < 0) return { problem: "There was no time to read the training curve of this run when the file was written." };
+  // all held-out curves follow all training curves
+  return { curve: { ...carriedCurve(curves, at), recorded: curves.recorded[at] }, held_out: carriedCurve(curves, at + store.runs.key.length) };
+}
+
+function carriedCurve(curves, at) {
   const step = summed(curves.steps, curves.starts[at], curves.counts[at]);
   const units = summed(curves.losses, curves.starts[at], curves.counts[at]);
   const loss = units.map(unit => (unit === curves.missing ? null : Number(Math.exp(unit / curves.per_log).toPrecision(5))));
-  return { curve: { step, loss, recorded: curves.recorded[at] } };
+  return { step, loss };
 }
 
 // As `analysis.dashboard.curves` packs them: a line of JSON, then steps and losses as planes of bytes.
@@ -50,7 +55,7 @@ function summed(planes, start, count) {
 }
 
 // With tokens and FLOPs up to every step, where the run says its batch; both grow evenly.
-function withSpending({ step, loss, recorded }, at) {
+function withSpending({ step, recorded, ...measured }, at) {
   const { batch_size, context_length, tokens } = store.runs, flops = flopsColumn();
   const batch = batch_size && context_length ? batch_size[at] * context_length[at] : 0;
   const columns = { step };
@@ -58,5 +63,5 @@ function withSpending({ step, loss, recorded }, at) {
     columns.tokens = step.map(n => Math.min(n * batch, tokens[at] || Infinity));
     if (flops && flops[at] > 0 && tokens[at] > 0) columns.flops = columns.tokens.map(n => Number((n * flops[at] / tokens[at]).toPrecision(7)));
   }
-  return { columns: { ...columns, loss }, recorded };
+  return { columns: { ...columns, ...measured }, recorded };
 }

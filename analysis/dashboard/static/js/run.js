@@ -5,7 +5,7 @@ VIEWS.run = {
   render(root) {
     const at = store.place?.get(route.run);
     this.picture = null;
-    this.curve = null;
+    this.curve = this.heldOut = null;
     if (at === undefined) {
       add(root, ...finder(this));
       return [];
@@ -14,8 +14,8 @@ VIEWS.run = {
   },
   csv() {
     if (!this.curve) return runsCsv(route.run && store.place.has(route.run) ? [store.place.get(route.run)] : matchingRuns());
-    const columns = Object.keys(this.curve);
-    return { columns, rows: this.curve[columns[0]].map((_, row) => columns.map(name => this.curve[name][row])) };
+    const parts = [this.curve, this.heldOut].filter(Boolean), columns = [...new Set(parts.flatMap(Object.keys))];
+    return { columns, rows: parts.flatMap(part => part.step.map((_, row) => columns.map(name => part[name]?.[row]))) };
   },
 };
 
@@ -76,7 +76,9 @@ function fillStory(view, box, history, at, story) {
   } else {
     const { columns, recorded } = withSpending(story.curve, at);
     view.curve = columns;
-    view.picture = curveFigure(columns, at);
+    const { loss, loss_se, ...spent } = story.held_out?.step.length ? withSpending(story.held_out, at).columns : {};
+    view.heldOut = loss ? { ...spent, held_out_loss: loss, held_out_loss_se: loss_se || loss.map(() => null) } : null;
+    view.picture = curveFigure(columns, at, view.heldOut);
     add(box, curveControls(columns), view.picture.box, thinnedNote(columns.step.length, recorded));
     view.picture.show();
     figures = [view.picture];
@@ -105,13 +107,18 @@ function curveControls(curve) {
   return el("label", { class: "pick" }, "against", pick);
 }
 
-// The figure of a training curve, filled with the points of this run.
-function curveFigure(curve, at) {
-  const name = curveAxis(curve), content = structuredClone(LOOK.curve), [line] = content.data;
-  line.x = curve[name];
-  line.y = curve.loss.map(loss => (missing(loss) ? null : number(loss)));
-  line.line.color = familyStyle(familyOf(at)).colour;
-  line.hovertemplate = `training objective %{y:.4f}<br>%{x:.4s} ${name === "flops" ? "FLOPs" : name}<extra></extra>`;
+// The figure of a run's curves, filled with its points: the training objective and, where they were measured, held-out losses.
+function curveFigure(curve, at, heldOut) {
+  const name = curveAxis(curve), content = structuredClone(heldOut ? LOOK.curve_held_out : LOOK.curve), [line, measured, final] = content.data;
+  const { colour } = familyStyle(familyOf(at)), where = `<br>%{x:.4s} ${name === "flops" ? "FLOPs" : name}<extra></extra>`;
+  const fill = (trace, x, y, hover) => Object.assign(trace, { x, y: y.map(loss => (missing(loss) ? null : number(loss))), hovertemplate: hover + where,
+    line: { ...trace.line, color: colour }, marker: { ...trace.marker, color: colour } });
+  fill(line, curve[name], curve.loss, "training objective %{y:.4f}");
+  if (heldOut) {
+    fill(measured, heldOut[name], heldOut.held_out_loss, "held-out loss %{y:.4f}%{text}, on a small text");
+    measured.text = heldOut.held_out_loss_se.map(se => (missing(se) ? "" : ` ± ${sig(se, 2)}`));
+    fill(final, heldOut[name].slice(-1), [finished(at) ? store.runs.loss[at] : null], "held-out loss %{y:.4f}, final");
+  }
   const { tickvals, ticktext } = LOOK.ticks[name], spent = line.x.filter(x => !missing(x)), [low, high] = [Math.min(...spent), Math.max(...spent)];
   const inRange = ticks => ticks.filter((_, at) => tickvals[at] >= low && tickvals[at] <= high);
   Object.assign(content.layout.xaxis, { title: { text: LOOK.titles[name] }, tickvals: inRange(tickvals), ticktext: inRange(ticktext) });
@@ -126,6 +133,7 @@ const SPEC = [["sweep", "sweep"], ["key", "key"], ["objective", "objective"], ["
   ["vocab_size", "vocabulary"], ["corpus", "text"], ["tokenizer", "tokenizer"], ["data_fingerprint", "data fingerprint"], ["notes", "notes"], ["tags", "tags"]];
 const OUTCOME = [["status", "status"], ["sentence", "details"], ["excluded", "left out of fits"], ["loss", "held-out loss (nats per token)", x => x.toFixed(5)],
   ["loss_se", "its standard error", x => sig(x, 3)], ["bits_per_byte", "bits per byte", x => x.toFixed(5)], ["bound", "kind of bound"], ["wall_s", "time", durationText],
+  ["evaluation_s", "of it evaluation", durationText],
   ["tokens_per_s", "speed (tokens per s)", countText], ["host", "host"], ["device", "device"], ["started", "started", timeText], ["ended", "ended", timeText],
   ["code_version", "version of the code"], ["mlflow_run_id", "MLflow run id"]];
 

@@ -1,0 +1,281 @@
+"""The laws behind an answer: every family by every method, and their draws side by side.
+
+Three methods are asked: the surface, which trusts its form ("surface"); the same allowing for a deviation
+from it ("allowance"); and IsoFLOP ("isoflop"). The combined answer is the average of the last two: half of
+its draws come from either, so its interval covers the distance between them. For a family whose minima
+refute their power law of the loss, or that has no minima, it is the allowance alone.
+
+On published tables, fitted below a cut and compared with the best losses measured above it, the combined
+interval held 90% of them at 1 to 3 times the largest budget, 98% at 3 to 10 times and all beyond; the
+allowance alone 76, 95 and 88%, the surface 48, 62 and 0%, IsoFLOP 52, 40 and 11% (docs/coverage.md). Draw r
+of all families moves with the error of the held-out text that all share, so a difference between families is
+taken draw by draw.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import UserError
+from analysis.laws import fit_law
+from analysis.laws.constrained import ConstrainedLaw
+from analysis.laws.isoflop import IsoflopLaw
+from analysis.laws.result import FitStatus, Law
+from analysis.laws.solver.repeats import ONCE
+from analysis.laws.surface import SurfaceLaw
+
+SURFACE, ALLOWANCE, ISOFLOP = "surface", "allowance", "isoflop"
+METHODS = (SURFACE, ALLOWANCE, ISOFLOP)
+REPEATS = "constrained"
+OTHER_COUNTS = ("params_total", "params_non_embedding", "params_body")
+DRAWS = 500
+"""Resamples of each law: enough for an interval and shares to a percent, in a second for seven families."""
+SIZES = 241
+WIDEST = 6.0
+"""Sizes looked at under a limit, and how far from the best one (natural log)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyLaws:
+    """The laws of one family."""
+
+    family: str
+    bound: str
+    """"exact" if the loss is a likelihood, "upper" if it bounds one, "" if the table does not say."""
+    laws: Mapping[str, Law]
+    """By method; one without a law is missing."""
+    refused: Mapping[str, str]
+    """Why a method has no law."""
+    repeats: ConstrainedLaw | None = None
+    """The law of repeated text, if the runs tell one."""
+    recounted: tuple[Law, ...] = ()
+    """The allowance again, without draws, for every other way of counting parameters that the runs have."""
+
+    @property
+    def largest_budget(self) -> float:
+        return next(iter(self.laws.values())).flops_range[1]
+
+    @property
+    def smallest_budget(self) -> float:
+        return next(iter(self.laws.values())).flops_range[0]
+
+    @property
+    def surface(self) -> SurfaceLaw | None:
+        """It allows for a deviation from its form."""
+        law = self.laws.get(ALLOWANCE)
+        return law if isinstance(law, SurfaceLaw) else None
+
+    @property
+    def combined(self) -> tuple[str, str]:
+        """The methods whose draws make the two halves of the combined answer."""
+        isoflop = self.laws.get(ISOFLOP)
+        usable = isinstance(isoflop, IsoflopLaw) and "loss" not in isoflop.bent
+        first = ALLOWANCE if ALLOWANCE in self.laws else next(iter(self.laws))
+        return first, ISOFLOP if usable else first
+
+    def faults(self) -> tuple[list[str], list[str]]:
+        """What makes the laws useless, and what asks for care, in words."""
+        law = self.surface
+        if law is None:
+            return [], [f"{self.family} has no surface: {self.refused[SURFACE]}"]
+        broken, care = [], []
+        if law.status is not FitStatus.CONVERGED:
+            broken.append(f"the surface of {self.family} is not determined by its runs ({law.sentence})")
+        elif law.E >= law.runs["loss"].min():
+            broken.append(f"E of {self.family} lies at or above its lowest loss")
+        touching = [name for name in ("alpha", "beta") if getattr(law, name).low is not None
+                    and getattr(law, name).low < 0.01]  # fmt: skip
+        if touching:
+            care.append(f"{' and '.join(touching)} of {self.family} may be 0")
+        return broken, care
+
+
+def fit_families(
+    runs: pd.DataFrame,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+    report: Callable[[str, int, int], None] | None = None,
+) -> tuple[dict[str, FamilyLaws], dict[str, str]]:
+    """The laws of every family of a run table, and for families without any the reason.
+
+    A table without a column family is one family, "". report(family, number, of) is called before each.
+    UserError if no family has a law.
+    """
+    if not isinstance(runs, pd.DataFrame):
+        raise UserError("runs: give a pandas DataFrame with columns params, tokens, loss and family")
+    column = runs["family"] if "family" in runs else pd.Series("", index=runs.index)
+    names = list(map(str, column.dropna().unique()))
+    fitted: dict[str, FamilyLaws] = {}
+    none: dict[str, str] = {}
+    for number, name in enumerate(names):
+        if report is not None:
+            report(name, number, len(names))
+        options = {"bootstrap": draws, "level": level, "seed": zlib.crc32(f"{seed}/{name}".encode())}
+        family = _fit_family(name, runs[column == name], options)
+        if family.laws:
+            fitted[name] = family
+        else:
+            none[name] = family.refused[SURFACE]
+    if not fitted:
+        raise UserError("; ".join(f"{name}: {reason}" if name else reason for name, reason in none.items()))
+    return fitted, none
+
+
+def _fit_family(name: str, rows: pd.DataFrame, options: dict[str, Any]) -> FamilyLaws:
+    laws: dict[str, Law] = {}
+    refused: dict[str, str] = {}
+    repeated = "unique_tokens" in rows and (rows["tokens"] / rows["unique_tokens"] - 1 > ONCE).any()
+    for method in (SURFACE, ISOFLOP, *((REPEATS,) if repeated else ())):
+        try:
+            laws[method] = fit_law(rows, method, **options)
+        except UserError as problem:
+            refused[method] = str(problem)
+    repeats = laws.pop(REPEATS, None)
+    recounted: list[Law] = []
+    if SURFACE in laws and laws[SURFACE].allowance is not None:
+        laws[ALLOWANCE] = laws[SURFACE].allowance  # type: ignore[assignment]
+        for count in OTHER_COUNTS:
+            counted = rows.get(count)
+            if counted is not None and counted.notna().all() and not counted.equals(rows["params"]):
+                other = fit_law(rows.assign(params=counted.astype(float)), bootstrap=0)
+                recounted.append(other.allowance or other)
+    bounds = rows["bound"].dropna().unique() if "bound" in rows else []
+    return FamilyLaws(
+        family=name, bound=str(bounds[0]) if len(bounds) == 1 else "", laws=laws, refused=refused,
+        repeats=repeats if isinstance(repeats, ConstrainedLaw) else None, recounted=tuple(recounted),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a family reaches. Arrays (1 + 2 R,): the estimate, then R draws of each combined method."""
+
+    log_params: np.ndarray
+    log_tokens: np.ndarray
+    loss: np.ndarray
+    estimates: Mapping[str, tuple[float, float, float]]
+    """params, tokens and loss as each method has them."""
+    losses: Mapping[str, np.ndarray]
+    """The draws (R,) of each method; of the estimate, if it has none."""
+    recounted: tuple[float, float] = (0.0, 0.0)
+    """By how much other ways of counting parameters move the log loss, down and up."""
+
+
+def _outcome(
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    count: int,
+    combined: tuple[str, str] = (ALLOWANCE, ALLOWANCE),
+    **fields: Any,
+) -> Outcome:
+    """Rows (1 + R,) of each method, those of the combined answer side by side; its estimate is the mean of
+    their logs."""
+    columns = {}
+    for name in ("params", "tokens", "loss"):
+        values = [np.log(rows[m][name]) if name == "loss" else rows[m][name] for m in combined]
+        # a law may have dropped resamples that have no minimum: the others stand for them
+        drawn = [np.resize(value[1:], count) for value in values]
+        columns[name] = np.concatenate([[np.mean([value[0] for value in values])], *drawn])
+    estimates = {
+        method: (float(np.exp(row["params"][0])), float(np.exp(row["tokens"][0])), float(row["loss"][0]))
+        for method, row in rows.items()
+    }
+    losses = {method: np.resize(row["loss"][1:] if count else row["loss"], count or 1)
+              for method, row in rows.items()}  # fmt: skip
+    return Outcome(
+        log_params=columns["params"], log_tokens=columns["tokens"], loss=np.exp(columns["loss"]),
+        estimates=estimates, losses=losses, **fields,
+    )  # fmt: skip
+
+
+def best_run(family: FamilyLaws, flops: float, count: int) -> Outcome:
+    """The compute-optimal run at a budget."""
+    rows = {}
+    for method, law in family.laws.items():
+        along = law._along(np.array([flops]))
+        last = len(along["loss"]) - law.leave_outs
+        rows[method] = {name: values[:last, 0] for name, values in along.items()}
+    shifts = [0.0]
+    for law in family.recounted:
+        own = rows[ALLOWANCE]["loss"][0]
+        shifts.append(float(np.log(law._along(np.array([flops]))["loss"][0, 0] / own)))
+    return _outcome(rows, count, family.combined, recounted=(min(shifts), max(shifts)))
+
+
+def given_run(family: FamilyLaws, params: float, tokens: float, count: int) -> Outcome:
+    """A run of that size on that many tokens, which the surface alone can tell. UserError without one."""
+    law = _surface(family)
+    loss = law._losses(np.array([params]), np.array([tokens]))[:, 0]
+    fixed = {"params": np.full(len(loss), np.log(params)), "tokens": np.full(len(loss), np.log(tokens))}
+    return _outcome({ALLOWANCE: fixed | {"loss": loss}}, count)
+
+
+def limited_run(
+    family: FamilyLaws, flops: float, count: int, *, unique_tokens: float, epochs: float
+) -> Outcome:
+    """The best run at a budget that reads at most `epochs` times `unique_tokens`; a family without a law of
+    repeated text reads it once. UserError without a surface."""
+    law = family.repeats or _surface(family)
+    allowed = unique_tokens * (epochs if family.repeats else 1.0)
+    centre = float(law._along(np.array([flops]))["params"][0, 0])
+    smallest = np.log(flops / (law.cost.k * allowed)) / law.cost.q
+    sizes = np.unique(np.concatenate([np.linspace(centre - WIDEST, centre + WIDEST, SIZES), [smallest]]))
+    sizes = sizes[sizes >= smallest - 1e-9]
+    params = np.exp(sizes)
+    tokens = law.cost.tokens(params, np.full(len(params), flops))
+    if isinstance(law, ConstrainedLaw):
+        losses = law._losses(params, tokens, np.full(len(params), unique_tokens))
+    else:
+        losses = law._losses(params, tokens)
+    best = losses.argmin(axis=1)
+    rows = {
+        "params": sizes[best],
+        "tokens": np.log(tokens[best]),
+        "loss": losses[np.arange(len(losses)), best],
+    }
+    return _outcome({ALLOWANCE: rows}, count)
+
+
+def size_range(family: FamilyLaws, flops: float, share: float) -> tuple[float, float]:
+    """Sizes whose loss is within `share` of the best one's at a budget, as the surface estimates it, widened
+    to hold the best size of each method; of the power law of N* where there is no surface."""
+    laws = [family.laws[method] for method in family.combined]
+    estimates = [float(np.exp(law._along(np.array([flops]))["params"][0, 0])) for law in laws]
+    law = family.surface
+    if law is not None:
+        sizes = np.log(estimates[0]) + np.linspace(-WIDEST / 2, WIDEST / 2, SIZES)
+        params = np.exp(sizes)
+        first = replace(law, thetas=law.thetas[:1], deviation=law.deviation and law.deviation.estimate)
+        losses = first._losses(params, law.cost.tokens(params, np.full(SIZES, flops)))[0]
+        centre = int(np.argmin(np.abs(sizes - np.log(estimates[0]))))
+        near = losses <= losses[max(centre - 60, 0) : centre + 60].min() * (1 + share)
+        if near[centre]:
+            outside = np.flatnonzero(~near)
+            left, right = outside[outside < centre], outside[outside > centre]
+            estimates += [params[left[-1] + 1] if len(left) else params[0],
+                          params[right[0] - 1] if len(right) else params[-1]]  # fmt: skip
+    return float(min(estimates)), float(max(estimates))
+
+
+def flops_for(family: FamilyLaws, loss: float, count: int) -> np.ndarray:
+    """Budgets (1 + 2 R,) at which the frontier reaches a loss; infinite if it does not."""
+    rows = []
+    for method in family.combined:
+        curve = family.laws[method].curve
+        rows.append(curve.flops_at(np.full((len(curve), 1), loss))[:, 0])
+    estimate = np.exp(np.mean([np.log(row[0]) for row in rows]))
+    return np.concatenate([[estimate], *(np.resize(row[1:], count) for row in rows)])
+
+
+def _surface(family: FamilyLaws) -> SurfaceLaw:
+    law = family.surface
+    if law is None:
+        raise UserError(f"family {family.family} has no surface to ask: {family.refused[SURFACE]}")
+    return law

@@ -1,0 +1,463 @@
+"""Which family, which size, how sure: the answer for a budget, in sentences, as a ranking, with a grade.
+
+    answer = analysis.recommend(runs, flops=1e20)
+    print(answer)                    # the sentences and the ranking
+    answer.table, answer.grade       # numbers
+    answer.at(1e21)                  # the same runs, another budget: no law is fitted again
+
+The grade is "reliable", "with care" or "do not use", for one cause, the first that holds:
+
+* do not use: the budget lies more than `FARTHEST` times beyond the largest one measured (or that far below
+  the smallest): further out no published table can tell whether intervals hold; or the laws are broken.
+* with care: more than `FAR` times beyond; the methods name different families; the best family is best in
+  less than `SURE` of the draws; the best family's loss is a likelihood, and one within `LOOSE` of it reports
+  an upper bound, which its likelihood may be below; a parameter that may be 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from analysis.answer.budget import budget_text, flops_of, number_of
+from analysis.answer.methods import (
+    DRAWS,
+    METHODS,
+    FamilyLaws,
+    Outcome,
+    best_run,
+    fit_families,
+    flops_for,
+    given_run,
+    limited_run,
+    size_range,
+)
+from analysis.errors import UserError
+from analysis.estimate import Estimate, spread
+from analysis.plotted import Plotted
+from analysis.text import count_text, flops_text, interval_text, number_text
+
+FARTHEST, FAR = 100.0, 10.0
+SURE, EVEN = 0.95, 0.9
+LOOSE = 0.02
+SAME = 1.05
+"""Budgets up to this factor beyond the largest one count as measured."""
+WITHIN = 0.005
+"""Sizes whose loss is within this share of the best one's are as good as the best."""
+RELIABLE, CARE, REFUSED = "reliable", "with care", "do not use"
+NAMES = {
+    "surface": "the surface", "allowance": "the surface allowing a deviation", "isoflop": "IsoFLOP"
+}  # fmt: skip
+COLUMNS = (
+    *("family", "params", "params_low", "params_high", "tokens", "tokens_low", "tokens_high"),
+    *(
+        "loss",
+        "loss_low",
+        "loss_high",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "best_share",
+        "bound",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Recommendation(Plotted):
+    """The answer for one budget."""
+
+    figure: ClassVar[str] = "answer"
+    flops: float
+    budget: str
+    """The budget in words."""
+    reference: str | None
+    level: float
+    table: pd.DataFrame
+    """One row per family, best first: params, tokens (low and high: between them the loss is within 0.5% of
+    the best), loss with its interval, difference to the best family (nats, paired, with interval; 0 for the
+    best), best_share (of the draws in which it is the best), bound ("exact", "upper" or "")."""
+    methods: pd.DataFrame
+    """One row per family and method: params, tokens, loss, difference (as the method estimates them) and
+    best_share (of the method's draws)."""
+    order_share: float
+    """Share of the draws with all families in the order of the table."""
+    grade: str
+    cause: str
+    """The one cause of the grade."""
+    causes: tuple[str, ...]
+    """All that hold, the weightiest first."""
+    refused: Mapping[str, str]
+    """Families without any law, and why."""
+    families: Mapping[str, FamilyLaws]
+    limits: Mapping[str, Any]
+    """What was given beside the budget: params, tokens, unique_tokens, epochs."""
+
+    @property
+    def best(self) -> str:
+        """The family with the lowest loss."""
+        return str(self.table["family"].iloc[0])
+
+    @property
+    def sentence(self) -> str:
+        """What to train, in one to three sentences; the grade and its cause are in `confidence`."""
+        if self.grade == REFUSED:
+            return self._refusal()
+        several = len(self.table) > 1
+        sentences = [f"{self._contest(self.table, f'For {self.budget} train')}."]
+        rest = self.table[self.table["family"] != self.reference]
+        if several and self.best == self.reference and len(rest):
+            sentences.append(f"{self._contest(rest, 'Best other family:')}.")
+        elif several and self.reference is not None and self.reference in set(self.table["family"]):
+            row = self.table.set_index("family").loc[self.reference]
+            sentences.append(f"{self.reference} ends {_difference(row)} nats above it.")
+        return " ".join(sentences)
+
+    @property
+    def confidence(self) -> str:
+        """ "Confidence: with care. ..." """
+        if self.grade == REFUSED:
+            return f"Confidence: {self.grade}."
+        return f"Confidence: {self.grade}. {self.cause[:1].upper()}{self.cause[1:]}."
+
+    def _refusal(self) -> str:
+        largest = max(family.largest_budget for family in self.families.values())
+        smallest = min(family.smallest_budget for family in self.families.values())
+        if self.flops > largest * FARTHEST:
+            beyond = number_text(self.flops / largest, 2)
+            return (
+                f"These runs cannot answer {self.budget}: the largest budget measured is "
+                f"{flops_text(largest)}, {beyond} times below. "
+                f"Add budgets up to about {flops_text(self.flops / FARTHEST, 1)} FLOPs."
+            )
+        if self.flops * FARTHEST * SAME < smallest:
+            return (
+                f"These runs cannot answer {self.budget}: the smallest budget measured is "
+                f"{flops_text(smallest)}. Add budgets down to about {flops_text(self.flops * FAR, 1)} FLOPs."
+            )
+        return f"These runs cannot answer {self.budget}: {self.cause}."
+
+    def _contest(self, table: pd.DataFrame, opening: str) -> str:
+        """The first family of a table, or those that cannot be told apart."""
+        names = [str(name) for name in table["family"]]
+        won = {method: shares_won(self._outcomes, names, method) for method in METHODS}
+        won = {method: shares for method, shares in won.items() if shares}
+        combined = np.stack([self._outcomes[name].loss[1:] for name in names])
+        share = float(np.mean(combined.argmin(axis=0) == 0)) if combined.shape[1] else 1.0
+        lead = {method: max(shares, key=shares.__getitem__) for method, shares in won.items()}
+        contest = list(dict.fromkeys([names[0], *lead.values()]))
+        if len(contest) == 1 and len(names) > 1 and share < EVEN:
+            contest.append(names[1])
+        rows = table.set_index("family", drop=False)
+        if len(contest) == 1:
+            text = f"{opening} {names[0]}{': ' if names[0] else ''}{self._run(rows.loc[names[0]])}"
+            return text + (
+                f"; it beats {names[1]} in {_percent(share)} of resamples" if len(names) > 1 else ""
+            )
+        if len(set(lead.values())) > 1:
+            why = ", ".join(
+                f"{NAMES[method]} prefers {family} ({_percent(won[method][family])} of resamples)"
+                for method, family in lead.items()
+            )
+        else:
+            why = f"{names[0]} is the better one in {_percent(share)} of resamples"
+        runs = "; ".join(f"{name}: {self._run(rows.loc[name])}" for name in contest)
+        return f"{opening} {' or '.join(contest)}. {why[:1].upper()}{why[1:]}. Their best runs are {runs}"
+
+    _outcomes: Mapping[str, Outcome]
+
+    def _run(self, row: pd.Series) -> str:
+        params, tokens = (_range(row[f"{name}_low"], row[f"{name}_high"]) for name in ("params", "tokens"))
+        loss = interval_text(row["loss"], row["loss_low"], row["loss_high"], digits=4)
+        return f"{params} parameters on {tokens} tokens, loss about {loss}"
+
+    def at(self, flops: float | str | None = None, **limits: Any) -> Recommendation:
+        """The answer of the same laws for another budget; arguments as of `recommend`."""
+        return _answer(self.families, self.refused, self.reference, self.level, flops, **limits)
+
+    def budget_for(self, loss: float) -> pd.DataFrame:
+        """What a loss costs (nats per token): see `analysis.budget_for`."""
+        return _budget_for(self.families, self.level, loss)
+
+    def summary(self) -> pd.DataFrame:
+        return self.table
+
+    def __str__(self) -> str:
+        lines = [self.sentence, self.confidence]
+        if self.grade != REFUSED:
+            lines += ["", *self._ranking()]
+        lines += [f"no law: {name or 'these runs'}: {reason}" for name, reason in self.refused.items()]
+        return "\n".join(lines)
+
+    def _ranking(self) -> list[str]:
+        """The table in at most 80 columns."""
+        rows = [("family", "params", "tokens", "loss", "above the best", "best in")]
+        rows += [
+            (
+                row["family"], count_text(row["params"]), count_text(row["tokens"]),
+                interval_text(row["loss"], row["loss_low"], row["loss_high"], digits=4),
+                "" if row["family"] == self.best else _difference(row), _percent(row["best_share"]),
+            )
+            for _, row in self.table.iterrows()
+        ]  # fmt: skip
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+                for row in rows]  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.sentence}</p><p>{self.confidence}</p>{self.table.to_html(index=False)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types at full precision; a missing number is None."""
+        tables = {}
+        for name in ("table", "methods"):
+            table = getattr(self, name).astype(object)
+            table = table.where(table.notna() & ~table.isin([np.inf, -np.inf]), None)
+            tables[name] = table.to_dict(orient="records")
+        return {
+            "flops": self.flops, "budget": self.budget, "sentence": self.sentence, "grade": self.grade,
+            "cause": self.cause, "causes": list(self.causes), "confidence": self.confidence,
+            "reference": self.reference, "level": self.level, "order_share": self.order_share,
+            "ranking": tables["table"], "methods": tables["methods"], "refused": dict(self.refused),
+            "limits": dict(self.limits),
+        }  # fmt: skip
+
+
+def recommend(
+    runs: pd.DataFrame,
+    flops: float | str | None = None,
+    *,
+    gpus: float | str | None = None,
+    days: float | None = None,
+    utilisation: float | None = None,
+    params: float | str | None = None,
+    tokens: float | str | None = None,
+    unique_tokens: float | str | None = None,
+    epochs: float | None = None,
+    reference: str = "ar",
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+    report: Callable[[str, int, int], None] | None = None,
+) -> Recommendation:
+    """Which family should get a budget, at which size, and how sure that is.
+
+    runs has the columns of `fit_law`, and family. The budget is flops (a number, or "1e20 FLOPs", "10^20"),
+    or gpus (64, "64xH100") for days at a utilisation (MFU, default 0.4). params or tokens: the run must have
+    that size, or read that many tokens. unique_tokens: so much text there is, read at most epochs times
+    (without epochs as often as pays) by families whose runs tell a law of repeated text, and once by others.
+    reference: the family the others are measured against, if it has runs. draws: resamples of each law;
+    level: of the intervals; report(family, number, of) is called before each family is fitted.
+
+    UserError for a budget that is missing, given twice or no number, for limits that exclude each other, and
+    if no family has a law. Families without a law are left out and named in `refused`.
+    """
+    question = {"gpus": gpus, "days": days, "utilisation": utilisation, "params": params, "tokens": tokens,
+                "unique_tokens": unique_tokens, "epochs": epochs}  # fmt: skip
+    question = {name: value for name, value in question.items() if value is not None}
+    _question(flops, question)  # a bad question is refused before the laws are fitted
+    families, refused = fit_families(runs, draws=draws, seed=seed, level=level, report=report)
+    return _answer(families, refused, reference, level, flops, **question)
+
+
+def budget_for(
+    runs: pd.DataFrame, loss: float, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
+) -> pd.DataFrame:
+    """What a loss costs: one row per family, cheapest first: family, flops (of the compute-optimal run that
+    reaches `loss`, nats per token), low, high (infinite: perhaps never), params, tokens, reached (share of
+    the draws that get there at all), extrapolated (beyond the family's budgets). UserError unless loss is
+    above 0."""
+    _check_loss(loss)
+    families, _ = fit_families(runs, draws=draws, seed=seed, level=level)
+    return _budget_for(families, level, loss)
+
+
+def _question(flops: float | str | None, extras: Mapping[str, Any]) -> tuple[float, str, dict[str, float]]:
+    """FLOPs, the budget in words, and limits as numbers."""
+    limits = {name: number_of(extras[name], name) for name in ("params", "tokens", "unique_tokens", "epochs")
+              if name in extras}  # fmt: skip
+    if "params" in limits and "tokens" in limits:
+        raise UserError("params and tokens fix the budget; give one of the two beside it")
+    if "unique_tokens" in limits and ("params" in limits or "tokens" in limits):
+        raise UserError("unique_tokens limits the text; give it without params and tokens")
+    if "epochs" in limits and ("unique_tokens" not in limits or limits["epochs"] < 1):
+        raise UserError(f"epochs = {extras['epochs']!r}: how often unique_tokens may be read, 1 or more")
+    pool = {name: extras.get(name) for name in ("gpus", "days", "utilisation")}
+    total = flops_of(flops, **pool)
+    return total, budget_text(total, gpus=pool["gpus"], days=pool["days"]), limits
+
+
+def _answer(
+    families: Mapping[str, FamilyLaws],
+    refused: Mapping[str, str],
+    reference: str | None,
+    level: float,
+    flops: float | str | None,
+    **extras: Any,
+) -> Recommendation:
+    total, words, limits = _question(flops, extras)
+    count = max(len(law.curve) - 1 for family in families.values() for law in family.laws.values())
+    outcomes: dict[str, Outcome] = {}
+    left_out = dict(refused)
+    for name, family in families.items():
+        try:
+            if "unique_tokens" in limits:
+                epochs = limits.get("epochs", np.inf)
+                outcomes[name] = limited_run(
+                    family, total, count, unique_tokens=limits["unique_tokens"], epochs=epochs
+                )
+            elif "params" in limits or "tokens" in limits:
+                cost = next(iter(family.laws.values())).cost
+                size = limits.get("params") or (total / (cost.k * limits["tokens"])) ** (1 / cost.q)
+                outcomes[name] = given_run(family, size, total / (cost.k * size**cost.q), count)
+            else:
+                outcomes[name] = best_run(family, total, count)
+        except UserError as problem:
+            left_out[name] = str(problem)
+    if not outcomes:
+        raise UserError("; ".join(left_out.values()))
+
+    ranking = sorted(outcomes, key=lambda name: outcomes[name].loss[0])
+    best = outcomes[ranking[0]]
+    drawn = np.stack([outcomes[name].loss[1:] for name in ranking])
+    won = drawn.argmin(axis=0) if drawn.shape[1] else np.zeros(1, dtype=int)
+    order = float(np.mean(np.all(np.diff(drawn, axis=0) >= 0, axis=0))) if drawn.shape[1] else 1.0
+    rows, by_method = [], []
+    for number, name in enumerate(ranking):
+        outcome, family = outcomes[name], families[name]
+        params, tokens = (float(np.exp(values[0])) for values in (outcome.log_params, outcome.log_tokens))
+        sizes = (params, params) if limits else size_range(family, total, WITHIN)
+        cost = next(iter(family.laws.values())).cost
+        loss = _estimate(outcome.loss, level)
+        if loss.low is not None and loss.high is not None:
+            down, up = np.exp(outcome.recounted)
+            loss = Estimate(float(loss), loss.low * down, loss.high * up, level)
+        difference = _estimate(outcome.loss - best.loss, level)
+        spent = (tokens, tokens) if limits else tuple(total / (cost.k * size**cost.q) for size in sizes[::-1])
+        values = (name, params, *sizes, tokens, *spent, float(loss), loss.low, loss.high, float(difference),
+                  difference.low, difference.high, float(np.mean(won == number)), family.bound)  # fmt: skip
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    for method in METHODS:
+        having = [name for name in ranking if method in outcomes[name].estimates]
+        won_by = shares_won(outcomes, having, method)
+        for name in having:
+            params, tokens, value = outcomes[name].estimates[method]
+            least = min(outcomes[other].estimates[method][2] for other in having)
+            by_method.append({
+                "family": name, "method": method, "params": params, "tokens": tokens, "loss": value,
+                "difference": value - least, "best_share": won_by[name],
+            })  # fmt: skip
+    methods = pd.DataFrame(by_method)
+    grade, causes = _grade(families, table, methods, total)
+    return Recommendation(
+        flops=total, budget=words, reference=reference if reference in families else None, level=level,
+        table=table, methods=methods, order_share=order, grade=grade, cause=causes[0], causes=tuple(causes),
+        refused=left_out, families=families, limits=limits, _outcomes=outcomes,
+    )  # fmt: skip
+
+
+def _grade(
+    families: Mapping[str, FamilyLaws], table: pd.DataFrame, methods: pd.DataFrame, flops: float
+) -> tuple[str, list[str]]:
+    """The grade and its causes, the weightiest first."""
+    best = families[str(table["family"].iloc[0])]
+    largest = max(families[name].largest_budget for name in table["family"])
+    smallest = min(families[name].smallest_budget for name in table["family"])
+    beyond = flops / largest
+    distance = (
+        f"{number_text(beyond, 2)} times beyond the largest budget measured ({flops_text(largest)} FLOPs)"
+    )
+    broken, care = best.faults()
+    if beyond > FARTHEST * SAME:
+        return REFUSED, [distance]
+    if flops * FARTHEST * SAME < smallest:
+        return REFUSED, [f"far below the smallest budget measured ({flops_text(smallest)} FLOPs)"]
+    if broken:
+        return REFUSED, broken
+
+    causes = [distance] if beyond > FAR else []
+    leaders = {
+        m: part.loc[part["loss"].idxmin(), ["family", "best_share"]] for m, part in methods.groupby("method")
+    }
+    if len({leader["family"] for leader in leaders.values()}) > 1:
+        causes.append("the methods disagree on the best family")
+    share = float(table["best_share"].iloc[0])
+    if len(table) > 1 and share < SURE:
+        causes.append(f"only {_percent(share)} of resamples put {best.family} first")
+    rivals = table[(table["difference"] <= LOOSE * table["loss"].iloc[0]) & (table["bound"] == "upper")]
+    if best.bound == "exact" and len(rivals):
+        causes.append(
+            f"the loss of {', '.join(rivals['family'])} is an upper bound, so its likelihood may be better "
+            f"than that of {best.family}"
+        )
+    causes += care
+    if causes:
+        return CARE, causes
+    where = "within the budgets measured" if beyond <= SAME else distance
+    agree = ", and the methods agree on the family" if len(table) > 1 and len(leaders) > 1 else ""
+    return RELIABLE, [f"the budget is {where}{agree}"]
+
+
+def shares_won(outcomes: Mapping[str, Outcome], names: Sequence[str], method: str) -> dict[str, float]:
+    """Of the draws of a method, the share in which each family that it has an answer for is the best."""
+    having = [name for name in names if method in outcomes[name].losses]
+    if not having:
+        return {}
+    lowest = np.stack([outcomes[name].losses[method] for name in having]).argmin(axis=0)
+    return {name: float(np.mean(lowest == number)) for number, name in enumerate(having)}
+
+
+def _budget_for(families: Mapping[str, FamilyLaws], level: float, loss: float) -> pd.DataFrame:
+    _check_loss(loss)
+    count = max(len(law.curve) - 1 for family in families.values() for law in family.laws.values())
+    rows = []
+    for name, family in families.items():
+        drawn = flops_for(family, loss, count)
+        cost = _estimate(drawn, level)
+        run = best_run(family, float(cost), 0) if np.isfinite(cost) else None
+        rows.append({
+            "family": name, "flops": float(cost), "low": cost.low, "high": cost.high,
+            "params": float(np.exp(run.log_params[0])) if run else pd.NA,
+            "tokens": float(np.exp(run.log_tokens[0])) if run else pd.NA,
+            "reached": float(np.isfinite(drawn[1:]).mean()) if count else pd.NA,
+            "extrapolated": not family.smallest_budget / SAME <= cost <= family.largest_budget * SAME,
+        })  # fmt: skip
+    return pd.DataFrame(rows).sort_values("flops", ignore_index=True)
+
+
+def _check_loss(loss: float) -> None:
+    if isinstance(loss, str | bool) or not 0 < loss < np.inf:
+        raise UserError(f"loss = {loss!r}: give a loss in nats per token, above 0")
+
+
+def _estimate(values: np.ndarray, level: float) -> Estimate:
+    if len(values) < 3:
+        return Estimate(float(values[0]), level=level)
+    low, high = spread(values[1:], level)
+    return Estimate(float(values[0]), float(low), float(high), level)
+
+
+def _range(low: float, high: float) -> str:
+    first, last = count_text(low), count_text(high)
+    return first if first == last else f"{first} to {last}"
+
+
+def _difference(row: Mapping[str, Any] | pd.Series) -> str:
+    if row["difference_low"] is None or pd.isna(row["difference_low"]):
+        return f"{row['difference']:.3f}"
+    return f"{row['difference']:.3f} [{row['difference_low']:.3f}, {row['difference_high']:.3f}]"
+
+
+def _percent(share: float) -> str:
+    return (
+        f"{share:.0%}"
+        if 0.005 <= share <= 0.995 or share in (0, 1)
+        else "over 99%"
+        if share > 0.5
+        else "under 1%"
+    )

@@ -1,0 +1,259 @@
+"""The answer for a budget: right on known worlds, honest where methods disagree, refused far away."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import analysis
+from analysis import budget_for, published, recommend
+from analysis.answer.recommendation import CARE, REFUSED, RELIABLE
+from analysis.errors import UserError
+from analysis.frontier import optimal_logs, optimal_loss, surface_loss
+from analysis.laws import fit_law
+from tests.analysis.planted import BUDGETS, CHINCHILLA, isoflop_table
+
+NOISE = 0.001
+
+
+def planted(factor: float, seed: int, family: str, **columns: object) -> pd.DataFrame:
+    """Runs of a family whose reducible loss is `factor` times Chinchilla's, with a little noise."""
+    runs = isoflop_table(span=3.0, sizes=9)  # so narrow that parabolas have next to no bias
+    theta = np.array([CHINCHILLA[0], factor * CHINCHILLA[1], factor * CHINCHILLA[2], *CHINCHILLA[3:]])
+    clean = surface_loss(theta, runs["params"].to_numpy(), runs["tokens"].to_numpy())
+    noise = np.exp(NOISE * np.random.default_rng(seed).standard_normal(len(runs)))
+    return runs.assign(loss=clean * noise, family=family, **columns)
+
+
+@pytest.fixture(scope="module")
+def two():
+    return pd.concat([planted(1.0, 1, "ar", bound="exact"), planted(1.3, 2, "masked", bound="upper")])
+
+
+@pytest.fixture(scope="module")
+def answer(two):
+    return recommend(two, float(max(BUDGETS)))
+
+
+@pytest.fixture(scope="module")
+def sahoo():
+    return recommend(published.runs("sahoo2026"), 1e20)
+
+
+def test_on_a_known_world_family_size_loss_and_difference_are_right(answer):
+    assert answer.best == "ar"
+    assert answer.grade == RELIABLE
+    assert answer.order_share == 1.0
+    rows = answer.table.set_index("family")
+    for family, factor in (("ar", 1.0), ("masked", 1.3)):
+        theta = np.array([CHINCHILLA[0], factor * CHINCHILLA[1], factor * CHINCHILLA[2], *CHINCHILLA[3:]])
+        logs = optimal_logs(theta, np.array([answer.flops]), fit_law(planted(1.0, 1, "ar"), bootstrap=0).cost)
+        row, loss = rows.loc[family], theta[0] + optimal_loss(theta, *logs)[0]
+        assert row["loss_low"] <= loss <= row["loss_high"]
+        assert row["loss"] == pytest.approx(loss, rel=0.004)
+        assert row["params_low"] < np.exp(logs[0][0]) < row["params_high"]
+        assert row["tokens_low"] < np.exp(logs[1][0]) < row["tokens_high"]
+        # within 0.5% of the best loss, and not far beyond that
+        ends = surface_loss(theta, row[["params_low", "params_high"]].to_numpy(float),
+                            row[["tokens_high", "tokens_low"]].to_numpy(float))  # fmt: skip
+        assert ends == pytest.approx(loss * 1.005, rel=0.004)
+    truth = 0.3 * (rows.loc["ar", "loss"] - CHINCHILLA[0])
+    assert rows.loc["masked", "difference"] == pytest.approx(truth, rel=0.05)
+
+
+def test_the_sentence_names_family_sizes_tokens_and_loss(answer):
+    row = answer.table.iloc[0]
+    text = str(answer)
+    assert text.startswith(f"For {answer.budget} train ar: ")
+    assert f"loss about {row['loss']:.3f}" in answer.sentence
+    assert "it beats masked in 100% of resamples" in answer.sentence
+    assert "Best other family: masked" in answer.sentence
+    assert "Confidence: reliable. The budget is within the budgets measured" in text
+
+
+def test_a_shared_error_of_the_held_out_text_cancels_in_the_difference(two):
+    alone = recommend(two, 1e20).table.iloc[1]
+    shared = recommend(two.assign(loss_se=0.1), 1e20).table.iloc[1]
+
+    def width(row, name):
+        return row[f"{name}_high"] - row[f"{name}_low"]
+
+    assert width(shared, "loss") > 5 * width(alone, "loss")
+    assert width(shared, "difference") < 0.05 * width(shared, "loss")
+
+
+def test_the_other_budget_of_the_same_laws_is_the_answer_fitted_anew(two, answer):
+    again, anew = answer.at("2 x 10^20"), recommend(two, 2e20)
+    pd.testing.assert_frame_equal(again.table, anew.table)
+    assert str(again) == str(anew)
+
+
+def test_published_runs_say_so_when_the_methods_disagree(sahoo):
+    near, far = sahoo, sahoo.at(1e22)
+    assert near.grade == RELIABLE
+    assert near.best == "ar"
+    assert far.grade == CARE
+    assert "masked or uniform. The surface prefers uniform" in far.sentence
+    assert "IsoFLOP prefers masked" in far.sentence
+    shares = far.methods[far.methods["method"] == "surface"].set_index("family")["loss"]
+    assert shares["uniform"] < shares["masked"]
+    parabolas = far.methods[far.methods["method"] == "isoflop"].set_index("family")["loss"]
+    assert parabolas["masked"] < parabolas["uniform"]
+    # the combined interval holds the estimates of both methods that take part
+    row = far.table.set_index("family").loc["masked"]
+    both = far.methods.query("family == 'masked' and method != 'surface'")["loss"]
+    assert row["loss_low"] <= both.min() <= both.max() <= row["loss_high"]
+
+
+def test_isoflop_takes_no_part_where_its_minima_refute_its_power_law(answer, sahoo):
+    # four decades of budgets bend away from a power law without E
+    assert all(family.combined == ("allowance", "allowance") for family in answer.families.values())
+    row = answer.table.iloc[0]
+    assert (row["loss_high"] - row["loss_low"]) / row["loss"] < 0.01
+    assert "isoflop" in set(answer.methods["method"])
+    assert sahoo.families["masked"].combined == ("allowance", "isoflop")
+
+
+def test_beyond_the_distance_at_which_intervals_were_tested_it_refuses(sahoo):
+    far = sahoo.at(1e24)
+    assert far.grade == REFUSED
+    assert far.sentence == (
+        "These runs cannot answer 1.0e24 FLOPs: the largest budget measured is 1.0e20, 10000 times below. "
+        "Add budgets up to about 1e22 FLOPs."
+    )
+    assert "train" not in str(far)
+    low = sahoo.at(1e14)
+    assert low.grade == REFUSED
+    assert "the smallest budget measured is 6.0e18" in low.sentence
+
+
+def test_an_upper_bound_close_to_an_exact_loss_asks_for_care():
+    close = pd.concat([planted(1.0, 1, "ar", bound="exact"), planted(1.02, 2, "masked", bound="upper")])
+    answer = recommend(close, float(max(BUDGETS)))
+    assert answer.grade == CARE
+    assert any("the loss of masked is an upper bound" in cause for cause in answer.causes)
+
+
+def test_families_that_cannot_be_told_apart_are_both_named():
+    same = pd.concat([planted(1.0, 1, "masked"), planted(1.0, 2, "uniform")])
+    answer = recommend(same, float(max(BUDGETS)), reference="ar")
+    assert answer.reference is None
+    assert answer.grade == CARE
+    assert "masked or uniform" in answer.sentence or "uniform or masked" in answer.sentence
+
+
+def test_a_family_without_a_law_is_named_and_the_others_answered(two):
+    few = planted(1.1, 3, "block").head(3)
+    answer = recommend(pd.concat([two, few]), 1e20)
+    assert "block" in answer.refused
+    assert "no law: block:" in str(answer)
+    assert list(answer.table["family"]) == ["ar", "masked"]
+
+
+def test_one_refused_method_leaves_the_other(two):
+    # every budget loses its largest sizes: no minimum is bracketed, but a surface can be fitted
+    cut = two[two["params"] < 0.7 * two.groupby("budget")["params"].transform("median")]
+    answer = recommend(cut, 1e20)
+    assert set(answer.methods["method"]) == {"surface", "allowance"}
+    assert len(answer.table) == 2
+
+
+def test_runs_without_a_family_get_an_answer(two):
+    answer = recommend(two[two["family"] == "ar"].drop(columns="family"), 1e20)
+    assert answer.sentence.startswith("For 1.0e20 FLOPs train ")
+    assert list(answer.table["family"]) == [""]
+
+
+def test_a_given_size_and_given_tokens_are_held(two, answer):
+    sized = answer.at(1e20, params="1B")
+    assert sized.table["params"].to_numpy() == pytest.approx(1e9)
+    assert sized.table["tokens"].iloc[0] == pytest.approx(1e20 / 6e9, rel=0.01)
+    read = answer.at(1e20, tokens="50B")
+    assert read.table["tokens"].to_numpy() == pytest.approx(5e10)
+    assert (sized.table["loss"] > answer.at(1e20).table["loss"] * 0.999).all()
+
+
+class TestScarceText:
+    """Unique tokens as a limit."""
+
+    def test_a_family_without_a_law_of_repeats_reads_it_once(self, answer):
+        best = answer.at(1e20).table.iloc[0]
+        scarce = answer.at(1e20, unique_tokens=best["tokens"] / 4).table.iloc[0]
+        assert scarce["tokens"] <= best["tokens"] / 4 * 1.001
+        assert scarce["loss"] > best["loss"]
+        # text that is not scarce changes nothing but the search, which is on a grid of sizes
+        plenty = answer.at(1e20, unique_tokens=best["tokens"] * 50).table.iloc[0]
+        assert plenty["loss"] == pytest.approx(best["loss"], rel=0.005)
+
+    def test_repeats_pay_where_the_runs_say_so(self):
+        answer = recommend(published.runs("muennighoff2023").drop(columns="excluded"), 1e21, draws=40)
+        assert answer.families["ar"].repeats is not None
+        once = answer.at(1e21, unique_tokens="3B", epochs=1).table.iloc[0]
+        four = answer.at(1e21, unique_tokens="3B", epochs=4).table.iloc[0]
+        assert four["tokens"] <= 4.001 * 3e9
+        assert four["loss"] < once["loss"]
+
+
+class TestBudgetForALoss:
+    """The question the other way round."""
+
+    def test_it_inverts_the_frontier(self, two, answer):
+        loss = float(answer.at(1e20).table["loss"].iloc[0])
+        table = budget_for(two, loss)
+        assert list(table["family"]) == ["ar", "masked"]
+        assert table["flops"].iloc[0] == pytest.approx(1e20, rel=0.05)
+        assert (table["low"] <= table["flops"]).all()
+        assert (table["flops"] <= table["high"]).all()
+        pd.testing.assert_frame_equal(table, answer.budget_for(loss))
+
+    def test_a_loss_below_the_floor_is_never_reached(self, answer):
+        table = answer.budget_for(CHINCHILLA[0] - 0.5)
+        assert (table["flops"] > 1e26).all()
+        with pytest.raises(UserError, match="loss = 0: give a loss in nats per token, above 0"):
+            answer.budget_for(0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({"flops": "lots"}, "flops = 'lots': give a number of FLOPs"),
+        ({"flops": 1e20, "gpus": 8, "days": 2}, "given twice"),
+        ({"flops": 1e20, "params": 1e9, "tokens": 1e9}, "params and tokens fix the budget"),
+        ({"flops": 1e20, "params": 1e9, "unique_tokens": 1e9}, "give it without params and tokens"),
+        ({"flops": 1e20, "epochs": 2}, "epochs = 2: how often unique_tokens may be read"),
+        ({"flops": 1e20, "tokens": "few"}, "tokens = 'few'"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused_before_any_fit(limits, sentence, monkeypatch):
+    monkeypatch.setattr("analysis.answer.recommendation.fit_families", None)
+    with pytest.raises(UserError, match=sentence):
+        recommend(pd.DataFrame(), **limits)
+
+
+def test_runs_no_law_can_be_fitted_to_are_refused_with_the_reasons():
+    with pytest.raises(UserError, match="ar: runs: 3 different"):
+        recommend(planted(1.0, 1, "ar").head(3), 1e20)
+    with pytest.raises(UserError, match="give a pandas DataFrame"):
+        recommend([1, 2, 3], 1e20)
+
+
+def test_it_is_plain_json_and_a_figure(sahoo):
+    content = json.loads(json.dumps(sahoo.to_dict(), allow_nan=False))
+    assert content["sentence"] == sahoo.sentence
+    assert [row["family"] for row in content["ranking"]] == list(sahoo.table["family"])
+    figure = sahoo.plot()
+    assert figure.layout.meta["name"] == "answer"
+    assert {trace.meta["family"] for trace in figure.data} == set(sahoo.table["family"])
+    assert analysis.recommend is recommend
+
+
+def test_another_way_of_counting_parameters_widens_the_interval(two):
+    ar = two[two["family"] == "ar"]
+    counted = ar.assign(params_total=ar["params"] * (1 + 3e8 / ar["params"]))
+    plain, wider = recommend(ar, 3e21), recommend(counted, 3e21)
+    assert len(wider.families["ar"].recounted) == 1
+    row, other = plain.table.iloc[0], wider.table.iloc[0]
+    assert other["loss_low"] < row["loss_low"] or other["loss_high"] > row["loss_high"]
