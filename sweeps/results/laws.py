@@ -259,10 +259,10 @@ def fit_each(
 ) -> Iterator[Fits]:
     """The laws of each family that has one; the reasons of the others go into `refused`.
 
-    report: gets a line before each fit, which may take half a minute.
+    report: gets the name of each step, which may take half a minute.
     """
     for family in table.families or (None,):
-        report(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
+        report(f"fitting {family or 'all runs'} ({bootstrap:,} resamples)")
         try:
             fits = fit(table, family, methods=methods, bootstrap=bootstrap)
         except UserError as error:
@@ -338,7 +338,7 @@ def compare(
     others = [family for family in table.families if family not in refused]
     if refused and (reference in refused or len(others) < 2):
         raise UserError(refused.get(reference) or "; ".join(refused.values()))
-    report(f"comparing {', '.join(others)} ({bootstrap} resamples) ...")
+    report(f"comparing {len(others)} families ({bootstrap:,} resamples)")
     frame = table.frame[~table.frame["family"].isin(list(refused))]
     return analysis.compare(frame, reference=reference, bootstrap=bootstrap), refused
 
@@ -386,6 +386,7 @@ def write_report(
             comparison, _ = compare(table, reference, bootstrap=bootstrap, report=report)
         except (UserError, AnalysisError) as error:
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
+    report("drawing the report")
     title = f"{sweep}: scaling laws"
     try:
         path = write_page(

@@ -157,11 +157,12 @@ def test_the_same_warning_of_several_families_is_one_line():
             ("masked", "E = 1.5 lies above the loss 2.0e3"),
             ("block", "E = 2.5 lies above the loss 3.0e3"),
             ("masked", "it is so"),
+            ("hybrid", "E = 1.5 lies above the loss 2.0e3"),
         ]
     ) == [
         "99 (masked), 8 (block) of 1000 resamples did not converge",
         "block, masked: it is so",
-        "masked: E = 1.5 lies above the loss 2.0e3",
+        "masked, hybrid: E = 1.5 lies above the loss 2.0e3",
         "block: E = 2.5 lies above the loss 3.0e3",
     ]
 
