@@ -245,9 +245,9 @@ def test_runs_no_law_can_be_fitted_to_are_refused_with_the_reasons():
 
 
 def test_a_notebook_shows_what_is_printed(sahoo):
-    shown = sahoo._repr_html_()
-    assert sahoo.sentence in shown
-    assert all(line in shown for line in sahoo._ranking()), "numbers formatted as on a terminal"
+    page = sahoo._repr_html_()
+    assert sahoo.sentence in page
+    assert all(line in page for line in sahoo._ranking()), "numbers formatted as on a terminal"
     refused = sahoo.at(1e26)
     assert refused.sentence in refused._repr_html_()
     assert "<pre>" not in refused._repr_html_(), "no numbers beside a refusal"
