@@ -254,10 +254,10 @@ def fit(chosen: Chosen, method: Methods = None, bootstrap: Bootstrap = 1000) -> 
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
+    from analysis.laws import method_called
     from sweeps.results import terminal as report
-    from sweeps.results.laws import known_method
 
-    methods = [known_method(one) for one in method or ()]
+    methods = [method_called(one) for one in method or ()]
     table, name = chosen.runs()
     folder, terminal, journals = chosen.out / name, _console(), chosen.store is None
     refused = report.fit_all(

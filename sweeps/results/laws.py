@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import flops_text, without_secrets
-from scaling.errors import UserError, unknown
+from scaling.errors import UserError
 from scaling.families import family_name
 from scaling.files import write_whole
 
@@ -209,17 +209,6 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
             by_step.setdefault(record.step, {}).update(named | objective)
         points += [{**about, "step": step, **by_step[step]} for step in sorted(by_step)]
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
-
-
-def known_method(name: str) -> str:
-    """The method of `analysis.laws.METHODS` with that name, or other name; UserError lists them."""
-    from analysis.errors import UserError as AnalysisError
-    from analysis.laws import METHODS, method_called
-
-    try:
-        return method_called(name)
-    except AnalysisError:
-        raise unknown("method", name, METHODS) from None
 
 
 def fit(table: RunTable, family: str | None, *, methods: Sequence[str] = (), bootstrap: int = 1000) -> Fits:
