@@ -25,7 +25,7 @@ from sweeps.results import laws as results
 from sweeps.results import terminal as printing
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
-from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
+from sweeps.show.tables import lasting_console, plan_view, short
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,7 +135,7 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
         terminal.print(report.sentence)
         for run in report.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
-                label = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({run.key[:KEY_LETTERS]})"
+                label = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({short(run.key)})"
                 terminal.print(f"{label}: {run.sentence}", style="red")
         code = conclude(request, ledger, plan, report, how.bootstrap, terminal)
         if events:
@@ -152,6 +152,7 @@ def conclude(
     if report.interrupted:
         return INTERRUPTED
     table = results.ledger_table(request.folder, request.config.name, plan.keys, plan.families, ledger=ledger)
+    # The answer, one sentence before all tables, belongs here.
     refused = printing.fit_all(table, request.folder, bootstrap=bootstrap, journals=True, out=out)
     printing.show_refused(refused, out)
     for step in printing.next_steps(request, plan.families):
