@@ -136,9 +136,9 @@ function seedBox(set) {
 }
 
 function listTable(places, columns, set, choose) {
-  const shown = shownColumns(columns), chosen = chosenRuns();
+  const visible = shownColumns(columns), chosen = chosenRuns();
   const rows = sortedRows(listRows(places), columns.get(sortName()));
-  const heads = shown.map(({ name, title, isNumber }) => {
+  const heads = visible.map(({ name, title, isNumber }) => {
     const order = sortName() !== name ? "" : route.sort.startsWith("-") ? "descending" : "ascending";
     const next = { "": name, ascending: `-${name}`, descending: "" }[order];
     const button = el("button", { class: "sort", type: "button", id: `sort-${name}`, on: { click: () => set({ sort: next }) } }, title, { "": "", ascending: " ▲", descending: " ▼" }[order]);
@@ -153,7 +153,7 @@ function listTable(places, columns, set, choose) {
     box.checked = isOn;
     return box;
   };
-  const cells = rows.map(row => [...(store.facts.has_curves ? [pickOf(row)] : []), ...shown.map(column => rowCell(column, row))]);
+  const cells = rows.map(row => [...(store.facts.has_curves ? [pickOf(row)] : []), ...visible.map(column => rowCell(column, row))]);
   const runs = counted(places.length, "run"), caption = rows.length === places.length ? runs : `${runs} in ${counted(rows.length, "row")}`;
   return el("div", {}, chosen.length ? el("p", { class: "muted" }, `${counted(chosen.length, "curve")} chosen${isMany ? ", the most one figure shows" : ""} `,
     el("button", { type: "button", id: "no-curves", on: { click: () => choose([]) } }, "None")) : null, tableOf(heads, cells, { caption, most: 100 }));

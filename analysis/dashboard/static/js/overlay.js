@@ -126,11 +126,11 @@ async function showOverlay(view, box) {
     return;
   }
   if (places.some(at => !stories.has(store.runs.key[at])) && !store.carried) add(box, el("p", { class: "muted", role: "status" }, `Reading ${counted(places.length, "curve")}`));
-  const told = await Promise.all(places.map(loadStory));
+  const answers = await Promise.all(places.map(loadStory));
   if (turn !== view.turn || !box.isConnected) return;
-  const parts = places.map((at, number) => partOf(at, told[number])).filter(Boolean), without = places.filter((_, number) => !partOf(places[number], told[number]));
+  const parts = places.map((at, number) => partOf(at, answers[number])).filter(Boolean), without = places.filter((_, number) => !partOf(places[number], answers[number]));
   view.parts = parts.length ? parts : null;
-  const lacking = without.length ? el("p", { class: "muted" }, `${without.map(labelOf).join(", ")}: ${told.find(one => one.problem)?.problem || "no training curve."}`) : null;
+  const lacking = without.length ? el("p", { class: "muted" }, `${without.map(labelOf).join(", ")}: ${answers.find(one => one.problem)?.problem || "no training curve."}`) : null;
   if (!parts.length) {
     setFigures(view, null);
     box.replaceChildren(lacking);
