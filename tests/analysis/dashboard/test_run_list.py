@@ -83,6 +83,7 @@ def test_runs_are_found_by_words_and_comparisons(page: Any, desk: str, text: str
     page.fill("#find", text)
     words = "No run matches" if not count else f"{count} run{'s' * (count > 1)}\n"
     wait_for(lambda: words in text_of(page), seconds=5)
+    assert len(rows_of(page)) == min(count, 100)
 
 
 def test_a_comparison_finds_the_runs_that_meet_it(page: Any, desk: str) -> None:
