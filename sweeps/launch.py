@@ -23,6 +23,7 @@ from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.results import laws as results
 from sweeps.results import terminal as printing
+from sweeps.results.answer import show_answer
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
 from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
@@ -154,6 +155,8 @@ def conclude(
     table = results.ledger_table(request.folder, request.config.name, plan.keys, plan.families, ledger=ledger)
     refused = printing.fit_all(table, request.folder, bootstrap=bootstrap, journals=True, out=out)
     printing.show_refused(refused, out)
+    if len(refused) < len(plan.families):
+        show_answer(table, out)
     for step in printing.next_steps(request, plan.families):
         out.print(f"next: {step}")
     if refused or not all(run.state in (State.FINISHED, State.DIVERGED) for run in report.runs):

@@ -254,13 +254,11 @@ def size_range(family: FamilyLaws, flops: float, share: float) -> tuple[float, f
         params = np.exp(sizes)
         first = replace(law, thetas=law.thetas[:1], deviation=law.deviation and law.deviation.estimate)
         losses = first._losses(params, law.cost.tokens(params, np.full(SIZES, flops)))[0]
-        centre = int(np.argmin(np.abs(sizes - np.log(estimates[0]))))
-        near = losses <= losses[max(centre - 60, 0) : centre + 60].min() * (1 + share)
-        if near[centre]:
-            outside = np.flatnonzero(~near)
-            left, right = outside[outside < centre], outside[outside > centre]
-            estimates += [params[left[-1] + 1] if len(left) else params[0],
-                          params[right[0] - 1] if len(right) else params[-1]]  # fmt: skip
+        lowest = int(losses.argmin())
+        outside = np.flatnonzero(losses > losses[lowest] * (1 + share))
+        left, right = outside[outside < lowest], outside[outside > lowest]
+        estimates += [params[left[-1] + 1] if len(left) else params[0],
+                      params[right[0] - 1] if len(right) else params[-1]]  # fmt: skip
     return float(min(estimates)), float(max(estimates))
 
 
