@@ -21,9 +21,6 @@ from sweeps.pools.start import start as start_pool
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
-from sweeps.results import laws as results
-from sweeps.results import terminal as printing
-from sweeps.results.answer import show_answer
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
 from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
@@ -152,6 +149,11 @@ def conclude(
     """Fit the finished runs, unless the sweep was interrupted, and print the next steps; the exit code."""
     if report.interrupted:
         return INTERRUPTED
+    # not before: the fits load pandas and scipy, which a driver does without for days
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as printing
+    from sweeps.results.answer import show_answer
+
     table = results.ledger_table(request.folder, request.config.name, plan.keys, plan.families, ledger=ledger)
     refused = printing.fit_all(table, request.folder, bootstrap=bootstrap, journals=True, out=out)
     printing.show_refused(refused, out)

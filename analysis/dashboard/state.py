@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.dashboard.children import Child, ChildError
-from analysis.dashboard.curves import nothing
+from analysis.dashboard.columns import nothing
 from analysis.dashboard.sources import marks_of
 
 LOOK_S = 1.0

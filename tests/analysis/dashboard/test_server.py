@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from analysis.dashboard import app, curves, page, security, serve, worker
+from analysis.dashboard import app, columns, page, security, serve, worker
 from analysis.dashboard.children import ChildError
 from analysis.dashboard.state import Laws, State
 from analysis.errors import UserError
@@ -232,7 +232,7 @@ class TestExport:
         state = state_of(tmp_path)
         paths = {name: tmp_path / name for name in ("file", "curves")}
         paths["file"].write_bytes(worker.pack({"rows": 7}))
-        paths["curves"].write_bytes(curves.nothing("none"))
+        paths["curves"].write_bytes(columns.nothing("none"))
         answer = {name: str(path) for name, path in paths.items()} | {"etag": "newer", "end": True}
         state.reader = NoReader(answer)  # type: ignore[assignment]
         text = client_of(state).get("/export.html").text
