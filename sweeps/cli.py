@@ -254,10 +254,10 @@ def fit(chosen: Chosen, method: Methods = None, bootstrap: Bootstrap = 1000) -> 
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
+    from analysis.laws import method_called
     from sweeps.results import terminal as report
-    from sweeps.results.laws import known_method
 
-    methods = [known_method(one) for one in method or ()]
+    methods = [method_called(one) for one in method or ()]
     table, name = chosen.runs()
     folder, terminal, journals = chosen.out / name, _console(), chosen.store is None
     refused = report.fit_all(
@@ -275,15 +275,12 @@ def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 
 
     A family without a law is left out and named with the reason, and the exit code is then 1.
     """
-    from sweeps.results import laws as results
     from sweeps.results import terminal as report
     from sweeps.results.answer import show_answer
 
     table, name = chosen.runs(also=reference)
     terminal = _console()
-    comparison, refused = results.compare(table, reference, bootstrap=bootstrap, report=terminal.print)
-    report.show_comparison(comparison, terminal)
-    report.show_files(results.write_comparison(comparison, chosen.out / name), terminal)
+    refused = report.compare_all(table, chosen.out / name, reference, bootstrap=bootstrap, out=terminal)
     report.show_refused(refused, terminal)
     show_answer(table, terminal, reference=reference)
     sys.exit(1 if refused else 0)
@@ -329,16 +326,13 @@ def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Boots
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
-    from sweeps.results import laws as results
     from sweeps.results import terminal as report
 
     table, name = chosen.runs()
-    folder, terminal = chosen.out / name, _console()
-    losses = results.curves(table.frame, folder, name) if chosen.store is None else None
-    path, refused = results.write_report(
-        table, folder, name, reference=reference, bootstrap=bootstrap, losses=losses, report=terminal.print
+    terminal, journals = _console(), chosen.store is None
+    refused = report.report_all(
+        table, chosen.out / name, reference, bootstrap=bootstrap, journals=journals, out=terminal
     )
-    report.show_files([path], terminal)
     report.show_refused(refused, terminal)
     sys.exit(1 if refused else 0)
 

@@ -23,7 +23,7 @@ from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
-from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
+from sweeps.show.tables import lasting_console, plan_view, short
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,7 +133,7 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
         terminal.print(report.sentence)
         for run in report.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
-                label = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({run.key[:KEY_LETTERS]})"
+                label = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({short(run.key)})"
                 terminal.print(f"{label}: {run.sentence}", style="red")
         code = conclude(request, ledger, plan, report, how.bootstrap, terminal)
         if events:

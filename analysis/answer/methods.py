@@ -225,9 +225,10 @@ def limited_run(
     law = family.repeats or _surface(family)
     allowed = unique_tokens * (epochs if family.repeats else 1.0)
     centre = float(law._along(np.array([flops]))["params"][0, 0])
-    smallest = np.log(flops / (law.cost.k * allowed)) / law.cost.q
-    sizes = np.unique(np.concatenate([np.linspace(centre - WIDEST, centre + WIDEST, SIZES), [smallest]]))
-    sizes = sizes[sizes >= smallest - 1e-9]
+    smallest = (np.log(flops / law.cost.k) - np.log(allowed)) / law.cost.q
+    sizes = np.linspace(centre - WIDEST, centre + WIDEST, SIZES)
+    if np.isfinite(smallest):  # else epochs have no limit
+        sizes = np.unique(np.concatenate([sizes[sizes >= smallest - 1e-9], [smallest]]))
     params = np.exp(sizes)
     tokens = law.cost.tokens(params, np.full(len(params), flops))
     if isinstance(law, ConstrainedLaw):

@@ -16,6 +16,7 @@ The grade is "reliable", "with care" or "do not use", for one cause, the first t
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -228,7 +229,9 @@ class Recommendation(Plotted):
                 for row in rows]  # fmt: skip
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.sentence}</p><p>{self.confidence}</p>{self.table.to_html(index=False)}"
+        sentences, _, rows = str(self).partition("\n\n")
+        text = "".join(f"<p>{html.escape(line)}</p>" for line in sentences.split("\n"))
+        return f"{text}<pre>{html.escape(rows)}</pre>" if rows else text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types at full precision; a missing number is None."""

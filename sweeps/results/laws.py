@@ -23,13 +23,13 @@ import analysis
 from analysis import figures
 from analysis.comparison.multipliers import Comparison
 from analysis.errors import UserError as AnalysisError
-from analysis.laws import METHODS, method_called, standard_methods
+from analysis.laws import standard_methods
 from analysis.laws.result import Law
 from analysis.report import write_report as write_page
 from analysis.table.columns import typed
 from analysis.table.runs import CURVE_COLUMNS
 from analysis.text import flops_text, without_secrets
-from scaling.errors import UserError, unknown
+from scaling.errors import UserError
 from scaling.families import family_name
 from scaling.files import write_whole
 from sweeps.attempt.journal import merged, run_folder
@@ -209,14 +209,6 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
 
 
-def known_method(name: str) -> str:
-    """The method of `analysis.laws.METHODS` with that name, or other name; UserError lists them."""
-    try:
-        return method_called(name)
-    except AnalysisError:
-        raise unknown("method", name, METHODS) from None
-
-
 def fit(table: RunTable, family: str | None, *, methods: Sequence[str] = (), bootstrap: int = 1000) -> Fits:
     """Laws of one family by these methods of `analysis.laws.METHODS`, the standard ones if none is named.
 
@@ -249,10 +241,10 @@ def fit_each(
 ) -> Iterator[Fits]:
     """The laws of each family that has one; the reasons of the others go into `refused`.
 
-    report: gets a line before each fit, which may take half a minute.
+    report: gets the name of each step, which may take half a minute.
     """
     for family in table.families or (None,):
-        report(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
+        report(f"fitting {family or 'all runs'} ({bootstrap:,} resamples)")
         try:
             fits = fit(table, family, methods=methods, bootstrap=bootstrap)
         except UserError as error:
@@ -321,7 +313,7 @@ def compare(
     others = [family for family in table.families if family not in refused]
     if refused and (reference in refused or len(others) < 2):
         raise UserError(refused.get(reference) or "; ".join(refused.values()))
-    report(f"comparing {', '.join(others)} ({bootstrap} resamples) ...")
+    report(f"comparing {len(others)} families ({bootstrap:,} resamples)")
     frame = table.frame[~table.frame["family"].isin(list(refused))]
     return analysis.compare(frame, reference=reference, bootstrap=bootstrap), refused
 
@@ -364,6 +356,7 @@ def write_report(
             comparison, _ = compare(table, reference, bootstrap=bootstrap, report=report)
         except (UserError, AnalysisError) as error:
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
+    report("drawing the report")
     title = f"{sweep}: scaling laws"
     try:
         path = write_page(

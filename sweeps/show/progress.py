@@ -163,6 +163,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        self._print("saving the last records ...")
 
     def _print(self, text: str) -> None:
         if text:

@@ -51,6 +51,11 @@ KEY_LETTERS = 8
 """Letters of a key in a table: enough to name a run."""
 
 
+def short(key: str) -> str:
+    """A key as tables and messages show it."""
+    return key[:KEY_LETTERS]
+
+
 WRAP: Mapping[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
@@ -211,7 +216,7 @@ def plan_table(runs: Sequence[PlannedRun], title: str) -> RowsTable:
         {
             "budget": flops_text(run.spec.budget),
             "size": run.spec.size.name + (f" #{run.spec.seed}" if seeds else ""),
-            "key": run.key[:KEY_LETTERS],
+            "key": short(run.key),
             "params": count_text(run.params),
             "tokens": count_text(run.spec.tokens),
             "tokens/param": count_text(run.spec.tokens / run.params),
