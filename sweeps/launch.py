@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from analysis.text import flops_text, without_secrets
 from sweeps.driver.caps import Caps
@@ -16,7 +17,7 @@ from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import State
 from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
-from sweeps.pools.base import PoolOptions
+from sweeps.pools.base import Pool, PoolOptions
 from sweeps.pools.start import start as start_pool
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
@@ -24,11 +25,6 @@ from sweeps.record.tracking import check_tracking, tracking_uri
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
 from sweeps.show.tables import lasting_console, plan_view, short
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from sweeps.pools.base import Pool
 
 DONE, INCOMPLETE, UNRECORDED, INTERRUPTED = 0, 1, 3, 130
 

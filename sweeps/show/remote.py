@@ -16,7 +16,7 @@ from sweeps.ledger.status import open_ledger, runs_with_progress
 from sweeps.ledger.types import Run, State
 from sweeps.record.board import ask, read_status
 from sweeps.record.recorded import experiment_name, recorded_run, recorded_runs
-from sweeps.record.recorder import identity_of
+from sweeps.record.recorder import read_note
 from sweeps.record.tracking import ExperimentTags, check_tracking, client, tracking_uri
 from sweeps.show.audit import audit, audit_store
 from sweeps.show.logs import show_log, show_recorded
@@ -115,7 +115,7 @@ def run_audit(
         there = name
         if have_ledger:
             with Ledger(out / name / "ledger") as ledger:
-                there = experiment_name(uri, name, identity_of(ledger, uri))
+                there = experiment_name(uri, name, read_note(ledger, uri)["identity"])
         recorded = recorded_runs(uri, there if have_ledger or sweep or config or data else None)
         recorded = [replace(run, sweep=name) if run.sweep == there else run for run in recorded]
     checks = audit(out / name, name, recorded) if have_ledger else audit_store(recorded or [])

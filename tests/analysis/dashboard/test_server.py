@@ -93,6 +93,27 @@ def test_laws_are_given_for_known_counts_only(client: Any) -> None:
         assert client.get("/api/laws", params={"params": name, "flops": name}).status_code == 404
 
 
+def test_a_run_that_cannot_be_read_says_why(client: Any) -> None:
+    answer = client.get("/api/run", params={"key": "0123"})
+    assert (answer.status_code, answer.json()) == (503, {"problem": "the store is away"})
+
+
+def test_the_runs_and_laws_of_an_earlier_server_are_shown_at_once(tmp_path: Path) -> None:
+    content, counts = worker.pack({"rows": 7}), {"params": ["params", "params_total"], "flops": ["flops_6nd"]}
+    etag = hashlib.sha256(content).hexdigest()[:24]
+    (tmp_path / "page.json.gz").write_bytes(content)
+    (tmp_path / "facts.json").write_text(json.dumps({"etag": etag, "hash": "h", "counts": counts}))
+    (tmp_path / "laws-h-params_total-flops_6nd.json.gz").write_bytes(worker.pack({"done": True}))
+    state = State({"source": "none", "options": {}}, tmp_path)
+    state.take_up(tmp_path)
+    client = client_of(state)
+    assert client.get("/api/data").json() == {"rows": 7}
+    assert client.get("/api/laws?params=params_total&flops=flops_6nd").json() == {"done": True}
+    (laws,) = client.get("/api/state").json()["laws"].values()
+    assert laws["done"]
+    assert laws["fresh"]
+
+
 class TestPicture:
     ASKED: ClassVar = {"params": "params_total", "flops": "flops_6nd", "name": "isoflop", "format": "png"}
 
