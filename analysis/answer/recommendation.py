@@ -231,7 +231,7 @@ class Recommendation(Plotted):
     def _repr_html_(self) -> str:
         sentences, _, rows = str(self).partition("\n\n")
         text = "".join(f"<p>{html.escape(line)}</p>" for line in sentences.split("\n"))
-        return f"{text}<pre>{html.escape(rows)}</pre>" if rows else text
+        return f'{text}<pre style="font-family: monospace">{html.escape(rows)}</pre>' if rows else text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types at full precision; a missing number is None."""
