@@ -137,8 +137,8 @@ def test_runs_are_found_by_words(page: Any, desk: str) -> None:
     page.fill("input[aria-label='Find runs']", "diverged")
     wait_for(lambda: "1 run\n" in text_of(page))
     page.click("td a")
-    assert "Status: diverged" in text_of(page)
     wait_for(lambda: "no training curve" in text_of(page))
+    assert "Status: diverged" in text_of(page)
 
 
 def test_ask_answers_and_warns(page: Any, desk: str) -> None:
