@@ -36,6 +36,8 @@ REPEATS = "constrained"
 OTHER_COUNTS = ("params_total", "params_non_embedding", "params_body")
 DRAWS = 500
 """Resamples of each law: enough for an interval and shares to a percent, in a second for seven families."""
+LEAST = 1e-6
+"""A drawn loss (nats) counts as no lower than this."""
 SIZES = 241
 WIDEST = 6.0
 """Sizes looked at under a limit, and how far from the best one (natural log)."""
@@ -179,7 +181,8 @@ def _outcome(
     their logs."""
     columns = {}
     for name in ("params", "tokens", "loss"):
-        values = [np.log(rows[m][name]) if name == "loss" else rows[m][name] for m in combined]
+        values = [np.log(np.maximum(rows[m][name], LEAST)) if name == "loss" else rows[m][name]
+                  for m in combined]  # fmt: skip
         # a law may have dropped resamples that have no minimum: the others stand for them
         drawn = [np.resize(value[1:], count) for value in values]
         columns[name] = np.concatenate([[np.mean([value[0] for value in values])], *drawn])
@@ -255,13 +258,11 @@ def size_range(family: FamilyLaws, flops: float, share: float) -> tuple[float, f
         params = np.exp(sizes)
         first = replace(law, thetas=law.thetas[:1], deviation=law.deviation and law.deviation.estimate)
         losses = first._losses(params, law.cost.tokens(params, np.full(SIZES, flops)))[0]
-        centre = int(np.argmin(np.abs(sizes - np.log(estimates[0]))))
-        near = losses <= losses[max(centre - 60, 0) : centre + 60].min() * (1 + share)
-        if near[centre]:
-            outside = np.flatnonzero(~near)
-            left, right = outside[outside < centre], outside[outside > centre]
-            estimates += [params[left[-1] + 1] if len(left) else params[0],
-                          params[right[0] - 1] if len(right) else params[-1]]  # fmt: skip
+        lowest = int(losses.argmin())
+        outside = np.flatnonzero(losses > losses[lowest] * (1 + share))
+        left, right = outside[outside < lowest], outside[outside > lowest]
+        estimates += [params[left[-1] + 1] if len(left) else params[0],
+                      params[right[0] - 1] if len(right) else params[-1]]  # fmt: skip
     return float(min(estimates)), float(max(estimates))
 
 

@@ -40,7 +40,7 @@ from analysis.answer.methods import (
 from analysis.errors import UserError
 from analysis.estimate import Estimate, spread
 from analysis.plotted import Plotted
-from analysis.text import count_text, flops_text, interval_text, number_text
+from analysis.text import MISSING, count_text, flops_text, interval_text, is_missing, number_text
 
 FARTHEST, FAR = 100.0, 10.0
 SURE, EVEN = 0.95, 0.9
@@ -105,9 +105,14 @@ class Recommendation(Plotted):
 
     @property
     def sentence(self) -> str:
-        """What to train, in one to three sentences; the grade and its cause are in `confidence`."""
-        if self.grade == REFUSED:
-            return self._refusal()
+        """What to train, in one to four sentences; the grade and its cause are in `confidence`."""
+        return " ".join(self.sentences)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The parts of `sentence`: the best family, then the best other one or the reference."""
+        if self.sentence_only:
+            return [self._refusal()]
         several = len(self.table) > 1
         sentences = [f"{self._contest(self.table, f'For {self.budget} train')}."]
         rest = self.table[self.table["family"] != self.reference]
@@ -116,14 +121,28 @@ class Recommendation(Plotted):
         elif several and self.reference is not None and self.reference in set(self.table["family"]):
             row = self.table.set_index("family").loc[self.reference]
             sentences.append(f"{self.reference} ends {_difference(row)} nats above it.")
-        return " ".join(sentences)
+        return sentences
 
     @property
     def confidence(self) -> str:
         """ "Confidence: with care. ..." """
-        if self.grade == REFUSED:
+        if self.sentence_only:
             return f"Confidence: {self.grade}."
         return f"Confidence: {self.grade}. {self.cause[:1].upper()}{self.cause[1:]}."
+
+    @property
+    def sentence_only(self) -> bool:
+        """The answer is refused: its numbers are not to be shown."""
+        return self.grade == REFUSED
+
+    def difference_text(self, row: Mapping[str, Any] | pd.Series) -> str:
+        """How far a family ends above the best one, in nats; "" for the best."""
+        return "" if row["family"] == self.best else _difference(row)
+
+    @staticmethod
+    def share_text(share: float | None) -> str:
+        """A share of draws as a percentage."""
+        return MISSING if is_missing(share) else _percent(float(share or 0.0))
 
     def _refusal(self) -> str:
         largest = max(family.largest_budget for family in self.families.values())
@@ -188,8 +207,8 @@ class Recommendation(Plotted):
         return self.table
 
     def __str__(self) -> str:
-        lines = [self.sentence, self.confidence]
-        if self.grade != REFUSED:
+        lines = [*self.sentences, self.confidence]
+        if not self.sentence_only:
             lines += ["", *self._ranking()]
         lines += [f"no law: {name or 'these runs'}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
@@ -201,7 +220,7 @@ class Recommendation(Plotted):
             (
                 row["family"], count_text(row["params"]), count_text(row["tokens"]),
                 interval_text(row["loss"], row["loss_low"], row["loss_high"], digits=4),
-                "" if row["family"] == self.best else _difference(row), _percent(row["best_share"]),
+                self.difference_text(row), self.share_text(row["best_share"]),
             )
             for _, row in self.table.iterrows()
         ]  # fmt: skip

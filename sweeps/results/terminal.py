@@ -6,9 +6,17 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+from rich.console import Console
+
+from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+from analysis.comparison.multipliers import Comparison
+from analysis.estimate import Estimate
+from analysis.laws import METHODS
 from analysis.text import MISSING, flops_text, interval_text, number_text, value_text
+from sweeps.plan.prepare import Request
 from sweeps.results.laws import (
     Fits,
     RunTable,
@@ -23,14 +31,6 @@ from sweeps.results.laws import (
 from sweeps.show.steps import Steps
 from sweeps.show.tables import RowsTable, console
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-
-    from analysis.comparison.multipliers import Comparison
-    from analysis.estimate import Estimate
-    from sweeps.plan.prepare import Request
-
 STYLES = {"reliable": "green", "use with care": "yellow", "do not use": "red"}
 """How advice begins (see `analysis.checks.diagnostics.Diagnosis.advice`), and its colour."""
 MOST_NAMED = 10
@@ -39,9 +39,6 @@ MOST_NAMED = 10
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     """The law as tables with intervals, a verdict for each method, and warnings."""
-    from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
-    from analysis.laws import METHODS
-
     out = out or console()
     frame, name = table.of_family(fits.family), fits.family or "all runs"
     for law in fits.laws.values():
@@ -159,7 +156,6 @@ def compare_all(
     """Compare the families with `reference`, print and write it; returns why some are left out."""
     with Steps(out, [1.0, 2.0]) as step:  # drawing takes longer than fitting
         comparison, refused = compare(table, reference, bootstrap=bootstrap, report=step)
-        # The answer, one sentence before all tables, belongs here.
         show_comparison(comparison, out)
         step("drawing the comparison")
         show_files(write_comparison(comparison, folder), out)

@@ -437,13 +437,3 @@ def test_a_report_of_a_sweep_says_which_family_has_no_law(folder, specs, tmp_pat
     with pytest.raises(UserError, match=r"no law to report.*no law can be fitted to 'ar'"):
         results.write_report(few, tmp_path / "few", "planted", reference="ar", bootstrap=0)
     assert not (tmp_path / "few").exists()
-
-
-def test_a_method_is_known_by_its_other_names_too() -> None:
-    assert [results.known_method(name) for name in ("chinchilla", "approach 2", "1")] == [
-        "surface",
-        "isoflop",
-        "envelope",
-    ]
-    with pytest.raises(UserError, match="unknown method 'surfase'; did you mean 'surface'"):
-        results.known_method("surfase")
