@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Literal
@@ -59,7 +60,8 @@ def build(state: State, *, title: str, watch: bool = True) -> FastAPI:
     @app.get("/export.html")
     async def export(start: str = "") -> Response:
         # reading and packing run in other threads and processes: the server answers meanwhile
-        laws = await asyncio.to_thread(page.carried_laws, state, start)
+        count = page.count_at(state, start)
+        laws = await asyncio.to_thread(page.carried_laws, state, count, await state.figures(count))
         curves = await state.curves(page.room_for_curves(state, laws))
         content = await asyncio.to_thread(page.exported, state, curves, laws, title=title, start=start)
         name = f"attachment; filename={page.file_name(title)}"
@@ -87,6 +89,16 @@ def _data_routes(app: FastAPI, state: State) -> None:
         if not laws.content:
             return JSONResponse({"waiting": laws.problem or "fitting"}, 503)
         return _packed(request, laws.content, laws.etag)
+
+    @app.get("/api/figure")
+    async def figure(request: Request, params: str, flops: str, name: str) -> Response:
+        if not state.knows((params, flops)):
+            return JSONResponse({"unknown": "the runs are not counted that way"}, 404)
+        try:
+            content = await state.figure((params, flops), name)
+        except ChildError as error:
+            return JSONResponse({"problem": str(error)}, 503)
+        return _packed(request, content, hashlib.sha256(content).hexdigest()[:24])
 
     @app.get("/api/picture")
     async def picture(params: str, flops: str, name: str, format: Format, theme: Theme = "light",

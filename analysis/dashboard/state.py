@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import hashlib
 import json
 import time
@@ -20,6 +21,7 @@ from typing import Any
 from analysis.dashboard.children import Child, ChildError
 from analysis.dashboard.curves import nothing
 from analysis.dashboard.sources import marks_of
+from analysis.dashboard.worker import material_file
 
 LOOK_S = 1.0
 """How often files are looked at."""
@@ -45,6 +47,8 @@ class Laws:
     """gzip of JSON."""
     file: str = ""
     """Where the same bytes lie."""
+    figures: dict[str, bytes] = field(default_factory=dict)
+    """Those that pages asked for, as gzip of JSON."""
     etag: str = ""
     hash: str = ""
     """Of the data they were fitted to."""
@@ -77,7 +81,7 @@ class State:
         self.files, self.bootstrap = files, bootstrap
         base = {"spec": dict(spec), "cache": str(cache)}
         self.reader, self.fitter = Child(base, READER_IDLE_S), Child(base, FITTER_IDLE_S)
-        self.drawer = Child(base, FITTER_IDLE_S)
+        self.drawer = Child(base, READER_IDLE_S)
         self.runs = Runs()
         self.laws: dict[Count, Laws] = {}
         self._counts_of_pages: list[Count] = []
@@ -124,12 +128,32 @@ class State:
         """Curve and story of a run; ChildError if the store does not answer."""
         return await self.reader.last(job="run", key=key)
 
+    async def figure(self, count: Count, name: str) -> bytes:
+        """A figure of the laws as gzip of JSON, made now if no page has asked for it; ChildError if there is
+        none."""
+        figures = self.laws.get(count, Laws()).figures  # newer laws get others
+        if name not in figures:
+            figures[name] = await self._draw(count, job="figure", name=name)
+        return figures[name]
+
+    async def figures(self, count: Count) -> dict[str, Any]:
+        """All figures of the laws counted that way, as far as they can be made."""
+        content = self.laws.get(count, Laws()).content
+        figures = json.loads(gzip.decompress(content)).get("figures", {}) if content else {}
+        for name in [name for name, figure in figures.items() if figure is None]:
+            with contextlib.suppress(ChildError):
+                figures[name] = json.loads(gzip.decompress(await self.figure(count, name)))
+        return {name: figure for name, figure in figures.items() if figure is not None}
+
     async def picture(self, count: Count, **job: Any) -> bytes:
         """A figure as a file; job: name, format, families, budgets, theme. ChildError if there is none."""
+        return await self._draw(count, job="picture", **job)
+
+    async def _draw(self, count: Count, **job: Any) -> bytes:
         laws = self.laws.get(count, Laws())
         if not laws.file:
             raise ChildError("the laws are still being fitted")
-        answer = await self.drawer.last(job="picture", laws=laws.file, **job)
+        answer = await self.drawer.last(laws=laws.file, **job)
         return base64.b64decode(answer["content"])
 
     # -- keeping up ------------------------------------------------------------------------------
@@ -239,7 +263,7 @@ class State:
         with contextlib.suppress(OSError):
             laws.content = path.read_bytes()
             laws.etag = hashlib.sha256(laws.content).hexdigest()[:24]
-            laws.done, laws.file = done, str(path)
+            laws.done, laws.file, laws.figures = done, str(path), {}
 
     def take_up(self, cache: Path) -> None:
         """Show what an earlier server left in the cache folder until the store has been read."""
@@ -258,7 +282,7 @@ class State:
 
     def _take_up_laws(self, cache: Path, count: Count, data_hash: str) -> None:
         path = cache / f"laws-{data_hash}-{'-'.join(count)}.json.gz"
-        if data_hash and path.is_file():
+        if data_hash and path.is_file() and material_file(path).is_file():
             laws = self.laws.setdefault(count, Laws())
             self._take(laws, path, done=True)
             laws.hash = data_hash
