@@ -128,12 +128,16 @@ class State:
         """Curve and story of a run; ChildError if the store does not answer."""
         return await self.reader.last(job="run", key=key)
 
-    async def figure(self, count: Count, name: str) -> bytes:
-        """A figure of the laws as gzip of JSON, made now if no page has asked for it; ChildError if there is
-        none."""
-        figures = self.laws.get(count, Laws()).figures  # newer laws get others
+    async def figure(self, count: Count, name: str, *, format: str = "json", **look: Any) -> bytes:
+        """A figure of the laws: gzip of JSON, made when it is first asked for, or a picture; look: families,
+        budgets, theme. ChildError if there is none."""
+        laws = self.laws.get(count, Laws())
+        if not laws.file:
+            raise ChildError("the laws are still being fitted")
+        figures = laws.figures if format == "json" else {}  # newer laws get others
         if name not in figures:
-            figures[name] = await self._draw(count, job="figure", name=name)
+            answer = await self.drawer.last(job="figure", laws=laws.file, name=name, format=format, **look)
+            figures[name] = base64.b64decode(answer["content"])
         return figures[name]
 
     async def figures(self, count: Count) -> dict[str, Any]:
@@ -144,17 +148,6 @@ class State:
             with contextlib.suppress(ChildError):
                 figures[name] = json.loads(gzip.decompress(await self.figure(count, name)))
         return {name: figure for name, figure in figures.items() if figure is not None}
-
-    async def picture(self, count: Count, **job: Any) -> bytes:
-        """A figure as a file; job: name, format, families, budgets, theme. ChildError if there is none."""
-        return await self._draw(count, job="picture", **job)
-
-    async def _draw(self, count: Count, **job: Any) -> bytes:
-        laws = self.laws.get(count, Laws())
-        if not laws.file:
-            raise ChildError("the laws are still being fitted")
-        answer = await self.drawer.last(laws=laws.file, **job)
-        return base64.b64decode(answer["content"])
 
     # -- keeping up ------------------------------------------------------------------------------
 

@@ -222,7 +222,7 @@ class Fitter:
                 results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
             if news.get("figures"):
                 write_whole(material_file(path), gzip.compress(pickle.dumps(material), 1))
-            write_whole(part, pack({**results, "done": False, "stage": stage}))
+            write_whole(part, pack({**results, "done": False, "stage": stage}, 1))
             send({"stage": stage, "file": str(part)})
 
         fits.fit_everything(material, int(job["bootstrap"]), report, paint=bool(job["paint"]))
@@ -234,25 +234,21 @@ class Fitter:
         yield {"file": str(path), "hash": now, "end": True}
 
     def figure(self, job: Mapping[str, Any]) -> Answers:
-        """One figure of the laws in that file, as the page gets it."""
-        yield {"content": base64.b64encode(pack(self._content(job), SMALL)).decode(), "end": True}
-
-    def _content(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        path = material_file(Path(job["laws"]))
-        try:
-            return figure_of(path, path.stat().st_mtime_ns, job["name"])
-        except FileNotFoundError:
-            raise UserError("the laws of this figure are being fitted again") from None
-
-    def picture(self, job: Mapping[str, Any]) -> Answers:
-        """A file of one figure."""
+        """One figure of the laws in that file: as the page gets it, packed, or as a picture."""
         from analysis.dashboard.drawings import picture
 
-        path = picture(self._content(job), self.cache / f"picture.{job['format']}", families=job["families"],
-                       budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
-        answer = base64.b64encode(path.read_bytes()).decode()
-        path.unlink()
-        yield {"content": answer, "end": True}
+        path = material_file(Path(job["laws"]))
+        try:
+            content = material_of(path, path.stat().st_mtime_ns).content(job["name"])
+        except FileNotFoundError:
+            raise UserError("the laws of this figure are being fitted again") from None
+        answer = pack(content, SMALL)
+        if job["format"] != "json":
+            saved = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
+                            budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
+            answer = saved.read_bytes()
+            saved.unlink()
+        yield {"content": base64.b64encode(answer).decode(), "end": True}
 
 
 def material_file(laws: Path) -> Path:
@@ -261,15 +257,10 @@ def material_file(laws: Path) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _material(path: Path, written: int) -> fits.Material:
-    content: fits.Material = pickle.loads(gzip.decompress(path.read_bytes()))
-    return content
-
-
-@lru_cache(maxsize=8)
-def figure_of(path: Path, written: int, name: str) -> dict[str, Any]:
-    """A figure from the material in that file, last written then."""
-    return _material(path, written).content(name)
+def material_of(path: Path, written: int) -> fits.Material:
+    """What that file, last written then, holds."""
+    material: fits.Material = pickle.loads(gzip.decompress(path.read_bytes()))
+    return material
 
 
 def give_back() -> None:

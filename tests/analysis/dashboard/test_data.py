@@ -256,10 +256,10 @@ def test_the_fitter_makes_figures_of_its_laws_and_keeps_no_older_ones(
     job = {"params": "params_total", "flops": "flops_6nd", "bootstrap": 0, "paint": False}
     older, newer = (list(fitter.fit(job | {"hash": name}))[-1]["file"] for name in ("one", "two"))
     assert {path.name.split("-")[1] for path in tmp_path.glob("laws-*")} == {"two"}
-    (answer,) = fitter.figure({"laws": newer, "name": "residuals"})
+    (answer,) = fitter.figure({"laws": newer, "name": "residuals", "format": "json"})
     assert json.loads(gzip.decompress(base64.b64decode(answer["content"])))["data"]
     with pytest.raises(UserError, match="fitted again"):
-        next(fitter.figure({"laws": older, "name": "residuals"}))
+        next(fitter.figure({"laws": older, "name": "residuals", "format": "json"}))
 
 
 @pytest.mark.parametrize("name", ["sahoo2026", "hoffmann2022", "chao2026"])

@@ -128,7 +128,7 @@ class TestPicture:
         drawer = NoReader({"content": base64.b64encode(b"a picture").decode(), "end": True})
         state.drawer = drawer  # type: ignore[assignment]
         more = {"families": "ar,masked", "budgets": "1e18,4e18", "theme": "dark"}
-        answer = client_of(state).get("/api/picture", params=self.ASKED | more)
+        answer = client_of(state).get("/api/figure", params=self.ASKED | more)
         assert (answer.content, answer.headers["content-type"]) == (b"a picture", "image/png")
         expected = {"families": ["ar", "masked"], "budgets": [1e18, 4e18], "theme": "dark", "format": "png"}
         assert expected.items() <= drawer.job.items()
@@ -139,7 +139,7 @@ class TestPicture:
          ({"theme": "url(evil)"}, 422), ({}, 503)],
     )  # fmt: skip
     def test_is_refused_for_anything_else(self, client: Any, change: dict[str, str], code: int) -> None:
-        assert client.get("/api/picture", params=self.ASKED | change).status_code == code
+        assert client.get("/api/figure", params=self.ASKED | change).status_code == code
 
 
 class TestWhoMayAsk:

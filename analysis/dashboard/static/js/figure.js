@@ -256,7 +256,7 @@ class Figure {
     if (this.name && !store.carried) {
       const filters = { families: route.family ? shownFamilies().join(",") : "", budgets: route.budget ? store.budgets.filter(shownBudget).join(",") : "" };
       const query = new URLSearchParams({ params: route.params, flops: route.flops, name: this.name, format, theme: themeName(), ...filters });
-      const answer = await fetch(`api/picture?${query}`);
+      const answer = await fetch(`api/figure?${query}`);
       if (!answer.ok) throw new Error((await answer.json()).problem || "The server did not answer.");
       return URL.createObjectURL(await answer.blob());
     }
