@@ -28,6 +28,8 @@ from analysis.errors import UserError
 from analysis.frontier import Cost, fit_cost, frontier_exponents, optimal_logs, optimal_loss, surface_loss
 from analysis.laws.result import Law
 from benchmarks import options, save
+from scaling.flops import forward_flops, param_count
+from scaling.ladder import LADDERS
 
 NOISES = (0.002, 0.005, 0.01)
 LEVEL = 0.95
@@ -87,9 +89,6 @@ def desk() -> Design:
     Tokens are those of the cost k N^q D that describes the ladder (within 11%), so that the optimum is known
     in closed form: what is measured is the noise, not that approximation.
     """
-    from scaling.flops import forward_flops, param_count
-    from scaling.ladder import LADDERS
-
     config = yaml.safe_load((Path(__file__).parents[1] / "sweeps/configs/desk.yaml").read_text())
     length, rows = config["context_length"], []
     for budget, sizes in config["grid"]["sizes"].items():

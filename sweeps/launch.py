@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from analysis.text import flops_text, without_secrets
 from sweeps.driver.caps import Caps
@@ -15,21 +16,14 @@ from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import State
 from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
-from sweeps.pools.base import PoolOptions
+from sweeps.pools.base import Pool, PoolOptions
 from sweeps.pools.start import start as start_pool
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
-from sweeps.results import laws as results
-from sweeps.results import terminal as printing
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
 from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from sweeps.pools.base import Pool
 
 DONE, INCOMPLETE, UNRECORDED, INTERRUPTED = 0, 1, 3, 130
 
@@ -141,6 +135,10 @@ def conclude(
     """Fit the finished runs, unless the sweep was interrupted, and print the next steps; the exit code."""
     if report.interrupted:
         return INTERRUPTED
+    # not before: the fits load pandas and scipy, which a driver does without for days
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as printing
+
     table = results.ledger_table(request.folder, request.config.name, plan.keys, plan.families, ledger=ledger)
     refused = printing.fit_all(table, request.folder, bootstrap=bootstrap, journals=True, out=out)
     printing.show_refused(refused, out)

@@ -17,12 +17,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from analysis.dashboard.columns import nothing, plain_number
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
-    Curve = tuple[np.ndarray, np.ndarray]
-    """Steps, rising, and the training losses there (nats per token)."""
+Curve = tuple[np.ndarray, np.ndarray]
+"""Steps, rising, and the training losses there (nats per token)."""
 
 MOST_POINTS = 240
 MOST_IN_ALL, LEAST_POINTS = 800_000, 12
@@ -51,23 +54,17 @@ class Curves:
     """(points,) nats per token."""
 
     def save(self, path: Path) -> None:
-        import numpy as np
-
         with path.open("wb") as file:
             np.savez(file, **{name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def load(cls, path: Path) -> Curves:
-        import numpy as np
-
         with np.load(path, allow_pickle=False) as held:
             return cls(**{name: held[name] for name in cls.__slots__})
 
 
 def collected(curves: Iterable[Curve], num_runs: int, until: float) -> Curves:
     """Every curve thinned as it comes; those that come after `until` (as time.monotonic) are left unread."""
-    import numpy as np
-
     parts = []
     for curve in curves:
         parts.append(thinned(_one(curve), most_of(num_runs)))
@@ -89,8 +86,6 @@ def most_of(num_runs: int) -> int:
 
 def _one(curve: Curve) -> Curves:
     """The curve of one run; steps below 1 have no place on a logarithmic scale."""
-    import numpy as np
-
     steps, losses = (np.asarray(values, dtype=np.float64) for values in curve)
     usable = steps >= 1
     steps, losses = steps[usable], losses[usable]
@@ -100,8 +95,6 @@ def _one(curve: Curve) -> Curves:
 
 def by_run(points: pd.DataFrame, run_ids: list[str | None]) -> list[Curve]:
     """Curves from recorded values (columns run_id, step, timestamp, value); of a step the latest counts."""
-    import numpy as np
-
     empty = np.zeros(0), np.zeros(0)
     points = points.sort_values(["run_id", "step", "timestamp"])
     points = points.drop_duplicates(["run_id", "step"], keep="last")
@@ -113,8 +106,6 @@ def by_run(points: pd.DataFrame, run_ids: list[str | None]) -> list[Curve]:
 
 def thinned(curves: Curves, most: int) -> Curves:
     """Curves longer than `most` as means over as many stretches, fewer where stretches are empty."""
-    import numpy as np
-
     counts = curves.counts
     if not len(curves.steps) or counts.max() <= most:
         return curves
@@ -136,8 +127,6 @@ def thinned(curves: Curves, most: int) -> Curves:
 
 def packed(curves: Curves) -> bytes:
     """As above, gzipped."""
-    import numpy as np
-
     with np.errstate(all="ignore"):
         logs = np.log(curves.losses)
     usable = np.isfinite(logs)
@@ -151,8 +140,6 @@ def packed(curves: Curves) -> bytes:
 
 def _bytes(values: np.ndarray, counts: np.ndarray) -> bytes:
     """Differences along each run, see above."""
-    import numpy as np
-
     change = np.diff(values, prepend=0)
     starts = (np.cumsum(counts) - counts)[counts > 0]
     change[starts] = values[starts]
@@ -170,15 +157,8 @@ def fitting(curves: Curves, room: int) -> bytes:
     return nothing("The file has no room for loss curves of so many runs; the served page has them.")
 
 
-def nothing(problem: str) -> bytes:
-    """What stands in place of curves: why there are none."""
-    return gzip.compress(json.dumps({"problem": problem}).encode() + b"\n", mtime=0)
-
-
 def columns_of(curve: Curve) -> dict[str, Any]:
     """One curve as columns of JSON, short enough to send; `recorded` tells of how many points."""
-    from analysis.dashboard.columns import plain_number
-
     thin = thinned(_one(curve), MOST_POINTS)
     columns = {"step": thin.steps, "loss": thin.losses}
     plain = {name: [plain_number(x) for x in values.tolist()] for name, values in columns.items()}

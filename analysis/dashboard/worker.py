@@ -45,6 +45,8 @@ QUICK, SMALL = 4, 9
 """gzip levels: of what is sent while runs arrive, and of laws that are whole, which exported files carry."""
 HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
 """Columns on which laws depend."""
+MATERIAL = ".pickle.gz"
+"""Of the file beside laws that holds what their figures are made from."""
 OPEN = ("planned", "running", "preempted")
 
 Answers = Iterator[dict[str, Any]]
@@ -221,7 +223,8 @@ class Fitter:
             for name, value in news.items():
                 results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
             if news.get("figures"):
-                write_whole(material_file(path), gzip.compress(pickle.dumps(material), 1))
+                pickled = gzip.compress(pickle.dumps(material), 1)
+                write_whole(part.with_suffix("").with_suffix(MATERIAL), pickled)
             write_whole(part, pack({**results, "done": False, "stage": stage}, 1))
             send({"stage": stage, "file": str(part)})
 
@@ -237,7 +240,7 @@ class Fitter:
         """One figure of the laws in that file: as the page gets it, packed, or as a picture."""
         from analysis.dashboard.drawings import picture
 
-        path = material_file(Path(job["laws"]))
+        path = Path(job["laws"]).with_suffix("").with_suffix(MATERIAL)
         try:
             content = material_of(path, path.stat().st_mtime_ns).content(job["name"])
         except FileNotFoundError:
@@ -249,11 +252,6 @@ class Fitter:
             answer = saved.read_bytes()
             saved.unlink()
         yield {"content": base64.b64encode(answer).decode(), "end": True}
-
-
-def material_file(laws: Path) -> Path:
-    """Beside a file of laws, whole or in part, what its figures are made from."""
-    return laws.with_name(laws.name.partition(".")[0] + ".pickle.gz")
 
 
 @lru_cache(maxsize=1)

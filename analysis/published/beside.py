@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.frontier import Cost, as_flops, number_column, optimal_logs, optimal_loss
 from analysis.plotted import Plotted
+from analysis.published import laws
 
 if TYPE_CHECKING:
     from analysis.laws.result import Law
@@ -125,8 +126,6 @@ def published_frontier(row: Mapping[str, Any], flops: np.ndarray) -> pd.DataFram
 
 def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[str]]:
     """The published laws with that name, and notes on those that are left out."""
-    from analysis.published import laws
-
     every = laws()
     rows = every[every["name"] == name]
     if rows.empty:

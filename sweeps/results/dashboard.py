@@ -7,10 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.dashboard import sources
+from analysis.dashboard.serve import serve
 from analysis.dashboard.sources import Change
 from analysis.errors import UserError as AnalysisError
+from analysis.table.columns import typed
+from analysis.table.runs import UnknownNameError, load_runs
 from scaling.errors import UserError
+from sweeps.attempt.journal import JOURNAL, attempt_folders, last, merged, run_folder
 from sweeps.ledger.ledger import Ledger, LedgerLostError
+from sweeps.plan.rows import run_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +43,6 @@ class LedgerSource:
         The mark is the ledger's id and the number of its newest change.
         """
         import pandas as pd
-
-        from analysis.table.columns import typed
-        from sweeps.plan.rows import run_row
 
         if not Ledger.exists(self.folder / "ledger"):
             note = f"sweep {self.sweep} has no runs yet: start it with `scaling sweep`"
@@ -83,8 +86,6 @@ class LedgerSource:
         """Training loss along the runs, from their journals; a biased phase has none to compare."""
         import numpy as np
 
-        from sweeps.attempt.journal import merged, run_folder
-
         for family, key in zip(rows["family"], rows["key"], strict=True):
             records = merged(run_folder(self.folder, str(family), str(key)))
             points = [(record.step, record.loss) for record in records if record.has_objective]
@@ -99,8 +100,6 @@ class LedgerSource:
 
     def texts(self, row: Mapping[str, Any]) -> list[str]:
         """Samples of the attempt that finished; the journals have them."""
-        from sweeps.attempt.journal import JOURNAL, attempt_folders, last, run_folder
-
         folders = attempt_folders(run_folder(self.folder, str(row["family"]), str(row["key"])))
         samples = [last(folder / JOURNAL, kind="samples") for folder in folders.values()]
         texts = next((record.values.get("texts") for record in reversed(samples) if record), None)
@@ -117,9 +116,6 @@ def show(
     sweep: str | None, config: Path | None, families: Sequence[str], store: str | None, out: Path, **how: Any
 ) -> None:
     """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
-    from analysis.dashboard import sources
-    from analysis.dashboard.serve import serve
-    from analysis.table.runs import UnknownNameError, load_runs
     from sweeps.config.load import find_config
 
     if store is not None:

@@ -15,18 +15,27 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+import analysis
+from analysis import figures
+from analysis.comparison.multipliers import Comparison
+from analysis.errors import UserError as AnalysisError
+from analysis.laws import standard_methods
+from analysis.laws.result import Law
+from analysis.report import write_report as write_page
+from analysis.table.columns import typed
+from analysis.table.runs import CURVE_COLUMNS
 from analysis.text import flops_text, without_secrets
 from scaling.errors import UserError
 from scaling.files import write_whole
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from analysis.comparison.multipliers import Comparison
-    from analysis.laws.result import Law
-    from sweeps.ledger.ledger import Ledger
+from sweeps.attempt.journal import merged, run_folder
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.status import of_families, open_ledger
+from sweeps.plan.rows import run_row
+from sweeps.show.status import summary
 
 FOLDER_NAME = re.compile(
     r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
@@ -94,12 +103,6 @@ def ledger_table(
     keys: only these; other finished runs are counted as older. ledger: the open one, if it is open already.
     UserError if there is no ledger, a family has no runs in it, or none of the runs is among `keys`.
     """
-    import pandas as pd
-
-    from analysis.table.columns import typed
-    from sweeps.ledger.status import of_families, open_ledger
-    from sweeps.plan.rows import run_row
-
     with nullcontext(ledger) if ledger is not None else open_ledger(sweep_folder, sweep) as opened:
         recorded = opened.run_ids()
         runs = of_families(opened.runs(), families)
@@ -121,8 +124,6 @@ def ledger_table(
 
 def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> RunTable:
     """The runs of --store; UserError as `analysis.load_runs`."""
-    import analysis
-
     if store.startswith("published:"):
         frame = analysis.published.runs(store.removeprefix("published:"))
         names = list(families) or list(frame["family"].unique())
@@ -183,11 +184,6 @@ def _written(path: Path) -> Iterator[Path]:
 
 def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     """Training loss along the runs of `frame`, from their journals: columns `table.runs.CURVE_COLUMNS`."""
-    import pandas as pd
-
-    from analysis.table.runs import CURVE_COLUMNS
-    from sweeps.attempt.journal import merged, run_folder
-
     points = []
     for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
         about = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
@@ -200,11 +196,6 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
 
 def fit(table: RunTable, family: str | None, *, bootstrap: int = 1000) -> Fits:
     """The standard laws of one family (see `analysis.laws.METHODS`); UserError if none can be fitted."""
-    import analysis
-    from analysis.errors import UserError as AnalysisError
-    from analysis.laws import standard_methods
-    from sweeps.show.status import summary
-
     frame = table.of_family(family)
     if "status" in frame.columns and not (frame["status"] == "finished").any():
         states = summary(frame["status"])
@@ -246,8 +237,6 @@ def write_law(
 
     losses: training loss along the runs, for a figure of it (see `curves`).
     """
-    from analysis import figures
-
     law_file, runs_file = folder / "law.json", folder / "runs.parquet"
     save_table(table.of_family(fits.family), runs_file)
     written = [law_file, runs_file]
@@ -273,8 +262,6 @@ def write_law(
 
 def save_figures(drawings: Mapping[str, Any], folder: Path) -> list[Path]:
     """Each figure as PNG and as a page of its own; the files written."""
-    from analysis import figures
-
     written = [folder / f"{name}.{ending}" for name in drawings for ending in ("png", "html")]
     for path in written:
         figures.save(drawings[path.stem], path)
@@ -288,9 +275,6 @@ def compare(
 
     UserError if the reference has no runs or no law, or no other family has one.
     """
-    import analysis
-    from analysis.errors import UserError as AnalysisError
-
     if reference not in table.families:
         raise UserError(
             f"the reference family {reference!r} has no runs in {table.source}; sweep it first, or choose "
@@ -312,8 +296,6 @@ def compare(
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """compare.json and the figures of a comparison into `folder`; the files written."""
-    from analysis import figures
-
     written = [folder / "compare.json"]
     _write_json(written[0], comparison.to_dict())
     drawings = {"compare": figures.compare(comparison), "frontiers": figures.frontier(comparison.laws)}
@@ -335,9 +317,6 @@ def write_report(
     A family without a law stands in the report with the reason, and in the second result; UserError if no
     family has a law.
     """
-    from analysis.errors import UserError as AnalysisError
-    from analysis.report import write_report as write_page
-
     laws: dict[str, Mapping[str, Law]] = {}
     refused: dict[str, Sequence[str]] = {}
     missing: dict[str, str] = {}

@@ -6,18 +6,18 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+from rich.console import Console
+
+from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+from analysis.comparison.multipliers import Comparison
+from analysis.laws import METHODS
 from analysis.text import MISSING, flops_text, interval_text, value_text
+from sweeps.plan.prepare import Request
 from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, write_law
 from sweeps.show.tables import RowsTable, console
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-
-    from analysis.comparison.multipliers import Comparison
-    from sweeps.plan.prepare import Request
 
 STYLES = {"reliable": "green", "use with care": "yellow", "do not use": "red"}
 """How advice begins (see `analysis.checks.diagnostics.Diagnosis.advice`), and its colour."""
@@ -27,9 +27,6 @@ MOST_NAMED = 10
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     """The law as tables with intervals, a verdict for each method, and warnings."""
-    from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
-    from analysis.laws import METHODS
-
     out = out or console()
     frame, name = table.of_family(fits.family), fits.family or "all runs"
     for law in fits.laws.values():

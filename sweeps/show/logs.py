@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 
@@ -14,10 +14,8 @@ from analysis.text import count_text, duration, flops_text
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import SETTLED, Run
+from sweeps.record.recorded import RecordedRun
 from sweeps.show.tables import console, state_text
-
-if TYPE_CHECKING:
-    from sweeps.record.recorded import RecordedRun
 
 LINES = 10
 FOLLOW_S = 1.0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 
 from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from analysis.text import duration, flops_text
@@ -92,8 +93,6 @@ def _loss(run: Run) -> str:
 
 def watch(read: Callable[[], Sequence[Run]], sweep: str, *, every_s: float = WATCH_S) -> None:
     """Show the sweep until all of it is settled, or Ctrl-C. Without a terminal: a line per change."""
-    from rich.live import Live
-
     out = console()
     live = Live(console=out, auto_refresh=False, screen=True, vertical_overflow="crop")
     printed = ""
