@@ -318,17 +318,13 @@ def published_lines(laws: list[Law]) -> list[dict[str, Any]]:
         line = {"color": theme.NEUTRAL, "width": 1.8, "dash": DASHES[len(lines) % len(DASHES)]}
         traces = []
         for number, panel in enumerate(PANELS):
-            points_of_law = own[own[panel].notna()]
-            if len(points_of_law):
+            points = table(own.loc[own[panel].notna(), ["flops", panel]], 5)
+            if points[panel]:
                 axes = {f"{name}axis": f"{name}{number + 1}" if number else name for name in "xy"}
-                points = {
-                    "x": table(points_of_law[["flops"]], 5)["flops"],
-                    "y": table(points_of_law[[panel]], 5)[panel],
-                }
-                label = [*[""] * (len(points_of_law) - 1), row["name"]]
+                label = [*[""] * (len(points[panel]) - 1), row["name"]]
                 traces.append({
-                    **axes, **points, "type": "scatter", "mode": "lines+text", "line": line, "text": label,
-                    "textposition": "top left", "name": row["name"], "showlegend": False, "cliponaxis": False,
+                    **axes, "x": points["flops"], "y": points[panel], "type": "scatter",
+                    "mode": "lines+text", "line": line, "text": label, "textposition": "top left", "name": row["name"], "showlegend": False, "cliponaxis": False,
                     "hovertemplate": row["name"] + ": %{y:.4s}<extra></extra>", "meta": {"role": "reference"},
                 })  # fmt: skip
         facts = {name: plain(row[name]) for name in ("name", "paper", "family", "status", "note")}
