@@ -323,9 +323,10 @@ def published_lines(laws: list[Law]) -> list[dict[str, Any]]:
                 axes = {f"{name}axis": f"{name}{number + 1}" if number else name for name in "xy"}
                 label = [*[""] * (len(points[panel]) - 1), row["name"]]
                 traces.append({
-                    **axes, "x": points["flops"], "y": points[panel], "type": "scatter",
-                    "mode": "lines+text", "line": line, "text": label, "textposition": "top left", "name": row["name"], "showlegend": False, "cliponaxis": False,
-                    "hovertemplate": row["name"] + ": %{y:.4s}<extra></extra>", "meta": {"role": "reference"},
+                    **axes, "x": points["flops"], "y": points[panel], "type": "scatter", "line": line,
+                    "mode": "lines+text", "text": label, "textposition": "top left", "name": row["name"],
+                    "hovertemplate": row["name"] + ": %{y:.4s}<extra></extra>", "showlegend": False,
+                    "cliponaxis": False, "meta": {"role": "reference"},
                 })  # fmt: skip
         facts = {name: plain(row[name]) for name in ("name", "paper", "family", "status", "note")}
         counts = {name: plain(row[name]) for name in ("params_counted", "flops_counted", "corpus")}
