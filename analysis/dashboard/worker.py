@@ -18,10 +18,12 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,7 @@ from analysis.files import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.dashboard import fits
     from analysis.dashboard.sources import Change, Source
 
 SNAPSHOT = "runs.parquet"
@@ -42,6 +45,8 @@ QUICK, SMALL = 4, 9
 """gzip levels: of what is sent while runs arrive, and of laws that are whole, which exported files carry."""
 HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
 """Columns on which laws depend."""
+MATERIAL = ".pickle.gz"
+"""Of the file beside laws that holds what their figures are made from."""
 OPEN = ("planned", "running", "preempted")
 
 Answers = Iterator[dict[str, Any]]
@@ -195,7 +200,7 @@ def data_hash(frame: pd.DataFrame) -> str:
 
 
 class Fitter:
-    """Fits laws to the snapshot that the reader keeps, and saves pictures of their figures."""
+    """Fits laws to the snapshot that the reader keeps, and makes their figures and pictures of them."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -213,32 +218,48 @@ class Fitter:
         now = data_hash(frame)
         results: dict[str, Any] = {"hash": now, "params": params, "flops": flops, "fitted_at": time.time()}
         part = path.with_suffix(".part")
+        material = fits.Material(fits.counted(frame, params, flops))
 
         def report(stage: str, news: dict[str, Any]) -> None:
             for name, value in news.items():
                 results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
-            write_whole(part, pack({**results, "done": False, "stage": stage}))
+            if news.get("figures"):
+                pickled = gzip.compress(pickle.dumps(material), 1)
+                write_whole(part.with_suffix("").with_suffix(MATERIAL), pickled)
+            write_whole(part, pack({**results, "done": False, "stage": stage}, 1))
             send({"stage": stage, "file": str(part)})
 
-        counted = fits.counted(frame, params, flops)
-        fits.fit_everything(counted, int(job["bootstrap"]), report, paint=bool(job["paint"]))
+        fits.fit_everything(material, int(job["bootstrap"]), report, paint=bool(job["paint"]))
         write_whole(path, pack({**results, "done": True, "stage": ""}, SMALL))
         part.unlink(missing_ok=True)
+        for older in self.cache.glob(f"laws-*-{params}-{flops}.*"):
+            if of_data not in older.name:
+                older.unlink(missing_ok=True)
         yield {"file": str(path), "hash": now, "end": True}
 
-    def picture(self, job: Mapping[str, Any]) -> Answers:
-        """A file of one figure among those in the file of laws."""
+    def figure(self, job: Mapping[str, Any]) -> Answers:
+        """One figure of the laws in that file: as the page gets it, packed, or as a picture."""
         from analysis.dashboard.drawings import picture
 
-        laws = json.loads(gzip.decompress(Path(job["laws"]).read_bytes()))
-        content = laws.get("figures", {}).get(job["name"])
-        if content is None:
-            raise UserError(f"there is no figure {job['name']} yet")
-        path = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
-                       budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
-        answer = base64.b64encode(path.read_bytes()).decode()
-        path.unlink()
-        yield {"content": answer, "end": True}
+        path = Path(job["laws"]).with_suffix("").with_suffix(MATERIAL)
+        try:
+            content = material_of(path, path.stat().st_mtime_ns).content(job["name"])
+        except FileNotFoundError:
+            raise UserError("the laws of this figure are being fitted again") from None
+        answer = pack(content, SMALL)
+        if job["format"] != "json":
+            saved = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
+                            budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
+            answer = saved.read_bytes()
+            saved.unlink()
+        yield {"content": base64.b64encode(answer).decode(), "end": True}
+
+
+@lru_cache(maxsize=1)
+def material_of(path: Path, written: int) -> fits.Material:
+    """What that file, last written then, holds."""
+    material: fits.Material = pickle.loads(gzip.decompress(path.read_bytes()))
+    return material
 
 
 def give_back() -> None:
@@ -277,9 +298,9 @@ def main() -> None:
         job = json.loads(line)
         cache = Path(job["cache"])
         try:
-            if job["job"] not in ("fit", "picture") and reader is None:
+            if not hasattr(Fitter, job["job"]) and reader is None:
                 reader = Reader(build(job["spec"]), cache)
-            owner = Fitter(cache) if job["job"] in ("fit", "picture") else reader
+            owner = Fitter(cache) if hasattr(Fitter, job["job"]) else reader
             for answer in getattr(owner, job["job"])(job):
                 send(answer)
             give_back()
