@@ -295,7 +295,7 @@ def answer_from(
 ) -> Recommendation:
     """The answer of laws as `fit_families` gives them; the rest as of `recommend`."""
     total, words, limits = _question(flops, extras)
-    count = max(len(law.curve) - 1 for family in families.values() for law in family.laws.values())
+    count = max(family.draws for family in families.values())
     outcomes: dict[str, Outcome] = {}
     left_out = dict(refused)
     for name, family in families.items():
@@ -409,7 +409,7 @@ def shares_won(outcomes: Mapping[str, Outcome], names: Sequence[str], method: st
 
 def _budget_for(families: Mapping[str, FamilyLaws], level: float, loss: float) -> pd.DataFrame:
     _check_loss(loss)
-    count = max(len(law.curve) - 1 for family in families.values() for law in family.laws.values())
+    count = max(family.draws for family in families.values())
     rows = []
     for name, family in families.items():
         drawn = flops_for(family, loss, count)

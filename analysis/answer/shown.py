@@ -36,6 +36,14 @@ def ranking_table(answer: Recommendation, *, ranges: bool = False) -> TextTable:
     return TextTable(columns=heads, rows=tuple(rows))
 
 
+def ranking_caption(answer: Recommendation) -> str:
+    """What the columns of the ranking are."""
+    return (
+        f"Families at {answer.budget}; losses in nats per token with {answer.level:.0%} intervals; "
+        "in brackets sizes within 0.5% of the best loss; best in: share of resamples"
+    )
+
+
 def methods_table(answer: Recommendation) -> TextTable:
     """The answer of each method alone, families in the order of the ranking."""
     order = {name: place for place, name in enumerate(answer.table["family"])}

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 OWN = "own"
 """The columns params and flops as the table has them, where it has no other count."""
-BEFORE, BEHIND, PER_DECADE = 1e-2, 1e10, 4
-"""Budgets of the answers to "what would a budget buy", as factors of the law's own, and how densely."""
-FEWER_TOKENS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4)
-"""Shares of the best number of tokens for which the answers are worked out too."""
 MOST_LEFT_OUT, MOST_OUTLIERS = 300, 100
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -211,27 +207,7 @@ def summary_of_law(law: Any) -> dict[str, Any]:
         outliers = residuals[residuals["outlier"]].head(MOST_OUTLIERS)
         names = ("key", "loss", "predicted", "residual_percent")
         summary["outliers"] = records(outliers[[name for name in names if name in outliers]], 6)
-    if hasattr(law, "predict"):
-        summary["ask"] = answers(law)
     return summary
-
-
-def answers(law: Any) -> dict[str, Any]:
-    """What a budget would buy: best size, tokens and loss with intervals over a wide grid of budgets, and the
-    loss where there are fewer tokens than the best number (the budget then goes into a larger network)."""
-    import numpy as np
-
-    low, high = law.flops_range
-    count = round(np.log10(high * BEHIND / (low * BEFORE)) * PER_DECADE) + 1
-    flops = np.geomspace(low * BEFORE, high * BEHIND, count)
-    best = law.frontier(flops)
-    fewer = []
-    for share in FEWER_TOKENS[1:]:
-        tokens = best["tokens"].to_numpy(float) * share
-        params = (flops / (law.cost.k * tokens)) ** (1 / law.cost.q)
-        loss = law.predict(params, tokens)
-        fewer.append({"share": share} | table(loss.drop(columns="tokens"), 5))
-    return {"frontier": table(best, 5), "fewer": fewer}
 
 
 def summary_of_comparison(comparison: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from analysis.text import count_text
 
 SCRIPTS = (
     *("dom", "format", "store", "route", "figure", "parts"),
-    *("overview", "isoflop", "frontier", "compare", "ask", "health", "curves", "run", "shell", "main"),
+    *("answer", "overview", "isoflop", "frontier", "compare", "health", "curves", "run", "shell", "main"),
 )
 """In the order in which they run: the views use what stands before them."""
 LARGEST_FILE = 5_900_000

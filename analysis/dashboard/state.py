@@ -20,6 +20,7 @@ from typing import Any
 from analysis.dashboard.children import Child, ChildError
 from analysis.dashboard.curves import nothing
 from analysis.dashboard.sources import marks_of
+from analysis.dashboard.worker import families_file
 
 LOOK_S = 1.0
 """How often files are looked at."""
@@ -77,7 +78,7 @@ class State:
         self.files, self.bootstrap = files, bootstrap
         base = {"spec": dict(spec), "cache": str(cache)}
         self.reader, self.fitter = Child(base, READER_IDLE_S), Child(base, FITTER_IDLE_S)
-        self.drawer = Child(base, FITTER_IDLE_S)
+        self.drawer = Child(base, READER_IDLE_S)
         self.runs = Runs()
         self.laws: dict[Count, Laws] = {}
         self._counts_of_pages: list[Count] = []
@@ -123,6 +124,14 @@ class State:
     async def run(self, key: str) -> dict[str, Any]:
         """Curve and story of a run; ChildError if the store does not answer."""
         return await self.reader.last(job="run", key=key)
+
+    async def answer(self, count: Count, question: Mapping[str, str]) -> dict[str, Any]:
+        """What the page shows for a question, or {"problem": sentence} if it is a bad one; ChildError while
+        there are no laws to ask."""
+        laws = self.laws.get(count, Laws())
+        if not laws.file:
+            raise ChildError("the laws are still being fitted")
+        return await self.drawer.last(job="answer", laws=laws.file, question=dict(question))
 
     async def picture(self, count: Count, **job: Any) -> bytes:
         """A figure as a file; job: name, format, families, budgets, theme. ChildError if there is none."""
@@ -258,7 +267,7 @@ class State:
 
     def _take_up_laws(self, cache: Path, count: Count, data_hash: str) -> None:
         path = cache / f"laws-{data_hash}-{'-'.join(count)}.json.gz"
-        if data_hash and path.is_file():
+        if data_hash and path.is_file() and families_file(path).is_file():
             laws = self.laws.setdefault(count, Laws())
             self._take(laws, path, done=True)
             laws.hash = data_hash

@@ -18,13 +18,16 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
@@ -33,6 +36,7 @@ from analysis.files import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.dashboard.answers import Answers
     from analysis.dashboard.sources import Change, Source
 
 SNAPSHOT = "runs.parquet"
@@ -44,7 +48,7 @@ HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_
 """Columns on which laws depend."""
 OPEN = ("planned", "running", "preempted")
 
-Answers = Iterator[dict[str, Any]]
+Steps = Iterator[dict[str, Any]]
 
 
 def pack(value: Any, level: int = QUICK) -> bytes:
@@ -76,7 +80,7 @@ class Reader:
             self.frame, self.mark, self.note = frame, snapshot["mark"], snapshot["note"]
             self.tracking = snapshot.get("tracking")
 
-    def read(self, job: Mapping[str, Any]) -> Answers:
+    def read(self, job: Mapping[str, Any]) -> Steps:
         """What changed; the answer has no file where nothing did and the server has a page already."""
         change = self.source.read(self.mark)
         if change is not None:
@@ -136,7 +140,7 @@ class Reader:
         write_whole(self.cache / "facts.json", json.dumps({**facts, "etag": etag}).encode())
         return {**facts, "etag": etag, "file": str(path), "end": True}
 
-    def curves(self, job: Mapping[str, Any]) -> Answers:
+    def curves(self, job: Mapping[str, Any]) -> Steps:
         """Page data as it stands and, in a file of at most job["room"] bytes, the curves of all its runs."""
         from analysis.dashboard import curves
 
@@ -156,7 +160,7 @@ class Reader:
         write_whole(packed, curves.fitting(curves.Curves.load(path), int(job["room"])))
         yield {**answer, "curves": str(packed)}
 
-    def run(self, job: Mapping[str, Any]) -> Answers:
+    def run(self, job: Mapping[str, Any]) -> Steps:
         """Curve, story and texts of the run with that key."""
         from analysis.dashboard.curves import columns_of
 
@@ -194,16 +198,16 @@ def data_hash(frame: pd.DataFrame) -> str:
 
 
 class Fitter:
-    """Fits laws to the snapshot that the reader keeps, and saves pictures of their figures."""
+    """Fits laws to the snapshot that the reader keeps, answers questions and saves pictures."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
 
-    def fit(self, job: Mapping[str, Any]) -> Answers:
+    def fit(self, job: Mapping[str, Any]) -> Steps:
         """Answers after each step, with the file that holds all results so far."""
         import pandas as pd
 
-        from analysis.dashboard import fits
+        from analysis.dashboard import answers, fits
 
         os.nice(max(0, 10 - os.nice(0)))  # a sweep on this machine goes first
         params, flops, of_data = job["params"], job["flops"], job["hash"]
@@ -220,17 +224,44 @@ class Fitter:
             send({"stage": stage, "file": str(part)})
 
         counted = fits.counted(frame, params, flops)
+        own = answers.fit(counted)
+        write_whole(families_file(path), gzip.compress(pickle.dumps(own), 1))
+        if own.problem:
+            report("the answer", {"no_answer": own.problem})
+        else:
+            answer = {"": own.answer({}, paint=bool(job["paint"]))}
+            report("the answer", {"ready": own.ready(), "answers": answer})
         fits.fit_everything(counted, int(job["bootstrap"]), report, paint=bool(job["paint"]))
+        if not own.problem:  # an exported file has nobody to ask
+            ready = {name: own.answer(dict(parse_qsl(name))) for name, _, _ in own.ready()}
+            report("answers to several budgets", {"answers": ready})
         write_whole(path, pack({**results, "done": True, "stage": ""}, SMALL))
         part.unlink(missing_ok=True)
+        for older in self.cache.glob(f"laws-*-{params}-{flops}.*"):
+            if of_data not in older.name:
+                older.unlink(missing_ok=True)
         yield {"file": str(path), "hash": now, "end": True}
 
-    def picture(self, job: Mapping[str, Any]) -> Answers:
+    def answer(self, job: Mapping[str, Any]) -> Steps:
+        """To a question, or what a loss costs; {"problem": sentence} to a bad one."""
+        own = _answers_of(Path(job["laws"]))
+        try:
+            loss = job["question"].get("loss")
+            content = own.costs(loss) if loss else own.answer(job["question"])
+        except UserError as error:
+            content = {"problem": " ".join(str(error).split())}
+        yield {**content, "end": True}
+
+    def picture(self, job: Mapping[str, Any]) -> Steps:
         """A file of one figure among those in the file of laws."""
         from analysis.dashboard.drawings import picture
 
-        laws = json.loads(gzip.decompress(Path(job["laws"]).read_bytes()))
-        content = laws.get("figures", {}).get(job["name"])
+        kind, _, question = job["name"].partition("?")
+        if kind == "answer":
+            content = _answers_of(Path(job["laws"])).answer(dict(parse_qsl(question))).get("figure")
+        else:
+            laws = json.loads(gzip.decompress(Path(job["laws"]).read_bytes()))
+            content = laws.get("figures", {}).get(job["name"])
         if content is None:
             raise UserError(f"there is no figure {job['name']} yet")
         path = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
@@ -238,6 +269,25 @@ class Fitter:
         answer = base64.b64encode(path.read_bytes()).decode()
         path.unlink()
         yield {"content": answer, "end": True}
+
+
+def families_file(laws: Path) -> Path:
+    """Beside a file of laws, whole or in part: what answers are made from."""
+    return laws.with_name(laws.name.partition(".")[0] + ".families.gz")
+
+
+def _answers_of(laws: Path) -> Answers:
+    path = families_file(laws)
+    try:
+        return _loaded(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise UserError("these laws are being fitted again") from None
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: Path, written: int) -> Answers:
+    content: Answers = pickle.loads(gzip.decompress(path.read_bytes()))
+    return content
 
 
 def give_back() -> None:
@@ -276,12 +326,13 @@ def main() -> None:
         job = json.loads(line)
         cache = Path(job["cache"])
         try:
-            if job["job"] not in ("fit", "picture") and reader is None:
+            if not hasattr(Fitter, job["job"]) and reader is None:
                 reader = Reader(build(job["spec"]), cache)
-            owner = Fitter(cache) if job["job"] in ("fit", "picture") else reader
+            owner = Fitter(cache) if hasattr(Fitter, job["job"]) else reader
             for answer in getattr(owner, job["job"])(job):
                 send(answer)
-            give_back()
+            if job["job"] != "answer":
+                give_back()
         except UserError as error:
             send({"error": " ".join(str(error).split()), "end": True})
         except Exception as error:  # the server shows it and goes on with what it has

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from analysis import figures
 from analysis.answer.methods import fit_families
 from analysis.answer.recommendation import REFUSED, answer_from, usual_budget
-from analysis.answer.shown import ranking_table
+from analysis.answer.shown import ranking_caption, ranking_table
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
 from analysis.figures.saving import document, placed
@@ -108,7 +108,7 @@ def _answer(runs: pd.DataFrame, reference: str, drawn: dict[str, go.Figure]) -> 
         body += f"<p><strong>{_text(answer.sentence)}</strong></p><p>{_text(answer.confidence)}</p>"
         if answer.grade != REFUSED:
             ranking = ranking_table(answer, ranges=True)
-            body += _table(ranking.columns, ranking.rows, caption=f"Families at {answer.budget}")
+            body += _table(ranking.columns, ranking.rows, caption=ranking_caption(answer))
     if answers[0].grade != REFUSED:
         body += _figures(drawn, answer=answers[0])
     if refused:
