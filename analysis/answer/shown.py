@@ -22,17 +22,19 @@ NAMES = {
 
 def ranking_table(answer: Recommendation, *, ranges: bool = False) -> TextTable:
     """Families from the best down, in at most 80 columns; with ranges also the sizes and tokens that are as
-    good as the best ones."""
+    good as the best ones, which come last then."""
     rows = []
     for _, row in answer.table.iterrows():
-        sizes, tokens = (count_text(row[name]) for name in ("params", "tokens"))
+        run = [count_text(row[name]) for name in ("params", "tokens")]
         if ranges and row["params_low"] != row["params_high"]:
-            sizes += f" ({range_text(row['params_low'], row['params_high'])})"
-            tokens += f" ({range_text(row['tokens_low'], row['tokens_high'])})"
+            ends = [range_text(row[f"{name}_low"], row[f"{name}_high"]) for name in ("params", "tokens")]
+            run = [f"{best} ({between})" for best, between in zip(run, ends, strict=True)]
         loss = interval_text(row["loss"], row["loss_low"], row["loss_high"], digits=4)
         above = "" if row["family"] == answer.best else difference_text(row)
-        rows.append((str(row["family"]), sizes, tokens, loss, above, percent_text(row["best_share"])))
-    heads = ("family", "params", "tokens", "loss", "above the best", "best in")
+        losses = [loss, above, percent_text(row["best_share"])]
+        rows.append((str(row["family"]), *(losses + run if ranges else run + losses)))
+    runs, losses = ["params", "tokens"], ["loss", "above the best", "best in"]
+    heads = ("family", *(losses + runs if ranges else runs + losses))
     return TextTable(columns=heads, rows=tuple(rows))
 
 

@@ -78,12 +78,18 @@ class Answers:
                 "costs": _plain(costs_table(costs, self.families, FARTHEST))}  # fmt: skip
 
     def ready(self) -> list[tuple[str, str, str]]:
-        """Budgets to choose from: the question, the budget and what it is."""
-        largest = max((family.largest_budget for family in self.families.values()), default=0.0)
+        """Budgets to choose from: the question ("" for the usual budget), the budget and what it is."""
+        from analysis.answer.recommendation import usual_budget
+
+        if self.problem:
+            return []
+        largest = max(family.largest_budget for family in self.families.values())
         choices = [(budget, "measured") for budget in self.measured]
-        choices += [(factor * largest, f"{factor:g} times the largest") for factor in BEYOND if largest]
+        choices += [(factor * largest, f"{factor:g} times the largest") for factor in BEYOND]
         texts = [(f"{budget:.3g}".replace("e+", "e"), words) for budget, words in choices]
-        return [(f"budget={text}", text, words) for text, words in dict(texts).items()]
+        usual = usual_budget(self.families)
+        return [("" if float(text) == usual else f"budget={text}", text, words)
+                for text, words in dict(texts).items()]  # fmt: skip
 
     def _answer(self, question: Mapping[str, str]) -> Recommendation:
         from analysis.answer.recommendation import answer_from, usual_budget

@@ -233,7 +233,7 @@ class Fitter:
             report("the answer", {"ready": own.ready(), "answers": answer})
         fits.fit_everything(counted, int(job["bootstrap"]), report, paint=bool(job["paint"]))
         if not own.problem:  # an exported file has nobody to ask
-            ready = {name: own.answer(dict(parse_qsl(name))) for name, _, _ in own.ready()}
+            ready = {name: own.answer(dict(parse_qsl(name))) for name, _, _ in own.ready() if name}
             report("answers to several budgets", {"answers": ready})
         write_whole(path, pack({**results, "done": True, "stage": ""}, SMALL))
         part.unlink(missing_ok=True)

@@ -30,10 +30,10 @@ def test_the_ranking_has_ranges_where_the_size_was_free(families):
     assert [row[0] for row in plain.rows] == list(answer.table["family"])
     assert max(map(len, str(plain).splitlines())) <= 82
     best = answer.table.iloc[0]
-    assert wide.rows[0][1] == f"{plain.rows[0][1]} ({range_text(best['params_low'], best['params_high'])})"
-    assert wide.rows[0][4] == "" != wide.rows[1][4]
+    assert wide.rows[0][4] == f"{plain.rows[0][1]} ({range_text(best['params_low'], best['params_high'])})"
+    assert plain.rows[0][4] == wide.rows[0][2] == "" != wide.rows[1][2]
     given = answer_from(families, {}, 1e20, params="1B")
-    assert [row[1] for row in ranking_table(given, ranges=True).rows] == ["1.00B", "1.00B"]
+    assert [row[4] for row in ranking_table(given, ranges=True).rows] == ["1.00B", "1.00B"]
 
 
 def test_each_method_has_a_row_for_each_family_in_the_order_of_the_ranking(families):

@@ -34,7 +34,7 @@ async function wantAnswer(question) {
 }
 
 function answerSection() {
-  return el("section", { id: "answer" }, store.carried ? null : questionForm(), budgetChoices(), el("div", { class: "verdict", role: "status" }), el("div", { class: "numbers" }),
+  return el("section", { id: "answer" }, el("div", { class: "verdict", role: "status" }), store.carried ? null : questionForm(), budgetChoices(), el("div", { class: "numbers" }),
     store.carried ? null : costForm(), el("div", { class: "costs" }));
 }
 
@@ -42,9 +42,10 @@ const questionField = (name, words, placeholder) => el("label", {}, words,
   el("input", { type: "text", id: `question-${name}`, name, value: route[name] || "", placeholder, autocomplete: "off", maxlength: 60 }));
 
 function questionForm() {
+  const usual = lawsNow()?.ready?.find(([question]) => !question)?.[1];
   const limits = el("details", { class: "limits", open: LIMITS.some(name => route[name]) }, el("summary", {}, "Limits"),
     el("div", { class: "fields" }, questionField("size", "parameters", "any"), questionField("tokens", "tokens", "any"), questionField("unique", "unique tokens", "no limit"), questionField("epochs", "epochs allowed", "as pays")));
-  return formOf("A budget", el("div", { class: "fields" }, questionField("flop", "FLOPs", "1e20, 10^20"), el("span", { class: "muted" }, "or"), questionField("gpus", "GPUs", "64xH100"),
+  return formOf("A budget", el("div", { class: "fields" }, questionField("flop", "budget (FLOPs)", usual || "1e20"), el("span", { class: "muted" }, "or"), questionField("gpus", "GPUs", "64xH100"),
     questionField("days", "days", "14"), questionField("use", "utilisation", "0.4"), el("button", { type: "submit" }, "Answer")), limits);
 }
 
@@ -67,7 +68,7 @@ function budgetChoices() {
   if (!choices.length) return null;
   const none = Object.fromEntries([...Object.keys(QUESTION), "target"].map(name => [name, ""]));
   const link = (question, text, words) => el("a", { class: "choice", href: address({ ...none, flop: new URLSearchParams(question).get("budget") || "" }), "aria-current": questionNow() === question ? "true" : null, title: words }, text);
-  return el("p", { class: "choices" }, el("span", { class: "muted" }, "Budgets: "), choices.map(([question, text, words]) => [link(question, text, words), " "]));
+  return el("p", { class: "choices" }, el("span", { class: "muted" }, "Answers for "), choices.map(([question, text, words]) => [link(question, text, words), " "]));
 }
 
 const GRADE_CLASS = { reliable: "good", "with care": "care", "do not use": "bad" };
@@ -79,7 +80,7 @@ function fillAnswer(section) {
   const verdict = section.querySelector(".verdict"), numbers = section.querySelector(".numbers");
   section.dataset.waiting = String(!answer);
   if (!answer) {
-    const why = laws?.no_answer ? `No answer yet: ${laws.no_answer}.` : store.carried ? "This file has the answers to the budgets above."
+    const why = laws?.no_answer ? `No answer yet: ${laws.no_answer}.` : store.carried ? "This file has answers for the budgets below."
       : laws?.answers ? "Answering." : lawsNote() || "The answer comes with the laws.";
     if (laws?.answers && !laws.no_answer) wantAnswer(question);
     if (!verdict.children.length) verdict.replaceChildren(note(why));

@@ -8,7 +8,7 @@ VIEWS.overview = {
     const section = answerSection(), answer = fillAnswer(section);
     fillCosts(section);
     this.picture = answer || this.best;
-    add(root, viewHead("What to train", "The family and the size for a budget, and how far these runs can be trusted with it.", this), section,
+    add(root, viewHead("What to train", "The family and the size for a budget, and how sure these runs are of it.", this), section,
       el("section", { class: "progress" }, el("h3", {}, "Progress"), el("div", { class: "cards" }, (store.families.length ? shownFamilies() : [""]).map(familyCard))),
       note(lawsNote()), el("section", {}, el("h3", {}, "Best loss of each budget"), bestTable(best), this.best?.box));
     return [answer, this.best].filter(Boolean);
