@@ -100,7 +100,8 @@ def _data_routes(app: FastAPI, state: State) -> None:
             content = await state.answer((params, flops), question)
         except ChildError as error:
             return JSONResponse({"waiting": str(error)}, 503)
-        return JSONResponse(content, 422 if "problem" in content else 200, {"cache-control": "no-store"})
+        # a bad question is a sentence for the reader: browsers report other codes on their console
+        return JSONResponse(content, headers={"cache-control": "no-store"})
 
     @app.get("/api/picture")
     async def picture(params: str, flops: str, name: str, format: Format, theme: Theme = "light",

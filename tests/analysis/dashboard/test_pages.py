@@ -82,9 +82,10 @@ def open_view(page: Any, address: str, view: str, *, figure: bool = True) -> Non
         page.wait_for_selector(".figure[data-drawn]", timeout=60000)
 
 
-def drawn(page: Any) -> list[dict[str, Any]]:
-    """The traces of the figure, as plotly.js has them."""
-    script = "document.querySelector('.figure[data-drawn] .plot')?.data"
+def drawn(page: Any, label: str = "") -> list[dict[str, Any]]:
+    """The traces of the figure with that label, as plotly.js has them."""
+    named = f'[aria-label^="{label}"]' if label else ""
+    script = f"document.querySelector('.figure[data-drawn]{named} .plot')?.data"
     return list(wait_for(lambda: page.evaluate(script)))
 
 
@@ -125,13 +126,16 @@ def test_filters_choose_what_figures_show(page: Any, desk: str) -> None:
 
 def test_losses_in_bits_scale_the_figure(page: Any, desk: str) -> None:
     def best() -> float:
-        return min(y for trace in drawn(page) if len(trace["y"]) > 1 for y in trace["y"])
+        return min(y for trace in drawn(page, "Best loss") if len(trace["y"]) > 1 for y in trace["y"])
 
     open_view(page, desk, "overview")
+    answer = drawn(page, "Loss of every family")[0]["x"]
     before = best()
     page.select_option("#pick-loss", "bits")
     assert wait_for(lambda: best() < before and best()) == pytest.approx(0.4 * before, rel=1e-3)
-    assert "bits per byte" in page.evaluate("document.querySelector('.plot').layout.yaxis.title.text")
+    title = "document.querySelector('.figure[aria-label^=\"Best loss\"] .plot').layout.yaxis.title.text"
+    assert "bits per byte" in page.evaluate(title)
+    assert drawn(page, "Loss of every family")[0]["x"] == answer, "answers are in nats, as their sentences"
 
 
 def test_filters_act_everywhere_and_stand_in_the_address(page: Any, desk: str) -> None:
