@@ -31,7 +31,7 @@ ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep plan fit compare report dashboard notebook docs test test-all bench lint format clean run-ready dev-ready notebook-ready docs-ready
+.PHONY: help setup sweep plan fit compare ask report dashboard notebook docs test test-all bench lint format clean run-ready dev-ready notebook-ready docs-ready
 
 help: ## list these targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -56,6 +56,9 @@ fit: run-ready ## fit FAMILY's law again from the runs that are there
 
 compare: run-ready ## compute that each swept family needs over ar to reach the same loss
 	$(SCALING) compare $(WHICH) $(NAMED) $(FROM) $(ARGS)
+
+ask: run-ready ## which family and size a budget should buy, how sure: make ask BUDGET=1e20
+	$(SCALING) ask $(WHICH) $(NAMED) $(FROM) $(if $(BUDGET),$(call quoted,$(BUDGET))) $(ARGS)
 
 report: run-ready ## one HTML file with every swept family's laws, figures and comparison; needs no network
 	$(SCALING) report $(WHICH) $(NAMED) $(FROM) $(ARGS)

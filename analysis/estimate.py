@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr, ndtri
 
 from analysis.text import interval_text, number_text
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class Estimate(float):
@@ -60,8 +60,6 @@ class Estimate(float):
 
 def spread(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval along the first axis: (low, high). Infinite draws are allowed, NaN is not."""
-    import numpy as np
-
     tail = (1 - level) / 2
     # "lower"/"higher" never average two draws, so an infinite draw cannot turn into inf - inf
     ordered = np.sort(draws, axis=0)
@@ -96,9 +94,6 @@ def interval(values: np.ndarray, rule: Rule) -> tuple[np.ndarray, np.ndarray] | 
 def _bca(
     value: np.ndarray, draws: np.ndarray, leave_outs: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    import numpy as np
-    from scipy.special import ndtr, ndtri
-
     count = len(draws)
     below = np.mean((draws < value) + 0.5 * (draws == value), axis=0)
     # all draws on one side say no more than that the share is below one in that many

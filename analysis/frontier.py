@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from analysis.errors import UserError
 from analysis.estimate import Estimate
 from analysis.text import flops_text, interval_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SAME_AS_6ND = 1e-6
 """Relative difference below which a FLOPs column is taken for 6ND; published tables have ten digits or fewer.
@@ -282,8 +279,6 @@ def _numbers(value: object) -> np.ndarray:
 
 def number_column(values: Sequence[float | None]) -> pd.Series:
     """A table column: float64, or nullable Float64 if a number is missing (missing is never NaN)."""
-    import pandas as pd
-
     if any(value is None for value in values):
         return pd.Series([pd.NA if value is None else float(value) for value in values], dtype="Float64")
     return pd.Series(values, dtype="float64")

@@ -14,13 +14,20 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+import numpy as np
+import torch
 
+from benchmarks.textbook import LOSSES, Textbook
+from scaling import flops
+from scaling.families import family_class
 from scaling.ladder import Size
+from scaling.spec import DataSpec, OptimizerSpec, RunSpec
+from scaling.training import loop
+from scaling.training.machine import matmul_peak
 from sweeps.pools.base import WORKER_ENVIRONMENT
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -176,14 +183,10 @@ class _RandomText:
     bytes_per_token = None
 
     def __init__(self, shape: Shape, num_ids: int) -> None:
-        import numpy as np
-
         rng = np.random.default_rng(0)
         self._ids = rng.integers(0, num_ids, size=(64, shape.context_length))
 
     def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> Any:
-        import numpy as np
-
         return self._ids[np.arange(first_sequence, first_sequence + count) % len(self._ids)]
 
     def heldout(self, count: int, context_length: int) -> Any:
@@ -195,13 +198,6 @@ class _RandomText:
 
 def project_step(family: str, shape: Shape, device: str, precision: str) -> Callable[[], float]:
     """One optimizer step as `scaling.training.train` takes it: batch, noise, gradient, clipping, update."""
-    import torch
-
-    from scaling import flops
-    from scaling.families import family_class
-    from scaling.spec import DataSpec, OptimizerSpec, RunSpec
-    from scaling.training import loop
-
     family, options = VARIANTS.get(family, (family, {}))
     num_ids = predicted_ids(family, shape)
     assert family_class(family).vocab_size_for(num_ids) == shape.vocab_size, "the shapes count a mask id in"
@@ -238,11 +234,6 @@ def project_step(family: str, shape: Shape, device: str, precision: str) -> Call
 
 def textbook_step(family: str, shape: Shape, device: str, precision: str) -> Callable[[], float]:
     """One step of the textbook: loss, backward, AdamW with torch's defaults, no clipping."""
-    import torch
-
-    from benchmarks.textbook import LOSSES, Textbook
-    from scaling.families import family_class
-
     num_ids = predicted_ids(family, shape)
     causal = family_class(family).causal
     model = Textbook(shape.size, shape.vocab_size, num_ids, shape.context_length, causal=causal).to(device)
@@ -269,16 +260,10 @@ def textbook_step(family: str, shape: Shape, device: str, precision: str) -> Cal
 
 def predicted_ids(family: str, shape: Shape) -> int:
     """Ids of text: the vocabulary without the mask id, if the family has one."""
-    from scaling.families import family_class
-
     return shape.vocab_size - (family_class(family).vocab_size_for(shape.vocab_size) - shape.vocab_size)
 
 
 def _serve(program: str, shape: Shape, device: str, precision: str) -> None:
-    import torch
-
-    from scaling.training.machine import matmul_peak
-
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
     build = {"project": project_step, "textbook": textbook_step}[program]
@@ -309,8 +294,6 @@ def _serve(program: str, shape: Shape, device: str, precision: str) -> None:
 
 def _peak_by_cpu_time(precision: str) -> float:
     """The matrix-product peak of one thread in the same clock as a one-thread step: the processor's."""
-    import torch
-
     left, right = (torch.rand(1024, 1024).to(getattr(torch, precision)) for _ in range(2))
     out, best = torch.empty_like(left), math.inf
     for _ in range(5):

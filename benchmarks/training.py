@@ -27,8 +27,14 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+import torch
+from rich.console import Console
+from rich.table import Table
+
 from benchmarks import options, save
 from benchmarks.steps import QUIET, SHAPES, VARIANTS, Sample, Shape, Stepper, wait_for_quiet
+from scaling import flops
+from scaling.families import get_family
 
 FAMILIES = ("ar", "masked", "uniform")
 PROGRAMS = {"project": True, "textbook tuned": True, "textbook default": False}
@@ -144,11 +150,6 @@ def share_rows(shape: Shape, samples: dict[str, Samples], one_thread: bool) -> l
 
 def step_flops(label: str, shape: Shape) -> tuple[float, float]:
     """FLOPs of a step as budgets count them, and as they are done: the head meets scored positions only."""
-    import torch
-
-    from scaling import flops
-    from scaling.families import get_family
-
     name, options = VARIANTS.get(label, (label, {}))
     family = get_family(name, vocab_size=shape.vocab_size, **options)
     work = family.work(shape.context_length)
@@ -163,9 +164,6 @@ def step_flops(label: str, shape: Shape) -> tuple[float, float]:
 
 def show(title: str, rows: list[dict[str, Any]], columns: Columns) -> None:
     """Print rows of speeds as a table. columns: further cells of a row, by heading."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table("shape", "family", "tokens/s", "GFLOP/s", *columns, title=title)
     for row in rows:
         speeds = f"{row['tokens_per_s']:,.0f}", f"{row['flops_per_s'] / 1e9:.1f}"

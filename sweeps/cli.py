@@ -254,10 +254,10 @@ def fit(chosen: Chosen, method: Methods = None, bootstrap: Bootstrap = 1000) -> 
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
+    from analysis.laws import method_called
     from sweeps.results import terminal as report
-    from sweeps.results.laws import known_method
 
-    methods = [known_method(one) for one in method or ()]
+    methods = [method_called(one) for one in method or ()]
     table, name = chosen.runs()
     folder, terminal, journals = chosen.out / name, _console(), chosen.store is None
     refused = report.fit_all(
@@ -275,16 +275,49 @@ def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 
 
     A family without a law is left out and named with the reason, and the exit code is then 1.
     """
-    from sweeps.results import laws as results
     from sweeps.results import terminal as report
+    from sweeps.results.answer import show_answer
 
     table, name = chosen.runs(also=reference)
     terminal = _console()
-    comparison, refused = results.compare(table, reference, bootstrap=bootstrap, report=terminal.print)
-    report.show_comparison(comparison, terminal)
-    report.show_files(results.write_comparison(comparison, chosen.out / name), terminal)
+    refused = report.compare_all(table, chosen.out / name, reference, bootstrap=bootstrap, out=terminal)
     report.show_refused(refused, terminal)
+    show_answer(table, terminal, reference=reference)
     sys.exit(1 if refused else 0)
+
+
+BUDGET = 'A budget: 1e20, "1e20 FLOPs", 10^20.'
+
+
+@command("family", *WHICH, store=READ)
+def ask(
+    chosen: Chosen,
+    budget: Annotated[Text, typer.Argument(help=BUDGET, show_default="10 times the largest")] = None,
+    gpus: Annotated[Text, option("Instead of FLOPs: 64, 64xH100 (with --days).", metavar="GPUS")] = None,
+    days: Annotated[Number, option("For so many days.")] = None,
+    utilisation: Annotated[Number, option("MFU, a share of the peak.", show_default="0.4")] = None,
+    params: Annotated[Text, option("The run must have this size: 1e9, 1B.", metavar="N")] = None,
+    tokens: Annotated[Text, option("The run must read so many tokens: 50B.", metavar="D")] = None,
+    unique_tokens: Annotated[Text, option("There is only so much text: 5B.", metavar="U")] = None,
+    epochs: Annotated[Number, option("Read it at most so often.")] = None,
+    loss: Annotated[Number, option("Ask what reaching this loss costs (nats per token).")] = None,
+    reference: Reference = "ar",
+    as_json: Annotated[bool, option("Print the answer as JSON.", "--json")] = False,
+) -> None:
+    """Which family should get a budget, at which size, and how sure that is.
+
+    The exit code is 1 if the runs cannot answer, or a family has no law.
+    """
+    from sweeps.results.answer import show_answer
+
+    limits = {"gpus": gpus, "days": days, "utilisation": utilisation, "params": params, "tokens": tokens,
+              "unique_tokens": unique_tokens, "epochs": epochs}  # fmt: skip
+    table, _ = chosen.runs()
+    usable = show_answer(
+        table, _console(), reference=reference, flops=budget, loss=loss, as_json=as_json,
+        **{name: value for name, value in limits.items() if value is not None},
+    )  # fmt: skip
+    sys.exit(0 if usable else 1)
 
 
 @command("family", *WHICH, store=READ, name="report")
@@ -293,16 +326,13 @@ def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Boots
 
     A family without a law is named with the reason, and the exit code is then 1.
     """
-    from sweeps.results import laws as results
     from sweeps.results import terminal as report
 
     table, name = chosen.runs()
-    folder, terminal = chosen.out / name, _console()
-    losses = results.curves(table.frame, folder, name) if chosen.store is None else None
-    path, refused = results.write_report(
-        table, folder, name, reference=reference, bootstrap=bootstrap, losses=losses, report=terminal.print
+    terminal, journals = _console(), chosen.store is None
+    refused = report.report_all(
+        table, chosen.out / name, reference, bootstrap=bootstrap, journals=journals, out=terminal
     )
-    report.show_files([path], terminal)
     report.show_refused(refused, terminal)
     sys.exit(1 if refused else 0)
 

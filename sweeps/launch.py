@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from analysis.text import flops_text, without_secrets
 from sweeps.driver.caps import Caps
@@ -16,21 +17,14 @@ from sweeps.ledger.rebuild import open_whole
 from sweeps.ledger.types import State
 from sweeps.plan import diff, prepare
 from sweeps.plan.plan import DataFacts, Plan
-from sweeps.pools.base import PoolOptions
+from sweeps.pools.base import Pool, PoolOptions
 from sweeps.pools.start import start as start_pool
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.record.tracking import check_tracking, tracking_uri
-from sweeps.results import laws as results
-from sweeps.results import terminal as printing
 from sweeps.show.events import Events, call_webhook, check_webhook
 from sweeps.show.progress import Progress
-from sweeps.show.tables import KEY_LETTERS, lasting_console, plan_view
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from sweeps.pools.base import Pool
+from sweeps.show.tables import lasting_console, plan_view, short
 
 DONE, INCOMPLETE, UNRECORDED, INTERRUPTED = 0, 1, 3, 130
 
@@ -135,7 +129,7 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
         terminal.print(report.sentence)
         for run in report.runs:
             if run.state in (State.FAILED, State.DIVERGED, State.UNSCHEDULABLE):
-                label = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({run.key[:KEY_LETTERS]})"
+                label = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({short(run.key)})"
                 terminal.print(f"{label}: {run.sentence}", style="red")
         code = conclude(request, ledger, plan, report, how.bootstrap, terminal)
         if events:
@@ -151,9 +145,16 @@ def conclude(
     """Fit the finished runs, unless the sweep was interrupted, and print the next steps; the exit code."""
     if report.interrupted:
         return INTERRUPTED
+    # not before: the fits load pandas and scipy, which a driver does without for days
+    from sweeps.results import laws as results
+    from sweeps.results import terminal as printing
+    from sweeps.results.answer import show_answer
+
     table = results.ledger_table(request.folder, request.config.name, plan.keys, plan.families, ledger=ledger)
     refused = printing.fit_all(table, request.folder, bootstrap=bootstrap, journals=True, out=out)
     printing.show_refused(refused, out)
+    if len(refused) < len(plan.families):
+        show_answer(table, out)
     for step in printing.next_steps(request, plan.families):
         out.print(f"next: {step}")
     if refused or not all(run.state in (State.FINISHED, State.DIVERGED) for run in report.runs):

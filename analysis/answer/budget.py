@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from analysis.errors import UserError
-from analysis.text import flops_text, number_text, without_zeros
+from analysis.text import flops_text
 
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}
 """Dense bfloat16 FLOP/s of one GPU without sparsity, from its vendor's data sheet."""
@@ -52,8 +52,8 @@ def budget_text(flops: float, *, gpus: float | str | None = None, days: float | 
     if gpus is None or days is None:
         return text
     count, kind = _gpus(gpus)
-    time = number_text(_positive(days, "days", DAYS))
-    return f"{text} ({count:g} {kind} for {without_zeros(time)} days)"
+    number = _positive(days, "days", DAYS)
+    return f"{text} ({count:g} {kind} for {number:g} day{'s' * (number != 1)})"
 
 
 def number_of(value: float | str, name: str) -> float:

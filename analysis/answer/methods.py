@@ -37,6 +37,8 @@ REPEATS = "constrained"
 OTHER_COUNTS = ("params_total", "params_non_embedding", "params_body")
 DRAWS = 500
 """Resamples of each law: enough for an interval and shares to a percent, in a second for seven families."""
+LEAST = 1e-6
+"""A drawn loss (nats) counts as no lower than this."""
 SIZES = 241
 WIDEST = 6.0
 """Sizes looked at under a limit, and how far from the best one (natural log)."""
@@ -185,7 +187,8 @@ def _outcome(
     their logs."""
     columns = {}
     for name in ("params", "tokens", "loss"):
-        values = [np.log(rows[m][name]) if name == "loss" else rows[m][name] for m in combined]
+        values = [np.log(np.maximum(rows[m][name], LEAST)) if name == "loss" else rows[m][name]
+                  for m in combined]  # fmt: skip
         # a law may have dropped resamples that have no minimum: the others stand for them
         drawn = [np.resize(value[1:], count) for value in values]
         columns[name] = np.concatenate([[np.mean([value[0] for value in values])], *drawn])
@@ -231,9 +234,10 @@ def limited_run(
     law = family.repeats or _surface(family)
     allowed = unique_tokens * (epochs if family.repeats else 1.0)
     centre = float(law._along(np.array([flops]))["params"][0, 0])
-    smallest = np.log(flops / (law.cost.k * allowed)) / law.cost.q
-    sizes = np.unique(np.concatenate([np.linspace(centre - WIDEST, centre + WIDEST, SIZES), [smallest]]))
-    sizes = sizes[sizes >= smallest - 1e-9]
+    smallest = (np.log(flops / law.cost.k) - np.log(allowed)) / law.cost.q
+    sizes = np.linspace(centre - WIDEST, centre + WIDEST, SIZES)
+    if np.isfinite(smallest):  # else epochs have no limit
+        sizes = np.unique(np.concatenate([sizes[sizes >= smallest - 1e-9], [smallest]]))
     params = np.exp(sizes)
     tokens = law.cost.tokens(params, np.full(len(params), flops))
     if isinstance(law, ConstrainedLaw):
@@ -260,13 +264,11 @@ def size_range(family: FamilyLaws, flops: float, share: float) -> tuple[float, f
         params = np.exp(sizes)
         first = replace(law, thetas=law.thetas[:1], deviation=law.deviation and law.deviation.estimate)
         losses = first._losses(params, law.cost.tokens(params, np.full(SIZES, flops)))[0]
-        centre = int(np.argmin(np.abs(sizes - np.log(estimates[0]))))
-        near = losses <= losses[max(centre - 60, 0) : centre + 60].min() * (1 + share)
-        if near[centre]:
-            outside = np.flatnonzero(~near)
-            left, right = outside[outside < centre], outside[outside > centre]
-            estimates += [params[left[-1] + 1] if len(left) else params[0],
-                          params[right[0] - 1] if len(right) else params[-1]]  # fmt: skip
+        lowest = int(losses.argmin())
+        outside = np.flatnonzero(losses > losses[lowest] * (1 + share))
+        left, right = outside[outside < lowest], outside[outside > lowest]
+        estimates += [params[left[-1] + 1] if len(left) else params[0],
+                      params[right[0] - 1] if len(right) else params[-1]]  # fmt: skip
     return float(min(estimates)), float(max(estimates))
 
 

@@ -16,6 +16,7 @@ The grade is "reliable", "with care" or "do not use", for one cause, the first t
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -40,7 +41,7 @@ from analysis.answer.shown import NAMES, difference_text, percent_text, range_te
 from analysis.errors import UserError
 from analysis.estimate import Estimate, spread
 from analysis.plotted import Plotted
-from analysis.text import flops_text, interval_text, number_text
+from analysis.text import MISSING, flops_text, interval_text, is_missing, number_text
 
 FARTHEST, FAR = 100.0, 10.0
 SURE, EVEN = 0.95, 0.9
@@ -102,9 +103,14 @@ class Recommendation(Plotted):
 
     @property
     def sentence(self) -> str:
-        """What to train, in one to three sentences; the grade and its cause are in `confidence`."""
-        if self.grade == REFUSED:
-            return self._refusal()
+        """What to train, in one to four sentences; the grade and its cause are in `confidence`."""
+        return " ".join(self.sentences)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The parts of `sentence`: the best family, then the best other one or the reference."""
+        if self.sentence_only:
+            return [self._refusal()]
         several = len(self.table) > 1
         sentences = [f"{self._contest(self.table, f'For {self.budget} train')}."]
         rest = self.table[self.table["family"] != self.reference]
@@ -113,14 +119,28 @@ class Recommendation(Plotted):
         elif several and self.reference is not None and self.reference in set(self.table["family"]):
             row = self.table.set_index("family").loc[self.reference]
             sentences.append(f"{self.reference} ends {difference_text(row)} nats above it.")
-        return " ".join(sentences)
+        return sentences
 
     @property
     def confidence(self) -> str:
         """ "Confidence: with care. ..." """
-        if self.grade == REFUSED:
+        if self.sentence_only:
             return f"Confidence: {self.grade}."
         return f"Confidence: {self.grade}. {self.cause[:1].upper()}{self.cause[1:]}."
+
+    @property
+    def sentence_only(self) -> bool:
+        """The answer is refused: its numbers are not to be shown."""
+        return self.grade == REFUSED
+
+    def difference_text(self, row: Mapping[str, Any] | pd.Series) -> str:
+        """How far a family ends above the best one, in nats; "" for the best."""
+        return "" if row["family"] == self.best else difference_text(row)
+
+    @staticmethod
+    def share_text(share: float | None) -> str:
+        """A share of draws as a percentage."""
+        return MISSING if is_missing(share) else percent_text(float(share or 0.0))
 
     def _refusal(self) -> str:
         largest = max(family.largest_budget for family in self.families.values())
@@ -189,14 +209,16 @@ class Recommendation(Plotted):
         return self.table
 
     def __str__(self) -> str:
-        lines = [self.sentence, self.confidence]
-        if self.grade != REFUSED:
+        lines = [*self.sentences, self.confidence]
+        if not self.sentence_only:
             lines += ["", *(line.removeprefix("  ") for line in str(ranking_table(self)).splitlines())]
         lines += [f"no law: {name or 'these runs'}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.sentence}</p><p>{self.confidence}</p>{self.table.to_html(index=False)}"
+        sentences, _, rows = str(self).partition("\n\n")
+        text = "".join(f"<p>{html.escape(line)}</p>" for line in sentences.split("\n"))
+        return f'{text}<pre style="font-family: monospace">{html.escape(rows)}</pre>' if rows else text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types at full precision; a missing number is None."""
@@ -265,8 +287,8 @@ def budget_for(
 
 def usual_budget(families: Mapping[str, FamilyLaws]) -> float:
     """The budget to answer for where none is given: ten times the largest one measured, which is as far as
-    an answer can be reliable. To three digits."""
-    return float(f"{FAR * max(family.largest_budget for family in families.values()):.3g}")
+    an answer can be reliable."""
+    return FAR * max(family.largest_budget for family in families.values())
 
 
 def _question(flops: float | str | None, extras: Mapping[str, Any]) -> tuple[float, str, dict[str, float]]:

@@ -54,10 +54,8 @@ class Selection:
         return self.table
 
     def __str__(self) -> str:
-        lines = [
-            self.table.drop(columns="note").to_string(index=False, float_format=lambda x: f"{x:.3f}"),
-            "",
-        ]
+        table = self.table.drop(columns="note").astype({"num_parameters": "Int64"})
+        lines = [table.to_string(index=False, float_format=lambda x: f"{x:.3f}"), ""]
         lines += [f"least {name}: {candidate}" for name, candidate in self.best.items()]
         notes = self.table.loc[self.table["note"] != "", ["candidate", "note"]]
         lines += [f"{name}: {note}" for name, note in notes.itertuples(index=False)]

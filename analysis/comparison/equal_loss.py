@@ -42,7 +42,8 @@ def multipliers_at(
     reached = other.flops_at(loss)
     finite = np.isfinite(reached[0])
     flops, loss, reached = flops[finite], loss[0, finite], reached[:, finite]
-    ratio = flops / reached
+    with np.errstate(divide="ignore"):  # a resample whose reference has no floor may need next to nothing
+        ratio = flops / reached
     ends = spread(ratio[1:], law.level) if len(ratio) > 1 else None
     outside = (flops < law.flops_range[0] / SAME) | (flops > law.flops_range[1] * SAME)
     outside |= (reached[0] < base.flops_range[0] / SAME) | (reached[0] > base.flops_range[1] * SAME)

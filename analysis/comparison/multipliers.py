@@ -297,10 +297,12 @@ def compare(
             by_family.append((name, sentence))
         outside = sum(row["extrapolated"] for row in own)
         if outside:
-            sentence = (
-                f"{outside} of {len(own)} multipliers read the law of {reference} outside its budgets "
-                "(extrapolated)"
+            number = (
+                "every multiplier reads"
+                if outside == len(own)
+                else f"{outside} of {len(own)} multipliers read"
             )
+            sentence = f"{number} the law of {reference} outside its budgets (extrapolated)"
             by_family.append((name, sentence))
     multipliers = pd.DataFrame(rows, columns=list(COLUMNS))
     first: list[str] = []
@@ -356,7 +358,7 @@ def compare(
 
 
 def together(warnings: Iterable[tuple[str, str]]) -> list[str]:
-    """Warnings of families, one line for those that differ in at most one number.
+    """Warnings of families, one line for those that are alike or differ in one number.
 
     (masked, "9 of 99 failed") and (block, "8 of 99 failed") become "9 (masked), 8 (block) of 99 failed".
     """
@@ -375,7 +377,10 @@ def together(warnings: Iterable[tuple[str, str]]) -> list[str]:
             each = ", ".join(f"{parts[place]} ({name})" for name, parts in zip(names, split, strict=True))
             lines.append("".join([*split[0][:place], each, *split[0][place + 1 :]]))
         else:
-            lines += [f"{name}: {sentence}" for name, sentence in zip(names, sentences, strict=True)]
+            families: dict[str, list[str]] = defaultdict(list)
+            for name, sentence in zip(names, sentences, strict=True):
+                families[sentence].append(name)
+            lines += [f"{', '.join(alike)}: {sentence}" for sentence, alike in families.items()]
     return lines
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from analysis.answer.methods import FamilyLaws, fit_families
+from analysis.answer.recommendation import FAR, FARTHEST, Recommendation, answer_from, usual_budget
+from analysis.answer.shown import costs_table, methods_table, ranking_caption, ranking_table
 from analysis.dashboard import drawings
 from analysis.dashboard.columns import records
 from analysis.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from analysis.answer.methods import FamilyLaws
-    from analysis.answer.recommendation import Recommendation
-    from analysis.printed import TextTable
+from analysis.printed import TextTable
 
 QUESTION = {
     "budget": "flops", "gpus": "gpus", "days": "days", "utilisation": "utilisation", "size": "params",
@@ -44,15 +44,13 @@ class Answers:
     def answer(self, question: Mapping[str, str], *, paint: bool = False) -> dict[str, Any]:
         """What the page shows for a question; without a budget for ten times the largest one. A refused
         answer has no numbers. paint: with the first paint of the figure. UserError for a bad question."""
-        from analysis.answer.recommendation import REFUSED
-        from analysis.answer.shown import methods_table, ranking_caption, ranking_table
 
         answer = self._answer(question)
         content: dict[str, Any] = {
             "sentence": answer.sentence, "grade": answer.grade, "confidence": answer.confidence,
             "more": list(answer.causes[1:]), "refused": dict(answer.refused),
         }  # fmt: skip
-        if answer.grade == REFUSED:
+        if answer.sentence_only:
             return content
         figure = drawings.plain(answer.plot()) | {"nats": True}
         return content | {
@@ -66,8 +64,6 @@ class Answers:
 
     def costs(self, loss: str) -> dict[str, Any]:
         """What a loss costs in every family. UserError if it is no loss."""
-        from analysis.answer.recommendation import FARTHEST
-        from analysis.answer.shown import costs_table
 
         try:
             value: Any = float(loss)
@@ -79,20 +75,19 @@ class Answers:
 
     def ready(self) -> list[tuple[str, str, str]]:
         """Budgets to choose from: the question ("" for the usual budget), the budget and what it is."""
-        from analysis.answer.recommendation import usual_budget
 
         if self.problem:
             return []
         largest = max(family.largest_budget for family in self.families.values())
         choices = [(budget, "measured") for budget in self.measured]
         choices += [(factor * largest, f"{factor:g} times the largest") for factor in BEYOND]
-        texts = [(f"{budget:.3g}".replace("e+", "e"), words) for budget, words in choices]
-        usual = usual_budget(self.families)
-        return [("" if float(text) == usual else f"budget={text}", text, words)
-                for text, words in dict(texts).items()]  # fmt: skip
+        usual, ready = f"{FAR:g} times the largest", {}
+        for budget, words in choices:
+            text = f"{budget:.3g}".replace("e+", "e")
+            ready[text] = ("" if words == usual else f"budget={text}", text, words)
+        return list(ready.values())
 
     def _answer(self, question: Mapping[str, str]) -> Recommendation:
-        from analysis.answer.recommendation import answer_from, usual_budget
 
         if self.problem:
             raise UserError(self.problem)
@@ -104,8 +99,6 @@ class Answers:
 
 def fit(frame: pd.DataFrame) -> Answers:
     """Fit runs as `fits.counted` gives them."""
-    from analysis.answer.methods import fit_families
-
     try:
         families, refused = fit_families(frame)
     except UserError as error:
@@ -114,8 +107,6 @@ def fit(frame: pd.DataFrame) -> Answers:
 
 
 def _measured(frame: pd.DataFrame) -> tuple[float, ...]:
-    import numpy as np
-
     rows = frame[frame["status"] == "finished"] if "status" in frame else frame
     spent = rows["budget"] if "budget" in rows and rows["budget"].notna().any() else rows["flops"]
     if rows["nominal"].isna().all():

@@ -115,19 +115,18 @@ def _data_routes(app: FastAPI, state: State) -> None:
             content = await state.picture((params, flops), **job)
         except ValueError:
             return JSONResponse({"problem": f"budgets: {budgets[:100]!r} are no FLOPs"}, 422)
-        except ChildError as error:
-            return JSONResponse({"problem": str(error)}, 503)
         return Response(content, media_type=MEDIA[format], headers={"cache-control": "no-store"})
 
     @app.get("/api/run")
     async def run(key: str) -> Response:
-        try:
-            run_of_key = await state.run(key)
-        except ChildError as error:
-            return JSONResponse({"problem": str(error)}, 503)
+        run_of_key = await state.run(key)
         return JSONResponse(
             run_of_key, 404 if run_of_key.get("unknown") else 200, headers={"cache-control": "no-store"}
         )
+
+    @app.exception_handler(ChildError)
+    def unavailable(request: Request, error: Exception) -> Response:
+        return JSONResponse({"problem": str(error)}, 503)
 
     @app.exception_handler(404)
     def not_here(request: Request, error: Exception) -> Response:

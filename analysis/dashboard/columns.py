@@ -10,6 +10,8 @@ Times are seconds since 1970.
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +76,11 @@ def _texts(values: list[str | None]) -> dict[str, Any]:
         return {"kind": "text", "values": values}
     place = {word: number for number, word in enumerate(words)}
     return {"kind": "words", "words": words, "at": [-1 if v is None else place[v] for v in values]}
+
+
+def nothing(problem: str) -> bytes:
+    """What stands in place of curves: why there are none."""
+    return gzip.compress(json.dumps({"problem": problem}).encode() + b"\n", mtime=0)
 
 
 def records(frame: pd.DataFrame, digits: int = DIGITS) -> list[dict[str, Any]]:

@@ -19,16 +19,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from analysis.dashboard.columns import nothing, plain_number
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
-    Curve = tuple[np.ndarray, np.ndarray]
-    """Steps, rising, and the losses there (nats per token)."""
-    Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
-    """Steps, held-out losses and their standard errors."""
-    Pair = tuple[Curve, Measured]
-    """The training objective and the held-out losses of a run."""
+Curve = tuple[np.ndarray, np.ndarray]
+"""Steps, rising, and the losses there (nats per token)."""
+Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Steps, held-out losses and their standard errors."""
+Pair = tuple[Curve, Measured]
+"""The training objective and the held-out losses of a run."""
 
 MOST_POINTS = 240
 MOST_IN_ALL, LEAST_POINTS = 800_000, 12
@@ -57,23 +60,17 @@ class Curves:
     """(points,) nats per token."""
 
     def save(self, path: Path) -> None:
-        import numpy as np
-
         with path.open("wb") as file:
             np.savez(file, **{name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def load(cls, path: Path) -> Curves:
-        import numpy as np
-
         with np.load(path, allow_pickle=False) as held:
             return cls(**{name: held[name] for name in cls.__slots__})
 
 
 def collected(pairs: Iterable[Pair], num_runs: int, until: float) -> Curves:
     """Curves of every run, thinned as they come; those after `until` (as time.monotonic) are left unread."""
-    import numpy as np
-
     objectives, measured = [], []
     for objective, held_out in pairs:
         objectives.append(thinned(_one(objective), most_of(num_runs)))
@@ -98,8 +95,6 @@ def most_of(num_runs: int) -> int:
 
 def _one(curve: Curve) -> Curves:
     """The curve of one run; steps below 1 have no place on a logarithmic scale."""
-    import numpy as np
-
     steps, losses = (np.asarray(values, dtype=np.float64) for values in curve)
     usable = steps >= 1
     steps, losses = steps[usable], losses[usable]
@@ -124,8 +119,6 @@ def by_run(points: pd.DataFrame, run_ids: list[str | None]) -> list[Pair]:
 
 
 def _of_metric(points: pd.DataFrame, run_ids: list[str | None]) -> list[Curve]:
-    import numpy as np
-
     empty = np.zeros(0), np.zeros(0)
     ids, steps, values = (points[name].to_numpy() for name in ("run_id", "step", "value"))
     ends = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1], [True]])) if len(ids) else [0]
@@ -135,8 +128,6 @@ def _of_metric(points: pd.DataFrame, run_ids: list[str | None]) -> list[Curve]:
 
 def thinned(curves: Curves, most: int) -> Curves:
     """Curves longer than `most` as means over as many stretches, fewer where stretches are empty."""
-    import numpy as np
-
     counts = curves.counts
     if not len(curves.steps) or counts.max() <= most:
         return curves
@@ -158,8 +149,6 @@ def thinned(curves: Curves, most: int) -> Curves:
 
 def packed(curves: Curves) -> bytes:
     """As above, gzipped."""
-    import numpy as np
-
     with np.errstate(all="ignore"):
         logs = np.log(curves.losses)
     usable = np.isfinite(logs)
@@ -173,8 +162,6 @@ def packed(curves: Curves) -> bytes:
 
 def _bytes(values: np.ndarray, counts: np.ndarray) -> bytes:
     """Differences along each run, see above."""
-    import numpy as np
-
     change = np.diff(values, prepend=0)
     starts = (np.cumsum(counts) - counts)[counts > 0]
     change[starts] = values[starts]
@@ -192,11 +179,6 @@ def fitting(curves: Curves, room: int) -> bytes:
     return nothing("The file has no room for loss curves of so many runs; the served page has them.")
 
 
-def nothing(problem: str) -> bytes:
-    """What stands in place of curves: why there are none."""
-    return gzip.compress(json.dumps({"problem": problem}).encode() + b"\n", mtime=0)
-
-
 def columns_of(pair: Pair) -> dict[str, dict[str, Any]]:
     """The curves of a run as columns of JSON, short enough to send: "curve" of the objective, of which
     `recorded` tells how many points there are, and "held_out"."""
@@ -208,6 +190,4 @@ def columns_of(pair: Pair) -> dict[str, dict[str, Any]]:
 
 
 def _plain(**columns: np.ndarray) -> dict[str, Any]:
-    from analysis.dashboard.columns import plain_number
-
     return {name: [plain_number(x) for x in values.tolist()] for name, values in columns.items()}

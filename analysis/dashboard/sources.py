@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from analysis import published
 from analysis.errors import UserError
+from analysis.table.columns import typed
+from analysis.table.mlflow import FEW_RUNS, open_database, require_answer
+from analysis.table.runs import NoRunsError, kind_of, load_runs, open_server, open_store
+from analysis.text import without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,9 +76,6 @@ class StoreSource(Source):
     """Whatever `analysis.load_runs` reads: sqlite:///, postgresql://, http://, .parquet, .csv."""
 
     def __init__(self, store: str, sweep: str | None = None, families: list[str] | None = None) -> None:
-        from analysis.table.runs import kind_of
-        from analysis.text import without_secrets
-
         self.store, self.sweep, self.families = store, sweep, families or None
         self.kind, self.place = kind_of(store)
         self.label = without_secrets(self.place)
@@ -88,8 +90,6 @@ class StoreSource(Source):
             return None
         import pandas as pd
 
-        from analysis.table.runs import NoRunsError, load_runs
-
         try:
             frame = load_runs(self.store, self.sweep, self.families)
         except NoRunsError as error:
@@ -98,8 +98,6 @@ class StoreSource(Source):
 
     def _read_server(self, mark: Any) -> Change | None:
         import pandas as pd
-
-        from analysis.table.runs import NoRunsError, load_runs, open_server
 
         whole = mark is None or time.time() - mark["whole_at"] > WHOLE_EVERY_S
         try:
@@ -118,9 +116,6 @@ class StoreSource(Source):
         return Change(rows=rows, mark=now, whole=whole, tracking=tracking)
 
     def _changed(self, mark: Any) -> pd.DataFrame:
-        from analysis.table.columns import typed
-        from analysis.table.runs import open_server
-
         with open_server(self.place) as server:
             rows = server.runs(ended_since=mark["ended"] - SLACK_MS)
         if self.sweep is not None:
@@ -134,8 +129,6 @@ class StoreSource(Source):
             return marks_of(self.files)
         if self.kind != "postgresql":
             return None
-        from analysis.table.mlflow import open_database
-
         with open_database(self.place) as database:
             return database.change_mark()
 
@@ -144,8 +137,6 @@ class StoreSource(Source):
             yield from no_curves(rows)
             return
         from analysis.dashboard.curves import by_run
-        from analysis.table.mlflow import FEW_RUNS
-        from analysis.table.runs import open_store
 
         ids = [run_id if isinstance(run_id, str) else None for run_id in rows["mlflow_run_id"]]
         count = 20  # runs at once, until it is known how long their curves are
@@ -169,8 +160,6 @@ class PublishedSource(Source):
     def read(self, mark: Any) -> Change | None:
         if mark is not None:
             return None
-        from analysis import published
-
         frame = published.runs(self.name)
         note = "; ".join(frame.attrs[name] for name in ("source", "status"))
         frame = frame.assign(key=[f"{self.name}-{number:04d}" for number in range(len(frame))])
@@ -207,14 +196,9 @@ def spec_of(store: str, sweep: str | None = None, families: list[str] | None = N
     """
     if store.startswith(PUBLISHED):
         name = store.removeprefix(PUBLISHED)
-        from analysis import published
-
         if name not in set(published.tables()["name"]):
             published.runs(name)  # raises, naming the tables there are
         return {"source": "analysis.dashboard.sources:PublishedSource", "options": {"name": name}}
-    from analysis.table.mlflow import require_answer
-    from analysis.table.runs import kind_of
-
     kind, place = kind_of(store)
     if kind == "server":
         require_answer(place)
@@ -232,8 +216,6 @@ def files_of(store: str) -> tuple[Path, ...]:
     """Files that change when the store does; none where it has to be asked."""
     if store.startswith(PUBLISHED):
         return ()
-    from analysis.table.runs import kind_of
-
     kind, place = kind_of(store)
     if kind not in ("file", "sqlite"):
         return ()
@@ -245,9 +227,6 @@ def title_of(store: str) -> str:
     """A short name for the page."""
     if store.startswith(PUBLISHED):
         return store.removeprefix(PUBLISHED)
-    from analysis.table.runs import kind_of
-    from analysis.text import without_secrets
-
     kind, place = kind_of(store)
     if kind not in ("file", "sqlite"):
         return without_secrets(place)

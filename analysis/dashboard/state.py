@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.dashboard.children import Child, ChildError
-from analysis.dashboard.curves import nothing
+from analysis.dashboard.columns import nothing
 from analysis.dashboard.sources import marks_of
 from analysis.dashboard.worker import families_file
 
@@ -263,11 +263,7 @@ class State:
             )
             for params in facts["counts"]["params"]:
                 for flops in facts["counts"]["flops"]:
-                    self._take_up_laws(cache, (params, flops), facts["hash"])
-
-    def _take_up_laws(self, cache: Path, count: Count, data_hash: str) -> None:
-        path = cache / f"laws-{data_hash}-{'-'.join(count)}.json.gz"
-        if data_hash and path.is_file() and families_file(path).is_file():
-            laws = self.laws.setdefault(count, Laws())
-            self._take(laws, path, done=True)
-            laws.hash = data_hash
+                    path = cache / f"laws-{facts['hash']}-{params}-{flops}.json.gz"
+                    if facts["hash"] and path.is_file() and families_file(path).is_file():
+                        laws = self.laws[params, flops] = Laws(hash=facts["hash"])
+                        self._take(laws, path, done=True)

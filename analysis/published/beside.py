@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.frontier import as_flops, number_column
 from analysis.plotted import Plotted
+from analysis.published import laws_called
 from analysis.published.fitted import NUMBERS, published_frontier
 
 if TYPE_CHECKING:
@@ -96,8 +97,6 @@ def against(law: Law, name: str, *, flops: Any = None, withdrawn: bool = False) 
 
 def _select(law: Law, name: str, withdrawn: bool) -> tuple[pd.DataFrame, list[str]]:
     """The published laws with that name, and notes on those that are left out."""
-    from analysis.published import laws_called
-
     rows = laws_called(name)
     notes = []
     own = rows[rows["family"] == law.family]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import figures
 from analysis.answer.methods import fit_families
-from analysis.answer.recommendation import REFUSED, answer_from, usual_budget
+from analysis.answer.recommendation import answer_from, usual_budget
 from analysis.answer.shown import ranking_caption, ranking_table
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
@@ -106,10 +106,10 @@ def _answer(runs: pd.DataFrame, reference: str, drawn: dict[str, go.Figure]) -> 
     body = ""
     for answer in answers:
         body += f"<p><strong>{_text(answer.sentence)}</strong></p><p>{_text(answer.confidence)}</p>"
-        if answer.grade != REFUSED:
+        if not answer.sentence_only:
             ranking = ranking_table(answer, ranges=True)
             body += _table(ranking.columns, ranking.rows, caption=ranking_caption(answer))
-    if answers[0].grade != REFUSED:
+    if not answers[0].sentence_only:
         body += _figures(drawn, answer=answers[0])
     if refused:
         body += _list(f"no law of {name or 'these runs'}: {reason}" for name, reason in refused.items())

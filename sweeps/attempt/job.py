@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from scaling.errors import DataAwayError, UserError
 from scaling.files import write_whole
 
 RESULT = "result.json"
@@ -148,8 +149,6 @@ _GPU_LOST = re.compile(
 
 
 def _trouble(error: BaseException) -> Trouble:
-    from scaling.errors import DataAwayError, UserError
-
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, DataAwayError):

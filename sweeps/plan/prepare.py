@@ -11,20 +11,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from scaling.data import Dataset, open_dataset, prepare
 from scaling.errors import UserError
 from sweeps.config.load import find_config, swept_names
 from sweeps.config.model import SweepConfig
 from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.types import Run
 from sweeps.plan import timing
 from sweeps.plan.plan import DataFacts, Plan, choose_families, make_plan
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from scaling.data import Dataset
-    from sweeps.ledger.types import Run
 
 SPARE_BYTES = 200e6
 """Room that stays free on the disk."""
@@ -96,10 +95,6 @@ def prepare_data(request: Request, out: Console) -> Dataset:
 
     A terminal shows a progress bar, other outputs get a line per stage.
     """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from scaling.data import prepare
-
     data, stages = request.config.data, set()
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
@@ -123,8 +118,6 @@ def facts_for_plan(request: Request, out: Console) -> DataFacts:
     Local text is prepared, which takes seconds. A corpus that has to be fetched is not: unless a sweep has
     fetched it before, the config's num_token_ids has to do, and it is a UserError if that is missing.
     """
-    from scaling.data import open_dataset
-
     data = request.config.data
     if not data.corpus.startswith("hf:"):
         return DataFacts.of(prepare_data(request, out))

@@ -20,7 +20,7 @@ from pathlib import Path
 from analysis.text import without_secrets
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.owner import Owner
-from sweeps.record.recorder import GRACE_S, SLOW, Recorder, trouble_of, waiting_for
+from sweeps.record.recorder import GRACE_S, SLOW, Recorder, read_note, waiting_for
 
 URI_VARIABLE = "SCALING_RECORD_TO"
 """The store's URI may hold a password, which a command line would show to everybody."""
@@ -106,7 +106,7 @@ class RecorderProcess:
     @property
     def trouble(self) -> str | None:
         """Why the last try to record failed, or how the process died; None if it was only slow."""
-        reason = self._kill_reason or trouble_of(self.ledger, self.uri)
+        reason = self._kill_reason or read_note(self.ledger, self.uri)["trouble"]
         if reason is None and self._code:
             how = f"was killed by signal {-self._code}" if self._code < 0 else f"ended with code {self._code}"
             return f"the recorder {how}, see {self.ledger.folder / 'recorder.log'}"

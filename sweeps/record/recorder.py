@@ -128,7 +128,7 @@ class Recorder:
             return False
 
     def _note(self, trouble: str | None) -> None:
-        """Keep in the ledger how recording goes; `identity_of` and `trouble_of` read it."""
+        """Keep in the ledger how recording goes; `read_note` reads it."""
         self.trouble, state = trouble, (self._identity, trouble)
         if state not in (self._noted, (None, None)):
             with suppress(LedgerUnavailableError):
@@ -145,7 +145,7 @@ class Recorder:
         """Record all there is. Raises whatever the store raises; the ledger keeps how far it got."""
         if not self._connected:
             before = self._identity
-            self._identity = self._store.open(before or identity_of(self.ledger, self.uri))
+            self._identity = self._store.open(before or read_note(self.ledger, self.uri)["identity"])
             self._ids = None
             self._board = Board(self.ledger, self._store)
             if before != self._identity:  # runs that somebody has deleted in the store are recorded again
@@ -240,21 +240,15 @@ def _fact(uri: str) -> str:
     return f"recording in {without_secrets(uri)}"
 
 
-def identity_of(ledger: Ledger, uri: str) -> str | None:
-    """Of the experiment recorded to in the store at `uri`; None if nothing was."""
-    fact: Mapping[str, str | None] = ledger.fact(_fact(uri)) or {}
-    return fact.get("identity")
+def read_note(ledger: Ledger, uri: str) -> Mapping[str, str | None]:
+    """What its recorder keeps of the store at `uri`: "identity" of the experiment, None if nothing was
+    recorded, and "trouble", why the last try failed, None if it did not."""
+    return {"identity": None, "trouble": None, **(ledger.fact(_fact(uri)) or {})}
 
 
 def waiting_for(ledger: Ledger, uri: str) -> int:
     """How many runs are not up to date in the store at `uri`, as far as its recorder has noted."""
-    return len(ledger.not_shipped(identity_of(ledger, uri)))
-
-
-def trouble_of(ledger: Ledger, uri: str) -> str | None:
-    """Why the last try to record in the store at `uri` failed; None if it did not, or there was none."""
-    fact: Mapping[str, str | None] = ledger.fact(_fact(uri)) or {}
-    return fact.get("trouble")
+    return len(ledger.not_shipped(read_note(ledger, uri)["identity"]))
 
 
 def _points(record: Record) -> list[Point]:

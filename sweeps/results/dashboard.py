@@ -8,11 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.dashboard import sources
+from analysis.dashboard.serve import serve
 from analysis.dashboard.sources import Change
 from analysis.errors import UserError as AnalysisError
+from analysis.table.columns import typed
+from analysis.table.runs import UnknownNameError
 from scaling.errors import UserError
 from scaling.families import family_name
+from sweeps.attempt.journal import JOURNAL, attempt_folders, last, merged, run_folder
 from sweeps.ledger.ledger import Ledger, LedgerLostError
+from sweeps.plan.rows import run_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,9 +45,6 @@ class LedgerSource:
         The mark is the ledger's id and the number of its newest change.
         """
         import pandas as pd
-
-        from analysis.table.columns import typed
-        from sweeps.plan.rows import run_row
 
         if not Ledger.exists(self.folder / "ledger"):
             note = f"sweep {self.sweep} has no runs yet: start it with `scaling sweep`"
@@ -86,7 +89,7 @@ class LedgerSource:
         import numpy as np
 
         from analysis.table.columns import HELD_OUT_LOSS, HELD_OUT_LOSS_SE
-        from sweeps.attempt.journal import merged, run_folder
+        from sweeps.attempt.journal import run_folder
 
         for family, key in zip(rows["family"], rows["key"], strict=True):
             records = merged(run_folder(self.folder, str(family), str(key)))
@@ -108,8 +111,6 @@ class LedgerSource:
 
     def texts(self, row: Mapping[str, Any]) -> list[str]:
         """Samples of the attempt that finished; the journals have them."""
-        from sweeps.attempt.journal import JOURNAL, attempt_folders, last, run_folder
-
         folders = attempt_folders(run_folder(self.folder, str(row["family"]), str(row["key"])))
         samples = [last(folder / JOURNAL, kind="samples") for folder in folders.values()]
         texts = next((record.values.get("texts") for record in reversed(samples) if record), None)
@@ -127,9 +128,6 @@ def show(
     data: str | None = None, **how: Any,
 ) -> None:  # fmt: skip
     """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
-    from analysis.dashboard import sources
-    from analysis.dashboard.serve import serve
-    from analysis.table.runs import UnknownNameError
     from sweeps.config.load import find_name
     from sweeps.results.laws import store_table
 

@@ -15,19 +15,28 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+import analysis
+from analysis import figures
+from analysis.comparison.multipliers import Comparison
+from analysis.errors import UserError as AnalysisError
+from analysis.laws import standard_methods
+from analysis.laws.result import Law
+from analysis.report import write_report as write_page
+from analysis.table.columns import typed
+from analysis.table.runs import CURVE_COLUMNS
 from analysis.text import flops_text, without_secrets
-from scaling.errors import UserError, unknown
+from scaling.errors import UserError
 from scaling.families import family_name
 from scaling.files import write_whole
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from analysis.comparison.multipliers import Comparison
-    from analysis.laws.result import Law
-    from sweeps.ledger.ledger import Ledger
+from sweeps.attempt.journal import merged, run_folder
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.status import of_families, open_ledger
+from sweeps.plan.rows import run_row
+from sweeps.show.status import summary
 
 FOLDER_NAME = re.compile(
     r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
@@ -95,12 +104,6 @@ def ledger_table(
     keys: only these; other finished runs are counted as older. ledger: the open one, if it is open already.
     UserError if there is no ledger, a family has no runs in it, or none of the runs is among `keys`.
     """
-    import pandas as pd
-
-    from analysis.table.columns import typed
-    from sweeps.ledger.status import of_families, open_ledger
-    from sweeps.plan.rows import run_row
-
     with nullcontext(ledger) if ledger is not None else open_ledger(sweep_folder, sweep) as opened:
         recorded = opened.run_ids()
         runs = of_families(opened.runs(), families)
@@ -193,11 +196,6 @@ def _written(path: Path) -> Iterator[Path]:
 
 def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     """Losses along the runs of `frame`, from their journals: columns `table.runs.CURVE_COLUMNS`."""
-    import pandas as pd
-
-    from analysis.table.runs import CURVE_COLUMNS
-    from sweeps.attempt.journal import merged, run_folder
-
     points = []
     for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
         about = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
@@ -211,27 +209,11 @@ def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     return pd.DataFrame(points, columns=list(CURVE_COLUMNS))
 
 
-def known_method(name: str) -> str:
-    """The method of `analysis.laws.METHODS` with that name, or other name; UserError lists them."""
-    from analysis.errors import UserError as AnalysisError
-    from analysis.laws import METHODS, method_called
-
-    try:
-        return method_called(name)
-    except AnalysisError:
-        raise unknown("method", name, METHODS) from None
-
-
 def fit(table: RunTable, family: str | None, *, methods: Sequence[str] = (), bootstrap: int = 1000) -> Fits:
     """Laws of one family by these methods of `analysis.laws.METHODS`, the standard ones if none is named.
 
     UserError if none can be fitted.
     """
-    import analysis
-    from analysis.errors import UserError as AnalysisError
-    from analysis.laws import standard_methods
-    from sweeps.show.status import summary
-
     frame = table.of_family(family)
     if "status" in frame.columns and not (frame["status"] == "finished").any():
         states = summary(frame["status"])
@@ -259,10 +241,10 @@ def fit_each(
 ) -> Iterator[Fits]:
     """The laws of each family that has one; the reasons of the others go into `refused`.
 
-    report: gets a line before each fit, which may take half a minute.
+    report: gets the name of each step, which may take half a minute.
     """
     for family in table.families or (None,):
-        report(f"fitting {family or 'all runs'} ({bootstrap} resamples) ...")
+        report(f"fitting {family or 'all runs'} ({bootstrap:,} resamples)")
         try:
             fits = fit(table, family, methods=methods, bootstrap=bootstrap)
         except UserError as error:
@@ -278,8 +260,6 @@ def write_law(
 
     losses: training loss along the runs, for a figure of it (see `curves`).
     """
-    from analysis import figures
-
     law_file, runs_file = folder / "law.json", folder / "runs.parquet"
     save_table(table.of_family(fits.family), runs_file)
     written = [law_file, runs_file]
@@ -305,8 +285,6 @@ def write_law(
 
 def save_figures(drawings: Mapping[str, Any], folder: Path) -> list[Path]:
     """Each figure as PNG and as a page of its own; the files written."""
-    from analysis import figures
-
     written = [folder / f"{name}.{ending}" for name in drawings for ending in ("png", "html")]
     for path in written:
         figures.save(drawings[path.stem], path)
@@ -320,9 +298,6 @@ def compare(
 
     UserError if the reference has no runs or no law, or no other family has one.
     """
-    import analysis
-    from analysis.errors import UserError as AnalysisError
-
     reference = family_name(reference, table.families)
     if reference not in table.families:
         raise UserError(
@@ -338,15 +313,13 @@ def compare(
     others = [family for family in table.families if family not in refused]
     if refused and (reference in refused or len(others) < 2):
         raise UserError(refused.get(reference) or "; ".join(refused.values()))
-    report(f"comparing {', '.join(others)} ({bootstrap} resamples) ...")
+    report(f"comparing {len(others)} families ({bootstrap:,} resamples)")
     frame = table.frame[~table.frame["family"].isin(list(refused))]
     return analysis.compare(frame, reference=reference, bootstrap=bootstrap), refused
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """compare.json and the figures of a comparison into `folder`; the files written."""
-    from analysis import figures
-
     written = [folder / "compare.json"]
     _write_json(written[0], comparison.to_dict())
     drawings = {"compare": figures.compare(comparison), "frontiers": figures.frontier(comparison.laws)}
@@ -368,9 +341,6 @@ def write_report(
     A family without a law stands in the report with the reason, and in the second result; UserError if no
     family has a law.
     """
-    from analysis.errors import UserError as AnalysisError
-    from analysis.report import write_report as write_page
-
     laws: dict[str, Mapping[str, Law]] = {}
     refused: dict[str, Sequence[str]] = {}
     missing: dict[str, str] = {}
@@ -386,6 +356,7 @@ def write_report(
             comparison, _ = compare(table, reference, bootstrap=bootstrap, report=report)
         except (UserError, AnalysisError) as error:
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
+    report("drawing the report")
     title = f"{sweep}: scaling laws"
     try:
         path = write_page(

@@ -6,18 +6,30 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from analysis.text import MISSING, flops_text, interval_text, value_text
-from sweeps.results.laws import Fits, RunTable, curves, fit_each, folder_name, write_law
+import pandas as pd
+from rich.console import Console
+
+from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+from analysis.comparison.multipliers import Comparison
+from analysis.estimate import Estimate
+from analysis.laws import METHODS
+from analysis.text import MISSING, flops_text, interval_text, number_text, value_text
+from sweeps.plan.prepare import Request
+from sweeps.results.laws import (
+    Fits,
+    RunTable,
+    compare,
+    curves,
+    fit_each,
+    folder_name,
+    write_comparison,
+    write_law,
+    write_report,
+)
+from sweeps.show.steps import Steps
 from sweeps.show.tables import RowsTable, console
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-
-    from analysis.comparison.multipliers import Comparison
-    from sweeps.plan.prepare import Request
 
 STYLES = {"reliable": "green", "use with care": "yellow", "do not use": "red"}
 """How advice begins (see `analysis.checks.diagnostics.Diagnosis.advice`), and its colour."""
@@ -27,9 +39,6 @@ MOST_NAMED = 10
 
 def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     """The law as tables with intervals, a verdict for each method, and warnings."""
-    from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
-    from analysis.laws import METHODS
-
     out = out or console()
     frame, name = table.of_family(fits.family), fits.family or "all runs"
     for law in fits.laws.values():
@@ -45,7 +54,9 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
     out.print(RowsTable(title=f"{name}: exponents in compute, with {level:.0%} intervals", rows=rows))
     for method, law in fits.laws.items():
         if symbols := METHODS[method].symbols:
-            rows = [{"parameter": symbol, "value": str(getattr(law, symbol))} for symbol in symbols]
+            rows = [
+                {"parameter": symbol, "value": _parameter(symbol, getattr(law, symbol))} for symbol in symbols
+            ]
             title = f"{name}: {METHODS[method].label} {METHODS[method].formula}"
             out.print(RowsTable(title=title.strip(), rows=rows))
     for method, law in fits.laws.items():
@@ -64,6 +75,18 @@ def show_fits(fits: Fits, table: RunTable, out: Console | None = None) -> None:
         notes.append(f"left out: {older} finished runs of an earlier config under the same name")
     for note in dict.fromkeys(notes):
         out.print(note, style="yellow")
+
+
+NO_ENTROPY = 1e-4
+"""Nats per token below which E is written as 0: no loss is measured as finely."""
+
+
+def _parameter(symbol: str, value: Estimate) -> str:
+    """A parameter with its interval. A fit that needs no E stops just above 0."""
+    if symbol != "E" or value >= NO_ENTROPY or value.low is None or value.high is None:
+        return "0" if symbol == "E" and value < NO_ENTROPY else str(value)
+    ends = ("0" if end < NO_ENTROPY else number_text(end) for end in (value.low, value.high))
+    return f"0 [{', '.join(ends)}]"
 
 
 def _minima_table(law: Any, frame: pd.DataFrame, name: str) -> RowsTable:
@@ -117,12 +140,41 @@ def fit_all(
     journals: whether the folder is a sweep's own, with the training losses of its runs.
     """
     refused: dict[str, str] = {}
-    for fits in fit_each(table, refused, methods=methods, bootstrap=bootstrap, report=out.print):
-        show_fits(fits, table, out)
-        losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
-        # A table without a family column is one law; its results stand beside the families'.
-        own = folder / folder_name(fits.family) if fits.family else folder
-        show_files(write_law(fits, table, own, sweep=folder.name, losses=losses), out)
+    with Steps(out, [1.0] * max(1, len(table.families))) as step:
+        for fits in fit_each(table, refused, methods=methods, bootstrap=bootstrap, report=step):
+            show_fits(fits, table, out)
+            losses = curves(table.of_family(fits.family), folder, folder.name) if journals else None
+            # A table without a family column is one law; its results stand beside the families'.
+            own = folder / folder_name(fits.family) if fits.family else folder
+            show_files(write_law(fits, table, own, sweep=folder.name, losses=losses), out)
+    return refused
+
+
+def compare_all(
+    table: RunTable, folder: Path, reference: str, *, bootstrap: int, out: Console
+) -> dict[str, str]:
+    """Compare the families with `reference`, print and write it; returns why some are left out."""
+    with Steps(out, [1.0, 2.0]) as step:  # drawing takes longer than fitting
+        comparison, refused = compare(table, reference, bootstrap=bootstrap, report=step)
+        show_comparison(comparison, out)
+        step("drawing the comparison")
+        show_files(write_comparison(comparison, folder), out)
+    return refused
+
+
+def report_all(
+    table: RunTable, folder: Path, reference: str, *, bootstrap: int, journals: bool, out: Console
+) -> dict[str, str]:
+    """Write the report; returns why some families have no law. journals: as `fit_all`."""
+    losses = curves(table.frame, folder, folder.name) if journals else None
+    number = max(1, len(table.families))
+    # drawing a family takes longer than fitting it
+    weights = [*[1.0] * number, *([number] if number > 1 else []), 8.0 * number]
+    with Steps(out, weights) as step:
+        path, refused = write_report(
+            table, folder, folder.name, reference=reference, bootstrap=bootstrap, losses=losses, report=step
+        )
+    show_files([path], out)
     return refused
 
 

@@ -19,6 +19,7 @@ from sweeps.attempt.journal import attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import State
 from sweeps.record.recorded import RecordedRun
+from sweeps.show.tables import short
 
 Point = tuple[str, int]
 """Of a run's curves: "step" or "held-out step", and its number."""
@@ -51,15 +52,15 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
     for run in runs:
         numbers = [row["attempt"] for row in attempts[run.key]]
         if numbers != list(range(1, run.attempt + 1)):
-            gaps.append(f"run {run.key}: attempts {numbers}, the run says {run.attempt}")
+            gaps.append(f"run {short(run.key)}: attempts {numbers}, the run says {run.attempt}")
     for run in finished:
         ended = [
             row["attempt"] for row in attempts[run.key] if row["state"] == State.FINISHED and row["accepted"]
         ]
         if ended != [run.attempt]:
-            endings.append(f"run {run.key}: finished by attempts {ended} of {run.attempt}")
+            endings.append(f"run {short(run.key)}: finished by attempts {ended} of {run.attempt}")
         if run.result.get("key", run.key) != run.key:
-            endings.append(f"run {run.key}: its result is of run {run.result['key']}")
+            endings.append(f"run {short(run.key)}: its result is of run {short(run.result['key'])}")
 
     # each training step is in a run's curve once, up to the end of the run
     curves: dict[str, dict[Point, float]] = {}
@@ -78,11 +79,11 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
             damaged += reader.skipped
         points, repeated = points + len(steps), repeated - len(steps)
         if sorted(set(steps)) != steps:
-            broken.append(f"run {run.key}: the steps of its curve are not in order, each once")
+            broken.append(f"run {short(run.key)}: the steps of its curve are not in order, each once")
         if run.state == State.FINISHED and steps:
             last = int(run.result.get("steps_done", steps[-1]))
             if steps[-1] != last:
-                broken.append(f"run {run.key}: its curve ends at step {steps[-1]} of {last}")
+                broken.append(f"run {short(run.key)}: its curve ends at step {steps[-1]} of {last}")
     examined = f"{points} points of {len(finished)} finished runs"
     examined += f", {repeated} more were done again after faults" if repeated else ""
     examined += f", {damaged} damaged lines left out" if damaged else ""
@@ -111,7 +112,7 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
         differences = []
         for run in finished:
             if run.key not in own:
-                differences.append(f"run {run.key} is finished and not in the tracking store")
+                differences.append(f"run {short(run.key)} is finished and not in the tracking store")
                 continue
             store, curve = own[run.key], curves[run.key]
             names = {TRAIN_LOSS: "step", BIASED_LOSS: "step", HELD_OUT_LOSS: "held-out step"}
@@ -123,18 +124,20 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
             missing, extra = len(curve.keys() - stored.keys()), len(stored.keys() - curve.keys())
             if missing or extra:
                 differences.append(
-                    f"run {run.key}: {missing} points are not in the store, {extra} only there"
+                    f"run {short(run.key)}: {missing} points are not in the store, {extra} only there"
                 )
             wrong = sorted(step for step in stored.keys() & curve.keys() if stored[step] != curve[step])
             if wrong:
                 first = wrong[0]
                 differences.append(
-                    f"run {run.key}: {len(wrong)} points differ, {first[0]} {first[1]} is {curve[first]!r} "
-                    f"in the journal and {stored[first]!r} in the store"
+                    f"run {short(run.key)}: {len(wrong)} points differ, {first[0]} {first[1]} is "
+                    f"{curve[first]!r} in the journal and {stored[first]!r} in the store"
                 )
             bound = run.result.get("bound")
             if bound is not None and store.loss != bound:
-                differences.append(f"run {run.key}: its loss is {bound!r} and the store has {store.loss!r}")
+                differences.append(
+                    f"run {short(run.key)}: its loss is {bound!r} and the store has {store.loss!r}"
+                )
         compared = [run.key for run in finished if run.key in own]
         examined = f"{len(compared)} finished runs, {sum(len(curves[key]) for key in compared)} points"
         question = "the tracking store's losses are those of journals and ledger"
@@ -146,9 +149,9 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
 def audit_store(recorded: Sequence[RecordedRun]) -> list[Check]:
     """Whether a tracking store has each run once and each of its steps once."""
     keys = Counter((run.sweep, run.key) for run in recorded)
-    runs = [f"run {key} of {sweep} is there {n} times" for (sweep, key), n in keys.items() if n > 1]
+    runs = [f"run {short(key)} of {sweep} is there {n} times" for (sweep, key), n in keys.items() if n > 1]
     steps = [
-        f"run {run.key} of {run.sweep}: {name} has step {step} {count} times"
+        f"run {short(run.key)} of {run.sweep}: {name} has step {step} {count} times"
         for run in recorded
         for name, step, count in run.repeated
     ]

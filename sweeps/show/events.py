@@ -15,15 +15,13 @@ import json
 import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scaling.errors import UserError
+from sweeps.driver.sweep import Report
 from sweeps.driver.view import View
 from sweeps.ledger.types import SETTLED, Entry, State
 from sweeps.show.progress import LINE_S, Forecast
-
-if TYPE_CHECKING:
-    from sweeps.driver.sweep import Report
 
 WEBHOOK_S = 10.0
 WEBHOOK_TRIES = 3

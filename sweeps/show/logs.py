@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 
@@ -14,10 +14,8 @@ from analysis.text import count_text, duration, flops_text
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import SETTLED, Run
-from sweeps.show.tables import console, state_text
-
-if TYPE_CHECKING:
-    from sweeps.record.recorded import RecordedRun
+from sweeps.record.recorded import RecordedRun
+from sweeps.show.tables import console, short, state_text
 
 LINES = 10
 FOLLOW_S = 1.0
@@ -66,7 +64,9 @@ def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = Fal
 
 def heading(run: Run) -> Text:
     """Key, family, size, budget and state in a line."""
-    text = Text(f"{run.key}  {run.family} {run.size} at {flops_text(run.budget)} FLOPs: ", style="bold")
+    text = Text(
+        f"{short(run.key)}  {run.family} {run.size} at {flops_text(run.budget)} FLOPs: ", style="bold"
+    )
     return text.append_text(state_text(run.state))
 
 

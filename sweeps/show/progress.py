@@ -9,17 +9,17 @@ from __future__ import annotations
 import heapq
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from analysis.text import count_text, duration
 from sweeps.attempt.job import signature_of
 from sweeps.attempt.journal import JOURNAL, Follower, Record
 from sweeps.driver.view import Flight, View, label
 from sweeps.ledger.types import CLAIMABLE, SETTLED, State
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.live import Live
 
 READ_S = 1.0
 LINE_S = 60.0
@@ -144,8 +144,6 @@ class Progress:
                 outcome = f"{ended.verdict.state}, {ended.verdict.sentence} ({duration(ended.seconds)})"
                 self._print(f"{label(ended.entry)}: {outcome}; {self.sweep_line(view)}")
         if self.console.is_terminal:
-            from rich.live import Live
-
             if self._live is None:
                 self._live = Live(console=self.console, auto_refresh=False, transient=True)
                 self._live.start()
@@ -165,6 +163,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        self._print("saving the last records ...")
 
     def _print(self, text: str) -> None:
         if text:
@@ -172,10 +171,6 @@ class Progress:
 
     def picture(self, view: View) -> RenderableType:
         """The live view: running runs, as many as the terminal has lines for, and the sweep."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
         table = Table(box=None, pad_edge=False, show_header=bool(view.flights))
         for name in ("running", "loss", "step", "tokens/s", "left"):
             table.add_column(name, justify="left" if name == "running" else "right", no_wrap=True, style=None)

@@ -14,6 +14,12 @@ from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.requests import carry_out, find_one
 from sweeps.ledger.status import open_ledger, runs_with_progress
 from sweeps.ledger.types import Run, State
+from sweeps.record.board import ask, read_status
+from sweeps.record.recorded import experiment_name, recorded_run, recorded_runs
+from sweeps.record.recorder import read_note
+from sweeps.record.tracking import ExperimentTags, check_tracking, client, tracking_uri
+from sweeps.show.audit import audit, audit_store
+from sweeps.show.logs import show_log, show_recorded
 from sweeps.show.tables import console
 
 STALE_S = 60.0
@@ -51,8 +57,6 @@ class SweepHere:
         return carry_out(self.ledger, action, families, keys)
 
     def log(self, key: str, *, lines: int, follow: bool) -> None:
-        from sweeps.show.logs import show_log
-
         show_log(self.ledger, find_one(self.runs(), key), lines=lines, follow=follow)
 
 
@@ -63,8 +67,6 @@ class SweepInStore:
     """A remark about the runs last read."""
 
     def __init__(self, uri: str, sweep: str) -> None:
-        from sweeps.record.tracking import ExperimentTags, check_tracking, client
-
         check_tracking(uri, to_write=False)
         self.uri, self.sweep = uri, sweep
         api = client(uri)
@@ -74,24 +76,16 @@ class SweepInStore:
         self._tags = ExperimentTags(api, experiment.experiment_id)
 
     def runs(self) -> list[Run]:
-        from sweeps.record.board import read_status
-
         runs, age_s = read_status(self._tags, self.sweep)
         running = any(run.state == State.RUNNING for run in runs)
         self.note = f"as of {duration(age_s)} ago" if running and age_s > STALE_S else ""
         return runs
 
     def request(self, action: str, families: Sequence[str], keys: Sequence[str]) -> str:
-        from sweeps.record.board import ask
-        from sweeps.record.tracking import check_tracking
-
         check_tracking(self.uri)
         return ask(self._tags, action, families, keys)
 
     def log(self, key: str, *, lines: int, follow: bool) -> None:
-        from sweeps.record.recorded import recorded_run
-        from sweeps.show.logs import show_recorded
-
         if follow:
             raise UserError(
                 "--follow needs the ledger: give --out on the machine that has it, without --store"
@@ -108,11 +102,6 @@ def run_audit(
     With a ledger under `out`, compares ledger, journals and store (the one given, else the usual one if it
     exists); without a ledger, checks the store alone.
     """
-    from sweeps.record.recorded import experiment_name, recorded_runs
-    from sweeps.record.recorder import identity_of
-    from sweeps.record.tracking import check_tracking, tracking_uri
-    from sweeps.show.audit import audit, audit_store
-
     name = find_name(sweep, config, data, out, store=store)
     have_ledger = Ledger.exists(out / name / "ledger")
     uri = store or tracking_uri(out)
@@ -126,7 +115,7 @@ def run_audit(
         there = name
         if have_ledger:
             with Ledger(out / name / "ledger") as ledger:
-                there = experiment_name(uri, name, identity_of(ledger, uri))
+                there = experiment_name(uri, name, read_note(ledger, uri)["identity"])
         recorded = recorded_runs(uri, there if have_ledger or sweep or config or data else None)
         recorded = [replace(run, sweep=name) if run.sweep == there else run for run in recorded]
     checks = audit(out / name, name, recorded) if have_ledger else audit_store(recorded or [])

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 
 from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from analysis.text import duration, flops_text
 from sweeps.ledger.types import SETTLED, Run, State
-from sweeps.show.tables import KEY_LETTERS, WORDS, RowsTable, console, picture, state_text
+from sweeps.show.tables import WORDS, RowsTable, console, picture, short, state_text
 
 TROUBLED = frozenset({State.FAILED, State.DIVERGED, State.UNSCHEDULABLE, State.WAITING, State.PREEMPTED})
 """States that need an explanation."""
@@ -59,9 +60,9 @@ def status_table(runs: Sequence[Run], title: str) -> list[RowsTable | Text]:
         {
             "budget": flops_text(run.budget),
             "size": run.size,
-            "key": run.key[:KEY_LETTERS],
+            "key": short(run.key),
             "state": state_text(run.state),
-            "tries": str(run.attempt),
+            "attempts": str(run.attempt),
             "loss": _loss(run),
             "bits/byte": _number(run.bits_per_byte, ".3f"),
             "time": duration(run.worked_s) if run.worked_s else "",
@@ -71,11 +72,11 @@ def status_table(runs: Sequence[Run], title: str) -> list[RowsTable | Text]:
         }
         for run in runs
     ]
-    right = ("budget", "tries", "loss", "bits/byte", "time", "done", "left")
-    spare = ("bits/byte", "where", "tries", "time")
+    right = ("budget", "attempts", "loss", "bits/byte", "time", "done", "left")
+    spare = ("bits/byte", "where", "attempts", "time")
     table = RowsTable(title=title, rows=cells, right=right, once="budget", spare=spare)
     troubles = [run for run in runs if run.sentence and run.state in TROUBLED]
-    return [table, *(Text(f"{run.key[:KEY_LETTERS]}: {run.sentence}") for run in troubles)]
+    return [table, *(Text(f"{short(run.key)}: {run.sentence}") for run in troubles)]
 
 
 def _number(value: float | None, form: str) -> str:
@@ -92,8 +93,6 @@ def _loss(run: Run) -> str:
 
 def watch(read: Callable[[], Sequence[Run]], sweep: str, *, every_s: float = WATCH_S) -> None:
     """Show the sweep until all of it is settled, or Ctrl-C. Without a terminal: a line per change."""
-    from rich.live import Live
-
     out = console()
     live = Live(console=out, auto_refresh=False, screen=True, vertical_overflow="crop")
     printed = ""

@@ -20,7 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.text import count_text, duration, flops_text, number_text, printable, size_text
+from sweeps.attempt.journal import run_folder
 from sweeps.ledger.types import State
+from sweeps.pools.devices import is_cpu
 
 if TYPE_CHECKING:
     from sweeps.plan.plan import Plan, PlannedRun
@@ -47,6 +49,11 @@ SKIPPED = {
 """States that a sweep does not run again, and the command that changes that."""
 KEY_LETTERS = 8
 """Letters of a key in a table: enough to name a run."""
+
+
+def short(key: str) -> str:
+    """A key as tables and messages show it."""
+    return key[:KEY_LETTERS]
 
 
 WRAP: Mapping[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
@@ -209,7 +216,7 @@ def plan_table(runs: Sequence[PlannedRun], title: str) -> RowsTable:
         {
             "budget": flops_text(run.spec.budget),
             "size": run.spec.size.name + (f" #{run.spec.seed}" if seeds else ""),
-            "key": run.key[:KEY_LETTERS],
+            "key": short(run.key),
             "params": count_text(run.params),
             "tokens": count_text(run.spec.tokens),
             "tokens/param": count_text(run.spec.tokens / run.params),
@@ -230,8 +237,6 @@ def plan_table(runs: Sequence[PlannedRun], title: str) -> RowsTable:
 
 def totals(plan: Plan, *, slots: int) -> Text:
     """The work in all and what is left of it; how long that takes with `slots` runs at once, and why so."""
-    from sweeps.pools.devices import is_cpu
-
     left = plan.to_do
     if not left:
         return Text(f"{len(plan.runs)} runs, all of them done")
@@ -259,8 +264,6 @@ def totals(plan: Plan, *, slots: int) -> Text:
 
 def places(plan: Plan, folder: Path, *, data: Path) -> str:
     """The runs that are skipped and why, and where everything is written. folder: of the sweep."""
-    from sweeps.attempt.journal import run_folder
-
     lines = []
     for state, remedy in SKIPPED.items():
         number = sum(run.state == state for run in plan.runs)

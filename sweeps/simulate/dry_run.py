@@ -13,16 +13,15 @@ from sweeps.driver.order import choose_order
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Entry
 from sweeps.plan import prepare
+from sweeps.plan.plan import Plan
 from sweeps.pools.rack import Node, Rack
 from sweeps.show.tables import console, places, plan_view
 from sweeps.simulate.bought import bought_lines
 from sweeps.simulate.cluster import describe, parse_cluster
+from sweeps.simulate.simulator import Schedule, simulate
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from sweeps.plan.plan import Plan
-    from sweeps.simulate.simulator import Schedule
 
 PAGE = "schedule.html"
 
@@ -108,8 +107,6 @@ def simulated(
     order: str | None = None,
 ) -> Schedule:
     """The schedule of the runs to do, each with its expected time on the node that it gets."""
-    from sweeps.simulate.simulator import simulate
-
     entries = [plan.entry(run, dataset=".") for run in plan.to_do]
     on_gpus = bool(plan.config.resources.gpus)
     kinds = {node.gpu_kind if on_gpus and node.gpu_kind else plan.kind for node in nodes}

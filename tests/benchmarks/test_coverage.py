@@ -39,12 +39,15 @@ def test_it_prints_and_writes_every_cell(capsys, tmp_path, monkeypatch):
         "desk",
         "--method",
         "surface",
+        "surface allowance",
         "isoflop",
     ]
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(out)])
     coverage.main()
     printed = capsys.readouterr().out
-    assert printed.count("| desk |") == 6
+    assert printed.count("| desk |") == 9
     cells = json.loads(out.read_text())
-    assert len(cells) == 6
+    assert len(cells) == 9
     assert all(0 <= share <= 1 for cell in cells for share in cell["coverage"].values())
+    with_loss = {cell["method"] for cell in cells if "loss" in cell["coverage"]}
+    assert with_loss == {"surface", "surface allowance"}, "parabolas give no loss interval beyond budgets"

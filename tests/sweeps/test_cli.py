@@ -58,6 +58,10 @@ def test_options_are_as_reviewed():
         **{name: ["--family", *which, "run"] for name in ("cancel", "retry", "resume")},
         "logs": [*which, "run", "--lines", "--follow", "-f"],
         "audit": which,
+        "ask": [
+            *("--family", *which, "budget", "--gpus", "--days", "--utilisation", "--params", "--tokens"),
+            *("--unique-tokens", "--epochs", "--loss", "--reference", "--json"),
+        ],
         "fit": ["--family", *which, "--method", "--bootstrap"],
         **{name: ["--family", *which, "--reference", "--bootstrap"] for name in ("compare", "report")},
         "dashboard": ["--family", *which, "--host", "--port", "--token", "--name", "--bootstrap"],

@@ -85,10 +85,10 @@ def test_sweeps_of_a_store_are_listed_and_selected_by_name(here, capsys):
 
 def test_fit_takes_methods_by_name(here, capsys):
     write_table("t.csv", {"ar": 3})
-    fit = ("fit", "--store", "t.csv", "--bootstrap", "0", "--method", "envelope")
+    fit = ("fit", "--store", "t.csv", "--bootstrap", "0", "--method", "approach 1")
     assert scaling(*fit, "--method", "surface") == 0
     assert json.loads(Path("runs/t/ar/law.json").read_text())["laws"].keys() == {"envelope", "surface"}
-    assert "unknown method 'surfase'; did you mean 'surface'?" in refused(
+    assert "method = 'surfase' is unknown; choose one of surface" in refused(
         capsys, "fit", "--store", "not-read.csv", "--method", "surfase"
     )
 

@@ -25,6 +25,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 
+from scaling.data.shards import META, Workshop, read_checked
 from scaling.errors import DataAwayError, UserError
 from scaling.files import private_folder, scratch_folder
 from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, failure, read_outcome
@@ -282,8 +283,6 @@ def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] =
     does not have it, or gives no answer for START_S; DataAwayError if the copy there is damaged; UserError if
     this node's disk has no room for it.
     """
-    from scaling.data.shards import META, Workshop, read_checked
-
     fingerprint = str(job.spec["data"]["fingerprint"])
     if fingerprint_of(Path(job.dataset)) == fingerprint:
         return Path(job.dataset)
@@ -309,8 +308,6 @@ def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] =
 
 def fingerprint_of(folder: Path) -> str | None:
     """Of the dataset in `folder`; None if there is none that is whole."""
-    from scaling.data.shards import read_checked
-
     try:
         return str(read_checked(folder)["fingerprint"])
     except (UserError, KeyError):
@@ -323,8 +320,6 @@ def put_dataset(storage: Storage, folder: Path, *, patience_s: float = START_S) 
     Files that are there are compared byte for byte; damaged ones are replaced. UserError if `folder` has no
     whole dataset; StorageError if the storage fails for `patience_s`.
     """
-    from scaling.data.shards import META, read_checked
-
     place = data_place(str(read_checked(folder)["fingerprint"]))
     there = patiently(lambda: storage.sizes(place), patience_s)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

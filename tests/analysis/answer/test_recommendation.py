@@ -195,6 +195,10 @@ class TestScarceText:
         four = answer.at(1e21, unique_tokens="3B", epochs=4).table.iloc[0]
         assert four["tokens"] <= 4.001 * 3e9
         assert four["loss"] < once["loss"]
+        # without a limit it is read as often as pays
+        free = answer.at(1e21, unique_tokens="3B").table.iloc[0]
+        assert free["tokens"] > four["tokens"]
+        assert free["loss"] < four["loss"]
 
 
 class TestBudgetForALoss:
@@ -238,6 +242,15 @@ def test_runs_no_law_can_be_fitted_to_are_refused_with_the_reasons():
         recommend(planted(1.0, 1, "ar").head(3), 1e20)
     with pytest.raises(UserError, match="give a pandas DataFrame"):
         recommend([1, 2, 3], 1e20)
+
+
+def test_a_notebook_shows_what_is_printed(sahoo):
+    page = sahoo._repr_html_()
+    assert all(sentence in page for sentence in sahoo.sentences)
+    assert all(line in page for line in sahoo._ranking()), "numbers formatted as on a terminal"
+    refused = sahoo.at(1e26)
+    assert refused.sentence in refused._repr_html_()
+    assert "<pre" not in refused._repr_html_(), "no numbers beside a refusal"
 
 
 def test_it_is_plain_json_and_a_figure(sahoo):

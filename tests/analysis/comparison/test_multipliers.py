@@ -110,6 +110,23 @@ def test_a_crossing_that_no_run_is_near_is_not_printed():
     assert "masked meets ar at" in str(near)
 
 
+def test_a_resample_in_which_the_reference_needs_nothing_opens_the_interval():
+    """Runs of a minute, so far from any floor that some resamples have none; warnings are errors here."""
+    losses = {
+        "ar": [4.94, 5.32, 5.4, 5.43, 5.44, 3.68, 4.61, 5.12, 5.24, 5.32, 3.51, 3.53, 4.01, 4.4, 4.88],
+        "masked": [4.87, 5.1, 5.17, 5.24, 5.22, 3.77, 4.54, 4.78, 4.88, 5.0, 3.52, 3.55, 3.95, 4.21, 4.51],
+    }
+    places = [(flops, params) for flops in (1e8, 2e8, 4e8) for params in (2133, 4057, 6365, 9057, 15593)]
+    rows = [
+        {"family": family, "params": params, "tokens": flops / (6 * params), "loss": loss}
+        for family, own in losses.items()
+        for (flops, params), loss in zip(places, own, strict=True)
+    ]
+    multipliers = compare(pd.DataFrame(rows), bootstrap=50).multipliers
+    assert np.isinf(multipliers["high"]).any()
+    assert np.isfinite(multipliers["multiplier"]).all()
+
+
 def test_frontiers_that_never_meet_have_no_crossover():
     comparison = compare(two_families(slower(AR, 4.0)), bootstrap=50)
     assert comparison.crossovers.empty
@@ -157,11 +174,12 @@ def test_the_same_warning_of_several_families_is_one_line():
             ("masked", "E = 1.5 lies above the loss 2.0e3"),
             ("block", "E = 2.5 lies above the loss 3.0e3"),
             ("masked", "it is so"),
+            ("hybrid", "E = 1.5 lies above the loss 2.0e3"),
         ]
     ) == [
         "99 (masked), 8 (block) of 1000 resamples did not converge",
         "block, masked: it is so",
-        "masked: E = 1.5 lies above the loss 2.0e3",
+        "masked, hybrid: E = 1.5 lies above the loss 2.0e3",
         "block: E = 2.5 lies above the loss 3.0e3",
     ]
 

@@ -190,8 +190,8 @@ def test_runs_are_found_by_words(page: Any, desk: str) -> None:
     page.fill("input[aria-label='Find runs']", "diverged")
     wait_for(lambda: "1 run\n" in text_of(page))
     page.click("td a")
-    assert "Status: diverged" in text_of(page)
     wait_for(lambda: "no training curve" in text_of(page))
+    assert "Status: diverged" in text_of(page)
 
 
 def verdict_of(page: Any) -> str:

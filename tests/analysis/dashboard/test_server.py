@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from analysis.dashboard import app, curves, page, security, serve, worker
+from analysis.dashboard import app, columns, page, security, serve, worker
 from analysis.dashboard.children import ChildError
 from analysis.dashboard.state import Laws, State
 from analysis.errors import UserError
@@ -91,6 +91,27 @@ def test_laws_are_given_for_known_counts_only(client: Any) -> None:
     assert waiting.status_code == 503
     for name in ("../../../etc/passwd", "flops_exact; DROP TABLE runs", "__class__"):
         assert client.get("/api/laws", params={"params": name, "flops": name}).status_code == 404
+
+
+def test_a_run_that_cannot_be_read_says_why(client: Any) -> None:
+    answer = client.get("/api/run", params={"key": "0123"})
+    assert (answer.status_code, answer.json()) == (503, {"problem": "the store is away"})
+
+
+def test_the_runs_and_laws_of_an_earlier_server_are_shown_at_once(tmp_path: Path) -> None:
+    content, counts = worker.pack({"rows": 7}), {"params": ["params", "params_total"], "flops": ["flops_6nd"]}
+    etag = hashlib.sha256(content).hexdigest()[:24]
+    (tmp_path / "page.json.gz").write_bytes(content)
+    (tmp_path / "facts.json").write_text(json.dumps({"etag": etag, "hash": "h", "counts": counts}))
+    (tmp_path / "laws-h-params_total-flops_6nd.json.gz").write_bytes(worker.pack({"done": True}))
+    state = State({"source": "none", "options": {}}, tmp_path)
+    state.take_up(tmp_path)
+    client = client_of(state)
+    assert client.get("/api/data").json() == {"rows": 7}
+    assert client.get("/api/laws?params=params_total&flops=flops_6nd").json() == {"done": True}
+    (laws,) = client.get("/api/state").json()["laws"].values()
+    assert laws["done"]
+    assert laws["fresh"]
 
 
 class TestPicture:
@@ -265,7 +286,7 @@ class TestExport:
         state = state_of(tmp_path)
         paths = {name: tmp_path / name for name in ("file", "curves")}
         paths["file"].write_bytes(worker.pack({"rows": 7}))
-        paths["curves"].write_bytes(curves.nothing("none"))
+        paths["curves"].write_bytes(columns.nothing("none"))
         answer = {name: str(path) for name, path in paths.items()} | {"etag": "newer", "end": True}
         state.reader = NoReader(answer)  # type: ignore[assignment]
         text = client_of(state).get("/export.html").text

@@ -21,6 +21,7 @@ from tests.analysis.laws.test_registry import table_for
 from tests.analysis.planted import isoflop_table
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("surface", {"interval": "allowance"}),
     *((name, {}) for name in METHODS),
     ("surface", {"interval": "bca"}),
     ("surface", {"tied": True, "E": 1.5}),

@@ -457,7 +457,7 @@ def test_parameters_of_an_earlier_version_stay_as_they_are(tmp_path, sweep):
 
 def test_a_renamed_experiment_is_recorded_to_and_audited(tmp_path, sweep):
     from sweeps.record.recorded import experiment_name, recorded_runs
-    from sweeps.record.recorder import identity_of
+    from sweeps.record.recorder import read_note
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     sweep.attempt("a", [1, 2])
@@ -471,7 +471,7 @@ def test_a_renamed_experiment_is_recorded_to_and_audited(tmp_path, sweep):
     again = Recorder(sweep.ledger, "desk", uri, every_s=0.01)
     again.start()
     assert again.close(30.0) == 0
-    there = experiment_name(uri, "desk", identity_of(sweep.ledger, uri))
+    there = experiment_name(uri, "desk", read_note(sweep.ledger, uri)["identity"])
     assert there == "our best"
     assert sorted(run.key for run in recorded_runs(uri, there)) == ["a", "b"]
     assert recorded_runs(uri, "desk") == []

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from analysis import load_law
+from analysis.estimate import Estimate
 from scaling.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.config.load import SHIPPED, parse_config
@@ -237,13 +238,27 @@ def test_a_family_without_a_law_keeps_no_other_from_its_own(folder, tmp_path):
     assert [fits.family for fits in fitted] == ["ar"]
     assert list(refused) == ["aaa"]
     assert "no law can be fitted to 'aaa'" in refused["aaa"]
-    assert lines == ["fitting aaa (0 resamples) ...", "fitting ar (0 resamples) ..."]
+    assert lines == ["fitting aaa (0 resamples)", "fitting ar (0 resamples)"]
     with pytest.raises(UserError, match="no law can be fitted to 'aaa'"):
         results.compare(table, "ar", bootstrap=0)
     three = pd.concat([short, results.ledger_table(folder, "planted").of_family("uniform")])
     comparison, refused = results.compare(replace(table, frame=three), "ar", bootstrap=0)
     assert set(comparison.laws) == {"ar", "uniform"}
     assert list(refused) == ["aaa"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Estimate(3.9e-6, 3.9e-6, 1.36), "0 [0, 1.36]"),
+        (Estimate(3.9e-6), "0"),
+        (Estimate(1.5, 1.4, 1.6), "1.50 [1.40, 1.60]"),
+        (Estimate(0.2, 2e-6, 0.4), "0.200 [0, 0.400]"),
+    ],
+)
+def test_an_entropy_that_vanished_is_written_as_zero(value, text):
+    assert report._parameter("E", value) == text
+    assert report._parameter("A", value) == str(value)
 
 
 def test_exit_codes_tell_missing_laws_and_missing_records(folder, tmp_path, monkeypatch):
@@ -422,13 +437,3 @@ def test_a_report_of_a_sweep_says_which_family_has_no_law(folder, specs, tmp_pat
     with pytest.raises(UserError, match=r"no law to report.*no law can be fitted to 'ar'"):
         results.write_report(few, tmp_path / "few", "planted", reference="ar", bootstrap=0)
     assert not (tmp_path / "few").exists()
-
-
-def test_a_method_is_known_by_its_other_names_too() -> None:
-    assert [results.known_method(name) for name in ("chinchilla", "approach 2", "1")] == [
-        "surface",
-        "isoflop",
-        "envelope",
-    ]
-    with pytest.raises(UserError, match="unknown method 'surfase'; did you mean 'surface'"):
-        results.known_method("surfase")

@@ -9,7 +9,8 @@ import pytest
 from sweeps.attempt.journal import JOURNAL, Journal, Record, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.status import runs_with_progress
-from sweeps.show.logs import record_line, show_log
+from sweeps.ledger.types import Run, State
+from sweeps.show.logs import heading, record_line, show_log
 from tests.sweeps.simulation import entry
 
 
@@ -61,3 +62,10 @@ def test_training_records_stand_under_their_names_within_80_columns(tmp_path, ca
     for name, value in {"step": "9999999", "learning rate": "2.07e-05", "gradient": "1.23e-05"}.items():
         assert names.index(name) + len(name) == record.index(value) + len(value)
     assert names.index("loss") == record.index("12.3456 biased")
+
+
+def test_the_heading_shows_the_key_as_tables_do():
+    run = Run(
+        key="0123456789abcdef", family="ar", state=State.FAILED, attempt=1, changed=1, size="8x1", budget=1e9
+    )
+    assert str(heading(run)) == "01234567  ar 8x1 at 1.0e9 FLOPs: failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from sweeps.ledger.ledger import Ledger
@@ -17,6 +18,24 @@ from tests.sweeps.simulation import entry
 
 NO_PROCESS = 2**22 + 1
 """Beyond the largest process number of Linux."""
+
+
+@pytest.mark.parametrize("width", [80, 64])
+def test_a_run_is_one_line_with_its_key_and_state_however_narrow_the_terminal(width):
+    out = io.StringIO()
+    runs = [
+        Run(
+            key=f"{place:08x}ffffffff", family="masked", state=state, attempt=2, changed=place,
+            host="a-host-of-a-cluster.example.org", size="2121M", budget=1e20, params=2.1e9,
+            loss=2.5, loss_se=0.0231, bits_per_byte=3.6, worked_s=7e4,
+        )
+        for place, state in enumerate(State)
+    ]  # fmt: skip
+    show(runs, "wide", Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for place, state in enumerate(State):
+        assert sum(f"{place:08x}" in line and f" {state} " in line for line in lines) == 1
 
 
 def test_a_run_whose_driver_was_killed_is_not_shown_as_running(tmp_path):

@@ -1,0 +1,78 @@
+"""`scaling ask`: the answer in a terminal, its limits, and what it says of bad questions."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis import published, recommend
+from scaling.errors import UserError
+from sweeps.results.answer import show_answer
+from sweeps.results.laws import RunTable, store_table
+from tests.analysis.planted import isoflop_table
+
+
+@pytest.fixture(scope="module")
+def sahoo() -> RunTable:
+    return store_table("published:sahoo2026", None)
+
+
+@pytest.fixture
+def out(monkeypatch) -> Console:
+    return Console(width=80, force_terminal=False, color_system=None)
+
+
+def test_it_says_what_the_interface_says(sahoo, out, capsys):
+    assert show_answer(sahoo, out, flops="1e22")
+    text = capsys.readouterr().out
+    answer = recommend(published.runs("sahoo2026"), 1e22)
+    assert " ".join(text.split()).startswith(f"{answer.sentence} {answer.confidence}")
+    assert "masked or uniform" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_without_a_budget_it_is_ten_times_the_largest(sahoo, out, capsys):
+    show_answer(sahoo, out)
+    assert "For 1.0e21 FLOPs train ar" in capsys.readouterr().out
+
+
+def test_a_budget_too_far_away_is_refused_without_numbers(sahoo, out, capsys):
+    assert not show_answer(sahoo, out, flops="1e24")
+    text = capsys.readouterr().out
+    assert "These runs cannot answer 1.0e24 FLOPs" in text
+    assert "masked" not in text
+
+
+def test_what_a_loss_costs(sahoo, out, capsys):
+    assert show_answer(sahoo, out, loss=2.6)
+    text = capsys.readouterr().out
+    assert "what a loss of 2.6 nats per token costs" in text
+    assert text.index("ar") < text.index("masked") < text.index("uniform")
+    with pytest.raises(UserError, match="--loss asks for its budget"):
+        show_answer(sahoo, out, loss=2.6, flops="1e20")
+
+
+def test_json_is_the_whole_answer(sahoo, out, capsys):
+    show_answer(sahoo, out, flops="1e20", as_json=True)
+    assert json.loads(capsys.readouterr().out)["ranking"][0]["family"] == "ar"
+    show_answer(sahoo, out, loss=2.0, as_json=True)
+    costs = json.loads(capsys.readouterr().out)
+    assert costs[0]["family"] == "ar"
+    assert None in [row["high"] for row in costs]
+
+
+def test_a_family_without_a_law_is_named(out, capsys):
+    runs = isoflop_table(span=3.0, sizes=9, noise=0.001, family="ar")
+    few = isoflop_table(span=3.0, sizes=9, noise=0.001, family="masked").head(2)
+    table = RunTable(frame=pd.concat([runs, few], ignore_index=True), source="here")
+    assert not show_answer(table, out)
+    assert "no law of masked: runs: 2 different" in capsys.readouterr().out
+
+
+def test_runs_that_are_not_done_are_no_answer(out):
+    runs = isoflop_table().assign(status="running")
+    with pytest.raises(UserError, match="no finished run to answer from"):
+        show_answer(RunTable(frame=runs, source="here"), out)
