@@ -44,10 +44,9 @@ class Answers:
     def answer(self, question: Mapping[str, str], *, paint: bool = False) -> dict[str, Any]:
         """What the page shows for a question; without a budget for ten times the largest one. A refused
         answer has no numbers. paint: with the first paint of the figure. UserError for a bad question."""
-
         answer = self._answer(question)
         content: dict[str, Any] = {
-            "sentence": answer.sentence, "grade": answer.grade, "confidence": answer.confidence,
+            "sentences": answer.sentences, "grade": answer.grade, "confidence": answer.confidence,
             "more": list(answer.causes[1:]), "refused": dict(answer.refused),
         }  # fmt: skip
         if answer.sentence_only:
@@ -64,7 +63,6 @@ class Answers:
 
     def costs(self, loss: str) -> dict[str, Any]:
         """What a loss costs in every family. UserError if it is no loss."""
-
         try:
             value: Any = float(loss)
         except ValueError:
@@ -75,7 +73,6 @@ class Answers:
 
     def ready(self) -> list[tuple[str, str, str]]:
         """Budgets to choose from: the question ("" for the usual budget), the budget and what it is."""
-
         if self.problem:
             return []
         largest = max(family.largest_budget for family in self.families.values())
@@ -88,7 +85,6 @@ class Answers:
         return list(ready.values())
 
     def _answer(self, question: Mapping[str, str]) -> Recommendation:
-
         if self.problem:
             raise UserError(self.problem)
         fields: dict[str, Any] = {QUESTION[name]: value for name, value in question.items() if value}

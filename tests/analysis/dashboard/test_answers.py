@@ -29,7 +29,7 @@ def test_sentences_and_tables_are_those_of_recommend(own: answers.Answers) -> No
     expected = analysis.recommend(made_up(), "1e19 FLOPs")
     content = own.answer({"budget": "1e19"})
     json.dumps(content, allow_nan=False)
-    assert (content["sentence"], content["confidence"]) == (expected.sentence, expected.confidence)
+    assert (content["sentences"], content["confidence"]) == (expected.sentences, expected.confidence)
     assert content["families"] == expected.table["family"].tolist()
     assert content["numbers"][0]["loss"] == pytest.approx(expected.table["loss"][0], rel=1e-5)
     assert content["ranking"]["rows"][1][0] == content["families"][1]
@@ -38,8 +38,8 @@ def test_sentences_and_tables_are_those_of_recommend(own: answers.Answers) -> No
 
 
 def test_without_a_budget_it_is_ten_times_the_largest(own: answers.Answers) -> None:
-    assert own.answer({"size": ""})["sentence"] == own.answer({"budget": "6.4e19"})["sentence"]
-    assert "100M parameters on" in own.answer({"size": "100M"})["sentence"]
+    assert own.answer({"size": ""})["sentences"] == own.answer({"budget": "6.4e19"})["sentences"]
+    assert "100M parameters on" in own.answer({"size": "100M"})["sentences"][0]
 
 
 def test_a_refused_answer_has_no_numbers(own: answers.Answers) -> None:
@@ -119,7 +119,7 @@ class TestFitter:
         content = json.loads(gzip.decompress(laws.read_bytes()))
         fitter = worker.Fitter(tmp_path)
         (answer,) = fitter.answer({"laws": str(laws), "question": {"budget": "6.4e19"}})
-        assert answer["sentence"] == content["answers"][""]["sentence"]
+        assert answer["sentences"] == content["answers"][""]["sentences"]
         assert {name for name, *_ in content["ready"]} == content["answers"].keys()
         (problem,) = fitter.answer({"laws": str(laws), "question": {"loss": "low"}})
         assert problem == {"problem": "loss = 'low': give a loss in nats per token, above 0", "end": True}

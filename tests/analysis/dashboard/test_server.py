@@ -148,10 +148,10 @@ class TestAnswer:
 
     def test_is_that_to_the_fields_of_a_question_alone(self, tmp_path: Path) -> None:
         state = state_of(tmp_path)
-        drawer = self.drawer(state, {"sentence": "Train ar.", "end": True})
+        drawer = self.drawer(state, {"sentences": ["Train ar."], "end": True})
         more = {"budget": "1e20", "epochs": "4" * 999, "laws": "/etc/passwd"}
         answer = client_of(state).get("/api/answer", params=self.COUNT | more)
-        assert (answer.status_code, answer.json()["sentence"]) == (200, "Train ar.")
+        assert (answer.status_code, answer.json()["sentences"]) == (200, ["Train ar."])
         assert drawer.job == {
             "job": "answer",
             "laws": "laws",

@@ -92,7 +92,7 @@ function fillAnswer(section) {
     return null;
   }
   const kind = GRADE_CLASS[answer.grade], opening = `Confidence: ${answer.grade}.`;
-  verdict.replaceChildren(el("div", { class: `answer ${kind}` }, el("p", { class: "sentence" }, answer.sentence),
+  verdict.replaceChildren(el("div", { class: `answer ${kind}` }, answer.sentences.map(sentence => el("p", { class: "sentence" }, sentence)),
     el("p", {}, el("span", { class: `grade ${kind}`, "aria-hidden": "true" }, GRADE_MARK[answer.grade]), el("strong", {}, opening), answer.confidence.slice(opening.length)),
     answer.more.length ? el("p", { class: "muted" }, `Also: ${answer.more.join("; ")}.`) : null));
   const figure = answer.figure ? new Figure("Loss of every family above the best one, and the sizes as good as the best", answer.figure, { name: `answer?${question}` }) : null;
