@@ -32,8 +32,8 @@ def test_the_ranking_has_ranges_where_the_size_was_free(families):
     best = answer.table.iloc[0]
     assert wide.rows[0][4] == f"{plain.rows[0][1]} ({range_text(best['params_low'], best['params_high'])})"
     assert plain.rows[0][4] == wide.rows[0][2] == "" != wide.rows[1][2]
-    given = answer_from(families, {}, 1e20, params="1B")
-    assert [row[4] for row in ranking_table(given, ranges=True).rows] == ["1.00B", "1.00B"]
+    fixed = answer_from(families, {}, 1e20, params="1B")
+    assert [row[4] for row in ranking_table(fixed, ranges=True).rows] == ["1.00B", "1.00B"]
 
 
 def test_each_method_has_a_row_for_each_family_in_the_order_of_the_ranking(families):

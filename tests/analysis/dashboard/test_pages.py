@@ -245,6 +245,7 @@ def test_a_loss_has_its_price(page: Any, desk: str) -> None:
     page.fill("#question-target", "2.9")
     page.keyboard.press("Enter")
     wait_for(lambda: "What a loss of 2.9 nats per token costs" in page.inner_text("div.costs"))
+    assert page.locator("div.costs tbody tr").count() == 3
     page.fill("#question-target", "low")
     page.keyboard.press("Enter")
     wait_for(lambda: "loss = 'low': give a loss" in page.inner_text("div.costs"))

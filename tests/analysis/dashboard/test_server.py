@@ -104,6 +104,8 @@ def test_the_runs_and_laws_of_an_earlier_server_are_shown_at_once(tmp_path: Path
     (tmp_path / "page.json.gz").write_bytes(content)
     (tmp_path / "facts.json").write_text(json.dumps({"etag": etag, "hash": "h", "counts": counts}))
     (tmp_path / "laws-h-params_total-flops_6nd.json.gz").write_bytes(worker.pack({"done": True}))
+    (tmp_path / "laws-h-params-flops_6nd.json.gz").write_bytes(worker.pack({"done": True}))
+    (tmp_path / "laws-h-params_total-flops_6nd.families.gz").write_bytes(b"")
     state = State({"source": "none", "options": {}}, tmp_path)
     state.take_up(tmp_path)
     client = client_of(state)
@@ -112,6 +114,8 @@ def test_the_runs_and_laws_of_an_earlier_server_are_shown_at_once(tmp_path: Path
     (laws,) = client.get("/api/state").json()["laws"].values()
     assert laws["done"]
     assert laws["fresh"]
+    without_families = client.get("/api/laws?params=params&flops=flops_6nd")
+    assert without_families.status_code == 503, "nothing to answer from: they are fitted again"
 
 
 class TestPicture:

@@ -104,8 +104,8 @@ function fillAnswer(section) {
 }
 
 function rankingTable({ columns, rows }, caption) {
-  const shown = rows.filter(([family]) => !store.families.includes(family) || shownFamilies().includes(family));
-  return tableOf(columns.map(title => ({ title })), shown.map(([family, ...cells]) => [familyCell(family), ...cells]), { caption });
+  const visible = rows.filter(([family]) => !store.families.includes(family) || shownFamilies().includes(family));
+  return tableOf(columns.map(title => ({ title })), visible.map(([family, ...cells]) => [familyCell(family), ...cells]), { caption });
 }
 
 function fillCosts(section) {
