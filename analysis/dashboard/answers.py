@@ -1,7 +1,7 @@
 """Answers of the page: a budget, limits or a loss in, sentences, tables of texts and a figure out.
 
-The laws are those of `analysis.recommend`, fitted once (`fit`) and kept; a question then takes about a tenth
-of a second. The page composes no sentence and no number of its own.
+The laws are those of `analysis.recommend`, fitted once (`answers_of`) and kept; a question then takes about
+a tenth of a second. The page composes no sentence and no number of its own.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Answers:
         return answer_from(self.families, self.refused, **fields)
 
 
-def fit(frame: pd.DataFrame) -> Answers:
+def answers_of(frame: pd.DataFrame) -> Answers:
     """Fit runs as `fits.counted` gives them."""
     try:
         families, refused = fit_families(frame)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Literal
@@ -26,7 +27,7 @@ QUESTION = ("budget", "gpus", "days", "utilisation", "size", "tokens", "unique",
 """Fields of a question, see `analysis.dashboard.answers`, and loss for what a loss costs."""
 LONGEST = 100
 MEDIA = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
-Format = Literal["png", "svg", "pdf"]
+Format = Literal["json", "png", "svg", "pdf"]
 Theme = Literal["light", "dark"]
 
 
@@ -62,7 +63,8 @@ def build(state: State, *, title: str, watch: bool = True) -> FastAPI:
     @app.get("/export.html")
     async def export(start: str = "") -> Response:
         # reading and packing run in other threads and processes: the server answers meanwhile
-        laws = await asyncio.to_thread(page.carried_laws, state, start)
+        count = page.count_at(state, start)
+        laws = await asyncio.to_thread(page.carried_laws, state, count, await state.figures(count))
         curves = await state.curves(page.room_for_curves(state, laws))
         content = await asyncio.to_thread(page.exported, state, curves, laws, title=title, start=start)
         name = f"attachment; filename={page.file_name(title)}"
@@ -103,18 +105,19 @@ def _data_routes(app: FastAPI, state: State) -> None:
         # a bad question is a sentence for the reader: browsers report other codes on their console
         return JSONResponse(content, headers={"cache-control": "no-store"})
 
-    @app.get("/api/picture")
-    async def picture(params: str, flops: str, name: str, format: Format, theme: Theme = "light",
-                      families: str = "", budgets: str = "") -> Response:  # fmt: skip
+    @app.get("/api/figure")
+    async def figure(request: Request, params: str, flops: str, name: str, format: Format = "json",
+                     theme: Theme = "light", families: str = "", budgets: str = "") -> Response:  # fmt: skip
         if not state.knows((params, flops)):
             return JSONResponse({"unknown": "the runs are not counted that way"}, 404)
         try:
             chosen = [float(budget) for budget in budgets.split(",") if budget]
-            job = {"name": name, "format": format, "theme": theme, "budgets": chosen}
-            job["families"] = [one for one in families.split(",") if one]
-            content = await state.picture((params, flops), **job)
+            filters = {"families": [one for one in families.split(",") if one], "budgets": chosen}
+            content = await state.figure((params, flops), name, format=format, theme=theme, **filters)
         except ValueError:
             return JSONResponse({"problem": f"budgets: {budgets[:100]!r} are no FLOPs"}, 422)
+        if format == "json":
+            return _packed(request, content, hashlib.sha256(content).hexdigest()[:24])
         return Response(content, media_type=MEDIA[format], headers={"cache-control": "no-store"})
 
     @app.get("/api/run")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import hashlib
 import json
 import time
@@ -20,7 +21,6 @@ from typing import Any
 from analysis.dashboard.children import Child, ChildError
 from analysis.dashboard.columns import nothing
 from analysis.dashboard.sources import marks_of
-from analysis.dashboard.worker import families_file
 
 LOOK_S = 1.0
 """How often files are looked at."""
@@ -46,6 +46,8 @@ class Laws:
     """gzip of JSON."""
     file: str = ""
     """Where the same bytes lie."""
+    figures: dict[str, bytes] = field(default_factory=dict)
+    """Those that pages asked for, as gzip of JSON."""
     etag: str = ""
     hash: str = ""
     """Of the data they were fitted to."""
@@ -133,13 +135,26 @@ class State:
             raise ChildError("the laws are still being fitted")
         return await self.drawer.last(job="answer", laws=laws.file, question=dict(question))
 
-    async def picture(self, count: Count, **job: Any) -> bytes:
-        """A figure as a file; job: name, format, families, budgets, theme. ChildError if there is none."""
+    async def figure(self, count: Count, name: str, *, format: str = "json", **look: Any) -> bytes:
+        """A figure of the laws: gzip of JSON, made when it is first asked for, or a picture; look: families,
+        budgets, theme. ChildError if there is none."""
         laws = self.laws.get(count, Laws())
         if not laws.file:
             raise ChildError("the laws are still being fitted")
-        answer = await self.drawer.last(job="picture", laws=laws.file, **job)
-        return base64.b64decode(answer["content"])
+        figures = laws.figures if format == "json" else {}  # newer laws get others
+        if name not in figures:
+            answer = await self.drawer.last(job="figure", laws=laws.file, name=name, format=format, **look)
+            figures[name] = base64.b64decode(answer["content"])
+        return figures[name]
+
+    async def figures(self, count: Count) -> dict[str, Any]:
+        """All figures of the laws counted that way, as far as they can be made."""
+        content = self.laws.get(count, Laws()).content
+        figures = json.loads(gzip.decompress(content)).get("figures", {}) if content else {}
+        for name in [name for name, figure in figures.items() if figure is None]:
+            with contextlib.suppress(ChildError):
+                figures[name] = json.loads(gzip.decompress(await self.figure(count, name)))
+        return {name: figure for name, figure in figures.items() if figure is not None}
 
     # -- keeping up ------------------------------------------------------------------------------
 
@@ -248,7 +263,7 @@ class State:
         with contextlib.suppress(OSError):
             laws.content = path.read_bytes()
             laws.etag = hashlib.sha256(laws.content).hexdigest()[:24]
-            laws.done, laws.file = done, str(path)
+            laws.done, laws.file, laws.figures = done, str(path), {}
 
     def take_up(self, cache: Path) -> None:
         """Show what an earlier server left in the cache folder until the store has been read."""
@@ -264,6 +279,6 @@ class State:
             for params in facts["counts"]["params"]:
                 for flops in facts["counts"]["flops"]:
                     path = cache / f"laws-{facts['hash']}-{params}-{flops}.json.gz"
-                    if facts["hash"] and path.is_file() and families_file(path).is_file():
+                    if facts["hash"] and path.is_file():
                         laws = self.laws[params, flops] = Laws(hash=facts["hash"])
                         self._take(laws, path, done=True)

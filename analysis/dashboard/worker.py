@@ -27,7 +27,6 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
@@ -36,7 +35,7 @@ from analysis.files import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.dashboard.answers import Answers
+    from analysis.dashboard import fits
     from analysis.dashboard.sources import Change, Source
 
 SNAPSHOT = "runs.parquet"
@@ -46,6 +45,8 @@ QUICK, SMALL = 4, 9
 """gzip levels: of what is sent while runs arrive, and of laws that are whole, which exported files carry."""
 HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
 """Columns on which laws depend."""
+MATERIAL = ".pickle.gz"
+"""Of the file beside laws that holds what their figures are made from."""
 OPEN = ("planned", "running", "preempted")
 
 Steps = Iterator[dict[str, Any]]
@@ -198,7 +199,7 @@ def data_hash(frame: pd.DataFrame) -> str:
 
 
 class Fitter:
-    """Fits laws to the snapshot that the reader keeps, answers questions and saves pictures."""
+    """Fits laws to the snapshot that the reader keeps, answers questions, and makes figures and pictures."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -207,7 +208,7 @@ class Fitter:
         """Answers after each step, with the file that holds all results so far."""
         import pandas as pd
 
-        from analysis.dashboard import answers, fits
+        from analysis.dashboard import fits
 
         os.nice(max(0, 10 - os.nice(0)))  # a sweep on this machine goes first
         params, flops, of_data = job["params"], job["flops"], job["hash"]
@@ -216,25 +217,18 @@ class Fitter:
         now = data_hash(frame)
         results: dict[str, Any] = {"hash": now, "params": params, "flops": flops, "fitted_at": time.time()}
         part = path.with_suffix(".part")
+        material = fits.Material(fits.counted(frame, params, flops))
 
         def report(stage: str, news: dict[str, Any]) -> None:
             for name, value in news.items():
                 results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
-            write_whole(part, pack({**results, "done": False, "stage": stage}))
+            if news.get("figures") or news.get("answers"):
+                pickled = gzip.compress(pickle.dumps(material), 1)
+                write_whole(part.with_suffix("").with_suffix(MATERIAL), pickled)
+            write_whole(part, pack({**results, "done": False, "stage": stage}, 1))
             send({"stage": stage, "file": str(part)})
 
-        counted = fits.counted(frame, params, flops)
-        own = answers.fit(counted)
-        write_whole(families_file(path), gzip.compress(pickle.dumps(own), 1))
-        if own.problem:
-            report("the answer", {"no_answer": own.problem})
-        else:
-            answer = {"": own.answer({}, paint=bool(job["paint"]))}
-            report("the answer", {"ready": own.ready(), "answers": answer})
-        fits.fit_everything(counted, int(job["bootstrap"]), report, paint=bool(job["paint"]))
-        if not own.problem:  # an exported file has nobody to ask
-            ready = {name: own.answer(dict(parse_qsl(name))) for name, _, _ in own.ready() if name}
-            report("answers to several budgets", {"answers": ready})
+        fits.fit_everything(material, int(job["bootstrap"]), report, paint=bool(job["paint"]))
         write_whole(path, pack({**results, "done": True, "stage": ""}, SMALL))
         part.unlink(missing_ok=True)
         for older in self.cache.glob(f"laws-*-{params}-{flops}.*"):
@@ -244,7 +238,9 @@ class Fitter:
 
     def answer(self, job: Mapping[str, Any]) -> Steps:
         """To a question, or what a loss costs; {"problem": sentence} to a bad one."""
-        own = _answers_of(Path(job["laws"]))
+        own = material_of_laws(job["laws"]).answers
+        if own is None:
+            raise UserError("the laws are still being fitted")
         try:
             loss = job["question"].get("loss")
             content = own.costs(loss) if loss else own.answer(job["question"])
@@ -252,42 +248,34 @@ class Fitter:
             content = {"problem": " ".join(str(error).split())}
         yield {**content, "end": True}
 
-    def picture(self, job: Mapping[str, Any]) -> Steps:
-        """A file of one figure among those in the file of laws."""
+    def figure(self, job: Mapping[str, Any]) -> Steps:
+        """One figure of the laws in that file: as the page gets it, packed, or as a picture."""
         from analysis.dashboard.drawings import picture
 
-        kind, _, question = job["name"].partition("?")
-        if kind == "answer":
-            content = _answers_of(Path(job["laws"])).answer(dict(parse_qsl(question))).get("figure")
-        else:
-            laws = json.loads(gzip.decompress(Path(job["laws"]).read_bytes()))
-            content = laws.get("figures", {}).get(job["name"])
-        if content is None:
-            raise UserError(f"there is no figure {job['name']} yet")
-        path = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
-                       budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
-        answer = base64.b64encode(path.read_bytes()).decode()
-        path.unlink()
-        yield {"content": answer, "end": True}
+        content = material_of_laws(job["laws"]).content(job["name"])
+        answer = pack(content, SMALL)
+        if job["format"] != "json":
+            saved = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
+                            budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
+            answer = saved.read_bytes()
+            saved.unlink()
+        yield {"content": base64.b64encode(answer).decode(), "end": True}
 
 
-def families_file(laws: Path) -> Path:
-    """Beside a file of laws, whole or in part: what answers are made from."""
-    return laws.with_name(laws.name.partition(".")[0] + ".families.gz")
-
-
-def _answers_of(laws: Path) -> Answers:
-    path = families_file(laws)
+def material_of_laws(laws: str) -> fits.Material:
+    """What the laws in that file, whole or in part, were fitted with. UserError if it is gone."""
+    path = Path(laws).with_suffix("").with_suffix(MATERIAL)
     try:
-        return _loaded(path, path.stat().st_mtime_ns)
+        return material_of(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
         raise UserError("these laws are being fitted again") from None
 
 
-@lru_cache(maxsize=2)
-def _loaded(path: Path, written: int) -> Answers:
-    content: Answers = pickle.loads(gzip.decompress(path.read_bytes()))
-    return content
+@lru_cache(maxsize=1)
+def material_of(path: Path, written: int) -> fits.Material:
+    """What that file, last written then, holds."""
+    material: fits.Material = pickle.loads(gzip.decompress(path.read_bytes()))
+    return material
 
 
 def give_back() -> None:

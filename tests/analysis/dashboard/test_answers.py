@@ -22,7 +22,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def own(frame: pd.DataFrame) -> answers.Answers:
-    return answers.fit(frame)
+    return answers.answers_of(frame)
 
 
 def test_sentences_and_tables_are_those_of_recommend(own: answers.Answers) -> None:
@@ -87,13 +87,13 @@ def test_budgets_to_choose_are_the_measured_ones_and_some_beyond(own: answers.An
 
 
 def test_a_budget_counted_otherwise_is_what_its_runs_spent(own: answers.Answers) -> None:
-    other = answers.fit(fits.counted(made_up(), "params_total", "flops_exact"))
+    other = answers.answers_of(fits.counted(made_up(), "params_total", "flops_exact"))
     assert all(a > b for a, b in zip(other.measured, own.measured, strict=True))
 
 
 def test_runs_without_budgets_and_runs_without_a_law(frame: pd.DataFrame) -> None:
-    assert answers.fit(frame.assign(nominal=float("nan"))).measured == ()
-    none = answers.fit(frame.head(3))
+    assert answers.answers_of(frame.assign(nominal=float("nan"))).measured == ()
+    none = answers.answers_of(frame.head(3))
     assert none.problem
     assert none.ready() == []
     with pytest.raises(UserError, match=r"\w"):
@@ -114,7 +114,7 @@ class TestFitter:
         return Path(last["file"])
 
     def test_leaves_what_questions_are_answered_from(self, tmp_path: Path) -> None:
-        (tmp_path / "laws-old-params_non_embedding-flops_6nd.families.gz").write_bytes(b"of other runs")
+        (tmp_path / "laws-old-params_non_embedding-flops_6nd.pickle.gz").write_bytes(b"of other runs")
         laws = self.fitted(made_up(), tmp_path)
         content = json.loads(gzip.decompress(laws.read_bytes()))
         fitter = worker.Fitter(tmp_path)
@@ -124,7 +124,7 @@ class TestFitter:
         (problem,) = fitter.answer({"laws": str(laws), "question": {"loss": "low"}})
         assert problem == {"problem": "loss = 'low': give a loss in nats per token, above 0", "end": True}
         picture = {"laws": str(laws), "name": "answer?budget=1e19", "format": "svg", "theme": "light"}
-        (drawn,) = fitter.picture({**picture, "families": [], "budgets": []})
+        (drawn,) = fitter.figure({**picture, "families": [], "budgets": []})
         assert drawn["content"]
         assert sorted(path.name.partition(".")[2] for path in tmp_path.glob("laws-*")) == [
             "families.gz",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import math
+import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,17 +120,28 @@ def everything(frame: pd.DataFrame, bootstrap: int = 0, *, paint: bool = True) -
         for name, value in news.items():
             results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
 
-    counted = fits.counted(frame, "params_non_embedding", "flops_6nd")
-    fits.fit_everything(counted, bootstrap, report, paint=paint)
+    material = fits.Material(fits.counted(frame, "params_non_embedding", "flops_6nd"))
+    fits.fit_everything(material, bootstrap, report, paint=paint)
     json.dumps(results, allow_nan=False)
-    return results
+    return results | {"material": material}
 
 
-def test_figures_of_a_count_that_no_page_opens_with_come_without_their_first_paint() -> None:
-    painted, plain = (everything(made_up(), paint=paint)["figures"] for paint in (True, False))
-    assert painted["isoflop"].pop("svg").startswith("<svg")
-    assert plain["isoflop"] == painted["isoflop"]
-    assert not any("svg" in figure for figure in plain.values())
+def test_a_page_opens_with_figures_and_others_are_made_when_asked_for() -> None:
+    results = everything(made_up())
+    figures, material = results["figures"], pickle.loads(pickle.dumps(results["material"]))
+    assert {name for name, figure in figures.items() if figure} == {"best", "isoflop"}
+    assert figures["isoflop"].pop("svg").startswith("<svg")
+    assert figures["isoflop"] == material.content("isoflop")
+    others = {"measured", "residuals", "frontier/surface", "compare/masked", "checks/isoflop/ar"}
+    assert others < set(figures)
+    for name in others:
+        assert material.content(name)["data"], name
+    with pytest.raises(UserError, match="no figure 'nothing'"):
+        material.content("nothing")
+
+
+def test_a_count_that_no_page_opens_with_gets_every_figure_when_asked() -> None:
+    assert not any(everything(made_up(), paint=False)["figures"].values())
 
 
 def test_comparisons_over_all_references_agree_with_compare() -> None:
@@ -158,7 +172,7 @@ def test_a_law_of_the_registry_is_fitted_and_drawn(monkeypatch: pytest.MonkeyPat
     results = everything(made_up(("ar",)))
     assert results["methods"]["another"] == "Another law"
     assert results["families"]["ar"]["laws"]["another"]["exponents"]
-    assert results["figures"]["frontier/another"]["data"]
+    assert results["material"].content("frontier/another")["data"]
 
 
 def test_outliers_are_those_of_the_checks() -> None:
@@ -215,6 +229,21 @@ class TestReader:
         reader = self.reader(write_csv(made_up(), tmp_path / "runs.csv"), tmp_path / "cache")
         next(reader.read({}))
         assert next(reader.run({"key": "../../etc/passwd"})) == {"unknown": True, "end": True}
+
+
+def test_the_fitter_makes_figures_of_its_laws_and_keeps_no_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "nice", lambda by: 0)
+    worker.with_keys(made_up()).to_parquet(tmp_path / worker.SNAPSHOT)
+    fitter = worker.Fitter(tmp_path)
+    job = {"params": "params_total", "flops": "flops_6nd", "bootstrap": 0, "paint": False}
+    older, newer = (list(fitter.fit(job | {"hash": name}))[-1]["file"] for name in ("one", "two"))
+    assert {path.name.split("-")[1] for path in tmp_path.glob("laws-*")} == {"two"}
+    (answer,) = fitter.figure({"laws": newer, "name": "residuals", "format": "json"})
+    assert json.loads(gzip.decompress(base64.b64decode(answer["content"])))["data"]
+    with pytest.raises(UserError, match="fitted again"):
+        next(fitter.figure({"laws": older, "name": "residuals", "format": "json"}))
 
 
 @pytest.mark.parametrize("name", ["sahoo2026", "hoffmann2022", "chao2026"])
