@@ -222,7 +222,7 @@ class Fitter:
         def report(stage: str, news: dict[str, Any]) -> None:
             for name, value in news.items():
                 results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
-            if news.get("figures") or news.get("answers"):
+            if news.keys() & {"figures", "answers", "no_answer"}:
                 pickled = gzip.compress(pickle.dumps(material), 1)
                 write_whole(part.with_suffix("").with_suffix(MATERIAL), pickled)
             write_whole(part, pack({**results, "done": False, "stage": stage}, 1))
