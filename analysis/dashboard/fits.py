@@ -8,7 +8,7 @@ that the page shows results as they come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 OWN = "own"
 """The columns params and flops as the table has them, where it has no other count."""
 MOST_LEFT_OUT, MOST_OUTLIERS = 300, 100
-OPENING = ("best", "isoflop")
-"""Figures of the views that a page opens with."""
+OPENING = ("best", "isoflop")  # figures of the views that a page opens with
 
 Report = Callable[[str, dict[str, Any]], None]
 """Called after each step with its name and what is new."""
@@ -72,12 +71,11 @@ def counted(frame: pd.DataFrame, params: str, flops: str) -> pd.DataFrame:
 
 @dataclass(slots=True)
 class Material:
-    """What the figures of one way of counting are made from, each when a page asks for it."""
+    """What the figures of one way of counting are made from: runs as `counted` gives them, laws by method and
+    family, and so on."""
 
     frame: pd.DataFrame
-    """As `counted` gives it."""
     laws: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By method and family."""
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
     nominal: dict[float, float] = field(default_factory=dict)
@@ -163,21 +161,19 @@ def fit_everything(material: Material, bootstrap: int, report: Report, *, paint:
         report("published laws", {"published": published_lines(fitted)})
 
     comparable = [name for name in names if name in laws.get("surface", ())]
-    again: Mapping[str, Law] | None = None
+    again: Comparison | None = None
     for reference in comparable if len(comparable) > 1 else ():
         try:
-            comparison = analysis.compare(
+            comparison = again = analysis.compare(
                 frame[frame["family"].isin(comparable)], reference, bootstrap=bootstrap, laws=again
             )
-            again = comparison.laws
             if not len(comparison.multipliers) and not len(compare_table(comparison)):
                 raise UserError(f"no multiplier over {reference}: {'; '.join(comparison.warnings)}")
         except UserError as error:
             report(f"comparison over {reference}", {"compare": {reference: {"refused": str(error)}}})
             continue
         material.comparisons[reference] = comparison
-        summary = summary_of_comparison(comparison)
-        report(f"comparison over {reference}", {"compare": {reference: summary}})
+        report(f"comparison over {reference}", {"compare": {reference: summary_of_comparison(comparison)}})
 
     for name in names:
         checked: dict[str, Any] = {}

@@ -26,7 +26,7 @@ from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
@@ -45,8 +45,7 @@ QUICK, SMALL = 4, 9
 """gzip levels: of what is sent while runs arrive, and of laws that are whole, which exported files carry."""
 HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
 """Columns on which laws depend."""
-MATERIAL = ".pickle.gz"
-"""Of the file beside laws that holds what their figures are made from."""
+MATERIAL = ".pickle.gz"  # of the file beside laws that holds what their figures are made from
 OPEN = ("planned", "running", "preempted")
 
 Steps = Iterator[dict[str, Any]]
@@ -255,8 +254,8 @@ class Fitter:
         content = material_of_laws(job["laws"]).content(job["name"])
         answer = pack(content, SMALL)
         if job["format"] != "json":
-            saved = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
-                            budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
+            look = {"families": job["families"], "budgets": job["budgets"], "theme_name": job["theme"]}
+            saved = picture(content, self.cache / f"picture.{job['format']}", **look)
             answer = saved.read_bytes()
             saved.unlink()
         yield {"content": base64.b64encode(answer).decode(), "end": True}
@@ -274,8 +273,7 @@ def material_of_laws(laws: str) -> fits.Material:
 @lru_cache(maxsize=1)
 def material_of(path: Path, written: int) -> fits.Material:
     """What that file, last written then, holds."""
-    material: fits.Material = pickle.loads(gzip.decompress(path.read_bytes()))
-    return material
+    return cast("fits.Material", pickle.loads(gzip.decompress(path.read_bytes())))
 
 
 def give_back() -> None:

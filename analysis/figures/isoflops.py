@@ -37,10 +37,8 @@ def isoflop_table(law: IsoflopLaw) -> pd.DataFrame:
     columns = ["kind", *NUMBERS, "status", "reason", "label", "key"]
     rows = [part.assign(kind=kind).reindex(columns=[*columns, "near"]) for kind, part in kinds.items()]
     table = pd.concat([part.astype(object) for part in rows]).sort_values("near", kind="stable")
-    of_budget = minima.set_index("flops")
-    table = table.assign(flops=table["near"], status=table["near"].map(of_budget["status"]),
-                         reason=table["near"].map(of_budget["reason"]))  # fmt: skip
-    table = table[columns].reset_index(drop=True)
+    of_budget = minima.set_index("flops").loc[table["near"], ["status", "reason"]].reset_index()
+    table = table.reset_index(drop=True).assign(**of_budget)[columns]
     table = table if table["key"].notna().any() else table.drop(columns="key")
     return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in NUMBERS})
 

@@ -152,8 +152,7 @@ function recoloured(text) {
 // -- showing it
 
 class Figure {
-  // content: as `analysis.dashboard.drawings` makes it, null while the server has to make it; name: by which the server
-  // knows it; laws: whose figure it is; more: further traces
+  // content: as `analysis.dashboard.drawings` makes it, null: the server still has to; name: of the server; more: traces
   constructor(label, content, { name = "", laws = null, more = [] } = {}) {
     Object.assign(this, { label, content, name, laws, more });
     this.place = el("div", { class: "figure", role: "figure", "aria-label": label, style: { minHeight: `${content?.layout.height || 450}px` } },
@@ -174,8 +173,7 @@ class Figure {
       throw new Error(content.problem || "the server did not answer");
     });
     this.content = laws.figures[name] = await asked[name];
-    this.caption.textContent = this.content.caption;
-    this.caption.title = this.content.provenance;
+    Object.assign(this.caption, { textContent: this.content.caption, title: this.content.provenance });
   }
 
   // Takes over the drawing of the figure that was in this place, so that nothing flickers while it changes.
