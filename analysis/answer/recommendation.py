@@ -173,9 +173,10 @@ class Recommendation(Plotted):
         rows = table.set_index("family", drop=False)
         if len(contest) == 1:
             text = f"{opening} {names[0]}{': ' if names[0] else ''}{self._run(rows.loc[names[0]])}"
-            return text + (
-                f"; it beats {names[1]} in {percent_text(share)} of resamples" if len(names) > 1 else ""
-            )
+            if len(names) == 1:
+                return text
+            ahead = float(np.mean(combined[0] < combined[1])) if combined.shape[1] else 1.0
+            return f"{text}; it beats {names[1]} in {percent_text(ahead)} of resamples"
         if len(set(lead.values())) > 1:
             why = ", ".join(
                 f"{NAMES[method]} prefers {family} ({percent_text(won[method][family])} of resamples)"

@@ -24,15 +24,26 @@ from typing import Any
 from analysis.dashboard.security import OWN_STYLES
 from analysis.dashboard.state import Count, State
 from analysis.figures import axes
-from analysis.figures.curves import one_run
-from analysis.figures.theme import DARK, FONT, NEUTRAL, PALETTES, template_layout
+from analysis.figures.curves import run_curves
+from analysis.figures.theme import (
+    DARK,
+    FAMILY_STYLES,
+    FONT,
+    NEUTRAL,
+    PALETTES,
+    budget_colours,
+    template_layout,
+)
 from analysis.text import count_text
 
 SCRIPTS = (
     *("dom", "format", "store", "route", "figure", "parts"),
-    *("answer", "overview", "isoflop", "frontier", "compare", "health", "curves", "run", "shell", "main"),
+    *("answer", "overview", "isoflop", "frontier", "compare", "health"),
+    *("curves", "overlay", "filter", "list", "run", "shell", "main"),
 )
 """In the order in which they run: the views use what stands before them."""
+MOST_CURVES = 20
+"""In one figure, of runs chosen in the list."""
 LARGEST_FILE = 5_900_000
 FRAME_BYTES = 20_000
 """Of an exported file beside its script, style and data."""
@@ -48,7 +59,13 @@ def _static(name: str) -> str:
 def look() -> str:
     """Colours, markers and words of every figure, as JSON, and the figures of a run's curves, which the page
     fills with the points of the run: a file carries thousands of curves, but no thousands of figures."""
-    curves = {"curve": one_run(held_out=False), "curve_held_out": one_run(held_out=True)}
+    curves = {
+        name + more: run_curves(held_out=bool(more), several=name == "curves")
+        for name in ("curve", "curves")
+        for more in ("", "_held_out")
+    }
+    ramps = [budget_colours(count) for count in range(MOST_CURVES + 1)]
+    distinct = [style.colour for style in FAMILY_STYLES.values()]
     titles = {"loss": axes.LOSS, "flops": axes.COMPUTE, "tokens": axes.TOKENS, "step": "Steps"}
     places = [digit * 10.0**ten for ten in range(27) for digit in (1, 3)]
     texts: dict[str, Callable[[float], str]] = {
@@ -60,7 +77,8 @@ def look() -> str:
     templates = {theme: template_layout(theme) for theme in PALETTES}
     palettes = {theme: vars_of(theme) for theme in PALETTES}
     return json.dumps({"neutral": NEUTRAL, "dark": DARK, "palettes": palettes, "templates": templates,
-                       "titles": titles, "ticks": ticks, **curves})  # fmt: skip
+                       "titles": titles, "ticks": ticks, "ramps": ramps, "distinct": distinct,
+                       **curves})  # fmt: skip
 
 
 def vars_of(theme: str) -> dict[str, str]:

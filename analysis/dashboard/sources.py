@@ -56,6 +56,8 @@ class Source(Protocol):
     """As people may see it: no password."""
     files: tuple[Path, ...]
     """Files that change when the runs do; none: the store has to be asked."""
+    has_curves: bool = True
+    """Whether it may hold losses along runs; a table does not."""
 
     def read(self, mark: Any) -> Change | None: ...
 
@@ -80,6 +82,7 @@ class StoreSource(Source):
         self.kind, self.place = kind_of(store)
         self.label = without_secrets(self.place)
         self.files = files_of(store)
+        self.has_curves = self.kind != "file"
         self._last_rows = ""
 
     def read(self, mark: Any) -> Change | None:
@@ -152,6 +155,7 @@ class PublishedSource(Source):
     """A run table of `analysis.published`."""
 
     files: tuple[Path, ...] = ()
+    has_curves = False
 
     def __init__(self, name: str) -> None:
         self.name = name

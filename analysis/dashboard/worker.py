@@ -122,6 +122,7 @@ class Reader:
             # runs that will still change
             "open": int(frame["status"].isin(OPEN).sum()) if "status" in frame else 0,
             "tracking": self.tracking,
+            "has_curves": self.source.has_curves,
         }
         table = frame.assign(nominal=nominal_budgets(frame)) if len(frame) else frame
         # how families and budgets look, as in every figure

@@ -62,8 +62,8 @@ def answer(answer: Recommendation) -> go.Figure:
     parts.add(figure, above, 1, x=x_above, y=y_axis | {"ticktext": labels})
     parts.add(figure, sizes, 2, x=x_sizes, y=y_axis | {"ticktext": labels, "showticklabels": False})
     caption = (
-        f"Bars on the left: {answer.level:.0%} intervals of the difference. Hollow: circle the surface, "
-        "square allowing a deviation, diamond IsoFLOP. Bars on the right: sizes within 0.5% of the best loss."
+        f"Left: {answer.level:.0%} intervals of the difference. Hollow: circle the surface, square its "
+        "allowance, diamond IsoFLOP. Right: sizes within 0.5% of the best loss."
     )
     laws = [next(iter(answer.families[name].laws.values())) for name in names]
     parts.finish(

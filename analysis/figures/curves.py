@@ -136,28 +136,39 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     )  # fmt: skip
 
 
-def one_run(*, held_out: bool) -> dict[str, Any]:
-    """The figure of one run without its points, which the page fills in: the objective, and below it, if
-    `held_out`, the held-out losses measured during training and the final one."""
+def run_curves(*, held_out: bool, several: bool = False) -> dict[str, Any]:
+    """The figure of one run without its points, or of `several` runs with a legend; the page fills them in.
+
+    The objective, and below it, if `held_out`, the held-out losses measured during training and the final
+    one: a trace of each, which the page repeats for every run.
+    """
     axis: dict[str, Any] = {"type": "log", "automargin": True}
     y = axis | {"tickformat": "~g", "title": {"text": OBJECTIVE}}
     objective: dict[str, Any] = {"type": "scatter", "mode": "lines", "line": {"width": 1.8}, "meta": {}}
     x = axis | {"tickmode": "array"}
-    layout: dict[str, Any] = {"height": 380, "margin": {"t": 24}, "xaxis": x, "yaxis": y}
+    layout: dict[str, Any] = {
+        "height": 380,
+        "margin": {"t": 24},
+        "xaxis": x,
+        "yaxis": y,
+        "showlegend": several,
+    }
+    if several:
+        layout |= {"height": 460, "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}}
+    along = "runs" if several else "run"
     if not held_out:
-        caption = "The training objective along the run; the held-out loss, measured otherwise, is above."
+        caption = f"The training objective along the {along}, which is no estimate of the held-out loss."
         return {"data": [objective], "layout": layout, "caption": caption}
     measured = objective | {"mode": "lines+markers", "marker": {"size": 2 * MEASURED_SIZE}, "yaxis": "y2"}
     final = measured | {"mode": "markers", "marker": {"size": 1.5 * FINAL_SIZE, "symbol": "diamond"}}
     layout |= {
-        "height": 620,
-        "showlegend": False,
+        "height": 700 if several else 620,
         "xaxis": x | {"anchor": "y2"},
         "yaxis": y | {"domain": [0.54, 1.0]},
         "yaxis2": y | {"domain": [0.0, 0.46], "title": {"text": axes.LOSS}},
     }
     caption = (
-        "Above: the training objective along the run. Below: the held-out loss, measured at times on a small "
-        "text (points), and at the end on the whole (diamond); the two panels are not comparable."
+        f"Above: the training objective along the {along}. Below: the held-out loss, measured at times on a "
+        "small text (points), and at the end on the whole (diamond); the two panels are not comparable."
     )
     return {"data": [objective, measured, final], "layout": layout, "caption": caption}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class LedgerSource:
     """The runs of one sweep, from its ledger and the journals beside the runs."""
 
+    has_curves = True
+
     def __init__(self, folder: str, sweep: str, families: list[str] | None = None) -> None:
         """folder: of the sweep; its ledger may not exist yet."""
         self.folder, self.sweep, self.families = Path(folder), sweep, frozenset(families or ())

@@ -101,3 +101,26 @@ def chromium() -> str:
     if path is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     return path
+
+
+def state_of(address: str) -> str:
+    return fetch(address + "api/state").decode()
+
+
+def open_view(page: Any, address: str, view: str, *, figure: bool = True) -> None:
+    page.goto("about:blank")
+    page.goto(f"{address}#/{view}")
+    page.wait_for_selector("html[data-usable]", state="attached")
+    if figure:
+        page.wait_for_selector(".figure[data-drawn]", timeout=60000)
+
+
+def drawn(page: Any, label: str = "") -> list[dict[str, Any]]:
+    """The traces of the figure with that label, as plotly.js has them."""
+    named = f'[aria-label^="{label}"]' if label else ""
+    script = f"document.querySelector('.figure[data-drawn]{named} .plot')?.data"
+    return list(wait_for(lambda: page.evaluate(script)))
+
+
+def text_of(page: Any) -> str:
+    return str(page.inner_text("body"))

@@ -14,11 +14,13 @@ import pytest
 
 from tests.analysis.dashboard.dashboard_help import (
     EVIL,
-    FLAGS,
-    chromium,
+    drawn,
     fetch,
     made_up,
+    open_view,
     served,
+    state_of,
+    text_of,
     wait_for,
     write_csv,
 )
@@ -27,17 +29,6 @@ pytestmark = pytest.mark.slow
 VIEWS = ("overview", "isoflop", "frontier", "compare", "health", "run")
 WITH_FIGURE = ("overview", "isoflop", "frontier", "compare", "health")
 SERIOUS = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -50,47 +41,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with served(str(store), folder / "cache") as (address, _):
         wait_for(lambda: '"done":true' in state_of(address), seconds=120)
         yield address
-
-
-def state_of(address: str) -> str:
-    return fetch(address + "api/state").decode()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page that must not say anything to the console, nor ask another host."""
-    opened = browser.new_page(viewport={"width": 1440, "height": 900})
-    complaints: list[str] = []
-    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("request", lambda request: complaints.append(request.url) if not local(request.url) else None)
-    yield opened
-    opened.close()
-    away = [text for text in complaints if "ERR_CONNECTION" not in text and "503" not in text]
-    assert not away, away
-
-
-def local(url: str) -> bool:
-    return url.startswith(("http://127.0.0.1", "data:", "blob:", "file:"))
-
-
-def open_view(page: Any, address: str, view: str, *, figure: bool = True) -> None:
-    page.goto("about:blank")
-    page.goto(f"{address}#/{view}")
-    page.wait_for_selector("html[data-usable]", state="attached")
-    if figure:
-        page.wait_for_selector(".figure[data-drawn]", timeout=60000)
-
-
-def drawn(page: Any, label: str = "") -> list[dict[str, Any]]:
-    """The traces of the figure with that label, as plotly.js has them."""
-    named = f'[aria-label^="{label}"]' if label else ""
-    script = f"document.querySelector('.figure[data-drawn]{named} .plot')?.data"
-    return list(wait_for(lambda: page.evaluate(script)))
-
-
-def text_of(page: Any) -> str:
-    return str(page.inner_text("body"))
 
 
 @pytest.mark.parametrize("view", WITH_FIGURE)

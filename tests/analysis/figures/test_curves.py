@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from analysis import figures
 from analysis.errors import UserError
+from analysis.figures.curves import run_curves
 from tests.analysis.figures.test_figures import names_of, of_role
 
 
@@ -93,3 +95,16 @@ class TestLossCurves:
         figures.loss_curves(runs, self.curves(["a1"]).iloc[:0])
         with pytest.raises(UserError, match="x = 'steps'"):
             figures.loss_curves(runs, self.curves(["a1"]), x="steps")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_figure_that_a_page_fills_in_has_a_trace_of_each_kind_and_a_legend_for_several(
+    several: bool,
+) -> None:
+    alone, both = (run_curves(held_out=held_out, several=several) for held_out in (False, True))
+    assert (len(alone["data"]), len(both["data"])) == (1, 3)
+    assert [trace.get("yaxis") for trace in both["data"]] == [None, "y2", "y2"]
+    for figure in (alone, both):
+        go.Figure(figure["data"], figure["layout"])  # refuses what Plotly does not know
+        assert figure["layout"]["showlegend"] is several
+        assert ("runs" in figure["caption"]) is several

@@ -42,9 +42,9 @@ function familyMark(family) {
   return svg;
 }
 
-// rows: arrays of cells; a cell is a text, a node, or {text, node, class}. columns: {title, class}.
+// rows: arrays of cells; a cell is a text, a node, or {text, node, class}. columns: {title (text or node), class, sorted}.
 function tableOf(columns, rows, { caption = "", most = 200 } = {}) {
-  const head = el("tr", {}, columns.map(c => (c.title ? el("th", { scope: "col", class: c.class }, c.title) : el("td", {}))));
+  const head = el("tr", {}, columns.map(c => (c.title ? el("th", { scope: "col", class: c.class, "aria-sort": c.sorted }, c.title) : el("td", {}))));
   const body = el("tbody");
   const fill = part => body.append(...part.map(row => el("tr", {}, row.map((cell, at) => cellOf(cell, columns[at])))));
   fill(rows.slice(0, most));

@@ -59,7 +59,7 @@ function arranged(content, more, width) {
   const labelled = layout.annotations.some(note => /^x\d*$/.test(note.xref) && note.xanchor === "left" && note.text.replace(/<[^>]*>/g, "").length > 6);
   layout.margin = { b: 54, ...layout.margin, ...(narrow ? { l: 62, r: labelled ? 60 : 12 } : {}) };
   if (narrow) {
-    layout.showlegend = false;
+    if (layout.legend?.orientation !== "h") layout.showlegend = false;
     for (const name of Object.keys(layout).filter(key => /^[xy]axis/.test(key))) {
       const axis = layout[name], every = Math.ceil((axis.ticktext?.length || 0) / 5);
       if (axis.title?.text) axis.title.text = wrapped(axis.title.text);

@@ -97,18 +97,6 @@ function note(sentence, warn = false) {
   return sentence ? el("p", { class: warn ? "note warn" : "note" }, sentence) : null;
 }
 
-// The columns of `runs` that a table of runs shows.
-function runsTable(places, caption, most = 100) {
-  const { runs } = store;
-  const columns = [{ title: "run" }, { title: `loss (${route.loss})`, class: "num" }, { title: "family" }, { title: "size" }, { title: "budget" },
-    { title: "parameters", class: "num" }, { title: "tokens", class: "num" }, { title: "status" }, { title: "time", class: "num" }];
-  const params = paramsColumn(), factor = lossFactor();
-  const rows = places.map(at => [runLink(runs.key[at], runs.key[at]), missing(runs.loss[at]) ? "" : (runs.loss[at] * factor).toFixed(4),
-    familyCell(familyOf(at)), runs.size ? runs.size[at] : "", runs.nominal && !missing(runs.nominal[at]) ? budgetCell(runs.nominal[at]) : "",
-    countText(params[at]), countText(runs.tokens[at]), statusOf(at), runs.wall_s ? durationText(runs.wall_s[at]) : ""]);
-  return tableOf(columns, rows, { caption, most });
-}
-
 function runsCsv(places) {
   const names = Object.keys(store.runs).filter(name => name !== "nominal");
   return { columns: names, rows: places.map(at => names.map(name => store.runs[name][at])) };
