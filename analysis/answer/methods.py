@@ -17,6 +17,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,11 @@ class FamilyLaws:
     @property
     def largest_budget(self) -> float:
         return next(iter(self.laws.values())).flops_range[1]
+
+    @cached_property
+    def draws(self) -> int:
+        """Of the law that has most."""
+        return max(len(law.curve) - 1 for law in self.laws.values())
 
     @property
     def smallest_budget(self) -> float:

@@ -243,8 +243,8 @@ def compare(
     warnings say if the runs speak against it, and if bounds of different tightness make it an assumption.
     laws: an earlier comparison of the same runs with the same options over another reference, or its laws;
     they do not depend on it. A family that cannot be fitted is left out, with the reason in `warnings`.
-    UserError names a reference without runs or without a law, and every reason if fewer than two families are
-    left.
+    UserError names a reference without runs or without a law, and every reason if fewer than two families
+    are left.
     """
     method, runs = method_called(method), as_table(runs, columns)
     if "family" not in runs.columns:

@@ -1,4 +1,4 @@
-"""The server: a page, its runs, its laws and figures, the curve of a run, and the page as one file.
+"""The server: a page, its runs, laws, answers and figures, the curve of a run, and the page as one file.
 
 Routes take names of counts and figures and keys of runs; each is looked up among those there are, and none is
 ever part of a path or a query text.
@@ -23,6 +23,9 @@ from analysis.dashboard.state import State
 
 FOREVER = "private, max-age=31536000, immutable"
 FRESH = "no-cache"
+QUESTION = ("budget", "gpus", "days", "utilisation", "size", "tokens", "unique", "epochs", "loss")
+"""Fields of a question, see `analysis.dashboard.answers`, and loss for what a loss costs."""
+LONGEST = 100
 MEDIA = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
 Format = Literal["json", "png", "svg", "pdf"]
 Theme = Literal["light", "dark"]
@@ -89,6 +92,18 @@ def _data_routes(app: FastAPI, state: State) -> None:
         if not laws.content:
             return JSONResponse({"waiting": laws.problem or "fitting"}, 503)
         return _packed(request, laws.content, laws.etag)
+
+    @app.get("/api/answer")
+    async def answer(request: Request, params: str, flops: str) -> Response:
+        if not state.knows((params, flops)):
+            return JSONResponse({"unknown": "the runs are not counted that way"}, 404)
+        question = {name: value[:LONGEST] for name, value in request.query_params.items() if name in QUESTION}
+        try:
+            content = await state.answer((params, flops), question)
+        except ChildError as error:
+            return JSONResponse({"waiting": str(error)}, 503)
+        # a bad question is a sentence for the reader: browsers report other codes on their console
+        return JSONResponse(content, headers={"cache-control": "no-store"})
 
     @app.get("/api/figure")
     async def figure(request: Request, params: str, flops: str, name: str, format: Format = "json",

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from analysis.dashboard import drawings
+from analysis.dashboard.answers import Answers, answers_of
 from analysis.dashboard.columns import plain, records, table
 from analysis.dashboard.measures import nominal_budgets
 from analysis.errors import UserError
@@ -31,10 +33,6 @@ if TYPE_CHECKING:
 
 OWN = "own"
 """The columns params and flops as the table has them, where it has no other count."""
-BEFORE, BEHIND, PER_DECADE = 1e-2, 1e10, 4
-"""Budgets of the answers to "what would a budget buy", as factors of the law's own, and how densely."""
-FEWER_TOKENS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4)
-"""Shares of the best number of tokens for which the answers are worked out too."""
 MOST_LEFT_OUT, MOST_OUTLIERS = 300, 100
 OPENING = ("best", "isoflop")  # figures of the views that a page opens with
 
@@ -81,6 +79,7 @@ class Material:
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
     nominal: dict[float, float] = field(default_factory=dict)
+    answers: Answers | None = None
 
     def figures(self) -> dict[str, Callable[[], go.Figure]]:
         """What makes each figure that there can be now, by its name."""
@@ -99,6 +98,11 @@ class Material:
 
     def content(self, name: str, *, paint: bool = False) -> dict[str, Any]:
         """A figure as the page gets it, with its first paint if `paint`."""
+        kind, _, question = name.partition("?")
+        if kind == "answer" and self.answers is not None:
+            figure: dict[str, Any] | None = self.answers.answer(dict(parse_qsl(question))).get("figure")
+            if figure is not None:
+                return figure
         makers = self.figures()
         if name not in makers:
             raise UserError(f"there is no figure {name[:100]!r} yet")
@@ -114,7 +118,8 @@ def fit_everything(material: Material, bootstrap: int, report: Report, *, paint:
 
     Reported are dictionaries that add to those before: {"methods": {method: label}}, {"families":
     {family: ...}}, {"figures": {name: ...}} (None: made when a page asks for it), {"compare":
-    {reference: ...}}, {"health": {family: ...}}, {"published": [...]}.
+    {reference: ...}}, {"health": {family: ...}}, {"published": [...]}, {"answers": {question: ...}},
+    {"ready": the questions that have an answer here} or {"no_answer": why}.
     """
     import analysis
     from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
@@ -133,6 +138,12 @@ def fit_everything(material: Material, bootstrap: int, report: Report, *, paint:
     names = family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
     labels = {name: METHODS[name].label for name in methods}
     report("figures of the runs", {"methods": labels, "figures": new_figures()})
+    answers = material.answers = answers_of(frame)
+    if answers.problem:
+        report("the answer", {"no_answer": answers.problem})
+    else:
+        first = {"": answers.answer({}, paint=paint)}
+        report("the answer", {"ready": answers.ready(), "answers": first})
 
     laws: dict[str, dict[str, Law]] = {method: {} for method in methods}
     for name in names:
@@ -182,6 +193,9 @@ def fit_everything(material: Material, bootstrap: int, report: Report, *, paint:
         if checked:
             report(f"checks of {name or 'all runs'}", {"health": {name: checked}})
     report("figures of comparisons and checks", {"figures": new_figures()})
+    # an exported file has nobody to ask
+    questions = [question for question, _, _ in answers.ready() if question]
+    report("answers", {"answers": {name: answers.answer(dict(parse_qsl(name))) for name in questions}})
 
 
 def fit_family(runs: pd.DataFrame, bootstrap: int) -> tuple[dict[str, Law], dict[str, Any]]:
@@ -240,27 +254,7 @@ def summary_of_law(law: Any) -> dict[str, Any]:
         outliers = residuals[residuals["outlier"]].head(MOST_OUTLIERS)
         names = ("key", "loss", "predicted", "residual_percent")
         summary["outliers"] = records(outliers[[name for name in names if name in outliers]], 6)
-    if hasattr(law, "predict"):
-        summary["ask"] = answers(law)
     return summary
-
-
-def answers(law: Any) -> dict[str, Any]:
-    """What a budget would buy: best size, tokens and loss with intervals over a wide grid of budgets, and the
-    loss where there are fewer tokens than the best number (the budget then goes into a larger network)."""
-    import numpy as np
-
-    low, high = law.flops_range
-    count = round(np.log10(high * BEHIND / (low * BEFORE)) * PER_DECADE) + 1
-    flops = np.geomspace(low * BEFORE, high * BEHIND, count)
-    best = law.frontier(flops)
-    fewer = []
-    for share in FEWER_TOKENS[1:]:
-        tokens = best["tokens"].to_numpy(float) * share
-        params = (flops / (law.cost.k * tokens)) ** (1 / law.cost.q)
-        loss = law.predict(params, tokens)
-        fewer.append({"share": share} | table(loss.drop(columns="tokens"), 5))
-    return {"frontier": table(best, 5), "fewer": fewer}
 
 
 def summary_of_comparison(comparison: Any) -> dict[str, Any]:

@@ -38,21 +38,8 @@ from analysis.text import count_text
 
 SCRIPTS = (
     *("dom", "format", "store", "route", "figure", "parts"),
-    *(
-        "overview",
-        "isoflop",
-        "frontier",
-        "compare",
-        "ask",
-        "health",
-        "curves",
-        "overlay",
-        "filter",
-        "list",
-        "run",
-        "shell",
-        "main",
-    ),
+    *("answer", "overview", "isoflop", "frontier", "compare", "health"),
+    *("curves", "overlay", "filter", "list", "run", "shell", "main"),
 )
 """In the order in which they run: the views use what stands before them."""
 MOST_CURVES = 20

@@ -127,6 +127,14 @@ class State:
         """Curve and story of a run; ChildError if the store does not answer."""
         return await self.reader.last(job="run", key=key)
 
+    async def answer(self, count: Count, question: Mapping[str, str]) -> dict[str, Any]:
+        """What the page shows for a question, or {"problem": sentence} if it is a bad one; ChildError while
+        there are no laws to ask."""
+        laws = self.laws.get(count, Laws())
+        if not laws.file:
+            raise ChildError("the laws are still being fitted")
+        return await self.drawer.last(job="answer", laws=laws.file, question=dict(question))
+
     async def figure(self, count: Count, name: str, *, format: str = "json", **look: Any) -> bytes:
         """A figure of the laws: gzip of JSON, made when it is first asked for, or a picture; look: families,
         budgets, theme. ChildError if there is none."""

@@ -48,7 +48,7 @@ HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_
 MATERIAL = ".pickle.gz"  # of the file beside laws that holds what their figures are made from
 OPEN = ("planned", "running", "preempted")
 
-Answers = Iterator[dict[str, Any]]
+Steps = Iterator[dict[str, Any]]
 
 
 def pack(value: Any, level: int = QUICK) -> bytes:
@@ -80,7 +80,7 @@ class Reader:
             self.frame, self.mark, self.note = frame, snapshot["mark"], snapshot["note"]
             self.tracking = snapshot.get("tracking")
 
-    def read(self, job: Mapping[str, Any]) -> Answers:
+    def read(self, job: Mapping[str, Any]) -> Steps:
         """What changed; the answer has no file where nothing did and the server has a page already."""
         change = self.source.read(self.mark)
         if change is not None:
@@ -141,7 +141,7 @@ class Reader:
         write_whole(self.cache / "facts.json", json.dumps({**facts, "etag": etag}).encode())
         return {**facts, "etag": etag, "file": str(path), "end": True}
 
-    def curves(self, job: Mapping[str, Any]) -> Answers:
+    def curves(self, job: Mapping[str, Any]) -> Steps:
         """Page data as it stands and, in a file of at most job["room"] bytes, the curves of all its runs."""
         from analysis.dashboard import curves
 
@@ -161,7 +161,7 @@ class Reader:
         write_whole(packed, curves.fitting(curves.Curves.load(path), int(job["room"])))
         yield {**answer, "curves": str(packed)}
 
-    def run(self, job: Mapping[str, Any]) -> Answers:
+    def run(self, job: Mapping[str, Any]) -> Steps:
         """Curve, story and texts of the run with that key."""
         from analysis.dashboard.curves import columns_of
 
@@ -199,12 +199,12 @@ def data_hash(frame: pd.DataFrame) -> str:
 
 
 class Fitter:
-    """Fits laws to the snapshot that the reader keeps, and makes their figures and pictures of them."""
+    """Fits laws to the snapshot that the reader keeps, answers questions, and makes figures and pictures."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
 
-    def fit(self, job: Mapping[str, Any]) -> Answers:
+    def fit(self, job: Mapping[str, Any]) -> Steps:
         """Answers after each step, with the file that holds all results so far."""
         import pandas as pd
 
@@ -222,7 +222,7 @@ class Fitter:
         def report(stage: str, news: dict[str, Any]) -> None:
             for name, value in news.items():
                 results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
-            if news.get("figures"):
+            if news.keys() & {"figures", "answers", "no_answer"}:
                 pickled = gzip.compress(pickle.dumps(material), 1)
                 write_whole(part.with_suffix("").with_suffix(MATERIAL), pickled)
             write_whole(part, pack({**results, "done": False, "stage": stage}, 1))
@@ -236,15 +236,23 @@ class Fitter:
                 older.unlink(missing_ok=True)
         yield {"file": str(path), "hash": now, "end": True}
 
-    def figure(self, job: Mapping[str, Any]) -> Answers:
+    def answer(self, job: Mapping[str, Any]) -> Steps:
+        """To a question, or what a loss costs; {"problem": sentence} to a bad one."""
+        own = material_of_laws(job["laws"]).answers
+        if own is None:
+            raise UserError("the laws are still being fitted")
+        try:
+            loss = job["question"].get("loss")
+            content = own.costs(loss) if loss else own.answer(job["question"])
+        except UserError as error:
+            content = {"problem": " ".join(str(error).split())}
+        yield {**content, "end": True}
+
+    def figure(self, job: Mapping[str, Any]) -> Steps:
         """One figure of the laws in that file: as the page gets it, packed, or as a picture."""
         from analysis.dashboard.drawings import picture
 
-        path = Path(job["laws"]).with_suffix("").with_suffix(MATERIAL)
-        try:
-            content = material_of(path, path.stat().st_mtime_ns).content(job["name"])
-        except FileNotFoundError:
-            raise UserError("the laws of this figure are being fitted again") from None
+        content = material_of_laws(job["laws"]).content(job["name"])
         answer = pack(content, SMALL)
         if job["format"] != "json":
             look = {"families": job["families"], "budgets": job["budgets"], "theme_name": job["theme"]}
@@ -252,6 +260,15 @@ class Fitter:
             answer = saved.read_bytes()
             saved.unlink()
         yield {"content": base64.b64encode(answer).decode(), "end": True}
+
+
+def material_of_laws(laws: str) -> fits.Material:
+    """What the laws in that file, whole or in part, were fitted with. UserError if it is gone."""
+    path = Path(laws).with_suffix("").with_suffix(MATERIAL)
+    try:
+        return material_of(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise UserError("these laws are being fitted again") from None
 
 
 @lru_cache(maxsize=1)
@@ -301,7 +318,8 @@ def main() -> None:
             owner = Fitter(cache) if hasattr(Fitter, job["job"]) else reader
             for answer in getattr(owner, job["job"])(job):
                 send(answer)
-            give_back()
+            if job["job"] != "answer":
+                give_back()
         except UserError as error:
             send({"error": " ".join(str(error).split()), "end": True})
         except Exception as error:  # the server shows it and goes on with what it has

@@ -109,23 +109,7 @@ def test_laws_told_are_those_that_fit_law_gives() -> None:
     assert laws["surface"].sha256 == law.sha256
     a = law.exponents["params"]
     assert summary["laws"]["surface"]["exponents"]["params"] == pytest.approx([a, a.low, a.high], rel=1e-6)
-    at = summary["laws"]["surface"]["ask"]["frontier"]
-    best = law.optimal(at["flops"][10])
-    assert at["params"][10] == pytest.approx(best.params, rel=1e-4)
-    assert at["loss_low"][10] == pytest.approx(best.loss.low, rel=1e-4)
     json.dumps(summary, allow_nan=False)
-
-
-def test_fewer_tokens_than_best_cost_loss_and_spend_the_budget_on_size() -> None:
-    frame = fits.counted(made_up(), "params_non_embedding", "flops_6nd")
-    laws, summary = fits.fit_family(frame[frame["family"] == "ar"], 0)
-    budgets = summary["laws"]["surface"]["ask"]
-    half = next(one for one in budgets["fewer"] if one["share"] == 0.5)
-    assert half["params"][5] > budgets["frontier"]["params"][5]
-    assert half["loss"][5] > budgets["frontier"]["loss"][5]
-    cost = laws["surface"].cost
-    spent = cost.k * half["params"][5] ** cost.q * budgets["frontier"]["tokens"][5] * 0.5
-    assert spent == pytest.approx(budgets["frontier"]["flops"][5], rel=1e-3)
 
 
 def everything(frame: pd.DataFrame, bootstrap: int = 0, *, paint: bool = True) -> dict[str, Any]:

@@ -163,6 +163,39 @@ class TestPicture:
         assert client.get("/api/figure", params=self.ASKED | change).status_code == code
 
 
+class TestAnswer:
+    COUNT: ClassVar = {"params": "params_total", "flops": "flops_6nd"}
+
+    def drawer(self, state: State, content: dict[str, Any] | None) -> NoReader:
+        state.laws[("params_total", "flops_6nd")].file = "laws"
+        drawer = NoReader(content)
+        state.drawer = drawer  # type: ignore[assignment]
+        return drawer
+
+    def test_is_that_to_the_fields_of_a_question_alone(self, tmp_path: Path) -> None:
+        state = state_of(tmp_path)
+        drawer = self.drawer(state, {"sentences": ["Train ar."], "end": True})
+        more = {"budget": "1e20", "epochs": "4" * 999, "laws": "/etc/passwd"}
+        answer = client_of(state).get("/api/answer", params=self.COUNT | more)
+        assert (answer.status_code, answer.json()["sentences"]) == (200, ["Train ar."])
+        assert drawer.job == {
+            "job": "answer",
+            "laws": "laws",
+            "question": {"budget": "1e20", "epochs": "4" * 100},
+        }
+
+    def test_to_a_bad_question_is_its_sentence(self, tmp_path: Path) -> None:
+        state = state_of(tmp_path)
+        self.drawer(state, {"problem": "flops = 'x': give a number", "end": True})
+        answer = client_of(state).get("/api/answer", params=self.COUNT | {"budget": "x"})
+        assert (answer.status_code, answer.json()["problem"]) == (200, "flops = 'x': give a number")
+
+    def test_waits_for_laws_and_knows_no_other_counts(self, client: Any) -> None:
+        answer = client.get("/api/answer", params=self.COUNT)
+        assert (answer.status_code, answer.json()) == (503, {"waiting": "the laws are still being fitted"})
+        assert client.get("/api/answer", params={"params": "x", "flops": "y"}).status_code == 404
+
+
 class TestWhoMayAsk:
     @pytest.mark.parametrize(
         "host", ["evil.example", "evil.example:8050", "127.0.0.1.evil.example", "localhost.evil.example", "",

@@ -66,7 +66,7 @@ function arranged(content, more, width) {
       if (name.startsWith("x") && every > 1) axis.ticktext = axis.ticktext.map((text, at) => (at % every ? "" : text));
     }
   }
-  return lossFactor() === 1 ? { data, layout } : inBits(data, layout);
+  return lossFactor() === 1 || content.nats ? { data, layout } : inBits(data, layout);
 }
 
 function wrapped(text) {
@@ -88,6 +88,7 @@ function place(layout, panels, filled, width) {
     const left = (at % columns) * (sizes[0] + gaps[0]), top = 1 - Math.floor(at / columns) * (sizes[1] + gaps[1]);
     panel.x.domain = [left, left + sizes[0]];
     panel.y.domain = [Math.max(0, top - sizes[1]), top];
+    if (columns === 1) panel.y.showticklabels = true;
   });
   for (const panel of panels) {
     if (filled.includes(panel)) continue;
