@@ -11,7 +11,9 @@ The grade is "reliable", "with care" or "do not use", for one cause, the first t
   the smallest): further out no published table can tell whether intervals hold; or the laws are broken.
 * with care: more than `FAR` times beyond; the methods name different families; the best family is best in
   less than `SURE` of the draws; the best family's loss is a likelihood, and one within `LOOSE` of it reports
-  an upper bound, which its likelihood may be below; a parameter that may be 0.
+  an upper bound, which its likelihood may be below; the methods' best sizes differ by a factor `UNLIKE`, or a
+  size or text that was asked for lies that far outside the tokens per parameter measured; a parameter that
+  may be 0.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ import pandas as pd
 
 from analysis.answer.budget import budget_text, flops_of, number_of
 from analysis.answer.methods import (
+    ALLOWANCE,
     DRAWS,
+    ISOFLOP,
     METHODS,
     FamilyLaws,
     Outcome,
@@ -46,6 +50,7 @@ from analysis.text import MISSING, flops_text, interval_text, is_missing, number
 FARTHEST, FAR = 100.0, 10.0
 SURE, EVEN = 0.95, 0.9
 LOOSE = 0.02
+UNLIKE = 3.0
 SAME = 1.05
 """Budgets up to this factor beyond the largest one count as measured."""
 WITHIN = 0.005
@@ -164,8 +169,9 @@ class Recommendation(Plotted):
         names = [str(name) for name in table["family"]]
         won = {method: shares_won(self._outcomes, names, method) for method in METHODS}
         won = {method: shares for method, shares in won.items() if shares}
-        combined = np.stack([self._outcomes[name].loss[1:] for name in names])
-        share = float(np.mean(combined.argmin(axis=0) == 0)) if combined.shape[1] else 1.0
+        paired = paired_losses(self._outcomes)
+        drawn = np.stack([paired[name][1:] for name in names])
+        share = float(np.mean(drawn.argmin(axis=0) == 0))
         lead = {method: max(shares, key=shares.__getitem__) for method, shares in won.items()}
         contest = list(dict.fromkeys([names[0], *lead.values()]))
         if len(contest) == 1 and len(names) > 1 and share < EVEN:
@@ -175,7 +181,7 @@ class Recommendation(Plotted):
             text = f"{opening} {names[0]}{': ' if names[0] else ''}{self._run(rows.loc[names[0]])}"
             if len(names) == 1:
                 return text
-            ahead = float(np.mean(combined[0] < combined[1])) if combined.shape[1] else 1.0
+            ahead = float(np.mean(drawn[0] <= drawn[1]))
             return f"{text}; it beats {names[1]} in {percent_text(ahead)} of resamples"
         if len(set(lead.values())) > 1:
             why = ", ".join(
@@ -339,11 +345,11 @@ def answer_from(
     if not outcomes:
         raise UserError("; ".join(left_out.values()))
 
-    ranking = sorted(outcomes, key=lambda name: outcomes[name].loss[0])
-    best = outcomes[ranking[0]]
-    drawn = np.stack([outcomes[name].loss[1:] for name in ranking])
-    won = drawn.argmin(axis=0) if drawn.shape[1] else np.zeros(1, dtype=int)
-    order = float(np.mean(np.all(np.diff(drawn, axis=0) >= 0, axis=0))) if drawn.shape[1] else 1.0
+    paired = paired_losses(outcomes)
+    ranking = sorted(outcomes, key=lambda name: paired[name][0])
+    drawn = np.stack([paired[name][1:] for name in ranking])
+    won = drawn.argmin(axis=0)
+    order = float(np.mean(np.all(np.diff(drawn, axis=0) >= 0, axis=0)))
     rows, by_method = [], []
     for number, name in enumerate(ranking):
         outcome, family = outcomes[name], families[name]
@@ -354,7 +360,7 @@ def answer_from(
         if loss.low is not None and loss.high is not None:
             down, up = np.exp(outcome.recounted)
             loss = Estimate(float(loss), loss.low * down, loss.high * up, level)
-        difference = _estimate(outcome.loss - best.loss, level)
+        difference = _estimate(paired[name] - paired[ranking[0]], level)
         spent = (tokens, tokens) if limits else tuple(total / (cost.k * size**cost.q) for size in sizes[::-1])
         values = (name, params, *sizes, tokens, *spent, float(loss), loss.low, loss.high, float(difference),
                   difference.low, difference.high, float(np.mean(won == number)), family.bound)  # fmt: skip
@@ -371,7 +377,7 @@ def answer_from(
                 "difference": value - least, "best_share": won_by[name],
             })  # fmt: skip
     methods = pd.DataFrame(by_method)
-    grade, causes = _grade(families, table, methods, total)
+    grade, causes = _grade(families, table, methods, total, limited=bool(limits))
     return Recommendation(
         flops=total, budget=words, reference=reference if reference in families else None, level=level,
         table=table, methods=methods, order_share=order, grade=grade, cause=causes[0], causes=tuple(causes),
@@ -380,7 +386,12 @@ def answer_from(
 
 
 def _grade(
-    families: Mapping[str, FamilyLaws], table: pd.DataFrame, methods: pd.DataFrame, flops: float
+    families: Mapping[str, FamilyLaws],
+    table: pd.DataFrame,
+    methods: pd.DataFrame,
+    flops: float,
+    *,
+    limited: bool,
 ) -> tuple[str, list[str]]:
     """The grade and its causes, the weightiest first."""
     best = families[str(table["family"].iloc[0])]
@@ -413,12 +424,45 @@ def _grade(
             f"the loss of {', '.join(rivals['family'])} is an upper bound, so its likelihood may be better "
             f"than that of {best.family}"
         )
+    sizes = methods[methods["family"] == best.family]["params"]
+    if sizes.max() > UNLIKE * sizes.min():
+        ends = range_text(sizes.min(), sizes.max())
+        causes.append(f"the methods put the best size of {best.family} at {ends} parameters")
+    row = table.iloc[0]
+    runs = next(iter(best.laws.values())).runs
+    ratios = runs["tokens"] / runs["params"]
+    ratio = row["tokens"] / row["params"]
+    if limited and not ratios.min() / UNLIKE <= ratio <= ratios.max() * UNLIKE:
+        causes.append(
+            f"{number_text(ratio)} tokens per parameter are far outside the {number_text(ratios.min())} to "
+            f"{number_text(ratios.max())} measured"
+        )
     causes += care
     if causes:
         return CARE, causes
     where = "within the budgets measured" if beyond <= SAME else distance
     agree = ", and the methods agree on the family" if len(table) > 1 and len(leaders) > 1 else ""
     return RELIABLE, [f"the budget is {where}{agree}"]
+
+
+def paired_losses(outcomes: Mapping[str, Outcome]) -> dict[str, np.ndarray]:
+    """Losses to be compared: the mean of the estimates, then the draws, of the methods that all families have
+    and any of them combines; of the combined answer, if there is no such method."""
+    every = outcomes.values()
+    shared = [
+        method
+        for method in (ALLOWANCE, ISOFLOP)
+        if all(method in one.losses for one in every) and any(method in one.combined for one in every)
+    ]
+    if not shared:
+        return {name: outcome.loss for name, outcome in outcomes.items()}
+    return {
+        name: np.concatenate([
+            [np.mean([outcome.estimates[method][2] for method in shared])],
+            *(outcome.losses[method] for method in shared),
+        ])
+        for name, outcome in outcomes.items()
+    }  # fmt: skip
 
 
 def shares_won(outcomes: Mapping[str, Outcome], names: Sequence[str], method: str) -> dict[str, float]:
