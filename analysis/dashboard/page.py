@@ -45,6 +45,7 @@ SCRIPTS = (
         "ask",
         "health",
         "curves",
+        "notes",
         "overlay",
         "filter",
         "list",
@@ -180,6 +181,7 @@ def exported(state: State, curves: bytes, laws: Mapping[str, bytes], *, title: s
         "opening": _pack(json.dumps(opening).encode()),
         "runs": _pack(gzip.decompress(state.runs.content) if state.runs.content else b"null"),
         "curves": curves,
+        "notes": _pack(json.dumps(state.notes_of_runs()["runs"]).encode()),
         "library": packed_library(),
     }
     parts |= {f"laws-{count}": content for count, content in laws.items()}
