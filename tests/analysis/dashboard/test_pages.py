@@ -218,9 +218,8 @@ def test_head_and_filters_take_a_fifth_of_a_phone_at_most(page: Any, desk: str, 
     page.set_viewport_size({"width": 390, "height": 844})
     open_view(page, desk, view, figure=False)
     assert page.evaluate("document.querySelector('header').offsetHeight") < 0.2 * 844
-    ends = page.evaluate(
-        "(({left, right}) => [left, right])(document.querySelector('nav a[aria-current]').getBoundingClientRect())"
-    )
+    tab = "document.querySelector('nav a[aria-current]').getBoundingClientRect()"
+    ends = page.evaluate(f"(({{left, right}}) => [left, right])({tab})")
     assert 0 <= ends[0] < ends[1] <= 390, "the tab of this view is in sight"
 
 
