@@ -24,8 +24,8 @@ FROM = $(if $(STORE),--store $(call quoted,$(STORE)))
 
 # Some containers forbid Python to keep its compiled files; every start then takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
-# What has a main; the others are parts of these. coverage.py and gaps.py take longer and are run by hand.
-BENCHMARKS = $(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py | grep -v -e /steps -e /coverage -e /gaps)))
+# What has a main; the others are parts of these. coverage.py, beyond.py and gaps.py measure no speed and are run by hand.
+BENCHMARKS = $(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py | grep -v -e /steps -e /coverage -e /beyond -e /gaps)))
 # Tests run several processes on few cores: one thread each, or they wait for each other.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

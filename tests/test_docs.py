@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.sweeps.command_line import scaling
 from tests.test_house import committed
 
 ROOT = Path(__file__).parents[1]
@@ -250,6 +251,18 @@ def test_python_runs_and_prints_what_the_page_says(
             assert any(alike(line, other) for other in printed.getvalue().splitlines()), (
                 f"{page} shows {line!r}, which is not printed:\n{printed.getvalue()}"
             )
+
+
+def test_the_answer_on_the_first_page_is_what_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    called = re.search(r"bin/scaling (ask .*)\n\n```text\n((?:.*\n)*?)```", text_of(Path("README.md")))
+    assert called is not None
+    assert scaling(*called[1].split()) == 0
+    printed = capsys.readouterr().out.splitlines()
+    for line in filter(None, called[2].splitlines()):
+        assert any(alike(line, other) for other in printed), f"{line!r} is not printed:\n{printed}"
 
 
 def alike(documented: str, printed: str) -> bool:

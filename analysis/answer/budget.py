@@ -12,6 +12,7 @@ PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L40S"
 UTILISATION = 0.4
 """MFU that a well-tuned transformer run reaches."""
 DAY_S = 86_400.0
+DAYS = "a number of days"
 _POWER = re.compile(r"^(?:([0-9.]+)\s*(?:x|\*|×)?\s*)?10\s*(?:\^|\*\*)\s*([0-9.]+)$")
 
 
@@ -19,8 +20,8 @@ def flops_of(
     flops: float | str | None = None,
     *,
     gpus: float | str | None = None,
-    days: float | None = None,
-    utilisation: float | None = None,
+    days: float | str | None = None,
+    utilisation: float | str | None = None,
 ) -> float:
     """Training FLOPs of a budget: a number or text ("1e20 FLOPs", "10^20", "2 x 10^21"), or GPUs
     (64, "64xH100"; a bare number means H100) for days at a utilisation (MFU, a share; default 0.4).
@@ -42,16 +43,17 @@ def flops_of(
         raise UserError(
             f"utilisation = {utilisation!r}: a share of the peak, above 0 and at most 1, e.g. 0.4"
         )
-    return count * PEAKS[kind] * share * _positive(days, "days", "a number of days") * DAY_S
+    return count * PEAKS[kind] * share * _positive(days, "days", DAYS) * DAY_S
 
 
-def budget_text(flops: float, *, gpus: float | str | None = None, days: float | None = None) -> str:
+def budget_text(flops: float, *, gpus: float | str | None = None, days: float | str | None = None) -> str:
     """The budget in words: "1.0e20 FLOPs", or "1.0e20 FLOPs (64 H100 for 14 days)"."""
     text = f"{flops_text(flops)} FLOPs"
     if gpus is None or days is None:
         return text
     count, kind = _gpus(gpus)
-    return f"{text} ({count:g} {kind} for {days:g} day{'s' * (days != 1)})"
+    number = _positive(days, "days", DAYS)
+    return f"{text} ({count:g} {kind} for {number:g} day{'s' * (number != 1)})"
 
 
 def number_of(value: float | str, name: str) -> float:

@@ -37,10 +37,11 @@ from analysis.answer.methods import (
     limited_run,
     size_range,
 )
+from analysis.answer.shown import NAMES, difference_text, percent_text, range_text, ranking_table
 from analysis.errors import UserError
 from analysis.estimate import Estimate, spread
 from analysis.plotted import Plotted
-from analysis.text import MISSING, count_text, flops_text, interval_text, is_missing, number_text
+from analysis.text import MISSING, flops_text, interval_text, is_missing, number_text
 
 FARTHEST, FAR = 100.0, 10.0
 SURE, EVEN = 0.95, 0.9
@@ -50,9 +51,6 @@ SAME = 1.05
 WITHIN = 0.005
 """Sizes whose loss is within this share of the best one's are as good as the best."""
 RELIABLE, CARE, REFUSED = "reliable", "with care", "do not use"
-NAMES = {
-    "surface": "the surface", "allowance": "the surface allowing a deviation", "isoflop": "IsoFLOP"
-}  # fmt: skip
 COLUMNS = (
     *("family", "params", "params_low", "params_high", "tokens", "tokens_low", "tokens_high"),
     *(
@@ -120,7 +118,7 @@ class Recommendation(Plotted):
             sentences.append(f"{self._contest(rest, 'Best other family:')}.")
         elif several and self.reference is not None and self.reference in set(self.table["family"]):
             row = self.table.set_index("family").loc[self.reference]
-            sentences.append(f"{self.reference} ends {_difference(row)} nats above it.")
+            sentences.append(f"{self.reference} ends {difference_text(row)} nats above it.")
         return sentences
 
     @property
@@ -137,12 +135,12 @@ class Recommendation(Plotted):
 
     def difference_text(self, row: Mapping[str, Any] | pd.Series) -> str:
         """How far a family ends above the best one, in nats; "" for the best."""
-        return "" if row["family"] == self.best else _difference(row)
+        return "" if row["family"] == self.best else difference_text(row)
 
     @staticmethod
     def share_text(share: float | None) -> str:
         """A share of draws as a percentage."""
-        return MISSING if is_missing(share) else _percent(float(share or 0.0))
+        return MISSING if is_missing(share) else percent_text(float(share or 0.0))
 
     def _refusal(self) -> str:
         largest = max(family.largest_budget for family in self.families.values())
@@ -175,29 +173,34 @@ class Recommendation(Plotted):
         rows = table.set_index("family", drop=False)
         if len(contest) == 1:
             text = f"{opening} {names[0]}{': ' if names[0] else ''}{self._run(rows.loc[names[0]])}"
-            return text + (
-                f"; it beats {names[1]} in {_percent(share)} of resamples" if len(names) > 1 else ""
-            )
+            if len(names) == 1:
+                return text
+            ahead = float(np.mean(combined[0] < combined[1])) if combined.shape[1] else 1.0
+            return f"{text}; it beats {names[1]} in {percent_text(ahead)} of resamples"
         if len(set(lead.values())) > 1:
             why = ", ".join(
-                f"{NAMES[method]} prefers {family} ({_percent(won[method][family])} of resamples)"
+                f"{NAMES[method]} prefers {family} ({percent_text(won[method][family])} of resamples)"
                 for method, family in lead.items()
             )
         else:
-            why = f"{names[0]} is the better one in {_percent(share)} of resamples"
+            why = f"{names[0]} is the better one in {percent_text(share)} of resamples"
         runs = "; ".join(f"{name}: {self._run(rows.loc[name])}" for name in contest)
         return f"{opening} {' or '.join(contest)}. {why[:1].upper()}{why[1:]}. Their best runs are {runs}"
 
     _outcomes: Mapping[str, Outcome]
 
     def _run(self, row: pd.Series) -> str:
-        params, tokens = (_range(row[f"{name}_low"], row[f"{name}_high"]) for name in ("params", "tokens"))
+        params, tokens = (
+            range_text(row[f"{name}_low"], row[f"{name}_high"]) for name in ("params", "tokens")
+        )
         loss = interval_text(row["loss"], row["loss_low"], row["loss_high"], digits=4)
         return f"{params} parameters on {tokens} tokens, loss about {loss}"
 
     def at(self, flops: float | str | None = None, **limits: Any) -> Recommendation:
         """The answer of the same laws for another budget; arguments as of `recommend`."""
-        return _answer(self.families, self.refused, self.reference, self.level, flops, **limits)
+        return answer_from(
+            self.families, self.refused, flops, reference=self.reference, level=self.level, **limits
+        )
 
     def budget_for(self, loss: float) -> pd.DataFrame:
         """What a loss costs (nats per token): see `analysis.budget_for`."""
@@ -209,24 +212,9 @@ class Recommendation(Plotted):
     def __str__(self) -> str:
         lines = [*self.sentences, self.confidence]
         if not self.sentence_only:
-            lines += ["", *self._ranking()]
+            lines += ["", *(line.removeprefix("  ") for line in str(ranking_table(self)).splitlines())]
         lines += [f"no law: {name or 'these runs'}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
-
-    def _ranking(self) -> list[str]:
-        """The table in at most 80 columns."""
-        rows = [("family", "params", "tokens", "loss", "above the best", "best in")]
-        rows += [
-            (
-                row["family"], count_text(row["params"]), count_text(row["tokens"]),
-                interval_text(row["loss"], row["loss_low"], row["loss_high"], digits=4),
-                self.difference_text(row), self.share_text(row["best_share"]),
-            )
-            for _, row in self.table.iterrows()
-        ]  # fmt: skip
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-                for row in rows]  # fmt: skip
 
     def _repr_html_(self) -> str:
         sentences, _, rows = str(self).partition("\n\n")
@@ -283,7 +271,7 @@ def recommend(
     question = {name: value for name, value in question.items() if value is not None}
     _question(flops, question)  # a bad question is refused before the laws are fitted
     families, refused = fit_families(runs, draws=draws, seed=seed, level=level, report=report)
-    return _answer(families, refused, reference, level, flops, **question)
+    return answer_from(families, refused, flops, reference=reference, level=level, **question)
 
 
 def budget_for(
@@ -296,6 +284,12 @@ def budget_for(
     _check_loss(loss)
     families, _ = fit_families(runs, draws=draws, seed=seed, level=level)
     return _budget_for(families, level, loss)
+
+
+def usual_budget(families: Mapping[str, FamilyLaws]) -> float:
+    """The budget to answer for where none is given: ten times the largest one measured, which is as far as
+    an answer can be reliable."""
+    return FAR * max(family.largest_budget for family in families.values())
 
 
 def _question(flops: float | str | None, extras: Mapping[str, Any]) -> tuple[float, str, dict[str, float]]:
@@ -313,16 +307,18 @@ def _question(flops: float | str | None, extras: Mapping[str, Any]) -> tuple[flo
     return total, budget_text(total, gpus=pool["gpus"], days=pool["days"]), limits
 
 
-def _answer(
+def answer_from(
     families: Mapping[str, FamilyLaws],
     refused: Mapping[str, str],
-    reference: str | None,
-    level: float,
-    flops: float | str | None,
+    flops: float | str | None = None,
+    *,
+    reference: str | None = "ar",
+    level: float = 0.95,
     **extras: Any,
 ) -> Recommendation:
+    """The answer of laws as `fit_families` gives them; the rest as of `recommend`."""
     total, words, limits = _question(flops, extras)
-    count = max(len(law.curve) - 1 for family in families.values() for law in family.laws.values())
+    count = max(family.draws for family in families.values())
     outcomes: dict[str, Outcome] = {}
     left_out = dict(refused)
     for name, family in families.items():
@@ -410,7 +406,7 @@ def _grade(
         causes.append("the methods disagree on the best family")
     share = float(table["best_share"].iloc[0])
     if len(table) > 1 and share < SURE:
-        causes.append(f"only {_percent(share)} of resamples put {best.family} first")
+        causes.append(f"only {percent_text(share)} of resamples put {best.family} first")
     rivals = table[(table["difference"] <= LOOSE * table["loss"].iloc[0]) & (table["bound"] == "upper")]
     if best.bound == "exact" and len(rivals):
         causes.append(
@@ -436,7 +432,7 @@ def shares_won(outcomes: Mapping[str, Outcome], names: Sequence[str], method: st
 
 def _budget_for(families: Mapping[str, FamilyLaws], level: float, loss: float) -> pd.DataFrame:
     _check_loss(loss)
-    count = max(len(law.curve) - 1 for family in families.values() for law in family.laws.values())
+    count = max(family.draws for family in families.values())
     rows = []
     for name, family in families.items():
         drawn = flops_for(family, loss, count)
@@ -462,24 +458,3 @@ def _estimate(values: np.ndarray, level: float) -> Estimate:
         return Estimate(float(values[0]), level=level)
     low, high = spread(values[1:], level)
     return Estimate(float(values[0]), float(low), float(high), level)
-
-
-def _range(low: float, high: float) -> str:
-    first, last = count_text(low), count_text(high)
-    return first if first == last else f"{first} to {last}"
-
-
-def _difference(row: Mapping[str, Any] | pd.Series) -> str:
-    if row["difference_low"] is None or pd.isna(row["difference_low"]):
-        return f"{row['difference']:.3f}"
-    return f"{row['difference']:.3f} [{row['difference_low']:.3f}, {row['difference_high']:.3f}]"
-
-
-def _percent(share: float) -> str:
-    return (
-        f"{share:.0%}"
-        if 0.005 <= share <= 0.995 or share in (0, 1)
-        else "over 99%"
-        if share > 0.5
-        else "under 1%"
-    )

@@ -18,7 +18,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,6 +76,8 @@ class Comparison(Plotted, Printed):
     """Exponents of each family against the reference's, with intervals of the differences and p, see
     `analysis.comparison.equal_loss.exponent_differences`."""
     warnings: tuple[str, ...]
+    checking: Mapping[str, Law] = field(default_factory=dict)
+    """The laws behind `checks`."""
 
     @property
     def savings(self) -> pd.DataFrame:
@@ -227,7 +229,7 @@ def compare(
     method: str | int = "surface",
     seed: int = 0,
     shared_E: bool = False,
-    laws: Mapping[str, Law] | None = None,
+    laws: Mapping[str, Law] | Comparison | None = None,
     columns: Columns | None = None,
     **options: Any,
 ) -> Comparison:
@@ -239,9 +241,10 @@ def compare(
     meets one of the reference, so the intervals carry the noise of both. shared_E=True fits all surfaces
     together with one E, as the same text has one entropy (options then: delta, bootstrap, level, resample);
     warnings say if the runs speak against it, and if bounds of different tightness make it an assumption.
-    laws: those of an earlier comparison of the same runs with the same options, over another reference; they
-    do not depend on it. A family that cannot be fitted is left out, with the reason in `warnings`. UserError
-    names a reference without runs or without a law, and every reason if fewer than two families are left.
+    laws: an earlier comparison of the same runs with the same options over another reference, or its laws;
+    they do not depend on it. A family that cannot be fitted is left out, with the reason in `warnings`.
+    UserError names a reference without runs or without a law, and every reason if fewer than two families
+    are left.
     """
     method, runs = method_called(method), as_table(runs, columns)
     if "family" not in runs.columns:
@@ -267,6 +270,8 @@ def compare(
     seeds = {name: zlib.crc32(f"{seed}/{name}".encode()) for name in names}
     parts = {name: runs[runs["family"] == name] for name in names}
     warnings: list[str] = []
+    earlier = laws.checking if isinstance(laws, Comparison) else {}
+    laws = laws.laws if isinstance(laws, Comparison) else laws
     if laws is not None:
         laws = {name: laws[name] for name in names if name in laws}
         if reference not in laws or len(laws) < 2:
@@ -317,7 +322,9 @@ def compare(
     other = "isoflop" if method == "surface" else "surface"
     rows = []
     try:
-        checking, refused = _each({name: parts[name] for name in laws}, other, seeds, {"bootstrap": 0})
+        checking, refused = {name: earlier[name] for name in laws if name in earlier}, []
+        if len(checking) < len(laws):
+            checking, refused = _each({name: parts[name] for name in laws}, other, seeds, {"bootstrap": 0})
     except UserError as problem:
         checking, refused = {}, [str(problem)]
     for name, law in checking.items():
@@ -351,6 +358,7 @@ def compare(
         multipliers=multipliers,
         crossovers=pd.DataFrame(crossovers, columns=list(CROSSOVER_COLUMNS)),
         checks=checks,
+        checking=checking,
         exponents=exponent_differences(laws, reference),
         # what changes the reading of every row comes first
         warnings=(*first, *warnings, *together(by_family)),

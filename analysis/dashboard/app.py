@@ -1,4 +1,4 @@
-"""The server: a page, its runs, its laws and figures, the curve of a run, and the page as one file.
+"""The server: a page, its runs, laws, answers and figures, the curve of a run, and the page as one file.
 
 Routes take names of counts and figures and keys of runs; each is looked up among those there are, and none is
 ever part of a path or a query text. The one thing that is written are stars and notes on runs.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -27,10 +28,13 @@ from analysis.errors import UserError
 
 FOREVER = "private, max-age=31536000, immutable"
 FRESH = "no-cache"
+QUESTION = ("budget", "gpus", "days", "utilisation", "size", "tokens", "unique", "epochs", "loss")
+"""Fields of a question, see `analysis.dashboard.answers`, and loss for what a loss costs."""
+LONGEST = 100
 MEDIA = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
 NOTE_BYTES, NOTE_S = 20_000, 10.0
 """The longest body of a request that is read, and the time it may take to arrive."""
-Format = Literal["png", "svg", "pdf"]
+Format = Literal["json", "png", "svg", "pdf"]
 Theme = Literal["light", "dark"]
 
 
@@ -107,7 +111,8 @@ def build(state: State, *, title: str, watch: bool = True) -> FastAPI:
     @app.get("/export.html")
     async def export(start: str = "") -> Response:
         # reading and packing run in other threads and processes: the server answers meanwhile
-        laws = await asyncio.to_thread(page.carried_laws, state, start)
+        count = page.count_at(state, start)
+        laws = await asyncio.to_thread(page.carried_laws, state, count, await state.figures(count))
         curves = await state.curves(page.room_for_curves(state, laws))
         content = await asyncio.to_thread(page.exported, state, curves, laws, title=title, start=start)
         name = f"attachment; filename={page.file_name(title)}"
@@ -136,18 +141,31 @@ def _data_routes(app: FastAPI, state: State) -> None:
             return JSONResponse({"waiting": laws.problem or "fitting"}, 503)
         return _packed(request, laws.content, laws.etag)
 
-    @app.get("/api/picture")
-    async def picture(params: str, flops: str, name: str, format: Format, theme: Theme = "light",
-                      families: str = "", budgets: str = "") -> Response:  # fmt: skip
+    @app.get("/api/answer")
+    async def answer(request: Request, params: str, flops: str) -> Response:
+        if not state.knows((params, flops)):
+            return JSONResponse({"unknown": "the runs are not counted that way"}, 404)
+        question = {name: value[:LONGEST] for name, value in request.query_params.items() if name in QUESTION}
+        try:
+            content = await state.answer((params, flops), question)
+        except ChildError as error:
+            return JSONResponse({"waiting": str(error)}, 503)
+        # a bad question is a sentence for the reader: browsers report other codes on their console
+        return JSONResponse(content, headers={"cache-control": "no-store"})
+
+    @app.get("/api/figure")
+    async def figure(request: Request, params: str, flops: str, name: str, format: Format = "json",
+                     theme: Theme = "light", families: str = "", budgets: str = "") -> Response:  # fmt: skip
         if not state.knows((params, flops)):
             return JSONResponse({"unknown": "the runs are not counted that way"}, 404)
         try:
             chosen = [float(budget) for budget in budgets.split(",") if budget]
-            job = {"name": name, "format": format, "theme": theme, "budgets": chosen}
-            job["families"] = [one for one in families.split(",") if one]
-            content = await state.picture((params, flops), **job)
+            filters = {"families": [one for one in families.split(",") if one], "budgets": chosen}
+            content = await state.figure((params, flops), name, format=format, theme=theme, **filters)
         except ValueError:
             return JSONResponse({"problem": f"budgets: {budgets[:100]!r} are no FLOPs"}, 422)
+        if format == "json":
+            return _packed(request, content, hashlib.sha256(content).hexdigest()[:24])
         return Response(content, media_type=MEDIA[format], headers={"cache-control": "no-store"})
 
     @app.get("/api/run")

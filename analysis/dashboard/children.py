@@ -27,12 +27,6 @@ class Child:
         self._lock = asyncio.Lock()
         self._ending: asyncio.TimerHandle | None = None
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process that runs, if one does."""
-        alive = self._process is not None and self._process.returncode is None
-        return self._process.pid if alive and self._process is not None else None
-
     async def ask(self, **job: Any) -> AsyncIterator[dict[str, Any]]:
         """Its answers to one job, the last one with "end". ChildError where it fails."""
         async with self._lock:

@@ -1,17 +1,21 @@
 """Laws, comparisons, diagnoses and figures as the page shows them, for one way of counting.
 
 Everything is fitted by the functions of the report (`analysis.fit_law`, `compare`, `diagnose`) with their own
-defaults and drawn by `analysis.figures`; the page gets small tables and Plotly figures. Every registered law
-is fitted. Runs in a child process, which reports after each family, so that the page shows results as they
-come.
+defaults and drawn by `analysis.figures`; the page gets small tables, and each figure when it asks for it
+(`Material`). Every registered law is fitted. Runs in a child process, which reports after each family, so
+that the page shows results as they come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from analysis.dashboard import drawings
+from analysis.dashboard.answers import Answers, answers_of
 from analysis.dashboard.columns import plain, records, table
 from analysis.dashboard.measures import nominal_budgets
 from analysis.errors import UserError
@@ -21,16 +25,16 @@ from analysis.table.counts import counted as count_runs
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
+    from analysis.checks.diagnostics import Diagnosis
+    from analysis.comparison.multipliers import Comparison
     from analysis.laws.result import Law
 
 OWN = "own"
 """The columns params and flops as the table has them, where it has no other count."""
-BEFORE, BEHIND, PER_DECADE = 1e-2, 1e10, 4
-"""Budgets of the answers to "what would a budget buy", as factors of the law's own, and how densely."""
-FEWER_TOKENS = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4)
-"""Shares of the best number of tokens for which the answers are worked out too."""
 MOST_LEFT_OUT, MOST_OUTLIERS = 300, 100
+OPENING = ("best", "isoflop")  # figures of the views that a page opens with
 
 Report = Callable[[str, dict[str, Any]], None]
 """Called after each step with its name and what is new."""
@@ -65,75 +69,111 @@ def counted(frame: pd.DataFrame, params: str, flops: str) -> pd.DataFrame:
     return count_runs(frame.assign(nominal=nominal_budgets(frame)), **counts)
 
 
-def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report, *, paint: bool = True) -> None:
-    """Fit and draw everything from runs as `counted` gives them; `report` is called after each step.
+@dataclass(slots=True)
+class Material:
+    """What the figures of one way of counting are made from: runs as `counted` gives them, laws by method and
+    family, and so on."""
 
-    paint: with the first paint of the figures that a view opens with.
+    frame: pd.DataFrame
+    laws: dict[str, dict[str, Any]] = field(default_factory=dict)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
+    nominal: dict[float, float] = field(default_factory=dict)
+    answers: Answers | None = None
+
+    def figures(self) -> dict[str, Callable[[], go.Figure]]:
+        """What makes each figure that there can be now, by its name."""
+        from analysis import figures
+
+        isoflop, surface = self.laws.get("isoflop"), self.laws.get("surface")
+        return {
+            "best": partial(figures.best_losses, self.frame),
+            "measured": partial(figures.measured, self.frame),
+            **{f"frontier/{method}": partial(figures.frontier, of) for method, of in self.laws.items() if of},
+            **({"isoflop": partial(figures.isoflop, isoflop)} if isoflop else {}),
+            **({"residuals": partial(figures.surface_residuals, surface)} if surface else {}),
+            **{f"compare/{name}": partial(figures.compare, of) for name, of in self.comparisons.items()},
+            **{f"checks/{name}": of.plot for name, of in self.diagnoses.items()},
+        }
+
+    def content(self, name: str, *, paint: bool = False) -> dict[str, Any]:
+        """A figure as the page gets it, with its first paint if `paint`."""
+        kind, _, question = name.partition("?")
+        if kind == "answer" and self.answers is not None:
+            figure: dict[str, Any] | None = self.answers.answer(dict(parse_qsl(question))).get("figure")
+            if figure is not None:
+                return figure
+        makers = self.figures()
+        if name not in makers:
+            raise UserError(f"there is no figure {name[:100]!r} yet")
+        content = drawings.plain(makers[name](), self.nominal)
+        return content | {"svg": drawings.first_paint(content)} if paint else content
+
+
+def fit_everything(material: Material, bootstrap: int, report: Report, *, paint: bool = True) -> None:
+    """Fit everything from the runs of `material`, which keeps what figures need; `report` is called after
+    each step.
+
+    paint: with the figures that a page opens with and their first paint.
 
     Reported are dictionaries that add to those before: {"methods": {method: label}}, {"families":
-    {family: ...}}, {"figures": {name: ...}}, {"compare": {reference: ...}}, {"health": {family: ...}},
-    {"published": [...]}.
+    {family: ...}}, {"figures": {name: ...}} (None: made when a page asks for it), {"compare":
+    {reference: ...}}, {"health": {family: ...}}, {"published": [...]}, {"answers": {question: ...}},
+    {"ready": the questions that have an answer here} or {"no_answer": why}.
     """
     import analysis
-    from analysis import figures
     from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
+    from analysis.figures import compare_table
     from analysis.figures.theme import family_order
 
-    nominal: dict[float, float] = {}
+    frame, figures = material.frame, {}
+
+    def new_figures() -> dict[str, Any]:
+        names = [name for name in material.figures() if name not in figures]
+        new = {n: material.content(n, paint=True) if paint and n in OPENING else None for n in names}
+        figures.update(new)
+        return new
+
     methods = sorted(standard_methods(), key=list(METHODS).index)  # the first one is the usual one
-
-    def as_json(figure: Any, *, first: bool = False) -> dict[str, Any]:
-        content = drawings.plain(figure, nominal)
-        return content | {"svg": drawings.first_paint(content)} if first and paint else content
-
     names = family_order(frame["family"].dropna().unique()) if "family" in frame else [""]
-    pictures = {"best": figures.best_losses(frame), "measured": figures.measured(frame)}
-    report("figures of the runs", {
-        "methods": {name: METHODS[name].label for name in methods},
-        "figures": {name: as_json(figure, first=True) for name, figure in pictures.items()},
-    })  # fmt: skip
+    labels = {name: METHODS[name].label for name in methods}
+    report("figures of the runs", {"methods": labels, "figures": new_figures()})
+    answers = material.answers = answers_of(frame)
+    if answers.problem:
+        report("the answer", {"no_answer": answers.problem})
+    else:
+        first = {"": answers.answer({}, paint=paint)}
+        report("the answer", {"ready": answers.ready(), "answers": first})
 
-    laws: dict[str, dict[str, Any]] = {method: {} for method in methods}
+    laws: dict[str, dict[str, Law]] = {method: {} for method in methods}
     for name in names:
         own, summary = fit_family(frame[frame["family"] == name] if name else frame, bootstrap)
         for method, law in own.items():
             laws[method][name] = law
             for row in summary["laws"][method].get("minima", ()):
-                nominal[row["flops"]] = row["nominal"]
+                material.nominal[row["flops"]] = row["nominal"]
         report(f"laws of {name or 'all runs'}", {"families": {name: summary}})
-    pictures = {
-        f"frontier/{method}": figures.frontier(of_method) for method, of_method in laws.items() if of_method
-    }
-    if laws.get("isoflop"):
-        pictures["isoflop"] = figures.isoflop(laws["isoflop"])
-    if laws.get("surface"):
-        pictures["residuals"] = figures.surface_residuals(laws["surface"])
-    opening = ("isoflop", "residuals", f"frontier/{methods[0]}")  # what a view opens with
-    report("figures of the laws", {
-        "figures": {name: as_json(figure, first=name in opening) for name, figure in pictures.items()},
-    })  # fmt: skip
+    material.laws = laws
+    report("figures of the laws", {"figures": new_figures()})
 
     fitted = [law for of_method in laws.values() for law in of_method.values()]
     if fitted:
         report("published laws", {"published": published_lines(fitted)})
 
     comparable = [name for name in names if name in laws.get("surface", ())]
-    again: Mapping[str, Law] | None = None
+    again: Comparison | None = None
     for reference in comparable if len(comparable) > 1 else ():
         try:
-            comparison = analysis.compare(
+            comparison = again = analysis.compare(
                 frame[frame["family"].isin(comparable)], reference, bootstrap=bootstrap, laws=again
             )
-            again = comparison.laws
-            summary, picture = summary_of_comparison(comparison), figures.compare(comparison)
+            if not len(comparison.multipliers) and not len(compare_table(comparison)):
+                raise UserError(f"no multiplier over {reference}: {'; '.join(comparison.warnings)}")
         except UserError as error:
             report(f"comparison over {reference}", {"compare": {reference: {"refused": str(error)}}})
             continue
-        first = reference == comparable[0]
-        report(f"comparison over {reference}", {
-            "compare": {reference: summary},
-            "figures": {f"compare/{reference}": as_json(picture, first=first)},
-        })  # fmt: skip
+        material.comparisons[reference] = comparison
+        report(f"comparison over {reference}", {"compare": {reference: summary_of_comparison(comparison)}})
 
     for name in names:
         checked: dict[str, Any] = {}
@@ -144,15 +184,18 @@ def fit_everything(frame: pd.DataFrame, bootstrap: int, report: Report, *, paint
                 note = f"{len(of_method[name].runs)} runs are too many to check here"
                 checked[method] = {"verdict": "", "note": note}
                 continue
-            diagnosis = diagnose(of_method[name])
+            diagnosis = material.diagnoses[f"{method}/{name}"] = diagnose(of_method[name])
             checked[method] = {
                 "verdict": diagnosis.verdict,
                 "checks": records(diagnosis.table, 4),
                 "variants": records(diagnosis.variants, 5),
-                "figure": as_json(diagnosis.plot()),
             }
         if checked:
             report(f"checks of {name or 'all runs'}", {"health": {name: checked}})
+    report("figures of comparisons and checks", {"figures": new_figures()})
+    # an exported file has nobody to ask
+    questions = [question for question, _, _ in answers.ready() if question]
+    report("answers", {"answers": {name: answers.answer(dict(parse_qsl(name))) for name in questions}})
 
 
 def fit_family(runs: pd.DataFrame, bootstrap: int) -> tuple[dict[str, Law], dict[str, Any]]:
@@ -211,36 +254,13 @@ def summary_of_law(law: Any) -> dict[str, Any]:
         outliers = residuals[residuals["outlier"]].head(MOST_OUTLIERS)
         names = ("key", "loss", "predicted", "residual_percent")
         summary["outliers"] = records(outliers[[name for name in names if name in outliers]], 6)
-    if hasattr(law, "predict"):
-        summary["ask"] = answers(law)
     return summary
 
 
-def answers(law: Any) -> dict[str, Any]:
-    """What a budget would buy: best size, tokens and loss with intervals over a wide grid of budgets, and the
-    loss where there are fewer tokens than the best number (the budget then goes into a larger network)."""
-    import numpy as np
-
-    low, high = law.flops_range
-    count = round(np.log10(high * BEHIND / (low * BEFORE)) * PER_DECADE) + 1
-    flops = np.geomspace(low * BEFORE, high * BEHIND, count)
-    best = law.frontier(flops)
-    fewer = []
-    for share in FEWER_TOKENS[1:]:
-        tokens = best["tokens"].to_numpy(float) * share
-        params = (flops / (law.cost.k * tokens)) ** (1 / law.cost.q)
-        loss = law.predict(params, tokens)
-        fewer.append({"share": share} | table(loss.drop(columns="tokens"), 5))
-    return {"frontier": table(best, 5), "fewer": fewer}
-
-
 def summary_of_comparison(comparison: Any) -> dict[str, Any]:
-    from analysis import figures
-
-    rows = figures.compare_table(comparison)
     return {
         "method": comparison.method,
-        "multipliers": records(rows[rows["kind"] == "budget"].drop(columns="kind"), 5),
+        "multipliers": records(comparison.multipliers.sort_values("at_flops"), 5),
         "crossovers": records(comparison.measured_crossovers, 5),
         "exponents": records(comparison.exponents, 4),
         "warnings": list(comparison.warnings),
@@ -257,34 +277,28 @@ def published_lines(laws: list[Law]) -> list[dict[str, Any]]:
     from analysis.figures import theme
     from analysis.figures.frontiers import PANELS
     from analysis.figures.published_laws import DASHES
+    from analysis.published.beside import published_frontier
 
     low = min(law.flops_range[0] for law in laws)
     high = max(law.flops_range[1] for law in laws) * 10
     grid = np.geomspace(low, high, 24)
     lines: list[dict[str, Any]] = []
     for row in published.laws().to_dict(orient="records"):
-        try:
-            beside = laws[0].against(row["name"], flops=grid, withdrawn=True)
-        except UserError:
-            continue
-        own = beside.table[beside.table["law"] == row["name"]]
-        if not len(own):
+        own = published_frontier(row, grid)
+        if own is None:
             continue
         line = {"color": theme.NEUTRAL, "width": 1.8, "dash": DASHES[len(lines) % len(DASHES)]}
         traces = []
         for number, panel in enumerate(PANELS):
-            points_of_law = own[own[panel].notna()]
-            if len(points_of_law):
+            points = table(own.loc[own[panel].notna(), ["flops", panel]], 5)
+            if points[panel]:
                 axes = {f"{name}axis": f"{name}{number + 1}" if number else name for name in "xy"}
-                points = {
-                    "x": table(points_of_law[["flops"]], 5)["flops"],
-                    "y": table(points_of_law[[panel]], 5)[panel],
-                }
-                label = [*[""] * (len(points_of_law) - 1), row["name"]]
+                label = [*[""] * (len(points[panel]) - 1), row["name"]]
                 traces.append({
-                    **axes, **points, "type": "scatter", "mode": "lines+text", "line": line, "text": label,
-                    "textposition": "top left", "name": row["name"], "showlegend": False, "cliponaxis": False,
-                    "hovertemplate": row["name"] + ": %{y:.4s}<extra></extra>", "meta": {"role": "reference"},
+                    **axes, "x": points["flops"], "y": points[panel], "type": "scatter", "line": line,
+                    "mode": "lines+text", "text": label, "textposition": "top left", "name": row["name"],
+                    "hovertemplate": row["name"] + ": %{y:.4s}<extra></extra>", "showlegend": False,
+                    "cliponaxis": False, "meta": {"role": "reference"},
                 })  # fmt: skip
         facts = {name: plain(row[name]) for name in ("name", "paper", "family", "status", "note")}
         counts = {name: plain(row[name]) for name in ("params_counted", "flops_counted", "corpus")}

@@ -19,9 +19,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from analysis.dashboard.security import OWN_STYLES
-from analysis.dashboard.state import State
+from analysis.dashboard.state import Count, State
 from analysis.figures import axes
 from analysis.figures.curves import run_curves
 from analysis.figures.theme import (
@@ -37,22 +38,8 @@ from analysis.text import count_text
 
 SCRIPTS = (
     *("dom", "format", "store", "route", "figure", "parts"),
-    *(
-        "overview",
-        "isoflop",
-        "frontier",
-        "compare",
-        "ask",
-        "health",
-        "curves",
-        "notes",
-        "overlay",
-        "filter",
-        "list",
-        "run",
-        "shell",
-        "main",
-    ),
+    *("answer", "overview", "isoflop", "frontier", "compare", "health"),
+    *("curves", "notes", "overlay", "filter", "list", "run", "shell", "main"),
 )
 """In the order in which they run: the views use what stands before them."""
 MOST_CURVES = 20
@@ -139,23 +126,20 @@ def served(title: str) -> str:
     )
 
 
-def carried_laws(state: State, start: str) -> dict[str, bytes]:
-    """The laws an exported file carries, by "params|flops", as gzip of JSON: those counted as address `start`
-    says with their figures, the others without."""
-    query = dict(re.findall(r"[?&](params|flops)=(\w+)", start))
-    counts = tuple({**state.runs.facts.get("default", {}), **query}.get(kind) for kind in ("params", "flops"))
+def count_at(state: State, start: str) -> Count:
+    """How address `start` of the page counts."""
+    query = {**state.runs.facts.get("default", {}), **dict(re.findall(r"[?&](params|flops)=(\w+)", start))}
+    return query.get("params", ""), query.get("flops", "")
+
+
+def carried_laws(state: State, count: Count, figures: Mapping[str, Any]) -> dict[str, bytes]:
+    """The laws an exported file carries, by "params|flops", as gzip of JSON: those of `count` with `figures`,
+    the others without."""
     carried = {}
-    for count, laws in dict(state.laws).items():
-        content = laws.content
-        if content and count != counts:
-            kept = {
-                name: value
-                for name, value in json.loads(gzip.decompress(content)).items()
-                if name != "figures"
-            }
-            content = _pack(json.dumps(kept, separators=(",", ":")).encode())
-        if content:
-            carried["|".join(count)] = content
+    for own, laws in dict(state.laws).items():
+        if laws.content:
+            kept = json.loads(gzip.decompress(laws.content)) | {"figures": figures if own == count else {}}
+            carried["|".join(own)] = _pack(json.dumps(kept, separators=(",", ":")).encode())
     return carried
 
 

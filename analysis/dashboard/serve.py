@@ -40,8 +40,10 @@ def cache_folder(spec: Mapping[str, Any], bootstrap: int = 1000) -> Path:
     for parent in (base, Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}"):
         folder = parent / "scaling" / "dashboard" / name
         with suppress(OSError):
+            parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+            # nobody else may put a file there: laws are read from it as pickles
+            if os.access(folder, os.W_OK) and {os.getuid()} == {p.stat().st_uid for p in (parent, folder)}:
                 return folder
     raise UserError("dashboard: no cache folder can be written; set XDG_CACHE_HOME to one that can")
 

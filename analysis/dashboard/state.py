@@ -48,6 +48,8 @@ class Laws:
     """gzip of JSON."""
     file: str = ""
     """Where the same bytes lie."""
+    figures: dict[str, bytes] = field(default_factory=dict)
+    """Those that pages asked for, as gzip of JSON."""
     etag: str = ""
     hash: str = ""
     """Of the data they were fitted to."""
@@ -86,7 +88,7 @@ class State:
         """Names of those that a page can choose from."""
         base = {"spec": dict(spec), "cache": str(cache)}
         self.reader, self.fitter = Child(base, READER_IDLE_S), Child(base, FITTER_IDLE_S)
-        self.drawer = Child(base, FITTER_IDLE_S)
+        self.drawer = Child(base, READER_IDLE_S)
         self.runs = Runs()
         self.laws: dict[Count, Laws] = {}
         self._counts_of_pages: list[Count] = []
@@ -152,13 +154,34 @@ class State:
         """Curve and story of a run; ChildError if the store does not answer."""
         return await self.reader.last(job="run", key=key)
 
-    async def picture(self, count: Count, **job: Any) -> bytes:
-        """A figure as a file; job: name, format, families, budgets, theme. ChildError if there is none."""
+    async def answer(self, count: Count, question: Mapping[str, str]) -> dict[str, Any]:
+        """What the page shows for a question, or {"problem": sentence} if it is a bad one; ChildError while
+        there are no laws to ask."""
         laws = self.laws.get(count, Laws())
         if not laws.file:
             raise ChildError("the laws are still being fitted")
-        answer = await self.drawer.last(job="picture", laws=laws.file, **job)
-        return base64.b64decode(answer["content"])
+        return await self.drawer.last(job="answer", laws=laws.file, question=dict(question))
+
+    async def figure(self, count: Count, name: str, *, format: str = "json", **look: Any) -> bytes:
+        """A figure of the laws: gzip of JSON, made when it is first asked for, or a picture; look: families,
+        budgets, theme. ChildError if there is none."""
+        laws = self.laws.get(count, Laws())
+        if not laws.file:
+            raise ChildError("the laws are still being fitted")
+        figures = laws.figures if format == "json" else {}  # newer laws get others
+        if name not in figures:
+            answer = await self.drawer.last(job="figure", laws=laws.file, name=name, format=format, **look)
+            figures[name] = base64.b64decode(answer["content"])
+        return figures[name]
+
+    async def figures(self, count: Count) -> dict[str, Any]:
+        """All figures of the laws counted that way, as far as they can be made."""
+        content = self.laws.get(count, Laws()).content
+        figures = json.loads(gzip.decompress(content)).get("figures", {}) if content else {}
+        for name in [name for name, figure in figures.items() if figure is None]:
+            with contextlib.suppress(ChildError):
+                figures[name] = json.loads(gzip.decompress(await self.figure(count, name)))
+        return {name: figure for name, figure in figures.items() if figure is not None}
 
     # -- keeping up ------------------------------------------------------------------------------
 
@@ -267,7 +290,7 @@ class State:
         with contextlib.suppress(OSError):
             laws.content = path.read_bytes()
             laws.etag = hashlib.sha256(laws.content).hexdigest()[:24]
-            laws.done, laws.file = done, str(path)
+            laws.done, laws.file, laws.figures = done, str(path), {}
 
     def take_up(self, cache: Path) -> None:
         """Show what an earlier server left in the cache folder until the store has been read."""

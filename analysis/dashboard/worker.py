@@ -18,13 +18,15 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from analysis.dashboard.columns import plain_number, to_columns
 from analysis.errors import UserError
@@ -33,6 +35,7 @@ from analysis.files import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.dashboard import fits
     from analysis.dashboard.sources import Change, Source
 
 SNAPSHOT = "runs.parquet"
@@ -42,9 +45,10 @@ QUICK, SMALL = 4, 9
 """gzip levels: of what is sent while runs arrive, and of laws that are whole, which exported files carry."""
 HASHED = ("family", "key", "params", "tokens", "flops", "budget", "loss", "loss_se", "status", "excluded")
 """Columns on which laws depend."""
+MATERIAL = ".pickle.gz"  # of the file beside laws that holds what their figures are made from
 OPEN = ("planned", "running", "preempted")
 
-Answers = Iterator[dict[str, Any]]
+Steps = Iterator[dict[str, Any]]
 
 
 def pack(value: Any, level: int = QUICK) -> bytes:
@@ -76,7 +80,7 @@ class Reader:
             self.frame, self.mark, self.note = frame, snapshot["mark"], snapshot["note"]
             self.tracking = snapshot.get("tracking")
 
-    def read(self, job: Mapping[str, Any]) -> Answers:
+    def read(self, job: Mapping[str, Any]) -> Steps:
         """What changed; the answer has no file where nothing did and the server has a page already."""
         change = self.source.read(self.mark)
         if change is not None:
@@ -138,7 +142,7 @@ class Reader:
         write_whole(self.cache / "facts.json", json.dumps({**facts, "etag": etag}).encode())
         return {**facts, "etag": etag, "file": str(path), "end": True}
 
-    def curves(self, job: Mapping[str, Any]) -> Answers:
+    def curves(self, job: Mapping[str, Any]) -> Steps:
         """Page data as it stands and, in a file of at most job["room"] bytes, the curves of all its runs."""
         from analysis.dashboard import curves
 
@@ -158,7 +162,7 @@ class Reader:
         write_whole(packed, curves.fitting(curves.Curves.load(path), int(job["room"])))
         yield {**answer, "curves": str(packed)}
 
-    def run(self, job: Mapping[str, Any]) -> Answers:
+    def run(self, job: Mapping[str, Any]) -> Steps:
         """Curve, story and texts of the run with that key."""
         from analysis.dashboard.curves import columns_of
 
@@ -196,12 +200,12 @@ def data_hash(frame: pd.DataFrame) -> str:
 
 
 class Fitter:
-    """Fits laws to the snapshot that the reader keeps, and saves pictures of their figures."""
+    """Fits laws to the snapshot that the reader keeps, answers questions, and makes figures and pictures."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
 
-    def fit(self, job: Mapping[str, Any]) -> Answers:
+    def fit(self, job: Mapping[str, Any]) -> Steps:
         """Answers after each step, with the file that holds all results so far."""
         import pandas as pd
 
@@ -214,32 +218,64 @@ class Fitter:
         now = data_hash(frame)
         results: dict[str, Any] = {"hash": now, "params": params, "flops": flops, "fitted_at": time.time()}
         part = path.with_suffix(".part")
+        material = fits.Material(fits.counted(frame, params, flops))
 
         def report(stage: str, news: dict[str, Any]) -> None:
             for name, value in news.items():
                 results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
-            write_whole(part, pack({**results, "done": False, "stage": stage}))
+            if news.keys() & {"figures", "answers", "no_answer"}:
+                pickled = gzip.compress(pickle.dumps(material), 1)
+                write_whole(part.with_suffix("").with_suffix(MATERIAL), pickled)
+            write_whole(part, pack({**results, "done": False, "stage": stage}, 1))
             send({"stage": stage, "file": str(part)})
 
-        counted = fits.counted(frame, params, flops)
-        fits.fit_everything(counted, int(job["bootstrap"]), report, paint=bool(job["paint"]))
+        fits.fit_everything(material, int(job["bootstrap"]), report, paint=bool(job["paint"]))
         write_whole(path, pack({**results, "done": True, "stage": ""}, SMALL))
         part.unlink(missing_ok=True)
+        for older in self.cache.glob(f"laws-*-{params}-{flops}.*"):
+            if of_data not in older.name:
+                older.unlink(missing_ok=True)
         yield {"file": str(path), "hash": now, "end": True}
 
-    def picture(self, job: Mapping[str, Any]) -> Answers:
-        """A file of one figure among those in the file of laws."""
+    def answer(self, job: Mapping[str, Any]) -> Steps:
+        """To a question, or what a loss costs; {"problem": sentence} to a bad one."""
+        own = material_of_laws(job["laws"]).answers
+        if own is None:
+            raise UserError("the laws are still being fitted")
+        try:
+            loss = job["question"].get("loss")
+            content = own.costs(loss) if loss else own.answer(job["question"])
+        except UserError as error:
+            content = {"problem": " ".join(str(error).split())}
+        yield {**content, "end": True}
+
+    def figure(self, job: Mapping[str, Any]) -> Steps:
+        """One figure of the laws in that file: as the page gets it, packed, or as a picture."""
         from analysis.dashboard.drawings import picture
 
-        laws = json.loads(gzip.decompress(Path(job["laws"]).read_bytes()))
-        content = laws.get("figures", {}).get(job["name"])
-        if content is None:
-            raise UserError(f"there is no figure {job['name']} yet")
-        path = picture(content, self.cache / f"picture.{job['format']}", families=job["families"],
-                       budgets=job["budgets"], theme_name=job["theme"])  # fmt: skip
-        answer = base64.b64encode(path.read_bytes()).decode()
-        path.unlink()
-        yield {"content": answer, "end": True}
+        content = material_of_laws(job["laws"]).content(job["name"])
+        answer = pack(content, SMALL)
+        if job["format"] != "json":
+            look = {"families": job["families"], "budgets": job["budgets"], "theme_name": job["theme"]}
+            saved = picture(content, self.cache / f"picture.{job['format']}", **look)
+            answer = saved.read_bytes()
+            saved.unlink()
+        yield {"content": base64.b64encode(answer).decode(), "end": True}
+
+
+def material_of_laws(laws: str) -> fits.Material:
+    """What the laws in that file, whole or in part, were fitted with. UserError if it is gone."""
+    path = Path(laws).with_suffix("").with_suffix(MATERIAL)
+    try:
+        return material_of(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise UserError("these laws are being fitted again") from None
+
+
+@lru_cache(maxsize=1)
+def material_of(path: Path, written: int) -> fits.Material:
+    """What that file, last written then, holds."""
+    return cast("fits.Material", pickle.loads(gzip.decompress(path.read_bytes())))
 
 
 def give_back() -> None:
@@ -278,12 +314,13 @@ def main() -> None:
         job = json.loads(line)
         cache = Path(job["cache"])
         try:
-            if job["job"] not in ("fit", "picture") and reader is None:
+            if not hasattr(Fitter, job["job"]) and reader is None:
                 reader = Reader(build(job["spec"]), cache)
-            owner = Fitter(cache) if job["job"] in ("fit", "picture") else reader
+            owner = Fitter(cache) if hasattr(Fitter, job["job"]) else reader
             for answer in getattr(owner, job["job"])(job):
                 send(answer)
-            give_back()
+            if job["job"] != "answer":
+                give_back()
         except UserError as error:
             send({"error": " ".join(str(error).split()), "end": True})
         except Exception as error:  # the server shows it and goes on with what it has

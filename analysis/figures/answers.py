@@ -60,10 +60,10 @@ def answer(answer: Recommendation) -> go.Figure:
     x_sizes = axes.log_axis("Parameters", [*table["params_low"], *table["params_high"]], count_text, room=6)
     x_above = {"title_text": "Loss above the best (nats per token)", "zeroline": True}
     parts.add(figure, above, 1, x=x_above, y=y_axis | {"ticktext": labels})
-    parts.add(figure, sizes, 2, x=x_sizes, y=y_axis | {"ticktext": [""] * len(names)})
+    parts.add(figure, sizes, 2, x=x_sizes, y=y_axis | {"ticktext": labels, "showticklabels": False})
     caption = (
-        f"Bars on the left: {answer.level:.0%} intervals of the difference. Hollow: circle the surface, "
-        "square allowing a deviation, diamond IsoFLOP. Bars on the right: sizes within 0.5% of the best loss."
+        f"Left: {answer.level:.0%} intervals of the difference. Hollow: circle the surface, square its "
+        "allowance, diamond IsoFLOP. Right: sizes within 0.5% of the best loss."
     )
     laws = [next(iter(answer.families[name].laws.values())) for name in names]
     parts.finish(

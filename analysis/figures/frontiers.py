@@ -109,12 +109,12 @@ def draw_lines(lines: list[Line], params_title: str) -> go.Figure:
     laws = [line.law for line in lines if line.law]
     flops = [value for table in (*(line.table for line in lines), *(law.runs for law in laws))
              for value in table["flops"]]  # fmt: skip
-    longest = max((len(line.name) for line in lines), default=0)
+    budgets, longest = parts.budgets_of(laws), max((len(line.name) for line in lines), default=0)
     labelled = longest <= LONGEST_LABEL  # longer names stand in the legend alone, beside the same mark
     room = (0.05 + (longest if labelled else 1) * parts.LABEL_CHARACTER_PX / PANEL_PX[0]) if several else 0.0
     for number, (panel, title) in enumerate(PANELS.items(), start=1):
         x_title = axes.COMPUTE if number > 2 else ""
-        x_axis = axes.compute_axis(x_title, parts.budgets_of(laws), flops, beyond=room)
+        x_axis = axes.compute_axis(x_title, budgets, flops, beyond=room)
         x_axis |= {"matches": "x"} if number > 1 else {}
         values = [value for line in lines for value in _on_axis(line, panel)]
         if panel == "loss":

@@ -31,16 +31,14 @@ def isoflop_table(law: IsoflopLaw) -> pd.DataFrame:
     import pandas as pd
 
     minima = law.minima.sort_values("flops").astype(object)
-    all_runs = parts.by_budget(law, minima["flops"]).sort_values("params")
-    rows: list[dict[str, Any]] = []
-    for minimum in minima.to_dict("records"):
-        of_budget = {name: minimum[name] for name in ("flops", "status", "reason")}
-        curve = law.curves(minimum["flops"])[["params", "loss"]]
-        runs = all_runs[all_runs["near"] == minimum["flops"]]
-        rows += [{"kind": "curve"} | row | of_budget for row in curve.to_dict("records")]
-        rows += [{"kind": "run"} | row | of_budget for row in runs.to_dict("records")]
-        rows.append({"kind": "minimum"} | minimum)
-    table = pd.DataFrame(rows).reindex(columns=["kind", *NUMBERS, "status", "reason", "label", "key"])
+    curves = [law.curves(flops)[["params", "loss"]].assign(near=flops) for flops in minima["flops"]]
+    runs = parts.with_labels(parts.by_budget(law, minima["flops"])).sort_values("params")
+    kinds = {"curve": pd.concat(curves), "run": runs, "minimum": minima.assign(near=minima["flops"])}
+    columns = ["kind", *NUMBERS, "status", "reason", "label", "key"]
+    rows = [part.assign(kind=kind).reindex(columns=[*columns, "near"]) for kind, part in kinds.items()]
+    table = pd.concat([part.astype(object) for part in rows]).sort_values("near", kind="stable")
+    of_budget = minima.set_index("flops").loc[table["near"], ["status", "reason"]].reset_index()
+    table = table.reset_index(drop=True).assign(**of_budget)[columns]
     table = table if table["key"].notna().any() else table.drop(columns="key")
     return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in NUMBERS})
 

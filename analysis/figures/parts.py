@@ -62,7 +62,7 @@ def styles(laws: Mapping[str, Any]) -> dict[str, theme.Style]:
 
 
 def by_budget(law: Law, budgets: Iterable[float] = ()) -> pd.DataFrame:
-    """The runs of a law with a label; near, the nearest of `budgets` (by default the law's); and at: that
+    """The runs of a law with near, the nearest of `budgets` (by default the law's); and at: that
     budget if it is about what the run spent, else the run's own FLOPs."""
     import numpy as np
 
@@ -71,7 +71,7 @@ def by_budget(law: Law, budgets: Iterable[float] = ()) -> pd.DataFrame:
     choices = np.array(list(budgets) or law.budget_flops, dtype=np.float64)
     distance = np.abs(np.log(spent[:, None] / choices))
     near = choices[distance.argmin(axis=1)]
-    return with_labels(law.runs).assign(at=np.where(distance.min(axis=1) < 0.2, near, spent), near=near)
+    return law.runs.assign(at=np.where(distance.min(axis=1) < 0.2, near, spent), near=near)
 
 
 def budgets_of(laws: Iterable[Law]) -> set[float]:
@@ -85,7 +85,7 @@ def budgets_of(laws: Iterable[Law]) -> set[float]:
 
 def best_runs(law: Law) -> pd.DataFrame:
     """The run with the lowest loss of every budget, with tokens_per_param."""
-    runs = by_budget(law).reset_index(drop=True)
+    runs = with_labels(by_budget(law)).reset_index(drop=True)
     best = runs.loc[runs.groupby("near")["loss"].idxmin()]
     return best.assign(tokens_per_param=best["tokens"] / best["params"])
 
@@ -245,7 +245,9 @@ def scatter(
         size *= 1.25 if "".join(symbol).startswith("triangle") else 1.0
         marker = {"color": colour, "symbol": symbol, "size": size, "line": {"width": 1.2, "color": colour}}
     mode = "+".join(["lines"] * (line is not None) + ["markers"] * (marker is not None))
-    return go.Scatter(x=list(x), y=list(y), mode=mode, line=line, marker=marker, **tags(role, **owner))
+    # a column of numbers is checked as a whole, a list number by number
+    x, y = (values if getattr(values, "dtype", None) == "float64" else list(values) for values in (x, y))
+    return go.Scatter(x=x, y=y, mode=mode, line=line, marker=marker, **tags(role, **owner))
 
 
 def run_points(

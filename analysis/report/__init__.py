@@ -1,8 +1,9 @@
-"""A report that travels: laws, comparison, figures and the provenance of every number in one HTML file.
+"""A report that travels: the answer, laws, comparison, figures and provenance in one HTML file.
 
 The drawing library and the figures are inside the file, compressed, so it opens from disk without a server
 or a network, and stays under 6 MB with 10,000 runs. Every figure comes from `analysis.figures`, every number
-from the laws handed in; the tables are complete without JavaScript.
+from the laws handed in, but for the answer, which is that of `analysis.recommend`; the tables are complete
+without JavaScript.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import figures
+from analysis.answer.methods import fit_families
+from analysis.answer.recommendation import answer_from, usual_budget
+from analysis.answer.shown import ranking_caption, ranking_table
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.errors import UserError
 from analysis.figures.saving import document, placed
@@ -61,7 +65,8 @@ def write_report(
     if not any(laws.values()):
         raise UserError("report: there is no law to report; fit one first")
     drawn: dict[str, go.Figure] = {}
-    sections = [_overview(laws)]
+    reference = comparison.reference if comparison is not None else "ar"
+    sections = [_answer(runs, reference, drawn), _overview(laws)]
     if comparison is not None:  # what most readers came for
         sections.append(_comparison(comparison, drawn))
     for family in family_order(laws):
@@ -87,6 +92,28 @@ def write_report(
 # -- sections: (anchor, heading, body) ----------------------------------------------------------
 
 Section = tuple[str, str, str]
+
+
+def _answer(runs: pd.DataFrame, reference: str, drawn: dict[str, go.Figure]) -> Section:
+    """For ten times the largest budget, which is what the runs are for, and for the largest one itself."""
+    try:
+        families, refused = fit_families(runs)
+    except UserError as error:
+        return "answer", "What to train", f"<p>There is no answer yet: {_text(error)}.</p>"
+    largest = max(family.largest_budget for family in families.values())
+    answers = [answer_from(families, refused, flops, reference=reference)
+               for flops in (usual_budget(families), largest)]  # fmt: skip
+    body = ""
+    for answer in answers:
+        body += f"<p><strong>{_text(answer.sentence)}</strong></p><p>{_text(answer.confidence)}</p>"
+        if not answer.sentence_only:
+            ranking = ranking_table(answer, ranges=True)
+            body += _table(ranking.columns, ranking.rows, caption=ranking_caption(answer))
+    if not answers[0].sentence_only:
+        body += _figures(drawn, answer=answers[0])
+    if refused:
+        body += _list(f"no law of {name or 'these runs'}: {reason}" for name, reason in refused.items())
+    return "answer", "What to train", body
 
 
 def _overview(laws: Laws) -> Section:

@@ -239,12 +239,12 @@ def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
     reasons: list[str | None] = [None] * len(runs)
     if "status" in runs.columns:
         states = {word: status_of(word) for word in runs["status"].dropna().unique()}
-        for i, word in enumerate(runs["status"].tolist()):
-            if not pd.isna(word) and states[word] != "finished":
-                reasons[i] = f"status is {states[word]}"
+        unfinished = runs["status"].map({word: state != "finished" for word, state in states.items()})
+        for i in np.flatnonzero(unfinished == True).tolist():  # noqa: E712 (missing where there is no word)
+            reasons[i] = f"status is {states[runs['status'].iloc[i]]}"
     if "excluded" in runs.columns:
-        for i, reason in enumerate(runs["excluded"].tolist()):
-            if not pd.isna(reason) and reason:
+        for i in np.flatnonzero(runs["excluded"].notna()).tolist():
+            if reason := runs["excluded"].iloc[i]:
                 reasons[i] = reasons[i] or str(reason)
     if _has(runs, "family"):
         for i in np.flatnonzero(runs["family"].isna()).tolist():

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from analysis.text import count_text, flops_text, interval_text
+from analysis.text import count_text, interval_text
 from scaling.errors import UserError
 from sweeps.results.laws import RunTable
 from sweeps.show.tables import RowsTable
@@ -37,7 +37,7 @@ def show_answer(
     flops: None is ten times the largest budget measured, unless limits name one. limits: of
     `analysis.recommend`. loss: what reaching it costs, instead of a budget.
     """
-    from analysis.answer.recommendation import REFUSED, recommend
+    from analysis.answer.recommendation import REFUSED, recommend, usual_budget
 
     if loss is not None and (flops is not None or limits):
         raise UserError("--loss asks for its budget, so give neither a budget nor limits beside it")
@@ -47,6 +47,8 @@ def show_answer(
             report=lambda name, number, of: status.update(f"fitting {name} ({number + 1} of {of}) ..."),
             **limits,
         )  # fmt: skip
+        if flops is None and not limits.keys() & {"gpus", "days"}:
+            answer = answer.at(usual_budget(answer.families), **limits)  # as page and report do
     if loss is not None:
         show_costs(answer, loss, out, as_json=as_json)
         return not answer.refused
@@ -82,23 +84,18 @@ def print_answer(answer: Recommendation, out: Console) -> None:
 
 def show_costs(answer: Recommendation, loss: float, out: Console, *, as_json: bool) -> None:
     """What a loss costs in every family."""
+    from analysis.answer.recommendation import FARTHEST
+    from analysis.answer.shown import costs_table
+
     costs = answer.budget_for(loss).astype(object)
     rows = costs.where(costs.notna(), None).to_dict(orient="records")
     if as_json:
         finite = [{k: None if v in (float("inf"), None) else v for k, v in row.items()} for row in rows]
         out.file.write(json.dumps(finite, indent=1, allow_nan=False) + "\n")
         return
-    cells = [
-        {
-            "family": row["family"] or "these runs",
-            "FLOPs": interval_text(row["flops"], row["low"], row["high"], flops_text),
-            "params": count_text(row["params"]),
-            "tokens": count_text(row["tokens"]),
-            "reached in": answer.share_text(row["reached"]),
-            "": "extrapolated" if row["extrapolated"] else "",
-        }
-        for row in rows
-    ]
+    text = costs_table(answer.budget_for(loss), answer.families, FARTHEST)
+    rows = [(row[0] or "these runs", *row[1:]) for row in text.rows]
+    cells = [dict(zip(text.columns, row, strict=True)) for row in rows]
     out.print(RowsTable(title=f"what a loss of {loss:g} nats per token costs", rows=cells))
 
 

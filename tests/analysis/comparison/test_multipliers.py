@@ -236,6 +236,16 @@ def test_seeds_make_comparisons_repeatable(sahoo):
     )
 
 
+def test_an_earlier_comparison_spares_its_fits_and_gives_the_same(monkeypatch):
+    runs = two_families(slower(AR, 4.0), noise=0.002)
+    first, fresh = (compare(runs, reference, bootstrap=20) for reference in ("ar", "masked"))
+    monkeypatch.delattr("analysis.comparison.multipliers.fit_law")  # no law is fitted
+    again = compare(runs, "masked", bootstrap=20, laws=first)
+    assert again.warnings == fresh.warnings
+    pd.testing.assert_frame_equal(again.multipliers, fresh.multipliers)
+    pd.testing.assert_frame_equal(again.checks, fresh.checks)
+
+
 def test_a_family_without_a_law_is_named_and_the_others_are_compared():
     runs = pd.concat(
         [

@@ -115,9 +115,10 @@ def open_view(page: Any, address: str, view: str, *, figure: bool = True) -> Non
         page.wait_for_selector(".figure[data-drawn]", timeout=60000)
 
 
-def drawn(page: Any) -> list[dict[str, Any]]:
-    """The traces of the figure, as plotly.js has them."""
-    script = "document.querySelector('.figure[data-drawn] .plot')?.data"
+def drawn(page: Any, label: str = "") -> list[dict[str, Any]]:
+    """The traces of the figure with that label, as plotly.js has them."""
+    named = f'[aria-label^="{label}"]' if label else ""
+    script = f"document.querySelector('.figure[data-drawn]{named} .plot')?.data"
     return list(wait_for(lambda: page.evaluate(script)))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import math
+import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,23 +109,7 @@ def test_laws_told_are_those_that_fit_law_gives() -> None:
     assert laws["surface"].sha256 == law.sha256
     a = law.exponents["params"]
     assert summary["laws"]["surface"]["exponents"]["params"] == pytest.approx([a, a.low, a.high], rel=1e-6)
-    at = summary["laws"]["surface"]["ask"]["frontier"]
-    best = law.optimal(at["flops"][10])
-    assert at["params"][10] == pytest.approx(best.params, rel=1e-4)
-    assert at["loss_low"][10] == pytest.approx(best.loss.low, rel=1e-4)
     json.dumps(summary, allow_nan=False)
-
-
-def test_fewer_tokens_than_best_cost_loss_and_spend_the_budget_on_size() -> None:
-    frame = fits.counted(made_up(), "params_non_embedding", "flops_6nd")
-    laws, summary = fits.fit_family(frame[frame["family"] == "ar"], 0)
-    budgets = summary["laws"]["surface"]["ask"]
-    half = next(one for one in budgets["fewer"] if one["share"] == 0.5)
-    assert half["params"][5] > budgets["frontier"]["params"][5]
-    assert half["loss"][5] > budgets["frontier"]["loss"][5]
-    cost = laws["surface"].cost
-    spent = cost.k * half["params"][5] ** cost.q * budgets["frontier"]["tokens"][5] * 0.5
-    assert spent == pytest.approx(budgets["frontier"]["flops"][5], rel=1e-3)
 
 
 def everything(frame: pd.DataFrame, bootstrap: int = 0, *, paint: bool = True) -> dict[str, Any]:
@@ -133,17 +120,28 @@ def everything(frame: pd.DataFrame, bootstrap: int = 0, *, paint: bool = True) -
         for name, value in news.items():
             results[name] = results.get(name, {}) | value if isinstance(value, dict) else value
 
-    counted = fits.counted(frame, "params_non_embedding", "flops_6nd")
-    fits.fit_everything(counted, bootstrap, report, paint=paint)
+    material = fits.Material(fits.counted(frame, "params_non_embedding", "flops_6nd"))
+    fits.fit_everything(material, bootstrap, report, paint=paint)
     json.dumps(results, allow_nan=False)
-    return results
+    return results | {"material": material}
 
 
-def test_figures_of_a_count_that_no_page_opens_with_come_without_their_first_paint() -> None:
-    painted, plain = (everything(made_up(), paint=paint)["figures"] for paint in (True, False))
-    assert painted["isoflop"].pop("svg").startswith("<svg")
-    assert plain["isoflop"] == painted["isoflop"]
-    assert not any("svg" in figure for figure in plain.values())
+def test_a_page_opens_with_figures_and_others_are_made_when_asked_for() -> None:
+    results = everything(made_up())
+    figures, material = results["figures"], pickle.loads(pickle.dumps(results["material"]))
+    assert {name for name, figure in figures.items() if figure} == {"best", "isoflop"}
+    assert figures["isoflop"].pop("svg").startswith("<svg")
+    assert figures["isoflop"] == material.content("isoflop")
+    others = {"measured", "residuals", "frontier/surface", "compare/masked", "checks/isoflop/ar"}
+    assert others < set(figures)
+    for name in others:
+        assert material.content(name)["data"], name
+    with pytest.raises(UserError, match="no figure 'nothing'"):
+        material.content("nothing")
+
+
+def test_a_count_that_no_page_opens_with_gets_every_figure_when_asked() -> None:
+    assert not any(everything(made_up(), paint=False)["figures"].values())
 
 
 def test_comparisons_over_all_references_agree_with_compare() -> None:
@@ -174,7 +172,7 @@ def test_a_law_of_the_registry_is_fitted_and_drawn(monkeypatch: pytest.MonkeyPat
     results = everything(made_up(("ar",)))
     assert results["methods"]["another"] == "Another law"
     assert results["families"]["ar"]["laws"]["another"]["exponents"]
-    assert results["figures"]["frontier/another"]["data"]
+    assert results["material"].content("frontier/another")["data"]
 
 
 def test_outliers_are_those_of_the_checks() -> None:
@@ -231,6 +229,21 @@ class TestReader:
         reader = self.reader(write_csv(made_up(), tmp_path / "runs.csv"), tmp_path / "cache")
         next(reader.read({}))
         assert next(reader.run({"key": "../../etc/passwd"})) == {"unknown": True, "end": True}
+
+
+def test_the_fitter_makes_figures_of_its_laws_and_keeps_no_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "nice", lambda by: 0)
+    worker.with_keys(made_up()).to_parquet(tmp_path / worker.SNAPSHOT)
+    fitter = worker.Fitter(tmp_path)
+    job = {"params": "params_total", "flops": "flops_6nd", "bootstrap": 0, "paint": False}
+    older, newer = (list(fitter.fit(job | {"hash": name}))[-1]["file"] for name in ("one", "two"))
+    assert {path.name.split("-")[1] for path in tmp_path.glob("laws-*")} == {"two"}
+    (answer,) = fitter.figure({"laws": newer, "name": "residuals", "format": "json"})
+    assert json.loads(gzip.decompress(base64.b64decode(answer["content"])))["data"]
+    with pytest.raises(UserError, match="fitted again"):
+        next(fitter.figure({"laws": older, "name": "residuals", "format": "json"}))
 
 
 @pytest.mark.parametrize("name", ["sahoo2026", "hoffmann2022", "chao2026"])

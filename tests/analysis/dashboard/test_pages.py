@@ -26,7 +26,7 @@ from tests.analysis.dashboard.dashboard_help import (
 )
 
 pytestmark = pytest.mark.slow
-VIEWS = ("overview", "isoflop", "frontier", "compare", "ask", "health", "run")
+VIEWS = ("overview", "isoflop", "frontier", "compare", "health", "run")
 WITH_FIGURE = ("overview", "isoflop", "frontier", "compare", "health")
 SERIOUS = ("serious", "critical")
 
@@ -97,13 +97,16 @@ def test_a_click_on_a_chip_hides_or_shows_it_and_two_show_it_alone(page: Any, de
 
 def test_losses_in_bits_scale_the_figure(page: Any, desk: str) -> None:
     def best() -> float:
-        return min(y for trace in drawn(page) if len(trace["y"]) > 1 for y in trace["y"])
+        return min(y for trace in drawn(page, "Best loss") if len(trace["y"]) > 1 for y in trace["y"])
 
     open_view(page, desk, "overview")
+    answer = drawn(page, "Loss of every family")[0]["x"]
     before = best()
     page.select_option("#pick-loss", "bits")
     assert wait_for(lambda: best() < before and best()) == pytest.approx(0.4 * before, rel=1e-3)
-    assert "bits per byte" in page.evaluate("document.querySelector('.plot').layout.yaxis.title.text")
+    title = "document.querySelector('.figure[aria-label^=\"Best loss\"] .plot').layout.yaxis.title.text"
+    assert "bits per byte" in page.evaluate(title)
+    assert drawn(page, "Loss of every family")[0]["x"] == answer, "answers are in nats, as their sentences"
 
 
 def test_filters_act_everywhere_and_stand_in_the_address(page: Any, desk: str) -> None:
@@ -162,18 +165,77 @@ def test_runs_are_found_by_words(page: Any, desk: str) -> None:
     assert "Status: diverged" in text_of(page)
 
 
-def test_ask_answers_and_warns(page: Any, desk: str) -> None:
-    open_view(page, desk, "ask", figure=False)
-    assert page.title() == "Ask · desk"
-    page.fill("#ask-gpus", "64")
-    page.fill("#ask-days", "14")
+def verdict_of(page: Any) -> str:
+    return str(page.inner_text("#answer .verdict"))
+
+
+def test_the_page_opens_with_the_answer_that_recommend_gives(page: Any, desk: str) -> None:
+    import analysis
+
+    answer = analysis.recommend(made_up(("ar", "masked", "uniform")), 6.4e19)
+    open_view(page, desk, "", figure=False)
+    page.wait_for_selector("#answer .sentence")
+    assert page.title() == "Overview · desk"
+    assert page.locator(".sentence").all_inner_texts() == answer.sentences
+    assert answer.confidence in verdict_of(page).replace("\n", " ")
+    assert page.locator("#answer table").first.locator("tbody tr").count() == 3
+    page.fill("#question-flop", "2 x 10^19")
     page.keyboard.press("Enter")
-    page.wait_for_selector("main table")
-    assert "64 GPUs of 989 TFLOP/s for 14 days at 40%" in text_of(page)
-    assert "beyond the largest" in text_of(page)
-    page.fill("#ask-flop", "lots")
+    wait_for(lambda: page.locator(".sentence").all_inner_texts() == answer.at(2e19).sentences)
+    assert page.evaluate("location.hash").startswith("#/overview?flop=")
+    page.click("summary:has-text('Each method alone')")
+    assert "surface allowing a deviation" in page.inner_text("#answer .numbers")
+
+
+def test_a_budget_of_gpus_with_limits_is_answered_and_a_bad_one_is_one_sentence(page: Any, desk: str) -> None:
+    open_view(page, desk, "overview?gpus=64xL40S&days=0.01", figure=False)
+    wait_for(lambda: "64 L40S for 0.01 days" in verdict_of(page))
+    page.fill("#question-flop", "1e19")
     page.keyboard.press("Enter")
-    assert '"lots" is no number of FLOPs' in text_of(page)
+    wait_for(lambda: "the budget is given twice" in verdict_of(page))
+    assert page.locator("#answer .numbers table").count() == 0
+    page.fill("#question-gpus", "")
+    page.fill("#question-days", "")
+    page.click("summary:has-text('Limits')")
+    page.fill("#question-size", "100M")
+    page.keyboard.press("Enter")
+    wait_for(lambda: "train ar: 100M parameters on" in verdict_of(page))
+
+
+def test_an_answer_too_far_away_is_refused_without_numbers(page: Any, desk: str) -> None:
+    open_view(page, desk, "overview?flop=1e24", figure=False)
+    wait_for(lambda: "These runs cannot answer 1.0e24 FLOPs" in verdict_of(page))
+    assert "Confidence: do not use." in verdict_of(page)
+    assert page.locator("#answer table").count() == 0
+    assert page.locator("#answer .figure").count() == 0
+
+
+def test_a_loss_has_its_price(page: Any, desk: str) -> None:
+    open_view(page, desk, "overview", figure=False)
+    page.click("summary:has-text('What does a loss cost?')")
+    page.fill("#question-target", "2.9")
+    page.keyboard.press("Enter")
+    wait_for(lambda: "What a loss of 2.9 nats per token costs" in page.inner_text("div.costs"))
+    assert page.locator("div.costs tbody tr").count() == 3
+    page.fill("#question-target", "low")
+    page.keyboard.press("Enter")
+    wait_for(lambda: "loss = 'low': give a loss" in page.inner_text("div.costs"))
+
+
+def test_the_file_answers_for_a_list_of_budgets(page: Any, desk: str, tmp_path: Path) -> None:
+    open_view(page, desk, "overview", figure=False)
+    choices = page.locator(".choices a")
+    texts = choices.all_inner_texts()
+    assert texts == ["1e17", "4e17", "1.6e18", "6.4e18", "1.92e19", "6.4e19", "1.92e20", "6.4e20"]
+    choices.last.click()
+    wait_for(lambda: "For 6.4e20 FLOPs" in verdict_of(page))
+    served = verdict_of(page)
+    (tmp_path / "file.html").write_bytes(fetch(f"{desk}export.html"))
+    open_view(page, f"file://{tmp_path / 'file.html'}", "overview")
+    assert page.locator("#answer form").count() == 0
+    assert "For 6.4e19 FLOPs" in verdict_of(page)
+    page.locator(".choices a").last.click()
+    wait_for(lambda: verdict_of(page) == served)
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf", "csv", "html"])
@@ -205,7 +267,7 @@ def test_a_view_is_exported(page: Any, desk: str, kind: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("width", [390, 1024])
 @pytest.mark.parametrize(
-    "view", ["overview", "isoflop", "frontier", "compare", "ask?flop=1e20", "health", "run"]
+    "view", ["overview", "isoflop", "frontier", "compare", "overview?flop=9e18&target=3.2", "health", "run"]
 )
 def test_nothing_sticks_out_of_a_narrow_window(page: Any, desk: str, view: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
@@ -224,7 +286,16 @@ def test_head_and_filters_take_a_fifth_of_a_phone_at_most(page: Any, desk: str, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", [*WITH_FIGURE, "ask?flop=1e20&tokens=2B", "run", "run?run=0000000000000000"])
+@pytest.mark.parametrize(
+    "view",
+    [
+        *WITH_FIGURE,
+        "overview?flop=1e19&tokens=2B&target=3.2",
+        "overview?flop=1e25",
+        "run",
+        "run?run=0000000000000000",
+    ],
+)
 def test_axe_finds_nothing_serious(browser: Any, desk: str, view: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
     context = browser.new_context(color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")

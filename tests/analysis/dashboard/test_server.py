@@ -94,6 +94,32 @@ def test_laws_are_given_for_known_counts_only(client: Any) -> None:
         assert client.get("/api/laws", params={"params": name, "flops": name}).status_code == 404
 
 
+def drawer_of(figure: dict[str, Any]) -> NoReader:
+    """In place of the drawing process: every figure is that one."""
+    return NoReader({"content": base64.b64encode(worker.pack(figure)).decode(), "end": True})
+
+
+class TestFigure:
+    ASKED: ClassVar = {"params": "params_total", "flops": "flops_6nd", "name": "residuals"}
+
+    def test_is_made_once_for_the_same_laws(self, tmp_path: Path) -> None:
+        state = state_of(tmp_path)
+        laws = state.laws[("params_total", "flops_6nd")]
+        laws.file = "laws"
+        state.drawer = drawer_of({"data": [1]})  # type: ignore[assignment]
+        client = client_of(state)
+        assert client.get("/api/figure", params=self.ASKED).json() == {"data": [1]}
+        state.drawer = drawer_of({"data": [2]})  # type: ignore[assignment]
+        assert client.get("/api/figure", params=self.ASKED).json() == {"data": [1]}
+        (tmp_path / "newer.json.gz").write_bytes(worker.pack({"done": True}))
+        state._take(laws, tmp_path / "newer.json.gz", done=True)
+        assert client.get("/api/figure", params=self.ASKED).json() == {"data": [2]}
+
+    @pytest.mark.parametrize(("change", "code"), [({"params": "../../etc"}, 404), ({}, 503)])
+    def test_is_refused_where_there_is_none(self, client: Any, change: dict[str, str], code: int) -> None:
+        assert client.get("/api/figure", params=self.ASKED | change).status_code == code
+
+
 def test_a_run_that_cannot_be_read_says_why(client: Any) -> None:
     answer = client.get("/api/run", params={"key": "0123"})
     assert (answer.status_code, answer.json()) == (503, {"problem": "the store is away"})
@@ -124,7 +150,7 @@ class TestPicture:
         drawer = NoReader({"content": base64.b64encode(b"a picture").decode(), "end": True})
         state.drawer = drawer  # type: ignore[assignment]
         more = {"families": "ar,masked", "budgets": "1e18,4e18", "theme": "dark"}
-        answer = client_of(state).get("/api/picture", params=self.ASKED | more)
+        answer = client_of(state).get("/api/figure", params=self.ASKED | more)
         assert (answer.content, answer.headers["content-type"]) == (b"a picture", "image/png")
         expected = {"families": ["ar", "masked"], "budgets": [1e18, 4e18], "theme": "dark", "format": "png"}
         assert expected.items() <= drawer.job.items()
@@ -135,7 +161,40 @@ class TestPicture:
          ({"theme": "url(evil)"}, 422), ({}, 503)],
     )  # fmt: skip
     def test_is_refused_for_anything_else(self, client: Any, change: dict[str, str], code: int) -> None:
-        assert client.get("/api/picture", params=self.ASKED | change).status_code == code
+        assert client.get("/api/figure", params=self.ASKED | change).status_code == code
+
+
+class TestAnswer:
+    COUNT: ClassVar = {"params": "params_total", "flops": "flops_6nd"}
+
+    def drawer(self, state: State, content: dict[str, Any] | None) -> NoReader:
+        state.laws[("params_total", "flops_6nd")].file = "laws"
+        drawer = NoReader(content)
+        state.drawer = drawer  # type: ignore[assignment]
+        return drawer
+
+    def test_is_that_to_the_fields_of_a_question_alone(self, tmp_path: Path) -> None:
+        state = state_of(tmp_path)
+        drawer = self.drawer(state, {"sentences": ["Train ar."], "end": True})
+        more = {"budget": "1e20", "epochs": "4" * 999, "laws": "/etc/passwd"}
+        answer = client_of(state).get("/api/answer", params=self.COUNT | more)
+        assert (answer.status_code, answer.json()["sentences"]) == (200, ["Train ar."])
+        assert drawer.job == {
+            "job": "answer",
+            "laws": "laws",
+            "question": {"budget": "1e20", "epochs": "4" * 100},
+        }
+
+    def test_to_a_bad_question_is_its_sentence(self, tmp_path: Path) -> None:
+        state = state_of(tmp_path)
+        self.drawer(state, {"problem": "flops = 'x': give a number", "end": True})
+        answer = client_of(state).get("/api/answer", params=self.COUNT | {"budget": "x"})
+        assert (answer.status_code, answer.json()["problem"]) == (200, "flops = 'x': give a number")
+
+    def test_waits_for_laws_and_knows_no_other_counts(self, client: Any) -> None:
+        answer = client.get("/api/answer", params=self.COUNT)
+        assert (answer.status_code, answer.json()) == (503, {"waiting": "the laws are still being fitted"})
+        assert client.get("/api/answer", params={"params": "x", "flops": "y"}).status_code == 404
 
 
 class TestWhoMayAsk:
@@ -239,7 +298,7 @@ class TestExport:
         opening = json.loads(part_of(text, "opening"))
         assert opening["start"] == "#/isoflop?family=ar"
         assert json.loads(part_of(text, "runs"))["rows"] == 56
-        assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == {"done": True}
+        assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == {"done": True, "figures": {}}
         script = text[text.rindex("<script>") + 8 : text.rindex("</script>")]
         for content in (script.encode(), part_of(text, "library")):
             digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
@@ -263,19 +322,22 @@ class TestExport:
 
     def test_curves_get_the_room_that_all_else_leaves(self, tmp_path: Path) -> None:
         state = state_of(tmp_path)
-        laws = page.carried_laws(state, "")
+        laws = page.carried_laws(state, ("", ""), {})
         text = page.exported(state, os.urandom(page.room_for_curves(state, laws)), laws, title="desk")
         assert page.LARGEST_FILE - 40_000 < len(text) <= page.LARGEST_FILE
 
     def test_carries_figures_for_the_counts_of_its_address_alone(self, tmp_path: Path) -> None:
         state = state_of(tmp_path)
-        laws = {"done": True, "figures": {"best": {}}, "families": {}}
+        laws = {"done": True, "figures": {"best": {"data": []}, "residuals": None}, "families": {}}
         for params in ("params_total", "params_body"):
-            state.laws[(params, "flops_6nd")] = Laws(content=worker.pack(laws), etag=params)
+            content = worker.pack(laws)
+            state.laws[(params, "flops_6nd")] = Laws(content=content, etag=params, file="laws")
+        state.drawer = drawer_of({"data": ["residuals"]})  # type: ignore[assignment]
         start = "#/isoflop?params=params_body&flops=flops_6nd"
         text = client_of(state).get("/export.html", params={"start": start}).text
-        assert json.loads(part_of(text, "laws-params_body|flops_6nd")) == laws
-        assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == {"done": True, "families": {}}
+        figures = {"best": {"data": []}, "residuals": {"data": ["residuals"]}}
+        assert json.loads(part_of(text, "laws-params_body|flops_6nd")) == laws | {"figures": figures}
+        assert json.loads(part_of(text, "laws-params_total|flops_6nd")) == laws | {"figures": {}}
 
     def test_no_name_of_a_run_can_end_an_element(self, tmp_path: Path) -> None:
         text = (
@@ -339,6 +401,17 @@ def test_another_version_of_the_code_and_other_resamples_start_from_an_empty_cac
     assert serve.cache_folder({**spec, "options": {"store": "b"}}) != before
     module.write_text("COLUMNS = 2")
     assert serve.cache_folder(spec) != before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to somebody else")
+def test_a_cache_in_a_folder_of_somebody_else_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    spec = {"source": "analysis.dashboard.sources:StoreSource", "options": {"store": "a"}}
+    assert serve.cache_folder(spec).is_relative_to(tmp_path)
+    os.chown(tmp_path / "cache", 12345, -1)
+    assert not serve.cache_folder(spec).is_relative_to(tmp_path)
 
 
 def test_a_taken_port_is_refused(tmp_path: Path) -> None:

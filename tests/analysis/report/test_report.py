@@ -58,12 +58,31 @@ def test_the_report_has_every_law_and_needs_nothing_else(runs, tmp_path):
     assert "times the compute of ar" in page
     drawn = json.loads(unpacked(page, "figures"))
     assert set(re.findall(r'class="figure" id="([^"]+)"', page)) == set(drawn["figures"])
-    assert len(drawn["figures"]) == 6
+    assert len(drawn["figures"]) == 7
     assert set(drawn["templates"]) == {"light", "dark"}
     assert "Plotly" in unpacked(page, "library")
     outside = re.sub(r'id="packed-[a-z]+">[^<]*<', "", page)
     assert not re.search(r"""(src|href)=["'](?!#)""", outside)
     assert "default-src 'none'" in outside
+
+
+def test_the_report_begins_with_the_answer_for_the_largest_budget_and_for_ten_times_it(runs, tmp_path):
+    page = write_report(tmp_path / "r.html", runs, fitted(runs, bootstrap=5)).read_text()
+    main = html.unescape(page[page.index("<main>") :])
+    largest = runs["budget"].max()
+    beyond, within = (analysis.recommend(runs, flops) for flops in (10 * largest, largest))
+    first = main[: main.index("</section>")]
+    assert re.findall(r"<strong>(.*?)</strong></p><p>(.*?)</p>", first) == [
+        (answer.sentence, answer.confidence) for answer in (beyond, within)
+    ]
+    assert first.count("<table") == 2
+    assert "best in" in first
+
+
+def test_a_report_of_runs_that_give_no_answer_says_why(runs, tmp_path):
+    laws = {"ar": {"isoflop": fitted(runs, methods=("isoflop",), bootstrap=0)["ar"]["isoflop"]}}
+    page = write_report(tmp_path / "r.html", runs.head(3), laws).read_text()
+    assert "There is no answer yet: " in page
 
 
 def test_names_from_a_table_are_text_not_html(runs, tmp_path):

@@ -66,7 +66,7 @@ function arranged(content, more, width) {
       if (name.startsWith("x") && every > 1) axis.ticktext = axis.ticktext.map((text, at) => (at % every ? "" : text));
     }
   }
-  return lossFactor() === 1 ? { data, layout } : inBits(data, layout);
+  return lossFactor() === 1 || content.nats ? { data, layout } : inBits(data, layout);
 }
 
 function wrapped(text) {
@@ -88,6 +88,7 @@ function place(layout, panels, filled, width) {
     const left = (at % columns) * (sizes[0] + gaps[0]), top = 1 - Math.floor(at / columns) * (sizes[1] + gaps[1]);
     panel.x.domain = [left, left + sizes[0]];
     panel.y.domain = [Math.max(0, top - sizes[1]), top];
+    if (columns === 1) panel.y.showticklabels = true;
   });
   for (const panel of panels) {
     if (filled.includes(panel)) continue;
@@ -151,19 +152,35 @@ function recoloured(text) {
 // -- showing it
 
 class Figure {
-  // content: as `analysis.dashboard.drawings` makes it; name: under which the server can save it; more: further traces
-  constructor(label, content, { name = "", more = [] } = {}) {
-    Object.assign(this, { label, content, name, more });
-    this.place = el("div", { class: "figure", role: "figure", "aria-label": label, style: { minHeight: `${content.layout.height || 450}px` } });
+  // content: as `analysis.dashboard.drawings` makes it, null: the server still has to; name: of the server; more: traces
+  constructor(label, content, { name = "", laws = null, more = [] } = {}) {
+    Object.assign(this, { label, content, name, laws, more });
+    this.place = el("div", { class: "figure", role: "figure", "aria-label": label, style: { minHeight: `${content?.layout.height || 450}px` } },
+      content ? null : el("p", { class: "note" }, "Drawing the figure."));
     this.place.addEventListener("pointerenter", () => hurry());
-    this.box = el("div", {}, this.place, content.caption ? el("p", { class: "caption", title: content.provenance }, content.caption) : null);
+    this.caption = el("p", { class: "caption", title: content?.provenance }, content?.caption);
+    this.box = el("div", {}, this.place, this.caption);
+  }
+
+  // Waits for the content; it is asked for once, whoever waits.
+  async load() {
+    if (this.content) return;
+    const { laws, name } = this, { params, flops } = laws, asked = (laws.asked ||= {});
+    asked[name] ||= fetch(`api/figure?${new URLSearchParams({ params, flops, name })}`).then(async answer => {
+      const content = await answer.json();
+      if (answer.ok) return content;
+      delete asked[name];
+      throw new Error(content.problem || "the server did not answer");
+    });
+    this.content = laws.figures[name] = await asked[name];
+    Object.assign(this.caption, { textContent: this.content.caption, title: this.content.provenance });
   }
 
   // Takes over the drawing of the figure that was in this place, so that nothing flickers while it changes.
   show(before) {
     const width = this.place.clientWidth;
     if (!width) return;
-    this.figure = arranged(this.content, this.more, width);
+    if (this.content) this.figure = arranged(this.content, this.more, width);
     if (before?.plot && this.name && before.name === this.name) {
       this.plot = before.plot;
       before.plot = null;
@@ -171,6 +188,7 @@ class Figure {
       this.place.replaceChildren(this.plot);
       return;
     }
+    if (!this.content) return;
     this.place.style.minHeight = `${this.figure.layout.height || 450}px`;
     const whole = !route.family && !route.budget && lossFactor() === 1 && !this.more.length && width >= NARROW_PX;
     if (!this.content.svg || !whole) return;
@@ -183,7 +201,7 @@ class Figure {
 
   async draw() {
     try {
-      const Plotly = await loadPlotly();
+      const [Plotly] = await Promise.all([loadPlotly(), this.load()]);
       if (!this.place.isConnected) return;
       if (!this.figure) this.show();
       const [data, layout] = this.inTheme(this.figure);
@@ -205,13 +223,14 @@ class Figure {
       this.place.dataset.drawn = String(Number(this.place.dataset.drawn || 0) + 1);
     } catch (problem) {
       console.error(problem);
-      this.place.append(el("p", { class: "note warn" }, `This figure cannot be drawn: ${problem.message}`));
+      this.place.replaceChildren(el("p", { class: "note warn" }, `This figure cannot be drawn: ${problem.message}`));
     }
   }
 
   inTheme({ data, layout }) {
-    const plain = JSON.parse(recoloured(JSON.stringify({ data, layout })));
-    return [plain.data, { ...plain.layout, template: { layout: LOOK.templates[themeName()] }, autosize: true }];
+    // copies, for plotly.js changes what it gets
+    const own = themeName() === "dark" ? JSON.parse(recoloured(JSON.stringify({ data, layout }))) : { data: data.map(trace => ({ ...trace })), layout: structuredClone(layout) };
+    return [own.data, { ...own.layout, template: { layout: LOOK.templates[themeName()] }, autosize: true }];
   }
 
   // The chosen ticks are for the whole range; for another one plotly.js chooses them.
@@ -236,7 +255,7 @@ class Figure {
     if (this.name && !store.carried) {
       const filters = { families: route.family ? shownFamilies().join(",") : "", budgets: route.budget ? store.budgets.filter(shownBudget).join(",") : "" };
       const query = new URLSearchParams({ params: route.params, flops: route.flops, name: this.name, format, theme: themeName(), ...filters });
-      const answer = await fetch(`api/picture?${query}`);
+      const answer = await fetch(`api/figure?${query}`);
       if (!answer.ok) throw new Error((await answer.json()).problem || "The server did not answer.");
       return URL.createObjectURL(await answer.blob());
     }
@@ -260,8 +279,8 @@ class Figure {
 // plotly.js reads a little HTML in texts; names of runs must not be taken for it.
 const escaped = text => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
-// A figure of the laws by its name; null while it is not there.
+// A figure of the laws by its name; null while there is none.
 function figureOf(name, label, options = {}) {
-  const content = lawsNow()?.figures?.[name];
-  return content?.data.length ? new Figure(label, content, { name, ...options }) : null;
+  const laws = lawsNow(), content = laws?.figures?.[name];
+  return content === undefined || content?.data.length === 0 ? null : new Figure(label, content, { name, laws, ...options });
 }

@@ -83,10 +83,10 @@ function checkSections() {
 function checksOf(result, family, method) {
   const columns = [{ title: "check" }, { title: "grade" }, { title: "finding", class: "wrap" }];
   const rows = result.checks.map(c => [c.check, { node: el("span", { class: c.grade === "concern" ? "bad" : c.grade === "fine" ? "good" : "" }, c.grade) }, c.finding]);
-  const picture = new Figure(`The ${method} law of ${family}, fitted otherwise`, result.figure);
-  figures.push(picture);
-  setTimeout(() => picture.draw());
-  return el("section", {}, el("h3", {}, lawsNow().methods[method]), tableOf(columns, rows), picture.box);
+  const picture = figureOf(`checks/${method}/${family}`, `The ${method} law of ${family}, fitted otherwise`);
+  if (picture) figures.push(picture);
+  setTimeout(() => picture?.draw());
+  return el("section", {}, el("h3", {}, lawsNow().methods[method]), tableOf(columns, rows), picture?.box);
 }
 
 // Runs of one size, budget and seed that are there twice differ in something a law does not see.

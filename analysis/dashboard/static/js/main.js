@@ -23,7 +23,7 @@ function render() {
   for (const figure of next) figure.show(before.find(one => one.name === figure.name));
   for (const figure of before) figure.gone();
   document.documentElement.dataset.usable = String(Number(document.documentElement.dataset.usable || 0) + 1);
-  if (next.length) drawSoon();
+  if (next.length) requestAnimationFrame(() => requestAnimationFrame(drawSoon)); // once the tables are on the screen
 }
 
 // plotly.js blocks the page while it loads and draws: not before a moment of rest, unless the pointer is near.

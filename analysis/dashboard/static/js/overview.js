@@ -1,22 +1,28 @@
-// Overview: progress of each family, the best loss of each budget, and one sentence on every law.
+// Overview: the answer, progress of each family, the best loss of each budget, and one sentence on every law.
 
 VIEWS.overview = {
   title: "Overview",
   render(root) {
     const best = bestLosses();
-    this.best = best;
-    this.picture = best.some(({ at }) => at.size) ? figureOf("best", "Best loss of each family at every budget") : null;
-    add(root, viewHead("Overview", "Progress of each family, and its lowest held-out loss at every budget so far.", this),
-      el("div", { class: "cards" }, (store.families.length ? shownFamilies() : [""]).map(familyCard)),
-      note(lawsNote()), el("section", {}, el("h3", {}, "Best loss of each budget"), bestTable(best), this.picture?.box));
-    return [this.picture].filter(Boolean);
+    this.best = best.some(({ at }) => at.size) ? figureOf("best", "Best loss of each family at every budget") : null;
+    const section = answerSection(), answer = fillAnswer(section);
+    fillCosts(section);
+    this.picture = answer || this.best;
+    add(root, viewHead("What to train", "The family and the size for a budget, and how sure these runs are of it.", this), section,
+      el("section", { class: "progress" }, el("h3", {}, "Progress"), el("div", { class: "cards" }, (store.families.length ? shownFamilies() : [""]).map(familyCard))),
+      note(lawsNote()), el("section", {}, el("h3", {}, "Best loss of each budget"), bestTable(best), this.best?.box));
+    return [answer, this.best].filter(Boolean);
   },
   csv() {
-    const rows = this.best.flatMap(({ family, at }) => [...at].map(([budget, place]) =>
-      [family, budget, store.runs.loss[place] * lossFactor(), store.runs.key[place], paramsColumn()[place], store.runs.tokens[place]]));
-    return { columns: ["family", "budget", `loss (${LOSS_NAMES[route.loss]})`, "run", "params", "tokens"], rows };
+    return answerCsv() || bestCsv(bestLosses());
   },
 };
+
+function bestCsv(best) {
+  const rows = best.flatMap(({ family, at }) => [...at].map(([budget, place]) =>
+    [family, budget, store.runs.loss[place] * lossFactor(), store.runs.key[place], paramsColumn()[place], store.runs.tokens[place]]));
+  return { columns: ["family", "budget", `loss (${LOSS_NAMES[route.loss]})`, "run", "params", "tokens"], rows };
+}
 
 // family -> budget -> place of its best finished run
 function bestLosses() {
@@ -87,5 +93,6 @@ function bestTable(best) {
     if (loss === lowest.get(budget)) link.style.fontWeight = "700";
     return { node: link, class: "num" };
   })]);
-  return tableOf(columns, rows, { caption: `Held-out loss, ${LOSS_NAMES[route.loss]}; columns are budgets in FLOPs, the lowest loss of each in bold` });
+  return el("div", {}, tableOf(columns, rows, { caption: `Held-out loss, ${LOSS_NAMES[route.loss]}; columns are budgets in FLOPs, the lowest loss of each in bold` }),
+    copyButton(() => bestCsv(best)));
 }

@@ -2,7 +2,7 @@
 
 const VIEWS = {};
 const route = { view: "overview", family: null, budget: null, params: "own", flops: "own", loss: "nats" };
-const FREE = ["ref", "law", "run", "runs", "find", "sort", "cols", "group", "by", "smooth", "flop", "gpus", "peak", "days", "use", "tokens", "x", "papers"];
+const FREE = ["ref", "law", "run", "runs", "find", "sort", "cols", "group", "by", "smooth", "flop", "gpus", "days", "use", "size", "tokens", "unique", "epochs", "target", "x", "papers"];
 
 function readRoute() {
   const [path, text = ""] = (location.hash || startHash()).replace(/^#\/?/, "").split("?");
@@ -34,7 +34,8 @@ function address(changes = {}) {
 }
 
 // What belongs to one view is left behind when another is opened.
-const OWNERS = { run: "run", runs: "run", find: "run", sort: "run", cols: "run", group: "run", by: "run", smooth: "run", x: "run", flop: "ask", gpus: "ask", peak: "ask", days: "ask", use: "ask", tokens: "ask", papers: "frontier" };
+const OWNERS = { run: "run", runs: "run", find: "run", sort: "run", cols: "run", group: "run", by: "run", smooth: "run", x: "run", papers: "frontier",
+  ...Object.fromEntries(["flop", "gpus", "days", "use", "size", "tokens", "unique", "epochs", "target"].map(name => [name, "overview"])) };
 const applies = (name, view) => !OWNERS[name] || OWNERS[name] === view;
 
 // Filters replace the address, so that "back" goes to the view before.
