@@ -15,7 +15,7 @@ taken draw by draw, and method by method: their errors are alike in all families
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -297,3 +297,32 @@ def _surface(family: FamilyLaws) -> SurfaceLaw:
     if law is None:
         raise UserError(f"family {family.family} has no surface to ask: {family.refused[SURFACE]}")
     return law
+
+
+def paired_losses(outcomes: Mapping[str, Outcome]) -> dict[str, np.ndarray]:
+    """Losses to be compared: the mean of the estimates, then the draws, of the methods that all families have
+    and any of them combines; of the combined answer, if there is no such method."""
+    every = outcomes.values()
+    shared = [
+        method
+        for method in (ALLOWANCE, ISOFLOP)
+        if all(method in one.losses for one in every) and any(method in one.combined for one in every)
+    ]
+    if not shared:
+        return {name: outcome.loss for name, outcome in outcomes.items()}
+    return {
+        name: np.concatenate([
+            [np.mean([outcome.estimates[method][2] for method in shared])],
+            *(outcome.losses[method] for method in shared),
+        ])
+        for name, outcome in outcomes.items()
+    }  # fmt: skip
+
+
+def shares_won(outcomes: Mapping[str, Outcome], names: Sequence[str], method: str) -> dict[str, float]:
+    """Of the draws of a method, the share in which each family that it has an answer for is the best."""
+    having = [name for name in names if method in outcomes[name].losses]
+    if not having:
+        return {}
+    lowest = np.stack([outcomes[name].losses[method] for name in having]).argmin(axis=0)
+    return {name: float(np.mean(lowest == number)) for number, name in enumerate(having)}

@@ -1,25 +1,15 @@
 """Which family, which size, how sure: the answer for a budget, in sentences, as a ranking, with a grade.
 
-    answer = analysis.recommend(runs, flops=1e20)
-    print(answer)                    # the sentences and the ranking
-    answer.table, answer.grade       # numbers
-    answer.at(1e21)                  # the same runs, another budget: no law is fitted again
-
-The grade is "reliable", "with care" or "do not use", for one cause, the first that holds:
-
-* do not use: the budget lies more than `FARTHEST` times beyond the largest one measured (or that far below
-  the smallest): further out no published table can tell whether intervals hold; or the laws are broken.
-* with care: more than `FAR` times beyond; the methods name different families; the best family is best in
-  less than `SURE` of the draws; the best family's loss is a likelihood, and one within `LOOSE` of it reports
-  an upper bound, which its likelihood may be below; the methods' best sizes differ by a factor `UNLIKE`, or a
-  size or text that was asked for lies that far outside the tokens per parameter measured; a parameter that
-  may be 0.
+answer = analysis.recommend(runs, flops=1e20)
+print(answer)                    # the sentences and the ranking
+answer.table, answer.grade       # numbers
+answer.at(1e21)                  # the same runs, another budget: no law is fitted again
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,10 +17,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.answer.budget import budget_text, flops_of, number_of
+from analysis.answer.grade import EVEN, FAR, FARTHEST, REFUSED, SAME, grade_of
 from analysis.answer.methods import (
-    ALLOWANCE,
     DRAWS,
-    ISOFLOP,
     METHODS,
     FamilyLaws,
     Outcome,
@@ -39,6 +28,8 @@ from analysis.answer.methods import (
     flops_for,
     given_run,
     limited_run,
+    paired_losses,
+    shares_won,
     size_range,
 )
 from analysis.answer.shown import NAMES, difference_text, percent_text, range_text, ranking_table
@@ -47,15 +38,8 @@ from analysis.estimate import Estimate, spread
 from analysis.plotted import Plotted
 from analysis.text import MISSING, flops_text, interval_text, is_missing, number_text
 
-FARTHEST, FAR = 100.0, 10.0
-SURE, EVEN = 0.95, 0.9
-LOOSE = 0.02
-UNLIKE = 3.0
-SAME = 1.05
-"""Budgets up to this factor beyond the largest one count as measured."""
 WITHIN = 0.005
 """Sizes whose loss is within this share of the best one's are as good as the best."""
-RELIABLE, CARE, REFUSED = "reliable", "with care", "do not use"
 COLUMNS = (
     *("family", "params", "params_low", "params_high", "tokens", "tokens_low", "tokens_high"),
     *(
@@ -377,101 +361,12 @@ def answer_from(
                 "difference": value - least, "best_share": won_by[name],
             })  # fmt: skip
     methods = pd.DataFrame(by_method)
-    grade, causes = _grade(families, table, methods, total, limited=bool(limits))
+    grade, causes = grade_of(families, table, methods, total, limited=bool(limits))
     return Recommendation(
         flops=total, budget=words, reference=reference if reference in families else None, level=level,
         table=table, methods=methods, order_share=order, grade=grade, cause=causes[0], causes=tuple(causes),
         refused=left_out, families=families, limits=limits, _outcomes=outcomes,
     )  # fmt: skip
-
-
-def _grade(
-    families: Mapping[str, FamilyLaws],
-    table: pd.DataFrame,
-    methods: pd.DataFrame,
-    flops: float,
-    *,
-    limited: bool,
-) -> tuple[str, list[str]]:
-    """The grade and its causes, the weightiest first."""
-    best = families[str(table["family"].iloc[0])]
-    largest = max(families[name].largest_budget for name in table["family"])
-    smallest = min(families[name].smallest_budget for name in table["family"])
-    beyond = flops / largest
-    distance = (
-        f"{number_text(beyond, 2)} times beyond the largest budget measured ({flops_text(largest)} FLOPs)"
-    )
-    broken, care = best.faults()
-    if beyond > FARTHEST * SAME:
-        return REFUSED, [distance]
-    if flops * FARTHEST * SAME < smallest:
-        return REFUSED, [f"far below the smallest budget measured ({flops_text(smallest)} FLOPs)"]
-    if broken:
-        return REFUSED, broken
-
-    causes = [distance] if beyond > FAR else []
-    leaders = {
-        m: part.loc[part["loss"].idxmin(), ["family", "best_share"]] for m, part in methods.groupby("method")
-    }
-    if len({leader["family"] for leader in leaders.values()}) > 1:
-        causes.append("the methods disagree on the best family")
-    share = float(table["best_share"].iloc[0])
-    if len(table) > 1 and share < SURE:
-        causes.append(f"only {percent_text(share)} of resamples put {best.family} first")
-    rivals = table[(table["difference"] <= LOOSE * table["loss"].iloc[0]) & (table["bound"] == "upper")]
-    if best.bound == "exact" and len(rivals):
-        causes.append(
-            f"the loss of {', '.join(rivals['family'])} is an upper bound, so its likelihood may be better "
-            f"than that of {best.family}"
-        )
-    sizes = methods[methods["family"] == best.family]["params"]
-    if sizes.max() > UNLIKE * sizes.min():
-        ends = range_text(sizes.min(), sizes.max())
-        causes.append(f"the methods put the best size of {best.family} at {ends} parameters")
-    row = table.iloc[0]
-    runs = next(iter(best.laws.values())).runs
-    ratios = runs["tokens"] / runs["params"]
-    ratio = row["tokens"] / row["params"]
-    if limited and not ratios.min() / UNLIKE <= ratio <= ratios.max() * UNLIKE:
-        causes.append(
-            f"{number_text(ratio)} tokens per parameter are far outside the {number_text(ratios.min())} to "
-            f"{number_text(ratios.max())} measured"
-        )
-    causes += care
-    if causes:
-        return CARE, causes
-    where = "within the budgets measured" if beyond <= SAME else distance
-    agree = ", and the methods agree on the family" if len(table) > 1 and len(leaders) > 1 else ""
-    return RELIABLE, [f"the budget is {where}{agree}"]
-
-
-def paired_losses(outcomes: Mapping[str, Outcome]) -> dict[str, np.ndarray]:
-    """Losses to be compared: the mean of the estimates, then the draws, of the methods that all families have
-    and any of them combines; of the combined answer, if there is no such method."""
-    every = outcomes.values()
-    shared = [
-        method
-        for method in (ALLOWANCE, ISOFLOP)
-        if all(method in one.losses for one in every) and any(method in one.combined for one in every)
-    ]
-    if not shared:
-        return {name: outcome.loss for name, outcome in outcomes.items()}
-    return {
-        name: np.concatenate([
-            [np.mean([outcome.estimates[method][2] for method in shared])],
-            *(outcome.losses[method] for method in shared),
-        ])
-        for name, outcome in outcomes.items()
-    }  # fmt: skip
-
-
-def shares_won(outcomes: Mapping[str, Outcome], names: Sequence[str], method: str) -> dict[str, float]:
-    """Of the draws of a method, the share in which each family that it has an answer for is the best."""
-    having = [name for name in names if method in outcomes[name].losses]
-    if not having:
-        return {}
-    lowest = np.stack([outcomes[name].losses[method] for name in having]).argmin(axis=0)
-    return {name: float(np.mean(lowest == number)) for number, name in enumerate(having)}
 
 
 def _budget_for(families: Mapping[str, FamilyLaws], level: float, loss: float) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pytest
 
 import analysis
 from analysis import budget_for, published, recommend
-from analysis.answer.recommendation import CARE, REFUSED, RELIABLE
+from analysis.answer.grade import CARE, REFUSED, RELIABLE
 from analysis.errors import UserError
 from analysis.frontier import optimal_logs, optimal_loss, surface_loss
 from analysis.laws import fit_law
