@@ -1,7 +1,7 @@
 """The server: a page, its runs, laws, answers and figures, the curve of a run, and the page as one file.
 
 Routes take names of counts and figures and keys of runs; each is looked up among those there are, and none is
-ever part of a path or a query text.
+ever part of a path or a query text. The one thing that is written are stars and notes on runs.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ import asyncio
 import contextlib
 import gzip
 import hashlib
+import json
+import re
 from collections.abc import AsyncIterator, Callable
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from analysis.dashboard import page
 from analysis.dashboard.children import ChildError
+from analysis.dashboard.security import NOTES, Receive, Scope, Send
 from analysis.dashboard.state import State
+from analysis.errors import UserError
 
 FOREVER = "private, max-age=31536000, immutable"
 FRESH = "no-cache"
@@ -27,8 +32,51 @@ QUESTION = ("budget", "gpus", "days", "utilisation", "size", "tokens", "unique",
 """Fields of a question, see `analysis.dashboard.answers`, and loss for what a loss costs."""
 LONGEST = 100
 MEDIA = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
+NOTE_BYTES, NOTE_S = 20_000, 10.0
+"""The longest body of a request that is read, and the time it may take to arrive."""
 Format = Literal["json", "png", "svg", "pdf"]
 Theme = Literal["light", "dark"]
+
+
+class Sweeps:
+    """The applications over the sweeps of a store or of a folder: the first one at /, the others, opened when
+    they are asked for, at /sweep/NAME/."""
+
+    def __init__(
+        self, state: State, open_sweep: Callable[[str], State], *, title: str, watch: bool = True
+    ) -> None:
+        """state: of the first; open_sweep: that of another, by its name. watch: see `build`."""
+        self.state, self.open_sweep, self.watch = state, open_sweep, watch
+        state.has_whole = not state.sweep
+        self.first = build(state, title=title, watch=watch)
+        self.others: dict[str, FastAPI] = {}
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.first
+        if scope["type"] == "http" and (place := re.fullmatch(rb"/sweep/([^/]+)(/.*)", scope["raw_path"])):
+            name, path = unquote(place[1].decode()), place[2]
+            if name == self.state.sweep or name in self.state.sweeps():
+                app = self._app_of(name)
+                scope = {**scope, "path": unquote(path.decode()), "raw_path": path}
+        try:
+            await app(scope, receive, send)
+        finally:
+            if scope["type"] == "lifespan":
+                for task in self.tasks:
+                    task.cancel()
+                await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def _app_of(self, name: str) -> FastAPI:
+        if name == self.state.sweep:
+            return self.first
+        if name not in self.others:
+            state = self.open_sweep(name)
+            state.sweep, state.sweeps, state.has_whole = name, self.state.sweeps, self.state.has_whole
+            self.others[name] = build(state, title=name, watch=False)
+            if self.watch:
+                self.tasks.append(asyncio.create_task(state.watch()))
+        return self.others[name]
 
 
 def build(state: State, *, title: str, watch: bool = True) -> FastAPI:
@@ -131,9 +179,38 @@ def _data_routes(app: FastAPI, state: State) -> None:
     def unavailable(request: Request, error: Exception) -> Response:
         return JSONResponse({"problem": str(error)}, 503)
 
+    @app.get(NOTES)
+    def notes() -> Response:
+        return JSONResponse(state.notes_of_runs(), headers={"cache-control": "no-store"})
+
+    @app.put(NOTES)
+    async def write_note(request: Request, key: str) -> Response:
+        try:
+            async with asyncio.timeout(NOTE_S):
+                change = await _small_body(request)
+            await asyncio.to_thread(state.write_note, key, star=change["star"], note=change["note"])
+        except UserError as error:
+            return JSONResponse({"problem": str(error)}, 422)
+        except (TimeoutError, ValueError, KeyError, TypeError):
+            return JSONResponse({"problem": 'send {"star": true or false, "note": text}'}, 422)
+        return notes()
+
     @app.exception_handler(404)
     def not_here(request: Request, error: Exception) -> Response:
         return PlainTextResponse("There is nothing at this address.", 404)
+
+
+async def _small_body(request: Request) -> dict[str, Any]:
+    """The star and the note of a request; ValueError or KeyError for anything else."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > NOTE_BYTES:
+            raise ValueError("too long")
+    change: dict[str, Any] = json.loads(body)
+    if not isinstance(change["star"], bool) or not isinstance(change["note"], str):
+        raise TypeError("of another type")
+    return change
 
 
 def _packed(

@@ -39,7 +39,7 @@ from analysis.text import count_text
 SCRIPTS = (
     *("dom", "format", "store", "route", "figure", "parts"),
     *("answer", "overview", "isoflop", "frontier", "compare", "health"),
-    *("curves", "overlay", "filter", "list", "run", "shell", "main"),
+    *("curves", "notes", "overlay", "filter", "list", "run", "shell", "main"),
 )
 """In the order in which they run: the views use what stands before them."""
 MOST_CURVES = 20
@@ -165,6 +165,7 @@ def exported(state: State, curves: bytes, laws: Mapping[str, bytes], *, title: s
         "opening": _pack(json.dumps(opening).encode()),
         "runs": _pack(gzip.decompress(state.runs.content) if state.runs.content else b"null"),
         "curves": curves,
+        "notes": _pack(json.dumps(state.notes_of_runs()["runs"]).encode()),
         "library": packed_library(),
     }
     parts |= {f"laws-{count}": content for count, content in laws.items()}

@@ -23,6 +23,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+NOTES = "/api/notes"
+"""The one address to which something may be written."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OWN_STYLES = (
     "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=' "
@@ -88,8 +90,13 @@ class Guard:
         headers = request.headers
         if not self.is_own_name(headers.get("host", "")):
             return refuse(403, "This server does not go by that name; open it by its address.")
-        if request.method not in ("GET", "HEAD"):
+        # a browser asks before it sends PUT to another site, and OPTIONS is refused
+        is_note = request.method == "PUT" and request.scope["path"].endswith(NOTES)
+        if request.method not in ("GET", "HEAD") and not is_note:
             return refuse(405, "This server only answers GET and HEAD.")
+        origin = headers.get("origin")
+        if is_note and origin is not None and origin.partition("://")[2] != headers.get("host"):
+            return refuse(403, "Another web site may not write here.")
         site = headers.get("sec-fetch-site", "none")
         if site not in ("none", "same-origin") and headers.get("sec-fetch-mode") != "navigate":
             return refuse(403, "Another web site may not read this page.")

@@ -11,10 +11,12 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from analysis.dashboard.sources import Place
 from analysis.errors import UserError
 
 PORT = 8050
@@ -69,22 +71,24 @@ def listen(host: str, port: int, *, tries: int = 20) -> socket.socket:
 
 
 def serve(
-    spec: Mapping[str, Any],
+    place: Place,
     *,
     title: str,
+    sweep: str = "",
+    others: Callable[[], Mapping[str, Place]] | None = None,
     host: str = "127.0.0.1",
     port: int = PORT,
     token: str | None = None,
-    files: Iterable[Path] = (),
     names: Iterable[str] = (),
     bootstrap: int = 1000,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page over the source that `spec` names (see `sources.spec_of`) until Ctrl-C.
+    """Serve the page over `place` until Ctrl-C, and those over the other sweeps beside it.
 
-    Beyond loopback a token is needed; one is made if none is given. files: of the store, whose change says
-    that runs changed. names: further host names of this machine. say: tells a person the address.
-    UserError if host or port cannot be used.
+    Beyond loopback a token is needed; one is made if none is given. sweep: the one that `place` holds, if it
+    holds one; others: every sweep that can be chosen, by its name, by default those of the store. names:
+    further host names of this machine. say: tells a person the address. UserError if host or port cannot be
+    used.
     """
     import uvicorn
 
@@ -99,10 +103,24 @@ def serve(
     if token is None and not security.is_loopback(host):
         token = secrets.token_urlsafe(24)
     opened = listen(host, port)
-    cache = cache_folder(spec, bootstrap)
-    state = State(spec, cache, files=tuple(files), bootstrap=bootstrap)
-    state.take_up(cache)
-    guarded = security.Guard(app.build(state, title=title), host=host, token=token, names=names)
+
+    def state_over(there: Place) -> State:
+        cache = cache_folder(there.spec, bootstrap)
+        state = State(there.spec, cache, files=there.files, notes=there.notes, bootstrap=bootstrap)
+        state.take_up(cache)
+        return state
+
+    def open_sweep(name: str) -> State:
+        if others is not None:
+            return state_over(others()[name])
+        options = {**place.spec["options"], "sweep": name}
+        return state_over(replace(place, spec={**place.spec, "options": options}))
+
+    state = state_over(place)
+    state.sweep = sweep
+    if others is not None:
+        state.sweeps = lambda: sorted(others())
+    guarded = security.Guard(app.Sweeps(state, open_sweep, title=title), host=host, token=token, names=names)
     # no access log: an address may hold the token
     config = uvicorn.Config(
         guarded,

@@ -49,6 +49,18 @@ class Change:
     """Of a tracking server: "address" of its own page, and its "experiments", name -> id."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What a page is over."""
+
+    spec: Mapping[str, Any]
+    """Of the source, see `spec_of`."""
+    files: tuple[Path, ...] = ()
+    """Their change says that the runs changed; none: the store has to be asked."""
+    notes: Path | None = None
+    """The file for stars and notes, see `analysis.table.notes`."""
+
+
 class Source(Protocol):
     """See above. Each method raises UserError, in one sentence, where the store cannot be read."""
 
@@ -225,6 +237,12 @@ def files_of(store: str) -> tuple[Path, ...]:
         return ()
     path = Path(place.removeprefix("sqlite:///")).absolute()
     return path, path.with_name(f"{path.name}-wal")
+
+
+def notes_of(store: str) -> Path | None:
+    """The file for stars and notes on the runs of a store; None where it has no place beside it."""
+    files = files_of(store)
+    return files[0].with_name(f"{files[0].name}.notes.json") if files else None
 
 
 def title_of(store: str) -> str:

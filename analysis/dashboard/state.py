@@ -13,7 +13,7 @@ import gzip
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from typing import Any
 from analysis.dashboard.children import Child, ChildError
 from analysis.dashboard.columns import nothing
 from analysis.dashboard.sources import marks_of
+from analysis.errors import UserError
+from analysis.table.notes import read_notes, why_not, write_note
 
 LOOK_S = 1.0
 """How often files are looked at."""
@@ -75,9 +77,15 @@ class State:
     """See the module. `watch` runs as a task for as long as the server does."""
 
     def __init__(self, spec: Mapping[str, Any], cache: Path, *, files: tuple[Path, ...] = (),
-                 bootstrap: int = 1000) -> None:  # fmt: skip
-        """spec: the source, see `worker.build`. files: whose change says that the runs changed."""
-        self.files, self.bootstrap = files, bootstrap
+                 notes: Path | None = None, bootstrap: int = 1000) -> None:  # fmt: skip
+        """spec: the source, see `worker.build`; files and notes: see `sources.Place`."""
+        self.files, self.notes, self.bootstrap = files, notes, bootstrap
+        self.sweep = ""
+        """The one it is of; "" for all of a store."""
+        self.has_whole = True
+        """Whether there is a page of all sweeps together."""
+        self.sweeps: Callable[[], Sequence[str]] = lambda: self.runs.facts.get("sweeps", ())
+        """Names of those that a page can choose from."""
         base = {"spec": dict(spec), "cache": str(cache)}
         self.reader, self.fitter = Child(base, READER_IDLE_S), Child(base, FITTER_IDLE_S)
         self.drawer = Child(base, READER_IDLE_S)
@@ -99,7 +107,26 @@ class State:
                               "fresh": laws.hash == runs.facts.get("hash"), "problem": laws.problem}
             for count, laws in self.laws.items()
         }  # fmt: skip
-        return {"etag": runs.etag, "age_s": age, "problem": runs.problem, "laws": by_count}
+        notes = marks_of((self.notes,) if self.notes else ())
+        of_sweeps = {"sweep": self.sweep, "sweeps": list(self.sweeps()), "whole": self.has_whole}
+        facts = {"etag": runs.etag, "age_s": age, "problem": runs.problem, "notes": notes}
+        return {**facts, **of_sweeps, "laws": by_count}
+
+    def notes_of_runs(self) -> dict[str, Any]:
+        """Stars and notes as the page gets them: "runs" by key, and "why" they cannot be changed, or ""."""
+        try:
+            return {"runs": read_notes(self.notes) if self.notes else {}, "why": why_not(self.notes)}
+        except UserError as error:
+            return {"runs": {}, "why": str(error)}
+
+    def write_note(self, key: str, *, star: bool, note: str) -> None:
+        """Keep star and note of a run of the table; UserError if that cannot be."""
+        if self.notes is None or (why := why_not(self.notes)):
+            raise UserError(why_not(None) if self.notes is None else why)
+        column = json.loads(gzip.decompress(self.runs.content))["columns"]["key"] if self.runs.content else {}
+        if key not in (*column.get("values", ()), column.get("value"), *column.get("words", ())):
+            raise UserError(f"there is no run {key!r} among these")
+        write_note(self.notes, key, star=star, note=note)
 
     def want(self, count: Count) -> Laws:
         """The laws counted that way, as far as they are there; they are fitted next."""

@@ -123,6 +123,7 @@ class Reader:
             "open": int(frame["status"].isin(OPEN).sum()) if "status" in frame else 0,
             "tracking": self.tracking,
             "has_curves": self.source.has_curves,
+            "sweeps": sorted(frame["sweep"].dropna().unique().tolist()) if "sweep" in frame else [],
         }
         table = frame.assign(nominal=nominal_budgets(frame)) if len(frame) else frame
         # how families and budgets look, as in every figure

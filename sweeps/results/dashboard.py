@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from analysis.dashboard.curves import Pair
 
 
+NOTES = "notes.json"
+"""Stars and notes on the runs of a sweep, in its folder."""
+
+
 class LedgerSource:
     """The runs of one sweep, from its ledger and the journals beside the runs."""
 
@@ -130,7 +134,7 @@ def show(
     data: str | None = None, **how: Any,
 ) -> None:  # fmt: skip
     """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
-    from sweeps.config.load import find_name
+    from sweeps.config.load import find_name, swept_names
     from sweeps.results.laws import store_table
 
     names = [family_name(family) for family in families]
@@ -144,9 +148,23 @@ def show(
                 raise
             except AnalysisError:
                 pass  # a store that is empty, or does not answer, may have runs later
-        spec = sources.spec_of(store, name, names)
-        serve(spec, title=name or sources.title_of(store), files=sources.files_of(store), **how)
+        files, notes = sources.files_of(store), sources.notes_of(store)
+        place = sources.Place(spec=sources.spec_of(store, name, names), files=files, notes=notes)
+        serve(place, title=name or sources.title_of(store), sweep=name or "", **how)
         return
-    name = find_name(sweep, config, data, out, store=None)
-    source = LedgerSource(str((out / name).absolute()), name)
-    serve(spec_of(out / name, name, names), title=name, files=source.files, **how)
+
+    def place_of(name: str) -> sources.Place:
+        source = LedgerSource(str((out / name).absolute()), name)
+        return sources.Place(
+            spec=spec_of(out / name, name, names), files=source.files, notes=out / name / NOTES
+        )
+
+    swept = swept_names(out)
+    first = find_name(sweep, config, data, out, store=None)
+    if swept and first not in swept and not (sweep or config or data):  # none was named: the newest one
+        first = max(swept, key=lambda one: (out / one / "ledger" / "ledger.db").stat().st_mtime)
+
+    def others() -> dict[str, sources.Place]:
+        return {one: place_of(one) for one in {*swept_names(out), first}}
+
+    serve(place_of(first), title=first, sweep=first, others=others, **how)

@@ -65,13 +65,34 @@ def test_filters_choose_what_figures_show(page: Any, desk: str) -> None:
 
     open_view(page, desk, "frontier")
     assert families() == {"ar", "masked", "uniform"}
-    page.click("#family-masked")
+    page.dblclick("#family-masked")
     wait_for(lambda: families() == {"masked"})
     open_view(page, desk, "isoflop?family=ar,uniform&budget=4.0e17")
     assert families() == {"ar", "uniform"}
     assert {trace["meta"]["budget"] for trace in drawn(page) if trace["meta"].get("budget")} == {4e17}
     panels = "Object.keys(document.querySelector('.plot').layout).filter(name => /^xaxis/.test(name)).length"
     assert page.evaluate(panels) == 2
+
+
+def test_a_click_on_a_chip_hides_or_shows_it_and_two_show_it_alone(page: Any, desk: str) -> None:
+    def pressed() -> list[str]:
+        return [chip.get_attribute("id") for chip in page.locator("[id^=family-][aria-pressed=true]").all()]
+
+    open_view(page, desk, "run", figure=False)
+    page.click("#family-ar")
+    assert pressed() == ["family-masked", "family-uniform"]
+    page.wait_for_timeout(500)  # a second click within 0.4 s would be a double click
+    page.click("#family-ar")
+    assert pressed() == ["family-ar", "family-masked", "family-uniform"]
+    page.dblclick("#family-uniform")
+    assert pressed() == ["family-uniform"]
+    page.click("#family-ar")
+    assert pressed() == ["family-ar", "family-uniform"]
+    page.click("#family-masked", modifiers=["Shift"])
+    assert pressed() == ["family-masked"]
+    page.wait_for_timeout(500)
+    page.click("#family-masked")
+    assert pressed() == ["family-ar", "family-masked", "family-uniform"], "the last one brings all back"
 
 
 def test_losses_in_bits_scale_the_figure(page: Any, desk: str) -> None:
@@ -90,8 +111,8 @@ def test_losses_in_bits_scale_the_figure(page: Any, desk: str) -> None:
 
 def test_filters_act_everywhere_and_stand_in_the_address(page: Any, desk: str) -> None:
     open_view(page, desk, "isoflop")
-    page.click("#family-masked")
-    page.click("#budget-4\\.0e17")
+    page.dblclick("#family-masked")
+    page.dblclick("#budget-4\\.0e17")
     assert page.evaluate("location.hash") == "#/isoflop?family=masked&budget=4.0e17"
     cells = page.locator("main tbody td").all_inner_texts()
     assert "masked" in cells[0]
@@ -252,6 +273,16 @@ def test_nothing_sticks_out_of_a_narrow_window(page: Any, desk: str, view: str, 
     page.set_viewport_size({"width": width, "height": 800})
     open_view(page, desk, view, figure=view in WITH_FIGURE)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("view", ["overview", "run"])
+def test_head_and_filters_take_a_fifth_of_a_phone_at_most(page: Any, desk: str, view: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_view(page, desk, view, figure=False)
+    assert page.evaluate("document.querySelector('header').offsetHeight") < 0.2 * 844
+    tab = "document.querySelector('nav a[aria-current]').getBoundingClientRect()"
+    ends = page.evaluate(f"(({{left, right}}) => [left, right])({tab})")
+    assert 0 <= ends[0] < ends[1] <= 390, "the tab of this view is in sight"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -15,6 +15,7 @@ import pytest
 
 from analysis.dashboard import app, columns, page, security, serve, worker
 from analysis.dashboard.children import ChildError
+from analysis.dashboard.sources import Place
 from analysis.dashboard.state import Laws, State
 from analysis.errors import UserError
 from tests.analysis.dashboard.dashboard_help import EVIL, made_up
@@ -382,7 +383,7 @@ def test_scripts_never_write_html() -> None:
 )
 def test_a_token_that_would_not_open_the_page_is_refused(token: str) -> None:
     with pytest.raises(UserError, match="at least 8 letters, digits"):
-        serve.serve({"source": "x"}, title="x", token=token)
+        serve.serve(Place(spec={"source": "x"}), title="x", token=token)
 
 
 def test_another_version_of_the_code_and_other_resamples_start_from_an_empty_cache(

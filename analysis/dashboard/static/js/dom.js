@@ -72,5 +72,5 @@ function folded(title, make) {
 }
 
 function emptyState(sentence, more = "") {
-  return el("div", { class: "empty" }, el("p", {}, sentence), more ? el("p", { class: "muted" }, more) : null);
+  return el("p", { class: "note" }, [sentence, more].filter(Boolean).join(" "));
 }

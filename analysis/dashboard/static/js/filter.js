@@ -31,12 +31,13 @@ const isAlike = (x, { value, digits }) => Number.isFinite(x) && Number(x.toPreci
 function wordTest(word) {
   const { key, size, host, nominal } = store.runs, number = readNumber(word);
   return at => {
-    const texts = [key[at], familyOf(at), size?.[at], statusOf(at), host?.[at], labelOf(at)];
+    const texts = [key[at], familyOf(at), size?.[at], statusOf(at), host?.[at], labelOf(at), noteOf(key[at]).star ? "starred" : "", noteOf(key[at]).note];
     return texts.join(" ").toLowerCase().includes(word) || (number !== null && nominal && isAlike(nominal[at], number));
   };
 }
 
 function valuesNamed(name) {
+  if (name === "note") return store.runs.key.map(key => noteOf(key).note || null);
   const values = { params: paramsColumn(), flops: flopsColumn() }[name] || store.runs[name];
   return name === "loss" ? values?.map(loss => times(loss, lossFactor())) : values;
 }

@@ -1,6 +1,6 @@
 // The list of runs: found by words and comparisons, sorted by any column, with the columns one wants; seeds as one row.
 
-const LIST_COLUMNS = ["key", "loss", "family", "size", "nominal", "params", "tokens", "status", "wall_s"], PHONE_COLUMNS = ["key", "loss", "family", "size", "nominal"];
+const LIST_COLUMNS = ["key", "loss", "family", "size", "nominal", "params", "tokens", "status", "wall_s"], PHONE_COLUMNS = ["key", "loss", "family", "nominal", "size"];
 const shortKey = key => (/^[0-9a-f]{16}$/.test(key) ? key.slice(0, 8) : key);
 
 // name -> {title, values, cell(value, place)} of every column there is.
@@ -8,14 +8,14 @@ function listColumns() {
   const { runs } = store, words = new Map([...SPEC, ...OUTCOME].map(([name, word, text]) => [name, { title: word, text }]));
   const own = {
     key: { title: "run", values: runs.key, cell: key => { const link = runLink(key, shortKey(key)); link.title = key; return link; } },
-    loss: { title: `loss (${route.loss})`, values: valuesNamed("loss"), text: x => x.toFixed(4) },
+    loss: { title: phone.matches ? "loss" : `loss (${route.loss})`, values: valuesNamed("loss"), text: x => x.toFixed(4) },
     family: { title: "family", cell: familyCell }, nominal: { title: "budget", cell: budgetCell },
     params: { title: "parameters", values: paramsColumn(), text: countText }, flops: { title: "FLOPs", values: flopsColumn(), text: flopsText },
-    wall_s: { title: "time", text: durationText }, bits_per_byte: { title: "bits per byte", text: x => x.toFixed(4) },
+    wall_s: { title: "time", text: durationText }, note: { title: "note", values: valuesNamed("note") }, bits_per_byte: { title: "bits per byte", text: x => x.toFixed(4) },
   };
-  const names = [...new Set([...LIST_COLUMNS, ...Object.keys(runs)])].filter(name => runs[name] && name !== "budget");
+  const names = [...new Set([...LIST_COLUMNS, ...Object.keys(runs), ...(Object.keys(store.notes.runs).length ? ["note"] : [])])].filter(name => (runs[name] || name === "note") && name !== "budget");
   return new Map(names.map(name => {
-    const column = { ...words.get(name), values: runs[name], title: words.get(name)?.title || name, ...own[name] };
+    const column = { ...words.get(name), values: runs[name] || [], title: words.get(name)?.title || name, ...own[name] };
     const isNumber = !column.cell && column.values.some(value => typeof value === "number");
     const text = value => (missing(value) ? "" : typeof value === "number" ? (column.text || (x => String(x)))(value) : String(value));
     return [name, { name, isNumber, ...column, cell: column.cell ? value => (missing(value) ? "" : column.cell(value)) : text }];
@@ -110,7 +110,7 @@ function finder(view) {
   const help = "Words and comparisons, all of which must hold: masked 1e20, loss<2.5, params>=100M, status=failed, host~node.";
   setTimeout(() => showOverlay(view, overlay));
   return [viewHead("Runs", route.run ? `There is no run ${route.run} among these.` : `Choose a run, or click a point in any figure.${store.facts.has_curves ? " Boxes put curves into one figure." : ""}`, view),
-    overlay, el("div", { class: "group picks" }, input, columnMenu(set), seedBox(set)), el("p", { class: "muted small" }, help), problem, box];
+    overlay, el("div", { class: "group picks" }, input, columnMenu(set), seedBox(set)), el("p", { class: "muted small wide" }, help), problem, box];
 }
 
 function columnMenu(set) {
@@ -145,6 +145,8 @@ function listTable(places, columns, set, choose) {
     return { title: button, class: isNumber ? "num" : "", sorted: order || null };
   });
   if (store.facts.has_curves) heads.unshift({ title: "" });
+  const isStarred = canWrite() || Object.values(store.notes.runs).some(({ star }) => star);
+  if (isStarred && !phone.matches) heads.unshift({ title: "" });
   const isMany = chosen.length >= MOST_CURVES;
   const pickOf = row => {
     const isOn = row.every(at => chosen.includes(at)), names = row.map(at => `${labelOf(at)}, run ${shortKey(store.runs.key[at])}`).join("; ");
@@ -153,7 +155,7 @@ function listTable(places, columns, set, choose) {
     box.checked = isOn;
     return box;
   };
-  const cells = rows.map(row => [...(store.facts.has_curves ? [pickOf(row)] : []), ...visible.map(column => rowCell(column, row))]);
+  const cells = rows.map(row => [...(isStarred && !phone.matches ? [row.length === 1 ? starOf(store.runs.key[row[0]]) : ""] : []), ...(store.facts.has_curves ? [pickOf(row)] : []), ...visible.map(column => rowCell(column, row))]);
   const runs = counted(places.length, "run"), caption = rows.length === places.length ? runs : `${runs} in ${counted(rows.length, "row")}`;
   return el("div", {}, chosen.length ? el("p", { class: "muted" }, `${counted(chosen.length, "curve")} chosen${isMany ? ", the most one figure shows" : ""} `,
     el("button", { type: "button", id: "no-curves", on: { click: () => choose([]) } }, "None")) : null, tableOf(heads, cells, { caption, most: 100 }));

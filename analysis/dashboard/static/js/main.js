@@ -61,6 +61,7 @@ async function startCarried() {
   const runs = JSON.parse(await carriedText("runs"));
   takeRuns(runs || { rows: 0, columns: {}, counts: { params: ["own"], flops: ["own"] }, default: { params: "own", flops: "own" }, note: "This file was written before any run was read." });
   readRoute();
+  store.notes.runs = JSON.parse(await carriedText("notes"));
   await carriedLaws();
   render();
 }
@@ -131,6 +132,7 @@ async function takeState(state) {
   let changed = false;
   if (state.etag && `"${state.etag}"` !== store.etag) changed = await takeNewRuns() || changed;
   changed = await takeLaws() || changed;
+  if (JSON.stringify(state.notes) !== JSON.stringify(before.notes)) changed = await takeNotes() || changed;
   if (changed && calm()) render();
   else if (await takeOtherLaws()) {
     if (route.view === "health" && calm()) render();
@@ -140,7 +142,7 @@ async function takeState(state) {
 // Not while somebody types or has a menu open.
 function calm() {
   const active = document.activeElement;
-  return !(active && active.tagName === "INPUT" && active.type !== "checkbox") && !document.querySelector("details.menu[open]");
+  return !(active && (active.tagName === "TEXTAREA" || (active.tagName === "INPUT" && active.type !== "checkbox"))) && !document.querySelector("details.menu[open]");
 }
 
 async function takeNewRuns() {

@@ -22,7 +22,7 @@ function showRun(view, root, at) {
   const before = stories.get(store.runs.key[at]);
   const curveBox = el("div", { style: before?.curve?.step.length ? { minHeight: "500px" } : {} }, before ? null : el("p", { class: "muted" }, "Reading the training curve"));
   add(root, viewHead(labelOf(at), runSentence(at), view),
-    curveBox, history,
+    noteBox(store.runs.key[at]), curveBox, history,
     el("div", { class: "two" },
       el("section", {}, el("h3", {}, "Configuration"), facts(at, SPEC)),
       el("section", {}, el("h3", {}, "Result"), facts(at, OUTCOME), trackingLink(at))), texts);

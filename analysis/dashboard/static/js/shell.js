@@ -1,4 +1,4 @@
-// Around the views: tabs, filters, conventions, theme, and the age of the data.
+// Around the views: the choice of a sweep, tabs, filters, conventions, theme, and the age of the data.
 
 function renderShell() {
   renderTabs();
@@ -6,14 +6,34 @@ function renderShell() {
   document.getElementById("controls").replaceChildren(...(store.loaded && store.rows ? compactControls() : []));
   if (focused) document.getElementById(focused)?.focus();
   renderStatus();
-  document.title = `${VIEWS[route.view].title} · ${document.getElementById("title").textContent}`;
+  const place = route.view === "run" ? store.place?.get(route.run) : undefined;
+  document.title = `${place === undefined ? VIEWS[route.view].title : labelOf(place)} · ${document.getElementById("title").textContent}`;
+}
+
+// Each sweep has a page of its own below this address, and a store the page of all its sweeps together.
+const PAGE_OF_SWEEP = /sweep\/[^/]+\/$/;
+function renderSweeps() {
+  const { sweeps = [], sweep = "", whole } = store.state, box = document.getElementById("sweeps"), id = JSON.stringify([sweeps, sweep]);
+  if (box.dataset.of === id) return;
+  box.dataset.of = id;
+  const root = location.pathname.replace(PAGE_OF_SWEEP, "");
+  box.replaceChildren();
+  if (store.carried || sweeps.length < 2) return;
+  const select = el("select", { id: "pick-sweep", "aria-label": "Sweep", on: { change: () => {
+    location.assign(`${root}${select.value ? `sweep/${encodeURIComponent(select.value)}/` : ""}#/${route.view}`);
+  } } }, whole ? el("option", { value: "", selected: !sweep }, `all ${sweeps.length} sweeps together`) : null,
+    sweeps.map(name => el("option", { value: name, selected: name === sweep }, name)));
+  box.append(select);
 }
 
 function renderTabs() {
-  const tabs = Object.entries(VIEWS).map(([name, view]) => el("a", { href: address({ view: name, run: "" }), "aria-current": route.view === name ? "page" : null }, view.title));
+  const views = Object.entries(VIEWS).filter(([name]) => name !== "compare" || route.view === name || !store.loaded || store.families.length > 1);
+  const tabs = views.map(([name, view]) => el("a", { href: address({ view: name, run: "" }), "aria-current": route.view === name ? "page" : null }, view.title));
   const theme = el("select", { id: "theme", "aria-label": "Theme", on: { change: () => setTheme(theme.value) } },
     ["auto", "light", "dark"].map(name => el("option", { value: name, selected: themeChoice() === name }, name === "auto" ? "System" : name)));
-  document.getElementById("tabs").replaceChildren(...tabs, el("span", { class: "right" }, theme));
+  const box = document.getElementById("tabs"), now = tabs.find(tab => tab.getAttribute("aria-current"));
+  box.replaceChildren(...tabs, el("span", { class: "right" }, theme));
+  if (phone.matches && now) box.scrollLeft = now.offsetLeft - box.clientWidth / 2;
 }
 
 // On a phone filters are folded away, below a line that says which are set.
@@ -35,13 +55,13 @@ function controls() {
 }
 
 function chip(id, name, mark, on, toggle) {
-  return el("button", { class: "chip", id, type: "button", title: "The first click shows it alone; further clicks add or remove", "aria-pressed": on ? "true" : "false", on: { click: toggle } }, mark, name);
+  return el("button", { class: "chip", id, type: "button", title: "A click hides or shows it; a double click, or Shift and a click, shows it alone", "aria-pressed": on ? "true" : "false", on: { click: toggle } }, mark, name);
 }
 
 function familyFilter() {
   if (store.families.length < 2) return null;
   const families = new Set(shownFamilies());
-  const chips = store.families.map(family => chip(`family-${family}`, family, familyMark(family), families.has(family), () => toggle("family", store.families, family)));
+  const chips = store.families.map(family => chip(`family-${family}`, family, familyMark(family), families.has(family), event => toggle("family", store.families, family, event)));
   return el("div", { class: "group", role: "group", "aria-label": "Families" }, el("span", { class: "label" }, "Families"), chips, allButton("family"));
 }
 
@@ -49,17 +69,25 @@ function budgetFilter() {
   if (store.budgets.length < 2 || store.budgets.length > 40) return null;
   const names = store.budgets.map(flopsText);
   const chips = store.budgets.map((budget, at) => chip(`budget-${names[at]}`, computeText(budget),
-    el("span", { class: "dot", style: { background: inTheme(store.budgetColour.get(budget)) } }), shownBudget(budget), () => toggle("budget", names, names[at])));
+    el("span", { class: "dot", style: { background: inTheme(store.budgetColour.get(budget)) } }), shownBudget(budget), event => toggle("budget", names, names[at], event)));
   return el("div", { class: "group", role: "group", "aria-label": "Budgets in FLOPs" }, el("span", { class: "label" }, "Budgets"), chips, allButton("budget"));
 }
 
 const allButton = kind => (route[kind] ? el("button", { type: "button", id: `all-${kind}`, on: { click: () => go({ [kind]: null }) } }, "all") : null);
 
-// The first click on one of all shows it alone; the last one shown brings all back.
-function toggle(kind, all, name) {
-  const names = route[kind] ? new Set(route[kind]) : new Set([name]);
-  if (route[kind]) names.has(name) ? names.delete(name) : names.add(name);
-  go({ [kind]: names.size === 0 || all.every(one => names.has(one)) ? null : names });
+// A click hides or shows one; the last one shown brings all back. A second click soon after, or with Shift, shows it alone:
+// the chips are made anew after each click, so the browser sees no double click.
+const TWICE_MS = 400;
+let clicked = { name: "", at: 0 };
+function toggle(kind, all, name, event) {
+  const isTwice = clicked.name === `${kind} ${name}` && event.timeStamp - clicked.at < TWICE_MS;
+  clicked = isTwice ? { name: "", at: 0 } : { name: `${kind} ${name}`, at: event.timeStamp };
+  const names = new Set(route[kind] || all);
+  if (isTwice || event.shiftKey) go({ [kind]: all.length === 1 ? null : new Set([name]) });
+  else {
+    names.has(name) ? names.delete(name) : names.add(name);
+    go({ [kind]: names.size === 0 || all.every(one => names.has(one)) ? null : names });
+  }
 }
 
 function pick(kind, word, names, words) {
@@ -81,6 +109,7 @@ function renderStatus() {
     status.textContent = store.problem || "Reading the runs";
     return;
   }
+  renderSweeps();
   const done = (store.runs.status || []).filter(one => one === "finished").length;
   const parts = [counted(store.rows, "run") + (store.runs.status && done < store.rows ? `, ${done.toLocaleString("en-US")} finished` : ""), ...ageWords()];
   status.replaceChildren(...parts.flatMap((part, at) => (at ? [" · ", part] : [part])));
