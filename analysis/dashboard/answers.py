@@ -52,14 +52,15 @@ class Answers:
         }  # fmt: skip
         if answer.sentence_only:
             return content
-        figure = drawings.plain(answer.plot()) | {"nats": True}
+        if len(answer.table) > 1:
+            figure = drawings.plain(answer.plot()) | {"nats": True}
+            content["figure"] = figure | ({"svg": drawings.first_paint(figure)} if paint else {})
         return content | {
             "families": answer.table["family"].tolist(),
             "caption": ranking_caption(answer),
             "ranking": _plain(ranking_table(answer, ranges=True)),
             "methods": _plain(methods_table(answer)),
             "numbers": records(answer.table, 6),
-            "figure": figure | ({"svg": drawings.first_paint(figure)} if paint else {}),
         }
 
     def costs(self, loss: str) -> dict[str, Any]:
@@ -81,7 +82,7 @@ class Answers:
         choices += [(factor * largest, f"{factor:g} times the largest") for factor in BEYOND]
         usual, ready = f"{FAR:g} times the largest", {}
         for budget, words in choices:
-            text = f"{budget:.3g}".replace("e+", "e")
+            text = f"{budget:.3g}".replace("e+0", "e").replace("e+", "e")
             ready[text] = ("" if words == usual else f"budget={text}", text, words)
         return list(ready.values())
 
