@@ -31,6 +31,8 @@ def flops_of(
     if flops is not None and (gpus is not None or days is not None):
         raise UserError("the budget is given twice, as FLOPs and as GPUs; give one of the two")
     if flops is not None:
+        if utilisation is not None:
+            raise UserError(f"utilisation = {utilisation!r} is for GPUs and days; a budget in FLOPs has none")
         return _positive(flops, "flops", "a number of FLOPs such as 1e20")
     if gpus is None or days is None:
         missing = "flops, or gpus and days" if gpus is None and days is None else "days" if gpus else "gpus"

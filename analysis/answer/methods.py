@@ -119,6 +119,8 @@ def fit_families(
     """
     if not isinstance(runs, pd.DataFrame):
         raise UserError("runs: give a pandas DataFrame with columns params, tokens, loss and family")
+    if runs.empty or ("family" in runs and runs["family"].isna().all()):
+        raise UserError(f"runs: none of the {len(runs)} rows names a family" if len(runs) else "runs: empty")
     column = runs["family"] if "family" in runs else pd.Series("", index=runs.index)
     names = list(map(str, column.dropna().unique()))
     fitted: dict[str, FamilyLaws] = {}
@@ -133,7 +135,8 @@ def fit_families(
         else:
             none[name] = family.refused[SURFACE]
     if not fitted:
-        raise UserError("; ".join(f"{name}: {reason}" if name else reason for name, reason in none.items()))
+        alike = {reason: [name for name in none if none[name] == reason] for reason in none.values()}
+        raise UserError("; ".join(f"{', '.join(n)}: {r}" if any(n) else r for r, n in alike.items()))
     return fitted, none
 
 

@@ -38,6 +38,7 @@ from analysis.estimate import Estimate, spread
 from analysis.plotted import Plotted
 from analysis.text import MISSING, flops_text, interval_text, is_missing, number_text
 
+REFERENCE = "ar"
 WITHIN = 0.005
 """Sizes whose loss is within this share of the best one's are as good as the best."""
 COLUMNS = (
@@ -108,6 +109,11 @@ class Recommendation(Plotted):
         elif several and self.reference is not None and self.reference in set(self.table["family"]):
             row = self.table.set_index("family").loc[self.reference]
             sentences.append(f"{self.reference} ends {difference_text(row)} nats above it.")
+        text = self.limits.get("unique_tokens", np.inf)
+        whole = self.table.loc[self.table["tokens"] > text * 0.999, "family"]
+        if once := [name for name in whole if self.families[name].repeats is None]:
+            which = f" of {', '.join(once)}" if any(once) else ""
+            sentences.append(f"The runs{which} do not show what repeated text is worth, so it is read once.")
         return sentences
 
     @property
@@ -184,7 +190,10 @@ class Recommendation(Plotted):
             range_text(row[f"{name}_low"], row[f"{name}_high"]) for name in ("params", "tokens")
         )
         loss = interval_text(row["loss"], row["loss_low"], row["loss_high"], digits=4)
-        return f"{params} parameters on {tokens} tokens, loss about {loss}"
+        epochs = row["tokens"] / self.limits.get("unique_tokens", np.inf)
+        often = f"{epochs:.1f}".removesuffix(".0")
+        again = f" ({often} epochs)" if epochs > 1.001 else ""
+        return f"{params} parameters on {tokens} tokens{again}, loss about {loss}"
 
     def at(self, flops: float | str | None = None, **limits: Any) -> Recommendation:
         """The answer of the same laws for another budget; arguments as of `recommend`."""
@@ -238,7 +247,7 @@ def recommend(
     tokens: float | str | None = None,
     unique_tokens: float | str | None = None,
     epochs: float | None = None,
-    reference: str = "ar",
+    reference: str | None = REFERENCE,
     draws: int = DRAWS,
     seed: int = 0,
     level: float = 0.95,
@@ -253,14 +262,17 @@ def recommend(
     reference: the family the others are measured against, if it has runs. draws: resamples of each law;
     level: of the intervals; report(family, number, of) is called before each family is fitted.
 
-    UserError for a budget that is missing, given twice or no number, for limits that exclude each other, and
-    if no family has a law. Families without a law are left out and named in `refused`.
+    UserError for a budget that is missing, given twice or no number, for limits that exclude each other, for
+    a reference other than ar that has no runs, and if no family has a law. Families without a law are left
+    out and named in `refused`.
     """
     question = {"gpus": gpus, "days": days, "utilisation": utilisation, "params": params, "tokens": tokens,
                 "unique_tokens": unique_tokens, "epochs": epochs}  # fmt: skip
     question = {name: value for name, value in question.items() if value is not None}
     _question(flops, question)  # a bad question is refused before the laws are fitted
     families, refused = fit_families(runs, draws=draws, seed=seed, level=level, report=report)
+    if reference not in (None, REFERENCE, *families, *refused) and any(families):
+        raise UserError(f"reference = {reference!r}: the runs have {', '.join([*families, *refused])}")
     return answer_from(families, refused, flops, reference=reference, level=level, **question)
 
 
@@ -290,7 +302,9 @@ def _question(flops: float | str | None, extras: Mapping[str, Any]) -> tuple[flo
         raise UserError("params and tokens fix the budget; give one of the two beside it")
     if "unique_tokens" in limits and ("params" in limits or "tokens" in limits):
         raise UserError("unique_tokens limits the text; give it without params and tokens")
-    if "epochs" in limits and ("unique_tokens" not in limits or limits["epochs"] < 1):
+    if "epochs" in limits and "unique_tokens" not in limits:
+        raise UserError(f"epochs = {extras['epochs']!r} needs unique_tokens: how much text there is")
+    if limits.get("epochs", 1) < 1:
         raise UserError(f"epochs = {extras['epochs']!r}: how often unique_tokens may be read, 1 or more")
     pool = {name: extras.get(name) for name in ("gpus", "days", "utilisation")}
     total = flops_of(flops, **pool)
@@ -302,7 +316,7 @@ def answer_from(
     refused: Mapping[str, str],
     flops: float | str | None = None,
     *,
-    reference: str | None = "ar",
+    reference: str | None = REFERENCE,
     level: float = 0.95,
     **extras: Any,
 ) -> Recommendation:

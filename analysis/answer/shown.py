@@ -74,7 +74,7 @@ def costs_table(costs: pd.DataFrame, families: Mapping[str, FamilyLaws], farthes
                 str(row["family"]), interval_text(row["flops"], row["low"], row["high"]),
                 count_text(row["params"]), count_text(row["tokens"]),
                 "" if pd.isna(row["reached"]) else percent_text(row["reached"]),
-                "beyond its budgets" if row["extrapolated"] else "",
+                "extrapolated" if row["extrapolated"] else "",
             ))  # fmt: skip
         else:
             side, limit = ("more", high) if row["flops"] > high else ("less", low)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.text import count_text, interval_text
 from scaling.errors import UserError
+from scaling.families import family_name
 from sweeps.results.laws import RunTable
 from sweeps.show.tables import RowsTable
 
@@ -44,8 +45,11 @@ def show_answer(
         raise UserError("--loss asks for its budget, so give neither a budget nor limits beside it")
     with out.status("asking the laws ...") as status:
         answer = recommend(
-            table.frame, flops or _usual(table.frame, limits), reference=reference,
-            report=lambda name, number, of: status.update(f"fitting {name} ({number + 1} of {of}) ..."),
+            table.frame, flops or _usual(table.frame, limits),
+            reference=family_name(reference, table.families),
+            report=lambda name, number, of: status.update(
+                f"fitting {name or 'these runs'} ({number + 1} of {of}) ..."
+            ),
             **limits,
         )  # fmt: skip
         if flops is None and not limits.keys() & {"gpus", "days"}:

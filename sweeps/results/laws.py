@@ -130,6 +130,8 @@ def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> 
 
     if store.startswith("published:"):
         frame = analysis.published.runs(store.removeprefix("published:"))
+        if missing := [column for column in ("family", "params", "tokens", "loss") if column not in frame]:
+            raise UserError(f"{store} holds no runs to fit: it has no column {', '.join(missing)}")
         there = list(frame["family"].unique())
         names = [family_name(name, there) for name in families] or there
         if absent := set(names) - set(frame["family"]):
@@ -351,6 +353,7 @@ def write_report(
     laws |= {name: {} for name in missing}
     refused |= {name: [sentence] for name, sentence in missing.items()}
     comparison = None
+    reference = family_name(reference, table.families)
     if reference in laws and sum(bool(fitted) for fitted in laws.values()) > 1:
         try:
             comparison, _ = compare(table, reference, bootstrap=bootstrap, report=report)

@@ -39,6 +39,7 @@ def test_gpus_days_and_utilisation_are_flops():
         ({"gpus": 8}, "the budget is missing: give days"),
         ({"days": 8}, "the budget is missing: give gpus"),
         ({"flops": 1e20, "gpus": 8, "days": 1}, "given twice"),
+        ({"flops": 1e20, "utilisation": 0.5}, "utilisation = 0.5 is for GPUs and days"),
         ({"gpus": "8xV100", "days": 1}, "GPUs of kind A100, H100"),
         ({"gpus": "manyxH100", "days": 1}, "gpus = 'many'"),
         ({"gpus": 8, "days": -1}, "days = -1"),

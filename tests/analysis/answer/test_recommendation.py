@@ -185,13 +185,19 @@ class TestScarceText:
         assert scarce["tokens"] <= best["tokens"] / 4 * 1.001
         assert scarce["loss"] > best["loss"]
         # text that is not scarce changes nothing but the search, which is on a grid of sizes
-        plenty = answer.at(1e20, unique_tokens=best["tokens"] * 50).table.iloc[0]
-        assert plenty["loss"] == pytest.approx(best["loss"], rel=0.005)
+        plenty = answer.at(1e20, unique_tokens=best["tokens"] * 50)
+        assert plenty.table["loss"].iloc[0] == pytest.approx(best["loss"], rel=0.005)
+        assert "read once" not in plenty.sentence
+        said = answer.at(1e20, unique_tokens=best["tokens"] / 4, epochs=4).sentence
+        assert said.endswith(
+            "The runs of ar, masked do not show what repeated text is worth, so it is read once."
+        )
 
     def test_repeats_pay_where_the_runs_say_so(self):
         answer = recommend(published.runs("muennighoff2023").drop(columns="excluded"), 1e21, draws=40)
         assert answer.families["ar"].repeats is not None
         once = answer.at(1e21, unique_tokens="3B", epochs=1).table.iloc[0]
+        assert "12.0B tokens (4 epochs)" in answer.at(1e21, unique_tokens="3B", epochs=4).sentence
         four = answer.at(1e21, unique_tokens="3B", epochs=4).table.iloc[0]
         assert four["tokens"] <= 4.001 * 3e9
         assert four["loss"] < once["loss"]
@@ -227,7 +233,8 @@ class TestBudgetForALoss:
         ({"flops": 1e20, "gpus": 8, "days": 2}, "given twice"),
         ({"flops": 1e20, "params": 1e9, "tokens": 1e9}, "params and tokens fix the budget"),
         ({"flops": 1e20, "params": 1e9, "unique_tokens": 1e9}, "give it without params and tokens"),
-        ({"flops": 1e20, "epochs": 2}, "epochs = 2: how often unique_tokens may be read"),
+        ({"flops": 1e20, "epochs": 2}, "epochs = 2 needs unique_tokens: how much text there is"),
+        ({"flops": 1e20, "unique_tokens": 1e9, "epochs": 0.5}, "epochs = 0.5: how often unique_tokens may"),
         ({"flops": 1e20, "tokens": "few"}, "tokens = 'few'"),
     ],
 )
@@ -242,6 +249,21 @@ def test_runs_no_law_can_be_fitted_to_are_refused_with_the_reasons():
         recommend(planted(1.0, 1, "ar").head(3), 1e20)
     with pytest.raises(UserError, match="give a pandas DataFrame"):
         recommend([1, 2, 3], 1e20)
+
+
+def test_what_is_wrong_with_a_whole_table_is_said_once(two):
+    with pytest.raises(UserError, match=r"^runs: empty$"):
+        recommend(two.head(0), 1e20)
+    with pytest.raises(UserError, match=rf"^runs: none of the {len(two)} rows names a family$"):
+        recommend(two.assign(family=None), 1e20)
+    with pytest.raises(UserError, match=r"^ar, masked: runs: column loss is missing \(columns"):
+        recommend(two.drop(columns="loss"), 1e20)
+
+
+def test_a_reference_without_runs_is_refused_unless_it_is_the_usual_one(two):
+    with pytest.raises(UserError, match="reference = 'maked': the runs have ar, masked"):
+        recommend(two, 1e20, reference="maked", draws=20)
+    assert recommend(two, 1e20, reference=None, draws=20).reference is None
 
 
 def test_a_notebook_shows_what_is_printed(sahoo):

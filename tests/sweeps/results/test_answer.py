@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from analysis import published, recommend
+from analysis.errors import UserError as AnalysisError
 from scaling.errors import UserError
 from sweeps.results.answer import show_answer
 from sweeps.results.laws import RunTable, store_table
@@ -46,11 +47,19 @@ def test_a_budget_too_far_away_is_refused_without_numbers(sahoo, out, capsys):
     assert "masked" not in text
 
 
+def test_the_reference_is_a_family_by_any_of_its_names(sahoo, out, capsys):
+    assert show_answer(sahoo, out, flops="1e20", reference="mdlm")
+    assert "masked ends 0." in capsys.readouterr().out
+    with pytest.raises(AnalysisError, match="reference = 'block': the runs have ar, masked, uniform, esoteric"):
+        show_answer(sahoo, out, flops="1e20", reference="block")
+
+
 def test_what_a_loss_costs(sahoo, out, capsys):
     assert show_answer(sahoo, out, loss=2.6)
     text = capsys.readouterr().out
     assert "what a loss of 2.6 nats per token costs" in text
     assert text.index("ar") < text.index("masked") < text.index("uniform")
+    assert max(map(len, text.splitlines())) <= 80
     with pytest.raises(UserError, match="--loss asks for its budget"):
         show_answer(sahoo, out, loss=2.6, flops="1e20")
 

@@ -332,6 +332,11 @@ def test_rows_without_a_family_are_named_beside_those_that_have_one(folder, tmp_
     assert [run.reason for run in left_out] == ["no family, which other rows have"] * 2
 
 
+def test_a_published_table_without_losses_is_refused():
+    with pytest.raises(UserError, match="sahoo2026_ladder holds no runs to fit: it has no column family, "):
+        results.store_table("published:sahoo2026_ladder", None)
+
+
 def test_a_table_without_a_law_says_why(tmp_path):
     frame = pd.DataFrame({"params": [1e4, 2e4], "tokens": [1e6, 1e6], "loss": [3.0, 2.9]})
     path = tmp_path / "few.csv"
