@@ -64,7 +64,13 @@ function spreadOf(values) {
 function rowCell(column, row) {
   const value = rowValue(column, row);
   if (row.length === 1) return column.cell(value);
-  if (column.name === "key") return el("span", {}, row.flatMap((at, number) => [number ? " " : "", runLink(store.runs.key[at], store.runs.seed[at] === null ? "?" : `seed ${store.runs.seed[at]}`)]));
+  if (column.name === "key") {
+    return el("span", {}, "seed", row.flatMap(at => {
+      const link = runLink(store.runs.key[at], store.runs.seed[at] ?? "?");
+      link.setAttribute("aria-label", `seed ${link.textContent}, run ${shortKey(store.runs.key[at])}`);
+      return [" ", link];
+    }));
+  }
   if (typeof value === "string" && value.endsWith(" different")) return value;
   if (column.name !== "loss" || value === null) return column.cell(value);
   const losses = row.filter(finished).map(at => column.values[at]);
