@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.answer.grade import FAR, FARTHEST
 from analysis.answer.methods import FamilyLaws, fit_families
-from analysis.answer.recommendation import FAR, FARTHEST, Recommendation, answer_from, usual_budget
+from analysis.answer.recommendation import Recommendation, answer_from, usual_budget
 from analysis.answer.shown import costs_table, methods_table, ranking_caption, ranking_table
 from analysis.dashboard import drawings
 from analysis.dashboard.columns import records
