@@ -9,13 +9,13 @@ On published tables, fitted below a cut and compared with the best losses measur
 interval held 90% of them at 1 to 3 times the largest budget, 98% at 3 to 10 times and all beyond; the
 allowance alone 75, 95 and 89%, the surface 48, 62 and 11%, IsoFLOP 52, 40 and 11% (docs/coverage.md). Draw r
 of all families moves with the error of the held-out text that all share, so a difference between families is
-taken draw by draw.
+taken draw by draw, and method by method: their errors are alike in all families too.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -140,13 +140,21 @@ def fit_families(
 def _fit_family(name: str, rows: pd.DataFrame, options: dict[str, Any]) -> FamilyLaws:
     laws: dict[str, Law] = {}
     refused: dict[str, str] = {}
-    repeated = "unique_tokens" in rows and (rows["tokens"] / rows["unique_tokens"] - 1 > ONCE).any()
-    for method in (SURFACE, ISOFLOP, *((REPEATS,) if repeated else ())):
+    repeats, every_row = None, rows
+    if "unique_tokens" in rows:
+        again = rows["tokens"] / rows["unique_tokens"] - 1 > ONCE
+        if again.any():
+            # laws of unlimited text are fitted to the runs that read theirs once
+            rows = rows[~again]
+            try:
+                repeats = fit_law(every_row, REPEATS, **options)
+            except UserError as problem:
+                refused[REPEATS] = str(problem)
+    for method in (SURFACE, ISOFLOP):
         try:
             laws[method] = fit_law(rows, method, **options)
         except UserError as problem:
             refused[method] = str(problem)
-    repeats = laws.pop(REPEATS, None)
     recounted: list[Law] = []
     if SURFACE in laws and laws[SURFACE].allowance is not None:
         laws[ALLOWANCE] = laws[SURFACE].allowance  # type: ignore[assignment]
@@ -173,6 +181,8 @@ class Outcome:
     """params, tokens and loss as each method has them."""
     losses: Mapping[str, np.ndarray]
     """The draws (R,) of each method; of the estimate, if it has none."""
+    combined: tuple[str, str]
+    """The methods of the two halves."""
     recounted: tuple[float, float] = (0.0, 0.0)
     """By how much other ways of counting parameters move the log loss, down and up."""
 
@@ -200,7 +210,7 @@ def _outcome(
               for method, row in rows.items()}  # fmt: skip
     return Outcome(
         log_params=columns["params"], log_tokens=columns["tokens"], loss=np.exp(columns["loss"]),
-        estimates=estimates, losses=losses, **fields,
+        estimates=estimates, losses=losses, combined=combined, **fields,
     )  # fmt: skip
 
 
@@ -287,3 +297,32 @@ def _surface(family: FamilyLaws) -> SurfaceLaw:
     if law is None:
         raise UserError(f"family {family.family} has no surface to ask: {family.refused[SURFACE]}")
     return law
+
+
+def paired_losses(outcomes: Mapping[str, Outcome]) -> dict[str, np.ndarray]:
+    """Losses to be compared: the mean of the estimates, then the draws, of the methods that all families have
+    and any of them combines; of the combined answer, if there is no such method."""
+    every = outcomes.values()
+    shared = [
+        method
+        for method in (ALLOWANCE, ISOFLOP)
+        if all(method in one.losses for one in every) and any(method in one.combined for one in every)
+    ]
+    if not shared:
+        return {name: outcome.loss for name, outcome in outcomes.items()}
+    return {
+        name: np.concatenate([
+            [np.mean([outcome.estimates[method][2] for method in shared])],
+            *(outcome.losses[method] for method in shared),
+        ])
+        for name, outcome in outcomes.items()
+    }  # fmt: skip
+
+
+def shares_won(outcomes: Mapping[str, Outcome], names: Sequence[str], method: str) -> dict[str, float]:
+    """Of the draws of a method, the share in which each family that it has an answer for is the best."""
+    having = [name for name in names if method in outcomes[name].losses]
+    if not having:
+        return {}
+    lowest = np.stack([outcomes[name].losses[method] for name in having]).argmin(axis=0)
+    return {name: float(np.mean(lowest == number)) for number, name in enumerate(having)}

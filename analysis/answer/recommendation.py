@@ -1,23 +1,15 @@
 """Which family, which size, how sure: the answer for a budget, in sentences, as a ranking, with a grade.
 
-    answer = analysis.recommend(runs, flops=1e20)
-    print(answer)                    # the sentences and the ranking
-    answer.table, answer.grade       # numbers
-    answer.at(1e21)                  # the same runs, another budget: no law is fitted again
-
-The grade is "reliable", "with care" or "do not use", for one cause, the first that holds:
-
-* do not use: the budget lies more than `FARTHEST` times beyond the largest one measured (or that far below
-  the smallest): further out no published table can tell whether intervals hold; or the laws are broken.
-* with care: more than `FAR` times beyond; the methods name different families; the best family is best in
-  less than `SURE` of the draws; the best family's loss is a likelihood, and one within `LOOSE` of it reports
-  an upper bound, which its likelihood may be below; a parameter that may be 0.
+answer = analysis.recommend(runs, flops=1e20)
+print(answer)                    # the sentences and the ranking
+answer.table, answer.grade       # numbers
+answer.at(1e21)                  # the same runs, another budget: no law is fitted again
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.answer.budget import budget_text, flops_of, number_of
+from analysis.answer.grade import EVEN, FAR, FARTHEST, REFUSED, SAME, grade_of
 from analysis.answer.methods import (
     DRAWS,
     METHODS,
@@ -35,6 +28,8 @@ from analysis.answer.methods import (
     flops_for,
     given_run,
     limited_run,
+    paired_losses,
+    shares_won,
     size_range,
 )
 from analysis.answer.shown import NAMES, difference_text, percent_text, range_text, ranking_table
@@ -43,14 +38,8 @@ from analysis.estimate import Estimate, spread
 from analysis.plotted import Plotted
 from analysis.text import MISSING, flops_text, interval_text, is_missing, number_text
 
-FARTHEST, FAR = 100.0, 10.0
-SURE, EVEN = 0.95, 0.9
-LOOSE = 0.02
-SAME = 1.05
-"""Budgets up to this factor beyond the largest one count as measured."""
 WITHIN = 0.005
 """Sizes whose loss is within this share of the best one's are as good as the best."""
-RELIABLE, CARE, REFUSED = "reliable", "with care", "do not use"
 COLUMNS = (
     *("family", "params", "params_low", "params_high", "tokens", "tokens_low", "tokens_high"),
     *(
@@ -164,8 +153,9 @@ class Recommendation(Plotted):
         names = [str(name) for name in table["family"]]
         won = {method: shares_won(self._outcomes, names, method) for method in METHODS}
         won = {method: shares for method, shares in won.items() if shares}
-        combined = np.stack([self._outcomes[name].loss[1:] for name in names])
-        share = float(np.mean(combined.argmin(axis=0) == 0)) if combined.shape[1] else 1.0
+        paired = paired_losses(self._outcomes)
+        drawn = np.stack([paired[name][1:] for name in names])
+        share = float(np.mean(drawn.argmin(axis=0) == 0))
         lead = {method: max(shares, key=shares.__getitem__) for method, shares in won.items()}
         contest = list(dict.fromkeys([names[0], *lead.values()]))
         if len(contest) == 1 and len(names) > 1 and share < EVEN:
@@ -175,7 +165,7 @@ class Recommendation(Plotted):
             text = f"{opening} {names[0]}{': ' if names[0] else ''}{self._run(rows.loc[names[0]])}"
             if len(names) == 1:
                 return text
-            ahead = float(np.mean(combined[0] < combined[1])) if combined.shape[1] else 1.0
+            ahead = float(np.mean(drawn[0] <= drawn[1]))
             return f"{text}; it beats {names[1]} in {percent_text(ahead)} of resamples"
         if len(set(lead.values())) > 1:
             why = ", ".join(
@@ -339,11 +329,11 @@ def answer_from(
     if not outcomes:
         raise UserError("; ".join(left_out.values()))
 
-    ranking = sorted(outcomes, key=lambda name: outcomes[name].loss[0])
-    best = outcomes[ranking[0]]
-    drawn = np.stack([outcomes[name].loss[1:] for name in ranking])
-    won = drawn.argmin(axis=0) if drawn.shape[1] else np.zeros(1, dtype=int)
-    order = float(np.mean(np.all(np.diff(drawn, axis=0) >= 0, axis=0))) if drawn.shape[1] else 1.0
+    paired = paired_losses(outcomes)
+    ranking = sorted(outcomes, key=lambda name: paired[name][0])
+    drawn = np.stack([paired[name][1:] for name in ranking])
+    won = drawn.argmin(axis=0)
+    order = float(np.mean(np.all(np.diff(drawn, axis=0) >= 0, axis=0)))
     rows, by_method = [], []
     for number, name in enumerate(ranking):
         outcome, family = outcomes[name], families[name]
@@ -354,7 +344,7 @@ def answer_from(
         if loss.low is not None and loss.high is not None:
             down, up = np.exp(outcome.recounted)
             loss = Estimate(float(loss), loss.low * down, loss.high * up, level)
-        difference = _estimate(outcome.loss - best.loss, level)
+        difference = _estimate(paired[name] - paired[ranking[0]], level)
         spent = (tokens, tokens) if limits else tuple(total / (cost.k * size**cost.q) for size in sizes[::-1])
         values = (name, params, *sizes, tokens, *spent, float(loss), loss.low, loss.high, float(difference),
                   difference.low, difference.high, float(np.mean(won == number)), family.bound)  # fmt: skip
@@ -371,63 +361,12 @@ def answer_from(
                 "difference": value - least, "best_share": won_by[name],
             })  # fmt: skip
     methods = pd.DataFrame(by_method)
-    grade, causes = _grade(families, table, methods, total)
+    grade, causes = grade_of(families, table, methods, total, limited=bool(limits))
     return Recommendation(
         flops=total, budget=words, reference=reference if reference in families else None, level=level,
         table=table, methods=methods, order_share=order, grade=grade, cause=causes[0], causes=tuple(causes),
         refused=left_out, families=families, limits=limits, _outcomes=outcomes,
     )  # fmt: skip
-
-
-def _grade(
-    families: Mapping[str, FamilyLaws], table: pd.DataFrame, methods: pd.DataFrame, flops: float
-) -> tuple[str, list[str]]:
-    """The grade and its causes, the weightiest first."""
-    best = families[str(table["family"].iloc[0])]
-    largest = max(families[name].largest_budget for name in table["family"])
-    smallest = min(families[name].smallest_budget for name in table["family"])
-    beyond = flops / largest
-    distance = (
-        f"{number_text(beyond, 2)} times beyond the largest budget measured ({flops_text(largest)} FLOPs)"
-    )
-    broken, care = best.faults()
-    if beyond > FARTHEST * SAME:
-        return REFUSED, [distance]
-    if flops * FARTHEST * SAME < smallest:
-        return REFUSED, [f"far below the smallest budget measured ({flops_text(smallest)} FLOPs)"]
-    if broken:
-        return REFUSED, broken
-
-    causes = [distance] if beyond > FAR else []
-    leaders = {
-        m: part.loc[part["loss"].idxmin(), ["family", "best_share"]] for m, part in methods.groupby("method")
-    }
-    if len({leader["family"] for leader in leaders.values()}) > 1:
-        causes.append("the methods disagree on the best family")
-    share = float(table["best_share"].iloc[0])
-    if len(table) > 1 and share < SURE:
-        causes.append(f"only {percent_text(share)} of resamples put {best.family} first")
-    rivals = table[(table["difference"] <= LOOSE * table["loss"].iloc[0]) & (table["bound"] == "upper")]
-    if best.bound == "exact" and len(rivals):
-        causes.append(
-            f"the loss of {', '.join(rivals['family'])} is an upper bound, so its likelihood may be better "
-            f"than that of {best.family}"
-        )
-    causes += care
-    if causes:
-        return CARE, causes
-    where = "within the budgets measured" if beyond <= SAME else distance
-    agree = ", and the methods agree on the family" if len(table) > 1 and len(leaders) > 1 else ""
-    return RELIABLE, [f"the budget is {where}{agree}"]
-
-
-def shares_won(outcomes: Mapping[str, Outcome], names: Sequence[str], method: str) -> dict[str, float]:
-    """Of the draws of a method, the share in which each family that it has an answer for is the best."""
-    having = [name for name in names if method in outcomes[name].losses]
-    if not having:
-        return {}
-    lowest = np.stack([outcomes[name].losses[method] for name in having]).argmin(axis=0)
-    return {name: float(np.mean(lowest == number)) for number, name in enumerate(having)}
 
 
 def _budget_for(families: Mapping[str, FamilyLaws], level: float, loss: float) -> pd.DataFrame:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.answer.grade import FAR, FARTHEST
 from analysis.answer.methods import FamilyLaws, fit_families
-from analysis.answer.recommendation import FAR, FARTHEST, Recommendation, answer_from, usual_budget
+from analysis.answer.recommendation import Recommendation, answer_from, usual_budget
 from analysis.answer.shown import costs_table, methods_table, ranking_caption, ranking_table
 from analysis.dashboard import drawings
 from analysis.dashboard.columns import records
@@ -41,9 +42,12 @@ class Answers:
     measured: tuple[float, ...]
     """The largest budgets of the runs."""
 
-    def answer(self, question: Mapping[str, str], *, paint: bool = False) -> dict[str, Any]:
+    def answer(
+        self, question: Mapping[str, str], *, draw: bool = True, paint: bool = False
+    ) -> dict[str, Any]:
         """What the page shows for a question; without a budget for ten times the largest one. A refused
-        answer has no numbers. paint: with the first paint of the figure. UserError for a bad question."""
+        answer has no numbers. draw: with its figure, which takes longer than all else; paint: and the
+        figure's first paint. UserError for a bad question."""
         answer = self._answer(question)
         content: dict[str, Any] = {
             "sentences": answer.sentences, "grade": answer.grade, "confidence": answer.confidence,
@@ -51,14 +55,15 @@ class Answers:
         }  # fmt: skip
         if answer.sentence_only:
             return content
-        figure = drawings.plain(answer.plot()) | {"nats": True}
+        if draw and len(answer.table) > 1:
+            figure = drawings.plain(answer.plot()) | {"nats": True}
+            content["figure"] = figure | ({"svg": drawings.first_paint(figure)} if paint else {})
         return content | {
             "families": answer.table["family"].tolist(),
             "caption": ranking_caption(answer),
             "ranking": _plain(ranking_table(answer, ranges=True)),
             "methods": _plain(methods_table(answer)),
             "numbers": records(answer.table, 6),
-            "figure": figure | ({"svg": drawings.first_paint(figure)} if paint else {}),
         }
 
     def costs(self, loss: str) -> dict[str, Any]:
@@ -80,7 +85,7 @@ class Answers:
         choices += [(factor * largest, f"{factor:g} times the largest") for factor in BEYOND]
         usual, ready = f"{FAR:g} times the largest", {}
         for budget, words in choices:
-            text = f"{budget:.3g}".replace("e+", "e")
+            text = f"{budget:.3g}".replace("e+0", "e").replace("e+", "e")
             ready[text] = ("" if words == usual else f"budget={text}", text, words)
         return list(ready.values())
 

@@ -238,13 +238,13 @@ class Fitter:
         yield {"file": str(path), "hash": now, "end": True}
 
     def answer(self, job: Mapping[str, Any]) -> Steps:
-        """To a question, or what a loss costs; {"problem": sentence} to a bad one."""
+        """To a question, without its figure, or what a loss costs; {"problem": sentence} to a bad one."""
         own = material_of_laws(job["laws"]).answers
         if own is None:
             raise UserError("the laws are still being fitted")
         try:
             loss = job["question"].get("loss")
-            content = own.costs(loss) if loss else own.answer(job["question"])
+            content = own.costs(loss) if loss else own.answer(job["question"], draw=False)
         except UserError as error:
             content = {"problem": " ".join(str(error).split())}
         yield {**content, "end": True}

@@ -109,7 +109,7 @@ def _answer(runs: pd.DataFrame, reference: str, drawn: dict[str, go.Figure]) -> 
         if not answer.sentence_only:
             ranking = ranking_table(answer, ranges=True)
             body += _table(ranking.columns, ranking.rows, caption=ranking_caption(answer))
-    if not answers[0].sentence_only:
+    if not answers[0].sentence_only and len(answers[0].table) > 1:
         body += _figures(drawn, answer=answers[0])
     if refused:
         body += _list(f"no law of {name or 'these runs'}: {reason}" for name, reason in refused.items())

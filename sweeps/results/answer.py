@@ -37,7 +37,8 @@ def show_answer(
     flops: None is ten times the largest budget measured, unless limits name one. limits: of
     `analysis.recommend`. loss: what reaching it costs, instead of a budget.
     """
-    from analysis.answer.recommendation import REFUSED, recommend, usual_budget
+    from analysis.answer.grade import REFUSED
+    from analysis.answer.recommendation import recommend, usual_budget
 
     if loss is not None and (flops is not None or limits):
         raise UserError("--loss asks for its budget, so give neither a budget nor limits beside it")
@@ -84,7 +85,7 @@ def print_answer(answer: Recommendation, out: Console) -> None:
 
 def show_costs(answer: Recommendation, loss: float, out: Console, *, as_json: bool) -> None:
     """What a loss costs in every family."""
-    from analysis.answer.recommendation import FARTHEST
+    from analysis.answer.grade import FARTHEST
     from analysis.answer.shown import costs_table
 
     costs = answer.budget_for(loss).astype(object)

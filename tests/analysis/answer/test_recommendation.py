@@ -10,7 +10,7 @@ import pytest
 
 import analysis
 from analysis import budget_for, published, recommend
-from analysis.answer.recommendation import CARE, REFUSED, RELIABLE
+from analysis.answer.grade import CARE, REFUSED, RELIABLE
 from analysis.errors import UserError
 from analysis.frontier import optimal_logs, optimal_loss, surface_loss
 from analysis.laws import fit_law
@@ -272,3 +272,29 @@ def test_another_way_of_counting_parameters_widens_the_interval(two):
     assert len(wider.families["ar"].recounted) == 1
     row, other = plain.table.iloc[0], wider.table.iloc[0]
     assert other["loss_low"] < row["loss_low"] or other["loss_high"] > row["loss_high"]
+
+
+def test_a_difference_lies_among_those_of_the_methods_that_take_part(sahoo):
+    far = sahoo.at(1e22)
+    # ar is the allowance alone, masked the mean of both: losses of unlike methods are not subtracted
+    assert far.families["ar"].combined != far.families["masked"].combined
+    row = far.table.set_index("family").loc["masked"]
+    own = far.methods.query("family == 'masked' and method != 'surface'")["difference"]
+    assert own.min() <= row["difference"] <= own.max()
+
+
+def test_repeated_text_does_not_enter_the_laws_of_unlimited_text():
+    runs = published.runs("muennighoff2023")
+    runs = runs[runs["excluded"] == ""].drop(columns="excluded")
+    fresh = runs[runs["tokens"] <= runs["unique_tokens"]]
+    every, once = (recommend(table, 1e20, draws=20).table.iloc[0] for table in (runs, fresh))
+    assert every["loss"] == once["loss"]
+
+
+def test_sizes_and_texts_far_from_the_runs_ask_for_care(answer):
+    odd = answer.at(1e20, params="100B")
+    assert odd.grade == CARE
+    assert any("tokens per parameter are far outside" in cause for cause in odd.causes)
+    runs = published.runs("muennighoff2023")
+    apart = recommend(runs[runs["excluded"] == ""].drop(columns="excluded"), 1e21, draws=20)
+    assert any("the methods put the best size of ar at" in cause for cause in apart.causes)

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from analysis import published
+from analysis.answer.grade import FARTHEST
 from analysis.answer.methods import METHODS, fit_families
-from analysis.answer.recommendation import FARTHEST, answer_from, usual_budget
+from analysis.answer.recommendation import answer_from, usual_budget
 from analysis.answer.shown import costs_table, methods_table, percent_text, range_text, ranking_table
 
 

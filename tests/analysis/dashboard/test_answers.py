@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,13 @@ def test_sentences_and_tables_are_those_of_recommend(own: answers.Answers) -> No
 def test_without_a_budget_it_is_ten_times_the_largest(own: answers.Answers) -> None:
     assert own.answer({"size": ""})["sentences"] == own.answer({"budget": "6.4e19"})["sentences"]
     assert "100M parameters on" in own.answer({"size": "100M"})["sentences"][0]
+
+
+def test_one_family_has_nobody_to_be_compared_with(frame: pd.DataFrame) -> None:
+    alone = answers.answers_of(frame[frame["family"] == "ar"])
+    assert "figure" not in alone.answer({})
+    assert "numbers" in alone.answer({})
+    assert replace(alone, measured=(2e9,)).ready()[0] == ("budget=2e9", "2e9", "measured")
 
 
 def test_a_refused_answer_has_no_numbers(own: answers.Answers) -> None:
@@ -125,6 +133,8 @@ class TestFitter:
         fitter = worker.Fitter(tmp_path)
         (answer,) = fitter.answer({"laws": str(laws), "question": {"budget": "6.4e19"}})
         assert answer["sentences"] == content["answers"][""]["sentences"]
+        assert content["answers"][""]["figure"]
+        assert "figure" not in answer, "the page asks for it when the text is there"
         assert {name for name, *_ in content["ready"]} == content["answers"].keys()
         (problem,) = fitter.answer({"laws": str(laws), "question": {"loss": "low"}})
         assert problem == {"problem": "loss = 'low': give a loss in nats per token, above 0", "end": True}

@@ -184,7 +184,7 @@ def test_the_page_opens_with_the_answer_that_recommend_gives(page: Any, desk: st
     wait_for(lambda: page.locator(".sentence").all_inner_texts() == answer.at(2e19).sentences)
     assert page.evaluate("location.hash").startswith("#/overview?flop=")
     page.click("summary:has-text('Each method alone')")
-    wait_for(lambda: "surface allowing a deviation" in page.inner_text("#answer .numbers"), seconds=5)
+    wait_for(lambda: "surface allowing a deviation" in page.inner_text("#answer .numbers"))
 
 
 def test_a_budget_of_gpus_with_limits_is_answered_and_a_bad_one_is_one_sentence(page: Any, desk: str) -> None:

@@ -55,9 +55,17 @@ function formOf(label, ...parts) {
     event.preventDefault();
     go(Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, value.trim()])));
   });
-  // the process that answers takes a second to start: it does so while somebody types
-  form.addEventListener("focusin", () => { if (!store.carried && lawsNow()) fetch(`api/answer?params=${route.params}&flops=${route.flops}`).catch(() => null); }, { once: true });
+  for (const event of ["focusin", "input"]) form.addEventListener(event, wakeServer);
   return form;
+}
+
+// The process that answers ends when nobody asks, and takes a second or two to start: it does so while somebody types.
+const AWAKE_MS = 60000;
+let awakeUntil = 0;
+function wakeServer() {
+  if (store.carried || !lawsNow()?.answers || Date.now() < awakeUntil) return;
+  awakeUntil = Date.now() + AWAKE_MS;
+  fetch(`api/answer?params=${route.params}&flops=${route.flops}`).catch(() => null);
 }
 
 const costForm = () => el("details", { class: "costs", open: Boolean(route.target) }, el("summary", {}, "What does a loss cost?"),
@@ -95,7 +103,8 @@ function fillAnswer(section) {
   verdict.replaceChildren(el("div", { class: `answer ${kind}` }, answer.sentences.map(sentence => el("p", { class: "sentence" }, sentence)),
     el("p", {}, el("span", { class: `grade ${kind}`, "aria-hidden": "true" }, GRADE_MARK[answer.grade]), el("strong", {}, opening), answer.confidence.slice(opening.length)),
     answer.more.length ? el("p", { class: "muted" }, `Also: ${answer.more.join("; ")}.`) : null));
-  const figure = answer.figure ? new Figure("Loss of every family above the best one, and the sizes as good as the best", answer.figure, { name: `answer?${question}` }) : null;
+  const figure = answer.families?.length > 1
+    ? new Figure("Loss of every family above the best one, and the sizes as good as the best", answer.figure || laws.figures[`answer?${question}`] || null, { name: `answer?${question}`, laws }) : null;
   numbers.replaceChildren();
   add(numbers, answer.ranking ? rankingTable(answer.ranking, answer.caption) : null, figure?.box,
     answer.methods ? folded("Each method alone", () => rankingTable(answer.methods, "")) : null,
