@@ -186,13 +186,14 @@ def with_keys(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_hash(frame: pd.DataFrame) -> str:
-    """Of everything that laws depend on: they are fitted anew when it changes, and only then."""
+    """Of everything that laws depend on: they are fitted anew when it changes, and only then; "" without a
+    finished run."""
     import numpy as np
     import pandas as pd
 
-    if not len(frame):
-        return ""
     rows = frame[frame["status"] == "finished"] if "status" in frame else frame
+    if not len(rows):
+        return ""
     names = [n for n in frame.columns if n in HASHED or n.startswith(("params_", "flops_"))]
     numbers = pd.util.hash_pandas_object(rows[names], index=False).to_numpy()
     # sorted: runs come in another order after a restart, and laws do not depend on it
