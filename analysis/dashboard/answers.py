@@ -42,9 +42,12 @@ class Answers:
     measured: tuple[float, ...]
     """The largest budgets of the runs."""
 
-    def answer(self, question: Mapping[str, str], *, paint: bool = False) -> dict[str, Any]:
+    def answer(
+        self, question: Mapping[str, str], *, draw: bool = True, paint: bool = False
+    ) -> dict[str, Any]:
         """What the page shows for a question; without a budget for ten times the largest one. A refused
-        answer has no numbers. paint: with the first paint of the figure. UserError for a bad question."""
+        answer has no numbers. draw: with its figure, which takes longer than all else; paint: and the
+        figure's first paint. UserError for a bad question."""
         answer = self._answer(question)
         content: dict[str, Any] = {
             "sentences": answer.sentences, "grade": answer.grade, "confidence": answer.confidence,
@@ -52,7 +55,7 @@ class Answers:
         }  # fmt: skip
         if answer.sentence_only:
             return content
-        if len(answer.table) > 1:
+        if draw and len(answer.table) > 1:
             figure = drawings.plain(answer.plot()) | {"nats": True}
             content["figure"] = figure | ({"svg": drawings.first_paint(figure)} if paint else {})
         return content | {

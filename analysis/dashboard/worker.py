@@ -186,13 +186,14 @@ def with_keys(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_hash(frame: pd.DataFrame) -> str:
-    """Of everything that laws depend on: they are fitted anew when it changes, and only then."""
+    """Of everything that laws depend on: they are fitted anew when it changes, and only then; "" without a
+    finished run."""
     import numpy as np
     import pandas as pd
 
-    if not len(frame):
-        return ""
     rows = frame[frame["status"] == "finished"] if "status" in frame else frame
+    if not len(rows):
+        return ""
     names = [n for n in frame.columns if n in HASHED or n.startswith(("params_", "flops_"))]
     numbers = pd.util.hash_pandas_object(rows[names], index=False).to_numpy()
     # sorted: runs come in another order after a restart, and laws do not depend on it
@@ -238,13 +239,13 @@ class Fitter:
         yield {"file": str(path), "hash": now, "end": True}
 
     def answer(self, job: Mapping[str, Any]) -> Steps:
-        """To a question, or what a loss costs; {"problem": sentence} to a bad one."""
+        """To a question, without its figure, or what a loss costs; {"problem": sentence} to a bad one."""
         own = material_of_laws(job["laws"]).answers
         if own is None:
             raise UserError("the laws are still being fitted")
         try:
             loss = job["question"].get("loss")
-            content = own.costs(loss) if loss else own.answer(job["question"])
+            content = own.costs(loss) if loss else own.answer(job["question"], draw=False)
         except UserError as error:
             content = {"problem": " ".join(str(error).split())}
         yield {**content, "end": True}

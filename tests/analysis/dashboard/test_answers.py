@@ -46,6 +46,7 @@ def test_without_a_budget_it_is_ten_times_the_largest(own: answers.Answers) -> N
 def test_one_family_has_nobody_to_be_compared_with(frame: pd.DataFrame) -> None:
     alone = answers.answers_of(frame[frame["family"] == "ar"])
     assert "figure" not in alone.answer({})
+    assert "numbers" in alone.answer({})
     assert replace(alone, measured=(2e9,)).ready()[0] == ("budget=2e9", "2e9", "measured")
 
 
@@ -132,6 +133,8 @@ class TestFitter:
         fitter = worker.Fitter(tmp_path)
         (answer,) = fitter.answer({"laws": str(laws), "question": {"budget": "6.4e19"}})
         assert answer["sentences"] == content["answers"][""]["sentences"]
+        assert content["answers"][""]["figure"]
+        assert "figure" not in answer, "the page asks for it when the text is there"
         assert {name for name, *_ in content["ready"]} == content["answers"].keys()
         (problem,) = fitter.answer({"laws": str(laws), "question": {"loss": "low"}})
         assert problem == {"problem": "loss = 'low': give a loss in nats per token, above 0", "end": True}

@@ -18,6 +18,7 @@ import pytest
 from analysis import published
 from analysis.dashboard import fits, measures, sources, worker
 from analysis.dashboard.columns import plain_number, to_columns
+from analysis.dashboard.state import State
 from analysis.errors import UserError
 from tests.analysis.dashboard.dashboard_help import made_up, write_csv
 
@@ -218,6 +219,15 @@ class TestReader:
         assert before
         content = json.loads(gzip.decompress(Path(answer["file"]).read_bytes()))
         assert expand(content["columns"]["status"], 58)[-2:] == ["diverged", "running"]
+
+    def test_nothing_is_fitted_before_a_run_has_finished(self, tmp_path: Path) -> None:
+        state = State({"source": "none", "options": {}}, tmp_path)
+        for status, is_fitted in (("planned", False), ("finished", True)):
+            frame = made_up().assign(status=status)
+            path = write_csv(frame, tmp_path / "runs.csv")
+            state.runs.facts = next(self.reader(path, tmp_path / "cache").read({}))
+            assert state.runs.facts["rows"] == 56
+            assert (state._next_count() is not None) is is_fitted
 
     def test_a_table_without_keys_gets_some(self, tmp_path: Path) -> None:
         path = write_csv(made_up()[["params", "tokens", "loss"]], tmp_path / "runs.csv")

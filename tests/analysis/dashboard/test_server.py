@@ -196,6 +196,15 @@ class TestAnswer:
         assert (answer.status_code, answer.json()) == (503, {"waiting": "the laws are still being fitted"})
         assert client.get("/api/answer", params={"params": "x", "flops": "y"}).status_code == 404
 
+    def test_its_figure_is_made_for_each_that_asks(self, tmp_path: Path) -> None:
+        state = state_of(tmp_path)
+        drawer = self.drawer(state, {"content": base64.b64encode(worker.pack({"data": []})).decode()})
+        client = client_of(state)
+        for name in ("answer?budget=1e20", "isoflop"):
+            assert client.get("/api/figure", params=self.COUNT | {"name": name}).json() == {"data": []}
+            assert drawer.job["name"] == name
+        assert list(state.laws[("params_total", "flops_6nd")].figures) == ["isoflop"]
+
 
 class TestWhoMayAsk:
     @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from analysis.errors import UserError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger, State
 from sweeps.ledger.owner import Owner
-from sweeps.results.dashboard import LedgerSource, spec_of
+from sweeps.results.dashboard import LedgerSource, show, spec_of
 from tests.sweeps.simulation import entry
 
 NO_PROCESS = 2**22 + 1
@@ -143,3 +144,48 @@ def test_another_schema_or_a_file_of_something_else_is_one_sentence(tmp_path):
 def test_what_the_server_needs_is_plain_json(tmp_path):
     spec = spec_of(tmp_path / "desk", "desk", ["ar"])
     assert json.loads(json.dumps(spec))["source"] == "sweeps.results.dashboard:LedgerSource"
+
+
+class TestShow:
+    """What the server is started with; it is not started."""
+
+    @pytest.fixture
+    def started(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(
+            "sweeps.results.dashboard.serve", lambda place, **how: calls.append({"place": place, **how})
+        )
+        return calls
+
+    def ledgers(self, out, *names):
+        """One after the other, the last one is the newest."""
+        for number, name in enumerate(names):
+            with Ledger(out / name / "ledger"):
+                pass
+            os.utime(out / name / "ledger" / "ledger.db", (1000 + number, 1000 + number))
+
+    @pytest.mark.parametrize(
+        ("names", "sweep", "first"),
+        [((), None, "desk"), (("desk", "evening"), None, "desk"), (("evening", "again"), None, "again"),
+         (("evening", "again"), "evening", "evening")],
+    )  # fmt: skip
+    def test_every_sweep_of_the_folder_can_be_chosen(self, tmp_path, started, names, sweep, first):
+        self.ledgers(tmp_path, *names)
+        show(sweep, None, [], None, tmp_path)
+        (call,) = started
+        assert (call["sweep"], call["title"]) == (first, first)
+        assert call["place"].notes == tmp_path / first / "notes.json"
+        others = call["others"]()
+        assert set(others) == {*names, first}
+        for name, place in others.items():
+            assert place.spec["options"]["sweep"] == name
+            assert place.files == (tmp_path / name / "ledger" / "ledger.db",)
+        self.ledgers(tmp_path, "later")
+        assert "later" in call["others"](), "one that is started meanwhile"
+
+    def test_a_table_keeps_its_notes_beside_it_and_offers_the_sweeps_it_has(self, tmp_path, started):
+        (tmp_path / "runs.csv").write_text("params,tokens,loss\n1,2,3\n")
+        show(None, None, [], str(tmp_path / "runs.csv"), tmp_path)
+        (call,) = started
+        assert call["place"].notes == tmp_path / "runs.csv.notes.json"
+        assert (call["title"], call["sweep"], call.get("others")) == ("runs", "", None)

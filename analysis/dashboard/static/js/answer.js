@@ -103,7 +103,8 @@ function fillAnswer(section) {
   verdict.replaceChildren(el("div", { class: `answer ${kind}` }, answer.sentences.map(sentence => el("p", { class: "sentence" }, sentence)),
     el("p", {}, el("span", { class: `grade ${kind}`, "aria-hidden": "true" }, GRADE_MARK[answer.grade]), el("strong", {}, opening), answer.confidence.slice(opening.length)),
     answer.more.length ? el("p", { class: "muted" }, `Also: ${answer.more.join("; ")}.`) : null));
-  const figure = answer.figure ? new Figure("Loss of every family above the best one, and the sizes as good as the best", answer.figure, { name: `answer?${question}` }) : null;
+  const figure = answer.families?.length > 1
+    ? new Figure("Loss of every family above the best one, and the sizes as good as the best", answer.figure || laws.figures[`answer?${question}`] || null, { name: `answer?${question}`, laws }) : null;
   numbers.replaceChildren();
   add(numbers, answer.ranking ? rankingTable(answer.ranking, answer.caption) : null, figure?.box,
     answer.methods ? folded("Each method alone", () => rankingTable(answer.methods, "")) : null,

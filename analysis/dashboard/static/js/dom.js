@@ -42,11 +42,11 @@ function familyMark(family) {
   return svg;
 }
 
-// rows: arrays of cells; a cell is a text, a node, or {text, node, class}. columns: {title (text or node), class, sorted}.
+// rows: arrays of cells, or functions that make them when they are shown; a cell is a text, a node, or {text, node, class}. columns: {title (text or node), class, sorted}.
 function tableOf(columns, rows, { caption = "", most = 200 } = {}) {
   const head = el("tr", {}, columns.map(c => (c.title ? el("th", { scope: "col", class: c.class, "aria-sort": c.sorted }, c.title) : el("td", {}))));
   const body = el("tbody");
-  const fill = part => body.append(...part.map(row => el("tr", {}, row.map((cell, at) => cellOf(cell, columns[at])))));
+  const fill = part => body.append(...part.map(row => el("tr", {}, (typeof row === "function" ? row() : row).map((cell, at) => cellOf(cell, columns[at])))));
   fill(rows.slice(0, most));
   const table = el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, head), body);
   const box = el("div", { class: "scroll", tabindex: "0", role: caption ? "region" : null, "aria-label": caption || null }, table);

@@ -64,19 +64,26 @@ function spreadOf(values) {
 function rowCell(column, row) {
   const value = rowValue(column, row);
   if (row.length === 1) return column.cell(value);
-  if (column.name === "key") return el("span", {}, row.flatMap((at, number) => [number ? " " : "", runLink(store.runs.key[at], store.runs.seed[at] === null ? "?" : `seed ${store.runs.seed[at]}`)]));
+  if (column.name === "key") {
+    return el("span", {}, "seed", row.flatMap(at => {
+      const link = runLink(store.runs.key[at], store.runs.seed[at] ?? "?");
+      link.setAttribute("aria-label", `seed ${link.textContent}, run ${shortKey(store.runs.key[at])}`);
+      return [" ", link];
+    }));
+  }
   if (typeof value === "string" && value.endsWith(" different")) return value;
   if (column.name !== "loss" || value === null) return column.cell(value);
   const losses = row.filter(finished).map(at => column.values[at]);
   return losses.length > 1 ? `${column.cell(value)} ± ${spreadOf(losses).toFixed(4)}` : column.cell(value);
 }
 
+const WORD_ORDER = new Intl.Collator("en", { numeric: true });
 const sortName = () => (route.sort || "").replace(/^-/, "");
 
 function sortedRows(rows, column) {
   if (!column) return rows;
   const sign = route.sort.startsWith("-") ? -1 : 1, values = new Map(rows.map(row => [row, rowValue(column, row)]));
-  const isLess = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
+  const isLess = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : WORD_ORDER.compare(a, b));
   return [...rows].sort((one, other) => {
     const [a, b] = [values.get(one), values.get(other)];
     return missing(a) || missing(b) ? missing(a) - missing(b) : sign * isLess(a, b);
@@ -155,7 +162,7 @@ function listTable(places, columns, set, choose) {
     box.checked = isOn;
     return box;
   };
-  const cells = rows.map(row => [...(isStarred && !phone.matches ? [row.length === 1 ? starOf(store.runs.key[row[0]]) : ""] : []), ...(store.facts.has_curves ? [pickOf(row)] : []), ...visible.map(column => rowCell(column, row))]);
+  const cells = rows.map(row => () => [...(isStarred && !phone.matches ? [row.length === 1 ? starOf(store.runs.key[row[0]]) : ""] : []), ...(store.facts.has_curves ? [pickOf(row)] : []), ...visible.map(column => rowCell(column, row))]);
   const runs = counted(places.length, "run"), caption = rows.length === places.length ? runs : `${runs} in ${counted(rows.length, "row")}`;
   return el("div", {}, chosen.length ? el("p", { class: "muted" }, `${counted(chosen.length, "curve")} chosen${isMany ? ", the most one figure shows" : ""} `,
     el("button", { type: "button", id: "no-curves", on: { click: () => choose([]) } }, "None")) : null, tableOf(heads, cells, { caption, most: 100 }));

@@ -6,8 +6,10 @@ const canWrite = () => !store.carried && !store.notes.why;
 
 async function takeNotes() {
   const answer = await fetch("api/notes");
-  if (answer.ok) store.notes = await answer.json();
-  return answer.ok;
+  if (!answer.ok) return false;
+  const before = JSON.stringify(store.notes);
+  store.notes = await answer.json();
+  return JSON.stringify(store.notes) !== before;
 }
 
 // The sentence that says why it was not kept; "" if it was.
