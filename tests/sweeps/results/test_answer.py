@@ -50,7 +50,9 @@ def test_a_budget_too_far_away_is_refused_without_numbers(sahoo, out, capsys):
 def test_the_reference_is_a_family_by_any_of_its_names(sahoo, out, capsys):
     assert show_answer(sahoo, out, flops="1e20", reference="mdlm")
     assert "masked ends 0." in capsys.readouterr().out
-    with pytest.raises(AnalysisError, match="reference = 'block': the runs have ar, masked, uniform, esoteric"):
+    with pytest.raises(
+        AnalysisError, match="reference = 'block': the runs have ar, masked, uniform, esoteric"
+    ):
         show_answer(sahoo, out, flops="1e20", reference="block")
 
 
