@@ -3,12 +3,12 @@
 The grade is "reliable", "with care" or "do not use", for one cause, the first that holds:
 
 * do not use: the budget lies more than `FARTHEST` times beyond the largest one measured (or that far below
-  the smallest): further out no published table can tell whether intervals hold; or the laws are broken.
+  the smallest): further out no published table can tell whether intervals hold; or the laws are broken; or a
+  size or text that was asked for lies that far outside the tokens per parameter measured.
 * with care: more than `FAR` times beyond; the methods name different families; the best family is best in
   less than `SURE` of the draws; the best family's loss is a likelihood, and one within `LOOSE` of it reports
   an upper bound, which its likelihood may be below; the methods' best sizes differ by a factor `UNLIKE`, or a
-  size or text that was asked for lies that far outside the tokens per parameter measured; a parameter that
-  may be 0.
+  size or text that was asked for lies that far outside the tokens per parameter; a parameter that may be 0.
 """
 
 from __future__ import annotations
@@ -54,6 +54,17 @@ def grade_of(
     if broken:
         return REFUSED, broken
 
+    runs = next(iter(best.laws.values())).runs
+    ratios = runs["tokens"] / runs["params"]
+    ratio = table["tokens"].iloc[0] / table["params"].iloc[0]
+    outside = max(ratios.min() / ratio, ratio / ratios.max())
+    lopsided = (
+        f"{number_text(ratio)} tokens per parameter are far outside the {number_text(ratios.min())} to "
+        f"{number_text(ratios.max())} measured"
+    )
+    if limited and outside > FARTHEST:
+        return REFUSED, [lopsided]
+
     causes = [distance] if beyond > FAR else []
     leaders = {
         m: part.loc[part["loss"].idxmin(), ["family", "best_share"]] for m, part in methods.groupby("method")
@@ -73,15 +84,8 @@ def grade_of(
     if sizes.max() > UNLIKE * sizes.min():
         ends = range_text(sizes.min(), sizes.max())
         causes.append(f"the methods put the best size of {best.family} at {ends} parameters")
-    row = table.iloc[0]
-    runs = next(iter(best.laws.values())).runs
-    ratios = runs["tokens"] / runs["params"]
-    ratio = row["tokens"] / row["params"]
-    if limited and not ratios.min() / UNLIKE <= ratio <= ratios.max() * UNLIKE:
-        causes.append(
-            f"{number_text(ratio)} tokens per parameter are far outside the {number_text(ratios.min())} to "
-            f"{number_text(ratios.max())} measured"
-        )
+    if limited and outside > UNLIKE:
+        causes.append(lopsided)
     causes += care
     if causes:
         return CARE, causes

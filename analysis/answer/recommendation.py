@@ -311,6 +311,8 @@ def _question(flops: float | str | None, extras: Mapping[str, Any]) -> tuple[flo
     return total, budget_text(total, gpus=pool["gpus"], days=pool["days"]), limits
 
 
+# broken laws have their optimum at infinity; the grade says so
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")
 def answer_from(
     families: Mapping[str, FamilyLaws],
     refused: Mapping[str, str],

@@ -188,8 +188,8 @@ class TestScarceText:
         plenty = answer.at(1e20, unique_tokens=best["tokens"] * 50)
         assert plenty.table["loss"].iloc[0] == pytest.approx(best["loss"], rel=0.005)
         assert "read once" not in plenty.sentence
-        said = answer.at(1e20, unique_tokens=best["tokens"] / 4, epochs=4).sentence
-        assert said.endswith(
+        sentence = answer.at(1e20, unique_tokens=best["tokens"] / 4, epochs=4).sentence
+        assert sentence.endswith(
             "The runs of ar, masked do not show what repeated text is worth, so it is read once."
         )
 
@@ -314,9 +314,24 @@ def test_repeated_text_does_not_enter_the_laws_of_unlimited_text():
 
 
 def test_sizes_and_texts_far_from_the_runs_ask_for_care(answer):
-    odd = answer.at(1e20, params="100B")
+    odd = answer.at(1e20, params="10B")
     assert odd.grade == CARE
     assert any("tokens per parameter are far outside" in cause for cause in odd.causes)
     runs = published.runs("muennighoff2023")
     apart = recommend(runs[runs["excluded"] == ""].drop(columns="excluded"), 1e21, draws=20)
     assert any("the methods put the best size of ar at" in cause for cause in apart.causes)
+
+
+def test_runs_that_make_no_law_are_refused_without_a_warning():
+    runs = published.runs("sahoo2026").query("family == 'masked'")
+    worse = recommend(runs.assign(loss=runs["loss"].to_numpy()[::-1]), 1e20, draws=20)
+    assert worse.grade == REFUSED
+    assert "is not determined by its runs" in worse.sentence
+
+
+def test_a_run_of_a_shape_like_none_measured_is_refused(sahoo):
+    for limits in ({"params": "1T"}, {"tokens": 10}, {"unique_tokens": 1e4}):
+        answer = sahoo.at(1e21, **limits)
+        assert answer.grade == REFUSED, limits
+        assert "tokens per parameter are far outside the" in answer.sentence
+    assert sahoo.at(1e21, unique_tokens="5B").grade == CARE
