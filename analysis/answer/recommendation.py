@@ -81,7 +81,7 @@ class Recommendation(Plotted):
     causes: tuple[str, ...]
     """All that hold, the weightiest first."""
     refused: Mapping[str, str]
-    """Families without any law, and why."""
+    """Families without any law, or with a broken one, and why."""
     families: Mapping[str, FamilyLaws]
     limits: Mapping[str, Any]
     """What was given beside the budget: params, tokens, unique_tokens, epochs."""
@@ -263,8 +263,8 @@ def recommend(
     level: of the intervals; report(family, number, of) is called before each family is fitted.
 
     UserError for a budget that is missing, given twice or no number, for limits that exclude each other, for
-    a reference other than ar that has no runs, and if no family has a law. Families without a law are left
-    out and named in `refused`.
+    a reference other than ar that has no runs, and if no family has a law. Families without a law, or whose
+    law is broken, are left out and named in `refused`.
     """
     question = {"gpus": gpus, "days": days, "utilisation": utilisation, "params": params, "tokens": tokens,
                 "unique_tokens": unique_tokens, "epochs": epochs}  # fmt: skip
@@ -326,8 +326,9 @@ def answer_from(
     total, words, limits = _question(flops, extras)
     count = max(family.draws for family in families.values())
     outcomes: dict[str, Outcome] = {}
-    left_out = dict(refused)
-    for name, family in families.items():
+    sound, broken = _sound(families)
+    left_out = {**refused, **broken}
+    for name, family in sound.items():
         try:
             if "unique_tokens" in limits:
                 epochs = limits.get("epochs", np.inf)
@@ -385,11 +386,21 @@ def answer_from(
     )  # fmt: skip
 
 
+def _sound(families: Mapping[str, FamilyLaws]) -> tuple[Mapping[str, FamilyLaws], dict[str, str]]:
+    """Families whose laws are not broken, and for the others why; all of them if none is sound, for the grade
+    to refuse."""
+    broken = {name: faults[0] for name, family in families.items() if (faults := family.faults()[0])}
+    if len(broken) == len(families):
+        return families, {}
+    return {name: family for name, family in families.items() if name not in broken}, broken
+
+
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")
 def _budget_for(families: Mapping[str, FamilyLaws], level: float, loss: float) -> pd.DataFrame:
     _check_loss(loss)
     count = max(family.draws for family in families.values())
     rows = []
-    for name, family in families.items():
+    for name, family in _sound(families)[0].items():
         drawn = flops_for(family, loss, count)
         cost = _estimate(drawn, level)
         run = best_run(family, float(cost), 0) if np.isfinite(cost) else None

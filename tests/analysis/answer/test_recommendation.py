@@ -329,6 +329,20 @@ def test_runs_that_make_no_law_are_refused_without_a_warning():
     assert "is not determined by its runs" in worse.sentence
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_a_family_whose_law_is_broken_is_named_and_the_others_answered(factor):
+    runs = published.runs("sahoo2026").query("family in ('ar', 'masked')")
+    masked = runs["family"] == "masked"
+    worse = runs.copy()
+    worse.loc[masked, "loss"] = factor * runs.loc[masked, "loss"].to_numpy()[::-1]
+    answer = recommend(worse, 1e20, draws=20)
+    assert list(answer.table["family"]) == ["ar"]
+    assert answer.grade == RELIABLE
+    assert "is not determined by its runs" in answer.refused["masked"]
+    assert "no law: masked" in str(answer)
+    assert list(answer.budget_for(2.4)["family"]) == ["ar"]
+
+
 def test_a_run_of_a_shape_like_none_measured_is_refused(sahoo):
     for limits in ({"params": "1T"}, {"tokens": 10}, {"unique_tokens": 1e4}):
         answer = sahoo.at(1e21, **limits)
