@@ -71,6 +71,8 @@ def print_answer(answer: Recommendation, out: Console) -> None:
     out.print(answer.confidence, style=STYLES[answer.grade])
     if answer.sentence_only:
         return
+    from analysis.answer.shown import difference_note
+
     rows = [
         {
             "family": row["family"] or "these runs",
@@ -83,6 +85,8 @@ def print_answer(answer: Recommendation, out: Console) -> None:
         for row in answer.table.to_dict(orient="records")
     ]
     out.print(RowsTable(title="", rows=rows, spare=("tokens", "params")))
+    if note := difference_note(answer):
+        out.print(note, style="dim")
     for name, reason in answer.refused.items():
         out.print(f"no law of {name or 'these runs'}: {reason}", style="yellow")
 

@@ -10,7 +10,14 @@ from analysis import published
 from analysis.answer.grade import FARTHEST
 from analysis.answer.methods import METHODS, fit_families
 from analysis.answer.recommendation import answer_from, usual_budget
-from analysis.answer.shown import costs_table, methods_table, percent_text, range_text, ranking_table
+from analysis.answer.shown import (
+    costs_table,
+    methods_table,
+    percent_text,
+    range_text,
+    ranking_caption,
+    ranking_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,15 @@ def test_the_ranking_has_ranges_where_the_size_was_free(families):
     assert plain.rows[0][4] == wide.rows[0][2] == "" != wide.rows[1][2]
     fixed = answer_from(families, {}, 1e20, params="1B")
     assert [row[4] for row in ranking_table(fixed, ranges=True).rows] == ["1.00B", "1.00B"]
+
+
+def test_differences_that_are_not_those_of_the_losses_shown_are_explained(families):
+    answers = [answer_from(families, {}, flops) for flops in (1e20, 1e21)]
+    tables = [answer.table for answer in answers]
+    gaps = [abs(table["difference"][1] - table["loss"].diff()[1]) for table in tables]
+    assert gaps[0] < 0.01 < gaps[1]
+    assert "above the best" not in ranking_caption(answers[0])
+    assert "above the best: averaged over methods" in ranking_caption(answers[1])
 
 
 def test_each_method_has_a_row_for_each_family_in_the_order_of_the_ranking(families):
