@@ -245,7 +245,8 @@ class Scene:
 
     def checkpoint_truncated(self) -> str | None:
         """The newest checkpoint loses its end, and the worker that could write another is killed."""
-        for folder, process in self.random.sample(self.attempts(), len(self.attempts())):
+        attempts = self.attempts()  # once: one of them may end at any moment
+        for folder, process in self.random.sample(attempts, len(attempts)):
             checkpoints = sorted(folder.glob("checkpoint-*.pt"))
             if checkpoints:
                 _kill(process)
