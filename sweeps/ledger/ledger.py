@@ -351,10 +351,8 @@ class Ledger(LedgerFile, AbstractContextManager["Ledger"]):
         """
         if self.id != self.fact("ledger"):
             raise LedgerLostError(f"the ledger {self.path} was emptied, or replaced by another one; {REMEDY}")
-        statement, values = (
-            f"SELECT {_STATE}{f', {_REST}' if whole else ''} FROM runs WHERE TRUE",
-            list[Any](),
-        )
+        columns = f"{_STATE}, {_REST}" if whole else _STATE
+        statement, values = f"SELECT {columns} FROM runs WHERE TRUE", list[Any]()
         if keys is not None:
             statement += " AND key IN (SELECT value FROM json_each(?))"
             values.append(json.dumps(list(keys)))
