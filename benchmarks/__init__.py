@@ -12,10 +12,11 @@ from scaling.ladder import Size
 
 if TYPE_CHECKING:
     from scaling.data import Dataset
+    from scaling.spec import RunSpec
     from scaling.training import TrainResult
 
 TINY = Size(name="4x1", hidden=4, num_layers=1, num_heads=1, cond_dim=4, time_features=4)
-"""For benchmarks whose runs are to train next to nothing."""
+"""For runs that are to train next to nothing."""
 
 
 def options(text: str | None, name: str) -> argparse.ArgumentParser:
@@ -29,6 +30,35 @@ def save(path: Path, numbers: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     print(f"all numbers: {path}")
+
+
+def tiny_data(folder: Path) -> Dataset:
+    """A corpus of a few kilobytes in `folder`, made on the first call; two processes may ask for one."""
+    from scaling.data import prepare
+
+    texts = folder / "texts"
+    if not texts.exists():
+        texts.mkdir(parents=True)
+        for i in range(12):
+            (texts / f"{i}.txt").write_text(f"{i} bottles of milk on the wall, take one down. " * 40)
+    return prepare(f"text:{texts}/*.txt", "bytes", folder / "data")
+
+
+def tiny_spec(data: Dataset, *, seed: int = 0, steps: int = 20) -> RunSpec:
+    """A run of about `steps` milliseconds."""
+    from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
+
+    return RunSpec(
+        family="uniform",
+        size=TINY,
+        budget=1e7,
+        sequences=4 * steps,
+        batch_size=4,
+        data=DataSpec.of(data, context_length=16),
+        optimizer=OptimizerSpec(learning_rate=1e-3),
+        evaluation=EvaluationSpec(sequences=4, noise_levels=2),
+        seed=seed,
+    )
 
 
 def train_once(data: Dataset, context_length: int, **fields: Any) -> TrainResult:

@@ -29,9 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import TINY, options, save
-from scaling.data import prepare
-from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
+from benchmarks import options, save, tiny_data, tiny_spec
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.driver.sweep import run_sweep
 from sweeps.ledger.ledger import Ledger
@@ -49,32 +47,14 @@ TARGETS = {
     "recorder": (2500.0, "points/s"),
     "status": (1.0, "s"),
 }
-CONTEXT = 16
 NUMBERS = dict.fromkeys(("loss", "learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s"), 1.5)
 """Of a training step."""
 
 
 def tiny_entries(folder: Path, count: int, steps: int, needs: Needs | None = None) -> list[Entry]:
     """Runs of about `steps` milliseconds each, on a corpus of a few kilobytes below `folder`."""
-    corpus = folder / "corpus"
-    (corpus / "texts").mkdir(parents=True, exist_ok=True)
-    for i in range(12):
-        (corpus / "texts" / f"{i}.txt").write_text(f"{i} bottles of milk on the wall, take one down. " * 40)
-    data = prepare(f"text:{corpus}/texts/*.txt", "bytes", corpus / "data")
-    specs = [
-        RunSpec(
-            family="uniform",
-            size=TINY,
-            budget=1e7,
-            sequences=4 * steps,
-            batch_size=4,
-            data=DataSpec.of(data, CONTEXT),
-            optimizer=OptimizerSpec(learning_rate=1e-3),
-            evaluation=EvaluationSpec(sequences=4, noise_levels=2),
-            seed=seed,
-        )
-        for seed in range(count)
-    ]
+    data = tiny_data(folder / "corpus")
+    specs = [tiny_spec(data, seed=seed, steps=steps) for seed in range(count)]
     return [
         Entry(
             spec=spec,

@@ -68,11 +68,8 @@ def look() -> str:
     distinct = [style.colour for style in FAMILY_STYLES.values()]
     titles = {"loss": axes.LOSS, "flops": axes.COMPUTE, "tokens": axes.TOKENS, "step": "Steps"}
     places = [digit * 10.0**ten for ten in range(27) for digit in (1, 3)]
-    texts: dict[str, Callable[[float], str]] = {
-        "flops": axes.compute_text,
-        "tokens": count_text,
-        "step": count_text,
-    }
+    counts = dict.fromkeys(("tokens", "step"), count_text)
+    texts: dict[str, Callable[[float], str]] = {"flops": axes.compute_text, **counts}
     ticks = {name: {"tickvals": places, "ticktext": list(map(text, places))} for name, text in texts.items()}
     templates = {theme: template_layout(theme) for theme in PALETTES}
     palettes = {theme: vars_of(theme) for theme in PALETTES}

@@ -270,14 +270,8 @@ class State:
         default = self.runs.facts["default"]  # a page that goes over to another count has its library by then
         paint = count in self._counts_of_pages or count == (default["params"], default["flops"])
         try:
-            async for answer in self.fitter.ask(
-                job="fit",
-                params=count[0],
-                flops=count[1],
-                hash=data_hash,
-                bootstrap=self.bootstrap,
-                paint=paint,
-            ):
+            job = {"params": count[0], "flops": count[1], "hash": data_hash, "bootstrap": self.bootstrap}
+            async for answer in self.fitter.ask(job="fit", paint=paint, **job):
                 laws.stage = answer.get("stage", "")
                 if answer.get("end") or not whole_before:
                     # older laws that are whole stay until the new ones are

@@ -240,7 +240,7 @@ def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
     if "status" in runs.columns:
         states = {word: status_of(word) for word in runs["status"].dropna().unique()}
         unfinished = runs["status"].map({word: state != "finished" for word, state in states.items()})
-        for i in np.flatnonzero(unfinished == True).tolist():  # noqa: E712 (missing where there is no word)
+        for i in np.flatnonzero(unfinished.eq(True)).tolist():  # a row without a word is finished
             reasons[i] = f"status is {states[runs['status'].iloc[i]]}"
     if "excluded" in runs.columns:
         for i in np.flatnonzero(runs["excluded"].notna()).tolist():

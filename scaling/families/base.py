@@ -286,7 +286,7 @@ class Family(ABC):
 
     def ancestral(
         self,
-        read: Callable[[Tensor, Tensor], Tensor],
+        model: Denoiser,
         xt: Tensor,
         steps: int,
         generator: torch.Generator,
@@ -296,15 +296,15 @@ class Family(ABC):
     ) -> Tensor:
         """Draw from the posterior from noisy ids xt (B, L) at time 1 to time 0, in `steps` even steps.
 
-        read: logits (B, L, V) of noisy ids at times (B,). Unless the network is conditioned on time (`timed`)
-        its answer is kept while no token of the batch changes: at most L calls of masks, however many steps.
+        Unless the network is conditioned on time (`timed`), its answer is kept while no token of the batch
+        changes: at most L calls for masks, however many steps.
         greedy_tail: the last step takes the likeliest token instead of drawing.
         """
         probs: Tensor | None = None
         for i, (t_now, t_next) in enumerate(pairwise(sampling_times(steps).to(generator.device))):
             t, s = t_now.expand(len(xt)), t_next.expand(len(xt))
             if probs is None or timed:
-                probs = self.restored(read(xt, t))
+                probs = self.restored(model(xt, self.conditioning(t)))
             if greedy_tail and i == steps - 1:
                 return probs.argmax(-1)
             new = draw(self.posterior(probs, xt, t, s), generator)

@@ -11,7 +11,7 @@ B batch, L length, V vocabulary, N blocks of a sequence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, Unpack
 
@@ -190,9 +190,10 @@ class Block(Absorbing):
                 x0[:, block] = self.ancestral(read, xt, steps, generator)
         return x0
 
-    def _one_by_one(self, read: Callable[[Tensor], Tensor], xt: Tensor, generator: torch.Generator) -> Tensor:
+    def _one_by_one(self, read: Denoiser, xt: Tensor, generator: torch.Generator) -> Tensor:
+        conditioning = torch.zeros(len(xt), device=xt.device)
         for _ in range(self.block_size):
-            probs = self.restored(read(xt))
+            probs = self.restored(read(xt, conditioning))
             place = draw((xt == self.mask_id).double(), generator)[:, None]
             chosen = probs.gather(1, place[..., None].expand(-1, -1, probs.shape[-1]))
             xt.scatter_(1, place, draw(chosen, generator))
@@ -206,9 +207,8 @@ class _Reader:
         self.family, self.model = family, model
         self.cache = Cache() if isinstance(model, Transformer) else None
 
-    def logits(self, clean: Tensor, noisy: Tensor, t: Tensor | None = None) -> Tensor:
-        """(B, block size, V) of the noisy block, given the finished tokens before it; t plays no part."""
-        conditioning = torch.zeros(len(noisy), device=noisy.device)
+    def logits(self, clean: Tensor, noisy: Tensor, conditioning: Tensor) -> Tensor:
+        """(B, block size, V) of the noisy block, given the finished tokens before it."""
         if self.cache is None:
             if not clean.shape[1]:
                 return self.model(noisy, conditioning)

@@ -271,8 +271,7 @@ class Hybrid(Family):
         self.refuse_options(options)
         start = torch.ones(1, dtype=torch.float64, device=generator.device)
         xt = draw(self.mixing(start)[0].expand(*shape, -1), generator)
-        read = lambda ids, t: model(ids, self.conditioning(t))  # noqa: E731
-        return self.ancestral(read, xt, steps, generator, timed=self.time_conditioned)
+        return self.ancestral(model, xt, steps, generator, timed=self.time_conditioned)
 
     def self_correct(
         self,

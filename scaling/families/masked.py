@@ -30,5 +30,4 @@ class Masked(Absorbing):
         """Ancestral sampling from all masks, times 1 to 0 in `steps` even steps; see `ancestral`."""
         self.refuse_options(options)
         xt = torch.full(shape, self.mask_id, device=generator.device)
-        conditioning = torch.zeros(len(xt), device=xt.device)
-        return self.ancestral(lambda ids, _: model(ids, conditioning), xt, steps, generator)
+        return self.ancestral(model, xt, steps, generator)

@@ -195,5 +195,4 @@ class Uniform(Family):
         greedy_tail = bool(options.pop("greedy_tail", False))
         self.refuse_options(options)
         xt = torch.randint(self.vocab_size, shape, generator=generator, device=generator.device)
-        read = lambda ids, t: model(ids, self.conditioning(t))  # noqa: E731
-        return self.ancestral(read, xt, steps, generator, timed=True, greedy_tail=greedy_tail)
+        return self.ancestral(model, xt, steps, generator, timed=True, greedy_tail=greedy_tail)

@@ -43,6 +43,7 @@ _STATE = """key, family, state, attempt, CAST(changed AS INTEGER), owner, not_be
 """The first fields of a `Run`, in their order. SQLite picks the numbers: to parse 10,000 runs takes a
 second."""
 _STATE_FIELDS = Run._fields.index("worked_s") + 1
+_WELL_FORMED = "json_valid(spec) AND json_valid(columns) AND json_valid(COALESCE(result, '{}'))"
 _REST = "spec, columns, predicted_s, needs, traceback, result"
 """The last fields of a `Run`."""
 NEXT = "(SELECT COALESCE(max(changed), 0) + 1 FROM runs)"
@@ -350,17 +351,21 @@ class Ledger(LedgerFile, AbstractContextManager["Ledger"]):
         """
         if self.id != self.fact("ledger"):
             raise LedgerLostError(f"the ledger {self.path} was emptied, or replaced by another one; {REMEDY}")
-        statement, values = (
-            f"SELECT {_STATE}{f', {_REST}' if whole else ''} FROM runs WHERE TRUE",
-            list[Any](),
-        )
+        columns = f"{_STATE}, {_REST}" if whole else _STATE
+        statement, values = f"SELECT {columns} FROM runs WHERE TRUE", list[Any]()
         if keys is not None:
             statement += " AND key IN (SELECT value FROM json_each(?))"
             values.append(json.dumps(list(keys)))
         if since is not None:
             statement += " AND (changed > ? OR state = 'running')"
             values.append(since)
-        rows = self.query(f"{statement} ORDER BY rowid", values)
+        try:
+            rows = self.query(f"{statement} ORDER BY rowid", values)
+        except LedgerLostError:
+            # a run whose values are no JSON can be named
+            for row in self.query(f"SELECT key FROM runs WHERE NOT ({_WELL_FORMED}) LIMIT 1"):
+                raise self.unavailable(sqlite3.DatabaseError(f"run {row['key']!r}: malformed JSON")) from None
+            raise
         alive = self.alive({row["owner"] for row in rows if row["state"] == State.RUNNING})
         return [self._run(row, alive, whole=whole) for row in rows]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,7 @@ def runs_with_progress(ledger: Ledger) -> list[Run]:
                 share=done / tokens,
                 left_s=max(0.0, tokens - done) / speed + evaluation_s if speed else None,
             )
-    runs.sort(key=lambda run: run.params or 0.0)
-    return sorted(runs, key=attrgetter("budget"))
+    return sorted(runs, key=lambda run: (run.budget, run.params or 0.0))
 
 
 def to_brief(run: Run) -> list[Any]:

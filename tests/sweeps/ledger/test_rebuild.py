@@ -130,12 +130,12 @@ def test_another_ledger_under_the_same_name_is_noticed(tmp_path, clock):
 def test_values_that_are_no_json_are_damage_and_no_traceback(tmp_path, clock):
     trained(tmp_path, clock)
     with Ledger(tmp_path / "ledger") as ledger:
-        for change, problem in (
-            ("result = '{'", "malformed JSON"),
-            ("result = '{}', state = 'asleep'", "run 'done'"),
-            ("state = 'finished', needs = '[1]'", "run 'done'"),
+        for change in (
+            "result = '{'",
+            "result = '{}', state = 'asleep'",
+            "state = 'finished', needs = '[1]'",
         ):
             with ledger.write() as db:
                 db.execute(f"UPDATE runs SET {change} WHERE key = 'done'")
-            with pytest.raises(LedgerLostError, match=problem):
+            with pytest.raises(LedgerLostError, match="run 'done'"):
                 ledger.runs()
