@@ -109,16 +109,18 @@ def minima(bootstrap: int) -> pd.DataFrame:
             reached = best_run(laws, at["flops"], bootstrap)
             high = EDGES[np.searchsorted(EDGES, at["flops"] / laws.largest_budget)]
             place = {"table": name, "family": family, "cut": cut, "to": float(high)}
-            answers = {"combined": reached.loss[1:]} | dict(reached.losses)
-            rows += [place | compared("loss", kind, np.log(losses), np.log(at["loss"]))
-                     for kind, losses in answers.items()]  # fmt: skip
-            sizes = reached.log_params[1:]
-            rows.append(place | compared("size", "combined", sizes, np.log(at["params"])))
+            loss = reached.loss_interval(0.95)
+            ends = {kind: np.log(spread(drawn, 0.95)) for kind, drawn in reached.losses.items()}
+            ends["combined"] = np.log(np.array([loss.low, loss.high], dtype=np.float64))
+            rows += [place | compared("loss", kind, pair, np.log(at["loss"]))
+                     for kind, pair in ends.items()]  # fmt: skip
+            size = np.array(spread(reached.log_params[1:], 0.95))
+            rows.append(place | compared("size", "combined", size, np.log(at["params"])))
     return pd.DataFrame(rows)
 
 
-def compared(quantity: str, kind: str, draws: np.ndarray, measured: float) -> dict[str, Any]:
-    low, high = spread(draws, 0.95)
+def compared(quantity: str, kind: str, ends: np.ndarray, measured: float) -> dict[str, Any]:
+    low, high = ends
     held = bool(low <= measured <= high)
     return {"quantity": quantity, "interval": kind, "held": held, "width": float(high - low)}
 

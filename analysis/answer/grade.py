@@ -3,12 +3,13 @@
 The grade is "reliable", "with care" or "do not use", for one cause, the first that holds:
 
 * do not use: the budget lies more than `FARTHEST` times beyond the largest one measured (or that far below
-  the smallest): further out no published table can tell whether intervals hold; or the laws are broken; or a
-  size or text that was asked for lies that far outside the tokens per parameter measured.
+  the smallest): further out no published table can tell whether intervals hold; or the law of the best family
+  is broken; or a size or text that was asked for lies that far outside the tokens per parameter measured.
 * with care: more than `FAR` times beyond; the methods name different families; the best family is best in
   less than `SURE` of the draws; the best family's loss is a likelihood, and one within `LOOSE` of it reports
   an upper bound, which its likelihood may be below; the methods' best sizes differ by a factor `UNLIKE`, or a
-  size or text that was asked for lies that far outside the tokens per parameter; a parameter that may be 0.
+  size or text that was asked for lies that far outside the tokens per parameter; or `diagnose` asks for care
+  with the law of the best family, and the budget lies beyond those measured.
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ def grade_of(
     distance = (
         f"{number_text(beyond, 2)} times beyond the largest budget measured ({flops_text(largest)} FLOPs)"
     )
-    broken, care = best.faults()
     if beyond > FARTHEST * SAME:
         return REFUSED, [distance]
     if flops * FARTHEST * SAME < smallest:
         return REFUSED, [f"far below the smallest budget measured ({flops_text(smallest)} FLOPs)"]
-    if broken:
-        return REFUSED, broken
+    of_best = f" of {best.family}" if best.family else ""
+    advice, _, why = best.advice.partition(": ")
+    if best.fault or advice == REFUSED:
+        return REFUSED, [best.fault or f"checks of the law{of_best}: {why}"]
 
     runs = next(iter(best.laws.values())).runs
     ratios = runs["tokens"] / runs["params"]
@@ -80,13 +82,15 @@ def grade_of(
             f"the loss of {', '.join(rivals['family'])} is an upper bound, so its likelihood may be better "
             f"than that of {best.family}"
         )
-    sizes = methods[methods["family"] == best.family]["params"]
+    combined = (methods["family"] == best.family) & methods["method"].isin(best.combined)
+    sizes = methods.loc[combined, "params"]
     if sizes.max() > UNLIKE * sizes.min():
         ends = range_text(sizes.min(), sizes.max())
         causes.append(f"the methods put the best size of {best.family} at {ends} parameters")
     if limited and outside > UNLIKE:
         causes.append(lopsided)
-    causes += care
+    if why and beyond > SAME:
+        causes.append(f"checks of the law{of_best}: {why}")
     if causes:
         return CARE, causes
     where = "within the budgets measured" if beyond <= SAME else distance

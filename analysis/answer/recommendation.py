@@ -27,6 +27,7 @@ from analysis.answer.methods import (
     fit_families,
     flops_for,
     given_run,
+    interval_of,
     limited_run,
     paired_losses,
     shares_won,
@@ -34,7 +35,6 @@ from analysis.answer.methods import (
 )
 from analysis.answer.shown import NAMES, difference_text, percent_text, range_text, ranking_table
 from analysis.errors import UserError
-from analysis.estimate import Estimate, spread
 from analysis.plotted import Plotted
 from analysis.text import MISSING, flops_text, interval_text, is_missing, number_text
 
@@ -263,8 +263,8 @@ def recommend(
     level: of the intervals; report(family, number, of) is called before each family is fitted.
 
     UserError for a budget that is missing, given twice or no number, for limits that exclude each other, for
-    a reference other than ar that has no runs, and if no family has a law. Families without a law, or whose
-    law is broken, are left out and named in `refused`.
+    a reference other than ar that has no runs, for fewer than 40 draws, and if no family has a law. Families
+    without a law, or whose law is broken, are left out and named in `refused`.
     """
     question = {"gpus": gpus, "days": days, "utilisation": utilisation, "params": params, "tokens": tokens,
                 "unique_tokens": unique_tokens, "epochs": epochs}  # fmt: skip
@@ -357,11 +357,8 @@ def answer_from(
         params, tokens = (float(np.exp(values[0])) for values in (outcome.log_params, outcome.log_tokens))
         sizes = (params, params) if limits else size_range(family, total, WITHIN)
         cost = next(iter(family.laws.values())).cost
-        loss = _estimate(outcome.loss, level)
-        if loss.low is not None and loss.high is not None:
-            down, up = np.exp(outcome.recounted)
-            loss = Estimate(float(loss), loss.low * down, loss.high * up, level)
-        difference = _estimate(paired[name] - paired[ranking[0]], level)
+        loss = outcome.loss_interval(level)
+        difference = interval_of(paired[name] - paired[ranking[0]], level)
         spent = (tokens, tokens) if limits else tuple(total / (cost.k * size**cost.q) for size in sizes[::-1])
         values = (name, params, *sizes, tokens, *spent, float(loss), loss.low, loss.high, float(difference),
                   difference.low, difference.high, float(np.mean(won == number)), family.bound)  # fmt: skip
@@ -389,7 +386,7 @@ def answer_from(
 def _sound(families: Mapping[str, FamilyLaws]) -> tuple[Mapping[str, FamilyLaws], dict[str, str]]:
     """Families whose laws are not broken, and for the others why; all of them if none is sound, for the grade
     to refuse."""
-    broken = {name: faults[0] for name, family in families.items() if (faults := family.faults()[0])}
+    broken = {name: family.fault for name, family in families.items() if family.fault}
     if len(broken) == len(families):
         return families, {}
     return {name: family for name, family in families.items() if name not in broken}, broken
@@ -402,7 +399,7 @@ def _budget_for(families: Mapping[str, FamilyLaws], level: float, loss: float) -
     rows = []
     for name, family in _sound(families)[0].items():
         drawn = flops_for(family, loss, count)
-        cost = _estimate(drawn, level)
+        cost = interval_of(drawn, level)
         run = best_run(family, float(cost), 0) if np.isfinite(cost) else None
         rows.append({
             "family": name, "flops": float(cost), "low": cost.low, "high": cost.high,
@@ -417,10 +414,3 @@ def _budget_for(families: Mapping[str, FamilyLaws], level: float, loss: float) -
 def _check_loss(loss: float) -> None:
     if isinstance(loss, str | bool) or not 0 < loss < np.inf:
         raise UserError(f"loss = {loss!r}: give a loss in nats per token, above 0")
-
-
-def _estimate(values: np.ndarray, level: float) -> Estimate:
-    if len(values) < 3:
-        return Estimate(float(values[0]), level=level)
-    low, high = spread(values[1:], level)
-    return Estimate(float(values[0]), float(low), float(high), level)

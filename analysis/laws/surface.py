@@ -52,7 +52,10 @@ ABSENT = 1e-5
 SYMBOLS = ("E", "A", "B", "alpha", "beta")
 EFFICIENT = 1.345
 """Huber threshold in standard deviations: 95% of the efficiency of least squares on normal noise."""
-FARTHEST, CURVE_POINTS = 1e6, 401
+FARTHEST, CURVE_POINTS = 1e6, 121
+SHIFT, SHIFTS = 3.0, 31
+"""With a deviation, the best size is searched this far from that of the form (natural log), in so many steps:
+much finer than the reach of the deviation."""
 DECADES = 10.0
 """With a deviation, exponents are slopes from this factor below the largest budget to that above it."""
 RESIDUALS = ("log", "loss")
@@ -102,7 +105,7 @@ class SurfaceLaw(SurfaceFrontier):
         """The same law, allowing for a smooth deviation of log loss from its form (`solver.deviation`).
 
         Its estimates include the deviation that the runs show, its intervals what it may be elsewhere: the
-        loss of any run, and loss, size and tokens of the best run, to first order about those of the form.
+        loss of any run, and loss, size and tokens of the best run (within a factor 20 of the form's size).
         Exponents are slopes over the two decades about the largest budget. The parameters stay those of the
         form, with its intervals.
         """
@@ -159,18 +162,24 @@ class SurfaceLaw(SurfaceFrontier):
     def _along(self, flops: np.ndarray) -> dict[str, np.ndarray]:
         if self.deviation is None:
             return super()._along(flops)
-        theta, q = self.thetas[0], self.cost.q
-        log_params, log_tokens = optimal_logs(theta, flops, self.cost)
-        above = optimal_loss(theta, log_params, log_tokens)
-        loss = theta[0] + above
-        # the envelope theorem: to first order the best size matters to the loss only through the deviation
-        # there; the best size moves by the deviation's slope over the curvature of log loss along the budget
-        curvature = theta[3] * q * theta[4] * above / loss
-        shift = -self.deviation.slope(log_params, log_tokens, q) / curvature
+        centre, _ = optimal_logs(self.thetas[0], flops, self.cost)
+        shifts = np.linspace(-SHIFT, SHIFT, SHIFTS)
+        sizes = (centre[:, None] + shifts).ravel()
+        tokens = np.log(self.cost.tokens(np.exp(sizes), np.repeat(flops, SHIFTS)))
+        form = np.log(self._loss(self.thetas[:1], np.exp(sizes), np.exp(tokens)))
+        logs = (form + self.deviation.at(sizes, tokens)).reshape(-1, len(flops), SHIFTS)
+        # the lowest of the grid, then the vertex of the parabola through it and its neighbours
+        middle = logs[..., 1:-1].argmin(axis=-1) + 1
+        left, own, right = (np.take_along_axis(logs, middle[..., None] + k, -1)[..., 0] for k in (-1, 0, 1))
+        slope, curvature = (right - left) / 2, left - 2 * own + right
+        with np.errstate(divide="ignore", invalid="ignore"):
+            vertex = np.where(curvature > 0, -slope / curvature, -np.sign(slope))
+        step = np.clip(vertex, -1, 1)  # at an end of the grid it may lie outside
+        size = centre + shifts[middle] + step * (shifts[1] - shifts[0])
         return {
-            "params": log_params + shift,
-            "tokens": log_tokens - q * shift,
-            "loss": loss * np.exp(self.deviation.at(log_params, log_tokens)) + self.deviation.shared[:, None],
+            "params": size,
+            "tokens": np.log(flops / self.cost.k) - self.cost.q * size,
+            "loss": np.exp(own + (slope + curvature * step / 2) * step) + self.deviation.shared[:, None],
         }
 
     def exponent_values(self) -> dict[str, np.ndarray]:
@@ -182,7 +191,7 @@ class SurfaceLaw(SurfaceFrontier):
         along["loss"] = np.log(along["loss"])
         return {name: np.diff(values)[:, 0] / (2 * np.log(DECADES)) for name, values in along.items()}
 
-    @property
+    @cached_property
     def curve(self) -> Curve | GridCurve:
         if self.deviation is None:
             return super().curve

@@ -47,7 +47,6 @@ NODES, SMALLEST_WEIGHT = 20, 1e-6
 OUTLIER = 6.0
 """A run further from what the other runs predict, in normal standard deviations, is left out."""
 ROUNDS = 4
-STEP = 0.01
 DRAWS = 0x0A110
 """Tells the draws from every other use of the seed."""
 
@@ -95,12 +94,6 @@ class Deviation:
         """Log of the loss over the fitted surface's, (1 + R, m), at logs (m,)."""
         features = self._features(log_params, log_tokens)
         return np.asarray(self.coefficients @ features.T)
-
-    def slope(self, log_params: np.ndarray, log_tokens: np.ndarray, q: float) -> np.ndarray:
-        """Its derivative in log params along a budget, on which log tokens fall by q, (1 + R, m)."""
-        ahead = self._features(log_params + STEP, log_tokens - q * STEP)
-        behind = self._features(log_params - STEP, log_tokens + q * STEP)
-        return np.asarray(self.coefficients @ (ahead - behind).T / (2 * STEP))
 
     def _features(self, log_params: np.ndarray, log_tokens: np.ndarray) -> np.ndarray:
         x, y = log_params - self.means[0], log_tokens - self.means[1]

@@ -10,7 +10,8 @@ import pytest
 
 import analysis
 from analysis import budget_for, published, recommend
-from analysis.answer.grade import CARE, REFUSED, RELIABLE
+from analysis.answer.grade import CARE, REFUSED, RELIABLE, grade_of
+from analysis.answer.recommendation import answer_from
 from analysis.errors import UserError
 from analysis.frontier import optimal_logs, optimal_loss, surface_loss
 from analysis.laws import fit_law
@@ -262,8 +263,8 @@ def test_what_is_wrong_with_a_whole_table_is_said_once(two):
 
 def test_a_reference_without_runs_is_refused_unless_it_is_the_usual_one(two):
     with pytest.raises(UserError, match="reference = 'maked': the runs have ar, masked"):
-        recommend(two, 1e20, reference="maked", draws=20)
-    assert recommend(two, 1e20, reference=None, draws=20).reference is None
+        recommend(two, 1e20, reference="maked", draws=40)
+    assert recommend(two, 1e20, reference=None, draws=40).reference is None
 
 
 def test_a_notebook_shows_what_is_printed(sahoo):
@@ -309,22 +310,45 @@ def test_repeated_text_does_not_enter_the_laws_of_unlimited_text():
     runs = published.runs("muennighoff2023")
     runs = runs[runs["excluded"] == ""].drop(columns="excluded")
     fresh = runs[runs["tokens"] <= runs["unique_tokens"]]
-    every, once = (recommend(table, 1e20, draws=20).table.iloc[0] for table in (runs, fresh))
+    every, once = (recommend(table, 1e20, draws=40).table.iloc[0] for table in (runs, fresh))
     assert every["loss"] == once["loss"]
 
 
-def test_sizes_and_texts_far_from_the_runs_ask_for_care(answer):
+def test_sizes_and_texts_far_from_the_runs_ask_for_care(answer, sahoo):
     odd = answer.at(1e20, params="10B")
     assert odd.grade == CARE
     assert any("tokens per parameter are far outside" in cause for cause in odd.causes)
-    runs = published.runs("muennighoff2023")
-    apart = recommend(runs[runs["excluded"] == ""].drop(columns="excluded"), 1e21, draws=20)
-    assert any("the methods put the best size of ar at" in cause for cause in apart.causes)
+    one = answer_from({"masked": sahoo.families["masked"]}, {}, 1e20)
+    apart = one.methods.copy()
+    apart.loc[apart["method"] == "isoflop", "params"] = 1e10
+    _, causes = grade_of(one.families, one.table, apart, one.flops, limited=False)
+    assert any("the methods put the best size of" in cause for cause in causes)
+
+
+def test_beyond_the_budgets_the_checks_of_the_best_law_ask_for_care(sahoo):
+    advice = sahoo.families["ar"].advice
+    assert advice.startswith("use with care: the exponent of N* differs")
+    assert sahoo.at(1e20).grade == RELIABLE
+    beyond = sahoo.at(5e20)
+    assert (beyond.grade, beyond.cause) == (CARE, advice.replace("use with care", "checks of the law of ar"))
+
+
+def test_the_interval_of_the_loss_reaches_to_what_each_method_estimates(sahoo):
+    masked = sahoo.at(1e20).table.set_index("family").loc["masked"]
+    surface = sahoo.at(1e20).methods.query("family == 'masked' and method == 'surface'")["loss"].item()
+    assert masked["loss_low"] < masked["loss"] < surface == pytest.approx(masked["loss_high"], abs=0.02)
+    assert surface <= masked["loss_high"]
+
+
+@pytest.mark.parametrize("draws", [0, 1, 39, True, 50.0])
+def test_too_few_draws_for_an_interval_are_refused(draws):
+    with pytest.raises(UserError, match=r"draws = .*from 40 on"):
+        recommend(published.runs("sahoo2026"), 1e20, draws=draws)
 
 
 def test_runs_that_make_no_law_are_refused_without_a_warning():
     runs = published.runs("sahoo2026").query("family == 'masked'")
-    worse = recommend(runs.assign(loss=runs["loss"].to_numpy()[::-1]), 1e20, draws=20)
+    worse = recommend(runs.assign(loss=runs["loss"].to_numpy()[::-1]), 1e20, draws=40)
     assert worse.grade == REFUSED
     assert "is not determined by its runs" in worse.sentence
 
@@ -335,7 +359,7 @@ def test_a_family_whose_law_is_broken_is_named_and_the_others_answered(factor):
     masked = runs["family"] == "masked"
     worse = runs.copy()
     worse.loc[masked, "loss"] = factor * runs.loc[masked, "loss"].to_numpy()[::-1]
-    answer = recommend(worse, 1e20, draws=20)
+    answer = recommend(worse, 1e20, draws=40)
     assert list(answer.table["family"]) == ["ar"]
     assert answer.grade == RELIABLE
     assert "is not determined by its runs" in answer.refused["masked"]

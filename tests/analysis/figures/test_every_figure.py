@@ -49,7 +49,7 @@ def drawn(
         "surface": surface,
         "diagnosis": analysis.diagnose(surface),
         "rollout": analysis.rollout(surface.runs, bootstrap=20),
-        "answer": analysis.recommend(runs, 1e21, draws=20),
+        "answer": analysis.recommend(runs, 1e21, draws=40),
     }
     figure = figures.schedule(table, [("a", 1)], title="Sweep x", note="simulated")
     return figures.drawn(**material) | {"schedule": figure}

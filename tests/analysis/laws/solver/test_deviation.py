@@ -210,10 +210,21 @@ class TestAllowance:
         budgets = np.array([1e19, 3e20])
         losses = law.curve.loss(budgets)
         np.testing.assert_allclose(losses[0], law.frontier(budgets)["loss"], rtol=1e-4)
-        falling = np.all(np.diff(law.curve.losses[:, :260], axis=1) < 0, axis=1)
+        falling = np.all(np.diff(law.curve.losses[:, :78], axis=1) < 0, axis=1)
         back = law.curve.flops_at(losses)[falling]
         np.testing.assert_allclose(np.log(back / budgets), 0.0, atol=1e-6)
         assert falling.sum() > 25
+
+    @pytest.mark.parametrize("name", ["sahoo2026", "hoffmann2022", "muennighoff2023"])
+    def test_its_best_run_is_the_lowest_of_its_predictions(self, name):
+        runs = published.runs(name).groupby("family").get_group("ar")
+        law = fit_law(runs[runs["excluded"] == ""] if "excluded" in runs else runs, bootstrap=0).allowance
+        for budget in (law.flops_range[1], 10 * law.flops_range[1]):
+            best = law.optimal(budget)
+            sizes = best.params * np.exp(np.linspace(-1.5, 1.5, 601))
+            losses = law.predict(sizes, flops=budget)["loss"].to_numpy()
+            assert losses.min() == pytest.approx(best.loss, rel=1e-5)
+            assert sizes[losses.argmin()] == pytest.approx(best.params, rel=0.02)
 
     def test_without_resamples_there_are_no_intervals(self, masked):
         best = fit_law(masked, bootstrap=0, interval="allowance").optimal(1e21)
