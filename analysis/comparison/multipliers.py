@@ -174,7 +174,9 @@ class Comparison(Plotted, Printed):
 
     @property
     def _head(self) -> str:
-        return f"compute over {self.reference} at equal loss, from the {self.method} law of each family"
+        allowing = any(law.options.get("interval") == "allowance" for law in self.laws.values())
+        head = f"compute over {self.reference} at equal loss, from the {self.method} law of each family"
+        return head + (", allowing for a deviation from its form" if allowing else "")
 
     @property
     def _facts(self) -> list[str]:

@@ -21,6 +21,7 @@ import pandas as pd
 
 import analysis
 from analysis import figures
+from analysis.answer.recommendation import REFERENCE
 from analysis.comparison.multipliers import Comparison
 from analysis.errors import UserError as AnalysisError
 from analysis.laws import standard_methods
@@ -300,12 +301,7 @@ def compare(
 
     UserError if the reference has no runs or no law, or no other family has one.
     """
-    reference = family_name(reference, table.families)
-    if reference not in table.families:
-        raise UserError(
-            f"the reference family {reference!r} has no runs in {table.source}; sweep it first, or choose "
-            f"another with --reference (there: {', '.join(table.families) or 'none'})"
-        )
+    reference = _reference(table, reference)
     refused = {}
     for family in table.families:
         try:
@@ -318,6 +314,17 @@ def compare(
     report(f"comparing {len(others)} families ({bootstrap:,} resamples)")
     frame = table.frame[~table.frame["family"].isin(list(refused))]
     return analysis.compare(frame, reference=reference, bootstrap=bootstrap), refused
+
+
+def _reference(table: RunTable, name: str) -> str:
+    """The family of that name; UserError if it has no runs."""
+    reference = family_name(name, table.families)
+    if reference not in table.families:
+        raise UserError(
+            f"the reference family {reference!r} has no runs in {table.source}; sweep it first, or choose "
+            f"another with --reference (there: {', '.join(table.families) or 'none'})"
+        )
+    return reference
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
@@ -341,8 +348,10 @@ def write_report(
     """Write report.html: every family's laws, and their comparison if `reference` has a law.
 
     A family without a law stands in the report with the reason, and in the second result; UserError if no
-    family has a law.
+    family has a law, and for a reference other than ar that has no runs.
     """
+    if reference != REFERENCE:
+        reference = _reference(table, reference)
     laws: dict[str, Mapping[str, Law]] = {}
     refused: dict[str, Sequence[str]] = {}
     missing: dict[str, str] = {}
@@ -353,7 +362,6 @@ def write_report(
     laws |= {name: {} for name in missing}
     refused |= {name: [sentence] for name, sentence in missing.items()}
     comparison = None
-    reference = family_name(reference, table.families)
     if reference in laws and sum(bool(fitted) for fitted in laws.values()) > 1:
         try:
             comparison, _ = compare(table, reference, bootstrap=bootstrap, report=report)

@@ -186,7 +186,9 @@ def test_the_same_warning_of_several_families_is_one_line():
 
 def test_what_is_printed_says_where_and_from_which_law(sahoo):
     text = str(sahoo)
-    assert "compute over ar at equal loss, from the isoflop law of each family" in text
+    assert "compute over ar at equal loss, from the isoflop law of each family\n" in text
+    allowing = compare(published.runs("sahoo2026"), interval="allowance", bootstrap=20)
+    assert "surface law of each family, allowing for a deviation from its form\n" in str(allowing)
     assert "at loss 2.825 (its budget 1.0e20 FLOPs" in text
     summary = sahoo.summary()
     assert summary["family"].tolist() == ["ar", "masked", "uniform", "esoteric"]

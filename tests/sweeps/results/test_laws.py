@@ -442,3 +442,5 @@ def test_a_report_of_a_sweep_says_which_family_has_no_law(folder, specs, tmp_pat
     with pytest.raises(UserError, match=r"no law to report.*no law can be fitted to 'ar'"):
         results.write_report(few, tmp_path / "few", "planted", reference="ar", bootstrap=0)
     assert not (tmp_path / "few").exists()
+    with pytest.raises(UserError, match="the reference family 'foo' has no runs"):
+        results.write_report(table, tmp_path / "foo", "planted", reference="foo", bootstrap=0)
