@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the least of so many is reported")
     arguments = parser.parse_args()
     numbers: dict[str, float] = {}
-    recommend(table(1), FLOPS, draws=20)  # loads what is loaded once
+    recommend(table(1), FLOPS, draws=40)  # loads what is loaded once
     for name, copies in (("usual", 1), ("many", 60)):
         runs = table(copies)
         ours = [cpu_of(partial(recommend, runs, FLOPS)) for _ in range(arguments.rounds)]
