@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from scaling.families import FAMILIES
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Denoiser, per_token
+from scaling.families.base import per_token
 
 
 class Timed(Absorbing):
@@ -42,14 +42,6 @@ class Timed(Absorbing):
         nats = self.masked_nats(logits, x0, xt)
         weight = per_token(self.weight(t).sqrt().to(nats.dtype))
         return torch.where(xt == self.mask_id, weight * nats, 0.0)
-
-    def sample(
-        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
-    ) -> Tensor:
-        """Ancestral sampling from all masks; the network is called at every step, since it sees the time."""
-        self.refuse_options(options)
-        xt = torch.full(shape, self.mask_id, device=generator.device)
-        return self.ancestral(model, xt, steps, generator, timed=True)
 
 
 def register() -> None:

@@ -24,6 +24,7 @@ class Absorbing(Family):
     """
 
     objectives: ClassVar[tuple[str, ...]] = ("low_variance", "nelbo")
+    time_conditioned = False
     mask_id: int
 
     def conditioning(self, t: Tensor) -> Tensor:
@@ -62,8 +63,9 @@ class Absorbing(Family):
             return self.masked_nats(logits, x0, xt)
         return self.token_bound(logits, x0, xt, t)
 
-    def settled(self, xt: Tensor) -> bool:
-        return not bool((xt == self.mask_id).any())
+    @property
+    def masks_only(self) -> bool:
+        return True
 
     def posterior(self, probs: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """q(x_s | x_t, x_theta) for s < t, (B, L, V), each row summing to 1 (MDLM eq. 7).

@@ -9,14 +9,14 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.errors import UserError
-from scaling.families.base import Denoiser, Family, Noised, draw, suppress
+from scaling.families.base import Family, Noised, suppress
 
 Start = Literal["mask", "none"] | int
 
@@ -33,6 +33,7 @@ class Autoregressive(Family):
     tightness: ClassVar[str] = "every token given those before it"
     bound = "exact"
     objectives: ClassVar[tuple[str, ...]] = ("nll",)
+    samplers: ClassVar[Mapping[str, str]] = {"left_to_right": "scaling.sampling.left_to_right:left_to_right"}
     mask_id: int
 
     def __init__(
@@ -52,8 +53,7 @@ class Autoregressive(Family):
         """Network inputs and targets, each (B, L), or (B, L - 1) if start is "none"."""
         if self.start == "none":
             return x0[:, :-1], x0[:, 1:]
-        first = torch.full_like(x0[:, :1], self.mask_id if isinstance(self.start, str) else self.start)
-        return torch.cat([first, x0[:, :-1]], dim=1), x0
+        return self.inputs(x0[:, :-1]), x0
 
     def targets(self, x0: Tensor) -> Tensor:
         return self.shift(x0)[1]
@@ -78,18 +78,12 @@ class Autoregressive(Family):
     def sampling_steps(self, length: int) -> int:
         return length
 
-    def sample(
-        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
-    ) -> Tensor:
-        """Left to right, one model call per token; `steps` must equal the length."""
-        batch, length = shape
-        if steps != length:
-            raise UserError(f"family 'ar' samples one token a step: steps is {steps}, it must be {length}")
-        if self.start == "none":
-            raise UserError("family 'ar' with start 'none' has no first token to sample from")
-        t = torch.zeros(batch, device=generator.device)
-        x0 = torch.zeros(shape, dtype=torch.long, device=generator.device)
-        for i in range(length):
-            inputs = self.shift(x0)[0][:, : i + 1]
-            x0[:, i] = draw(self.restored(model(inputs, self.conditioning(t))[:, -1]), generator)
-        return x0
+    def inputs(self, before: Tensor) -> Tensor:
+        """What the network reads to predict the token after ids `before` (B, n): the start id, then these."""
+        if self.start != "none":
+            first = before.new_full(
+                (len(before), 1), self.mask_id if isinstance(self.start, str) else self.start
+            )
+            return torch.cat([first, before], dim=1)
+        self.require(before.shape[1] > 0, "with start 'none' there is no first token to sample from")
+        return before

@@ -1,6 +1,7 @@
 """A family: the corruption of text, the training objective, and the reported bound.
 
-A family must give `name`, `tightness`, `corrupt`, `token_bound` and `sample`. Everything else has a default
+A family must give `name`, `tightness`, `corrupt` and `token_bound`, and to be sampled from `posterior` or
+`samplers`. Everything else has a default
 that suits a discrete diffusion without extras, and may be overridden: another objective (`objectives`,
 `token_loss`), another network or view of the text (`causal`, `build_model`, `view`, `conditioning`), another
 way to draw a batch (`training_batch`, `evaluation_batch`), and what that costs (`work`, `param_count`).
@@ -17,7 +18,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -278,50 +278,42 @@ class Family(ABC):
 
     # -- generation ------------------------------------------------------------------------------
 
-    @abstractmethod
+    samplers: ClassVar[Mapping[str, str]] = {"ancestral": "scaling.sampling.discrete:ancestral"}
+    """The ways to generate text, "module:function" by name, the usual one first; see `scaling.sampling`."""
+
+    time_conditioned: bool = True
+    """Whether the network is told the noise level; if not, it reads a text again only if that has changed."""
+
+    @property
+    def masks_only(self) -> bool:
+        """Whether noise turns tokens into the mask and does nothing else."""
+        return False
+
     def sample(
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:
-        """Generate ids of the given (B, L) shape with `steps` calls of the model (one more where noted)."""
+        """Generate ids (B, L) in `steps` steps of the usual sampler, or of the one that option `sampler`
+        names; further options are its own and those of `scaling.sampling.Filters`. The generator gives each
+        text a seed, on which alone the text depends."""
+        from scaling.sampling.loop import generate_for
 
-    def ancestral(
-        self,
-        model: Denoiser,
-        xt: Tensor,
-        steps: int,
-        generator: torch.Generator,
-        *,
-        timed: bool = False,
-        greedy_tail: bool = False,
-    ) -> Tensor:
-        """Draw from the posterior from noisy ids xt (B, L) at time 1 to time 0, in `steps` even steps.
-
-        Unless the network is conditioned on time (`timed`), its answer is kept while no token of the batch
-        changes: at most L calls for masks, however many steps.
-        greedy_tail: the last step takes the likeliest token instead of drawing.
-        """
-        probs: Tensor | None = None
-        for i, (t_now, t_next) in enumerate(pairwise(sampling_times(steps).to(generator.device))):
-            t, s = t_now.expand(len(xt)), t_next.expand(len(xt))
-            if probs is None or timed:
-                probs = self.restored(model(xt, self.conditioning(t)))
-            if greedy_tail and i == steps - 1:
-                return probs.argmax(-1)
-            new = draw(self.posterior(probs, xt, t, s), generator)
-            if not torch.equal(new, xt):
-                probs = None
-            xt = new
-            if self.settled(xt):
-                break
-        return xt
+        return generate_for(self, model, shape, steps, generator, **options)
 
     def posterior(self, probs: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """q(x_s | x_t, x_theta) for s < t, (B, L, V), if the family has one; probs: x_theta (B, L, V)."""
         raise UserError(f"family {self.name!r} has no posterior over discrete ids")
 
-    def settled(self, xt: Tensor) -> bool:
-        """Whether no later step can change these ids."""
-        return False
+    def posterior_parts(self, at_present: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor | None:
+        """The posterior as a mixture: weights (n, 3) of the present id xt (n,), of x_theta, and of fresh
+        noise (`noise_ids` at s). at_present: x_theta of the present ids (n,); t, s: one time each. None:
+        unknown."""
+        return None
+
+    def noise_ids(self, uniforms: Tensor, t: Tensor) -> Tensor:
+        """Ids (n,) of the noise at time t, from uniforms (n,) in (0, 1)."""
+        if self.masks_only and self.mask_id is not None:
+            return torch.full(uniforms.shape, self.mask_id, device=uniforms.device)
+        return (uniforms * self.vocab_size).long().clamp(max=self.vocab_size - 1)
 
     def restored(self, logits: Tensor) -> Tensor:
         """The network's distribution over clean tokens, float64, no mass on the mask id."""
@@ -357,21 +349,3 @@ def suppress(logits: Tensor, token_id: int | None) -> Tensor:
     column = torch.zeros(logits.shape[-1], dtype=logits.dtype, device=logits.device)
     column[token_id] = SUPPRESSED
     return logits + column
-
-
-def draw(probs: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one id per row of (..., V) probabilities, in float64.
-
-    Lower precision truncates the tail of the noise, lowers the entropy of samples and flatters them
-    (arXiv 2409.02908), so probabilities are cast up first.
-    """
-    flat = probs.double().reshape(-1, probs.shape[-1])
-    ids = torch.multinomial(flat, 1, generator=generator)
-    return ids.reshape(probs.shape[:-1])
-
-
-def sampling_times(steps: int) -> Tensor:
-    """(steps + 1,) float64 times from 1 down to 0."""
-    if steps < 1:
-        raise UserError(f"sampling steps is {steps}, it must be at least 1")
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)

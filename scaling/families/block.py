@@ -11,8 +11,7 @@ B batch, L length, V vocabulary, N blocks of a sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -22,8 +21,8 @@ from torch import Tensor
 from scaling import flops
 from scaling.errors import UserError
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import EARLIEST, Common, Denoiser, Noised, draw, one_per_slice
-from scaling.models import FULL, Cache, Doubled, Transformer
+from scaling.families.base import EARLIEST, Common, Noised, one_per_slice
+from scaling.models import Doubled, Transformer
 
 UNIT_WEIGHT_FROM = 0.5
 """Where mask rates start above this a masked token counts 1 instead of 1/p, as in the published code."""
@@ -42,6 +41,9 @@ class Block(Absorbing):
     name: ClassVar[str] = "block"
     tightness: ClassVar[str] = "tighter the smaller the blocks; exact with blocks of one token"
     objectives: ClassVar[tuple[str, ...]] = ("nelbo", "clipped")
+    samplers: ClassVar[Mapping[str, str]] = {
+        "semi_autoregressive": "scaling.sampling.blocks:semi_autoregressive"
+    }
 
     def __init__(
         self,
@@ -160,74 +162,6 @@ class Block(Absorbing):
     def sampling_steps(self, length: int) -> int:
         """Of each block."""
         return self.block_size
-
-    def sample(
-        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
-    ) -> Tensor:
-        """Block by block, each from all masks in `steps` even steps of time, or one token a step.
-
-        Finished blocks are read once and their keys and values kept when `model` is a Transformer; any
-        other denoiser reads the doubled input anew. `first_hitting=True` reveals exactly one token of a
-        block a step (arXiv 2409.02908), so `steps` must be the block size.
-        """
-        first_hitting = bool(options.pop("first_hitting", False))
-        self.refuse_options(options)
-        length = shape[1]
-        self.check_context(length)
-        if first_hitting and steps != self.block_size:
-            raise UserError(
-                f"family 'block' with first_hitting reveals a token a step: steps is {steps}, it must be "
-                f"block_size {self.block_size}"
-            )
-        x0 = torch.full(shape, self.mask_id, device=generator.device)
-        reader = _Reader(self, model)
-        for start in range(0, length, self.block_size):
-            block = slice(start, start + self.block_size)
-            read, xt = partial(reader.logits, x0[:, :start]), x0[:, block]
-            if first_hitting:
-                x0[:, block] = self._one_by_one(read, xt.clone(), generator)
-            else:
-                x0[:, block] = self.ancestral(read, xt, steps, generator)
-        return x0
-
-    def _one_by_one(self, read: Denoiser, xt: Tensor, generator: torch.Generator) -> Tensor:
-        conditioning = torch.zeros(len(xt), device=xt.device)
-        for _ in range(self.block_size):
-            probs = self.restored(read(xt, conditioning))
-            place = draw((xt == self.mask_id).double(), generator)[:, None]
-            chosen = probs.gather(1, place[..., None].expand(-1, -1, probs.shape[-1]))
-            xt.scatter_(1, place, draw(chosen, generator))
-        return xt
-
-
-class _Reader:
-    """Logits of a noisy block behind clean ones; each clean block is read once if the model allows."""
-
-    def __init__(self, family: Block, model: Denoiser) -> None:
-        self.family, self.model = family, model
-        self.cache = Cache() if isinstance(model, Transformer) else None
-
-    def logits(self, clean: Tensor, noisy: Tensor, conditioning: Tensor) -> Tensor:
-        """(B, block size, V) of the noisy block, given the finished tokens before it."""
-        if self.cache is None:
-            if not clean.shape[1]:
-                return self.model(noisy, conditioning)
-            doubled = torch.cat([clean, noisy, clean, noisy], dim=1)
-            logits = self.model(doubled, conditioning, layout=self.family.layout)
-            return logits[:, -self.family.block_size :]
-        for start in range(len(self.cache), clean.shape[1], self.family.block_size):
-            end = start + self.family.block_size
-            self._read(clean[:, start:end], conditioning, start, keep=self.family.block_size)
-        assert isinstance(self.model, Transformer), "only a Transformer has a cache"
-        features = self._read(noisy, conditioning, clean.shape[1], keep=0)
-        return self.model.predict(features, self.family.vocab_size)
-
-    def _read(self, ids: Tensor, conditioning: Tensor, start: int, keep: int) -> Tensor:
-        assert isinstance(self.model, Transformer), "only a Transformer has a cache"
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device).expand(ids.shape)
-        return self.model.trunk(
-            ids, conditioning, layout=FULL, positions=positions, cache=self.cache, keep=keep
-        )
 
 
 # -- the search for a range of mask rates ----------------------------------------------------------------

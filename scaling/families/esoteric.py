@@ -16,6 +16,7 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from scaling import flops
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Common, Denoiser, Noised, draw, sampling_times
-from scaling.models import Cache, Doubled, Transformer
+from scaling.families.base import Common, Denoiser, Noised
+from scaling.models import Doubled, Transformer
 
 DOUBLED = Doubled(block_size=1)
 
@@ -40,6 +41,7 @@ class Esoteric(Absorbing):
     name: ClassVar[str] = "esoteric"
     tightness: ClassVar[str] = "reached by one that knows every token given any others; exact at alpha_0 = 0"
     causal: ClassVar[bool] = True
+    samplers: ClassVar[Mapping[str, str]] = {"any_order": "scaling.sampling.any_order:any_order"}
 
     def __init__(
         self,
@@ -174,38 +176,3 @@ class Esoteric(Absorbing):
             return nats
         start, order = torch.zeros_like(noised.t), {"order": extra["z0_order"]}
         return nats + super().sequence_bound(model, Noised(extra["z0_x0"], extra["z0"], start, extra=order))
-
-    # -- generation ------------------------------------------------------------------------------------
-
-    def sample(
-        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
-    ) -> Tensor:
-        """Diffusion in `steps` even steps of time, then the rest from left to right, one call a token.
-
-        Every row has its own random order; how many tokens a step restores is drawn once for the batch, as
-        in the published sampler. Steps that restore none cost no call. A Transformer reads each token once.
-        """
-        self.refuse_options(options)
-        counts: list[int] = []  # tokens that each step of diffusion restores
-        if self.alpha_0 > 0:
-            share = self.noise_share(sampling_times(steps))
-            for probability in (1 - share[1:] / share[:-1]).tolist():
-                left = shape[1] - sum(counts)
-                hits = torch.rand(left, generator=generator, device=generator.device) < probability
-                counts.append(int(hits.sum()))
-        diffused = sum(counts)
-        keys = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-        order = torch.argsort(keys, dim=1)
-        order = torch.cat([order[:, :diffused], order[:, diffused:].sort(dim=1).values], dim=1)
-        read, decoded = 0, torch.empty((shape[0], 0), dtype=torch.long, device=generator.device)
-        cache = Cache() if isinstance(model, Transformer) else None
-        conditioning = torch.zeros(shape[0], device=generator.device)
-        for count in [*filter(None, counts), *[1] * (shape[1] - diffused)]:
-            ids = torch.cat([decoded[:, read:], decoded.new_full((shape[0], count), self.mask_id)], dim=1)
-            view: dict[str, Any] = {"positions": order[:, read : read + ids.shape[1]]}
-            if cache is not None:
-                view |= {"cache": cache, "keep": ids.shape[1] - count}
-                read = decoded.shape[1]
-            logits = model(ids, conditioning, **view)[:, -count:]
-            decoded = torch.cat([decoded, draw(self.restored(logits), generator)], dim=1)
-        return torch.empty_like(decoded).scatter_(1, order, decoded)

@@ -24,9 +24,8 @@ B batch, L length, E embedding width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.families.base import Family, Noised, draw, sampling_times
+from scaling.families.base import Family, Noised
 from scaling.families.duality import latent_scales
 from scaling.ladder import Size
 from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaussian_model, unit
@@ -55,6 +54,7 @@ class Gaussian(Family):
 
     name: ClassVar[str] = "gaussian"
     masked: ClassVar[bool] = False
+    samplers: ClassVar[Mapping[str, str]] = {"ancestral": "scaling.sampling.latents:ancestral"}
     tightness: ClassVar[str] = "approached as gamma_0 falls and gamma_1 rises"
 
     def __init__(
@@ -297,49 +297,6 @@ class Gaussian(Family):
             return model.restore(z, gamma, ids)
         guess = model.restore(z, gamma, ids)[0]
         return model.restore(z, gamma, ids, guess=guess)
-
-    # -- generation ------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def sample(  # type: ignore[override]
-        self,
-        model: GaussianTransformer,
-        shape: tuple[int, int],
-        steps: int,
-        generator: torch.Generator,
-        **options: Any,
-    ) -> Tensor:
-        """Ancestral sampling of latents in `steps` even steps of t, then ids from z_0: steps + 1 calls.
-
-        z_s = (alpha_s / alpha_t)(1 - c) z_t + c alpha_s x_hat + sqrt(c) sigma_s eps with
-        c = 1 - e^(gamma_s - gamma_t), in float64; every call reads the x_hat of the one before.
-        score_temperature divides the predicted noise (published: 0.9; 1 samples the model). greedy_tail
-        takes the likeliest ids at the end, as published, instead of drawing them.
-        """
-        temperature = float(options.pop("score_temperature", 1.0))
-        greedy_tail = bool(options.pop("greedy_tail", False))
-        self.refuse_options(options)
-        self.require(0 < temperature < math.inf, f"score_temperature is {temperature}, it must be positive")
-        place = generator.device
-        z = torch.randn(*shape, self.embed_dim, generator=generator, device=place, dtype=torch.float64)
-        rows = model.rows()
-        guess = torch.zeros_like(z, dtype=rows.dtype)
-        gammas = model.schedule(sampling_times(steps).to(place))[0]
-        for at, to in pairwise(gammas):
-            previous = guess if self.self_conditioning else None
-            ids = torch.zeros(shape, dtype=torch.long, device=place)  # only their likelihood would need them
-            guess = model.restore(z.to(rows.dtype), at.expand(len(z)), ids, guess=previous)[0]
-            alpha_t, (alpha_s, sigma_s) = latent_scales(at)[0], latent_scales(to)
-            x = guess.double()
-            if temperature != 1:
-                x = (z - (z - alpha_t * x) / temperature) / alpha_t
-            fresh = -torch.expm1(to - at)
-            noise = torch.randn(z.shape, generator=generator, device=place, dtype=torch.float64)
-            mean = alpha_s / alpha_t * (1 - fresh) * z + fresh * alpha_s * x
-            z = mean + fresh.sqrt() * sigma_s * noise
-        previous = guess if self.self_conditioning else None
-        logits = model(z.to(rows.dtype), gammas[-1].expand(len(z)), guess=previous)
-        return logits.argmax(-1) if greedy_tail else draw(logits.double().softmax(-1), generator)
 
 
 def _schedule_for(

@@ -22,16 +22,17 @@ B batch, L length, V vocabulary.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.families.base import Common, Denoiser, Family, Noised, draw, per_token, suppress
+from scaling.families.base import Common, Denoiser, Family, Noised, per_token, suppress
 from scaling.families.hybrid_noise import NOISE_TYPES, SMALLEST, Levels, Peaked, check_noise, shifted_levels
 from scaling.families.mixture import LogMixture
 from scaling.families.uniform import LARGEST_SIGMA
+from scaling.sampling.noise import choose
 
 PUBLISHED_P_U = 0.1
 """p_u when neither p_u nor noise is given: of the published 0.0, 0.1 and 0.2 the first that is a hybrid."""
@@ -261,17 +262,23 @@ class Hybrid(Family):
         moved_BL1 = moved_BL.to(probs.dtype)[..., None]
         return (moved_BL1 * before_BLV).scatter_add(-1, xt[..., None], 1 - moved_BL1)
 
-    def sample(
-        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
-    ) -> Tensor:
-        """Ancestral sampling from the noise at t = 1, times 1 to 0 in `steps` even steps, one call each.
+    @property
+    def masks_only(self) -> bool:
+        return self.only_masks
 
-        A network without time conditioning is called again only after some token of the batch has changed.
-        """
-        self.refuse_options(options)
-        start = torch.ones(1, dtype=torch.float64, device=generator.device)
-        xt = draw(self.mixing(start)[0].expand(*shape, -1), generator)
-        return self.ancestral(model, xt, steps, generator, timed=self.time_conditioned)
+    def posterior_parts(self, at_present: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        at_t, at_s = self.levels(t), self.levels(s)
+        kept = at_t.alpha / at_s.alpha
+        noise_t, noise_s = at_t.noise * self.mixing(t), at_s.noise * self.mixing(s)
+        jump = (noise_t - kept * noise_s)[xt].clamp(min=0)
+        stay = kept * (at_s.alpha * at_present + noise_s[xt])
+        return torch.stack([stay.where(jump > 0, 1.0), jump * at_s.alpha, jump * at_s.noise], dim=1)
+
+    def noise_ids(self, uniforms: Tensor, t: Tensor) -> Tensor:
+        levels = self.levels(t)
+        place = (uniforms - levels.masked) / levels.uniform.clamp(min=SMALLEST)
+        ids = (place * self.num_tokens).long().clamp(min=0, max=self.num_tokens - 1)
+        return torch.where(place < 0, self.mask_id, ids + (ids >= self.mask_id))
 
     def self_correct(
         self,
@@ -311,7 +318,8 @@ class Hybrid(Family):
         for _ in range(iterations):
             logits = suppress(model(ids, conditioning).double(), self.mask_id)
             probs = (logits / temperature).softmax(-1)
-            new = draw(probs, generator)
+            uniforms = torch.rand(ids.numel(), generator=generator, dtype=torch.float64, device=ids.device)
+            new = choose(probs.flatten(0, 1), uniforms).view_as(ids)
             surest, place = probs.gather(-1, new[..., None])[..., 0].where(new != ids, 0.0).max(-1)
             active &= surest > 0
             place = place[:, None]

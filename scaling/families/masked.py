@@ -9,13 +9,9 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import ClassVar
 
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Denoiser
 
 
 class Masked(Absorbing):
@@ -23,11 +19,3 @@ class Masked(Absorbing):
 
     name: ClassVar[str] = "masked"
     tightness: ClassVar[str] = "reached by a network that knows every token given any others"
-
-    def sample(
-        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
-    ) -> Tensor:
-        """Ancestral sampling from all masks, times 1 to 0 in `steps` even steps; see `ancestral`."""
-        self.refuse_options(options)
-        xt = torch.full(shape, self.mask_id, device=generator.device)
-        return self.ancestral(model, xt, steps, generator)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.families.base import Common, Denoiser, Family, Noised, suppress
+from scaling.families.base import Common, Family, Noised, suppress
 from scaling.families.curriculum import Curriculum, build_curriculum, embed
 from scaling.families.mixture import LogMixture
 from scaling.models import Transformer, head_loss
@@ -184,15 +184,9 @@ class Uniform(Family):
         )
         return top_BLV / (vocab * a_t * prob_z_BL1 + 1 - a_t)
 
-    def sample(
-        self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
-    ) -> Tensor:
-        """Ancestral sampling from uniform noise, times 1 to 0 in `steps` even steps, one call each.
-
-        `greedy_tail=True` takes the network's most likely token in the last step instead of drawing:
-        fewer stray tokens, lower entropy (Duo, section 4.2).
-        """
-        greedy_tail = bool(options.pop("greedy_tail", False))
-        self.refuse_options(options)
-        xt = torch.randint(self.vocab_size, shape, generator=generator, device=generator.device)
-        return self.ancestral(model, xt, steps, generator, timed=True, greedy_tail=greedy_tail)
+    def posterior_parts(self, at_present: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        alpha_t, alpha_s = self.schedule(t)[0], self.schedule(s)[0]
+        kept = alpha_t / alpha_s  # alpha_{t|s}
+        stay = self.vocab_size * alpha_t * at_present + (kept - alpha_t)
+        shares = torch.stack([alpha_s - alpha_t, (1 - kept) * (1 - alpha_s)])
+        return torch.cat([stay[:, None], shares.expand(len(stay), -1)], dim=1)

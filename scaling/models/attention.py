@@ -159,26 +159,42 @@ def _flex_mask(layout: Doubled, queries: int, keys: int, device: str):  # type: 
 
 
 class Cache:
-    """Keys and values of tokens that were read already, one pair of tensors per block of the network.
+    """Keys and values of tokens that were read already, in numbered slots, one buffer per block of the
+    network.
 
-    `Transformer.trunk` reads them all and adds those of the first `keep` tokens of its input, so tokens
-    whose content is settled are never computed again. Exact wherever later tokens do not change what
-    earlier ones computed: causal layouts, and whole blocks of block diffusion.
+    A pass writes its tokens into their slots, over what was there, and each of its queries sees the slots up
+    to its `until`. So a token that was read as a mask is replaced by reading its clean id into the same slot,
+    and texts of a batch may be at different places. Exact wherever later tokens do not change what earlier
+    ones computed: causal layouts, and whole blocks of block diffusion.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        """Slots from 0; one more, of this number, takes tokens that nobody will see."""
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __len__(self) -> int:
-        return next(iter(self._kept.values()))[0].shape[2] if self._kept else 0
+    def attend(
+        self, block: int, query: Tensor, key: Tensor, value: Tensor, slots: int | Tensor, until: Tensor | None
+    ) -> Tensor:
+        """Values (B, H, n, K) mixed for n queries, all (B, H, n, K).
 
-    def extend(self, block: int, key: Tensor, value: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, k, K) with the earlier ones in front; the first `keep` new ones stay."""
-        earlier = self._kept.get(block)
-        count = keep
-        if earlier is not None:
-            count += earlier[0].shape[2]
-            key, value = (torch.cat(pair, dim=2) for pair in zip(earlier, (key, value), strict=True))
-        if keep:
-            self._kept[block] = key[:, :, :count], value[:, :, :count]
-        return key, value
+        slots: (B, n), or the first of n neighbouring ones, the same in all rows. until: (B, n) or (n,), the
+        last slot that a query sees; None: all up to the last one written here.
+        """
+        if block not in self._kept:
+            shape = (*key.shape[:2], self.capacity + 1, key.shape[3])
+            self._kept[block] = key.new_zeros(shape), value.new_zeros(shape)
+        keys, values = self._kept[block]
+        if isinstance(slots, int):
+            end = slots + key.shape[2]
+            keys[:, :, slots:end], values[:, :, slots:end] = key, value
+        else:
+            end = self.capacity if until is None else int(until.max()) + 1
+            places = slots[:, None, :, None].expand(key.shape)
+            keys.scatter_(2, places, key)
+            values.scatter_(2, places, value)
+        mask = None
+        if until is not None:
+            mask = torch.arange(end, device=key.device) <= until[..., None]
+            mask = mask[:, None] if mask.ndim == 3 else mask
+        return F.scaled_dot_product_attention(query, keys[:, :, :end], values[:, :, :end], attn_mask=mask)

@@ -92,16 +92,20 @@ class Transformer(nn.Module):
         layout: Layout | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
-        keep: int = 0,
+        slots: int | Tensor = 0,
+        until: Tensor | None = None,
     ) -> Tensor:
         """Features (B, outputs, D) after the last normalisation.
 
         ids: (B, n), or their embeddings (B, n, D). layout: of the attention, the network's own by default.
-        positions: (B, n), each token's place in the text; by default the layout's.
-        cache, keep: read earlier keys and values, and add those of the first `keep` tokens.
+        positions: (B, n), each token's place in the text; by default the layout's, with a cache the slots.
+        cache, slots, until: write keys and values there and see those of earlier passes, see `Cache.attend`.
         """
         layout = layout or self.layout
         x = ids if ids.is_floating_point() else F.embedding(ids, self.embedding)
+        if cache is not None and positions is None:
+            first = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+            positions = first + slots if isinstance(slots, int) else slots
         rotary = self._rotary(x, layout, positions)
         features = _sinusoids(noise, self.size.time_features).to(x.dtype)
         condition = F.silu(self.time_out(F.silu(self.time_in(features))))
@@ -113,7 +117,7 @@ class Transformer(nn.Module):
             def attend(qkv: Tensor, outputs: int, i: int = i) -> Tensor:
                 query, key, value = _RotatedHeads.apply(qkv, rotary)
                 if cache is not None:
-                    key, value = cache.extend(i, key, value, keep)
+                    return cache.attend(i, query, key, value, slots, until)
                 return layout.attend(query[:, :, :outputs], key, value)
 
             outputs = layout.outputs(x.shape[1]) if i == last else x.shape[1]

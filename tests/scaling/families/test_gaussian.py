@@ -444,7 +444,7 @@ def test_less_score_noise_sharpens_samples() -> None:
         ids = family.sample(model, (600, 1), 50, torch.Generator().manual_seed(0), **options)  # type: ignore[arg-type]
         shares.append(float((ids == 0).double().mean()))
     assert shares[1] > shares[0] + 0.05, "the likeliest token is drawn more often"
-    with pytest.raises(ValueError, match="'gaussian' has no sampling option heat"):
+    with pytest.raises(ValueError, match="'gaussian': sampler 'ancestral' has no option 'heat'"):
         family.sample(model, (1, 1), 2, torch.Generator(), heat=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"score_temperature is 0\.0, it must be positive"):
         family.sample(model, (1, 1), 2, torch.Generator(), score_temperature=0)  # type: ignore[arg-type]

@@ -175,7 +175,7 @@ def test_greedy_tail_takes_the_likeliest_token() -> None:
 
     ids = uniform(3).sample(model, (20, 5), 4, torch.Generator().manual_seed(0), greedy_tail=True)
     assert (ids == 1).all()
-    with pytest.raises(ValueError, match="'uniform' has no sampling option temperature"):
-        uniform(3).sample(model, (2, 2), 4, torch.Generator(), temperature=1.0)
+    with pytest.raises(ValueError, match="'uniform': sampler 'ancestral' has no option 'heat'"):
+        uniform(3).sample(model, (2, 2), 4, torch.Generator(), heat=1.0)
     with pytest.raises(ValueError, match="steps is 0"):
         uniform(3).sample(model, (2, 2), 0, torch.Generator())

@@ -90,20 +90,35 @@ def test_reading_in_another_order_is_reading_the_same_text() -> None:
     torch.testing.assert_close(shuffled, plain.gather(1, order[..., None].expand_as(plain)))
 
 
-def test_kept_keys_and_values_change_nothing() -> None:
-    """Text read in pieces, causally: the same logits as in one go; tokens not kept leave no trace."""
+@pytest.mark.parametrize("own_slots", [False, True])
+def test_kept_keys_and_values_change_nothing(own_slots: bool) -> None:
+    """Text read in pieces, causally: the same logits as in one go; what is read over leaves no trace."""
     model = network(causal=True)
     ids = torch.randint(VOCAB, (3, 9), generator=generator())
     noise = torch.zeros(3)
     with torch.no_grad():
-        whole, cache, pieces = model(ids, noise), Cache(), []
+        whole, cache, pieces = model(ids, noise), Cache(9), []
         for start, end in [(0, 4), (4, 5), (5, 9)]:
-            positions = torch.arange(start, min(end + 2, 9)).expand(3, -1)
-            view = {"positions": positions, "cache": cache}
-            logits = model(ids[:, start : min(end + 2, 9)], noise, keep=end - start, **view)
+            index = torch.arange(start, min(end + 2, 9)).expand(3, -1)  # two tokens more than are kept
+            slots = index if own_slots else start
+            logits = model(ids[:, start : min(end + 2, 9)], noise, cache=cache, slots=slots, until=index)
             pieces.append(logits[:, : end - start])
-            assert len(cache) == end
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-10, atol=1e-12)
+
+
+def test_texts_of_a_batch_may_be_at_different_places_of_a_cache() -> None:
+    """The first text is read one token at a time, the second whole; what fills the gaps is seen by nobody."""
+    model = network(causal=True)
+    ids = torch.randint(VOCAB, (2, 4), generator=generator())
+    noise = torch.zeros(2)
+    with torch.no_grad():
+        whole, cache = model(ids, noise), Cache(4)
+        for place in range(4):
+            index = torch.arange(4).expand(2, -1)
+            present = torch.stack([index[0] == place, torch.full((4,), place == 0)])
+            view = {"cache": cache, "slots": index.where(present, 4), "until": index.where(present, 0)}
+            logits = model(ids, noise, positions=index, **view)
+            torch.testing.assert_close(logits[present], whole[present], rtol=1e-10, atol=1e-12)
 
 
 def test_only_wanted_outputs_leave_the_last_block() -> None:
