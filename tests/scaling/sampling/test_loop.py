@@ -27,7 +27,7 @@ def family_and_model(kind: str, **options: object) -> tuple[Family, Transformer]
     model = family.build_model(SIZE, generator).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            scale = 0.0 if name == "head.bias" else 0.3
+            scale = 0.0 if name.endswith("bias") or "schedule" in name else 0.15
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     return family, model
 
