@@ -56,17 +56,17 @@ def any_order(draft: Draft, *, cache: bool = True) -> Iterator[None]:
         present = (index < end) & (end > done)
         places = order.gather(1, index.clamp(max=length - 1))
         ids = draft.ids.gather(1, places)
-        wanted = present & (index >= done)
+        targets = present & (index >= done)
         view: dict[str, Any] = {"positions": places}
         if kept is not None:
             view |= {"cache": kept, "slots": index.where(present, length), "until": index.where(present, 0)}
             read = torch.where(end > done, done, read)
-        probs = reader(ids, where=wanted, **view)
-        shown = torch.zeros_like(draft.free)
-        rows = torch.arange(count, device=device)[:, None].expand_as(places)[wanted]
-        shown[rows, places[wanted]] = True
+        probs = reader(ids, where=targets, **view)
+        here = torch.zeros_like(draft.free)
+        rows = torch.arange(count, device=device)[:, None].expand_as(places)[targets]
+        here[rows, places[targets]] = True
         # drawn in the order of decoding, with the numbers of the places
         numbers = torch.zeros_like(uniforms)
-        numbers[shown] = draft.noise.at(0, Purpose.CLEAN, shown)
-        draft.ids[rows, places[wanted]] = choose(probs, numbers[rows, places[wanted]])
+        numbers[here] = draft.noise.at(0, Purpose.CLEAN, here)
+        draft.ids[rows, places[targets]] = choose(probs, numbers[rows, places[targets]])
         yield

@@ -50,10 +50,10 @@ def semi_autoregressive(draft: Draft, *, first_hitting: bool = False, cache: boo
         else:
             group = groups_by_time(uniforms[:, block], draft.free[:, block], shares)[0]
         for number in range(int(group.max()) + 1):
-            shown = torch.zeros_like(draft.free)
-            shown[:, block] = group == number
-            probs = reading(start, shown[:, block])
-            draft.ids[shown] = choose(probs, draft.noise.at(0, Purpose.CLEAN, shown))
+            here = torch.zeros_like(draft.free)
+            here[:, block] = group == number
+            probs = reading(start, here[:, block])
+            draft.ids[here] = choose(probs, draft.noise.at(0, Purpose.CLEAN, here))
             yield
 
 
@@ -76,9 +76,9 @@ class _Reading:
             return draft.reader(torch.cat([ids, ids], dim=1), where=where, layout=self.family.layout)
         ids = draft.ids[:, self.read : start + size]
         places = torch.arange(self.read, start + size, device=ids.device)
-        wanted = torch.zeros_like(ids, dtype=torch.bool)
-        wanted[:, start - self.read :] = where
+        targets = torch.zeros_like(ids, dtype=torch.bool)
+        targets[:, start - self.read :] = where
         until = None if self.read == start else (places // size + 1) * size - 1
-        probs = draft.reader(ids, where=wanted, layout=FULL, cache=self.cache, slots=self.read, until=until)
+        probs = draft.reader(ids, where=targets, layout=FULL, cache=self.cache, slots=self.read, until=until)
         self.read = start
         return probs

@@ -91,10 +91,10 @@ def decode(draft: Draft, group: Tensor, times: Tensor, greedy: Tensor | None = N
     """Fill the places (B, L) of group 0, then of group 1, ...; the network reads a row at times (B, L) of the
     places that it fills. greedy: places that get the likeliest id."""
     for number in range(int(group.max()) + 1):
-        shown = group == number
-        rows = shown.any(dim=1)
-        t = times.where(shown, 0.0).amax(dim=1)
-        probs = draft.reader(draft.ids[rows], t[rows], shown[rows])
-        ids = choose(probs, draft.noise.at(0, Purpose.CLEAN, shown))
-        draft.ids[shown] = ids if greedy is None else torch.where(greedy[shown], probs.argmax(-1), ids)
+        here = group == number
+        rows = here.any(dim=1)
+        t = times.where(here, 0.0).amax(dim=1)
+        probs = draft.reader(draft.ids[rows], t[rows], here[rows])
+        ids = choose(probs, draft.noise.at(0, Purpose.CLEAN, here))
+        draft.ids[here] = ids if greedy is None else torch.where(greedy[here], probs.argmax(-1), ids)
         yield

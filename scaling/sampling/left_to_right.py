@@ -52,8 +52,8 @@ def left_to_right(draft: Draft, *, cache: bool = True) -> Iterator[None]:
 def check_beginning(draft: Draft, block_size: int = 1) -> None:
     """UserError if a place is given behind a free one of an earlier block: it would not be seen there."""
     blocks = draft.free.unflatten(1, (-1, block_size))
-    free, given = blocks.any(dim=2), ~blocks.all(dim=2)
-    if bool((free.long().cummax(dim=1).values.bool()[:, :-1] & given[:, 1:]).any()):
+    free, fixed = blocks.any(dim=2), ~blocks.all(dim=2)
+    if bool((free.long().cummax(dim=1).values.bool()[:, :-1] & fixed[:, 1:]).any()):
         which = "a beginning" if block_size == 1 else f"a beginning, and places of the {block_size} after it"
         raise UserError(
             f"family {draft.family.name!r} writes from left to right: a prompt may give {which} only"

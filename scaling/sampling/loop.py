@@ -112,12 +112,12 @@ def generate(
     steps = family.sampling_steps(length) if steps is None else steps
     if steps < 1:
         raise UserError(f"sampling steps is {steps}, it must be at least 1")
-    given = _whole_prompt(prompt, len(seeds), length, family).to(device)
+    fixed = _whole_prompt(prompt, len(seeds), length, family).to(device)
     noise = Noise(seeds, device)
     reader = Reader(model, family, filters or Filters(), timed)
     started = time.perf_counter()
     draft = Draft(
-        family=family, reader=reader, noise=noise, steps=steps, ids=given.clamp(min=0), free=given == FREE,
+        family=family, reader=reader, noise=noise, steps=steps, ids=fixed.clamp(min=0), free=fixed == FREE,
         lengths=torch.full((len(seeds),), length, device=device),
     )  # fmt: skip
     for _ in function(draft, **options):

@@ -57,8 +57,8 @@ class Reader:
                 logits = self.model(ids, conditioning, **view)
                 return logits.flatten(0, 1) if where is None else logits[where]
             features = self.model.trunk(ids, conditioning, **view)
-            wanted = features.flatten(0, 1) if where is None else features[where]
-            return self.model.predict(wanted, self.model.vocab_size)
+            targets = features.flatten(0, 1) if where is None else features[where]
+            return self.model.predict(targets, self.model.vocab_size)
 
     @contextmanager
     def counting(self, tokens: Tensor) -> Iterator[None]:
