@@ -54,10 +54,10 @@ def test_a_text_depends_on_its_own_seed_alone(name, sampler, options):
 
 
 @pytest.mark.parametrize("name", CACHED)
-@pytest.mark.parametrize("given", [0, 3])
-def test_caches_change_no_id_and_save_tokens(name, given):
+@pytest.mark.parametrize("beginning", [0, 3])
+def test_caches_change_no_id_and_save_tokens(name, beginning):
     family, model = family_and_model(name)
-    prompt = torch.tensor([1, 2, 3])[:given]
+    prompt = torch.tensor([1, 2, 3])[:beginning]
     for options in ({}, {"first_hitting": True}) if name == "block" else ({},):
         about = {"steps": family.sampling_steps(LENGTH), "prompt": prompt, **options}
         kept, anew = (generate(model, family, SEEDS, LENGTH, cache=c, **about) for c in (True, False))
