@@ -97,6 +97,7 @@ def forward_probs(family: Family, x0: Tensor, xt: Tensor, t: Tensor) -> Tensor:
 def told_the_time(family: Family) -> Family:
     """The family, changed to tell a network the noise time itself: what the predictors here want to know."""
     family.conditioning = lambda t: t  # type: ignore[method-assign]
+    family.time_conditioned = True
     return family
 
 
