@@ -154,12 +154,18 @@ def families() -> None:
     _console().print(families_table())
 
 
-@command("store", "out", store="List those recorded here: sqlite:///, http://, postgresql://.", otherwise="")
+@command(
+    "store",
+    "columns",
+    "out",
+    store="List those recorded here: sqlite:///, http://, postgresql://.",
+    otherwise="",
+)
 def sweeps(chosen: Chosen) -> None:
     """List the sweeps of the package and of --out, or those of a store."""
     from sweeps.results.lists import show_sweeps
 
-    show_sweeps(chosen.out, chosen.store, _console())
+    show_sweeps(chosen.out, chosen.store, _console(), columns=chosen.renamed)
 
 
 # -- sweeps -------------------------------------------------------------------------------------

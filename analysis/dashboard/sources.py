@@ -217,6 +217,11 @@ def spec_of(
     UserError where that is nothing a store can be, where the file does not exist or its heading is none of a
     run table, or the server is silent.
     """
+    is_file = not store.startswith(PUBLISHED) and kind_of(store)[0] == "file"
+    if columns and not is_file:
+        raise UserError(
+            f"columns is for .csv and .parquet files; {without_secrets(store)} has the usual names"
+        )
     if store.startswith(PUBLISHED):
         name = store.removeprefix(PUBLISHED)
         if name not in set(published.tables()["name"]):
@@ -231,7 +236,7 @@ def spec_of(
     if kind in ("file", "sqlite"):
         path = path.resolve()
         store = f"sqlite:///{path}" if kind == "sqlite" else str(path)
-    if kind == "file":
+    if is_file:
         check_heading(path, columns)
     options: dict[str, Any] = {"store": store, "sweep": sweep, "families": list(families or [])}
     if columns:

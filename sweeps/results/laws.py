@@ -147,7 +147,7 @@ def store_table(
     from analysis.table.runs import UnknownNameError
 
     if columns is not None and store.startswith("published:"):
-        raise UserError(f"--columns is for .csv and .parquet files; {store} has the usual names")
+        raise UserError(f"columns is for .csv and .parquet files; {store} has the usual names")
     if store.startswith("published:"):
         frame = analysis.published.runs(store.removeprefix("published:"))
         if missing := [column for column in ("family", "params", "tokens", "loss") if column not in frame]:
