@@ -277,8 +277,9 @@ def test_nothing_sticks_out_of_a_narrow_window(page: Any, desk: str, view: str, 
 
 TABLES = """[...document.querySelectorAll('.scroll')].map(box => {
     const caption = box.querySelector('caption span')?.getBoundingClientRect();
-    return {width: box.clientWidth, inside: box.scrollWidth, left: caption?.left ?? 0, right: caption?.right ?? 0,
-        stacked: Boolean(box.querySelector('.stacked')), hint: getComputedStyle(box).backgroundImage};
+    return {width: box.clientWidth, inside: box.scrollWidth,
+        left: caption?.left ?? 0, right: caption?.right ?? 0, stacked: Boolean(box.querySelector('.stacked')),
+        hint: getComputedStyle(box).backgroundImage};
 })"""
 
 
