@@ -63,14 +63,18 @@ class Transformer(nn.Module):
     """Ids and a noise level in, logits out.
 
     `trunk` gives the features the head reads, so that a loss may call the head for some positions only.
+    classes: how many labels a text may have; 0: the network reads none. A label's vector is added to the
+    conditioning; they start at 0, so that the network starts as one without.
     """
 
-    def __init__(self, size: Size, vocab_size: int, *, causal: bool = False) -> None:
+    def __init__(self, size: Size, vocab_size: int, *, causal: bool = False, classes: int = 0) -> None:
         super().__init__()
-        self.size, self.vocab_size = size, vocab_size
+        self.size, self.vocab_size, self.classes = size, vocab_size, classes
         self.layout: Layout = CAUSAL if causal else FULL
         hidden, cond = size.hidden, size.cond_dim
         self.embedding = nn.Parameter(torch.empty(vocab_size, hidden))
+        # the last row is the null label's
+        self.label_vectors = nn.Parameter(torch.zeros(classes + 1, cond)) if classes else None
         self.time_in = nn.Linear(size.time_features, cond)
         self.time_out = nn.Linear(cond, cond)
         # Every adaLN projection in one matrix: six rows of D per block, then shift and scale of the end.
@@ -94,12 +98,16 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         slots: int | Tensor = 0,
         until: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_blocks: int | None = None,
     ) -> Tensor:
         """Features (B, outputs, D) after the last normalisation.
 
         ids: (B, n), or their embeddings (B, n, D). layout: of the attention, the network's own by default.
         positions: (B, n), each token's place in the text; by default the layout's, with a cache the slots.
         cache, slots, until: write keys and values there and see those of earlier passes, see `Cache.attend`.
+        labels: (B,), each below `classes` or that number, the null label; by default null.
+        num_blocks: stop after so many blocks, fewer than all, and return their output (B, n, D) as it is.
         """
         layout = layout or self.layout
         x = ids if ids.is_floating_point() else F.embedding(ids, self.embedding)
@@ -109,9 +117,14 @@ class Transformer(nn.Module):
         rotary = self._rotary(x, layout, positions)
         features = _sinusoids(noise, self.size.time_features).to(x.dtype)
         condition = F.silu(self.time_out(F.silu(self.time_in(features))))
+        if self.label_vectors is not None:
+            condition = condition + self.label_vectors[-1 if labels is None else labels]
+        assert labels is None or self.classes, "a network without labels is given none"
         parts = self.modulation(condition)[:, None].chunk(6 * self.size.num_layers + 2, dim=-1)
         last = self.size.num_layers - 1
         for i, block in enumerate(self.blocks):
+            if i == num_blocks:
+                return x
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts[6 * i : 6 * i + 6]
 
             def attend(qkv: Tensor, outputs: int, i: int = i) -> Tensor:
@@ -199,17 +212,19 @@ def interleave_heads(rows: Tensor, num_heads: int) -> Tensor:
     return heads.transpose(1, 2).reshape(rows.shape)
 
 
-def build_model(size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator) -> Transformer:
+def build_model(
+    size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator, classes: int = 0
+) -> Transformer:
     """A Transformer with fresh weights drawn from `generator` (a CPU generator) in a fixed order.
 
     Initial values as in the published code: embeddings and linear maps uniform within 1/sqrt(fan-in),
-    norm gains 1, modulation and head 0.
+    norm gains 1, modulation, head and labels 0.
     """
-    model = Transformer(size, vocab_size, causal=causal)
+    model = Transformer(size, vocab_size, causal=causal, classes=classes)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner = name.rpartition(".")[0]
-            if owner in ("modulation", "head"):
+            if owner in ("modulation", "head") or name == "label_vectors":
                 parameter.zero_()
             elif "norm" in name:
                 parameter.fill_(1.0)
