@@ -196,8 +196,8 @@ def cut_posterior(
 
 
 def propose(probs: Tensor, present: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Ids (n,) drawn from probs (n, V) at a temperature, and the odds p / (1 - p) of each at it; 0 where it is
-    the present id. Odds rank as probabilities do, and tell certain ids apart that all round to 1."""
+    """Ids (n,) drawn from probs (n, V) at a temperature, and the odds p / (1 - p) of each at it; 0 where it
+    is the present id. Odds rank as probabilities do, and tell certain ids apart that all round to 1."""
     sharp = Filters(temperature=temperature)(probs)
     new = choose(sharp, uniforms)
     others = sharp.scatter(-1, new[:, None], 0.0).sum(-1)
@@ -214,8 +214,8 @@ def gain(probs: Tensor, present: Tensor, prior: Tensor) -> Tensor:
 def put_surest(ids: Tensor, new: Tensor, score: Tensor, count: int | Tensor) -> Tensor:
     """ids (B, L) with the `count` places (a number, or (B, 1)) of the highest score above 0 from new.
 
-    Scores that agree to a millionth tie, and the first place wins: places of a monotonous text score the same,
-    and rounding, which differs from batch to batch, must not choose among them.
+    Scores that agree to a millionth tie, and the first place wins: places of a monotonous text score the
+    same, and rounding, which differs from batch to batch, must not choose among them.
     """
     level = (score.log() * 2**20).round()
     rank = level.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
