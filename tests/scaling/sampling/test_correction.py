@@ -67,7 +67,7 @@ class TestSelfCorrection:
     def test_texts_end_on_their_own_and_are_not_read_again(self) -> None:
         ids, model = correct([[0, 1, 2], [1, 0, 1]])
         assert ids.tolist() == [[0, 1, 2], [0, 1, 2]]
-        assert [len(seen) for seen in model.seen] == [2, 1, 1, 1]
+        assert [len(ids) for ids in model.seen] == [2, 1, 1, 1]
 
     def test_a_text_does_not_depend_on_its_neighbours(self) -> None:
         texts, seeds = [[0, 1, 1], [1, 2, 0], [2, 2, 2]], [7, 8, 9]
