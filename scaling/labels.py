@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from scaling.errors import UserError, nearest, unknown
+from scaling.errors import UserError, unknown
 
 KINDS = ("source", "test", "documentation")
 """Labels of `kind`, read off the path of a document."""
@@ -73,8 +73,7 @@ def label_number(label: int | str, classes: int, names: Sequence[str] = ()) -> i
         if not names:
             raise UserError(f"label {label!r}: these labels have no names; give a number below {classes}")
         if label not in names:
-            known = ", ".join(names)
-            raise UserError(f"unknown label {label!r}{nearest(label, names)} (known: {known})")
+            raise unknown("label", label, names)
         return list(names).index(label)
     number = int(label)
     if not 0 <= number < classes:

@@ -367,11 +367,11 @@ class TopicSource(Source):
         belief = np.full((len(ids), self.num_topics), 1 / self.num_topics)
         rows = np.empty((*ids.shape, self.num_token_ids))
         for step in range(ids.shape[1]):
-            given = self.firsts[None] if step == 0 else self.tables[:, ids[:, step - 1]].transpose(1, 0, 2)
+            table = self.firsts[None] if step == 0 else self.tables[:, ids[:, step - 1]].transpose(1, 0, 2)
             rows[:, step] = np.einsum(
-                "bt,btv->bv", belief, np.broadcast_to(given, (len(ids), *given.shape[1:]))
+                "bt,btv->bv", belief, np.broadcast_to(table, (len(ids), *table.shape[1:]))
             )
-            belief = belief * np.take_along_axis(given, ids[:, step, None, None], axis=2)[..., 0]
+            belief = belief * np.take_along_axis(table, ids[:, step, None, None], axis=2)[..., 0]
             belief /= belief.sum(axis=1, keepdims=True)
         return rows
 

@@ -41,11 +41,11 @@ def measure_leak(
     autocast: torch.dtype | None = None,
 ) -> Leak:
     """The leak of labels (n,) of held-out ids x0 (n, L), n at least 2; both bounds meet the same noise."""
-    given = sequence_bounds(model, family, x0, spec, labels=labels, autocast=autocast)
-    difference = sequence_bounds(model, family, x0, spec, autocast=autocast) - given
+    with_label = sequence_bounds(model, family, x0, spec, labels=labels, autocast=autocast)
+    difference = sequence_bounds(model, family, x0, spec, autocast=autocast) - with_label
     shares = torch.bincount(labels).double() / len(labels)
     return Leak(
-        with_label=float(given.mean()),
+        with_label=float(with_label.mean()),
         difference=float(difference.mean()),
         se=float(difference.std()) / math.sqrt(len(difference)),
         label_cost=float(torch.special.entr(shares).sum()) / x0.shape[1],

@@ -38,6 +38,9 @@ def test_one_run_from_two_exports_counts_once_by_its_key() -> None:
     table = prepare(pd.concat([runs, runs.head(2).assign(host="b")], ignore_index=True))
     assert len(table) == len(runs)
     assert [run.reason for run in table.excluded] == ["repeats row 0", "repeats row 1"]
+    other = runs.head(1).assign(loss=9.0)
+    with pytest.raises(UserError, match="listed more than once, with different results"):
+        prepare(pd.concat([runs, other], ignore_index=True))
 
 
 def test_runs_with_labels_are_left_out_until_the_column_is_dropped() -> None:
@@ -50,9 +53,6 @@ def test_runs_with_labels_are_left_out_until_the_column_is_dropped() -> None:
         "trained with labels (3 kind); drop the column labels to fit it"
     }
     assert len(prepare(mixed.drop(columns="labels"))) == 2 * len(runs)
-    other = runs.head(1).assign(loss=9.0)
-    with pytest.raises(UserError, match="listed more than once, with different results"):
-        prepare(pd.concat([runs, other], ignore_index=True))
 
 
 def test_runs_that_differ_anywhere_are_no_repetition() -> None:
