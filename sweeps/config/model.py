@@ -331,7 +331,7 @@ class SweepConfig(_Section):
     seeds: Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)] = (1,)
     """One number or a list; every size is trained once per seed at every budget."""
     labels: Labels | None = None
-    """The label that networks read beside a text, for guided sampling: `{of: kind}`, see docs/sampling.md."""
+    """The label that networks read beside a text, for guided sampling: `{of: kind}`."""
     precision: Precision = "float32"
     """Number format of the matrix products; weights and optimizer state stay float32."""
     training: TrainingConfig = TrainingConfig()
