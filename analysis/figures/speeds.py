@@ -38,9 +38,8 @@ def speed_quality(comparison: SpeedQuality) -> go.Figure:
     table = speed_quality_table(comparison)
     families = theme.family_order(table["family"].unique())
     figure = parts.panels(4, 2, row_px=ROW_PX)
-    styles = {family: theme.family_style(family) for family in families}
     for family in families:
-        parts.legend_entry(figure, styles[family], dash="solid", family=family)
+        parts.legend_entry(figure, theme.family_style(family), dash="solid", family=family)
     y_axes = {
         "gen_ppl": axes.log_axis(QUALITY_TITLES["gen_ppl"], table["gen_ppl"], number_text, room=7),
         "entropy": axes.loss_axis(
@@ -57,24 +56,7 @@ def speed_quality(comparison: SpeedQuality) -> go.Figure:
         limits = axes.limits_of(y_axis)
         traces = []
         for family in families:
-            style, own = styles[family], table[table["family"] == family]
-            front = comparison.front(family, at)
-            on_front = own["front_many" if at == "many texts" else "front_one"]
-            line = {"color": style.colour, "width": 1.8}
-            traces.append(parts.scatter("line", *_line(front, speed, quality), line=line, family=family))
-            ends = front[f"{quality}_low"], front[f"{quality}_high"]
-            traces += parts.intervals(
-                "y", front[speed], front[quality], *ends, limits, style.colour, family=family
-            )
-            for marked, size in ((own[on_front], 9), (own[~on_front], 5)):
-                symbol = style.symbol if size == 9 else f"{style.symbol}-open"
-                texts = [_text(row) for row in marked.to_dict("records")]
-                mark = (style.colour, symbol, size)
-                place = marked[speed], marked[quality]
-                if len(marked):
-                    traces.append(
-                        parts.scatter("points", *place, mark=mark, keys=marked, text=texts, family=family)
-                    )
+            traces += _family(comparison, family, (at, quality, speed), limits)
         if quality == "gen_ppl":
             traces += _crossings(comparison.crossings, at, axes.limits_of(x_axis), limits)
         parts.add(figure, traces, panel, x=x_axis, y=y_axis)
@@ -85,6 +67,26 @@ def speed_quality(comparison: SpeedQuality) -> go.Figure:
     )
     provenance = parts.run_provenance([table], what="samples")
     return parts.finish(figure, "speed_quality", "Speed against quality", caption, provenance)
+
+
+def _family(
+    comparison: SpeedQuality, family: str, panel: tuple[str, str, str], limits: tuple[float, float]
+) -> list[go.Scatter]:
+    """The points of a family, its front with intervals, and the line along it."""
+    at, quality, speed = panel
+    style, front = theme.family_style(family), comparison.front(family, at)
+    own = comparison.points[comparison.points["family"] == family]
+    others = own[~own["front_many" if at == "many texts" else "front_one"]]
+    line = {"color": style.colour, "width": 1.8}
+    ends = front[f"{quality}_low"], front[f"{quality}_high"]
+    traces = [parts.scatter("line", *_line(front, speed, quality), line=line, family=family)]
+    traces += parts.intervals("y", front[speed], front[quality], *ends, limits, style.colour, family=family)
+    for points, symbol, size in ((front, style.symbol, 9), (others, f"{style.symbol}-open", 5)):
+        if len(points):
+            texts = [_text(row) for row in points.to_dict("records")]
+            mark, place = (style.colour, symbol, size), (points[speed], points[quality])
+            traces.append(parts.scatter("points", *place, mark=mark, keys=points, text=texts, family=family))
+    return traces
 
 
 def _line(front: pd.DataFrame, speed: str, quality: str) -> tuple[list[float], list[float]]:
