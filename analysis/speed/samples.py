@@ -34,7 +34,7 @@ def load_samples(path: str | Path) -> pd.DataFrame:
     """The table of samples that `scaling sample SWEEP` has written, from its Parquet file or the sweep's
     folder.
 
-    One row per run, sampler and steps: see docs/sampling.md for the columns. UserError, in one sentence, for
+    One row per run, sampler and steps. UserError, in one sentence, for
     a file that is not there, is no Parquet file, or lacks a column that `analysis.speed_quality` needs.
     """
     path = Path(os.fspath(path))
