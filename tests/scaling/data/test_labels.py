@@ -28,7 +28,7 @@ KIND = Labels(of="kind")
         ("contest/a.py", "source"),
         ("docs/index.rst", "documentation"),
         ("README.md", "documentation"),
-        ("tests/notes.md", "test"),
+        ("testing/notes.md", "test"),
     ],
 )
 def test_the_kind_follows_from_the_path(path: str, kind: str) -> None:
