@@ -114,7 +114,7 @@ def _by_rank(draft: Draft, rank: Tensor, cache: bool) -> Iterator[None]:
     """Decode free places in the order of their rank (B, L), equal ones in one call, from left to right."""
     free, length = draft.free, rank.shape[1]
     present = torch.zeros(len(rank), length + 1, dtype=torch.long, device=rank.device)
-    present.scatter_(1, rank + 1, free.long(), reduce="add")
+    present.scatter_add_(1, rank + 1, free.long())
     present = (present > 0).long()
     group = (present.cumsum(1) - 1).gather(1, rank + 1).where(free, NEVER)  # without gaps
     yield from decode_in_order(draft, group.argsort(dim=1, stable=True), group, cache)
@@ -131,12 +131,13 @@ def decode_in_order(draft: Draft, order: Tensor, group: Tensor, cache: bool) -> 
     """
     family, reader, (count, length) = draft.family, draft.reader, draft.ids.shape
     device = draft.ids.device
+    assert family.mask_id is not None, "an absorbing family"
     draft.ids[draft.free] = family.mask_id
     yield
     calls = int(group.max()) + 1
     # row k of `decoded` (C + 1, B): how many tokens are decoded, or given, before call k
     sizes = torch.zeros(count, calls + 2, dtype=torch.long, device=device)
-    sizes.scatter_(1, group + 1, torch.ones_like(group), reduce="add")
+    sizes.scatter_add_(1, group + 1, torch.ones_like(group))
     decoded = sizes.cumsum(1)[:, :-1].T.contiguous()
     kept = Cache(length) if cache and isinstance(reader.model, Transformer) else None
     first = torch.zeros_like(decoded) if kept is None else torch.cat([decoded[:1] * 0, decoded[:-1]])
