@@ -156,6 +156,7 @@ def train(
     device: str = "cpu",
     micro_batch_size: int | None = None,
     checkpoint_every_s: float = 15.0,
+    keep_weights: bool = True,
     compile_trunk: bool = False,
     samples: int = 0,
     during: int = 0,
@@ -171,6 +172,8 @@ def train(
     during: held-out losses along the run, on `during_sequences` sequences; they change nothing else.
     samples: texts to draw from the trained network, for people to read; they change nothing else.
     should_stop: called after every step; a reason makes the run write a checkpoint and end as preempted.
+    keep_weights: write a checkpoint after the last step, from which `load_run` reads the network; without, a
+    run that took less than `checkpoint_every_s` leaves none.
     micro_batch_size: sequences of one forward and backward pass; below the batch size gradients accumulate.
 
     Raises UserError if the data is too small for the spec, OSError if a checkpoint cannot be written (the
@@ -240,7 +243,7 @@ def train(
             sentence = f"stopped at step {progress.step} of {spec.steps}: {reason}"
             return _result(run, RunStatus.PREEMPTED, sentence)
 
-    if progress.step and last_saved != started:
+    if progress.step > run.resumed and (keep_weights or last_saved != started):
         _save(run, folder, log)  # a kill during evaluation costs the evaluation alone
     result = _evaluate(run, log)
     if samples and result.status == RunStatus.FINISHED:

@@ -235,6 +235,8 @@ class TrainingConfig(_Section):
     """Compile the network (torch.compile): pays on GPUs and on runs of many minutes."""
     checkpoint_every_s: Positive = 15.0
     """Seconds between checkpoints; a killed worker loses at most these."""
+    keep_weights: bool = True
+    """Keep the last checkpoint of a finished run (12 bytes a parameter), for sampling and distillation."""
     samples: Annotated[int, Field(ge=0, le=100)] = 2
     """Text samples that each finished network generates, shown in the dashboard."""
 

@@ -119,6 +119,8 @@ class Plan:
             options[memory.OPTION] = how.micro_batch_size
         if how.compile:
             options["compile_trunk"] = True
+        if not how.keep_weights:
+            options["keep_weights"] = False
         if evaluation.during:
             options |= {"during": evaluation.during, "during_sequences": evaluation.during_sequences}
         return Entry(
