@@ -197,7 +197,9 @@ class Cache:
             mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, -math.inf)
             mask = mask[:, None] if mask.ndim == 3 else mask
         first = slots if isinstance(slots, int) else 0
-        return Reading(kept=self._kept, capacity=self.capacity, first=first, places=places, end=end, mask=mask)
+        return Reading(
+            kept=self._kept, capacity=self.capacity, first=first, places=places, end=end, mask=mask
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,13 +50,13 @@ def block(draft: Draft, *, sub_context: int | None = None, cache: bool = True) -
 
     So `steps` is `sub_context`; either may be left out. A prompt may give any places. cache: see `any_order`.
     """
-    family, (count, length) = draft.family, draft.ids.shape
+    family, length = draft.family, draft.ids.shape[1]
     assert isinstance(family, Esoteric), "a sampler of this family"
     size = draft.steps if sub_context is None else sub_context
     if size != draft.steps or not 1 <= size <= length:
         raise UserError(
-            f"family {family.name!r}: sampler 'block' decodes one offset of every sub-context a step: steps is "
-            f"{draft.steps} and sub_context {size}, they must be the same, at most {length}"
+            f"family {family.name!r}: sampler 'block' decodes one offset of every sub-context a step: "
+            f"steps is {draft.steps} and sub_context {size}, they must be the same, at most {length}"
         )
     rank = draft.noise.everywhere(0, Purpose.ORDER, size).argsort(dim=1).argsort(dim=1)
     yield from _by_rank(draft, rank[:, torch.arange(length, device=draft.ids.device) % size], cache)
@@ -79,8 +79,9 @@ def block_autoregressive(
     calls = int(rank.max()) + 1
     if draft.steps not in (calls, family.sampling_steps(length)):
         raise UserError(
-            f"family {family.name!r}: sampler 'block_autoregressive' with sub_context {sub_context} and together "
-            f"{together} takes {calls} calls for {length} tokens: steps is {draft.steps}, it must be that"
+            f"family {family.name!r}: sampler 'block_autoregressive' with sub_context {sub_context} and "
+            f"together {together} takes {calls} calls for {length} tokens: steps is {draft.steps}, it must be "
+            "that"
         )
     yield from _by_rank(draft, rank.expand_as(draft.ids), cache)
 
