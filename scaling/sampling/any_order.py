@@ -80,8 +80,8 @@ def block_autoregressive(
     if draft.steps not in (calls, family.sampling_steps(length)):
         raise UserError(
             f"family {family.name!r}: sampler 'block_autoregressive' with sub_context {sub_context} and "
-            f"together {together} takes {calls} calls for {length} tokens: steps is {draft.steps}, it must be "
-            "that"
+            f"together {together} takes {calls} calls for {length} tokens: steps is {draft.steps}, it must "
+            "be that"
         )
     yield from _by_rank(draft, rank.expand_as(draft.ids), cache)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from scaling.errors import UserError
 from scaling.families.ar import Autoregressive
@@ -77,7 +78,8 @@ def check_end(family: Family, end: int | None) -> None:
 
 def check_beginning(draft: Draft, block_size: int = 1) -> None:
     """UserError if a place is given behind a free one of an earlier block: it would not be seen there."""
-    blocks = draft.free.unflatten(1, (-1, block_size))
+    free = F.pad(draft.free, (0, -draft.free.shape[1] % block_size), value=True)
+    blocks = free.unflatten(1, (-1, block_size))
     free, fixed = blocks.any(dim=2), ~blocks.all(dim=2)
     if bool((free.long().cummax(dim=1).values.bool()[:, :-1] & fixed[:, 1:]).any()):
         which = "a beginning" if block_size == 1 else f"a beginning, and places of the {block_size} after it"

@@ -52,7 +52,7 @@ class Reader:
         return self.filters(self.unfiltered(ids, t, where, **view))
 
     def unfiltered(
-        self, ids: Tensor, t: Tensor | float = 0.0, where: Tensor | None = None, **view: Any
+        self, ids: Tensor, t: Tensor | float = 0.0, where: Places | None = None, **view: Any
     ) -> Tensor:
         """The distribution before the filters; arguments as of a call."""
         return self.family.restored(self.logits(ids, t, where, **view))
