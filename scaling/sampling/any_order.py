@@ -58,8 +58,7 @@ def block(draft: Draft, *, sub_context: int | None = None, cache: bool = True) -
             f"family {family.name!r}: sampler 'block' decodes one offset of every sub-context a step: "
             f"steps is {draft.steps} and sub_context {size}, they must be the same, at most {length}"
         )
-    rank = draft.noise.everywhere(0, Purpose.ORDER, size).argsort(dim=1).argsort(dim=1)
-    yield from _by_rank(draft, rank[:, torch.arange(length, device=draft.ids.device) % size], cache)
+    yield from _by_rank(draft, block_rank(draft.noise.everywhere(0, Purpose.ORDER, size), length), cache)
 
 
 def block_autoregressive(
@@ -99,6 +98,13 @@ def one_by_one(group: Tensor, free: Tensor, uniforms: Tensor) -> tuple[Tensor, T
     rest = free & ~diffused
     group = torch.where(rest, group.amax(dim=1, keepdim=True).clamp(min=NEVER) + rest.cumsum(dim=1), group)
     return group, torch.where(diffused, group + (1 - uniforms), group.double())
+
+
+def block_rank(uniforms: Tensor, length: int) -> Tensor:
+    """(B, L) the call that decodes each place: that of its offset, the one with the lowest number (B, S) of
+    the S offsets first."""
+    rank = uniforms.argsort(dim=1).argsort(dim=1)
+    return rank[:, torch.arange(length, device=rank.device) % rank.shape[1]]
 
 
 def block_autoregressive_rank(length: int, sub_context: int, together: int) -> Tensor:

@@ -20,6 +20,7 @@ from scaling.sampling.left_to_right import check_beginning, check_end
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 from scaling.sampling.plan import groups_by_time, groups_of
+from scaling.sampling.reader import Reader
 
 WINDOW = 256
 """Tokens whose entropy tells that a text has come to repeat itself, as published."""
@@ -67,7 +68,7 @@ def semi_autoregressive(
     yield
     group, calls = _plan(draft, family, free, first_hitting)
     uniforms = draft.noise.everywhere(0, Purpose.CLEAN, length + pad)
-    read = _Reading(draft, ids, family, cache)
+    read = Reading(draft.reader, ids, family, cache)
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for number, start in enumerate(range(0, length, size)):
         for call in range(calls[number]):
@@ -135,12 +136,12 @@ def _plan(draft: Draft, family: Block, free: Tensor, first_hitting: bool) -> tup
     return group.view(free.shape), calls.tolist()
 
 
-class _Reading:
+class Reading:
     """x_theta of a block behind finished ones."""
 
-    def __init__(self, draft: Draft, ids: Tensor, family: Block, cache: bool) -> None:
-        self.reader, self.ids, self.family = draft.reader, ids, family
-        self.transformer = isinstance(draft.reader.model, Transformer)
+    def __init__(self, reader: Reader, ids: Tensor, family: Block, cache: bool) -> None:
+        self.reader, self.ids, self.family = reader, ids, family
+        self.transformer = isinstance(reader.model, Transformer)
         self.cache = Cache(ids.shape[1]) if cache and self.transformer else None
         self.read = 0
         """Places that were read as finished."""
