@@ -1,4 +1,4 @@
-"""Every case of tests/golden, or of the folder named by GOLDEN_DIR, within its own tolerance.
+"""Every case of tests/golden and its folders, or of the folder named by GOLDEN_DIR, within its own tolerance.
 
 A file or a case id that no runner knows fails. Runners look at a case's
 id, parameters and shapes, never at its values, so the same ids may come with other inputs.
@@ -41,7 +41,7 @@ def runner_for(family: str, case_id: str) -> Callable[[Case], Got]:
 def load(folder: Path) -> list[Any]:
     """(family, case) of every JSON file, with readable ids."""
     out = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.rglob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         for case in content["cases"]:
             out.append(pytest.param(content["family"], case, id=f"{path.stem}-{case['id']}"))

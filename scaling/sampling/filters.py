@@ -25,6 +25,8 @@ class Filters:
     """Only the so many likeliest ids; ties at the last of them stay."""
     top_p: float = 1.0
     """Nucleus: the fewest likeliest ids that reach this probability, the one that crosses it included."""
+    drop_crossing: bool = False
+    """The nucleus without the id that crosses `top_p`, as ReMDM and BD3-LM have it; the likeliest stays."""
     min_p: float = 0.0
     """Only ids at least this share as likely as the likeliest."""
 
@@ -53,8 +55,10 @@ class Filters:
             probs = probs / probs.sum(-1, keepdim=True)
         if self.top_p < 1:
             ordered, ids = probs.sort(dim=-1, descending=True, stable=True)
-            before = ordered.cumsum(-1) - ordered
-            probs = torch.zeros_like(probs).scatter(-1, ids, ordered.where(before < self.top_p, 0.0))
+            sums = ordered.cumsum(-1)
+            inside = sums <= self.top_p if self.drop_crossing else sums - ordered < self.top_p
+            inside[..., 0] = True
+            probs = torch.zeros_like(probs).scatter(-1, ids, ordered.where(inside, 0.0))
         if self.min_p > 0:
             probs = probs.where(probs >= self.min_p * probs.amax(-1, keepdim=True), 0.0)
         return probs / probs.sum(-1, keepdim=True)

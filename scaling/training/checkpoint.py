@@ -61,6 +61,13 @@ def save_checkpoint(
     return path
 
 
+def remove_checkpoints(folders: Iterable[Path], *, keep: int) -> None:
+    """Remove a finished run's checkpoints from the folders of its attempts but for the furthest `keep`."""
+    paths = [path for folder in folders for path in _checkpoints(folder)]
+    for path in sorted(paths, key=BY_NAME, reverse=True)[keep:]:
+        path.unlink(missing_ok=True)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; DamagedCheckpointError where its content is not what was written."""
     try:

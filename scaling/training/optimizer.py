@@ -131,6 +131,16 @@ class FlatAdamW:
             offset = own.stop
 
 
+def write_parameters(model: nn.Module, flat: Tensor) -> None:
+    """Set the model's parameters to those in the vector `flat`, in the order of `FlatAdamW.flat`."""
+    own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
+    parameters = [p for group in _members(model, own_rates) for p in group]
+    parts = flat.split([p.numel() for p in parameters])
+    with torch.no_grad():
+        for parameter, values in zip(parameters, parts, strict=True):
+            parameter.copy_(values.view_as(parameter))
+
+
 def _members(
     model: nn.Module, own_rates: Mapping[str, tuple[float, float | None]]
 ) -> list[list[nn.Parameter]]:

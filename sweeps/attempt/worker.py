@@ -47,6 +47,11 @@ def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -
     outcome = replace(outcome, host=outcome.host or socket.gethostname(), worker_s=spent_s)
     with suppress(OSError):  # a full disk: the outcome still reaches the driver by the pool
         write_outcome(folder, outcome)
+        if outcome.status == "finished":  # only now: until then another attempt would go on from them
+            from scaling.training.checkpoint import remove_checkpoints
+
+            keep = 1 if job.options.get("keep_weights", True) else 0
+            remove_checkpoints(attempt_folders(folder.parent).values(), keep=keep)
     return outcome
 
 

@@ -11,6 +11,7 @@ from tests.golden_runners import (
     gaussian,
     hybrid,
     masked,
+    sampling,
     schedules,
     uniform,
 )
@@ -28,6 +29,7 @@ RUNNERS: dict[str, Runners] = {
     "plaid": gaussian.RUNNERS,
     "mdlm": masked.RUNNERS,
     "schedules": schedules.RUNNERS,
+    **sampling.RUNNERS,
 }
 """By the family name inside a golden file: patterns of case ids (fnmatch) and the function that runs them."""
 

@@ -124,7 +124,8 @@ def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> 
         watch.stop()
         checkpoints.stop()
     end = time.monotonic() + LAST_S
-    for put in (copies.put_checkpoint, copies.put_journal, copies.put_result):
+    puts = [copies.put_checkpoint, copies.put_journal, copies.put_result]
+    for put in [*puts, *([copies.remove_checkpoints] if outcome.status == "finished" else [])]:
         with suppress(OSError):  # outcome and journal reach the driver by the pool
             patiently(put, end - time.monotonic())
     try:
@@ -183,6 +184,12 @@ class Copies:
         while len(self._stored) > KEPT:
             self._storage.remove(f"{self._place}/{self._stored[0]}")
             del self._stored[0]
+
+    def remove_checkpoints(self) -> None:
+        """Remove from the storage those that a finished run has removed from its folder."""
+        for name in [name for name in self._stored if not (self._folder / name).exists()]:
+            self._storage.remove(f"{self._place}/{name}")
+            self._stored.remove(name)
 
     def put_result(self) -> None:
         for path, place in (

@@ -24,6 +24,8 @@ def test_neutral_filters_change_nothing():
         ({"top_p": 0.79}, [5, 3, 0, 0]),
         ({"top_p": 0.81}, [10, 6, 3, 0]),
         ({"top_p": 1e-9}, [1, 0, 0, 0]),
+        ({"top_p": 0.81, "drop_crossing": True}, [5, 3, 0, 0]),
+        ({"top_p": 0.1, "drop_crossing": True}, [1, 0, 0, 0]),
         ({"min_p": 0.29}, [10, 6, 3, 0]),
         ({"temperature": 2.0, "top_k": 3, "min_p": 0.6}, [0.5**0.5, 0.3**0.5, 0, 0]),
     ],

@@ -308,7 +308,9 @@ def test_a_run_that_finishes(name: str, tmp_path: Path) -> None:
     assert [p[0] for p in points] == list(range(1, 51))
     rates = [p[3] for p in points]
     assert rates[:4] == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2])
-    assert all(set(r) >= {"tokens_per_s", "flops_per_s", "mfu", "elapsed_s"} for r in records[1:-1])
+    assert all(
+        set(r) >= {"tokens_per_s", "flops_per_s", "mfu", "elapsed_s"} for r in records if r["kind"] == "train"
+    )
     bound = records[-1]
     assert (bound["kind"], bound["step"], bound["bound"]) == ("bound", 50, result.bound)
 

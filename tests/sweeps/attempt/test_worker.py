@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from scaling.errors import UserError
+from scaling.training import load_run
+from scaling.training.checkpoint import save_checkpoint
 from sweeps.attempt import journal
 from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, failure, read_outcome, signature_of, write_json
 from sweeps.attempt.worker import Stop, run_job
@@ -250,6 +252,29 @@ def test_options_reach_training(tmp_path, data):
     job = tiny_job(data, tmp_path, options={"micro_batch_size": 2, "device": "cpu"})
     run_job(job, train=fake(act=lambda **what: arguments.update(what)))
     assert arguments["options"] == {"micro_batch_size": 2}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_finished_run_leaves_one_checkpoint_or_none(tmp_path, data, keep):
+    def act(folder, **arguments):
+        for step in (10, 20):
+            save_checkpoint(folder, step, {"key": "any"})
+
+    def left():
+        return sorted(path.name for path in tmp_path.glob("attempt-*/checkpoint-*.pt"))
+
+    first, second = (tiny_job(data, tmp_path, attempt=n, options={"keep_weights": keep}) for n in (1, 2))
+    run_job(first, train=fake(act=act, status="preempted"))
+    assert len(left()) == 2, "it goes on from these"
+    run_job(second, train=fake(act=act))
+    assert left() == (["checkpoint-0000000020.pt"] if keep else [])
+
+
+def test_the_network_of_a_finished_run_can_be_loaded(tmp_path, data):
+    job = tiny_job(data, tmp_path)
+    assert run_job(job).status == "finished"
+    spec, family, model = load_run(tmp_path)
+    assert (spec.key, family.name, model.vocab_size) == (job.key, job.family, family.vocab_size)
 
 
 def test_a_result_that_cannot_be_written_still_comes_back(tmp_path, data, monkeypatch):

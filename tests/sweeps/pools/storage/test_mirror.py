@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scaling.data import open_dataset
 from scaling.errors import UserError
+from scaling.training import train
 from scaling.training.checkpoint import load_checkpoint, save_checkpoint
 from sweeps.attempt import journal
 from sweeps.attempt.job import Job, Outcome, Trouble
@@ -22,7 +24,7 @@ from sweeps.pools.storage.mirror import fetch_dataset, is_whole, put_dataset
 from tests.sweeps import bucket
 from tests.sweeps.attempt.test_worker import fake
 from tests.sweeps.bucket import Bucket
-from tests.sweeps.tiny import tiny_data, tiny_job
+from tests.sweeps.tiny import tiny_data, tiny_job, tiny_spec
 
 RUN = "toy/uniform/runs/KEY"
 
@@ -147,9 +149,19 @@ def saving(*steps: int, there, then=lambda: None):
 
 
 def test_two_checkpoints_are_kept_and_older_ones_removed(data, there):
-    outcome = run_job(far_job(data, there), train=fake(act=saving(10, 20, 30, there=there)))
-    assert outcome.status == "finished", outcome.traceback
+    outcome = run_job(
+        far_job(data, there), train=fake(status="preempted", act=saving(10, 20, 30, there=there))
+    )
+    assert outcome.status == "preempted", outcome.traceback
     assert checkpoints(there) == ["checkpoint-0000000020.pt", "checkpoint-0000000030.pt"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_of_a_finished_run_the_last_checkpoint_is_kept_unless_it_is_unwanted(data, there, keep):
+    job = far_job(data, there, options={"keep_weights": keep})
+    outcome = run_job(job, train=fake(act=saving(10, 20, there=there)))
+    assert outcome.status == "finished", outcome.traceback
+    assert checkpoints(there) == (["checkpoint-0000000020.pt"] if keep else [])
 
 
 def test_a_checkpoint_that_cannot_be_put_costs_no_earlier_one(data, there):
@@ -179,9 +191,9 @@ def test_where_a_checkpoint_is_the_journal_up_to_it_is(data, there, monkeypatch)
 def test_the_next_attempt_goes_on_from_the_newest_whole_checkpoint(tmp_path, data, there, damage):
     whole = run_job(tiny_job(data, tmp_path / "whole", steps=120))
     key = far_job(data, there, steps=120).key
-    first = run_job(tiny_job(data, tmp_path / "first", steps=120, options={"checkpoint_every_s": 0.0}))
-    assert first.status == "finished"
-    left = sorted((tmp_path / "first" / "attempt-001").glob("checkpoint-*.pt"))
+    spec = tiny_spec(data, steps=120)
+    train(spec, open_dataset(data.folder), tmp_path / "first", log=lambda _: None, checkpoint_every_s=0.0)
+    left = sorted((tmp_path / "first").glob("checkpoint-*.pt"))
     assert len(left) == 2
     assert load_checkpoint(left[0])["key"] == key
     contents = [path.read_bytes() for path in left]
