@@ -300,8 +300,8 @@ def test_tables_of_the_answer_are_whole_and_captions_can_be_read(page: Any, desk
     titles = (
         "[...document.querySelectorAll('#answer table.stacked')[0].querySelectorAll('tr:nth-child(2) td')]"
     )
-    shown = page.evaluate(f"{titles}.map(cell => getComputedStyle(cell, '::before').content)")
-    assert ('"above the best"' in shown) == (width == 390)
+    words = page.evaluate(f"{titles}.map(cell => getComputedStyle(cell, '::before').content)")
+    assert ('"above the best"' in words) == (width == 390)
 
 
 @pytest.mark.parametrize("view", ["overview", "run"])
