@@ -227,6 +227,8 @@ def psi(
             f"high_share {high_share} and middle_share {middle_share} must not be negative, nor more than 1 "
             "together"
         )
+    if plateau is not None and not 0 < plateau < 1:
+        raise UserError(f"plateau is {plateau}, it must lie in (0, 1)")
     if schedule is None:
         schedule = "rescale" if kappa is None else "constant"
     if schedule == "loop":
