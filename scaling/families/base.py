@@ -317,7 +317,10 @@ class Family(ABC):
 
     def restored(self, logits: Tensor) -> Tensor:
         """The network's distribution over clean tokens, float64, no mass on the mask id."""
-        return suppress(logits.double(), self.mask_id).softmax(-1)
+        logits = logits.to(torch.float64, copy=True)
+        if self.mask_id is not None and self.mask_id < logits.shape[-1]:
+            logits[..., self.mask_id] = SUPPRESSED
+        return logits.softmax(-1)
 
     def sampling_steps(self, length: int) -> int:
         """Steps with which a text of `length` tokens is worth reading."""

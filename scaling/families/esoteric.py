@@ -41,7 +41,11 @@ class Esoteric(Absorbing):
     name: ClassVar[str] = "esoteric"
     tightness: ClassVar[str] = "reached by one that knows every token given any others; exact at alpha_0 = 0"
     causal: ClassVar[bool] = True
-    samplers: ClassVar[Mapping[str, str]] = {"any_order": "scaling.sampling.any_order:any_order"}
+    samplers: ClassVar[Mapping[str, str]] = {
+        "any_order": "scaling.sampling.any_order:any_order",
+        "block": "scaling.sampling.any_order:block",
+        "block_autoregressive": "scaling.sampling.any_order:block_autoregressive",
+    }
 
     def __init__(
         self,
