@@ -145,8 +145,8 @@ def test_greedy_decoding_needs_no_draw():
     family, model = family_and_model("masked")
     one, other = (generate(model, family, [s], LENGTH, sampler="confidence").ids for s in (1, 2))
     assert torch.equal(one, other)
-    drawn = [generate(model, family, [s], LENGTH, sampler="confidence", greedy=False).ids for s in (1, 2)]
-    assert not torch.equal(*drawn)
+    drawn = generate(model, family, range(20), LENGTH, sampler="confidence", greedy=False).ids
+    assert len(drawn.unique(dim=0)) > 10
 
 
 @pytest.mark.parametrize(

@@ -114,34 +114,40 @@ def conditional(source: Planted, state: State, place: int) -> list[float]:
     return [w / sum(weights) for w in weights]
 
 
+Remembered = tuple[State, tuple[float, ...]]
+"""A text, and the probability at which each token was decoded, inf at masks."""
+
+
+def places_after_a_step(
+    text: State, sure: tuple[float, ...], unmask: float, most: float
+) -> Iterator[list[tuple[int | None, float, float]]]:
+    """For each place what it may become, how sure it then is, and with which probability."""
+    whole = sum(math.exp(-p) for p in sure)
+    for place, (token, p) in enumerate(zip(text, sure, strict=True)):
+        if token is None:
+            ids = enumerate(conditional(SOURCE, text, place))
+            yield [(None, math.inf, 1 - unmask), *((i, q, unmask * q) for i, q in ids)]
+        else:
+            lose = most * math.exp(-p) / whole
+            yield [(token, p, 1 - lose), (None, math.inf, lose)]
+
+
 def test_remasking_by_confidence_follows_its_law() -> None:
-    """States are texts with the probability at which each token was decoded."""
-    steps, length, grid = 4, SOURCE.length, even(4)
-    states: dict[tuple[State, tuple[float, ...]], float] = {((None,) * length, (math.inf,) * length): 1.0}
-    for step in range(steps):
-        alpha_t, alpha_s = 1 - float(grid[step]), 1 - float(grid[step + 1])
+    states: dict[Remembered, float] = {((None, None), (math.inf, math.inf)): 1.0}
+    for alpha_t, alpha_s in itertools.pairwise((1 - even(4)).tolist()):
         most = min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0
-        following: dict[tuple[State, tuple[float, ...]], float] = defaultdict(float)
+        following: dict[Remembered, float] = defaultdict(float)
         for (text, sure), mass in states.items():
-            whole = sum(math.exp(-p) for p in sure)
-            options: list[list[tuple[int | None, float, float]]] = []
-            for place, (token, p) in enumerate(zip(text, sure, strict=True)):
-                if token is None:
-                    unmask = (alpha_s - alpha_t) / (1 - alpha_t)
-                    ids = enumerate(conditional(SOURCE, text, place))
-                    options.append([(None, math.inf, 1 - unmask), *((i, q, unmask * q) for i, q in ids)])
-                else:
-                    lose = most * math.exp(-p) / whole
-                    options.append([(token, p, 1 - lose), (None, math.inf, lose)])
+            options = places_after_a_step(text, sure, (alpha_s - alpha_t) / (1 - alpha_t), most)
             for places in itertools.product(*options):
-                chance = math.prod(share for _, _, share in places)
-                following[tuple(i for i, _, _ in places), tuple(p for _, p, _ in places)] += mass * chance
+                ids, sureties, chances = zip(*places, strict=True)
+                following[ids, sureties] += mass * math.prod(chances)
         states = {state: mass for state, mass in following.items() if mass > 0}
-    law = dict.fromkeys(map(tuple, SOURCE.ids.tolist()), 0.0)
+    law: dict[State, float] = dict.fromkeys(map(tuple, SOURCE.ids.tolist()), 0.0)
     for (text, _), mass in states.items():
-        law[text] += mass  # type: ignore[index]  # no mask is left
+        law[text] += mass
     family = get_family("masked", vocab_size=4)
-    ids = draw_texts(family, SOURCE, sampler="remasking", schedule="conf", steps=steps).ids
+    ids = draw_texts(family, SOURCE, sampler="remasking", schedule="conf", steps=4).ids
     assert p_value(ids, SOURCE, list(law.values())) > FALSE_ALARMS
     assert p_value(ids, SOURCE, SOURCE.probs) < CERTAIN
 
@@ -197,20 +203,24 @@ Choice = Callable[[int, list[int], State, list[float]], list[int]]
 """(call, masked places, the ids drawn for them, their confidences) -> the places that are kept."""
 
 
+def after_a_call(source: Planted, state: State, call: int, choice: Choice) -> Iterator[tuple[State, float]]:
+    """What a call makes of a state, with the probabilities of all draws."""
+    masked = [place for place, token in enumerate(state) if token is None]
+    probs = [conditional(source, state, place) for place in masked]
+    for ids in itertools.product(range(source.num_ids), repeat=len(masked)):
+        sure = [p[i] for p, i in zip(probs, ids, strict=True)]
+        new = {place: ids[masked.index(place)] for place in choice(call, masked, ids, sure)}
+        yield tuple(new.get(place, token) for place, token in enumerate(state)), math.prod(sure)
+
+
 def decoded_law(source: Planted, choice: Choice) -> list[float]:
     """(N,): each call draws every masked place apart, and keeps those that `choice` says."""
     states: dict[State, float] = {(None,) * source.length: 1.0}
     for call in range(source.length):
         following: dict[State, float] = defaultdict(float)
         for state, mass in states.items():
-            masked = [place for place, token in enumerate(state) if token is None]
-            probs = [conditional(source, state, place) for place in masked]
-            for ids in itertools.product(range(source.num_ids), repeat=len(masked)):
-                sure = [p[i] for p, i in zip(probs, ids, strict=True)]
-                text = list(state)
-                for place in choice(call, masked, ids, sure):
-                    text[place] = ids[masked.index(place)]
-                following[tuple(text)] += mass * math.prod(sure)
+            for text, chance in after_a_call(source, state, call, choice):
+                following[text] += mass * chance
         states = following
     return [states[tuple(text)] for text in source.ids.tolist()]
 
