@@ -22,17 +22,17 @@ B batch, L length, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scaling.families.base import Common, Denoiser, Family, Noised, per_token, suppress
+from scaling.families.base import Common, Family, Noised, per_token, suppress
 from scaling.families.hybrid_noise import NOISE_TYPES, SMALLEST, Levels, Peaked, check_noise, shifted_levels
 from scaling.families.mixture import LogMixture
 from scaling.families.uniform import LARGEST_SIGMA
-from scaling.sampling.noise import choose
 
 PUBLISHED_P_U = 0.1
 """p_u when neither p_u nor noise is given: of the published 0.0, 0.1 and 0.2 the first that is a hybrid."""
@@ -68,6 +68,12 @@ class Hybrid(Family):
     name: ClassVar[str] = "hybrid"
     tightness: ClassVar[str] = "reached by a network that knows every token given all others under noise"
     objectives: ClassVar[tuple[str, ...]] = (*GIDD_WEIGHTS, "clamp", "nelbo", "unweighted")
+    samplers: ClassVar[Mapping[str, str]] = {
+        "ancestral": "scaling.sampling.discrete:ancestral",
+        "self_correcting": "scaling.sampling.correction:self_correcting",
+        "adaptive": "scaling.sampling.correction:adaptive",
+        "released": "scaling.sampling.correction:released",
+    }
     mask_id: int
 
     def __init__(
@@ -279,58 +285,6 @@ class Hybrid(Family):
         place = (uniforms - levels.masked) / levels.uniform.clamp(min=SMALLEST)
         ids = (place * self.num_tokens).long().clamp(min=0, max=self.num_tokens - 1)
         return torch.where(place < 0, self.mask_id, ids + (ids >= self.mask_id))
-
-    def self_correct(
-        self,
-        model: Denoiser,
-        ids: Tensor,
-        generator: torch.Generator,
-        *,
-        temperature: float = 0.1,
-        iterations: int = 128,
-        patience: int = 32,
-        time: float = 0.01,
-    ) -> Tensor:
-        """Replace tokens of finished text ids (B, L) by likelier ones of the network; (B, L) ids.
-
-        GIDD's self-correction step: at the fixed noise time `time`, draw a token for every position at
-        `temperature` and put in the one, among those that differ, of which the network is surest. A row
-        ends after `iterations`, when no draw differs, or when the share of its tokens that are the
-        network's first choice has not beaten its best for more than `patience` iterations. The result is
-        the last state, not the best one, as in the released code. Worth it for networks trained with
-        uniform noise only; others never read a wrong token in training.
-
-        Raises UserError for a value out of range, or for ids that hold the mask.
-        """
-        for holds, rule in (
-            (temperature > 0, f"temperature is {temperature}, it must be above 0"),
-            (iterations >= 1, f"iterations is {iterations}, it must be at least 1"),
-            (patience >= 0, f"patience is {patience}, it must be at least 0"),
-            (0 <= time < 1, f"time is {time}, it must lie in [0, 1)"),
-            (not bool((ids == self.mask_id).any()), "ids hold the mask id; sample to the end first"),
-        ):
-            self.require(holds, f"self-correction: {rule}")
-        times = torch.full((len(ids),), time, dtype=torch.float64, device=ids.device)
-        conditioning = self.conditioning(times)
-        best = torch.full((len(ids),), -1.0, device=ids.device)
-        stale = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-        active = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        for _ in range(iterations):
-            logits = suppress(model(ids, conditioning).double(), self.mask_id)
-            probs = (logits / temperature).softmax(-1)
-            uniforms = torch.rand(ids.numel(), generator=generator, dtype=torch.float64, device=ids.device)
-            new = choose(probs.flatten(0, 1), uniforms).view_as(ids)
-            surest, place = probs.gather(-1, new[..., None])[..., 0].where(new != ids, 0.0).max(-1)
-            active &= surest > 0
-            place = place[:, None]
-            ids = ids.scatter(-1, place, new.where(active[:, None], ids).gather(-1, place))
-            accuracy = (ids == logits.argmax(-1)).float().mean(-1)
-            stale = torch.where(accuracy > best, 0, stale + 1)
-            best = torch.maximum(best, accuracy)
-            active &= stale <= patience
-            if not bool(active.any()):
-                break
-        return ids
 
 
 def _itakura_saito(log_ratio: Tensor) -> Tensor:

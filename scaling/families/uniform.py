@@ -18,7 +18,7 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
@@ -52,6 +52,10 @@ class Uniform(Family):
     name: ClassVar[str] = "uniform"
     masked: ClassVar[bool] = False
     tightness: ClassVar[str] = "reached by a network that knows every token given all others under noise"
+    samplers: ClassVar[Mapping[str, str]] = {
+        "ancestral": "scaling.sampling.discrete:ancestral",
+        "psi": "scaling.sampling.remasking:psi",
+    }
 
     def __init__(
         self,

@@ -44,7 +44,13 @@ class Reader:
         ids: (B, n). t: the noise time, a number or one a row. where: (B, n) bool, by default all places,
         in whose order the rows come. view: keyword arguments of `Transformer.trunk`.
         """
-        return self.filters(self.family.restored(self.logits(ids, t, where, **view)))
+        return self.filters(self.unfiltered(ids, t, where, **view))
+
+    def unfiltered(
+        self, ids: Tensor, t: Tensor | float = 0.0, where: Tensor | None = None, **view: Any
+    ) -> Tensor:
+        """The distribution before the filters; arguments as of a call."""
+        return self.family.restored(self.logits(ids, t, where, **view))
 
     def logits(
         self, ids: Tensor, t: Tensor | float = 0.0, where: Tensor | None = None, **view: Any

@@ -1,4 +1,4 @@
-"""The hybrid family: both schedules, the printed bound, its limits, training weights, self-correction."""
+"""The hybrid family: both schedules, the printed bound, its limits, training weights, samples."""
 
 from __future__ import annotations
 
@@ -377,56 +377,6 @@ class TestSampling:
     def test_options_are_refused(self) -> None:
         with pytest.raises(ValueError, match="'hybrid': sampler 'ancestral' has no option 'heat'"):
             hybrid(5).sample(Fixed(torch.zeros(5)), (1, 2), 3, generator(), heat=0.5)
-
-
-class TestSelfCorrection:
-    LOGITS = torch.tensor([[4.0, 0.0, 0.0, 9.0], [0.0, 3.0, 0.0, 9.0], [0.0, 0.0, 5.0, 9.0]])
-
-    def correct(self, ids: list[int], **options: Any) -> tuple[list[int], Fixed]:
-        model = Fixed(self.LOGITS)
-        out = hybrid(4, p_u=0.2).self_correct(model, torch.tensor([ids]), generator(), **options)
-        return out[0].tolist(), model
-
-    def test_replaces_the_surest_token_first(self) -> None:
-        """Position 2 is surest of another token, then 0, then 1; the mask's logit counts for nothing."""
-        for iterations, expected in ((1, [1, 0, 2]), (2, [0, 0, 2]), (3, [0, 1, 2])):
-            assert self.correct([1, 0, 1], iterations=iterations, temperature=0.5)[0] == expected
-
-    def test_ends_when_nothing_changes(self) -> None:
-        out, model = self.correct([0, 1, 1])
-        assert out == [0, 1, 2]
-        assert len(model.seen) == 2
-
-    def test_ends_when_its_accuracy_stalls(self) -> None:
-        """At a temperature this high draws are random, and the share of first choices goes nowhere."""
-        model = self.correct([0, 1, 2], temperature=1e6, patience=3, iterations=1000)[1]
-        assert 4 < len(model.seen) < 200
-
-    def test_rows_end_on_their_own(self) -> None:
-        model = Fixed(self.LOGITS)
-        rows = torch.tensor([[0, 1, 2], [1, 0, 1]])
-        out = hybrid(4, p_u=0.2).self_correct(model, rows, generator())
-        assert out.tolist() == [[0, 1, 2], [0, 1, 2]]
-        assert rows.tolist() == [[0, 1, 2], [1, 0, 1]], "what was handed in is left alone"
-
-    def test_the_network_is_told_one_time(self) -> None:
-        model = self.correct([1, 0, 1], time=0.25)[1]
-        expected = float(-hybrid(4, p_u=0.2).schedule(times(0.25))[0].log())
-        assert model.told == pytest.approx([expected] * len(model.told))
-
-    @pytest.mark.parametrize(
-        ("ids", "options", "sentence"),
-        [
-            ([0, 3, 1], {}, "ids hold the mask id"),
-            ([0, 1, 1], {"temperature": 0.0}, "temperature is 0.0, it must be above 0"),
-            ([0, 1, 1], {"iterations": 0}, "iterations is 0, it must be at least 1"),
-            ([0, 1, 1], {"patience": -1}, "patience is -1, it must be at least 0"),
-            ([0, 1, 1], {"time": 1.0}, r"time is 1.0, it must lie in \[0, 1\)"),
-        ],
-    )
-    def test_bad_input(self, ids: list[int], options: dict[str, Any], sentence: str) -> None:
-        with pytest.raises(ValueError, match=sentence):
-            self.correct(ids, **options)
 
 
 @pytest.mark.parametrize(
