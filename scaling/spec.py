@@ -173,8 +173,10 @@ class DistillationSettings:
             _as_floats(self, "last_step")
             largest = self.last_step
         _require(self.first_step > 0, f"first_step is {self.first_step}, it must be positive")
-        fine = self.first_step <= largest < 1
-        _require(fine, f"the time between student and teacher ends at {largest:g}, it must stay below 1")
+        _require(
+            self.first_step <= largest < 1,
+            f"the time between student and teacher ends at {largest:g}, it must stay below 1 and not fall",
+        )
         object.__setattr__(self, "alpha_range", tuple(float(alpha) for alpha in self.alpha_range))
         fine = len(self.alpha_range) == 2 and 1 > self.alpha_range[0] > self.alpha_range[1] > 0
         _require(fine, f"alpha_range is {self.alpha_range}, it must be two falling numbers in (0, 1)")

@@ -129,7 +129,7 @@ class FlatAdamW:
 class WeightAverage:
     """Exponential moving average of the weights, as one vector.
 
-    average += (1 - d)(weights - average) after step n = 1, 2, ..., d = min(decay, (1 + n) / (10 + n)): so that
+    average += (1 - d)(weights - average) after step n = 1, 2, ..., with d = min(decay, (1 + n) / (10 + n)):
     the initial weights are forgotten early. It starts from the weights that it is given.
     """
 
