@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from scaling.errors import UserError
-from scaling.families.base import Noised, suppress
+from scaling.families.base import Noised, label_view, suppress
 from scaling.families.curriculum import distinct_others, gamma_at, largest_normals
 from scaling.families.duality import gamma_of, latent_scales, to_discrete
 from scaling.families.uniform import LARGEST_SIGMA, Uniform
@@ -83,9 +83,9 @@ class Distillation:
         """Sum over all positions of the divergence, in nats, with gradient in `model`, the student."""
         family, num_ids = self.family, self.family.predicted_ids
         level_t, level_s = (-torch.log(noised.extra["signal"])).clamp(max=LARGEST_SIGMA).unbind(-1)
-        features = model.trunk(noised.xt, level_t)
+        features = model.trunk(noised.xt, level_t, **label_view(noised))
         with torch.no_grad():
-            targets = self.teacher.trunk(noised.extra["earlier"], level_s)
+            targets = self.teacher.trunk(noised.extra["earlier"], level_s, **label_view(noised))
 
         def row_loss(logits: Tensor, targets: Tensor) -> Tensor:
             with torch.no_grad():
@@ -193,7 +193,7 @@ def load_parent(spec: RunSpec, folder: Path | None) -> Transformer:
         raise UserError(f"run {spec.key} distils run {of}, which cannot be used: {error}") from None
     if parent.key != of:
         raise UserError(f"run {spec.key} distils run {of}, but {folder} holds run {parent.key}")
-    for name in ("family", "family_options", "size", "data"):
+    for name in ("family", "family_options", "size", "data", "labels"):
         ours, theirs = getattr(spec, name), getattr(parent, name)
         if ours != theirs:
             raise UserError(f"run {spec.key} distils run {of}, whose {name} is another: {theirs}, not {ours}")

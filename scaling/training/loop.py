@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from scaling.errors import UserError
 from scaling.evaluation import Bound, estimate_bound
+from scaling.evaluation.leak import measure_leak
 from scaling.evaluation.samples import sample_ids
 from scaling.families.base import Family
 from scaling.families.uniform import Uniform
@@ -30,8 +31,10 @@ from scaling.randomness import generator_for
 from scaling.spec import RunSpec
 from scaling.training.checkpoint import newest_checkpoint, save_checkpoint
 from scaling.training.distillation import Distillation, load_parent
+from scaling.training.labels import heldout_labels, training_labels
 from scaling.training.machine import float32_route, matmul_peak
 from scaling.training.optimizer import FlatAdamW, WeightAverage, flatten, learning_rate_at
+from scaling.training.result import RunStatus, TrainResult
 
 CURVE_POINTS = 200
 """Points of the loss curve that a run logs."""
@@ -59,45 +62,6 @@ class TrainingData(Protocol):
     def heldout(self, count: int, context_length: int) -> np.ndarray: ...
 
     def decode(self, ids: np.ndarray) -> str: ...
-
-
-class RunStatus(StrEnum):
-    """How a run ended; only a finished one has a bound."""
-
-    FINISHED = "finished"
-    DIVERGED = "diverged"
-    PREEMPTED = "preempted"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """How a run ended. Losses are nats per token; a run that did not finish has no bound."""
-
-    key: str
-    status: RunStatus
-    sentence: str
-    steps_done: int
-    bound: float | None = None
-    bound_se: float | None = None
-    bits_per_byte: float | None = None
-    weights: Literal["last", "average"] = "last"
-    """The weights that `bound` is of: where a run keeps a moving average, those with the lower bound."""
-    bound_last: float | None = None
-    """The bound of the last weights, if the run keeps an average."""
-    bound_average: float | None = None
-    """The bound of the average, likewise."""
-    train_s: float = 0.0
-    """Seconds in the training loop over all attempts, data and checkpoints included, evaluation not."""
-    evaluation_s: float = 0.0
-    """Seconds of evaluation, those during training included."""
-    evaluation_flops: float = 0.0
-    """Exact matrix-product FLOPs of evaluation, likewise."""
-    tokens_per_s: float = 0.0
-    flops_per_s: float = 0.0
-    """Exact matrix-product FLOPs of training per second."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "status": str(self.status)}
 
 
 @dataclass(slots=True)
@@ -142,6 +106,8 @@ class _Training:
     optimizer: FlatAdamW
     data: TrainingData
     heldout: Tensor
+    heldout_labels: Tensor | None
+    """(n,) of a run with labels."""
     small_heldout: Tensor
     """The text of held-out losses during training."""
     evaluated_steps: tuple[int, ...]
@@ -291,6 +257,9 @@ def _prepare(
             "a bound with a standard error needs 2; choose a shorter context or a larger corpus"
         )
     small = torch.from_numpy(data.heldout(during_sequences, length)) if during else heldout[:0]
+    labels = None
+    if spec.labels is not None:
+        labels = heldout_labels(spec, data)
     torch.set_float32_matmul_precision(float32_route(spec.size.hidden) if device == "cpu" else "highest")
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights")).to(device)
@@ -309,6 +278,7 @@ def _prepare(
         optimizer=optimizer,
         data=data,
         heldout=heldout.to(device),
+        heldout_labels=None if labels is None else labels.to(device),
         small_heldout=small.to(device),
         evaluated_steps=_evaluated_steps(spec, during),
         device=torch.device(device),
@@ -368,6 +338,8 @@ def _gradient(run: _Training) -> tuple[float, float]:
     generator = generator_for(spec.seed, "noise", step, run.device.type)
     objective = run.distillation or run.family
     batch = objective.training_batch(x0, generator, step / spec.steps)
+    if spec.labels is not None:
+        batch = batch.with_labels(training_labels(spec, run.data, step, count).to(run.device))
     total = 0.0
     for start in range(0, len(batch), run.micro_batch_size):
         part = batch.rows(slice(start, start + run.micro_batch_size))
@@ -446,17 +418,22 @@ def _evaluation_left_s(run: _Training) -> float:
 def _evaluate(run: _Training, log: Log) -> TrainResult:
     bound, _ = _bound(run, run.heldout)
     both: dict[str, Any] = {}
+    reported: AbstractContextManager[None] = nullcontext()
     if run.average is not None:
         with run.average.in_place_of(run.optimizer.flat):
             averaged, _ = _bound(run, run.heldout)
         both = {"weights": "last", "bound_last": bound.value, "bound_average": averaged.value}
         if averaged.value < bound.value or not math.isfinite(bound.value):
             bound, both["weights"] = averaged, "average"
+            reported = run.average.in_place_of(run.optimizer.flat)
     if not math.isfinite(bound.value):
         return _diverged(run, "the bound on held-out text is not finite")
     bytes_per_token = run.data.bytes_per_token
     bits = None if bytes_per_token is None else bound.bits_per_byte(bytes_per_token)
     numbers: dict[str, Any] = {"bound": bound.value, "bound_se": bound.se, "bits_per_byte": bits, **both}
+    if run.heldout_labels is not None:
+        with reported:
+            numbers |= _label_numbers(run, run.heldout_labels)
     costs = {"evaluation_s": run.progress.evaluation_s, "evaluation_flops": run.progress.evaluation_flops}
     log({"kind": "bound", "step": run.progress.step, **numbers, **costs})
     kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
@@ -464,6 +441,21 @@ def _evaluate(run: _Training, log: Log) -> TrainResult:
         kind += f", {'moving average of the' if both['weights'] == 'average' else 'last'} weights"
     sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({kind})"
     return replace(_result(run, RunStatus.FINISHED, sentence), **numbers)
+
+
+def _label_numbers(run: _Training, labels: Tensor) -> dict[str, float]:
+    """What the labels of the held-out text tell about it, as fields of `TrainResult`."""
+    started, spec = time.perf_counter(), run.spec
+    autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
+    leak = measure_leak(run.model, run.family, run.heldout, labels, spec.evaluation, autocast=autocast)
+    run.progress.evaluation_s += time.perf_counter() - started
+    run.progress.evaluation_flops += 2 * spec.evaluation_flops(len(run.heldout))
+    return {
+        "loss_with_label": leak.with_label,
+        "label_leak": leak.difference,
+        "label_leak_se": leak.se,
+        "label_cost": leak.label_cost,
+    }
 
 
 def _draw_samples(run: _Training, count: int, log: Log) -> None:

@@ -26,9 +26,9 @@ arXiv 2205.05198, section 4.1, without dropout masks and without attention score
 def memory_bytes(spec: RunSpec, micro_batch_size: int | None = None) -> float:
     """Estimated memory of a run: process, weights, and activations of a micro-batch (None: of a batch).
 
-    Weights come with their gradient, two moments, and what else `RunSpec.weight_copies` counts; the logits of a token with two copies. Families that
-    read the text twice keep twice the activations; the full curriculum of `uniform` keeps a weight per id for
-    every token of the batch.
+    Weights come with their gradient, two moments, and what else `RunSpec.weight_copies` counts; the logits of
+    a token with two copies. Families that read the text twice keep twice the activations; the full curriculum
+    of `uniform` keeps a weight per id for every token of the batch.
     """
     work = spec.build_family().work(spec.data.context_length)
     weights = 4 * (1 + spec.weight_copies) * spec.param_count()

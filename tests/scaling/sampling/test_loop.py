@@ -141,7 +141,7 @@ def test_every_step_is_shown():
         ),
         ("masked", {"prompt": torch.tensor([99])}, "an id that is no token"),
         ("gaussian", {"prompt": torch.tensor([1])}, "it takes no prompt"),
-        ("block", {"first_hitting": True, "steps": 3}, "steps is 3, it must be block_size 4"),
+        ("block", {"first_hitting": True, "steps": 5}, "steps is 5, it must be at most block_size 4"),
     ],
 )
 def test_what_a_sampler_cannot_do_is_refused_in_a_sentence(name, about, sentence):
