@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from analysis.laws.powerfit import fit_power_law as fit_power_law
     from analysis.laws.saved import load_law as load_law
     from analysis.laws.tuning import fit_tuning_law as fit_tuning_law
+    from analysis.speed.comparison import speed_quality as speed_quality
+    from analysis.speed.samples import load_samples as load_samples
     from analysis.table.counts import counted as counted
     from analysis.table.runs import load_runs as load_runs
 
@@ -40,9 +42,11 @@ _HOMES = {
     "fit_tuning_law": "analysis.laws.tuning",
     "load_law": "analysis.laws.saved",
     "load_runs": "analysis.table.runs",
+    "load_samples": "analysis.speed.samples",
     "recommend": "analysis.answer.recommendation",
     "rollout": "analysis.checks.heldout",
     "select": "analysis.checks.selection",
+    "speed_quality": "analysis.speed.comparison",
 }
 """The module of every name that is not itself a module."""
 __all__ = sorted([*_HOMES, "figures", "laws", "published"])

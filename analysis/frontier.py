@@ -179,8 +179,12 @@ class GridCurve:
         return replace(self, losses=self.losses[:size])
 
     def flops_at(self, loss: np.ndarray) -> np.ndarray:
-        """Compute that first reaches loss (1 + R, m); infinite if the grid does not."""
-        lowest = np.minimum.accumulate(self.losses, axis=1)
+        """Compute that reaches loss (1 + R, m), seen from the smallest budget with data: up from there the
+        first that does, down from there the last that still does. Infinite if the grid does not."""
+        start = int(np.searchsorted(self.log_flops, np.log(self.flops_range[0])))
+        below = np.maximum.accumulate(self.losses[:, start::-1], axis=1)[:, ::-1]
+        above = np.minimum.accumulate(self.losses[:, start:], axis=1)
+        lowest = np.concatenate([below, above[:, 1:]], axis=1)
         loss = np.broadcast_to(loss, (len(self), np.shape(loss)[-1]))
         rows = [np.interp(-at, -own, self.log_flops, right=np.inf)
                 for at, own in zip(loss, lowest, strict=True)]  # fmt: skip

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from scaling import flops
 from scaling.errors import UserError
 from scaling.families import family_class, family_name, get_family
+from scaling.labels import Labels
 from scaling.ladder import Size
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ class RunSpec:
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
     precision: Precision = "float32"
     seed: int = 0
+    labels: Labels | None = None
+    """The label that the network reads beside a text; None: none, and no part of the key."""
     revision: int = RESULT_REVISION
 
     def __post_init__(self) -> None:
@@ -179,7 +182,9 @@ class RunSpec:
         self.build_family().check_context(self.data.context_length)  # refuses families and options by name
 
     def build_family(self) -> Family:
-        return get_family(self.family, vocab_size=self.vocab_size, **self.family_options)
+        family = get_family(self.family, vocab_size=self.vocab_size, **self.family_options)
+        family.labels = self.labels
+        return family
 
     @property
     def vocab_size(self) -> int:
@@ -227,13 +232,19 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("size", "data", "optimizer", "evaluation"):
-            out[name] = asdict(out[name])
+        if self.labels is None:
+            del out["labels"]
+        for name in ("size", "data", "optimizer", "evaluation", "labels"):
+            if name in out:
+                out[name] = asdict(out[name])
         out["optimizer"]["betas"] = list(self.optimizer.betas)
         out["family_options"] = dict(self.family_options)
         return out
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
-        parts = {"size": Size, "data": DataSpec, "optimizer": OptimizerSpec, "evaluation": EvaluationSpec}
-        return cls(**{name: parts[name](**v) if name in parts else v for name, v in values.items()})
+        parts = {
+            "size": Size, "data": DataSpec, "optimizer": OptimizerSpec, "evaluation": EvaluationSpec,
+            "labels": Labels,
+        }  # fmt: skip
+        return cls(**{n: parts[n](**v) if n in parts and v is not None else v for n, v in values.items()})

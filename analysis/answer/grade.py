@@ -2,10 +2,13 @@
 
 The grade is "reliable", "with care" or "do not use", for one cause, the first that holds:
 
-* do not use: the budget lies more than `FARTHEST` times beyond the largest one measured (or that far below
-  the smallest): further out no published table can tell whether intervals hold; or the law of the best family
-  is broken; or a size or text that was asked for lies that far outside the tokens per parameter measured.
-* with care: more than `FAR` times beyond; the methods name different families; the best family is best in
+* do not use: the budget lies more than `FARTHEST` times beyond the largest one measured in the best family
+(or
+  that far below the smallest; other families there are left out): further out no published table can tell
+  whether intervals hold; or the law of the best family is broken; or a size or text that was asked for lies
+  that far outside the tokens per parameter measured.
+* with care: a family is left out; more than `FAR` times beyond the budgets of some family; several sweeps in
+one; the methods name different families; the best family is best in
   less than `SURE` of the draws; the best family's loss is a likelihood, and one within `LOOSE` of it reports
   an upper bound, which its likelihood may be below; the methods' best sizes differ by a factor `UNLIKE`, or a
   size or text that was asked for lies that far outside the tokens per parameter; or `diagnose` asks for care
@@ -31,6 +34,11 @@ SAME = 1.05
 RELIABLE, CARE, REFUSED = "reliable", "with care", "do not use"
 
 
+def in_reach(family: FamilyLaws, flops: float) -> bool:
+    """Whether a budget lies so near to those of a family that it can be answered at all."""
+    return 1 / (FARTHEST * SAME) <= family.distance(flops) <= FARTHEST * SAME
+
+
 def grade_of(
     families: Mapping[str, FamilyLaws],
     table: pd.DataFrame,
@@ -38,19 +46,22 @@ def grade_of(
     flops: float,
     *,
     limited: bool,
+    left_out: Mapping[str, str] | None = None,
 ) -> tuple[str, list[str]]:
-    """The grade and its causes, the weightiest first."""
+    """The grade and its causes, the weightiest first. left_out: families that the table lacks, and why."""
     best = families[str(table["family"].iloc[0])]
-    largest = max(families[name].largest_budget for name in table["family"])
-    smallest = min(families[name].smallest_budget for name in table["family"])
-    beyond = flops / largest
+    ranked = [families[name] for name in table["family"]]
+    farthest = max(ranked, key=lambda family: family.distance(flops))
+    beyond, largest = farthest.distance(flops), farthest.largest_budget
+    whose = "" if len({family.largest_budget for family in ranked}) == 1 else f" for {farthest.family}"
     distance = (
-        f"{number_text(beyond, 2)} times beyond the largest budget measured ({flops_text(largest)} FLOPs)"
+        f"{number_text(beyond, 2)} times beyond the largest budget measured{whose} "
+        f"({flops_text(largest)} FLOPs)"
     )
-    if beyond > FARTHEST * SAME:
-        return REFUSED, [distance]
-    if flops * FARTHEST * SAME < smallest:
-        return REFUSED, [f"far below the smallest budget measured ({flops_text(smallest)} FLOPs)"]
+    if not in_reach(best, flops):
+        if best.distance(flops) > 1:
+            return REFUSED, [distance]
+        return REFUSED, [f"far below the smallest budget measured ({flops_text(best.smallest_budget)} FLOPs)"]
     of_best = f" of {best.family}" if best.family else ""
     advice, _, why = best.advice.partition(": ")
     if best.fault or advice == REFUSED:
@@ -67,7 +78,15 @@ def grade_of(
     if limited and outside > FARTHEST:
         return REFUSED, [lopsided]
 
-    causes = [distance] if beyond > FAR else []
+    causes = [f"{name} is left out: {reason}" for name, reason in (left_out or {}).items()]
+    causes += [distance] if beyond > FAR * SAME else []
+    nearest = min(ranked, key=lambda family: family.distance(flops))
+    if nearest.distance(flops) * FAR * SAME < 1:
+        below = f"{number_text(1 / nearest.distance(flops), 2)} times below the smallest budget measured"
+        causes.append(f"{below} ({flops_text(nearest.smallest_budget)} FLOPs)")
+    sweeps = sorted({sweep for family in ranked for sweep in family.sweeps})
+    if len(sweeps) > 1:
+        causes.append(f"runs of several sweeps are taken together ({', '.join(sweeps)})")
     leaders = {
         m: part.loc[part["loss"].idxmin(), ["family", "best_share"]] for m, part in methods.groupby("method")
     }

@@ -62,6 +62,8 @@ class FamilyLaws:
     """Why a method has no law."""
     repeats: ConstrainedLaw | None = None
     """The law of repeated text, if the runs tell one."""
+    sweeps: tuple[str, ...] = ()
+    """The sweeps that the runs come from, if the table says so."""
     recounted: tuple[Law, ...] = ()
     """The allowance again, without draws, for every other way of counting parameters that the runs have."""
 
@@ -83,6 +85,10 @@ class FamilyLaws:
         """It allows for a deviation from its form."""
         law = self.laws.get(ALLOWANCE)
         return law if isinstance(law, SurfaceLaw) else None
+
+    def distance(self, flops: float) -> float:
+        """How many times a budget lies beyond those measured; 1 within them, less below them."""
+        return max(flops / self.largest_budget, 1.0) * min(flops / self.smallest_budget, 1.0)
 
     @cached_property
     def advice(self) -> str:
@@ -180,6 +186,7 @@ def _fit_family(name: str, rows: pd.DataFrame, options: dict[str, Any]) -> Famil
     return FamilyLaws(
         family=name, bound=str(bounds[0]) if len(bounds) == 1 else "", laws=laws, refused=refused,
         repeats=repeats if isinstance(repeats, ConstrainedLaw) else None, recounted=tuple(recounted),
+        sweeps=tuple(map(str, rows["sweep"].dropna().unique())) if "sweep" in rows else (),
     )  # fmt: skip
 
 
@@ -196,6 +203,8 @@ class Outcome:
     """The draws (R,) of each method; of the estimate, if it has none."""
     combined: tuple[str, str]
     """The methods of the two halves."""
+    free: bool = False
+    """Whether this is the best run of its budget, which no limit has moved."""
     recounted: tuple[float, float] = (0.0, 0.0)
     """By how much other ways of counting parameters move the log loss, down and up."""
 
@@ -256,7 +265,7 @@ def best_run(family: FamilyLaws, flops: float, count: int) -> Outcome:
     for law in family.recounted:
         own = rows[ALLOWANCE]["loss"][0]
         shifts.append(float(np.log(law._along(np.array([flops]))["loss"][0, 0] / own)))
-    return _outcome(rows, count, family.combined, recounted=(min(shifts), max(shifts)))
+    return _outcome(rows, count, family.combined, free=True, recounted=(min(shifts), max(shifts)))
 
 
 def given_run(family: FamilyLaws, params: float, tokens: float, count: int) -> Outcome:
@@ -271,20 +280,22 @@ def limited_run(
     family: FamilyLaws, flops: float, count: int, *, unique_tokens: float, epochs: float
 ) -> Outcome:
     """The best run at a budget that reads at most `epochs` times `unique_tokens`; a family without a law of
-    repeated text reads it once. UserError without a surface."""
-    law = family.repeats or _surface(family)
-    allowed = unique_tokens * (epochs if family.repeats else 1.0)
+    repeated text reads it once. UserError without a surface, if the limit counts."""
+    free = best_run(family, flops, count)
+    if np.exp(free.log_tokens[0]) <= unique_tokens:
+        return free
+    law = family.repeats
+    if law is None:  # the loss rises on either side of its minimum: the largest text allowed is the best
+        cost = _surface(family).cost
+        return given_run(family, (flops / (cost.k * unique_tokens)) ** (1 / cost.q), unique_tokens, count)
     centre = float(law._along(np.array([flops]))["params"][0, 0])
-    smallest = (np.log(flops / law.cost.k) - np.log(allowed)) / law.cost.q
+    smallest = (np.log(flops / law.cost.k) - np.log(unique_tokens * epochs)) / law.cost.q
     sizes = np.linspace(centre - WIDEST, centre + WIDEST, SIZES)
     if np.isfinite(smallest):  # else epochs have no limit
         sizes = np.unique(np.concatenate([sizes[sizes >= smallest - 1e-9], [smallest]]))
     params = np.exp(sizes)
     tokens = law.cost.tokens(params, np.full(len(params), flops))
-    if isinstance(law, ConstrainedLaw):
-        losses = law._losses(params, tokens, np.full(len(params), unique_tokens))
-    else:
-        losses = law._losses(params, tokens)
+    losses = law._losses(params, tokens, np.full(len(params), unique_tokens))
     best = losses.argmin(axis=1)
     rows = {
         "params": sizes[best],

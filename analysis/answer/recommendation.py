@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.answer.budget import budget_text, flops_of, number_of
-from analysis.answer.grade import EVEN, FAR, FARTHEST, REFUSED, SAME, grade_of
+from analysis.answer.grade import EVEN, FAR, FARTHEST, REFUSED, SAME, grade_of, in_reach
 from analysis.answer.methods import (
     DRAWS,
     METHODS,
@@ -289,9 +289,9 @@ def budget_for(
 
 
 def usual_budget(families: Mapping[str, FamilyLaws]) -> float:
-    """The budget to answer for where none is given: ten times the largest one measured, which is as far as
-    an answer can be reliable."""
-    return FAR * max(family.largest_budget for family in families.values())
+    """The budget to answer for where none is given: ten times the largest one measured in every family, which
+    is as far as an answer can be reliable."""
+    return FAR * min(family.largest_budget for family in families.values())
 
 
 def _question(flops: float | str | None, extras: Mapping[str, Any]) -> tuple[float, str, dict[str, float]]:
@@ -327,8 +327,10 @@ def answer_from(
     count = max(family.draws for family in families.values())
     outcomes: dict[str, Outcome] = {}
     sound, broken = _sound(families)
-    left_out = {**refused, **broken}
-    for name, family in sound.items():
+    within = {name: family for name, family in sound.items() if in_reach(family, total)}
+    far = {name: f"its budgets end too far from {words}" for name in sound if within and name not in within}
+    left_out = {**refused, **broken, **far}
+    for name, family in (within or sound).items():
         try:
             if "unique_tokens" in limits:
                 epochs = limits.get("epochs", np.inf)
@@ -355,11 +357,13 @@ def answer_from(
     for number, name in enumerate(ranking):
         outcome, family = outcomes[name], families[name]
         params, tokens = (float(np.exp(values[0])) for values in (outcome.log_params, outcome.log_tokens))
-        sizes = (params, params) if limits else size_range(family, total, WITHIN)
+        sizes = size_range(family, total, WITHIN) if outcome.free else (params, params)
         cost = next(iter(family.laws.values())).cost
         loss = outcome.loss_interval(level)
         difference = interval_of(paired[name] - paired[ranking[0]], level)
-        spent = (tokens, tokens) if limits else tuple(total / (cost.k * size**cost.q) for size in sizes[::-1])
+        spent = (tokens, tokens)
+        if outcome.free:
+            spent = tuple(total / (cost.k * size**cost.q) for size in sizes[::-1])
         values = (name, params, *sizes, tokens, *spent, float(loss), loss.low, loss.high, float(difference),
                   difference.low, difference.high, float(np.mean(won == number)), family.bound)  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))
@@ -375,7 +379,8 @@ def answer_from(
                 "difference": value - least, "best_share": won_by[name],
             })  # fmt: skip
     methods = pd.DataFrame(by_method)
-    grade, causes = grade_of(families, table, methods, total, limited=bool(limits))
+    free = all(outcomes[name].free for name in ranking)
+    grade, causes = grade_of(families, table, methods, total, limited=not free, left_out=left_out)
     return Recommendation(
         flops=total, budget=words, reference=reference if reference in families else None, level=level,
         table=table, methods=methods, order_share=order, grade=grade, cause=causes[0], causes=tuple(causes),

@@ -275,8 +275,7 @@ def published_lines(laws: list[Law]) -> list[dict[str, Any]]:
 
     from analysis import published
     from analysis.figures import theme
-    from analysis.figures.frontiers import PANELS
-    from analysis.figures.published_laws import DASHES
+    from analysis.figures.frontiers import DASHES, PANELS
     from analysis.published.beside import published_frontier
 
     low = min(law.flops_range[0] for law in laws)

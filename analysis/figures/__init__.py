@@ -44,15 +44,15 @@ from analysis.figures.diagnostics import (
     variants,
     variants_table,
 )
-from analysis.figures.frontiers import frontier, frontier_table
+from analysis.figures.frontiers import against, against_table, frontier, frontier_table
 from analysis.figures.isoflops import isoflop, isoflop_table
 from analysis.figures.measured import best_losses, best_losses_table, measured, measured_table
 from analysis.figures.multipliers import compare, compare_table
-from analysis.figures.published_laws import against, against_table
 from analysis.figures.residuals import surface_residuals, surface_residuals_table
 from analysis.figures.rollouts import rollout, rollout_table
 from analysis.figures.saving import page, save
 from analysis.figures.schedules import schedule
+from analysis.figures.speeds import speed_quality, speed_quality_table
 from analysis.figures.theme import set_theme
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ __all__ = [
     "FIGURES", "Kind", "against", "against_table", "answer", "answer_table", "best_losses",
     "best_losses_table", "compare", "compare_table", "drawn", "draws", "draws_table", "frontier",
     "frontier_table", "influence", "influence_table", "isoflop", "isoflop_table", "loss_curves",
-    "loss_curves_table", "measured", "measured_table", "page", "rollout", "rollout_table", "save", "schedule",
-    "set_theme", "surface_residuals", "surface_residuals_table", "variants", "variants_table",
+    "loss_curves_table", "measured", "measured_table", "page", "rollout", "rollout_table", "save",
+    "schedule", "set_theme", "speed_quality", "speed_quality_table", "surface_residuals",
+    "surface_residuals_table", "variants", "variants_table",
 ]  # fmt: skip
 
 
@@ -101,6 +102,8 @@ FIGURES: dict[str, Kind] = {
     "rollout": Kind(
         draw=rollout, of="rollout", shows="how far laws of the cheaper runs are off the more expensive ones"
     ),
+    "speed_quality": Kind(draw=speed_quality, of="speed", in_report=True,
+        shows="perplexity and entropy of samples over the speed at which they are made"),
     "schedule": Kind(draw=schedule, of="schedule", shows="which run of a sweep runs on which GPU, and when"),
 }  # fmt: skip
 

@@ -168,8 +168,9 @@ class SurfaceLaw(SurfaceFrontier):
         tokens = np.log(self.cost.tokens(np.exp(sizes), np.repeat(flops, SHIFTS)))
         form = np.log(self._loss(self.thetas[:1], np.exp(sizes), np.exp(tokens)))
         logs = (form + self.deviation.at(sizes, tokens)).reshape(-1, len(flops), SHIFTS)
-        # the lowest of the grid, then the vertex of the parabola through it and its neighbours
-        middle = logs[..., 1:-1].argmin(axis=-1) + 1
+        # each draw's minimum next to that of the estimate, for far from the runs a draw may fall without end;
+        # then the vertex of the parabola through it and its neighbours
+        middle = np.clip(_descend(logs, logs[0].argmin(axis=-1)), 1, SHIFTS - 2)
         left, own, right = (np.take_along_axis(logs, middle[..., None] + k, -1)[..., 0] for k in (-1, 0, 1))
         slope, curvature = (right - left) / 2, left - 2 * own + right
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -200,6 +201,17 @@ class SurfaceLaw(SurfaceFrontier):
         return GridCurve(
             log_flops=np.log(grid), losses=self._along(grid)["loss"], flops_range=self.flops_range
         )
+
+
+def _descend(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Where the last axis of values (R, m, k) stops to fall, going down from start (m,) on its lower side."""
+    places, steps = np.arange(values.shape[-1]), np.diff(values, axis=-1)
+    rises = np.where(places[:-1] >= start[:, None], steps >= 0, False)
+    falls = np.where(places[:-1] < start[:, None], steps <= 0, False)
+    right = np.where(rises.any(axis=-1), rises.argmax(axis=-1), len(places) - 1)
+    left = np.where(falls.any(axis=-1), len(places) - 1 - falls[..., ::-1].argmax(axis=-1), 0)
+    at = [np.take_along_axis(values, side[..., None], axis=-1)[..., 0] for side in (left, right)]
+    return np.where(at[0] < at[1], left, right)
 
 
 def fit_surface(

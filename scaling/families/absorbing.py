@@ -78,3 +78,7 @@ class Absorbing(Family):
         q_BLV[..., self.mask_id] += stay[..., 0]
         clean_BLV = F.one_hot(xt, self.vocab_size).to(probs.dtype)
         return torch.where((xt == self.mask_id)[..., None], q_BLV, clean_BLV)
+
+    def posterior_parts(self, at_present: Tensor, xt: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        stay = (self.noise_share(s) / self.noise_share(t)).where(xt == self.mask_id, 1.0)
+        return torch.stack([stay, 1 - stay, torch.zeros_like(stay)], dim=1)

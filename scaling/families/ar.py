@@ -34,6 +34,7 @@ class Autoregressive(Family):
     bound = "exact"
     objectives: ClassVar[tuple[str, ...]] = ("nll",)
     samplers: ClassVar[Mapping[str, str]] = {"left_to_right": "scaling.sampling.left_to_right:left_to_right"}
+    time_conditioned = False
     mask_id: int
 
     def __init__(

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scaling import flops
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Common, Denoiser, Noised
+from scaling.families.base import LABELS, Common, Denoiser, Noised
 from scaling.models import Doubled, Transformer
 
 DOUBLED = Doubled(block_size=1)
@@ -41,7 +41,11 @@ class Esoteric(Absorbing):
     name: ClassVar[str] = "esoteric"
     tightness: ClassVar[str] = "reached by one that knows every token given any others; exact at alpha_0 = 0"
     causal: ClassVar[bool] = True
-    samplers: ClassVar[Mapping[str, str]] = {"any_order": "scaling.sampling.any_order:any_order"}
+    samplers: ClassVar[Mapping[str, str]] = {
+        "any_order": "scaling.sampling.any_order:any_order",
+        "block": "scaling.sampling.any_order:block",
+        "block_autoregressive": "scaling.sampling.any_order:block_autoregressive",
+    }
 
     def __init__(
         self,
@@ -174,5 +178,6 @@ class Esoteric(Absorbing):
         nats, extra = super().sequence_bound(model, noised), noised.extra
         if "z0" not in extra:
             return nats
-        start, order = torch.zeros_like(noised.t), {"order": extra["z0_order"]}
-        return nats + super().sequence_bound(model, Noised(extra["z0_x0"], extra["z0"], start, extra=order))
+        start = torch.zeros_like(noised.t)
+        ends = Noised(extra["z0_x0"], extra["z0"], start, extra={"order": extra["z0_order"]})
+        return nats + super().sequence_bound(model, ends.with_labels(extra.get(LABELS)))

@@ -9,6 +9,7 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from scaling.families.absorbing import Absorbing
@@ -19,3 +20,11 @@ class Masked(Absorbing):
 
     name: ClassVar[str] = "masked"
     tightness: ClassVar[str] = "reached by a network that knows every token given any others"
+    samplers: ClassVar[Mapping[str, str]] = {
+        "ancestral": "scaling.sampling.discrete:ancestral",
+        "first_hitting": "scaling.sampling.discrete:first_hitting",
+        "psi": "scaling.sampling.remasking:psi",
+        "remasking": "scaling.sampling.remasking:remasking",
+        "confidence": "scaling.sampling.confidence:confidence",
+        "threshold": "scaling.sampling.confidence:threshold",
+    }

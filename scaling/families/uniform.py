@@ -18,7 +18,7 @@ B batch, L length, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.families.base import Common, Family, Noised, suppress
+from scaling.families.base import Common, Family, Noised, label_view, suppress
 from scaling.families.curriculum import Curriculum, build_curriculum, embed
 from scaling.families.mixture import LogMixture
 from scaling.models import Transformer, head_loss
@@ -52,6 +52,10 @@ class Uniform(Family):
     name: ClassVar[str] = "uniform"
     masked: ClassVar[bool] = False
     tightness: ClassVar[str] = "reached by a network that knows every token given all others under noise"
+    samplers: ClassVar[Mapping[str, str]] = {
+        "ancestral": "scaling.sampling.discrete:ancestral",
+        "psi": "scaling.sampling.remasking:psi",
+    }
 
     def __init__(
         self,
@@ -157,7 +161,7 @@ class Uniform(Family):
             return self.bound_at(logits, x0, xt, *signal.unbind(-1))
 
         conditioning = (-torch.log(signal[:, 0])).clamp(max=LARGEST_SIGMA)
-        features = model.trunk(embed(model.embedding, noised), conditioning)
+        features = model.trunk(embed(model.embedding, noised), conditioning, **label_view(noised))
         about = (noised.x0, noised.xt, signal)
         return head_loss(model, features, about, row_loss, num_ids=self.predicted_ids)
 

@@ -2,6 +2,16 @@
 
 from scaling.models.attention import CAUSAL, FULL, Cache, Doubled, Layout
 from scaling.models.head import head_loss
-from scaling.models.transformer import Transformer, build_model
+from scaling.models.transformer import Modulation, Transformer, build_model
 
-__all__ = ["CAUSAL", "FULL", "Cache", "Doubled", "Layout", "Transformer", "build_model", "head_loss"]
+__all__ = [
+    "CAUSAL",
+    "FULL",
+    "Cache",
+    "Doubled",
+    "Layout",
+    "Modulation",
+    "Transformer",
+    "build_model",
+    "head_loss",
+]

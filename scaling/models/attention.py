@@ -8,6 +8,7 @@ B batch, H heads, K head dimension.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -165,36 +166,68 @@ class Cache:
     A pass writes its tokens into their slots, over what was there, and each of its queries sees the slots up
     to its `until`. So a token that was read as a mask is replaced by reading its clean id into the same slot,
     and texts of a batch may be at different places. Exact wherever later tokens do not change what earlier
-    ones computed: causal layouts, and whole blocks of block diffusion.
+    ones computed: causal layouts, and whole blocks of block diffusion. A cache may serve another batch of
+    texts as it is: no pass sees a slot that was not written since, if the first one begins at slot 0.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         """Slots from 0; one more, of this number, takes tokens that nobody will see."""
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[int, Tensor] = {}
+        """(B, capacity + 1, 2, H, K) of each block: keys and values."""
 
-    def attend(
-        self, block: int, query: Tensor, key: Tensor, value: Tensor, slots: int | Tensor, until: Tensor | None
-    ) -> Tensor:
-        """Values (B, H, n, K) mixed for n queries, all (B, H, n, K).
+    def reading(self, x: Tensor, slots: int | Tensor, until: Tensor | None, end: int | None) -> Reading:
+        """A pass that reads tokens x (B, n, D).
 
         slots: (B, n), or the first of n neighbouring ones, the same in all rows. until: (B, n) or (n,), the
-        last slot that a query sees; None: all up to the last one written here.
+        last slot that a query sees; None: all up to the last one written here. end: how many slots are seen
+        at most, if the caller knows it: to ask `until` would make a GPU wait.
         """
-        if block not in self._kept:
-            shape = (*key.shape[:2], self.capacity + 1, key.shape[3])
-            self._kept[block] = key.new_zeros(shape), value.new_zeros(shape)
-        keys, values = self._kept[block]
+        count = x.shape[1]
         if isinstance(slots, int):
-            end = slots + key.shape[2]
-            keys[:, :, slots:end], values[:, :, slots:end] = key, value
+            end, places = slots + count, None
         else:
-            end = self.capacity if until is None else int(until.max()) + 1
-            places = slots[:, None, :, None].expand(key.shape)
-            keys.scatter_(2, places, key)
-            values.scatter_(2, places, value)
+            if end is None:
+                end = self.capacity if until is None else int(until.max()) + 1
+            rows = torch.arange(len(x), device=x.device)[:, None] * (self.capacity + 1)
+            places = (rows + slots).flatten()
         mask = None
         if until is not None:
-            mask = torch.arange(end, device=key.device) <= until[..., None]
+            hidden = torch.arange(end, device=x.device) > until[..., None]
+            mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, -math.inf)
             mask = mask[:, None] if mask.ndim == 3 else mask
-        return F.scaled_dot_product_attention(query, keys[:, :, :end], values[:, :, :end], attn_mask=mask)
+        first = slots if isinstance(slots, int) else 0
+        return Reading(
+            kept=self._kept, capacity=self.capacity, first=first, places=places, end=end, mask=mask
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One pass of the network over a cache; what its blocks share is made once."""
+
+    kept: dict[int, Tensor]
+    capacity: int
+    first: int
+    """Of the neighbouring slots that are written, unless there are places."""
+    places: Tensor | None
+    """(B n,) slots that are written, those of all texts numbered one after the other."""
+    end: int
+    mask: Tensor | None
+    """Added to the scores: (n, end) or (B, 1, n, end)."""
+
+    def attend(self, block: int, qkv: Tensor) -> Tensor:
+        """Values (B, H, n, K) mixed for n queries, of rotated queries, keys and values (B, n, 3, H, K)."""
+        batch, count, _, heads, width = qkv.shape
+        kept = self.kept.get(block)
+        if kept is None or len(kept) != batch:
+            kept = self.kept[block] = qkv.new_zeros(batch, self.capacity + 1, 2, heads, width)
+        if self.places is None:
+            kept[:, self.first : self.first + count] = qkv[:, :, 1:]
+        else:
+            flat = kept.view(-1, 2 * heads * width)
+            flat.index_copy_(0, self.places, qkv[:, :, 1:].reshape(batch * count, -1))
+        query, keys, values = (
+            x.transpose(1, 2) for x in (qkv[:, :, 0], kept[:, : self.end, 0], kept[:, : self.end, 1])
+        )
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=self.mask)

@@ -26,6 +26,10 @@ ROPE_BASE = 10000.0
 Attend = Callable[[Tensor, int], Tensor]
 """(queries, keys and values (B, n, 3, H, K), number of outputs) -> mixed values (B, H, outputs, K)."""
 
+Modulation = list[tuple[Tensor, ...]]
+"""For each block shift, 1 + scale and gate of attention, then of the MLP; last, shift and 1 + scale of the
+end. Each is (B, 1, D), or (1, 1, D) for all texts."""
+
 
 class Block(nn.Module):
     """Attention and MLP, each behind a LayerNorm; modulation comes from outside."""
@@ -63,14 +67,18 @@ class Transformer(nn.Module):
     """Ids and a noise level in, logits out.
 
     `trunk` gives the features the head reads, so that a loss may call the head for some positions only.
+    classes: how many labels a text may have; 0: the network reads none. A label's vector is added to the
+    conditioning; they start at 0, so that the network starts as one without.
     """
 
-    def __init__(self, size: Size, vocab_size: int, *, causal: bool = False) -> None:
+    def __init__(self, size: Size, vocab_size: int, *, causal: bool = False, classes: int = 0) -> None:
         super().__init__()
-        self.size, self.vocab_size = size, vocab_size
+        self.size, self.vocab_size, self.classes = size, vocab_size, classes
         self.layout: Layout = CAUSAL if causal else FULL
         hidden, cond = size.hidden, size.cond_dim
         self.embedding = nn.Parameter(torch.empty(vocab_size, hidden))
+        # the last row is the null label's
+        self.label_vectors = nn.Parameter(torch.zeros(classes + 1, cond)) if classes else None
         self.time_in = nn.Linear(size.time_features, cond)
         self.time_out = nn.Linear(cond, cond)
         # Every adaLN projection in one matrix: six rows of D per block, then shift and scale of the end.
@@ -80,49 +88,76 @@ class Transformer(nn.Module):
         self.head = nn.Linear(hidden, vocab_size)
         self._rotations: Tensor | None = None
 
-    def forward(self, ids: Tensor, noise: Tensor, **view: Any) -> Tensor:
+    def forward(self, ids: Tensor, noise: Tensor | Modulation, **view: Any) -> Tensor:
         """ids (B, L) and conditioning (B,) -> logits (B, L, V); `view`: keyword arguments of `trunk`."""
         return self.predict(self.trunk(ids, noise, **view), self.vocab_size)
 
     def trunk(
         self,
         ids: Tensor,
-        noise: Tensor,
+        noise: Tensor | Modulation,
         *,
         layout: Layout | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
         slots: int | Tensor = 0,
         until: Tensor | None = None,
+        end: int | None = None,
+        labels: Tensor | None = None,
+        num_blocks: int | None = None,
     ) -> Tensor:
         """Features (B, outputs, D) after the last normalisation.
 
-        ids: (B, n), or their embeddings (B, n, D). layout: of the attention, the network's own by default.
-        positions: (B, n), each token's place in the text; by default the layout's, with a cache the slots.
-        cache, slots, until: write keys and values there and see those of earlier passes, see `Cache.attend`.
+        ids: (B, n), or their embeddings (B, n, D). noise: (B,), or what `modulate` makes of it. layout: of
+        the attention, the network's own by default. positions: (B, n), each token's place in the text; by
+        default the layout's, with a cache the slots. cache, slots, until, end: write keys and values there
+        and see those of earlier passes, see `Cache.reading`; without gradient. labels: as of `modulate`.
+        num_blocks: stop after so many blocks, fewer than all, and return their output (B, n, D) as it is.
         """
         layout = layout or self.layout
         x = ids if ids.is_floating_point() else F.embedding(ids, self.embedding)
-        if cache is not None and positions is None:
-            first = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
-            positions = first + slots if isinstance(slots, int) else slots
+        *parts, ending = self.modulate(noise, labels) if isinstance(noise, Tensor) else noise
+        if cache is not None:
+            rotary = self._rotary_of_slots(x, cache, slots if positions is None else positions)
+            reading = cache.reading(x, slots, until, end)
+            for i, block in enumerate(self.blocks):
+
+                def attend_cached(qkv: Tensor, outputs: int, i: int = i) -> Tensor:
+                    return reading.attend(i, _rotated_in_place(qkv, rotary))
+
+                x = block(x, parts[i], attend_cached, x.shape[1])
+            return _modulated_norm(x, self.norm_final, *ending)
+
         rotary = self._rotary(x, layout, positions)
-        features = _sinusoids(noise, self.size.time_features).to(x.dtype)
-        condition = F.silu(self.time_out(F.silu(self.time_in(features))))
-        parts = self.modulation(condition)[:, None].chunk(6 * self.size.num_layers + 2, dim=-1)
+
+        def attend(qkv: Tensor, outputs: int) -> Tensor:
+            query, key, value = _RotatedHeads.apply(qkv, rotary)
+            return layout.attend(query[:, :, :outputs], key, value)
+
         last = self.size.num_layers - 1
         for i, block in enumerate(self.blocks):
+            if i == num_blocks:
+                return x
+            x = block(x, parts[i], attend, layout.outputs(x.shape[1]) if i == last else x.shape[1])
+        return _modulated_norm(x, self.norm_final, *ending)
+
+    def modulate(self, noise: Tensor, labels: Tensor | None = None) -> Modulation:
+        """What the noise level (B,) and the label do to every block. Where the network is told neither, one
+        call with a single 0 serves all texts and all passes.
+
+        labels: (B,), each below `classes` or that number, the null label; by default null.
+        """
+        features = _sinusoids(noise, self.size.time_features).to(self.embedding.dtype)
+        condition = F.silu(self.time_out(F.silu(self.time_in(features))))
+        if self.label_vectors is not None:
+            condition = condition + self.label_vectors[-1 if labels is None else labels]
+        assert labels is None or self.classes, "a network without labels is given none"
+        parts = self.modulation(condition)[:, None].chunk(6 * self.size.num_layers + 2, dim=-1)
+        out: Modulation = []
+        for i in range(self.size.num_layers):
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts[6 * i : 6 * i + 6]
-
-            def attend(qkv: Tensor, outputs: int, i: int = i) -> Tensor:
-                query, key, value = _RotatedHeads.apply(qkv, rotary)
-                if cache is not None:
-                    return cache.attend(i, query, key, value, slots, until)
-                return layout.attend(query[:, :, :outputs], key, value)
-
-            outputs = layout.outputs(x.shape[1]) if i == last else x.shape[1]
-            x = block(x, (shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m), attend, outputs)
-        return _modulated_norm(x, self.norm_final, parts[-2], 1 + parts[-1])
+            out.append((shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m))
+        return [*out, (parts[-2], 1 + parts[-1])]
 
     def predict(self, features: Tensor, num_ids: int) -> Tensor:
         """Logits (..., num_ids) of the first `num_ids` ids."""
@@ -136,6 +171,12 @@ class Transformer(nn.Module):
         places = layout.positions(count)
         table = self._rotary_table(places, x)
         return table if places == count else torch.cat([table] * (count // places))
+
+    def _rotary_of_slots(self, x: Tensor, cache: Cache, places: int | Tensor) -> Tensor:
+        """Complex rotations of x's n tokens in a text of at most the cache's size, whose places are (B, n)
+        or follow on the first."""
+        table = self._rotary_table(cache.capacity + 1, x)
+        return table[places : places + x.shape[1]] if isinstance(places, int) else table[places]
 
     def _rotary_table(self, length: int, like: Tensor) -> Tensor:
         """(L, 1, 1, K/2) complex: e to the i times position times falling frequencies."""
@@ -193,23 +234,34 @@ def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
 
 
+def _rotated_in_place(qkv: Tensor, rotary: Tensor) -> Tensor:
+    """`_RotatedHeads` without gradient: queries, keys and values (B, L, 3, H, K) in the memory of qkv."""
+    if qkv.dtype == rotary.real.dtype:
+        torch.view_as_complex(qkv[:, :, :2].unflatten(-1, (-1, 2))).mul_(rotary)
+    else:
+        qkv[:, :, :2] = _rotate(qkv[:, :, :2], rotary)
+    return qkv
+
+
 def interleave_heads(rows: Tensor, num_heads: int) -> Tensor:
     """Reorder the rows (D, ...) of a query or key matrix from halves to neighbouring pairs, per head."""
     heads = rows.unflatten(0, (num_heads, 2, -1))
     return heads.transpose(1, 2).reshape(rows.shape)
 
 
-def build_model(size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator) -> Transformer:
+def build_model(
+    size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator, classes: int = 0
+) -> Transformer:
     """A Transformer with fresh weights drawn from `generator` (a CPU generator) in a fixed order.
 
     Initial values as in the published code: embeddings and linear maps uniform within 1/sqrt(fan-in),
-    norm gains 1, modulation and head 0.
+    norm gains 1, modulation, head and labels 0.
     """
-    model = Transformer(size, vocab_size, causal=causal)
+    model = Transformer(size, vocab_size, causal=causal, classes=classes)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner = name.rpartition(".")[0]
-            if owner in ("modulation", "head"):
+            if owner in ("modulation", "head") or name == "label_vectors":
                 parameter.zero_()
             elif "norm" in name:
                 parameter.fill_(1.0)

@@ -17,34 +17,49 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from scaling.errors import UserError, nearest
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
-from scaling.sampling.plan import groups_by_time
+from scaling.sampling.plan import groups_by_time, groups_of
+
+TAILS = ("draw", "posterior", "network")
 
 
-def ancestral(draft: Draft, *, greedy_tail: bool = False) -> Iterator[None]:
+def ancestral(draft: Draft, *, greedy_tail: bool = False, tail: str = "draw") -> Iterator[None]:
     """`steps` even steps of time, at most one call each.
 
-    greedy_tail: the last step takes the network's likeliest ids instead of drawing: fewer stray tokens, lower
-    entropy. They are the likeliest given the other tokens, not given the one on the page.
+    tail: how the text ends. "draw": the last step draws as the others do, which samples the model.
+    "posterior": it takes the posterior's likeliest ids, the greedy tail of Duo's paper (arXiv 2506.10892),
+    which hardly changes the law. "network": after all draws one more call, at time 0, whose likeliest ids are
+    taken, as in Duo's released code. greedy_tail: the last step takes the likeliest ids of the network in
+    place of its draw. The last two lower the entropy much: they are the likeliest ids given the other tokens,
+    not given the one on the page. With masks, where none is on the page, "posterior" and greedy_tail agree.
     """
+    family = draft.family
+    if tail not in TAILS:
+        raise UserError(f"tail is {tail!r}, it must be one of {', '.join(TAILS)}{nearest(tail, TAILS)}")
+    if greedy_tail and tail != "draw":
+        raise UserError(f"greedy_tail and tail {tail!r} are two ends of one text: give one of them")
     start_from_noise(draft)
-    yield
-    if draft.family.masks_only:
-        yield from _reveal(draft, greedy_tail)
+    if family.masks_only:
+        if tail == "network":
+            raise UserError(f"family {family.name!r} has no tail 'network': no mask is left after the draws")
+        yield
+        yield from _reveal(draft, greedy_tail or tail == "posterior")
         return
-    last, probs, before = draft.steps - 1, None, draft.ids
+    yield
+    predictions = Predictions(draft)
     for step, (t, s) in enumerate(pairwise(draft.times)):
-        if probs is None or draft.family.time_conditioned:
-            probs = draft.reader(draft.ids, t, draft.free)
-        elif bool((changed := (draft.ids != before).any(dim=1)).any()):
-            again = changed[:, None].expand_as(draft.free)[draft.free]
-            probs[again] = draft.reader(draft.ids[changed], t, draft.free[changed])
-        before = draft.ids.clone()
-        if greedy_tail and step == last:
+        probs, last = predictions(t), step == draft.steps - 1
+        if greedy_tail and last:
             draft.ids[draft.free] = probs.argmax(-1)
+        elif tail == "posterior" and last:
+            draft.ids[draft.free] = _whole_posterior(draft, probs, t, s).argmax(-1)
         else:
             redraw(draft, step, probs, t, s)
+        yield
+    if tail == "network":
+        draft.ids[draft.free] = predictions(draft.times[-1]).argmax(-1)
         yield
 
 
@@ -55,19 +70,44 @@ def start_from_noise(draft: Draft) -> None:
     )
 
 
+class Predictions:
+    """x_theta at the free places of a draft. A text is read again only if it has changed, or the network
+    sees the time."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.probs: Tensor | None = None
+        self.before = draft.ids
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """(n, V) for the present ids at time t."""
+        draft = self.draft
+        if self.probs is None or draft.family.time_conditioned:
+            self.probs = draft.reader(draft.ids, t, draft.free)
+        elif bool((changed := (draft.ids != self.before).any(dim=1)).any()):
+            again = changed[:, None].expand_as(draft.free)[draft.free]
+            self.probs[again] = draft.reader(draft.ids[changed], t, draft.free[changed])
+        self.before = draft.ids.clone()
+        return self.probs
+
+
 def redraw(draft: Draft, step: int, probs: Tensor, t: Tensor, s: Tensor) -> None:
     """Draw the free places at s from the posterior, given x_theta (n, V) at t."""
     present = draft.ids[draft.free]
     at_present = probs.gather(-1, present[:, None])[:, 0]
     weights = draft.family.posterior_parts(at_present, present, t, s)
     if weights is None:
-        whole = draft.family.posterior(
-            probs[:, None], present[:, None], t.expand(len(present)), s.expand(len(present))
-        )
-        draft.ids[draft.free] = choose(whole[:, 0], draft.noise.at(step, Purpose.CLEAN, draft.free))
+        whole = _whole_posterior(draft, probs, t, s)
+        draft.ids[draft.free] = choose(whole, draft.noise.at(step, Purpose.CLEAN, draft.free))
         return
+    draw_parts(draft, step, probs, weights, s)
+
+
+def draw_parts(draft: Draft, step: int, probs: Tensor, weights: Tensor, s: Tensor) -> None:
+    """Draw the free places from a mixture: weights (n, 3) of the present id, of x_theta (n, V), and of fresh
+    noise of time s."""
     part = choose(weights, draft.noise.at(step, Purpose.PART, draft.free))
-    new = present.clone()
+    new = draft.ids[draft.free]
     for number, purpose in ((1, Purpose.CLEAN), (2, Purpose.FRESH)):
         taken = part == number
         where = torch.zeros_like(draft.free)
@@ -75,6 +115,28 @@ def redraw(draft: Draft, step: int, probs: Tensor, t: Tensor, s: Tensor) -> None
         uniforms = draft.noise.at(step, purpose, where)
         new[taken] = choose(probs[taken], uniforms) if number == 1 else draft.family.noise_ids(uniforms, s)
     draft.ids[draft.free] = new
+
+
+def _whole_posterior(draft: Draft, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """The posterior (n, V) of the free places."""
+    present = draft.ids[draft.free]
+    times = (t.expand(len(present)), s.expand(len(present)))
+    return draft.family.posterior(probs[:, None], present[:, None], *times)[:, 0]
+
+
+def first_hitting(draft: Draft) -> Iterator[None]:
+    """Masks decoded in a random order, the same number in each of at most `steps` calls (arXiv 2409.02908).
+
+    ceil(free places / steps) a call. One a call is exact for a network that knows every token given any
+    others: the order is random and the times at which tokens appear never enter. Several are drawn apart, as
+    in any few steps, but no step is idle and their number does not vary.
+    """
+    start_from_noise(draft)
+    yield
+    size = (draft.free.sum(dim=1, keepdim=True) / draft.steps).ceil().long().clamp(min=1)
+    uniforms = draft.noise.everywhere(0, Purpose.ORDER, draft.free.shape[1])
+    group = groups_of(uniforms, draft.free, size)
+    yield from decode(draft, group, torch.zeros_like(uniforms))
 
 
 def _reveal(draft: Draft, greedy_tail: bool) -> Iterator[None]:

@@ -9,8 +9,8 @@ in float64 (arXiv 2305.18619; DDIM: arXiv 2010.02502):
 Every call reads the x_hat of the one before, so self-conditioning costs no call of its own. Nothing can be
 cached, for every call is told another noise level.
 
-score_temperature divides the predicted noise before the step (1 samples the model, published: 0.9), guidance
-then moves x_hat, and greedy_tail takes the likeliest ids at the end instead of drawing them.
+score_temperature divides the predicted noise before the step (1 samples the model, published: 0.9), wishes
+then move x_hat, and greedy_tail takes the likeliest ids at the end instead of drawing them.
 
 Prompts may give any places. The latents of a given token are drawn anew at every step from its own noise,
 which is independent of the other places once the token is known; and x_hat of the free places gains
@@ -70,7 +70,7 @@ class TokenWish:
                 f"place is {self.place!r}, it must be a number, 'any' or 'all'",
             ),
         ):
-            family.require(holds, f"guidance: {rule}")
+            family.require(holds, f"wishes: {rule}")
 
     def log_chance(self, logits: Tensor) -> Tensor:
         """weight times the logarithm of the wish's probability, (B,), from logits (B, L, V)."""
@@ -91,10 +91,10 @@ def ancestral(
     *,
     score_temperature: float = 1.0,
     greedy_tail: bool = False,
-    guidance: Sequence[TokenWish] = (),
+    wishes: Sequence[TokenWish] = (),
 ) -> Iterator[None]:
     """`steps` even steps of time, then ids from z_0: steps + 1 calls."""
-    yield from _denoise(draft, score_temperature, greedy_tail, guidance)
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes)
 
 
 def ddim(
@@ -102,10 +102,10 @@ def ddim(
     *,
     score_temperature: float = 1.0,
     greedy_tail: bool = False,
-    guidance: Sequence[TokenWish] = (),
+    wishes: Sequence[TokenWish] = (),
 ) -> Iterator[None]:
     """As `ancestral` without fresh noise: a text is a function of the latents it starts from."""
-    yield from _denoise(draft, score_temperature, greedy_tail, guidance, fresh_noise=False)
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes, fresh_noise=False)
 
 
 def released(
@@ -113,10 +113,10 @@ def released(
     *,
     score_temperature: float = 0.9,
     greedy_tail: bool = True,
-    guidance: Sequence[TokenWish] = (),
+    wishes: Sequence[TokenWish] = (),
 ) -> Iterator[None]:
     """The published loop with its defaults, to repeat its figures: see `released_times` for what is wrong."""
-    yield from _denoise(draft, score_temperature, greedy_tail, guidance, as_released=True)
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes, as_released=True)
 
 
 def released_times(steps: int) -> Tensor:
@@ -133,7 +133,7 @@ def _denoise(
     draft: Draft,
     score_temperature: float,
     greedy_tail: bool,
-    guidance: Sequence[TokenWish],
+    wishes: Sequence[TokenWish],
     *,
     fresh_noise: bool = True,
     as_released: bool = False,
@@ -148,7 +148,7 @@ def _denoise(
         not as_released or draft.steps >= 2,
         f"sampling steps is {draft.steps}, sampler 'released' needs at least 2",
     )
-    for wish in guidance:
+    for wish in wishes:
         wish.check(family, length)
     pairs = released_times(draft.steps) if as_released else even_times(draft.times)
     gammas = model.schedule(pairs.to(draft.ids.device).flatten())[0].view_as(pairs)
@@ -162,14 +162,14 @@ def _denoise(
     start = normals(0, Purpose.START)
     z = torch.where(free, start, latents(clean, start, gammas[0, :1]))
     guess = torch.zeros_like(clean, dtype=rows.dtype)
-    steered = bool(guidance) or not bool(free.all())
+    steered = bool(wishes) or not bool(free.all())
     yield
     for step, (at, to) in enumerate(gammas):
         previous = guess if family.self_conditioning else None
         push = torch.zeros_like(z)
         with reader.counting(draft.ids):
             if steered:
-                guess, push = guided(model, z.to(rows.dtype), at, previous, guidance, draft)
+                guess, push = guided(model, z.to(rows.dtype), at, previous, wishes, draft)
             else:
                 guess = model.restore(z.to(rows.dtype), at.expand(count), draft.ids, guess=previous)[0]
         if as_released and step == draft.steps - 1:
@@ -216,7 +216,7 @@ def guided(
     z: Tensor,
     gamma: Tensor,
     guess: Tensor | None,
-    guidance: Sequence[TokenWish],
+    wishes: Sequence[TokenWish],
     draft: Draft | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x_hat (B, L, E) at latents z (B, L, E) and one gamma, and what the wishes add to it, and the given
@@ -224,7 +224,7 @@ def guided(
     z = z.detach().requires_grad_()
     logits = model(z, gamma.expand(len(z)), guess=guess)
     chance = logits.new_zeros(())
-    for wish in guidance:
+    for wish in wishes:
         chance = chance + wish.log_chance(logits).sum()
     if draft is not None:
         prompt = logits.log_softmax(-1).gather(-1, draft.ids[..., None])[..., 0]

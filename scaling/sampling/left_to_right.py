@@ -6,21 +6,25 @@ B batch, L length.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from scaling.errors import UserError
 from scaling.families.ar import Autoregressive
+from scaling.families.base import Family
 from scaling.models import Cache, Transformer
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 
 
-def left_to_right(draft: Draft, *, cache: bool = True) -> Iterator[None]:
+def left_to_right(draft: Draft, *, cache: bool = True, end: int | None = None) -> Iterator[None]:
     """Each token given those before it. A beginning may be given, and is read in one call; no other places.
 
-    cache: keep keys and values of what was read, if the model is a Transformer; the texts are the same.
-    UserError if `steps` is not the length.
+    cache: keep keys and values of what was read, if the model is a Transformer; the texts are the same. end:
+    an id that ends a text; it is the last that counts (`Draft.lengths`), and fills the places behind it.
+    UserError if `steps` is not the length, or `end` is no token.
     """
     family, reader, length = draft.family, draft.reader, draft.ids.shape[1]
     assert isinstance(family, Autoregressive), "a sampler of this family"
@@ -28,30 +32,54 @@ def left_to_right(draft: Draft, *, cache: bool = True) -> Iterator[None]:
         raise UserError(
             f"family {family.name!r} samples one token a step: steps is {draft.steps}, it must be {length}"
         )
+    check_end(family, end)
     check_beginning(draft)
-    first = length if not bool(draft.free.any()) else int(draft.free.any(dim=0).nonzero()[0])
+    beginning = ~draft.free.any(dim=0)
+    first = int(beginning.sum())  # columns that are given in all texts come first
     kept = Cache(length) if cache and isinstance(reader.model, Transformer) else None
+    uniforms = draft.noise.everywhere(0, Purpose.CLEAN, length)
+    rows = torch.arange(len(draft.ids), device=draft.ids.device)
+    last_column = (rows, torch.full_like(rows, -1))
+    ended = torch.zeros_like(rows, dtype=torch.bool)
+    behind = 0  # tokens that the network has read
     yield
     for place in range(first, length):
-        inputs = family.inputs(draft.ids[:, :place])
-        where = torch.zeros_like(inputs, dtype=torch.bool)
-        where[:, -1] = True
-        if kept is None:
-            probs = reader(inputs, where=where)
-        elif place == first:
-            until = torch.arange(inputs.shape[1], device=inputs.device)
-            probs = reader(inputs, where=where, cache=kept, until=until)
+        if kept is None or place == first:
+            inputs = family.inputs(draft.ids[:, :place])
         else:
-            probs = reader(inputs[:, -1:], cache=kept, slots=inputs.shape[1] - 1)
-        here = draft.free & (torch.arange(length, device=inputs.device) == place)
-        rows = here[:, place]
-        draft.ids[rows, place] = choose(probs[rows], draft.noise.at(0, Purpose.CLEAN, here))
+            inputs = draft.ids[:, place - 1 : place]
+        view: dict[str, Any] = {}
+        if kept is not None:
+            view = {"cache": kept, "slots": behind}
+            if inputs.shape[1] > 1:
+                view["until"] = torch.arange(inputs.shape[1], device=inputs.device)
+            behind += inputs.shape[1]
+        probs = reader(inputs, where=last_column, **view)
+        free = draft.free[:, place]
+        draft.ids[:, place] = choose(probs, uniforms[:, place]).where(free, draft.ids[:, place])
+        if end is not None:
+            draft.ids[:, place].masked_fill_(ended, end)
+            now = free & ~ended & (draft.ids[:, place] == end)
+            draft.lengths[now] = place + 1
+            ended |= now
         yield
+        if end is not None and bool(ended.all()):
+            draft.ids[:, place + 1 :] = end
+            return
+
+
+def check_end(family: Family, end: int | None) -> None:
+    """UserError unless `end` is an id of a token or None."""
+    if end is not None and not (0 <= end < family.vocab_size and end != family.mask_id):
+        raise UserError(
+            f"family {family.name!r}: end is {end}, it must be the id of a token, below {family.vocab_size}"
+        )
 
 
 def check_beginning(draft: Draft, block_size: int = 1) -> None:
     """UserError if a place is given behind a free one of an earlier block: it would not be seen there."""
-    blocks = draft.free.unflatten(1, (-1, block_size))
+    free = F.pad(draft.free, (0, -draft.free.shape[1] % block_size), value=True)
+    blocks = free.unflatten(1, (-1, block_size))
     free, fixed = blocks.any(dim=2), ~blocks.all(dim=2)
     if bool((free.long().cummax(dim=1).values.bool()[:, :-1] & fixed[:, 1:]).any()):
         which = "a beginning" if block_size == 1 else f"a beginning, and places of the {block_size} after it"

@@ -100,7 +100,7 @@ def choose(probs: Tensor, uniforms: Tensor) -> Tensor:
     A race against float32 noise would cut the tail of the law off, the more so the larger V and the more
     steps (arXiv 2409.02908); an id without weight is never drawn.
     """
-    sums = probs.double().cumsum(-1)
-    whole = sums[:, -1:].contiguous()
-    ids = torch.searchsorted(sums, uniforms.double()[:, None] * whole, right=True)
-    return torch.minimum(ids, torch.searchsorted(sums, whole))[:, 0]
+    sums = probs.cumsum(-1, dtype=torch.float64)
+    # at most the last number below 1, times any whole, lies below the whole: the id found has a weight
+    share = uniforms.double()[:, None].clamp(max=1 - 2.0**-53) * sums[:, -1:]
+    return torch.searchsorted(sums, share, right=True)[:, 0]

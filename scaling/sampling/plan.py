@@ -31,8 +31,8 @@ def groups_by_time(uniforms: Tensor, free: Tensor, shares: Tensor) -> tuple[Tens
     return group.where(step >= 0, NEVER), step
 
 
-def groups_of(uniforms: Tensor, free: Tensor, size: int) -> Tensor:
-    """The group (B, L) of each place if every call decodes `size` of the free ones, in the order of falling
-    uniforms; NEVER elsewhere."""
+def groups_of(uniforms: Tensor, free: Tensor, size: int | Tensor) -> Tensor:
+    """The group (B, L) of each place if every call decodes `size` of the free ones, one number or one a row
+    (B, 1), in the order of falling uniforms; NEVER elsewhere."""
     rank = uniforms.where(free, -1.0).argsort(dim=1, descending=True).argsort(dim=1)
     return torch.where(free, rank // size, NEVER)

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scaling.models import Transformer
+from scaling.models import Modulation, Transformer
 from scaling.sampling.filters import Filters
 
 if TYPE_CHECKING:
     from scaling.families.base import Denoiser, Family
+
+Places = Tensor | tuple[Tensor, Tensor]
+"""Wanted places: (B, n) bool, or rows and columns, each (m,)."""
 
 
 @dataclass(slots=True)
@@ -35,30 +38,48 @@ class Reader:
     tokens: int = 0
     """Tokens that passed the network's blocks, of all texts."""
     seconds: float = 0.0
+    _constant: Modulation | None = None
+    """What a network that is not told the time makes of that, for all calls."""
 
     def __call__(
-        self, ids: Tensor, t: Tensor | float = 0.0, where: Tensor | None = None, **view: Any
+        self, ids: Tensor, t: Tensor | float = 0.0, where: Places | None = None, **view: Any
     ) -> Tensor:
         """The filtered distribution over clean ids at the wanted places, (n, V) in float64.
 
-        ids: (B, n). t: the noise time, a number or one a row. where: (B, n) bool, by default all places,
-        in whose order the rows come. view: keyword arguments of `Transformer.trunk`.
+        ids: (B, n). t: the noise time, a number or one a row. where: by default all places, in whose order
+        the rows come. view: keyword arguments of `Transformer.trunk`.
         """
-        return self.filters(self.family.restored(self.logits(ids, t, where, **view)))
+        return self.filters(self.unfiltered(ids, t, where, **view))
+
+    def unfiltered(
+        self, ids: Tensor, t: Tensor | float = 0.0, where: Places | None = None, **view: Any
+    ) -> Tensor:
+        """The distribution before the filters; arguments as of a call."""
+        return self.family.restored(self.logits(ids, t, where, **view))
 
     def logits(
-        self, ids: Tensor, t: Tensor | float = 0.0, where: Tensor | None = None, **view: Any
+        self, ids: Tensor, t: Tensor | float = 0.0, where: Places | None = None, **view: Any
     ) -> Tensor:
         """Raw logits (n, V) of the wanted places; arguments as of a call."""
-        times = torch.as_tensor(t, dtype=torch.float64, device=ids.device).expand(len(ids))
-        conditioning = self.family.conditioning(times)
         with self.counting(ids):
             if not isinstance(self.model, Transformer):
-                logits = self.model(ids, conditioning, **view)
+                logits = self.model(ids, self._conditioning(ids, t), **view)
                 return logits.flatten(0, 1) if where is None else logits[where]
-            features = self.model.trunk(ids, conditioning, **view)
+            features = self.model.trunk(ids, self._modulation(self.model, ids, t), **view)
             targets = features.flatten(0, 1) if where is None else features[where]
             return self.model.predict(targets, self.model.vocab_size)
+
+    def _conditioning(self, ids: Tensor, t: Tensor | float) -> Tensor:
+        """(B,) what the network is told of the noise."""
+        times = torch.as_tensor(t, dtype=torch.float64, device=ids.device).expand(len(ids))
+        return self.family.conditioning(times)
+
+    def _modulation(self, model: Transformer, ids: Tensor, t: Tensor | float) -> Tensor | Modulation:
+        if self.family.time_conditioned:
+            return self._conditioning(ids, t)
+        if self._constant is None:
+            self._constant = model.modulate(self._conditioning(ids[:1], 0.0))
+        return self._constant
 
     @contextmanager
     def counting(self, tokens: Tensor) -> Iterator[None]:

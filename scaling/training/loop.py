@@ -22,12 +22,14 @@ from torch import Tensor
 
 from scaling.errors import UserError
 from scaling.evaluation import Bound, estimate_bound
+from scaling.evaluation.leak import measure_leak
 from scaling.evaluation.samples import sample_ids
 from scaling.families.base import Family
 from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
 from scaling.training.checkpoint import newest_checkpoint, save_checkpoint
+from scaling.training.labels import heldout_labels, training_labels
 from scaling.training.machine import float32_route, matmul_peak
 from scaling.training.optimizer import FlatAdamW, learning_rate_at
 
@@ -78,6 +80,13 @@ class TrainResult:
     bound: float | None = None
     bound_se: float | None = None
     bits_per_byte: float | None = None
+    loss_with_label: float | None = None
+    """The bound of a network that is given the label of each held-out text; None without labels."""
+    label_leak: float | None = None
+    """How much lower that is than `bound`, which is with the null label."""
+    label_leak_se: float | None = None
+    label_cost: float | None = None
+    """Entropy of the labels per token: `loss_with_label` and this make a bound of text, too."""
     train_s: float = 0.0
     """Seconds in the training loop over all attempts, data and checkpoints included, evaluation not."""
     evaluation_s: float = 0.0
@@ -131,6 +140,8 @@ class _Training:
     optimizer: FlatAdamW
     data: TrainingData
     heldout: Tensor
+    heldout_labels: Tensor | None
+    """(n,) of a run with labels."""
     small_heldout: Tensor
     """The text of held-out losses during training."""
     evaluated_steps: tuple[int, ...]
@@ -269,6 +280,9 @@ def _prepare(
             "a bound with a standard error needs 2; choose a shorter context or a larger corpus"
         )
     small = torch.from_numpy(data.heldout(during_sequences, length)) if during else heldout[:0]
+    labels = None
+    if spec.labels is not None:
+        labels = heldout_labels(spec, data)
     torch.set_float32_matmul_precision(float32_route(spec.size.hidden) if device == "cpu" else "highest")
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights")).to(device)
@@ -282,6 +296,7 @@ def _prepare(
         optimizer=optimizer,
         data=data,
         heldout=heldout.to(device),
+        heldout_labels=None if labels is None else labels.to(device),
         small_heldout=small.to(device),
         evaluated_steps=_evaluated_steps(spec, during),
         device=torch.device(device),
@@ -316,6 +331,8 @@ def _gradient(run: _Training) -> tuple[float, float]:
     x0 = torch.from_numpy(ids).to(run.device)
     generator = generator_for(spec.seed, "noise", step, run.device.type)
     batch = run.family.training_batch(x0, generator, step / spec.steps)
+    if spec.labels is not None:
+        batch = batch.with_labels(training_labels(spec, run.data, step, count).to(run.device))
     total = 0.0
     for start in range(0, len(batch), run.micro_batch_size):
         part = batch.rows(slice(start, start + run.micro_batch_size))
@@ -398,11 +415,28 @@ def _evaluate(run: _Training, log: Log) -> TrainResult:
     bytes_per_token = run.data.bytes_per_token
     bits = None if bytes_per_token is None else bound.bits_per_byte(bytes_per_token)
     numbers: dict[str, Any] = {"bound": bound.value, "bound_se": bound.se, "bits_per_byte": bits}
+    if run.heldout_labels is not None:
+        numbers |= _label_numbers(run, run.heldout_labels)
     costs = {"evaluation_s": run.progress.evaluation_s, "evaluation_flops": run.progress.evaluation_flops}
     log({"kind": "bound", "step": run.progress.step, **numbers, **costs})
     kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
     sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({kind})"
     return replace(_result(run, RunStatus.FINISHED, sentence), **numbers)
+
+
+def _label_numbers(run: _Training, labels: Tensor) -> dict[str, float]:
+    """What the labels of the held-out text tell about it, as fields of `TrainResult`."""
+    started, spec = time.perf_counter(), run.spec
+    autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
+    leak = measure_leak(run.model, run.family, run.heldout, labels, spec.evaluation, autocast=autocast)
+    run.progress.evaluation_s += time.perf_counter() - started
+    run.progress.evaluation_flops += 2 * spec.evaluation_flops(len(run.heldout))
+    return {
+        "loss_with_label": leak.with_label,
+        "label_leak": leak.difference,
+        "label_leak_se": leak.se,
+        "label_cost": leak.label_cost,
+    }
 
 
 def _draw_samples(run: _Training, count: int, log: Log) -> None:

@@ -109,7 +109,11 @@ def prepare_data(request: Request, out: Console) -> Dataset:
                     stages.add(stage)
                     out.print(f"{words} ...")
 
-        return prepare(data.corpus, data.tokenizer, request.data_folder, report=report)
+        dataset = prepare(data.corpus, data.tokenizer, request.data_folder, report=report)
+    labels = request.config.labels
+    if labels is not None and not labels.clustered:
+        dataset.label_names(labels)  # UserError if it has none
+    return dataset
 
 
 def facts_for_plan(request: Request, out: Console) -> DataFacts:

@@ -43,3 +43,33 @@ def isoflop_table(
         rows.append(pd.DataFrame({"budget": flops, "params": params, "tokens": tokens, "loss": loss}))
     table = pd.concat(rows, ignore_index=True)
     return table if family is None else table.assign(family=family)
+
+
+def samples_table(
+    families: dict[str, tuple[float, float, float]],
+    *,
+    texts: int = 24,
+    steps: Sequence[int] = (2, 4, 8, 16, 32, 64),
+    noise: float = 0.1,
+    seed: int = 0,
+    length: int = 128,
+) -> pd.DataFrame:
+    """A table of samples: perplexity is floor + slope / steps, tokens per second are speed / steps, by family
+    (floor, slope, speed); the texts' nats per token scatter by `noise`."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for name, (floor, slope, speed) in families.items():
+        for count in steps:
+            nats = np.log(floor + slope / count) + rng.normal(0, noise, texts)
+            rows.append({
+                "family": name, "key": f"{name}0123456789abcdef"[:16], "params": 1e5, "budget": 3e10,
+                "sampler": "ancestral", "steps": count, "options": "{}", "length": length, "texts": texts,
+                "seed": 0, "batch": 16, "tokens_per_s": speed / count,
+                "tokens_per_s_low": 0.98 * speed / count, "tokens_per_s_high": 1.02 * speed / count,
+                "latency_s": 40 * length * count / speed, "calls": count, "judge": "ar 8x2 (89abcdef)",
+                "judge_rule": "every token", "gen_ppl": np.exp(nats.mean()), "entropy": 4.0,
+                "device": "cpu: x",
+                "text_nats": list((length - 1) * nats), "text_tokens": [length - 1] * texts,
+                "text_entropy": list(4 + rng.normal(0, 0.02, texts)),
+            })  # fmt: skip
+    return pd.DataFrame(rows)

@@ -120,8 +120,8 @@ WISHES = [
 ]
 
 
-@pytest.mark.parametrize("guidance", [[wish] for wish in WISHES] + [WISHES])
-def test_guidance_is_the_gradient_of_the_wishes_by_finite_differences(guidance: list[TokenWish]) -> None:
+@pytest.mark.parametrize("wishes", [[wish] for wish in WISHES] + [WISHES])
+def test_guidance_is_the_gradient_of_the_wishes_by_finite_differences(wishes: list[TokenWish]) -> None:
     model = small()
     generator = torch.Generator().manual_seed(0)
     z, guess = torch.randn(2, 1, 3, WIDTH, generator=generator, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_guidance_is_the_gradient_of_the_wishes_by_finite_differences(guidance: 
     def chance(latents: Tensor) -> float:
         probs = model(latents, gamma[None], guess=guess)[0].softmax(-1)
         out = 0.0
-        for wish in guidance:
+        for wish in wishes:
             p = probs[:, wish.token]
             p = 1 - p if wish.absent else p
             value = p.sum().log() if wish.place == "any" else p.log().sum()
@@ -138,7 +138,7 @@ def test_guidance_is_the_gradient_of_the_wishes_by_finite_differences(guidance: 
         return out
 
     with torch.no_grad():
-        x, push = guided(model, z, gamma, guess, guidance)
+        x, push = guided(model, z, gamma, guess, wishes)
         torch.testing.assert_close(x, model.restore(z, gamma[None], torch.zeros(1, 3).long(), guess=guess)[0])
         slope, step = torch.zeros(z.numel(), dtype=torch.float64), 1e-5
         for number in range(z.numel()):
@@ -162,11 +162,11 @@ def distance(shares: Tensor, expected: Tensor) -> float:
 
 def test_a_wish_of_weight_1_at_one_place_is_bayes_rule() -> None:
     model = pairs()
-    shares = law(model, 1200, guidance=[TokenWish(token=2, weight=1.0, place=0)])
+    shares = law(model, 1200, wishes=[TokenWish(token=2, weight=1.0, place=0)])
     assert distance(shares, model.probs * (model.ids[:, 0] == 2)) < 0.06
-    shares = law(model, 1200, guidance=[TokenWish(token=2, weight=1.0, place="all", absent=True)])
+    shares = law(model, 1200, wishes=[TokenWish(token=2, weight=1.0, place="all", absent=True)])
     assert float(shares[(model.ids == 2).any(-1)].sum()) < 0.05
-    shares = law(model, 1200, guidance=[TokenWish(token=2, weight=1.0)])
+    shares = law(model, 1200, wishes=[TokenWish(token=2, weight=1.0)])
     assert float(shares[(model.ids == 2).any(-1)].sum()) > 0.9
 
 
@@ -191,7 +191,7 @@ def test_a_prompted_text_is_the_same_beside_others_without_a_prompt() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "released"])
-@pytest.mark.parametrize("about", [{}, {"guidance": [TokenWish(token=0)]}, {"prompt": torch.tensor([1])}])
+@pytest.mark.parametrize("about", [{}, {"wishes": [TokenWish(token=0)]}, {"prompt": torch.tensor([1])}])
 def test_self_conditioning_costs_no_calls(sampler: str, about: dict[str, Any]) -> None:
     for self_conditioning in (True, False):
         family = get_family(
@@ -205,7 +205,7 @@ def test_every_call_reads_the_guess_of_the_one_before() -> None:
     """Guided or not, and before temperature and guidance."""
     model = small()
     family = get_family("gaussian", vocab_size=5, embed_dim=WIDTH, schedule_units=8)
-    for about in ({}, {"guidance": [TokenWish(token=1)]}, {"score_temperature": 0.7}):
+    for about in ({}, {"wishes": [TokenWish(token=1)]}, {"score_temperature": 0.7}):
         guesses: list[Tensor] = []
         answers: list[Tensor] = []
         original = model._features
@@ -259,10 +259,10 @@ def test_filters_act_on_the_last_call() -> None:
     [
         ({"score_temperature": 0.0}, "score_temperature is 0.0, it must be positive"),
         ({"sampler": "released", "steps": 1}, "needs at least 2"),
-        ({"guidance": [TokenWish(token=3)]}, "guidance: token is 3, ids are below 3"),
-        ({"guidance": [TokenWish(token=0, place=2)]}, "guidance: place is 2, the text has 2 tokens"),
-        ({"guidance": [TokenWish(token=0, place="some")]}, "place is 'some', it must be a number, 'any' or"),  # type: ignore[arg-type]
-        ({"guidance": [TokenWish(token=0, weight=float("nan"))]}, "weight is nan, it must be finite"),
+        ({"wishes": [TokenWish(token=3)]}, "wishes: token is 3, ids are below 3"),
+        ({"wishes": [TokenWish(token=0, place=2)]}, "wishes: place is 2, the text has 2 tokens"),
+        ({"wishes": [TokenWish(token=0, place="some")]}, "place is 'some', it must be a number, 'any' or"),  # type: ignore[arg-type]
+        ({"wishes": [TokenWish(token=0, weight=float("nan"))]}, "weight is nan, it must be finite"),
     ],
 )
 def test_bad_input(about: dict[str, Any], sentence: str) -> None:

@@ -140,7 +140,7 @@ def test_every_step_is_shown():
             "the prompt has 13 tokens, the text only 12",
         ),
         ("masked", {"prompt": torch.tensor([99])}, "an id that is no token"),
-        ("block", {"first_hitting": True, "steps": 3}, "steps is 3, it must be block_size 4"),
+        ("block", {"first_hitting": True, "steps": 5}, "steps is 5, it must be at most block_size 4"),
     ],
 )
 def test_what_a_sampler_cannot_do_is_refused_in_a_sentence(name, about, sentence):

@@ -1,0 +1,393 @@
+"""Speed against quality: each family's front, who leads at which speed and entropy, with intervals.
+
+    comparison = analysis.speed_quality(analysis.load_samples("runs/desk"))
+    print(comparison)                         # who leads where, crossings, fronts
+    comparison.at(tokens_per_s=5000)          # the best of each family at that speed
+    comparison.plot()
+
+Perplexity under a judge falls when texts repeat themselves, so it never stands alone: every row has the
+entropy of its texts beside it, and a lead that comes with lower entropy is named as such.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import UserError
+from analysis.estimate import Rule, interval
+from analysis.plotted import Plotted
+from analysis.printed import Printed, TextTable, notes_html
+from analysis.speed.fronts import Contest, contest, non_dominated
+from analysis.speed.samples import comparable, sampler_text
+from analysis.text import count_text, flops_text, interval_text, is_missing, number_text
+
+MANY, ONE = "many texts", "one text"
+"""Throughput of a batch, and speed of a text alone: caches help the second, few steps the first."""
+LESS = 0.05
+"""Nats by which a leader's entropy has to be lower, beyond its interval, to be named."""
+SURE = 0.95
+"""A family that is ahead in fewer draws than this is not told apart from the next one."""
+FEWEST_DRAWS = 40
+LEAD_COLUMNS = (
+    *("at", "family", "above", "fastest", "gen_ppl_slowest", "gen_ppl_fastest", "entropy_slowest"),
+    *("entropy_fastest", "share", "runner_up", "entropy_difference", "entropy_low", "entropy_high"),
+)
+CROSSING_COLUMNS = ("at", "slower", "faster", "speed", "low", "high", "runs_out")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SpeedQuality(Plotted, Printed):
+    """Samples of several families: fronts of speed against generative perplexity, and who leads where.
+
+    Speeds are in tokens per second: of many texts at once (`MANY`), or of one text alone (`ONE`, its length
+    over its latency).
+    """
+
+    figure: ClassVar[str] = "speed_quality"
+    points: pd.DataFrame
+    """The samples, one row per run, sampler and steps, with gen_ppl and entropy (mean over texts, nats), each
+    with _low and _high; speed_one (tokens per second of one text); front_many and front_one: whether no other
+    point of its family is at least as fast and at least as good."""
+    leads: pd.DataFrame
+    """One row per range of speeds with one family ahead: at (`MANY` or `ONE`), family, above and fastest
+    (tokens/s: the range is above the first, up to the second), gen_ppl and entropy of its points at both
+    ends, share (of the draws in which it is ahead at the middle of the range), runner_up there, and
+    entropy_difference (its entropy less the runner-up's, nats, with interval)."""
+    crossings: pd.DataFrame
+    """One row per change of the lead: at, slower (ahead up to `speed`), faster, speed, low, high (tokens/s;
+    0 or infinite: open), runs_out (`slower` has no faster point)."""
+    level: float
+    judge: str
+    length: int
+    left_out: tuple[str, ...]
+    """Rows that are on no front, and why."""
+    _contests: Mapping[str, Contest]
+
+    @property
+    def families(self) -> list[str]:
+        """The families that were sampled."""
+        return list(dict.fromkeys(self.points["family"]))
+
+    def front(self, family: str, at: str = MANY) -> pd.DataFrame:
+        """The points of a family that no other of its points beats, the slowest first.
+
+        UserError for a family without samples and for another `at` than "many texts" and "one text".
+        """
+        if family not in self.families:
+            raise UserError(f"family = {family!r} has no samples: there are {', '.join(self.families)}")
+        if at not in (MANY, ONE):
+            raise UserError(f"at = {at!r}: give {MANY!r} or {ONE!r}")
+        column, mark = _columns(at)
+        own = self.points[(self.points["family"] == family) & self.points[mark]]
+        return own.sort_values(column, ignore_index=True)
+
+    def at(self, *, tokens_per_s: float | None = None, latency_s: float | None = None) -> pd.DataFrame:
+        """What each family offers at a speed, the best first: its point with the lowest perplexity among
+        those at least that fast; offered, the perplexity at just that speed (between two numbers of steps of
+        one sampler the line through them, in logs), with _low and _high; best_share, of the draws in which
+        the family offers the best.
+
+        tokens_per_s: of many texts at once. latency_s: seconds for one text of the samples' length. Families
+        without a point that fast are left out. UserError unless one of the two is given, and if no family is
+        that fast.
+        """
+        if (tokens_per_s is None) == (latency_s is None):
+            raise UserError("give tokens_per_s or latency_s, one of the two")
+        name, value = ("tokens_per_s", tokens_per_s) if latency_s is None else ("latency_s", latency_s)
+        if isinstance(value, str | bool) or not 0 < float(value or 0) < np.inf:
+            raise UserError(f"{name} = {value!r}: give a number above 0")
+        at, speed = (MANY, float(value)) if latency_s is None else (ONE, self.length / float(value))  # type: ignore[arg-type]
+        column, _ = _columns(at)
+        fast = self.points[self.points[column] >= speed * (1 - 1e-9)]
+        if not len(fast):
+            best = self.points[column].max()
+            most = f"{count_text(best)} tokens/s" if at == MANY else f"{number_text(self.length / best)} s"
+            raise UserError(f"{name} = {value:g}: no sampler is that fast; the fastest one does {most}")
+        offers = self._contests[at].at(speed)
+        rows = fast.loc[fast.groupby("family")["gen_ppl"].idxmin()]
+        drawn = np.stack([offers[self._contests[at].names.index(name)] for name in rows["family"]])
+        ends = interval(drawn.T, Rule(level=self.level))
+        assert ends is not None, "there are draws"
+        won = drawn[:, 1:].argmin(axis=0)
+        table = rows.assign(
+            offered=np.exp(drawn[:, 0]), offered_low=np.exp(ends[0]), offered_high=np.exp(ends[1]),
+            best_share=[float(np.mean(won == place)) for place in range(len(rows))],
+        )  # fmt: skip
+        return table.sort_values("offered", ignore_index=True)
+
+    def answer(self, *, tokens_per_s: float | None = None, latency_s: float | None = None) -> str:
+        """`at` as a sentence."""
+        table = self.at(tokens_per_s=tokens_per_s, latency_s=latency_s)
+        best = table.iloc[0]
+        if latency_s is None:
+            need = f"{count_text(tokens_per_s)} tokens/s of many texts"
+        else:
+            need = f"one text of {self.length} tokens within {number_text(latency_s)} s"
+        text = f"For {need} use {best['family']}: {_offer(best)}"
+        if len(table) == 1:
+            return f"{text}; no other family is that fast."
+        other = table.iloc[1]
+        share = f"it is the best in {best['best_share']:.0%} of resamples"
+        return f"{text}; {share}. Next is {other['family']}: {_offer(other)}."
+
+    @property
+    def sentence(self) -> str:
+        """Who leads at which speed."""
+        own = self.leads[self.leads["at"] == MANY]
+        parts = [f"{row['family']} {_range_text(row)}" for row in own.to_dict("records")]
+        return f"The best samples at a speed (tokens/s of many texts): {', '.join(parts)}."
+
+    @property
+    def notes(self) -> list[str]:
+        """What to mind, each a sentence."""
+        lines: dict[str, None] = {}
+        for row in self.leads.to_dict("records"):
+            if not is_missing(row["runner_up"]) and row["share"] < SURE:
+                lines[
+                    f"{row['family']} and {row['runner_up']} cannot be told apart {_range_text(row)} "
+                    f"tokens/s of {row['at']}: the first is ahead in {row['share']:.0%} of resamples."
+                ] = None
+        less = self.leads[self.leads["entropy_high"].astype(float) < -LESS]
+        for (family, other), part in less.groupby(["family", "runner_up"], sort=False):
+            row = part.loc[part["entropy_difference"].astype(float).idxmin()]
+            ends = -row["entropy_difference"], -row["entropy_high"], -row["entropy_low"]
+            lines[
+                f"{family} leads {other} with less entropy (up to {interval_text(*ends, digits=2)} nats): "
+                "part of its lead may be repetition."
+            ] = None
+        return [*lines, *(f"left out: {reason}" for reason in self.left_out)]
+
+    def summary(self) -> pd.DataFrame:
+        """`leads`."""
+        return self.leads
+
+    def text_table(self) -> TextTable:
+        """The fronts of all families at many texts, as they are printed."""
+        rows = []
+        for family in self.families:
+            for row in self.front(family).to_dict("records"):
+                perplexity = interval_text(row["gen_ppl"], row["gen_ppl_low"], row["gen_ppl_high"])
+                budget = "" if is_missing(row["budget"]) else flops_text(row["budget"])
+                rows.append((
+                    family, budget, sampler_text(row), count_text(row["tokens_per_s"]),
+                    number_text(row["latency_s"], 2), perplexity, number_text(row["entropy"]),
+                ))  # fmt: skip
+        heads = ("family", "budget", "sampler", "tok/s", "s/text", "perplexity", "entropy")
+        return TextTable(columns=heads, rows=tuple(rows))
+
+    def leads_table(self, at: str = MANY) -> TextTable:
+        """Who leads where, as it is printed: each range by its upper end, with the crossing's interval."""
+        rows = []
+        own = self.leads[self.leads["at"] == at].to_dict("records")
+        ends = self.crossings[self.crossings["at"] == at].to_dict("records")
+        for number, row in enumerate(own):
+            upper = count_text(row["fastest"])
+            if number < len(ends):
+                end = ends[number]
+                upper = interval_text(end["speed"], end["low"], end["high"], count_text)
+            rows.append((
+                str(row["family"]), upper,
+                _span(row["gen_ppl_slowest"], row["gen_ppl_fastest"]),
+                _span(row["entropy_slowest"], row["entropy_fastest"]), f"{row['share']:.0%}",
+                "" if is_missing(row["runner_up"]) else str(row["runner_up"]),
+            ))  # fmt: skip
+        heads = ("best", f"tokens/s, {at}", "perplexity", "entropy", "share", "second")
+        return TextTable(columns=heads, rows=tuple(rows))
+
+    @property
+    def head(self) -> str:
+        """What the numbers are, in one line."""
+        return (
+            f"speed against quality: {len(self.points)} samples of {len(self.families)} families, texts of "
+            f"{self.length} tokens, judged by {self.judge}"
+        )
+
+    def __str__(self) -> str:
+        import textwrap
+
+        leads = [str(self.leads_table(at)) for at in (MANY, ONE)]
+        pieces = [self.head, *leads, *self.notes, "the front of each family:"]
+        wrapped = [
+            piece if piece.startswith("  ") else textwrap.fill(piece, 80, break_on_hyphens=False)
+            for piece in pieces
+        ]
+        return "\n".join([*wrapped, str(self.text_table())])
+
+    def _repr_html_(self) -> str:
+        leads = "".join(self.leads_table(at).to_html() for at in (MANY, ONE))
+        tables = leads + self.text_table().to_html()
+        return f"<p>{html.escape(self.head)}</p>{tables}{notes_html(self.notes)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types at full precision, without the lists of texts; None: missing or open."""
+        tables = {}
+        for name in ("points", "leads", "crossings"):
+            table = getattr(self, name)
+            lists = [column for column in table if str(column).startswith("text_")]
+            table = table.drop(columns=lists).astype(object)
+            table = table.where(table.notna() & ~table.isin([np.inf, -np.inf]), None)
+            tables[name] = table.to_dict("records")
+        return {**tables, "level": self.level, "judge": self.judge, "length": self.length,
+                "sentence": self.sentence, "notes": self.notes, "left_out": list(self.left_out)}  # fmt: skip
+
+
+def speed_quality(
+    samples: pd.DataFrame, *, bootstrap: int = 1000, level: float = 0.95, seed: int = 0
+) -> SpeedQuality:
+    """Each family's front of speed against generative perplexity, and which family leads at which speed.
+
+    samples: a table as `load_samples` reads it: one row per run, sampler and steps. A front holds the points
+    that no other point of the family beats in both; nothing is interpolated. bootstrap: draws of the texts;
+    the texts of one number are drawn together for all points, because they share their random numbers. A
+    speed is drawn from between its tokens_per_s_low and _high.
+
+    UserError for samples of several judges, lengths or devices, for missing columns, for a level outside
+    (0, 1) and for fewer than 40 draws.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"level = {level!r}: give a share between 0 and 1, such as 0.95")
+    if bootstrap < FEWEST_DRAWS:
+        raise UserError(f"bootstrap = {bootstrap!r}: give at least {FEWEST_DRAWS} draws")
+    table, left_out = comparable(samples)
+    rng = np.random.default_rng(seed)
+    weights: dict[int, np.ndarray] = {}
+    nats, entropy, ends = [], [], []
+    for row in table.to_dict("records"):
+        judged, tokens, varied = (
+            np.asarray(row[name], dtype=np.float64) for name in ("text_nats", "text_tokens", "text_entropy")
+        )
+        count = len(judged)
+        if count not in weights:
+            weights[count] = _weights(count, bootstrap, rng)
+        drawn = weights[count]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own_nats = (drawn @ judged) / (drawn @ tokens)
+        own_nats = np.where(np.isfinite(own_nats), own_nats, own_nats[0])  # a draw of texts without a token
+        own_entropy = (drawn @ varied) / drawn.sum(axis=1)
+        rule = Rule(level=level, leave_outs=count if count > 1 else 0)
+        ends.append([*_ends(own_nats, rule, count), *_ends(own_entropy, rule, count)])
+        nats.append(own_nats[: bootstrap + 1])
+        entropy.append(own_entropy[: bootstrap + 1])
+    quality, varied = np.stack(nats, axis=1), np.stack(entropy, axis=1)
+    low, high, entropy_low, entropy_high = np.array(ends).T
+    speed = {MANY: _speeds(table, bootstrap, rng)}
+    speed[ONE] = np.tile(
+        (table["length"] / table["latency_s"]).to_numpy(dtype=np.float64), (bootstrap + 1, 1)
+    )
+    table = table.assign(
+        gen_ppl=np.exp(quality[0]), gen_ppl_low=np.exp(low), gen_ppl_high=np.exp(high),
+        entropy=varied[0], entropy_low=entropy_low, entropy_high=entropy_high, speed_one=speed[ONE][0],
+    )  # fmt: skip
+    families = table["family"].tolist()
+    ladders = list(table[["key", "sampler", "options"]].itertuples(index=False, name=None))
+    contests, leads, crossings = {}, [], []
+    for at in (MANY, ONE):
+        column, mark = _columns(at)
+        table[mark] = False
+        for family in dict.fromkeys(families):
+            own = table["family"] == family
+            table.loc[own, mark] = non_dominated(
+                table.loc[own, column].to_numpy(), table.loc[own, "gen_ppl"].to_numpy()
+            )
+        contests[at] = contest(families, ladders, speed[at], quality, level)
+        leads += _leads(table, at, contests[at], varied, level)
+        for crossing in contests[at].crossings:
+            values = {name: getattr(crossing, name) for name in CROSSING_COLUMNS[1:]}
+            crossings.append({"at": at, **values})
+    return SpeedQuality(
+        points=table, leads=pd.DataFrame(leads, columns=list(LEAD_COLUMNS)),
+        crossings=pd.DataFrame(crossings, columns=list(CROSSING_COLUMNS)), level=level,
+        judge=f"{table['judge'].iloc[0]} ({table['judge_rule'].iloc[0]})",
+        length=int(table["length"].iloc[0]),
+        left_out=left_out, _contests=contests,
+    )  # fmt: skip
+
+
+def _columns(at: str) -> tuple[str, str]:
+    """The columns of `points` with the speed and with the mark of the front."""
+    return ("tokens_per_s", "front_many") if at == MANY else ("speed_one", "front_one")
+
+
+def _weights(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each text counts: in the estimate, in each draw, and without each text in turn."""
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws)
+    without = 1 - np.eye(count, dtype=drawn.dtype) if count > 1 else np.empty((0, count), dtype=drawn.dtype)
+    return np.concatenate([np.ones((1, count), dtype=drawn.dtype), drawn, without]).astype(np.float64)
+
+
+def _ends(values: np.ndarray, rule: Rule, count: int) -> tuple[float, float]:
+    """The interval of one text is not known: (NaN, NaN)."""
+    found_ends = interval(values, rule) if count > 1 else None
+    return (
+        (float("nan"), float("nan")) if found_ends is None else (float(found_ends[0]), float(found_ends[1]))
+    )
+
+
+def _speeds(table: pd.DataFrame, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(R+1, P): half of the draws between the low end and the median, half above it, evenly in log speed."""
+    middle, low, high = (
+        np.log(table[name].to_numpy(dtype=np.float64))
+        for name in ("tokens_per_s", "tokens_per_s_low", "tokens_per_s_high")
+    )
+    low, high = np.fmin(middle, low), np.fmax(middle, high)
+    place = rng.uniform(-1, 1, (draws + 1, len(table)))
+    place[0] = 0
+    return np.exp(middle + np.where(place < 0, place * (middle - low), place * (high - middle)))
+
+
+def _leads(
+    table: pd.DataFrame, at: str, contest: Contest, entropy: np.ndarray, level: float
+) -> list[dict[str, Any]]:
+    column, mark = _columns(at)
+    rows = []
+    for lead in contest.leads:
+        own = table[(table["family"] == lead.family) & table[mark] & (table[column] > lead.above)]
+        own = own.sort_values(column)
+        inside = own[own[column] <= lead.fastest * (1 + 1e-9)]
+        first, last = own.iloc[0], inside.iloc[-1] if len(inside) else own.iloc[0]
+        row = {
+            "at": at, "family": lead.family, "above": lead.above, "fastest": lead.fastest,
+            "gen_ppl_slowest": first["gen_ppl"], "gen_ppl_fastest": last["gen_ppl"],
+            "entropy_slowest": first["entropy"], "entropy_fastest": last["entropy"], "share": lead.share,
+            "runner_up": lead.runner_up,
+        }  # fmt: skip
+        if lead.runner_up is not None:
+            mine, other = (
+                _offering(table, column, name, lead.middle) for name in (lead.family, lead.runner_up)
+            )
+            difference = entropy[:, mine] - entropy[:, other]
+            ends = interval(difference, Rule(level=level))
+            assert ends is not None, "there are draws"
+            row |= {"entropy_difference": float(difference[0]), "entropy_low": float(ends[0]),
+                    "entropy_high": float(ends[1])}  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def _offering(table: pd.DataFrame, column: str, family: str, speed: float) -> int:
+    """The row of the family's best point at least that fast; its fastest one if none is."""
+    own = table[table["family"] == family]
+    fast = own[own[column] >= speed * (1 - 1e-9)]
+    return int(fast["gen_ppl"].idxmin() if len(fast) else own[column].idxmax())
+
+
+def _offer(row: pd.Series) -> str:
+    perplexity = interval_text(row["offered"], row["offered_low"], row["offered_high"])
+    return f"perplexity {perplexity} at entropy {number_text(row['entropy'])} ({sampler_text(row.to_dict())})"
+
+
+def _range_text(row: Mapping[str, Any]) -> str:
+    start = f"from {count_text(row['above'])} " if row["above"] else ""
+    return f"{start}up to {count_text(row['fastest'])}"
+
+
+def _span(first: float, last: float) -> str:
+    """ "21.2–24.0", or one number where both are the same."""
+    texts = number_text(first), number_text(last)
+    return texts[0] if texts[0] == texts[1] else "–".join(texts)
