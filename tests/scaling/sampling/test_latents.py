@@ -1,4 +1,4 @@
-"""Samplers of family gaussian: known Gaussian answers, DDIM, token guidance, prompts, counted calls."""
+"""Samplers of family gaussian: known Gaussian answers, DDIM, wishes, prompts, counted calls."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ WISHES = [
 
 
 @pytest.mark.parametrize("wishes", [[wish] for wish in WISHES] + [WISHES])
-def test_guidance_is_the_gradient_of_the_wishes_by_finite_differences(wishes: list[TokenWish]) -> None:
+def test_wishes_add_the_gradient_by_finite_differences(wishes: list[TokenWish]) -> None:
     model = small()
     generator = torch.Generator().manual_seed(0)
     z, guess = torch.randn(2, 1, 3, WIDTH, generator=generator, dtype=torch.float64)
@@ -201,32 +201,35 @@ def test_self_conditioning_costs_no_calls(sampler: str, about: dict[str, Any]) -
         assert (texts.calls, texts.tokens) == (5, 5 * 2 * 3)
 
 
-def test_every_call_reads_the_guess_of_the_one_before() -> None:
-    """Guided or not, and before temperature and guidance."""
-    model = small()
+class Watched:
+    """A network whose guesses and answers are kept."""
+
+    def __init__(self, model: GaussianTransformer) -> None:
+        self.rows, self.schedule, self.model = model.rows, model.schedule, model
+        self.guesses: list[Tensor] = []
+        self.answers: list[Tensor] = []
+
+    def __call__(self, z: Tensor, gamma: Tensor, *, guess: Tensor) -> Tensor:
+        logits: Tensor = self.model(z, gamma, guess=guess)
+        self.guesses.append(guess)
+        self.answers.append((logits.softmax(-1) @ self.rows()).detach())
+        return logits
+
+    def restore(self, z: Tensor, gamma: Tensor, ids: Tensor, *, guess: Tensor) -> tuple[Tensor, None]:
+        self(z, gamma, guess=guess)
+        return self.answers[-1], None
+
+
+@pytest.mark.parametrize("about", [{}, {"wishes": [TokenWish(token=1)]}, {"score_temperature": 0.7}])
+def test_every_call_reads_the_plain_answer_of_the_one_before(about: dict[str, Any]) -> None:
+    """Before temperature and wishes have moved it."""
+    model = Watched(small())
     family = get_family("gaussian", vocab_size=5, embed_dim=WIDTH, schedule_units=8)
-    for about in ({}, {"wishes": [TokenWish(token=1)]}, {"score_temperature": 0.7}):
-        guesses: list[Tensor] = []
-        answers: list[Tensor] = []
-        original = model._features
-
-        def features(
-            latents: Tensor, gamma: Tensor, guess: Tensor, original: Any = original, guesses: Any = guesses,
-            answers: Any = answers,
-        ) -> Tensor:  # fmt: skip
-            guesses.append(guess)
-            out = original(latents, gamma, guess)
-            alpha, sigma = latent_scales(gamma[:, None, None])
-            logits = model.predict(out, 5) + alpha / sigma**2 * latents @ model.rows().mT
-            answers.append(logits.softmax(-1) @ model.rows())
-            return out
-
-        model._features = features  # type: ignore[method-assign]
-        generate(model, family, [1], 3, steps=3, **about)  # type: ignore[arg-type]
-        model._features = original  # type: ignore[method-assign]
-        assert (guesses[0] == 0).all()
-        for guess, answer in zip(guesses[1:], answers, strict=False):
-            torch.testing.assert_close(guess, answer)
+    generate(model, family, [1], 3, steps=3, **about)  # type: ignore[arg-type]
+    assert (model.guesses[0] == 0).all()
+    assert len(model.guesses) == 4
+    for guess, answer in zip(model.guesses[1:], model.answers, strict=False):
+        torch.testing.assert_close(guess, answer)
 
 
 def test_the_released_grid_spaces_calls_wider_than_steps() -> None:
