@@ -240,8 +240,8 @@ class RunSpec:
             self._check_distillation(self.distillation)
 
     def _check_distillation(self, how: DistillationSpec) -> None:
-        only = f"only family 'uniform' can be distilled, and this run's is {self.family!r}"
-        _require(self.family == "uniform", only)
+        only = f"family {self.family!r} cannot be distilled, only 'uniform' can"
+        _require(family_class(self.family).distillable, only)
         steps = how.rounds * how.steps_per_round
         _require(
             self.steps == steps,

@@ -135,7 +135,7 @@ def test_a_teacher_costs_a_pass_and_two_copies_of_the_weights_more() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"family": "masked"}, "only family 'uniform' can be distilled, and this run's is 'masked'"),
+        ({"family": "masked"}, "family 'masked' cannot be distilled, only 'uniform' can"),
         ({"sequences": 8 * 13}, "sequences is 104, 13 steps of 8; it must give the 12 steps of 3 rounds"),
         ({"optimizer": toy_spec().optimizer}, "ema_decay is null; a distillation returns the moving average"),
     ],

@@ -229,7 +229,7 @@ def test_a_parent_that_cannot_be_used_is_named(parent: tuple[RunSpec, Path], tmp
     wider = replace(spec, size=toy_size(hidden=12))
     with pytest.raises(UserError, match="whose size is another"):
         run(wider, tmp_path / "a", parent=folder)
-    with pytest.raises(UserError, match="only family 'uniform' can be distilled"):
+    with pytest.raises(UserError, match="family 'masked' cannot be distilled"):
         distillation_of(toy_spec("masked"))
     with pytest.raises(UserError, match=f"is itself distilled, from {parent[0].key}"):
         distillation_of(spec)
