@@ -89,7 +89,7 @@ def test_caches_change_no_id_and_save_tokens(name, beginning):
         assert kept.tokens < anew.tokens
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gaussian"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_given_places_stay(name):
     family, model = family_and_model(name)
     beginning = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
@@ -163,7 +163,6 @@ def test_every_step_is_shown():
             "the prompt has 13 tokens, the text only 12",
         ),
         ("masked", {"prompt": torch.tensor([99])}, "an id that is no token"),
-        ("gaussian", {"prompt": torch.tensor([1])}, "it takes no prompt"),
         ("block", {"first_hitting": True, "steps": 5}, "steps is 5, it must be at most block_size 4"),
     ],
 )
