@@ -178,7 +178,25 @@ def plan_specs(
             for size in sizes
             for seed in config.seeds
         ]
+    if config.distillation is not None:
+        specs += _distilled(config, specs)
     return tuple(specs), list(dict.fromkeys(notes))
+
+
+def _distilled(config: SweepConfig, specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """The runs that distil some of `specs`; UserError if the config's choice leaves none of its own runs."""
+    assert config.distillation is not None, "a config with a distillation"
+    try:
+        made = config.distillation.specs(specs)
+    except UserError as error:
+        raise UserError(f"{config.source}: distillation: {error}") from None
+    possible = any(family_class(choice.name).distillable for choice in config.families)
+    if not made and (not possible or any(family_class(spec.family).distillable for spec in specs)):
+        raise UserError(
+            f"{config.source}: distillation has no run to distil: it needs runs of family 'uniform', of the "
+            "sizes and budgets that it names"
+        )
+    return made
 
 
 def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget: float, seed: int) -> RunSpec:
@@ -337,6 +355,8 @@ def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) 
             )
     clipped = []
     for run in runs:
+        if run.spec.distillation is not None:  # its rate is not from the rule
+            continue
         rule = config.override(run.spec.family).learning_rate or config.learning_rate
         rate = rule.unclipped(size_params(run.spec.size, run.spec.data.num_token_ids))
         if not rule.smallest <= rate <= rule.largest:
