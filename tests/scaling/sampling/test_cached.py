@@ -14,7 +14,7 @@ from scaling.errors import UserError
 from scaling.models import FULL, Cache, Doubled, Transformer
 from scaling.sampling import FREE, Texts, generate
 from scaling.sampling.any_order import block_autoregressive_rank
-from scaling.sampling.blocks import Reading, entropy_of, text_ends
+from scaling.sampling.blocks import Ending, Reading, entropy_of, text_ends
 from scaling.sampling.reader import Reader
 from tests.scaling.sampling.test_loop import LENGTH, VOCAB, family_and_model
 
@@ -39,6 +39,10 @@ def ways() -> Iterator[Any]:
             about = {"steps": steps, "first_hitting": first_hitting}
             name = f"block-{size}-{steps}" + "-first_hitting" * first_hitting
             yield pytest.param("block", {"block_size": size}, None, about, id=name)
+    for size, least in ((4, 0.0), (4, 0.45), (5, 0.45), (4, 2.0)):
+        about = {"threshold": least}
+        name = f"block-threshold-{size}-{least:g}"
+        yield pytest.param("block", {"block_size": size}, "threshold", about, id=name)
 
 
 @pytest.mark.parametrize(("name", "options", "sampler", "about"), list(ways()))
@@ -156,6 +160,13 @@ def test_block_reads_each_token_once_for_each_step_and_once_as_clean(size, steps
     assert cost("block", 12, cache=False, **about) == (steps * blocks, whole)
 
 
+def test_a_threshold_takes_one_call_a_block_at_least_and_one_a_token_at_most():
+    about = {"options": {"block_size": 4}, "sampler": "threshold"}
+    assert cost("block", 12, threshold=0.0, **about) == (3, 2 * 12 - 4)
+    assert cost("block", 12, threshold=2.0, **about) == (12, 5 * 12 - 4)
+    assert 3 < cost("block", 12, threshold=0.45, **about)[0] < 12
+
+
 def test_esoteric_reads_each_token_twice_whatever_the_steps():
     """Once as a mask, once as clean; the tokens of the last call are not read again."""
     for about in (
@@ -248,14 +259,14 @@ def test_the_entropy_of_a_window_is_that_of_its_frequencies():
 
 def test_texts_end_by_an_id_or_by_a_dull_window():
     ids = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 0, 1], [2, 3, 4, 4, 4, 4]])
-    about = {"window": 3, "least_entropy": 0.5}
-    assert text_ends(ids, end=0, ends=2)[1].tolist() == [6, 3, 6]
-    assert text_ends(ids, end=0, ends=1)[1].tolist() == [1, 1, 6]
-    stop, kept, entropy = text_ends(ids, **about)
+    about = Ending(window=3, least_entropy=0.5)
+    assert text_ends(ids, Ending(end=0, ends=2))[1].tolist() == [6, 3, 6]
+    assert text_ends(ids, Ending(end=0))[1].tolist() == [1, 1, 6]
+    stop, kept, entropy = text_ends(ids, about)
     assert stop.tolist() == [False, False, True]
     assert kept.tolist() == [6, 6, 3]
     assert entropy[2] == 0
-    assert not text_ends(ids[:, -3:], **about)[0].any(), "asked only of longer texts"
+    assert not text_ends(ids[:, -3:], about)[0].any(), "asked only of longer texts"
 
 
 def until_the_end(ids: Tensor, end: int, ends: int = 1) -> list[int]:
@@ -264,20 +275,40 @@ def until_the_end(ids: Tensor, end: int, ends: int = 1) -> list[int]:
     return [row[ends - 1] if len(row) >= ends else ids.shape[1] for row in places]
 
 
+@pytest.mark.parametrize("sampler", ["semi_autoregressive", "threshold"])
 @pytest.mark.parametrize("ends", [1, 2])
-def test_block_texts_stop_at_an_end(ends):
+def test_block_texts_stop_at_an_end(sampler, ends):
     family, model = family_and_model("block")
-    plain = generate(model, family, range(8), 32, steps=4)
-    texts = generate(model, family, range(8), 32, steps=4, end=2, ends=ends)
-    expected = until_the_end(plain.ids, 2, ends)
+    about = {"sampler": sampler, "steps": 4}
+    about["prompt"] = (torch.arange(8)[:, None] + torch.tensor([3, 1])) % 6  # likeliest ids hang on it
+    plain = generate(model, family, range(8), 32, **about)
+    end = int(plain.ids[0, 9])
+    texts = generate(model, family, range(8), 32, end=end, ends=ends, **about)
+    expected = until_the_end(plain.ids, end, ends)
     assert texts.lengths.tolist() == expected
     assert min(expected) < 32
     for row, length in enumerate(expected):
         assert torch.equal(texts.ids[row, :length], plain.ids[row, :length])
     assert not bool((texts.ids == family.mask_id).any())
     first = min(range(8), key=lambda row: expected[row])
-    early = generate(model, family, [first], 32, steps=4, end=2, ends=ends)
+    about["prompt"] = about["prompt"][first]
+    early = generate(model, family, [first], 32, end=end, ends=ends, **about)
     assert early.calls <= 4 * math.ceil(expected[first] / 4), "no call behind the last text's end"
+
+
+def test_a_threshold_decodes_the_likeliest_ids_of_the_surest_places():
+    """By hand, from the training layout: block of 4, one place a call."""
+    family, model = family_and_model("block", block_size=4)
+    text = torch.full((1, LENGTH), family.mask_id)
+    for place in [place for start in range(0, LENGTH, 4) for place in [start] * 4]:
+        own = slice(place, place + 4)
+        both = torch.cat([text, text], dim=1)
+        with torch.no_grad():
+            probs = family.restored(model(both, torch.zeros(1), layout=Doubled(4)))[0, own]
+        surety, ids = probs.where(text[0, own, None] == family.mask_id, -1.0).max(dim=-1)
+        text[0, place + int(surety.argmax())] = ids[surety.argmax()]
+    got = generate(model, family, [1], LENGTH, sampler="threshold", threshold=2.0)
+    assert torch.equal(got.ids, text)
 
 
 def test_block_texts_lose_a_dull_window():
