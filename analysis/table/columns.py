@@ -78,6 +78,13 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("loss", "float64", "nats per token", "final bound on held-out text", "metric"),
     Column("loss_se", "float64", "nats per token", "standard error of loss", "metric"),
     Column("bits_per_byte", "float64", "bits per byte", "loss, comparable between tokenizers", "metric"),
+    Column(
+        "labels", "str", "", "labels that the network reads, if any: their number and kind; no law by default"
+    ),
+    Column("loss_with_label", "float64", "nats per token", "the bound given each text's label", "metric"),
+    Column("label_leak", "float64", "nats per token", "loss minus loss_with_label", "metric"),
+    Column("label_leak_se", "float64", "nats per token", "standard error of label_leak", "metric"),
+    Column("label_cost", "float64", "nats per token", "entropy of the labels", "metric"),
     Column("bound", "str", "", "exact (a likelihood) or upper (a bound on it)"),
     Column("objective", "str", "", "training objective of the family"),
     Column("context_length", "float64", "tokens", "length of a training sequence"),

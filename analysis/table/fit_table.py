@@ -143,8 +143,9 @@ def prepare(runs: pd.DataFrame | Mapping[str, Any]) -> RunTable:
     loss_se, ... optional).
 
     Left out and listed: rows whose status is not "finished" (in any tool's words), whose column `excluded`
-    gives a reason, that repeat another row (the same key and result, or equal in every column), and rows
-    without a family if others have one; a table of such rows alone is one unnamed family.
+    gives a reason, that were trained with labels (column `labels`: part of their training served the labels),
+    that repeat another row (the same key and result, or equal in every column), and rows without a family if
+    others have one; a table of such rows alone is one unnamed family.
     UserError names column and rows for anything that cannot be fitted: a missing column, missing,
     non-numeric, infinite or non-positive values, one key with several results, several families or
     conventions in one table, or numbers whose units do not belong together.
@@ -246,6 +247,10 @@ def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
         for i in np.flatnonzero(runs["excluded"].notna()).tolist():
             if reason := runs["excluded"].iloc[i]:
                 reasons[i] = reasons[i] or str(reason)
+    if "labels" in runs.columns:
+        for i in np.flatnonzero(runs["labels"].notna()).tolist():
+            if word := runs["labels"].iloc[i]:
+                reasons[i] = reasons[i] or f"trained with labels ({word}); drop the column labels to fit it"
     if _has(runs, "family"):
         for i in np.flatnonzero(runs["family"].isna()).tolist():
             reasons[i] = reasons[i] or "no family, which other rows have"

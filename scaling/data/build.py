@@ -5,13 +5,23 @@ import hashlib
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scaling.data.corpora import HELDOUT_SHARE, Corpus, digest_of, heldout_limit, parse_corpus
+from scaling.data.corpora import (
+    HELDOUT_SHARE,
+    Corpus,
+    StdlibCorpus,
+    TextCorpus,
+    digest_of,
+    heldout_limit,
+    parse_corpus,
+)
 from scaling.data.dataset import Dataset, open_dataset
+from scaling.data.labels import Documents, write_documents
 from scaling.data.shards import (
     FORMAT,
     SPLITS,
@@ -116,11 +126,17 @@ def _build(folder: Path, source: Corpus, tokenizer_name: str, progress: "_Progre
     with contextlib.ExitStack() as stack:
         for writer in writers.values():
             stack.callback(writer.close)
-        texts = progress.over((text for _, text in source.documents()), "tokens", total)
+        named = isinstance(source, StdlibCorpus | TextCorpus)
+        names: deque[str] = deque()
+        ends: Documents = {split: [] for split in SPLITS}
+        texts = progress.over(_texts(source, names if named else None), "tokens", total)
         for batch in _batches(texts):
             for text, tokens in zip(batch, tokenizer.encode(batch), strict=True):
                 split = "heldout" if digest_of(text) < limit else "train"
                 writers[split].add(tokens, len(text) + 1)
+                if named:
+                    before = ends[split][-1][0] if ends[split] else 0
+                    ends[split].append((before + len(tokens), names.popleft()))
     tokenizer.save(folder)
     if source.stamp() != stamp:
         raise UserError(
@@ -140,8 +156,18 @@ def _build(folder: Path, source: Corpus, tokenizer_name: str, progress: "_Progre
         "bytes_per_token": splits["heldout"]["bytes"] / splits["heldout"]["tokens"],
         "splits": splits,
     }
+    if named:
+        write_documents(folder, ends)
     write_meta(folder, {**meta, "fingerprint": fingerprint_of(meta)})
     read_checked(folder)  # compares the disk with the written bytes and makes the blocks' sums
+
+
+def _texts(source: Corpus, names: deque[str] | None) -> Iterator[bytes]:
+    """The texts of a corpus, whose names are appended to `names` on the way."""
+    for name, text in source.documents():
+        if names is not None:
+            names.append(name)
+        yield text
 
 
 def _limit_that_splits(source: Corpus) -> int:

@@ -162,6 +162,7 @@ KNOWN = (
     "hf:NAME[@config][#column]",
     "synthetic:markov?...",
     "synthetic:hmm?...",
+    "synthetic:topics?...",
 )
 
 

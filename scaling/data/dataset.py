@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from scaling.data.labels import DocumentLabels, read_documents
 from scaling.data.permutation import permute
 from scaling.data.shards import BLOCK_BYTES, SPLITS, away, damaged, read_meta, shard_name
-from scaling.data.synthetic import Source, parse_source
+from scaling.data.synthetic import Source, TopicSource, parse_source
 from scaling.data.tokenizers import Tokenizer, open_tokenizer
 from scaling.errors import UserError
+from scaling.labels import Labels
 
 _OPEN_SHARDS = 256
 _ORDER_BLOCK = 4096  # window numbers permuted at a time: one by one costs more than a small batch's reading
@@ -88,6 +90,23 @@ class Dataset(ABC):
         Spread evenly over the held-out text; all its windows if it has fewer than `count`.
         Raises UserError if the held-out text is shorter than one window.
         """
+
+    def label_names(self, labels: Labels) -> tuple[str, ...]:
+        """What each label of that kind is called, at most `labels.classes` of them.
+
+        UserError if the corpus has none of that kind, as for the two methods below.
+        """
+        raise UserError(f"corpus {self.corpus!r} has no labels {labels.of!r}")
+
+    def train_labels(
+        self, first_sequence: int, count: int, context_length: int, seed: int, labels: Labels
+    ) -> np.ndarray:
+        """The label (count,) of each window of `train_batch`, int64."""
+        raise UserError(f"corpus {self.corpus!r} has no labels {labels.of!r}")
+
+    def heldout_labels(self, count: int, context_length: int, labels: Labels) -> np.ndarray:
+        """The label of each window of `heldout`, int64."""
+        raise UserError(f"corpus {self.corpus!r} has no labels {labels.of!r}")
 
     @abstractmethod
     def decode(self, ids: np.ndarray) -> str:
@@ -168,6 +187,9 @@ class ShardDataset(Dataset):
         self._shard = functools.lru_cache(maxsize=_OPEN_SHARDS)(
             lambda split, number: _Shard(folder / shard_name(split, number), meta["dtype"])
         )
+        self._labels = functools.lru_cache(maxsize=4)(
+            lambda of, classes: DocumentLabels(read_documents(folder, self.corpus), of, classes)
+        )
 
     @functools.cached_property
     def _text(self) -> Tokenizer:
@@ -190,6 +212,10 @@ class ShardDataset(Dataset):
         return windows
 
     def train_batch(self, first_sequence: int, count: int, context_length: int, seed: int) -> np.ndarray:
+        windows = self._train_windows(first_sequence, count, context_length, seed)
+        return self._windows("train", windows, context_length)
+
+    def _train_windows(self, first_sequence: int, count: int, context_length: int, seed: int) -> list[int]:
         _check(context_length=context_length, count=count)
         num_windows = self.num_windows("train", context_length)
         windows: list[int] = []
@@ -198,14 +224,29 @@ class ShardDataset(Dataset):
             block, skipped = divmod(index, _ORDER_BLOCK)
             order = _order(num_windows, int(seed), epoch, block)
             windows += order[skipped : skipped + count - len(windows)]
-        return self._windows("train", windows, context_length)
+        return windows
 
     def heldout(self, count: int, context_length: int) -> np.ndarray:
+        return self._windows("heldout", self._heldout_windows(count, context_length), context_length)
+
+    def _heldout_windows(self, count: int, context_length: int) -> list[int]:
         _check(context_length=context_length, count=count)
         num_windows = self.num_windows("heldout", context_length)
         kept = min(count, num_windows)
-        spread = [(2 * index + 1) * num_windows // (2 * kept) for index in range(kept)]
-        return self._windows("heldout", spread, context_length)
+        return [(2 * index + 1) * num_windows // (2 * kept) for index in range(kept)]
+
+    def label_names(self, labels: Labels) -> tuple[str, ...]:
+        return self._labels(labels.of, labels.classes).names
+
+    def train_labels(
+        self, first_sequence: int, count: int, context_length: int, seed: int, labels: Labels
+    ) -> np.ndarray:
+        windows = self._train_windows(first_sequence, count, context_length, seed)
+        return self._labels(labels.of, labels.classes).of_windows("train", np.array(windows), context_length)
+
+    def heldout_labels(self, count: int, context_length: int, labels: Labels) -> np.ndarray:
+        windows = np.array(self._heldout_windows(count, context_length))
+        return self._labels(labels.of, labels.classes).of_windows("heldout", windows, context_length)
 
     def _windows(self, split: str, windows: list[int], context_length: int) -> np.ndarray:
         ids = np.empty((len(windows), context_length), dtype=np.int64)
@@ -251,6 +292,30 @@ class SyntheticDataset(Dataset):
     def heldout(self, count: int, context_length: int) -> np.ndarray:
         _check(context_length=context_length, count=count)
         return self.source.windows(("heldout",), 0, count, context_length)
+
+    def label_names(self, labels: Labels) -> tuple[str, ...]:
+        return tuple(map(str, range(self._topics(labels).num_topics)))
+
+    def train_labels(
+        self, first_sequence: int, count: int, context_length: int, seed: int, labels: Labels
+    ) -> np.ndarray:
+        stream = ("train", int(seed))
+        return self._topics(labels).topics(stream, int(first_sequence), count, context_length)
+
+    def heldout_labels(self, count: int, context_length: int, labels: Labels) -> np.ndarray:
+        return self._topics(labels).topics(("heldout",), 0, count, context_length)
+
+    def _topics(self, labels: Labels) -> TopicSource:
+        if not isinstance(self.source, TopicSource) or labels.of != "topic":
+            raise UserError(
+                f"corpus {self.corpus!r} has no labels {labels.of!r}; synthetic:topics has 'topic'"
+            )
+        if self.source.num_topics != labels.classes:
+            raise UserError(
+                f"labels: classes is {labels.classes}, and corpus {self.corpus!r} has "
+                f"{self.source.num_topics} topics"
+            )
+        return self.source
 
     def decode(self, ids: np.ndarray) -> str:
         return " ".join(str(token) for token in np.asarray(ids).ravel().tolist())

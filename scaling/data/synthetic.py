@@ -1,4 +1,5 @@
-"""Sources of token ids whose entropy is known: a Markov chain of order k and a hidden Markov chain.
+"""Sources of token ids whose entropy is known: a Markov chain of order k, a hidden Markov chain, and a
+mixture of chains whose windows have a label.
 
 Windows are independent, and each starts from the stationary distribution, so a window of L tokens has entropy
 H(X_1..X_L) exactly, and no model's expected loss per token lies below H(X_1..X_L) / L. Window n of a stream
@@ -300,10 +301,86 @@ class HiddenMarkovSource(Source):
             belief = evidence / evidence.sum(axis=1, keepdims=True) @ self.transitions
 
 
+class TopicSource(Source):
+    """`topics?topics=4&vocab=32&zipf=1.0&sharpness=1.5&seed=0`: each window is drawn from one of several
+    Markov chains of order 1, all equally often. Which one is its label.
+
+    A model given the label can reach a lower loss than one of text alone, by H(label) / L at most. No closed
+    form of the entropy: the mean of -log p over simulated windows, with its standard error.
+    """
+
+    _WINDOWS = 4096
+
+    def __init__(self, topics: int, vocab: int, zipf: float, sharpness: float, seed: int) -> None:
+        self.name = (
+            f"synthetic:topics?topics={topics}&vocab={vocab}&zipf={zipf}&sharpness={sharpness}&seed={seed}"
+        )
+        self._require(topics >= 2, f"topics={topics} should be 2 or more")
+        self._check_weights(vocab, zipf, sharpness)
+        self._require(
+            topics * vocab * vocab <= _MAX_TABLE, f"topics={topics} or vocab={vocab} should be less"
+        )
+        self.num_topics, self.num_token_ids = topics, vocab
+        rows = _zipf_rows((self.name, "moves"), topics * vocab, vocab, zipf, sharpness)
+        self.tables = rows.reshape(topics, vocab, vocab)
+        self.firsts = np.stack([_stationary_contexts(table, 1) for table in self.tables])
+
+    @property
+    def entropy_rate(self) -> float:
+        """Mean entropy rate of the chains: a long window gives its topic away."""
+        rates = [first @ _row_entropies(table) for first, table in zip(self.firsts, self.tables, strict=True)]
+        return float(np.mean(rates))
+
+    def entropy_per_token(self, context_length: int) -> float:
+        return float(self._surprises(context_length).mean()) / context_length
+
+    def entropy_se(self, context_length: int) -> float:
+        surprises = self._surprises(context_length)
+        return float(surprises.std(ddof=1)) / math.sqrt(len(surprises)) / context_length
+
+    def _surprises(self, context_length: int) -> np.ndarray:
+        return -self.log_prob(self.windows(("entropy",), 0, self._WINDOWS, context_length))
+
+    def topics(self, stream: tuple[object, ...], first: int, count: int, context_length: int) -> np.ndarray:
+        """The topic of each window of a stream: (count,) int64."""
+        draws = uniforms((self.name, *stream, context_length), first, count, context_length + 1)
+        return (draws[:, -1] * self.num_topics).astype(np.int64)
+
+    def windows(self, stream: tuple[object, ...], first: int, count: int, context_length: int) -> np.ndarray:
+        draws = uniforms((self.name, *stream, context_length), first, count, context_length + 1)
+        topic = self.topics(stream, first, count, context_length)
+        begin, move = _Sampler(self.firsts), _Sampler(self.tables.reshape(-1, self.num_token_ids))
+        ids = np.empty((count, context_length), dtype=np.int64)
+        ids[:, 0] = begin.draw(topic, draws[:, 0])
+        for step in range(1, context_length):
+            ids[:, step] = move.draw(topic * self.num_token_ids + ids[:, step - 1], draws[:, step])
+        return ids
+
+    def topic_log_probs(self, ids: np.ndarray) -> np.ndarray:
+        """log p(ids | topic) of windows (B, L), (B, topics)."""
+        ids = self.checked(ids)
+        steps = np.log(self.tables)[:, ids[:, :-1], ids[:, 1:]].sum(axis=-1)
+        return np.asarray((np.log(self.firsts)[:, ids[:, 0]] + steps).T)
+
+    def conditionals(self, ids: np.ndarray) -> np.ndarray:
+        ids = self.checked(ids)
+        belief = np.full((len(ids), self.num_topics), 1 / self.num_topics)
+        rows = np.empty((*ids.shape, self.num_token_ids))
+        for step in range(ids.shape[1]):
+            table = self.firsts[None] if step == 0 else self.tables[:, ids[:, step - 1]].transpose(1, 0, 2)
+            rows[:, step] = np.einsum(
+                "bt,btv->bv", belief, np.broadcast_to(table, (len(ids), *table.shape[1:]))
+            )
+            belief = belief * np.take_along_axis(table, ids[:, step, None, None], axis=2)[..., 0]
+            belief /= belief.sum(axis=1, keepdims=True)
+        return rows
+
+
 _TOKENS: Options = {"vocab": 64, "zipf": 1.0, "sharpness": 1.5, "seed": 0}
 SOURCES: dict[str, tuple[type[Source], Options]] = {
     "markov": (MarkovSource, {"order": 1, **_TOKENS}),
     "hmm": (HiddenMarkovSource, {"states": 8, "stay": 0.8, **_TOKENS}),
+    "topics": (TopicSource, {"topics": 4, **_TOKENS}),
 }
 
 

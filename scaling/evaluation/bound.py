@@ -40,7 +40,6 @@ class Bound:
         return self.value / math.log(2) / bytes_per_token
 
 
-@torch.no_grad()
 def estimate_bound(
     model: Transformer,
     family: Family,
@@ -49,26 +48,47 @@ def estimate_bound(
     *,
     autocast: torch.dtype | None = None,
 ) -> Bound:
-    """Estimate the bound of `model` on held-out ids x0 (n, L), n at least 2.
+    """Estimate the bound of `model` on held-out ids x0 (n, L), n at least 2; a network that reads labels is
+    given the null label, so that it is a bound of text alone.
 
     An exact likelihood (`family.bound == "exact"`) takes one pass and has no noise.
     """
-    levels = 1 if family.bound == "exact" else spec.noise_levels
+    means = sequence_bounds(model, family, x0, spec, autocast=autocast)
+    return Bound(
+        value=float(means.mean()),
+        se=float(means.std()) / math.sqrt(len(means)),
+        sequences=len(means),
+        noise_levels=noise_levels(family, spec),
+    )
+
+
+def noise_levels(family: Family, spec: EvaluationSpec) -> int:
+    """How many noise levels each sequence is scored at."""
+    return 1 if family.bound == "exact" else spec.noise_levels
+
+
+@torch.no_grad()
+def sequence_bounds(
+    model: Transformer,
+    family: Family,
+    x0: Tensor,
+    spec: EvaluationSpec,
+    *,
+    labels: Tensor | None = None,
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """The bound of each held-out sequence of x0 (n, L), (n,) nats per token in float64, given its label
+    (n,) if there are some."""
+    levels = noise_levels(family, spec)
     device = x0.device
     batch = max(1, TOKENS_PER_BATCH // x0.shape[1])
     totals = torch.zeros(len(x0), dtype=torch.float64, device=device)
     for level in range(levels):
         generator = generator_for(spec.seed, "evaluation", level, device.type)
         place = 1 - torch.rand(len(x0), generator=generator, dtype=torch.float64, device=device)
-        noised = family.evaluation_batch(x0, (level + place) / levels, generator)
+        noised = family.evaluation_batch(x0, (level + place) / levels, generator).with_labels(labels)
         for start in range(0, len(x0), batch):
             rows = slice(start, start + batch)
             with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 totals[rows] += family.sequence_bound(model, noised.rows(rows))
-    means = totals / levels
-    return Bound(
-        value=float(means.mean()),
-        se=float(means.std()) / math.sqrt(len(means)),
-        sequences=len(means),
-        noise_levels=levels,
-    )
+    return totals / levels

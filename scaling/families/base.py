@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 from scaling import flops
 from scaling.errors import UserError
 from scaling.families.schedules import SHAPES, Schedule
+from scaling.labels import Labels
 from scaling.ladder import Size
 from scaling.models import Transformer, build_model, head_loss
 
@@ -37,6 +38,9 @@ READABLE_STEPS = 64
 
 EARLIEST = 1e-3
 """Smallest noise time that is trained on, as in the published code: below it next to nothing is corrupted."""
+
+LABELS = "labels"
+"""The entry of `Noised.extra` with the label of each row."""
 
 SUPPRESSED = -1e6
 """Added to a logit that must never win; finite, so that its gradient is 0 and not nan."""
@@ -59,6 +63,10 @@ class Noised:
 
     def __len__(self) -> int:
         return len(self.x0)
+
+    def with_labels(self, labels: Tensor | None) -> Noised:
+        """The same batch, each row with its label (B,); None: as it is."""
+        return self if labels is None else replace(self, extra={**self.extra, LABELS: labels})
 
     def rows(self, part: slice | Tensor) -> Noised:
         return self._each(lambda x: x[part])
@@ -97,6 +105,10 @@ class Family(ABC):
     """Whether the last id is the mask unless `mask_id` says otherwise; False: there is none by default."""
     objectives: ClassVar[tuple[str, ...]] = ("nelbo",)
     """Training objectives, the default first; the reported bound is the same for all of them."""
+    labels: Labels | None = None
+    """What label the network reads beside a text; set by `RunSpec.build_family`."""
+    distillable: ClassVar[bool] = False
+    """Whether `scaling.training.distillation` can distil its runs."""
     tightness: ClassVar[str]
     """How far the reported loss lies above the likelihood, in a phrase."""
 
@@ -216,7 +228,14 @@ class Family(ABC):
 
     def build_model(self, size: Size, generator: torch.Generator) -> Transformer:
         """A network with fresh weights drawn from `generator` (a CPU generator)."""
-        return build_model(size, self.vocab_size, causal=self.causal, generator=generator)
+        return build_model(
+            size, self.vocab_size, causal=self.causal, generator=generator, classes=self.classes
+        )
+
+    @property
+    def classes(self) -> int:
+        """How many labels the network reads; 0: none."""
+        return 0 if self.labels is None else self.labels.classes
 
     def work(self, context_length: int) -> flops.Work:
         """The cost of one training sequence relative to one plain pass through the network."""
@@ -227,8 +246,10 @@ class Family(ABC):
         return [self.work(context_length)]
 
     def param_count(self, size: Size, kind: flops.ParamKind = "total") -> int:
-        """Parameters of `build_model(size)`; kinds as in `scaling.flops.param_count`."""
-        return flops.param_count(size, self.vocab_size, kind)
+        """Parameters of `build_model(size)`; kinds as in `scaling.flops.param_count`. Labels are embeddings:
+        they count in the total alone, and cost no product."""
+        labels = (self.classes + 1) * size.cond_dim if self.classes and kind == "total" else 0
+        return flops.param_count(size, self.vocab_size, kind) + labels
 
     def view(self, noised: Noised) -> tuple[Tensor, dict[str, Any]]:
         """The network's input for a corrupted batch: ids, and keyword arguments of `Transformer.trunk`."""
@@ -249,7 +270,7 @@ class Family(ABC):
             return nats * per_token(weight[0]).to(nats.dtype) if weight else nats
 
         ids, view = self.view(noised)
-        features = model.trunk(ids, self.conditioning(noised.t), **view)
+        features = model.trunk(ids, self.conditioning(noised.t), **view, **label_view(noised))
         weight = () if noised.weight is None else (noised.weight,)
         about = (self.targets(noised.x0), noised.xt, noised.t, *weight)
         scored = self.scored(noised.xt)
@@ -272,7 +293,7 @@ class Family(ABC):
     def sequence_bound(self, model: Denoiser, noised: Noised) -> Tensor:
         """The bound of each sequence at its noise level, (B,) nats per token, weight included."""
         ids, view = self.view(noised)
-        logits = model(ids, self.conditioning(noised.t), **view).float()
+        logits = model(ids, self.conditioning(noised.t), **view, **label_view(noised)).float()
         nats = self.token_bound(logits, self.targets(noised.x0), noised.xt, noised.t).double()
         return (nats if noised.weight is None else nats * per_token(noised.weight)).mean(-1)
 
@@ -325,6 +346,11 @@ class Family(ABC):
     def sampling_steps(self, length: int) -> int:
         """Steps with which a text of `length` tokens is worth reading."""
         return min(length, READABLE_STEPS)
+
+
+def label_view(noised: Noised) -> dict[str, Any]:
+    """The keyword arguments of `Transformer.trunk` for the labels of a batch, if it has some."""
+    return {"labels": noised.extra[LABELS]} if LABELS in noised.extra else {}
 
 
 def per_token(row: Tensor) -> Tensor:

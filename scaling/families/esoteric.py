@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scaling import flops
 from scaling.families.absorbing import Absorbing
-from scaling.families.base import Common, Denoiser, Noised
+from scaling.families.base import LABELS, Common, Denoiser, Noised
 from scaling.models import Doubled, Transformer
 
 DOUBLED = Doubled(block_size=1)
@@ -178,5 +178,6 @@ class Esoteric(Absorbing):
         nats, extra = super().sequence_bound(model, noised), noised.extra
         if "z0" not in extra:
             return nats
-        start, order = torch.zeros_like(noised.t), {"order": extra["z0_order"]}
-        return nats + super().sequence_bound(model, Noised(extra["z0_x0"], extra["z0"], start, extra=order))
+        start = torch.zeros_like(noised.t)
+        ends = Noised(extra["z0_x0"], extra["z0"], start, extra={"order": extra["z0_order"]})
+        return nats + super().sequence_bound(model, ends.with_labels(extra.get(LABELS)))

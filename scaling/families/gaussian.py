@@ -16,7 +16,7 @@ numbers are the golden ones.
 Self-conditioning: the network also reads x_hat of an earlier pass. In training a quarter of the rows does,
 in evaluation every row, so each loss costs two passes there.
 
-Not covered: Plaid's short pieces of sequences in training, and its token guidance.
+Not covered: Plaid's short pieces of sequences in training.
 
 B batch, L length, E embedding width, V vocabulary.
 """
@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.families.base import Family, Noised
+from scaling.families.base import Family, Noised, label_view
 from scaling.families.duality import latent_scales
 from scaling.ladder import Size
 from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaussian_model, unit
@@ -54,7 +54,11 @@ class Gaussian(Family):
 
     name: ClassVar[str] = "gaussian"
     masked: ClassVar[bool] = False
-    samplers: ClassVar[Mapping[str, str]] = {"ancestral": "scaling.sampling.latents:ancestral"}
+    samplers: ClassVar[Mapping[str, str]] = {
+        "ancestral": "scaling.sampling.latents:ancestral",
+        "ddim": "scaling.sampling.latents:ddim",
+        "released": "scaling.sampling.latents:released",
+    }
     tightness: ClassVar[str] = "approached as gamma_0 falls and gamma_1 rises"
 
     def __init__(
@@ -173,6 +177,7 @@ class Gaussian(Family):
             endpoints=(self.gamma_0, self.gamma_1),
             schedule_units=self.schedule_units,
             auxiliary_rate=self.auxiliary_learning_rate,
+            classes=self.classes,
             generator=generator,
         )
 
@@ -197,7 +202,7 @@ class Gaussian(Family):
 
         The schedule does not help to turn latents into logits, and its interior does not move the bound.
         """
-        shared = flops.param_count(size, self.vocab_size, kind)
+        shared = super().param_count(size, kind)
         front = (2 * self.embed_dim + 2 * FREQUENCIES) * size.hidden
         if kind != "total":
             return shared + front
@@ -251,9 +256,12 @@ class Gaussian(Family):
             guess = torch.zeros_like(z)
             if conditioned.any():
                 first = (x[conditioned] for x in (z, gamma, x0))
-                guess[conditioned] = model.restore(*first, strength=strength[conditioned], rows=rows)[0]
+                read = label_view(noised.rows(conditioned))
+                guess[conditioned] = model.restore(*first, strength=strength[conditioned], rows=rows, **read)[
+                    0
+                ]
         x_hat, nats = model.restore(
-            z, gamma, x0, guess=guess, strength=strength, rows=rows, kept=~conditioned
+            z, gamma, x0, guess=guess, strength=strength, rows=rows, kept=~conditioned, **label_view(noised)
         )
         diffusion = diffusion_nats(target, x_hat, gamma, slope).mean(-1)
         by_variance(diffusion)
@@ -282,21 +290,22 @@ class Gaussian(Family):
         start, end = model.schedule(noised.t.new_tensor([0.0, 1.0]))[0]
         target = F.embedding(x0, rows)
         z = latents(target, noised.xt.to(rows.dtype), gamma)
-        x_hat = self._restored(model, z, gamma, x0)[0]
+        read = label_view(noised)
+        x_hat = self._restored(model, z, gamma, x0, **read)[0]
         first = start.expand_as(gamma)
         z = latents(target, noised.extra["first_noise"].to(rows.dtype), first)
-        nats = self._restored(model, z, first, x0)[1].double()
+        nats = self._restored(model, z, first, x0, **read)[1].double()
         diffusion = diffusion_nats(target, x_hat, gamma, slope)
         return (diffusion + nats).mean(-1) + prior_nats(end, self.embed_dim)
 
     def _restored(
-        self, model: GaussianTransformer, z: Tensor, gamma: Tensor, ids: Tensor
+        self, model: GaussianTransformer, z: Tensor, gamma: Tensor, ids: Tensor, **labels: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As the model's `restore`, given its own first answer."""
         if not self.self_conditioning:
-            return model.restore(z, gamma, ids)
-        guess = model.restore(z, gamma, ids)[0]
-        return model.restore(z, gamma, ids, guess=guess)
+            return model.restore(z, gamma, ids, **labels)
+        guess = model.restore(z, gamma, ids, **labels)[0]
+        return model.restore(z, gamma, ids, guess=guess, **labels)
 
 
 def _schedule_for(

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.families.base import Common, Family, Noised, suppress
+from scaling.families.base import Common, Family, Noised, label_view, suppress
 from scaling.families.curriculum import Curriculum, build_curriculum, embed
 from scaling.families.mixture import LogMixture
 from scaling.models import Transformer, head_loss
@@ -51,6 +51,7 @@ class Uniform(Family):
 
     name: ClassVar[str] = "uniform"
     masked: ClassVar[bool] = False
+    distillable: ClassVar[bool] = True
     tightness: ClassVar[str] = "reached by a network that knows every token given all others under noise"
     samplers: ClassVar[Mapping[str, str]] = {
         "ancestral": "scaling.sampling.discrete:ancestral",
@@ -161,7 +162,7 @@ class Uniform(Family):
             return self.bound_at(logits, x0, xt, *signal.unbind(-1))
 
         conditioning = (-torch.log(signal[:, 0])).clamp(max=LARGEST_SIGMA)
-        features = model.trunk(embed(model.embedding, noised), conditioning)
+        features = model.trunk(embed(model.embedding, noised), conditioning, **label_view(noised))
         about = (noised.x0, noised.xt, signal)
         return head_loss(model, features, about, row_loss, num_ids=self.predicted_ids)
 

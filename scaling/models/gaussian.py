@@ -73,8 +73,9 @@ class GaussianTransformer(Transformer):
         endpoints: tuple[float, float],
         schedule_units: int,
         auxiliary_rate: float,
+        classes: int = 0,
     ) -> None:
-        super().__init__(size, vocab_size)
+        super().__init__(size, vocab_size, classes=classes)
         self.embed_dim = embed_dim
         self.embedding = nn.Parameter(torch.empty(vocab_size, embed_dim))
         self.input_linear = nn.Linear(embed_dim, size.hidden, bias=False)
@@ -94,14 +95,21 @@ class GaussianTransformer(Transformer):
         return unit(self.embedding)
 
     def forward(  # type: ignore[override]
-        self, latents: Tensor, gamma: Tensor, *, guess: Tensor | None = None, strength: Tensor | None = None
+        self,
+        latents: Tensor,
+        gamma: Tensor,
+        *,
+        guess: Tensor | None = None,
+        strength: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, L, V) of latents (B, L, E) at noise levels gamma (B,), output prior included.
 
         guess: (B, L, E) the expected embeddings of an earlier pass (self-conditioning); none: zeros.
-        strength: (B,) weight of the output prior, 1 by default.
+        strength: (B,) weight of the output prior, 1 by default. labels: as of `Transformer.trunk`.
         """
-        logits = self.predict(self._features(latents, gamma, guess), self.vocab_size).to(latents.dtype)
+        features = self._features(latents, gamma, guess, labels)
+        logits = self.predict(features, self.vocab_size).to(latents.dtype)
         return logits + _pull(latents, gamma, strength) @ self.rows().mT
 
     def restore(
@@ -114,6 +122,7 @@ class GaussianTransformer(Transformer):
         strength: Tensor | None = None,
         rows: Tensor | None = None,
         kept: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Expected embeddings x_hat = sum_v p_v e_v (B, L, E), and -log p(ids) (B, L) in nats.
 
@@ -122,7 +131,7 @@ class GaussianTransformer(Transformer):
         all. Logits of at most `head.CHUNK_ELEMENTS` exist at once; if that takes several chunks the
         backward pass makes them anew.
         """
-        features = self._features(latents, gamma, guess)
+        features = self._features(latents, gamma, guess, labels)
         length = ids.shape[1]
         if kept is None:
             kept = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
@@ -141,7 +150,9 @@ class GaussianTransformer(Transformer):
             )
         return x_hat.unflatten(0, ids.shape), nats.view_as(ids)
 
-    def _features(self, latents: Tensor, gamma: Tensor, guess: Tensor | None) -> Tensor:
+    def _features(
+        self, latents: Tensor, gamma: Tensor, guess: Tensor | None, labels: Tensor | None = None
+    ) -> Tensor:
         """(B, L, D) after the last normalisation: the three input maps, then the shared network."""
         size = (torch.sigmoid(-gamma) / self.embed_dim + torch.sigmoid(gamma)).rsqrt()
         x = self.input_linear(latents * size.to(latents.dtype)[:, None, None])  # variance 1 per dimension
@@ -149,7 +160,7 @@ class GaussianTransformer(Transformer):
             guess = torch.zeros_like(latents)
         x = x + self.selfcond_linear(guess * math.sqrt(self.embed_dim))
         x = x + self.gamma_linear(_waves(gamma).to(latents.dtype))[:, None]
-        return self.trunk(x, gamma)
+        return self.trunk(x, gamma) if labels is None else self.trunk(x, gamma, labels=labels)
 
 
 def unit(vectors: Tensor) -> Tensor:

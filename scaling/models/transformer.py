@@ -67,14 +67,18 @@ class Transformer(nn.Module):
     """Ids and a noise level in, logits out.
 
     `trunk` gives the features the head reads, so that a loss may call the head for some positions only.
+    classes: how many labels a text may have; 0: the network reads none. A label's vector is added to the
+    conditioning; they start at 0, so that the network starts as one without.
     """
 
-    def __init__(self, size: Size, vocab_size: int, *, causal: bool = False) -> None:
+    def __init__(self, size: Size, vocab_size: int, *, causal: bool = False, classes: int = 0) -> None:
         super().__init__()
-        self.size, self.vocab_size = size, vocab_size
+        self.size, self.vocab_size, self.classes = size, vocab_size, classes
         self.layout: Layout = CAUSAL if causal else FULL
         hidden, cond = size.hidden, size.cond_dim
         self.embedding = nn.Parameter(torch.empty(vocab_size, hidden))
+        # the last row is the null label's
+        self.label_vectors = nn.Parameter(torch.zeros(classes + 1, cond)) if classes else None
         self.time_in = nn.Linear(size.time_features, cond)
         self.time_out = nn.Linear(cond, cond)
         # Every adaLN projection in one matrix: six rows of D per block, then shift and scale of the end.
@@ -99,17 +103,20 @@ class Transformer(nn.Module):
         slots: int | Tensor = 0,
         until: Tensor | None = None,
         end: int | None = None,
+        labels: Tensor | None = None,
+        num_blocks: int | None = None,
     ) -> Tensor:
         """Features (B, outputs, D) after the last normalisation.
 
         ids: (B, n), or their embeddings (B, n, D). noise: (B,), or what `modulate` makes of it. layout: of
         the attention, the network's own by default. positions: (B, n), each token's place in the text; by
         default the layout's, with a cache the slots. cache, slots, until, end: write keys and values there
-        and see those of earlier passes, see `Cache.reading`; without gradient.
+        and see those of earlier passes, see `Cache.reading`; without gradient. labels: as of `modulate`.
+        num_blocks: stop after so many blocks, fewer than all, and return their output (B, n, D) as it is.
         """
         layout = layout or self.layout
         x = ids if ids.is_floating_point() else F.embedding(ids, self.embedding)
-        *parts, ending = self.modulate(noise) if isinstance(noise, Tensor) else noise
+        *parts, ending = self.modulate(noise, labels) if isinstance(noise, Tensor) else noise
         if cache is not None:
             rotary = self._rotary_of_slots(x, cache, slots if positions is None else positions)
             reading = cache.reading(x, slots, until, end)
@@ -129,14 +136,22 @@ class Transformer(nn.Module):
 
         last = self.size.num_layers - 1
         for i, block in enumerate(self.blocks):
+            if i == num_blocks:
+                return x
             x = block(x, parts[i], attend, layout.outputs(x.shape[1]) if i == last else x.shape[1])
         return _modulated_norm(x, self.norm_final, *ending)
 
-    def modulate(self, noise: Tensor) -> Modulation:
-        """What the noise level (B,) does to every block. Where the network is told none, one call with a
-        single 0 serves all texts and all passes."""
+    def modulate(self, noise: Tensor, labels: Tensor | None = None) -> Modulation:
+        """What the noise level (B,) and the label do to every block. Where the network is told neither, one
+        call with a single 0 serves all texts and all passes.
+
+        labels: (B,), each below `classes` or that number, the null label; by default null.
+        """
         features = _sinusoids(noise, self.size.time_features).to(self.embedding.dtype)
         condition = F.silu(self.time_out(F.silu(self.time_in(features))))
+        if self.label_vectors is not None:
+            condition = condition + self.label_vectors[-1 if labels is None else labels]
+        assert labels is None or self.classes, "a network without labels is given none"
         parts = self.modulation(condition)[:, None].chunk(6 * self.size.num_layers + 2, dim=-1)
         out: Modulation = []
         for i in range(self.size.num_layers):
@@ -234,17 +249,19 @@ def interleave_heads(rows: Tensor, num_heads: int) -> Tensor:
     return heads.transpose(1, 2).reshape(rows.shape)
 
 
-def build_model(size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator) -> Transformer:
+def build_model(
+    size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator, classes: int = 0
+) -> Transformer:
     """A Transformer with fresh weights drawn from `generator` (a CPU generator) in a fixed order.
 
     Initial values as in the published code: embeddings and linear maps uniform within 1/sqrt(fan-in),
-    norm gains 1, modulation and head 0.
+    norm gains 1, modulation, head and labels 0.
     """
-    model = Transformer(size, vocab_size, causal=causal)
+    model = Transformer(size, vocab_size, causal=causal, classes=classes)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner = name.rpartition(".")[0]
-            if owner in ("modulation", "head"):
+            if owner in ("modulation", "head") or name == "label_vectors":
                 parameter.zero_()
             elif "norm" in name:
                 parameter.fill_(1.0)

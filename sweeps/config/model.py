@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from scaling.families import family_name
 from scaling.flops import Convention
+from scaling.labels import Labels
 from scaling.ladder import Size
 from scaling.spec import EvaluationSpec, OptimizerSettings, OptimizerSpec, Precision
 
@@ -329,6 +330,8 @@ class SweepConfig(_Section):
     """How the held-out loss is estimated."""
     seeds: Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)] = (1,)
     """One number or a list; every size is trained once per seed at every budget."""
+    labels: Labels | None = None
+    """The label that networks read beside a text, for guided sampling: `{of: kind}`."""
     precision: Precision = "float32"
     """Number format of the matrix products; weights and optimizer state stay float32."""
     training: TrainingConfig = TrainingConfig()

@@ -187,6 +187,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
     convention, length = config.flop_convention, config.context_length
     try:
         built = get_family(family, vocab_size=vocab_size, **options)
+        built.labels = config.labels
         built.check_context(length)
     except UserError as error:
         raise UserError(f"{config.source}: {error}") from None
@@ -216,6 +217,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
             evaluation=config.evaluation.spec,
             precision=config.precision,
             seed=seed,
+            labels=config.labels,
         )
     except UserError as error:
         raise UserError(f"{config.source}: {error}") from None

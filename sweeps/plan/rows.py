@@ -12,6 +12,9 @@ from sweeps.ledger.types import Run, State
 _STATUS = {State.WAITING: "planned", State.UNSCHEDULABLE: "planned"}
 """States that the run table calls otherwise."""
 
+LABEL_COLUMNS = ("loss_with_label", "label_leak", "label_leak_se", "label_cost")
+"""Results of runs with labels."""
+
 _FLOP_NAMES = {"2nd": "6nd"}
 """2ND per forward pass is 6ND per training step, its name in the table."""
 
@@ -23,6 +26,7 @@ def spec_columns(spec: RunSpec, *, unique_tokens: float | None = None) -> dict[s
     """
     family, size = spec.build_family(), spec.size
     non_embedding = spec.param_count("non_embedding")
+    labels = {} if spec.labels is None else {"labels": f"{spec.labels.classes} {spec.labels.of}"}
     return {
         "family": spec.family,
         "size": size.name,
@@ -50,6 +54,7 @@ def spec_columns(spec: RunSpec, *, unique_tokens: float | None = None) -> dict[s
         "corpus": spec.data.corpus,
         "tokenizer": spec.data.tokenizer,
         "data_fingerprint": spec.data.fingerprint,
+        **labels,
     }
 
 
@@ -67,6 +72,7 @@ def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any
             "loss": result.get("bound"),
             "loss_se": result.get("bound_se"),
             "bits_per_byte": result.get("bits_per_byte"),
+            **{name: result.get(name) for name in LABEL_COLUMNS},
         }
     if run.state in (State.FINISHED, State.DIVERGED):
         row["wall_s"] = run.worked_s

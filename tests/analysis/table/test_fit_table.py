@@ -43,6 +43,18 @@ def test_one_run_from_two_exports_counts_once_by_its_key() -> None:
         prepare(pd.concat([runs, other], ignore_index=True))
 
 
+def test_runs_with_labels_are_left_out_until_the_column_is_dropped() -> None:
+    """A part of their training served the labels: their losses lie on no curve of runs without."""
+    runs = noisy()
+    mixed = pd.concat([runs, runs.assign(loss=runs["loss"] + 0.1, labels="3 kind")], ignore_index=True)
+    table = prepare(mixed)
+    assert len(table) == len(runs)
+    assert {run.reason for run in table.excluded} == {
+        "trained with labels (3 kind); drop the column labels to fit it"
+    }
+    assert len(prepare(mixed.drop(columns="labels"))) == 2 * len(runs)
+
+
 def test_runs_that_differ_anywhere_are_no_repetition() -> None:
     runs = noisy()
     assert len(prepare(pd.concat([runs.assign(seed=0), runs.assign(seed=1)]))) == 2 * len(runs)

@@ -20,6 +20,7 @@ SMALL = [
     "synthetic:markov?order=2&vocab=3&zipf=0.5",
     "synthetic:hmm?states=3&vocab=3&stay=0.7&sharpness=2",
     "synthetic:hmm?states=1&vocab=4",
+    "synthetic:topics?topics=2&vocab=4&sharpness=2",
 ]
 
 

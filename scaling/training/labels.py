@@ -1,0 +1,48 @@
+"""The label of each training text, as the network reads it: a function of (seed, step) alone."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scaling.labels import Labels
+from scaling.randomness import generator_for
+from scaling.spec import RunSpec
+
+
+class LabelledData(Protocol):
+    """What labels need of a dataset."""
+
+    def train_labels(
+        self, first_sequence: int, count: int, context_length: int, seed: int, labels: Labels
+    ) -> np.ndarray: ...
+
+    def heldout_labels(self, count: int, context_length: int, labels: Labels) -> np.ndarray: ...
+
+
+def training_labels(spec: RunSpec, data: Any, step: int, count: int) -> Tensor:
+    """The label (count,) of each text of a step's global batch, some replaced by the null label."""
+    assert spec.labels is not None, "a run with labels"
+    first, length, labelled = step * spec.batch_size, spec.data.context_length, cast(LabelledData, data)
+    labels = labelled.train_labels(first, count, length, spec.seed, spec.labels)
+    return with_null(torch.from_numpy(labels), spec, step)
+
+
+def heldout_labels(spec: RunSpec, data: Any) -> Tensor:
+    """The label (n,) of each text of the bound."""
+    assert spec.labels is not None, "a run with labels"
+    labelled = cast(LabelledData, data)
+    return torch.from_numpy(
+        labelled.heldout_labels(spec.evaluation.sequences, spec.data.context_length, spec.labels)
+    )
+
+
+def with_null(labels: Tensor, spec: RunSpec, step: int) -> Tensor:
+    """Labels (B,) of a step, a share `drop` of them replaced by the null label."""
+    assert spec.labels is not None, "a run with labels"
+    generator = generator_for(spec.seed, "dropped labels", step)
+    dropped = torch.rand(len(labels), generator=generator, dtype=torch.float64) < spec.labels.drop
+    return torch.where(dropped, spec.labels.classes, labels)
