@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -155,6 +155,19 @@ def outside(name: str, shape: str, context: int, threads: int, rounds: int) -> d
     }
 
 
+def measure(
+    name: str, shape: str, context: int, threads: int, batch: int, rounds: int
+) -> list[dict[str, Any]]:
+    """The rows of one family."""
+    about = {"shape": shape, "threads": threads, "context": context, "family": name}
+    rows = []
+    if name in (*CACHE_FLOORS, "masked"):
+        batch = REUSE_BATCH if name == "masked" else batch
+        rows.append({**about, "batch": batch, **compare(name, shape, context, batch, threads, rounds)})
+    rows.append({**about, "batch": OUTSIDE_BATCH, **outside(name, shape, context, threads, rounds)})
+    return rows
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     table = Table(
         "shape", "threads", "context", "batch", "family", "x faster", "of them", "published", "same"
@@ -200,21 +213,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--families", default=",".join(FAMILIES))
     arguments = parser.parse_args()
-    families, rounds = arguments.families.split(","), arguments.rounds
+    threads, contexts = (
+        [int(x) for x in text.split(",")] for text in (arguments.threads, arguments.contexts)
+    )
     rows: list[dict[str, Any]] = []
-    for shape in arguments.shapes.split(","):
-        for threads in map(int, arguments.threads.split(",")):
-            torch.set_num_threads(threads)
-            for context in map(int, arguments.contexts.split(",")):
-                for name in families:
-                    about = {"shape": shape, "threads": threads, "context": context, "family": name}
-                    if name in (*CACHE_FLOORS, "masked"):
-                        batch = REUSE_BATCH if name == "masked" else arguments.batch
-                        got = compare(name, shape, context, batch, threads, rounds)
-                        rows.append({**about, "batch": batch, **got})
-                    got = outside(name, shape, context, threads, rounds)
-                    rows.append({**about, "batch": OUTSIDE_BATCH, **got})
-                print(f"{shape}, {threads} threads, {context} tokens: done", flush=True)
+    for shape, number, context in product(arguments.shapes.split(","), threads, contexts):
+        torch.set_num_threads(number)
+        for name in arguments.families.split(","):
+            rows += measure(name, shape, context, number, arguments.batch, arguments.rounds)
+        print(f"{shape}, {number} threads, {context} tokens: done", flush=True)
     show(rows)
     print("\n".join(missed(rows)) or "every floor is reached")
     save(arguments.out, rows)
