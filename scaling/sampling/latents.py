@@ -15,6 +15,7 @@ import torch
 from scaling.errors import UserError
 from scaling.families.duality import latent_scales
 from scaling.families.gaussian import Gaussian
+from scaling.sampling.guided_latents import guided_model
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 
@@ -28,7 +29,7 @@ def ancestral(draft: Draft, *, score_temperature: float = 1.0, greedy_tail: bool
     the end, as published, instead of drawing them.
     """
     family, reader = draft.family, draft.reader
-    model: Any = reader.model  # a GaussianTransformer, or what restores latents as it does
+    model: Any = guided_model(reader)  # a GaussianTransformer, or what restores latents as it does
     assert isinstance(family, Gaussian), "a sampler of this family"
     family.require(
         0 < score_temperature < math.inf, f"score_temperature is {score_temperature}, it must be positive"
