@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -25,6 +26,7 @@ from sweeps.options import (
     CHECK,
     READ,
     RECORD,
+    RUNS,
     USUAL_STORE,
     WHICH,
     Bootstrap,
@@ -42,6 +44,8 @@ from sweeps.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What Typer says of a wrong command line; Click is inside or beside it, depending on its version."""
 ASCII = {**dict(zip("○◐◑●✗–·×", "o>~*x-.x", strict=True)), "±": "+-", "∞": "inf"}
 """Our signs, for a terminal or a file with a smaller encoding."""
 
@@ -54,13 +58,17 @@ def main() -> None:
             stream.reconfigure(errors="scaling")
     try:
         try:
-            app(prog_name="scaling")
+            code = app(prog_name="scaling", standalone_mode=False)
         finally:
             sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # it is the help
+            error.show()
+            sys.exit(error.exit_code)
+        _refuse(_usage(error))
     except (UserError, AnalysisError) as error:
-        sentence = f"scaling: {printable(' '.join(str(error).split()))}"
-        print(_wrapped(sentence) if sys.stderr.isatty() else sentence, file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
     except OSError as error:
         try:
             print(flush=True)
@@ -70,6 +78,30 @@ def main() -> None:
             print(f"scaling: standard output cannot be written ({error.strerror})", file=sys.stderr)
             sys.exit(2)
         raise
+
+
+def _refuse(text: str) -> NoReturn:
+    """One sentence on standard error, and the end."""
+    sentence = f"scaling: {printable(' '.join(text.split()))}"
+    print(_wrapped(sentence) if sys.stderr.isatty() else sentence, file=sys.stderr)
+    sys.exit(2)
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the command line: Typer's words as a sentence, without the box around them."""
+    name = getattr(error, "option_name", "")
+    below = [word for word in sys.argv if re.match(r"-[0-9.]", word) and word.startswith(name)]
+    if name and below:
+        return f"{below[0]!r}: give a number above 0, such as 1e20"
+    options = getattr(getattr(error, "param", None), "opts", ())
+    for word, after in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option in options and hasattr(error, "message"):
+            rule = str(error.message).partition(", unable")[0].replace("Input should", "it should")
+            return f"{option} is {value if equals else after!r}: {rule}"
+    message = str(error.format_message()).rstrip(".")
+    context = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+    return f"{message[:1].lower()}{message[1:]}{context}"
 
 
 def _wrapped(sentence: str) -> str:
@@ -122,12 +154,18 @@ def families() -> None:
     _console().print(families_table())
 
 
-@command("store", "out", store="List those recorded here: sqlite:///, http://, postgresql://.", otherwise="")
+@command(
+    "store",
+    "columns",
+    "out",
+    store="List those recorded here: sqlite:///, http://, postgresql://.",
+    otherwise="",
+)
 def sweeps(chosen: Chosen) -> None:
     """List the sweeps of the package and of --out, or those of a store."""
     from sweeps.results.lists import show_sweeps
 
-    show_sweeps(chosen.out, chosen.store, _console())
+    show_sweeps(chosen.out, chosen.store, _console(), columns=chosen.renamed)
 
 
 # -- sweeps -------------------------------------------------------------------------------------
@@ -248,7 +286,7 @@ def audit(chosen: Chosen) -> None:
 # -- laws ---------------------------------------------------------------------------------------
 
 
-@command("family", *WHICH, store=READ)
+@command(*RUNS, store=READ)
 def fit(chosen: Chosen, method: Methods = None, bootstrap: Bootstrap = 1000) -> None:
     """Fit a law to the finished runs and write law.json and figures.
 
@@ -269,7 +307,7 @@ def fit(chosen: Chosen, method: Methods = None, bootstrap: Bootstrap = 1000) -> 
     sys.exit(1 if refused else 0)
 
 
-@command("family", *WHICH, store=READ)
+@command(*RUNS, store=READ)
 def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 1000) -> None:
     """Compute that each family needs, over a reference family's, to reach the same loss.
 
@@ -289,7 +327,7 @@ def compare(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 
 BUDGET = 'A budget: 1e20, "1e20 FLOPs", 10^20.'
 
 
-@command("family", *WHICH, store=READ)
+@command(*RUNS, store=READ)
 def ask(
     chosen: Chosen,
     budget: Annotated[Text, typer.Argument(help=BUDGET, show_default="10 times the largest")] = None,
@@ -320,7 +358,7 @@ def ask(
     sys.exit(0 if usable else 1)
 
 
-@command("family", *WHICH, store=READ, name="report")
+@command(*RUNS, store=READ, name="report")
 def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Bootstrap = 1000) -> None:
     """Write one HTML file with the laws, figures and comparison of all families; it needs no network.
 
@@ -337,7 +375,7 @@ def report_command(chosen: Chosen, reference: Reference = "ar", bootstrap: Boots
     sys.exit(1 if refused else 0)
 
 
-@command("family", *WHICH, store=READ)
+@command(*RUNS, store=READ)
 def dashboard(
     chosen: Chosen,
     host: Annotated[str, option("Address to listen at; other machines need a token.")] = "127.0.0.1",
@@ -351,11 +389,11 @@ def dashboard(
     """Serve a page with the laws of all families that keeps itself up to date."""
     from sweeps.results.dashboard import show
 
-    show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, chosen.data, host=host,
-         port=port, token=token, names=name or (), bootstrap=bootstrap)  # fmt: skip
+    show(chosen.sweep, chosen.config, chosen.family, chosen.store, chosen.out, chosen.data, chosen.renamed,
+         host=host, port=port, token=token, names=name or (), bootstrap=bootstrap)  # fmt: skip
 
 
-@command("family", *WHICH, store=READ)
+@command(*RUNS, store=READ)
 def export(
     chosen: Chosen,
     file: Annotated[Path, typer.Argument(help="Where to write the run table: FILE.parquet or FILE.csv.")],

@@ -39,6 +39,8 @@ READ = "Read runs from here: sqlite:///, http://, postgresql://, .parquet, .csv,
 CHECK = "Compare the ledger with this tracking store; without a ledger, check the store alone."
 OWN_LEDGER = "the sweep's own ledger"
 WHICH = ("sweep", "config", "data", "store", "out")
+RUNS = ("family", "sweep", "config", "data", "store", "columns", "out")
+"""Of the commands that read runs."""
 SHIPPED = Path(__file__).parent / "configs"
 CAPS = ("max_flops", "max_gpu_hours", "max_hours")
 ORDER = "Which runs start first: cheapest (budgets, across families) or longest."
@@ -82,6 +84,11 @@ class Chosen:
     data: Annotated[Text, option(OWN_TEXT, metavar="PATH")] = None
     store: Annotated[Text, option("", metavar="URI")] = None
     out: Annotated[Path, option("Folder for data, runs and results.", metavar="FOLDER")] = Path("runs")
+    columns: Annotated[
+        Text,
+        option("Columns of a .csv or .parquet --store with other names: N=params,val_loss=loss.",
+               metavar="NAME=OURS,..."),
+    ] = None  # fmt: skip
     max_flops: Annotated[Number, option("Start no run beyond this many FLOPs in all.")] = None
     max_gpu_hours: Annotated[Number, option("Start no run beyond this many GPU-hours in all.")] = None
     max_hours: Annotated[Number, option("Stop with checkpoints after this many hours.")] = None
@@ -98,6 +105,20 @@ class Chosen:
                     f"--{name.replace('_', '-')} is {value:g}; it must be a number above 0, or be left out"
                 )
         return Caps(**{name.removeprefix("max_"): value for name, value in values.items()})
+
+    @property
+    def renamed(self) -> dict[str, str] | None:
+        """Names of columns in --store -> ours; UserError for anything but such pairs."""
+        if self.columns is None:
+            return None
+        if self.store is None:
+            raise UserError("--columns names the columns of a file; give the file with --store")
+        pairs = [part.rpartition("=") for part in self.columns.split(",")]
+        if not all(name.strip() and target.strip() for name, _, target in pairs):
+            raise UserError(
+                f"--columns is {self.columns!r}: give the file's names and ours, e.g. N=params,val_loss=loss"
+            )
+        return {name.strip(): target.strip() for name, _, target in pairs}
 
     @property
     def named(self) -> str | None:
@@ -131,8 +152,9 @@ class Chosen:
         from sweeps.show.tables import console
 
         families = [*self.family, also] if self.family and also else self.family
+        columns = self.renamed
         if self.store is not None:
-            table = results.store_table(self.store, self.named, families)
+            table = results.store_table(self.store, self.named, families, columns)
             in_file = Path(self.store).suffix in (".parquet", ".csv") and "://" not in self.store
             stem = Path(self.store).stem if in_file else self.store.removeprefix("published:")
             stem = "all" if "://" in self.store else stem

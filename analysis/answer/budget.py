@@ -13,7 +13,10 @@ UTILISATION = 0.4
 """MFU that a well-tuned transformer run reaches."""
 DAY_S = 86_400.0
 DAYS = "a number of days"
-_POWER = re.compile(r"^(?:([0-9.]+)\s*(?:x|\*|×)?\s*)?10\s*(?:\^|\*\*)\s*([0-9.]+)$")
+FLOPS = 'a number of FLOPs such as "1e20", "10^20" or "2 x 10^21"'
+_POWER = re.compile(r"^(?:([0-9.]+)\s*(?:x|\*|[×·⋅])?\s*)?10\s*(?:\^|\*\*)\s*([0-9.]+)$")
+_RAISED = re.compile("(?<=10)[⁰¹²³⁴⁵⁶⁷⁸⁹]+$")
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 
 
 def flops_of(
@@ -23,7 +26,7 @@ def flops_of(
     days: float | str | None = None,
     utilisation: float | str | None = None,
 ) -> float:
-    """Training FLOPs of a budget: a number or text ("1e20 FLOPs", "10^20", "2 x 10^21"), or GPUs
+    """Training FLOPs of a budget: a number or text ("1e20 FLOPs", "10^20", "2 x 10^21", "1.5·10²⁰"), or GPUs
     (64, "64xH100"; a bare number means H100) for days at a utilisation (MFU, a share; default 0.4).
 
     UserError for neither, both, or anything that is no positive number.
@@ -33,7 +36,7 @@ def flops_of(
     if flops is not None:
         if utilisation is not None:
             raise UserError(f"utilisation = {utilisation!r} is for GPUs and days; a budget in FLOPs has none")
-        return _positive(flops, "flops", "a number of FLOPs such as 1e20")
+        return _positive(flops, "flops", FLOPS)
     if gpus is None or days is None:
         missing = "flops, or gpus and days" if gpus is None and days is None else "days" if gpus else "gpus"
         raise UserError(f"the budget is missing: give {missing}")
@@ -77,6 +80,7 @@ def _gpus(gpus: float | str) -> tuple[float, str]:
 
 def _positive(value: float | str, name: str, right: str) -> float:
     text = re.sub(r"(?i)\s*flops?\s*$", "", str(value).strip()).replace(",", "").replace("_", "")
+    text = _RAISED.sub(lambda match: "^" + match[0].translate(_LOWERED), text)
     power = _POWER.match(text)
     try:
         number = float(power[1] or 1) * 10.0 ** float(power[2]) if power else float(text)

@@ -149,8 +149,8 @@ class Recommendation(Plotted):
             )
         if self.flops * FARTHEST * SAME < smallest:
             return (
-                f"These runs cannot answer {self.budget}: the smallest budget measured is "
-                f"{flops_text(smallest)}. Add budgets down to about {flops_text(self.flops * FAR, 1)} FLOPs."
+                f"These runs cannot answer {self.budget}: the budget lies far below what was measured; "
+                f"the smallest budget measured is {flops_text(smallest)} FLOPs."
             )
         return f"These runs cannot answer {self.budget}: {self.cause}."
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from analysis import published
 from analysis.errors import UserError
 from analysis.table.columns import typed
+from analysis.table.inputs import Columns
 from analysis.table.mlflow import FEW_RUNS, open_database, require_answer
-from analysis.table.runs import NoRunsError, kind_of, load_runs, open_server, open_store
+from analysis.table.runs import NoRunsError, check_heading, kind_of, load_runs, open_server, open_store
 from analysis.text import without_secrets
 
 if TYPE_CHECKING:
@@ -89,8 +90,11 @@ class Source(Protocol):
 class StoreSource(Source):
     """Whatever `analysis.load_runs` reads: sqlite:///, postgresql://, http://, .parquet, .csv."""
 
-    def __init__(self, store: str, sweep: str | None = None, families: list[str] | None = None) -> None:
-        self.store, self.sweep, self.families = store, sweep, families or None
+    def __init__(
+        self, store: str, sweep: str | None = None, families: list[str] | None = None,
+        columns: Columns | None = None,
+    ) -> None:  # fmt: skip
+        self.store, self.sweep, self.families, self.columns = store, sweep, families or None, columns
         self.kind, self.place = kind_of(store)
         self.label = without_secrets(self.place)
         self.files = files_of(store)
@@ -106,7 +110,7 @@ class StoreSource(Source):
         import pandas as pd
 
         try:
-            frame = load_runs(self.store, self.sweep, self.families)
+            frame = load_runs(self.store, self.sweep, self.families, columns=self.columns)
         except NoRunsError as error:
             return Change(rows=pd.DataFrame(), mark=now, whole=True, note=str(error))
         return Change(rows=frame, mark=now, whole=True)
@@ -205,11 +209,19 @@ def marks_of(files: tuple[Path, ...]) -> list[list[int]]:
     return marks
 
 
-def spec_of(store: str, sweep: str | None = None, families: list[str] | None = None) -> dict[str, Any]:
+def spec_of(
+    store: str, sweep: str | None = None, families: list[str] | None = None, columns: Columns | None = None
+) -> dict[str, Any]:
     """What the child process needs to open `store`: `published:NAME` or what `analysis.load_runs` takes.
 
-    UserError where that is nothing a store can be, where the file does not exist, or the server is silent.
+    UserError where that is nothing a store can be, where the file does not exist or its heading is none of a
+    run table, or the server is silent.
     """
+    is_file = not store.startswith(PUBLISHED) and kind_of(store)[0] == "file"
+    if columns and not is_file:
+        raise UserError(
+            f"columns is for .csv and .parquet files; {without_secrets(store)} has the usual names"
+        )
     if store.startswith(PUBLISHED):
         name = store.removeprefix(PUBLISHED)
         if name not in set(published.tables()["name"]):
@@ -224,7 +236,11 @@ def spec_of(store: str, sweep: str | None = None, families: list[str] | None = N
     if kind in ("file", "sqlite"):
         path = path.resolve()
         store = f"sqlite:///{path}" if kind == "sqlite" else str(path)
-    options = {"store": store, "sweep": sweep, "families": list(families or [])}
+    if is_file:
+        check_heading(path, columns)
+    options: dict[str, Any] = {"store": store, "sweep": sweep, "families": list(families or [])}
+    if columns:
+        options["columns"] = dict(columns)
     return {"source": "analysis.dashboard.sources:StoreSource", "options": options}
 
 

@@ -32,7 +32,7 @@ MOST_BUDGETS = 20
 FEW_BUDGETS = 5
 REACHING_POINTS = 65
 NO_OFFSET = (
-    "the loss has no interval beyond the budgets, because this power law has no offset E and falls too "
+    "{} has no interval beyond the budgets, because this power law has no offset E and falls too "
     "steeply there; ask the surface"
 )
 OPTIMUM = ("params", "tokens", "loss", "tokens_per_param")
@@ -139,8 +139,8 @@ class Law(Plotted, Printed, ABC):
     def optimal(self, flops: Any = None, *, loss: float | None = None) -> Optimum | pd.DataFrame:
         """The compute-optimal run at one budget (training FLOPs, in the convention of the fitted table); for
         several budgets the table of `frontier`. With a loss (nats per token) in place of the budget: the
-        cheapest run that reaches it, its FLOPs with an interval too. UserError unless one of the two is
-        given, and for a loss that no budget reaches."""
+        cheapest run that reaches it, its FLOPs with an interval too, but for budgets at which the law's loss
+        has none. UserError unless one of the two is given, and for a loss that no budget reaches."""
         if loss is not None:
             if flops is not None:
                 raise UserError("optimal: give flops or loss, not both")
@@ -152,7 +152,9 @@ class Law(Plotted, Printed, ABC):
         best = Optimum(flops=float(budgets[0]), note="", **numbers)
         if not self._beyond(budgets)[0]:
             return best
-        return replace(best, loss=Estimate(float(best.loss), level=self.level), note=NO_OFFSET)
+        return replace(
+            best, loss=Estimate(float(best.loss), level=self.level), note=NO_OFFSET.format("the loss")
+        )
 
     def _reaching(self, loss: float) -> Optimum:
         """The cheapest run with that loss."""
@@ -181,7 +183,11 @@ class Law(Plotted, Printed, ABC):
         # a resample that never reaches the loss has no run that does: its end is open
         rule = Rule(level=self.level)
         numbers = {name: estimate_of(np.where(reached, v, np.inf), rule) for name, v in at.items()}
-        return Optimum(loss=Estimate(float(array)), note="", **numbers)
+        best = Optimum(loss=Estimate(float(array)), note="", **numbers)
+        if not self._beyond(flops[:1])[0]:
+            return best
+        plain = {name: Estimate(float(number), level=self.level) for name, number in numbers.items()}
+        return replace(best, note=NO_OFFSET.format("the budget for a loss"), **plain)
 
     def _optima(self, budgets: np.ndarray) -> dict[str, np.ndarray]:
         along = self._along(budgets)

@@ -260,10 +260,10 @@ def _table(
 ) -> str:
     titles = "".join(f'<th scope="col">{_text(name)}</th>' for name in head)
     body = "".join("<tr>" + "".join(f"<td>{_text(v)}</td>" for v in row) + "</tr>" for row in rows)
-    above = f"<caption>{_text(caption)}</caption>" if caption else ""
+    above = f"<caption><span>{_text(caption)}</span></caption>" if caption else ""
     kind = ' class="wrap"' if wrap else ""
     table = f"<table{kind}>{above}<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
+    return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def _list(sentences: Iterable[str]) -> str:

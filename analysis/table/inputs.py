@@ -62,32 +62,57 @@ def renamed(table: pd.DataFrame, columns: Columns | None, source: str) -> pd.Dat
     """`table` with other names of its columns; UserError for names that do not fit."""
     if columns is None:
         return table
+    new_names(table.columns, columns, source)
+    return table.rename(columns=dict(columns))
+
+
+def new_names(names: Iterable[object], columns: Columns, source: str) -> list[object]:
+    """The names of a table's columns after `columns`; UserError for names that do not fit."""
     if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
         raise UserError(
             f'columns = {columns!r}: give the table\'s names and those here, e.g. {{"N": "params"}}'
         )
-    has = ", ".join(map(str, table.columns)) or "none"
+    before = list(names)
+    has = ", ".join(map(str, before)) or "none"
     for name, target in columns.items():
-        if name not in table.columns:
-            turned = target in table.columns
+        if name not in before:
+            turned = target in before
             advice = f"; the table's own name stands first: {{{target!r}: {name!r}}}" if turned else ""
             raise UserError(f"columns: {source} has no column {name!r} (columns: {has}){advice}")
-    new = [columns.get(name, name) for name in table.columns]
+    new: list[object] = [columns.get(str(name), name) for name in before]
     for target in columns.values():
         if new.count(target) > 1:
             raise UserError(f"columns: {source} would have more than one column {target!r} (columns: {has})")
-    return table.rename(columns=dict(columns))
+    return new
+
+
+class MissingColumnsError(UserError):
+    """A table lacks columns, or has them by other names."""
+
+    def __init__(self, sentence: str, pairs: Mapping[str, str]) -> None:
+        """pairs: the table's names of columns that are probably meant -> those here."""
+        super().__init__(sentence + _in_python(pairs))
+        self.sentence, self.pairs = sentence, pairs
 
 
 def hint(missing: Iterable[str], has: Iterable[object]) -> str:
     """How to rename the columns that are probably meant, or nothing."""
-    pairs = {}
+    return _in_python(likely(missing, has))
+
+
+def likely(missing: Iterable[str], has: Iterable[object]) -> dict[str, str]:
+    """The table's names of the columns that are probably meant -> those here."""
+    pairs: dict[str, str] = {}
     for name_here in (*missing, "flops"):
         names = {name_here, *USUAL_NAMES.get(name_here, "").split()}
         same = [str(name) for name in has if str(name).strip().lower().replace(" ", "_") in names]
         if same and name_here not in same:
             pairs[same[0]] = name_here
-    if not pairs or set(pairs.values()) == {"flops"}:
+    return {} if set(pairs.values()) == {"flops"} else pairs
+
+
+def _in_python(pairs: Mapping[str, str]) -> str:
+    if not pairs:
         return ""
     text = ", ".join(f'"{printable(name)}": "{name_here}"' for name, name_here in pairs.items())
     return f"; columns={{{text}}} names them"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +42,33 @@ def write_note(path: Path, key: str, *, star: bool, note: str) -> dict[str, dict
     """Keep star and note of one run, those of the others stay; returns all. UserError if that cannot be."""
     if len(note) > LONGEST:
         raise UserError(f"the note has {len(note):,} characters; {LONGEST:,} is the most")
-    notes = read_notes(path)  # anew: another page may have written since
     plain = "\n".join(printable(line) for line in note.strip().splitlines())
-    notes.pop(key, None)
-    if star or plain:
-        notes[key] = {"star": star, "note": plain}
-    write_whole(path, (json.dumps(notes, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    with _alone(path.parent):
+        notes = read_notes(path)  # anew: another page may have written since
+        notes.pop(key, None)
+        if star or plain:
+            notes[key] = {"star": star, "note": plain}
+        write_whole(path, (json.dumps(notes, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     return notes
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, so that two servers do not write at once; it leaves no file behind.
+
+    A file system without locks on folders (some NFS) goes without.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error})") from None
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def why_not(path: Path | None) -> str:

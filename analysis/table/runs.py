@@ -11,7 +11,7 @@ import csv
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from analysis.table.columns import (
     refuse_repeated_columns,
     typed,
 )
-from analysis.table.inputs import Columns, hint, renamed
+from analysis.table.inputs import Columns, MissingColumnsError, likely, new_names, renamed
 from analysis.table.mlflow import LARGEST_FLOAT, Database, assemble, open_database, plain_tags, require_answer
 from analysis.text import printable, without_secrets
 
@@ -73,16 +73,10 @@ def load_runs(
     """
     kind, place = kind_of(store)
     if kind == "file":
-        frame = renamed(_read_table(path := Path(place)), columns, place)
+        frame = renamed(_read_table(Path(place)), columns, place)
         if "params" not in frame.columns and "params_non_embedding" in frame.columns:
             frame = frame.assign(params=frame["params_non_embedding"])
-        missing = [name for name in REQUIRED if name not in frame.columns]
-        if missing:
-            raise UserError(
-                f"{path} has no column {' and no column '.join(missing)}: a run table needs params, tokens "
-                f"and loss (nats per token); it has {', '.join(map(str, frame.columns)) or 'no columns'}"
-                + hint(missing, frame.columns)
-            )
+        check_columns(frame.columns, place)
     else:
         if columns is not None:
             raise UserError(
@@ -94,6 +88,37 @@ def load_runs(
     if not len(frame):
         raise NoRunsError(f"{name} holds no runs yet: start a sweep first, e.g. `make sweep FAMILY=uniform`")
     return _selected(frame, sweep, family, name)
+
+
+def check_columns(names: Iterable[object], source: str) -> None:
+    """UserError unless a file with these columns is a run table."""
+    has = list(names)
+    if "params_non_embedding" in has:
+        has.append("params")
+    if missing := [name for name in REQUIRED if name not in has]:
+        lacks = ", ".join(missing[:-1]) + " or " * (len(missing) > 1) + missing[-1]
+        raise MissingColumnsError(
+            f"{source} has no column {lacks}: a run table needs params, tokens and loss (nats per token); "
+            f"it has {', '.join(map(printable, has)) or 'no columns'}",
+            likely(missing, has),
+        )
+
+
+def check_heading(path: Path, columns: Columns | None = None) -> None:
+    """UserError if a file has a heading that is none of a run table; quick, and without pandas. Whether the
+    rest can be read is seen when it is read."""
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow.parquet import read_schema
+
+            names = list(read_schema(path).names)
+        else:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                names = next(csv.reader(file), [])
+    except (OSError, ValueError, csv.Error):
+        return
+    if names:
+        check_columns(names if columns is None else new_names(names, columns, str(path)), str(path))
 
 
 def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:

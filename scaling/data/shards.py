@@ -37,6 +37,8 @@ CHECKED = ".checked.json"
 """Host -> name, size, time and inode of the shards that it has compared with their hashes."""
 _WORKSHOP = "building"  # folder of the cache in which folders grow until they are renamed
 _ABANDONED_S = 86_400.0
+_MOST_TRIES = 100
+"""How often a folder that is gone again is made anew: each time another builder has come to its end."""
 
 
 def dtype_for(num_token_ids: int) -> np.dtype[Any]:
@@ -243,13 +245,18 @@ class Workshop:
 
     def _take_lock(self, on_wait: Callable[[], None]) -> IO[str]:
         path = self._lock_path(self.name)
+        tries = 0
         while True:
+            tries += 1
             try:
                 self._workshop.mkdir(parents=True, exist_ok=True)
                 lock = open(path, "a")  # noqa: SIM115 (returned open)
             except (FileNotFoundError, FileExistsError) as problem:
                 if _in_the_way(problem):
                     raise
+                if tries == _MOST_TRIES:  # /proc, an automount: no folder can be made there at all
+                    why = "no folder can be made there"
+                    raise UserError(f"cannot write tokens to {self.cache}: {why}") from None
                 continue  # the last builder tidied up in between
             taken = _flock(lock, wait=False)
             if taken is False:
@@ -333,6 +340,7 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used
 _REFUSED = {
     errno.EEXIST: "a file is in the way",
     errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "not a folder",
 }

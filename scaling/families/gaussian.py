@@ -16,7 +16,7 @@ numbers are the golden ones.
 Self-conditioning: the network also reads x_hat of an earlier pass. In training a quarter of the rows does,
 in evaluation every row, so each loss costs two passes there.
 
-Not covered: Plaid's short pieces of sequences in training, and its token guidance.
+Not covered: Plaid's short pieces of sequences in training.
 
 B batch, L length, E embedding width, V vocabulary.
 """
@@ -54,7 +54,11 @@ class Gaussian(Family):
 
     name: ClassVar[str] = "gaussian"
     masked: ClassVar[bool] = False
-    samplers: ClassVar[Mapping[str, str]] = {"ancestral": "scaling.sampling.latents:ancestral"}
+    samplers: ClassVar[Mapping[str, str]] = {
+        "ancestral": "scaling.sampling.latents:ancestral",
+        "ddim": "scaling.sampling.latents:ddim",
+        "released": "scaling.sampling.latents:released",
+    }
     tightness: ClassVar[str] = "approached as gamma_0 falls and gamma_1 rises"
 
     def __init__(

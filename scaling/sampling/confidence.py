@@ -154,9 +154,18 @@ def confidence_of(probs: Tensor, ids: Tensor, kind: str) -> Tensor:
     return probs.gather(-1, ids[..., None])[..., 0]
 
 
+def by_surety(surety: Tensor) -> Tensor:
+    """Places (B, L) from the surest on, of equals the leftmost first.
+
+    Digits that a network's rounding leaves are not compared: in a text of masks alone all places may be
+    equally sure, and which goes first must not depend on the batch.
+    """
+    return surety.round(decimals=6).argsort(dim=1, descending=True, stable=True)
+
+
 def surest(surety: Tensor, counts: Tensor) -> Tensor:
-    """The `counts` (B, 1) surest places (B, L) of each row, of equals the leftmost; never one of -inf."""
-    rank = surety.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    """The `counts` (B, 1) surest places (B, L) of each row; never one of -inf."""
+    rank = by_surety(surety).argsort(dim=1)
     return (rank < counts) & (surety > -torch.inf)
 
 
@@ -173,7 +182,8 @@ def above_lowered(surety: Tensor, threshold: float) -> Tensor:
 def above_factor(surety: Tensor, factor: float) -> Tensor:
     """The k surest places, k the last for which the k-th and all before it have at least
     1 - factor / (k + 1); at least one."""
-    ordered, order = surety.sort(dim=1, descending=True, stable=True)
+    order = by_surety(surety)
+    ordered = surety.gather(1, order)
     number = torch.arange(1, surety.shape[1] + 1, device=surety.device)
     passed = ordered >= 1 - factor / (number + 1)
     passed[:, 0] = True

@@ -129,11 +129,10 @@ def adaptive(draft: Draft, *, edits: int | None = None, draws: bool = False) -> 
     probs = torch.empty(0)
     for step, t in enumerate(draft.times[:-1]):
         if step == 0 or family.time_conditioned:
-            probs = family.restored(draft.reader.logits(draft.ids, t, draft.free))
+            probs = draft.reader.unfiltered(draft.ids, t, draft.free)
         elif bool(changed.any()):
             again = changed[:, None].expand_as(draft.free)[draft.free]
-            logits = draft.reader.logits(draft.ids[changed], t, draft.free[changed])
-            probs[again] = family.restored(logits)
+            probs[again] = draft.reader.unfiltered(draft.ids[changed], t, draft.free[changed])
         present = draft.ids[draft.free]
         new = probs.argmax(-1)
         if draws:

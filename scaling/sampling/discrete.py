@@ -31,7 +31,7 @@ def ancestral(draft: Draft, *, greedy_tail: bool = False, tail: str = "draw") ->
 
     tail: how the text ends. "draw": the last step draws as the others do, which samples the model.
     "posterior": it takes the posterior's likeliest ids, the greedy tail of Duo's paper (arXiv 2506.10892),
-    which hardly changes the law. "network": after all draws one more call, at time 0, whose likeliest ids are
+    which moves the law least. "network": after all draws one more call, at time 0, whose likeliest ids are
     taken, as in Duo's released code. greedy_tail: the last step takes the likeliest ids of the network in
     place of its draw. The last two lower the entropy much: they are the likeliest ids given the other tokens,
     not given the one on the page. With masks, where none is on the page, "posterior" and greedy_tail agree.

@@ -1,64 +1,235 @@
-"""Plaid's sampler: Gaussian latents from noise to text, then ids.
+"""Plaid's samplers: Gaussian latents from noise to text, then ids.
 
-B batch, L length, E embedding dimensions.
+A step from gamma_t to gamma_s, with c = 1 - e^(gamma_s - gamma_t) and x_hat the network's expected vectors,
+in float64 (arXiv 2305.18619; DDIM: arXiv 2010.02502):
+
+    ancestral   z_s = (alpha_s / alpha_t) (1 - c) z_t + c alpha_s x_hat + sqrt(c) sigma_s eps
+    ddim        z_s = alpha_s x_hat + sigma_s (z_t - alpha_t x_hat) / sigma_t
+
+Every call reads the x_hat of the one before, so self-conditioning costs no call of its own. Nothing can be
+cached, for every call is told another noise level.
+
+score_temperature divides the predicted noise before the step (1 samples the model, published: 0.9), wishes
+then move x_hat, and greedy_tail takes the likeliest ids at the end instead of drawing them.
+
+Prompts may give any places. The latents of a given token are drawn anew at every step from its own noise,
+which is independent of the other places once the token is known; and x_hat of the free places gains
+(sigma^2 / alpha) times the gradient of the sum of ln p(given token), without which the network would see the
+prompt through that noise alone. This is Bayes' rule for one given token; for several, the product of the
+network's laws of each stands in for their joint law. A guided or prompted call takes a backward pass beside
+the one that is counted.
+
+B batch, L length, E embedding dimensions, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from scaling.errors import UserError
 from scaling.families.duality import latent_scales
-from scaling.families.gaussian import Gaussian
+from scaling.families.gaussian import Gaussian, latents
 from scaling.sampling.guided_latents import guided_model
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 
 
-def ancestral(draft: Draft, *, score_temperature: float = 1.0, greedy_tail: bool = False) -> Iterator[None]:
-    """`steps` even steps of time, then ids from z_0: steps + 1 calls.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenWish:
+    """A token that texts are pulled towards, or pushed away from, by the network's own prediction.
 
-    z_s = (alpha_s / alpha_t)(1 - c) z_t + c alpha_s x_hat + sqrt(c) sigma_s eps with
-    c = 1 - e^(gamma_s - gamma_t), in float64; every call reads the x_hat of the one before. score_temperature
-    divides the predicted noise (published: 0.9; 1 samples the model). greedy_tail takes the likeliest ids at
-    the end, as published, instead of drawing them.
+    x_hat gains (sigma^2 / alpha) times the gradient, over the latents, of weight times ln p(token) at a
+    place, the sum of that over all places, or, "any", the logarithm of the sum of p over the places
+    (published with the length taken off it, which changes no gradient). For one wish of weight 1 at one
+    place this is Bayes' rule: with exact predictions and many steps texts follow the law given that token.
     """
-    family, reader = draft.family, draft.reader
+
+    token: int
+    weight: float = 2.0
+    """Published: 2, which overstates the wish."""
+    place: int | Literal["any", "all"] = "any"
+    absent: bool = False
+    """ln(1 - p) instead: "not this"."""
+
+    def check(self, family: Gaussian, length: int) -> None:
+        """UserError for a value out of range."""
+        inside = isinstance(self.place, str) or 0 <= self.place < length
+        for holds, rule in (
+            (
+                0 <= self.token < family.vocab_size,
+                f"token is {self.token}, ids are below {family.vocab_size}",
+            ),
+            (math.isfinite(self.weight), f"weight is {self.weight}, it must be finite"),
+            (inside, f"place is {self.place}, the text has {length} tokens"),
+            (
+                not isinstance(self.place, str) or self.place in ("any", "all"),
+                f"place is {self.place!r}, it must be a number, 'any' or 'all'",
+            ),
+        ):
+            family.require(holds, f"wishes: {rule}")
+
+    def log_chance(self, logits: Tensor) -> Tensor:
+        """weight times the logarithm of the wish's probability, (B,), from logits (B, L, V)."""
+        whole = logits.logsumexp(-1)
+        if self.absent:
+            others = logits.clone()
+            others[..., self.token] = -math.inf
+            chances = others.logsumexp(-1) - whole
+        else:
+            chances = logits[..., self.token] - whole
+        if self.place == "any":
+            return self.weight * chances.logsumexp(-1)
+        return self.weight * (chances.sum(-1) if self.place == "all" else chances[:, self.place])
+
+
+def ancestral(
+    draft: Draft,
+    *,
+    score_temperature: float = 1.0,
+    greedy_tail: bool = False,
+    wishes: Sequence[TokenWish] = (),
+) -> Iterator[None]:
+    """`steps` even steps of time, then ids from z_0: steps + 1 calls."""
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes)
+
+
+def ddim(
+    draft: Draft,
+    *,
+    score_temperature: float = 1.0,
+    greedy_tail: bool = False,
+    wishes: Sequence[TokenWish] = (),
+) -> Iterator[None]:
+    """As `ancestral` without fresh noise: a text is a function of the latents it starts from."""
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes, fresh_noise=False)
+
+
+def released(
+    draft: Draft,
+    *,
+    score_temperature: float = 0.9,
+    greedy_tail: bool = True,
+    wishes: Sequence[TokenWish] = (),
+) -> Iterator[None]:
+    """The published loop with its defaults, to repeat its figures: see `released_times` for what is wrong."""
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes, as_released=True)
+
+
+def released_times(steps: int) -> Tensor:
+    """(steps, 2) the time that each call is told and the time its step goes to.
+
+    Calls are spaced by 1 / (steps - 1), steps by 1 / steps: latents are a little noisier than the next call
+    is told, which 4096 steps hide and 8 do not. The last call moves nothing; its x_hat is a second opinion.
+    """
+    calls = torch.linspace(1, 0, steps, dtype=torch.float64)
+    return torch.stack([calls, (calls - 1 / steps).clamp(min=0)], dim=1)
+
+
+def _denoise(
+    draft: Draft,
+    score_temperature: float,
+    greedy_tail: bool,
+    wishes: Sequence[TokenWish],
+    *,
+    fresh_noise: bool = True,
+    as_released: bool = False,
+) -> Iterator[None]:
+    family, reader, (count, length) = draft.family, draft.reader, draft.ids.shape
     model: Any = guided_model(reader)  # a GaussianTransformer, or what restores latents as it does
     assert isinstance(family, Gaussian), "a sampler of this family"
     family.require(
         0 < score_temperature < math.inf, f"score_temperature is {score_temperature}, it must be positive"
     )
-    if not bool(draft.free.all()):
-        raise UserError(f"family {family.name!r} makes whole texts: it takes no prompt")
-    count, length = draft.ids.shape
-    shape = (count, length, family.embed_dim)
-    z = draft.noise.normals(0, Purpose.START, length * family.embed_dim).view(shape)
-    rows = model.rows()
-    guess = torch.zeros_like(z, dtype=rows.dtype)
-    gammas = model.schedule(draft.times)[0]
+    family.require(
+        not as_released or draft.steps >= 2,
+        f"sampling steps is {draft.steps}, sampler 'released' needs at least 2",
+    )
+    for wish in wishes:
+        wish.check(family, length)
+    pairs = released_times(draft.steps) if as_released else even_times(draft.times)
+    gammas = model.schedule(pairs.to(draft.ids.device).flatten())[0].view_as(pairs)
+    last = model.schedule(draft.times[-1:])[0]
+    rows, free = model.rows(), draft.free[..., None]
+    clean = rows[draft.ids].double()
+
+    def normals(step: int, purpose: Purpose) -> Tensor:
+        return draft.noise.normals(step, purpose, length * family.embed_dim).view(clean.shape)
+
+    start = normals(0, Purpose.START)
+    z = torch.where(free, start, latents(clean, start, gammas[0, :1]))
+    guess = torch.zeros_like(clean, dtype=rows.dtype)
+    steered = bool(wishes) or not bool(free.all())
     yield
-    for step, (at, to) in enumerate(pairwise(gammas)):
+    for step, (at, to) in enumerate(gammas):
         previous = guess if family.self_conditioning else None
+        push = torch.zeros_like(z)
         with reader.counting(draft.ids):
-            guess = model.restore(z.to(rows.dtype), at.expand(count), draft.ids, guess=previous)[0]
-        alpha_t, (alpha_s, sigma_s) = latent_scales(at)[0], latent_scales(to)
-        x = guess.double()
-        if score_temperature != 1:
-            x = (z - (z - alpha_t * x) / score_temperature) / alpha_t
-        fresh = -torch.expm1(to - at)
-        noise = draft.noise.normals(step, Purpose.FRESH, length * family.embed_dim).view(shape)
-        z = alpha_s / alpha_t * (1 - fresh) * z + fresh * alpha_s * x + fresh.sqrt() * sigma_s * noise
+            if steered:
+                guess, push = guided(model, z.to(rows.dtype), at, previous, wishes, draft)
+            else:
+                guess = model.restore(z.to(rows.dtype), at.expand(count), draft.ids, guess=previous)[0]
+        if as_released and step == draft.steps - 1:
+            break
+        x = tempered(z, guess.double(), at, score_temperature) + push.double()
+        noise = normals(step, Purpose.FRESH) if fresh_noise else start
+        forward = latents(clean, noise, to[None])
+        z = torch.where(free, moved(z, x, at, to, noise if fresh_noise else None), forward)
         yield
     previous = guess if family.self_conditioning else None
     with reader.counting(draft.ids):
-        logits = model(z.to(rows.dtype), gammas[-1].expand(count), guess=previous)
-    probs = reader.filters(logits.double().softmax(-1)).flatten(0, 1)
+        logits = model(z.to(rows.dtype), last.expand(count), guess=previous)
+    probs = reader.filters(logits.double().softmax(-1))[draft.free]
     ids = probs.argmax(-1) if greedy_tail else choose(probs, draft.noise.at(0, Purpose.CLEAN, draft.free))
     draft.ids[draft.free] = ids
     yield
+
+
+def even_times(times: Tensor) -> Tensor:
+    """(steps, 2) pairs of neighbours of times (steps + 1,)."""
+    return torch.stack([times[:-1], times[1:]], dim=1)
+
+
+def tempered(z: Tensor, x: Tensor, gamma: Tensor, temperature: float) -> Tensor:
+    """x_hat after the noise (z - alpha x_hat) / sigma that it implies was divided by a temperature."""
+    if temperature == 1:
+        return x
+    alpha = latent_scales(gamma)[0]
+    return (z - (z - alpha * x) / temperature) / alpha
+
+
+def moved(z: Tensor, x: Tensor, at: Tensor, to: Tensor, noise: Tensor | None) -> Tensor:
+    """z at gamma `to` from z at gamma `at` and x_hat; without noise (of z's shape) by DDIM."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = latent_scales(at), latent_scales(to)
+    if noise is None:
+        return alpha_s * x + sigma_s * (z - alpha_t * x) / sigma_t
+    fresh = -torch.expm1(to - at)
+    return alpha_s / alpha_t * (1 - fresh) * z + fresh * alpha_s * x + fresh.sqrt() * sigma_s * noise
+
+
+@torch.enable_grad()
+def guided(
+    model: Any,
+    z: Tensor,
+    gamma: Tensor,
+    guess: Tensor | None,
+    wishes: Sequence[TokenWish],
+    draft: Draft | None = None,
+) -> tuple[Tensor, Tensor]:
+    """x_hat (B, L, E) at latents z (B, L, E) and one gamma, and what the wishes add to it, and the given
+    tokens of a draft at its free places."""
+    z = z.detach().requires_grad_()
+    logits = model(z, gamma.expand(len(z)), guess=guess)
+    chance = logits.new_zeros(())
+    for wish in wishes:
+        chance = chance + wish.log_chance(logits).sum()
+    if draft is not None:
+        prompt = logits.log_softmax(-1).gather(-1, draft.ids[..., None])[..., 0]
+        chance = chance + prompt.where(~draft.free, 0.0).sum()
+    (slope,) = torch.autograd.grad(chance, z)
+    alpha, sigma = (level.to(z.dtype) for level in latent_scales(gamma))
+    return (logits.softmax(-1) @ model.rows()).detach(), sigma**2 / alpha * slope

@@ -73,7 +73,6 @@ def remasking(
     """
     family = draft.family
     assert family.masks_only, "a sampler of masks"
-    assert not family.time_conditioned
     eta = _rate(schedule, eta, REMASKING_ETA)
     if not 0 <= t_off <= t_on <= 1 or not 0 <= alpha_on < 1:
         raise UserError(
@@ -145,7 +144,8 @@ def flow_matching_moves(steps: int) -> list[tuple[Tensor, Tensor]]:
         length, *move = flow_matching_step(t, steps)
         moves.append(move)
         t -= length
-    return [(torch.tensor(u), torch.tensor(r)) for u, r in [*moves, [1.0, 0.0]]]
+    pairs = torch.tensor([*moves, [1.0, 0.0]], dtype=torch.float64)
+    return list(zip(*pairs.unbind(1), strict=True))
 
 
 def flow_matching_step(t: float, steps: int) -> tuple[float, float, float]:
@@ -227,6 +227,8 @@ def psi(
             f"high_share {high_share} and middle_share {middle_share} must not be negative, nor more than 1 "
             "together"
         )
+    if plateau is not None and not 0 < plateau < 1:
+        raise UserError(f"plateau is {plateau}, it must lie in (0, 1)")
     if schedule is None:
         schedule = "rescale" if kappa is None else "constant"
     if schedule == "loop":

@@ -10,6 +10,7 @@ from analysis.text import count_text, interval_text
 from scaling.errors import UserError
 from scaling.families import family_name
 from sweeps.results.laws import RunTable
+from sweeps.show.steps import Waiting
 from sweeps.show.tables import RowsTable
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ def show_answer(
 
     if loss is not None and (flops is not None or limits):
         raise UserError("--loss asks for its budget, so give neither a budget nor limits beside it")
-    with out.status("asking the laws ...") as status:
+    with Waiting(out, "asking the laws ...") as step:
         answer = recommend(
-            table.frame, flops or _usual(table.frame, limits),
+            table.frame, _usual(table.frame, limits) if flops is None else flops,
             reference=family_name(reference, table.families),
-            report=lambda name, number, of: status.update(
+            report=lambda name, number, of: step(
                 f"fitting {name or 'these runs'} ({number + 1} of {of}) ..."
             ),
             **limits,

@@ -131,25 +131,30 @@ def spec_of(folder: Path, sweep: str, families: list[str] | None = None) -> dict
 
 def show(
     sweep: str | None, config: Path | None, families: Sequence[str], store: str | None, out: Path,
-    data: str | None = None, **how: Any,
+    data: str | None = None, columns: Mapping[str, str] | None = None, **how: Any,
 ) -> None:  # fmt: skip
-    """Serve the page over --store, or over the sweep's own ledger; `how`: see `analysis.dashboard.serve`."""
+    """Serve the page over --store, or over the sweep's own ledger.
+
+    columns: names in a file -> ours; `how`: see `analysis.dashboard.serve`.
+    """
     from sweeps.config.load import find_name, swept_names
-    from sweeps.results.laws import store_table
+    from sweeps.results.laws import columns_by_option, store_table
 
     names = [family_name(family) for family in families]
     if store is not None:
         name = find_name(sweep, config, data, out, store=store) if sweep or config or data else None
         if name is not None or names:
             try:  # a mistyped name would show an empty page forever
-                table = store_table(store, name, families)
+                table = store_table(store, name, families, columns)
                 names = list(table.families) if names else []
             except UnknownNameError:
                 raise
             except AnalysisError:
                 pass  # a store that is empty, or does not answer, may have runs later
         files, notes = sources.files_of(store), sources.notes_of(store)
-        place = sources.Place(spec=sources.spec_of(store, name, names), files=files, notes=notes)
+        with columns_by_option():
+            spec = sources.spec_of(store, name, names, columns)
+        place = sources.Place(spec=spec, files=files, notes=notes)
         serve(place, title=name or sources.title_of(store), sweep=name or "", **how)
         return
 

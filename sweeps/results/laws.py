@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +31,7 @@ from analysis.laws.result import Law
 from analysis.report import write_report as write_page
 from analysis.table.columns import typed
 from analysis.table.runs import CURVE_COLUMNS
-from analysis.text import flops_text, without_secrets
+from analysis.text import flops_text, printable, without_secrets
 from scaling.errors import UserError
 from scaling.families import family_name
 from scaling.files import write_whole
@@ -124,11 +126,28 @@ def ledger_table(
     )
 
 
-def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> RunTable:
-    """The runs of --store; UserError as `analysis.load_runs`."""
+@contextmanager
+def columns_by_option() -> Iterator[None]:
+    """Missing columns hint at the option of the command line, not at Python."""
+    from analysis.table.inputs import MissingColumnsError
+
+    try:
+        yield
+    except MissingColumnsError as error:
+        pairs = ",".join(f"{printable(name)}={target}" for name, target in error.pairs.items())
+        named = f"; --columns {shlex.quote(pairs)} names them" if pairs else ""
+        raise UserError(f"{error.sentence}{named}") from None
+
+
+def store_table(
+    store: str, sweep: str | None, families: Iterable[str] = (), columns: Mapping[str, str] | None = None
+) -> RunTable:
+    """The runs of --store; columns: its names -> ours; UserError as `analysis.load_runs`."""
     import analysis
     from analysis.table.runs import UnknownNameError
 
+    if columns is not None and store.startswith("published:"):
+        raise UserError(f"columns is for .csv and .parquet files; {store} has the usual names")
     if store.startswith("published:"):
         frame = analysis.published.runs(store.removeprefix("published:"))
         if missing := [column for column in ("family", "params", "tokens", "loss") if column not in frame]:
@@ -140,13 +159,14 @@ def store_table(store: str, sweep: str | None, families: Iterable[str] = ()) -> 
             raise UserError(f"family {', '.join(sorted(absent))} is not in {store}, which has: {has}")
         return RunTable(frame=_labelled(frame[frame["family"].isin(names)]), source=store)
     names = list(families)
-    try:
-        frame = analysis.load_runs(store, sweep=sweep, family=names or None)
-    except UnknownNameError:
-        there = analysis.load_runs(store, sweep=sweep).get("family", [])
-        if (ours := [family_name(name, set(there)) for name in names]) == names:
-            raise
-        frame = analysis.load_runs(store, sweep=sweep, family=ours)
+    with columns_by_option():
+        try:
+            frame = analysis.load_runs(store, sweep=sweep, family=names or None, columns=columns)
+        except UnknownNameError:
+            there = analysis.load_runs(store, sweep=sweep, columns=columns).get("family", [])
+            if (ours := [family_name(name, set(there)) for name in names]) == names:
+                raise
+            frame = analysis.load_runs(store, sweep=sweep, family=ours, columns=columns)
     return RunTable(frame=_labelled(frame), source=without_secrets(store))
 
 
@@ -169,6 +189,22 @@ def check_table_path(path: Path) -> None:
         raise UserError(f"{path}: a run table is written as .parquet or .csv; this name has {ending}")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
+
+
+def check_folder(folder: Path) -> None:
+    """UserError unless files can be written into `folder`; nothing of the attempt stays."""
+    made: list[Path] = []
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
 
 
 def save_table(frame: pd.DataFrame, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,24 +34,26 @@ def families_table() -> RowsTable:
     return RowsTable(title="", rows=rows, wraps="how it works")
 
 
-def show_sweeps(out: Path, store: str | None, terminal: Console) -> None:
+def show_sweeps(
+    out: Path, store: str | None, terminal: Console, *, columns: Mapping[str, str] | None = None
+) -> None:
     """The sweeps of a store; without one, those of the package and those under `out`.
 
     UserError as `analysis.load_runs`, and for a table of runs without sweeps.
     """
     if store is not None:
-        rows = _recorded(store)
+        rows = _recorded(store, columns)
         title = f"sweeps in {without_secrets(store)}"
     else:
         rows, title = _shipped(out), ""
     terminal.print(RowsTable(title=title, rows=rows, wraps="families" if store else "what it is"))
 
 
-def _recorded(store: str) -> list[dict[str, str]]:
+def _recorded(store: str, columns: Mapping[str, str] | None) -> list[dict[str, str]]:
     from analysis.errors import UserError
     from sweeps.results.laws import store_table
 
-    runs = store_table(store, None).frame
+    runs = store_table(store, None, columns=columns).frame
     if "sweep" not in runs.columns:
         raise UserError(f"{without_secrets(store)} has no column sweep: it holds the runs of one sweep")
     rows = []

@@ -20,6 +20,7 @@ from sweeps.plan.prepare import Request
 from sweeps.results.laws import (
     Fits,
     RunTable,
+    check_folder,
     compare,
     curves,
     fit_each,
@@ -139,6 +140,7 @@ def fit_all(
 
     journals: whether the folder is a sweep's own, with the training losses of its runs.
     """
+    check_folder(folder)  # before minutes of fitting
     refused: dict[str, str] = {}
     with Steps(out, [1.0] * max(1, len(table.families))) as step:
         for fits in fit_each(table, refused, methods=methods, bootstrap=bootstrap, report=step):
@@ -154,6 +156,7 @@ def compare_all(
     table: RunTable, folder: Path, reference: str, *, bootstrap: int, out: Console
 ) -> dict[str, str]:
     """Compare the families with `reference`, print and write it; returns why some are left out."""
+    check_folder(folder)
     with Steps(out, [1.0, 2.0]) as step:  # drawing takes longer than fitting
         comparison, refused = compare(table, reference, bootstrap=bootstrap, report=step)
         show_comparison(comparison, out)
@@ -166,6 +169,7 @@ def report_all(
     table: RunTable, folder: Path, reference: str, *, bootstrap: int, journals: bool, out: Console
 ) -> dict[str, str]:
     """Write the report; returns why some families have no law. journals: as `fit_all`."""
+    check_folder(folder)
     losses = curves(table.frame, folder, folder.name) if journals else None
     number = max(1, len(table.families))
     # drawing a family takes longer than fitting it

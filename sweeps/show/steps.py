@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +15,9 @@ from analysis.text import duration
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
+
+PATIENCE_S = 2.0
+"""A command that answers within this time says nothing before."""
 
 
 class Steps:
@@ -64,3 +69,44 @@ class Steps:
 
     def _row(self) -> Text:
         return Text(self.line(), no_wrap=True, overflow="ellipsis")
+
+
+class Waiting:
+    """What a short command does just now. On a terminal a line that goes away at the end; elsewhere a line
+    per step on standard error, if the whole takes longer than `PATIENCE_S`: the output holds the answer."""
+
+    def __init__(self, out: Console, text: str) -> None:
+        self._text, self._lock = text, threading.Lock()
+        self._status = out.status(text) if out.is_terminal else None
+        self._timer = threading.Timer(PATIENCE_S, self._tell)
+        self._timer.daemon = True
+        self._late = False
+        """Whether the time is over: the step of that moment was told, and each is from then on."""
+
+    def __enter__(self) -> Waiting:
+        if self._status is not None:
+            self._status.start()
+        else:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+        self._timer.cancel()
+
+    def __call__(self, text: str) -> None:
+        """The next step begins."""
+        if self._status is not None:
+            self._status.update(text)
+            return
+        with self._lock:
+            self._text = text
+            late = self._late
+        if late:
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._late = True
+            print(self._text, file=sys.stderr, flush=True)

@@ -36,9 +36,10 @@ def test_options_are_as_reviewed():
         ["--sweep", "--config", "--data", "--store", "--out"],
         ["--max-flops", "--max-gpu-hours", "--max-hours", "--order"],
     )
+    runs = ["--family", "--sweep", "--config", "--data", "--store", "--columns", "--out"]
     assert options == {
         "families": [],
-        "sweeps": ["--store", "--out"],
+        "sweeps": ["--store", "--columns", "--out"],
         "plan": [
             "--family",
             "--sweep",
@@ -59,13 +60,13 @@ def test_options_are_as_reviewed():
         "logs": [*which, "run", "--lines", "--follow", "-f"],
         "audit": which,
         "ask": [
-            *("--family", *which, "budget", "--gpus", "--days", "--utilisation", "--params", "--tokens"),
+            *(*runs, "budget", "--gpus", "--days", "--utilisation", "--params", "--tokens"),
             *("--unique-tokens", "--epochs", "--loss", "--reference", "--json"),
         ],
-        "fit": ["--family", *which, "--method", "--bootstrap"],
-        **{name: ["--family", *which, "--reference", "--bootstrap"] for name in ("compare", "report")},
-        "dashboard": ["--family", *which, "--host", "--port", "--token", "--name", "--bootstrap"],
-        "export": ["--family", *which, "file"],
+        "fit": [*runs, "--method", "--bootstrap"],
+        **{name: [*runs, "--reference", "--bootstrap"] for name in ("compare", "report")},
+        "dashboard": [*runs, "--host", "--port", "--token", "--name", "--bootstrap"],
+        "export": [*runs, "file"],
     }
 
 
@@ -386,3 +387,104 @@ def test_a_sweep_runs_once_and_fits_what_the_config_now_says(here, capfd, monkey
     assert name == "small"
     assert len(table.frame) == 8
     assert table.older == {"ar": 4}
+
+
+@pytest.mark.parametrize("command", ["fit", "compare", "report"])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_fitted(
+    here, capsys, monkeypatch, command
+):
+    write_table("two.csv", {"ar": 3, "masked": 3})
+    Path("file").write_text("precious")
+    monkeypatch.setattr("analysis.fit_law", lambda *_, **__: pytest.fail("it was fitted"))
+    text = refused(capsys, command, "--store", "two.csv", "--out", "file")
+    assert "file/two cannot be written (Not a directory)" in text
+    assert Path("file").read_text() == "precious"
+
+
+def test_looking_whether_a_folder_can_be_written_leaves_nothing(tmp_path):
+    results.check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    results.check_folder(tmp_path / "a")
+    assert (tmp_path / "a").is_dir()
+
+
+# --- wrong command lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["ask", "-1e20"], "'-1e20': give a number above 0, such as 1e20"),
+        (["ask", "--loss", "abc"], "--loss is 'abc': it should be a valid number"),
+        (["ask", "--epochs=abc"], "--epochs is 'abc': it should be a valid number"),
+        (["fit", "--bootstrap", "-5"], "--bootstrap is '-5': it should be greater than or equal to 0"),
+        (["fit", "--bootstrop", "5"], "no such option: --bootstrop"),
+        (["fitt"], "no such command 'fitt'"),
+        (["logs"], "missing argument 'run'; see `scaling logs --help`"),
+        (["ask", ""], "flops = '': give a number of FLOPs"),
+        (["ask", "banana"], 'such as "1e20", "10^20" or "2 x 10^21", above 0'),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(here, capsys, arguments, sentence):
+    write_table("one.csv", {"ar": 3})
+    store = ["--store", "one.csv"] if arguments[0] == "ask" else []
+    assert sentence in refused(capsys, *arguments, *store)
+
+
+def test_without_a_command_the_help_is_shown(here, capsys):
+    assert scaling() == 2
+    captured = capsys.readouterr()
+    assert "Usage: scaling" in captured.out + captured.err
+
+
+# --- columns with other names
+
+
+def other_names() -> None:
+    write_table("own.csv", {"ar": 3, "masked": 3})
+    names = {"params": "N", "tokens": "D", "loss": "val loss"}
+    pd.read_csv("own.csv").rename(columns=names).to_csv("own.csv", index=False)
+
+
+NAMED = "N=params,D=tokens,val loss=loss"
+
+
+@pytest.mark.parametrize(
+    "command", [["ask"], ["fit"], ["compare"], ["report"], ["dashboard"], ["export", "x.csv"], ["sweeps"]]
+)
+def test_a_table_with_other_names_is_refused_with_the_option_that_names_them(
+    here, capsys, monkeypatch, command
+):
+    monkeypatch.setattr("sweeps.results.dashboard.serve", lambda *_, **__: pytest.fail("it was served"))
+    other_names()
+    text = refused(capsys, *command, "--store", "own.csv")
+    assert "own.csv has no column params, tokens or loss: a run table needs" in text
+    assert text.endswith(f"; --columns '{NAMED}' names them\n")
+
+
+def test_columns_are_renamed_by_option(here, capsys):
+    other_names()
+    assert scaling("export", "ours.csv", "--store", "own.csv", "--columns", NAMED) == 0
+    assert {"params", "tokens", "loss"} <= set(pd.read_csv("ours.csv").columns)
+    assert scaling("ask", "1e12", "--store", "own.csv", "--columns", NAMED) == 0
+    assert "For 1.0e12 FLOPs train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("store", "columns", "sentence"),
+    [
+        ("own.csv", "N", "--columns is 'N': give the file's names and ours, e.g. N=params,val_loss=loss"),
+        ("own.csv", "X=params", "own.csv has no column 'X'"),
+        ("published:sahoo2026", "N=params", "columns is for .csv and .parquet files"),
+        (None, "N=params", "--columns names the columns of a file; give the file with --store"),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "dashboard"])
+def test_columns_that_do_not_fit_are_one_sentence(
+    here, capsys, monkeypatch, command, store, columns, sentence
+):
+    monkeypatch.setattr("sweeps.results.dashboard.serve", lambda *_, **__: pytest.fail("it was served"))
+    other_names()
+    where = ["--store", store] if store else []
+    assert sentence in refused(capsys, command, *where, "--columns", columns)

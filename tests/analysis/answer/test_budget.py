@@ -13,16 +13,18 @@ from analysis.errors import UserError
     [
         (1e20, 1e20), ("1e20", 1e20), ("1e20 FLOPs", 1e20), ("1e20flop", 1e20), ("10^20", 1e20),
         ("10**20", 1e20), ("2 x 10^21 FLOPs", 2e21), ("2.5*10^21", 2.5e21), ("100,000,000", 1e8),
-        ("1_000", 1e3),
+        ("1_000", 1e3), ("1.5·10^20", 1.5e20), ("10²⁰", 1e20), ("2 × 10²¹ FLOPs", 2e21),
     ],
 )  # fmt: skip
 def test_flops_are_read_as_people_write_them(text, value):
     assert flops_of(text) == pytest.approx(value, rel=1e-12)
 
 
-@pytest.mark.parametrize("text", ["", "many", "-1e20", "0", "nan", "inf", "10^999", True, "1e20 tokens"])
+@pytest.mark.parametrize(
+    "text", ["", "many", "-1e20", "0", "nan", "inf", "10^999", True, "1e20 tokens", "2²", "10²³4"]
+)
 def test_other_text_is_refused_with_the_value(text):
-    with pytest.raises(UserError, match=r"flops = .*give a number of FLOPs such as 1e20, above 0"):
+    with pytest.raises(UserError, match=r'flops = .*such as "1e20", "10.20" or "2 x 10.21", above 0'):
         flops_of(text)
 
 

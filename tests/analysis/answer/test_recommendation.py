@@ -128,7 +128,10 @@ def test_beyond_the_distance_at_which_intervals_were_tested_it_refuses(sahoo):
     assert "train" not in str(far)
     low = sahoo.at(1e14)
     assert low.grade == REFUSED
-    assert "the smallest budget measured is 6.0e18" in low.sentence
+    assert low.sentence == (
+        "These runs cannot answer 1.0e14 FLOPs: the budget lies far below what was measured; the smallest "
+        "budget measured is 6.0e18 FLOPs."
+    )
 
 
 def test_an_upper_bound_close_to_an_exact_loss_asks_for_care():

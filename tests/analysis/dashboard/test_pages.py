@@ -275,6 +275,35 @@ def test_nothing_sticks_out_of_a_narrow_window(page: Any, desk: str, view: str, 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+TABLES = """[...document.querySelectorAll('.scroll')].map(box => {
+    const caption = box.querySelector('caption span')?.getBoundingClientRect();
+    return {width: box.clientWidth, inside: box.scrollWidth,
+        left: caption?.left ?? 0, right: caption?.right ?? 0, stacked: Boolean(box.querySelector('.stacked')),
+        hint: getComputedStyle(box).backgroundImage};
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_tables_of_the_answer_are_whole_and_captions_can_be_read(page: Any, desk: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    open_view(page, desk, "overview?flop=9e18&target=3.2")
+    page.wait_for_selector("div.costs table")
+    page.click("summary:has-text('Each method alone')")
+    wait_for(lambda: page.locator("#answer table").count() == 3)
+    tables = page.evaluate(TABLES)
+    assert [table["stacked"] for table in tables] == [True, True, True, False]
+    for table in tables:
+        if table["stacked"] or width > 390:
+            assert table["inside"] <= table["width"]
+        assert 0 <= table["left"] <= table["right"] <= width
+        assert table["hint"].count("gradient") == 4, "which shows where a table goes on"
+    titles = (
+        "[...document.querySelectorAll('#answer table.stacked')[0].querySelectorAll('tr:nth-child(2) td')]"
+    )
+    words = page.evaluate(f"{titles}.map(cell => getComputedStyle(cell, '::before').content)")
+    assert ('"above the best"' in words) == (width == 390)
+
+
 @pytest.mark.parametrize("view", ["overview", "run"])
 def test_head_and_filters_take_a_fifth_of_a_phone_at_most(page: Any, desk: str, view: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})

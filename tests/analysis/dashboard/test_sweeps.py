@@ -145,12 +145,14 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_sweep_is_chosen_on_the_page_and_the_address_holds_it(page: Any, two: str) -> None:
     open_view(page, two, "overview", figure=False)
     page.wait_for_selector("#pick-sweep")
+    assert "Each law here is of the runs of 2 sweeps together. The list beside" in text_of(page)
     assert page.title() == "Overview · two"
     assert page.locator("#pick-sweep option").all_inner_texts() == ["all 2 sweeps together", ODD, "made up"]
     page.select_option("#pick-sweep", ODD)
     wait_for(lambda: "28 runs" in text_of(page))
     assert page.title() == f"Overview · {ODD}"
     assert page.inner_text("#title") == ODD
+    assert "sweeps together." not in text_of(page)
     assert page.url.startswith(f"{two}sweep/a%2Fb%20c%252F/#/overview")
     assert page.locator("nav >> text=Compare").count() == 0, "of one family there is nothing to compare"
     page.reload()

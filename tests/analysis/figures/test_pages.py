@@ -11,6 +11,7 @@ import pytest
 from analysis import figures
 from analysis.figures import theme
 from analysis.laws.isoflop import IsoflopLaw
+from analysis.report import write_report
 from tests.analysis.dashboard.dashboard_help import FLAGS, chromium, wait_for
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,25 @@ def opened(browser: Any, path: Path, *, width: int, scheme: str) -> tuple[Any, l
 def domains(page: Any) -> list[list[float]]:
     axes = "['xaxis', 'xaxis2', 'xaxis3', 'xaxis4']"
     return page.evaluate(f"{axes}.map(name => document.getElementById('figure-0')._fullLayout[name].domain)")
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_captions_of_a_report_are_whole_and_tables_say_that_they_go_on(
+    browser: Any, isoflops: dict[str, IsoflopLaw], tmp_path: Path, width: int
+) -> None:
+    law = next(iter(isoflops.values()))
+    path = write_report(tmp_path / "report.html", law.runs, {str(law.family): {"isoflop": law}})
+    page, problems = opened(browser, path, width=width, scheme="light")
+    ends = page.evaluate(
+        "[...document.querySelectorAll('caption span')].map(s => s.getBoundingClientRect().right)"
+    )
+    assert ends
+    assert max(ends) <= width
+    hints = page.evaluate(
+        "[...document.querySelectorAll('.scroll')].map(s => getComputedStyle(s).backgroundImage)"
+    )
+    assert all(hint.count("gradient") == 4 for hint in hints)
+    assert problems == []
 
 
 def test_panels_stack_on_a_phone_and_colours_follow_the_theme(

@@ -277,3 +277,16 @@ def test_the_budget_of_a_loss_is_the_one_whose_best_run_has_it(name):
     if hasattr(law, "E"):
         with pytest.raises(UserError, match=r"loss = 0.1000 is not above E = .* no budget reaches it"):
             law.optimal(loss=0.1)
+
+
+def test_power_laws_give_no_interval_of_a_budget_beyond_those_measured():
+    law = analysis.fit_law(analysis.published.runs("sahoo2026"), "isoflop", family="masked", bootstrap=50)
+    beyond, inside = law.optimal(loss=2.5), law.optimal(loss=2.9)
+    assert beyond.flops > law.flops_range[1] > inside.flops
+    for name in ("flops", "params", "tokens", "tokens_per_param"):
+        assert getattr(beyond, name).low is None
+        assert getattr(inside, name).low < getattr(inside, name).high
+    assert "the budget for a loss has no interval beyond the budgets" in str(beyond)
+    assert "[" not in str(beyond)
+    assert inside.note == ""
+    assert law.optimal(1e22).note.startswith("the loss has no interval beyond the budgets")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.errors import UserError
+from analysis.table import notes
 from analysis.table.notes import LONGEST, read_notes, why_not, write_note
 
 
@@ -42,3 +47,32 @@ def test_where_nothing_can_be_written_is_said(tmp_path: Path, monkeypatch: pytes
     assert "no place" in why_not(None)
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     assert why_not(tmp_path / "notes.json").endswith(f"{tmp_path} cannot be written.")
+
+
+@pytest.mark.parametrize("action", ["read_notes", "write_whole"])
+def test_a_server_that_writes_keeps_others_out_from_reading_to_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    calls, plain = [], getattr(notes, action)
+
+    def locked(path: Path, *more: bytes) -> Any:
+        calls.append(path)
+        other = os.open(tmp_path, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(other)
+        return plain(path, *more)
+
+    monkeypatch.setattr(notes, action, locked)
+    write_note(tmp_path / "notes.json", "a", star=True, note="")
+    assert calls == [tmp_path / "notes.json"]
+
+
+def test_notes_that_several_write_at_once_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "notes.json"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda key: write_note(path, str(key), star=True, note=""), range(40)))
+    assert set(read_notes(path)) == set(map(str, range(40)))
+    assert [one.name for one in tmp_path.iterdir()] == ["notes.json"], "no lock is left"

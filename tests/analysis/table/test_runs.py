@@ -201,7 +201,7 @@ class TestFiles:
         ("text", "sentence"),
         [
             ("params,tokens,los\n1,2,3\n", "has no column loss: .* it has params, tokens, los"),
-            ("a\n1\n", "no column params and no column tokens and no column loss"),
+            ("a\n1\n", "has no column params, tokens or loss: a run table needs"),
             (
                 "params,tokens,loss\n1,2,3\n1,many,3\n",
                 "column tokens, row 2 holds 'many', which is not a number",

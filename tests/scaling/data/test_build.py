@@ -181,6 +181,21 @@ def test_a_file_where_the_cache_should_be(corpus: str, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "precious"
 
 
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EPERM])
+def test_a_place_where_no_folder_can_be_made_is_one_sentence(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As below /proc and /sys; a folder that another builder has just removed also seems not to be there."""
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(UserError, match=r"cannot write tokens to .*: no (folder can be made|permission)"):
+            prepare(corpus, "bytes", tmp_path / "system" / "data")
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone", "meta"])
 def test_a_damaged_folder_is_refused_by_open_and_rebuilt_by_prepare(
     corpus: str, cache: Path, damage: str

@@ -13,6 +13,7 @@ from scaling.families.base import Family
 from scaling.ladder import Size
 from scaling.models import Transformer
 from scaling.sampling import FREE, Filters, generate
+from scaling.sampling.remasking import REMASKING_ETA
 
 VOCAB, LENGTH = 7, 12
 SIZE = Size(name="tiny", hidden=16, num_layers=2, num_heads=2)
@@ -32,11 +33,33 @@ def family_and_model(kind: str, **options: object) -> tuple[Family, Transformer]
     return family, model
 
 
+OF_MASKS = (
+    *(("remasking", {"schedule": name}) for name in REMASKING_ETA),
+    ("psi", {"kappa": 0.3}),
+    ("psi", {"schedule": "loop"}),
+    ("confidence", {"order": "random"}),
+    ("confidence", {"order": "left_to_right", "greedy": False}),
+    ("confidence", {"block_size": 4, "kind": "margin", "greedy": False}),
+    ("confidence", {"kind": "negative_entropy", "filtered": True}),
+    ("threshold", {"rule": "factor"}),
+    ("threshold", {"rule": "dynamic", "threshold": 0.3, "greedy": False}),
+    ("threshold", {"rule": "lowered", "block_size": 5}),
+)
+OF_UNIFORM_NOISE = (
+    ("psi", {"kappa": 0.3}),
+    ("psi", {"schedule": "loop"}),
+    ("ancestral", {"tail": "posterior"}),
+    ("ancestral", {"tail": "network"}),
+)
+
+
 def variants() -> Iterator[tuple[str, str | None, dict[str, object]]]:
     for name in FAMILIES:
         for sampler in get_family(name, vocab_size=VOCAB).samplers:
             yield name, sampler, {}
     yield "block", "semi_autoregressive", {"first_hitting": True}
+    yield from (("masked", *options) for options in OF_MASKS)
+    yield from (("uniform", *options) for options in OF_UNIFORM_NOISE)
 
 
 @pytest.mark.parametrize(("name", "sampler", "options"), list(variants()))
@@ -66,7 +89,7 @@ def test_caches_change_no_id_and_save_tokens(name, beginning):
         assert kept.tokens < anew.tokens
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gaussian"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_given_places_stay(name):
     family, model = family_and_model(name)
     beginning = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
@@ -140,7 +163,6 @@ def test_every_step_is_shown():
             "the prompt has 13 tokens, the text only 12",
         ),
         ("masked", {"prompt": torch.tensor([99])}, "an id that is no token"),
-        ("gaussian", {"prompt": torch.tensor([1])}, "it takes no prompt"),
         ("block", {"first_hitting": True, "steps": 5}, "steps is 5, it must be at most block_size 4"),
     ],
 )

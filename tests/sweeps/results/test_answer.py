@@ -13,6 +13,7 @@ from analysis.errors import UserError as AnalysisError
 from scaling.errors import UserError
 from sweeps.results.answer import show_answer
 from sweeps.results.laws import RunTable, store_table
+from sweeps.show.steps import Waiting
 from tests.analysis.planted import isoflop_table
 
 
@@ -87,3 +88,14 @@ def test_runs_that_are_not_done_are_no_answer(out):
     runs = isoflop_table().assign(status="running")
     with pytest.raises(UserError, match="no finished run to answer from"):
         show_answer(RunTable(frame=runs, source="here"), out)
+
+
+def test_in_a_pipe_it_says_which_family_it_fits_when_that_takes_long(out, capsys, monkeypatch):
+    monkeypatch.setattr(
+        Waiting, "__enter__", lambda self: (self._tell(), self)[1]
+    )  # the time is over at once
+    runs = isoflop_table(span=3.0, sizes=9, noise=0.001, family="ar")
+    show_answer(RunTable(frame=runs, source="here"), out)
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["asking the laws ...", "fitting ar (1 of 1) ..."]
+    assert "fitting" not in captured.out

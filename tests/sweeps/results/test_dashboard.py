@@ -6,9 +6,12 @@ import json
 import os
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
+from analysis.dashboard.sources import StoreSource
 from analysis.errors import UserError
+from scaling.errors import UserError as OursError
 from sweeps.attempt.journal import JOURNAL, Journal, attempt_folder, run_folder
 from sweeps.ledger.ledger import Ledger, State
 from sweeps.ledger.owner import Owner
@@ -189,3 +192,25 @@ class TestShow:
         (call,) = started
         assert call["place"].notes == tmp_path / "runs.csv.notes.json"
         assert (call["title"], call["sweep"], call.get("others")) == ("runs", "", None)
+
+    @pytest.mark.parametrize("ending", ["csv", "parquet"])
+    def test_a_table_of_something_else_is_refused_at_the_start(self, tmp_path, started, ending):
+        path = tmp_path / f"ab.{ending}"
+        frame = pd.DataFrame({"N": [1.0], "D": [2.0], "loss": [3.0]})
+        frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+        with pytest.raises(
+            OursError, match=r"no column params or tokens: .* --columns N=params,D=tokens names"
+        ):
+            show(None, None, [], str(path), tmp_path)
+        assert not started
+        names = {"N": "params", "D": "tokens"}
+        show(None, None, [], str(path), tmp_path, columns=names)
+        (call,) = started
+        assert call["place"].spec["options"]["columns"] == names
+        change = StoreSource(**call["place"].spec["options"]).read(None)
+        assert change.rows["params"].tolist() == [1.0]
+
+    def test_a_table_that_is_still_empty_is_waited_for(self, tmp_path, started):
+        (tmp_path / "runs.csv").write_text("")
+        show(None, None, [], str(tmp_path / "runs.csv"), tmp_path)
+        assert started

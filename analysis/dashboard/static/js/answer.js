@@ -114,7 +114,7 @@ function fillAnswer(section) {
 
 function rankingTable({ columns, rows }, caption) {
   const visible = rows.filter(([family]) => !store.families.includes(family) || shownFamilies().includes(family));
-  return tableOf(columns.map(title => ({ title })), visible.map(([family, ...cells]) => [familyCell(family), ...cells]), { caption });
+  return tableOf(columns.map(title => ({ title })), visible.map(([family, ...cells]) => [familyCell(family), ...cells]), { caption, stacked: true });
 }
 
 function fillCosts(section) {

@@ -42,13 +42,15 @@ function familyMark(family) {
   return svg;
 }
 
+// stacked: on a phone each row stands as a list of its cells with their titles.
 // rows: arrays of cells, or functions that make them when they are shown; a cell is a text, a node, or {text, node, class}. columns: {title (text or node), class, sorted}.
-function tableOf(columns, rows, { caption = "", most = 200 } = {}) {
-  const head = el("tr", {}, columns.map(c => (c.title ? el("th", { scope: "col", class: c.class, "aria-sort": c.sorted }, c.title) : el("td", {}))));
-  const body = el("tbody");
-  const fill = part => body.append(...part.map(row => el("tr", {}, (typeof row === "function" ? row() : row).map((cell, at) => cellOf(cell, columns[at])))));
+function tableOf(columns, rows, { caption = "", most = 200, stacked = false } = {}) {
+  const role = name => (stacked ? name : null);  // a browser forgets them where the rows are shown as lists
+  const head = el("tr", { role: role("row") }, columns.map(c => (c.title ? el("th", { scope: "col", role: role("columnheader"), class: c.class, "aria-sort": c.sorted }, c.title) : el("td", {}))));
+  const body = el("tbody", { role: role("rowgroup") });
+  const fill = part => body.append(...part.map(row => el("tr", { role: role("row") }, (typeof row === "function" ? row() : row).map((cell, at) => cellOf(cell, columns[at], stacked)))));
   fill(rows.slice(0, most));
-  const table = el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, head), body);
+  const table = el("table", { class: role("stacked"), role: role("table") }, caption ? el("caption", {}, el("span", {}, caption)) : null, el("thead", { role: role("rowgroup") }, head), body);
   const box = el("div", { class: "scroll", tabindex: "0", role: caption ? "region" : null, "aria-label": caption || null }, table);
   if (rows.length <= most) return box;
   const more = el("button", { on: { click: () => { fill(rows.slice(most, 3000)); more.remove(); } } },
@@ -56,11 +58,11 @@ function tableOf(columns, rows, { caption = "", most = 200 } = {}) {
   return el("div", {}, box, more);
 }
 
-function cellOf(cell, column) {
+function cellOf(cell, column, titled = false) {
   const kind = (cell && cell.class) || (column && column.class);
-  if (cell instanceof Node) return el("td", { class: kind }, cell);
-  if (cell && typeof cell === "object") return el("td", { class: kind }, cell.node || cell.text || "");
-  return el("td", { class: kind }, cell === null || cell === undefined ? "" : String(cell));
+  let content = cell === null || cell === undefined ? "" : cell;
+  if (content && typeof content === "object" && !(content instanceof Node)) content = content.node || content.text || "";
+  return el("td", { class: kind, role: titled ? "cell" : null, "data-title": titled ? column?.title : null }, content instanceof Node ? content : String(content));
 }
 
 const listOf = sentences => el("ul", { class: "plain" }, [...new Set(sentences)].map(s => el("li", {}, s)));

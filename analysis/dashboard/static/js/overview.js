@@ -8,7 +8,7 @@ VIEWS.overview = {
     const section = answerSection(), answer = fillAnswer(section);
     fillCosts(section);
     this.picture = answer || this.best;
-    add(root, viewHead("What to train", "The family and the size for a budget, and how sure these runs are of it.", this), section,
+    add(root, viewHead("What to train", "The family and the size for a budget, and how sure these runs are of it.", this), section, note(togetherNote()),
       el("section", { class: "progress" }, el("h3", {}, "Progress"), el("div", { class: "cards" }, (store.families.length ? shownFamilies() : [""]).map(familyCard))),
       note(lawsNote()), el("section", {}, el("h3", {}, "Best loss of each budget"), bestTable(best), this.best?.box));
     return [answer, this.best].filter(Boolean);
@@ -17,6 +17,16 @@ VIEWS.overview = {
     return answerCsv() || bestCsv(bestLosses());
   },
 };
+
+// Laws of several sweeps are those of all their runs, which may have read different texts.
+function togetherNote() {
+  const done = Array.from({ length: store.rows }, (_, at) => at).filter(finished);
+  const different = name => new Set(done.map(at => store.runs[name]?.[at]).filter(one => !missing(one))).size;
+  const sweeps = different("sweep"), texts = different("data_fingerprint");
+  if (sweeps < 2) return "";
+  const apart = store.carried ? "" : " The list beside the title shows each sweep by itself.";
+  return `Each law here is of the runs of ${sweeps} sweeps together${texts > 1 ? `, on ${texts} different texts or tokenizers, whose losses do not compare` : ""}.${apart}`;
+}
 
 function bestCsv(best) {
   const rows = best.flatMap(({ family, at }) => [...at].map(([budget, place]) =>
