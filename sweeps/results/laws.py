@@ -42,7 +42,7 @@ from sweeps.plan.rows import run_row
 from sweeps.show.status import summary
 
 FOLDER_NAME = re.compile(
-    r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+    r"(?!(data|ledger|samples|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 )
 """Names that are safe as folders beside our own files: no path, and no name of ours."""
 Report = Callable[[str], object]
