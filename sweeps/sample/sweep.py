@@ -1,4 +1,4 @@
-"""`scaling sample SWEEP`: the best runs of a sweep sampled, the table written, and the frontier printed."""
+"""Samples of a sweep: its best runs sampled on a pool, the table written, and the frontier printed."""
 
 from __future__ import annotations
 
