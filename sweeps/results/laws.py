@@ -405,6 +405,7 @@ def write_report(
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
     report("drawing the report")
     title = f"{sweep}: scaling laws"
+    samples = analysis.load_samples(folder) if (folder / "samples.parquet").is_file() else None
     try:
         path = write_page(
             folder / "report.html",
@@ -415,6 +416,7 @@ def write_report(
             comparison=comparison,
             refused=refused,
             losses=losses,
+            samples=samples,
         )
     except AnalysisError as error:
         reasons = "; ".join(sentence for sentences in refused.values() for sentence in sentences)

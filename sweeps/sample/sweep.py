@@ -76,7 +76,8 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
     _check(how)
     with open_ledger(folder, name) as ledger:
         everything = ledger.runs()
-        runs = best_runs(of_families(everything, how.families))
+        best = best_runs(everything)
+        runs = of_families(best, how.families) if best else []
     if not runs:
         raise UserError(f"sweep {name!r} has no finished run to sample; see `scaling status --sweep {name}`")
     specs = [RunSpec.from_dict(run.spec) for run in runs]
@@ -85,7 +86,7 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
         raise UserError(f"the runs have contexts of {sorted(contexts)} tokens; give one --length for all")
     setting = Setting(
         length=how.length or contexts.pop(), batch=how.batch, repeats=how.repeats, seed=how.seed,
-        judge=choose_judge(how.judge, everything, runs, folder), rule=how.rule,
+        judge=choose_judge(how.judge, everything, best, folder), rule=how.rule,
     )  # fmt: skip
     samplers = choose_samplers(how.samplers, runs)
     points = plan_points(runs, samplers, how.steps, setting)
@@ -109,7 +110,7 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
                 progress = drive(points, pool, folder, str(data.folder.absolute()), stop=stop, show=lines)
             stopped = stop.asked
         failed = _show_troubles(progress, terminal)
-        table = samples_table(folder, runs, setting)
+        table = samples_table(folder, best, setting)
         if len(table):
             show_frontier(table, folder, terminal)
         if stopped:
