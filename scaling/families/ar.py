@@ -83,6 +83,9 @@ class Autoregressive(Family):
     def sampling_steps(self, length: int) -> int:
         return length
 
+    def step_ladder(self, length: int) -> tuple[int, ...]:
+        return (length,)
+
     def inputs(self, before: Tensor) -> Tensor:
         """What the network reads to predict the token after ids `before` (B, n): the start id, then these."""
         if self.start != "none":

@@ -352,6 +352,15 @@ class Family(ABC):
         """Steps with which a text of `length` tokens is worth reading."""
         return min(length, READABLE_STEPS)
 
+    def step_unit(self, length: int) -> int:
+        """Tokens that `steps` steps of a sampler fill: the whole text, unless a family goes by blocks."""
+        return length
+
+    def step_ladder(self, length: int) -> tuple[int, ...]:
+        """Numbers of steps by which samplers are compared: powers of two up to a step a token."""
+        most = self.step_unit(length)
+        return tuple(sorted({*(1 << power for power in range(most.bit_length())), most}))
+
 
 def label_view(noised: Noised) -> dict[str, Any]:
     """The keyword arguments of `Transformer.trunk` for the labels of a batch, if it has some."""
