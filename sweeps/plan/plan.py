@@ -24,6 +24,7 @@ from sweeps.config.sizes import size_params, sizes_per_budget
 from sweeps.ledger.types import RETRIED, SETTLED, Entry, Needs, Run, State
 from sweeps.plan import memory, timing
 from sweeps.plan.diff import why_new
+from sweeps.plan.distilled import distilled_specs
 from sweeps.plan.rows import spec_columns
 from sweeps.pools.devices import is_cpu, kind_of
 
@@ -179,24 +180,8 @@ def plan_specs(
             for seed in config.seeds
         ]
     if config.distillation is not None:
-        specs += _distilled(config, specs)
+        specs += distilled_specs(config, specs)
     return tuple(specs), list(dict.fromkeys(notes))
-
-
-def _distilled(config: SweepConfig, specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """The runs that distil some of `specs`; UserError if the config's choice leaves none of its own runs."""
-    assert config.distillation is not None, "a config with a distillation"
-    try:
-        made = config.distillation.specs(specs)
-    except UserError as error:
-        raise UserError(f"{config.source}: distillation: {error}") from None
-    possible = any(family_class(choice.name).distillable for choice in config.families)
-    if not made and (not possible or any(family_class(spec.family).distillable for spec in specs)):
-        raise UserError(
-            f"{config.source}: distillation has no run to distil: it needs runs of family 'uniform', of the "
-            "sizes and budgets that it names"
-        )
-    return made
 
 
 def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget: float, seed: int) -> RunSpec:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.spec import DistillationSpec
 from sweeps.attempt.job import Outcome, Trouble
-from sweeps.driver.caps import Caps
 from sweeps.driver.driver import KILL_S, LEDGER_PATIENCE_S, Driver
 from sweeps.driver.stopping import StopRequest
 from sweeps.driver.verdict import Retries, judge
 from sweeps.ledger.ledger import Ledger, LedgerLostError, LedgerUnavailableError
 from sweeps.ledger.types import Claim, Needs, State
-from tests.scaling.toys import toy_spec
 from tests.sweeps.simulation import Clock, SimulatedPool, entry, failed, finish, finished, other_owner
 
 
@@ -84,42 +80,6 @@ def test_no_slot_idles_while_a_run_waits(tmp_path_factory, seconds, slots, error
     total, longest = sum(real.values()), max(real.values())
     assert clock() - 1e9 <= total / slots + longest * (1 - 1 / slots) + 1e-3
     assert sorted(pool.started()) == sorted(real)
-
-
-def distilling(key: str, parent: str, seconds: float = 10.0):
-    how = DistillationSpec(of=parent, rounds=1, steps_per_round=1)
-    spec = toy_spec("uniform", sequences=8, distillation=how, optimizer={"ema_decay": 0.9})
-    return replace(entry(key, seconds), spec=spec)
-
-
-@pytest.mark.parametrize("end", ["finished", "failed"])
-def test_a_run_that_distils_another_waits_until_that_is_settled(ledger, clock, end, tmp_path):
-    """After a failure it starts as well: then its own failure names the run that it lacks."""
-    entries = [distilling("child", "parent", 50.0), entry("parent", 10.0), entry("other", 5.0)]
-    jobs = {}
-
-    def behave(job):
-        jobs[job.key] = job
-        broken = job.key == "parent" and end == "failed"
-        return (10.0, failed("broken", Trouble.USER) if broken else finished(job))
-
-    pool = SimulatedPool(clock, behave, slots=3)
-    drive(entries, ledger, pool)
-    assert pool.started() == ["parent", "other", "child"]
-    assert states(ledger) == {"parent": end, "other": "finished", "child": "finished"}
-    starts = {key: time for time, event, key in pool.log if event == "start"}
-    assert starts["child"] >= starts["parent"] + 10
-    assert jobs["child"].options["parent"] == str(tmp_path / "uniform" / "runs" / "parent")
-    assert "parent" not in jobs["other"].options
-
-
-def test_a_run_whose_parent_a_cap_keeps_from_starting_does_not_start_either(ledger, clock):
-    parent = replace(entry("parent"), columns={"flops_exact": 1e9})
-    driver = drive(
-        [distilling("child", "parent"), parent], ledger, SimulatedPool(clock, finish(1)), caps=Caps(flops=1e8)
-    )
-    assert states(ledger) == {"parent": "planned", "child": "planned"}
-    assert "1 run is beyond" in str(driver.capped)
 
 
 def test_what_is_done_is_skipped(ledger, clock):
