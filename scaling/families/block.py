@@ -42,7 +42,8 @@ class Block(Absorbing):
     tightness: ClassVar[str] = "tighter the smaller the blocks; exact with blocks of one token"
     objectives: ClassVar[tuple[str, ...]] = ("nelbo", "clipped")
     samplers: ClassVar[Mapping[str, str]] = {
-        "semi_autoregressive": "scaling.sampling.blocks:semi_autoregressive"
+        "semi_autoregressive": "scaling.sampling.blocks:semi_autoregressive",
+        "threshold": "scaling.sampling.blocks:by_threshold",
     }
 
     def __init__(
@@ -161,6 +162,9 @@ class Block(Absorbing):
 
     def sampling_steps(self, length: int) -> int:
         """Of each block."""
+        return self.block_size
+
+    def step_unit(self, length: int) -> int:
         return self.block_size
 
 

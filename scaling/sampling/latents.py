@@ -35,6 +35,7 @@ from torch import Tensor
 
 from scaling.families.duality import latent_scales
 from scaling.families.gaussian import Gaussian, latents
+from scaling.sampling.guided_latents import guided_model
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 
@@ -144,7 +145,7 @@ def _denoise(
     as_released: bool = False,
 ) -> Iterator[None]:
     family, reader, (count, length) = draft.family, draft.reader, draft.ids.shape
-    model: Any = reader.model  # a GaussianTransformer, or what restores latents as it does
+    model: Any = guided_model(reader)  # a GaussianTransformer, or what restores latents as it does
     assert isinstance(family, Gaussian), "a sampler of this family"
     family.require(
         0 < score_temperature < math.inf, f"score_temperature is {score_temperature}, it must be positive"
