@@ -258,7 +258,7 @@ class RunSpec:
         family = get_family(self.family, vocab_size=self.vocab_size, **self.family_options)
         family.labels = self.labels
         if self.labels is not None and self.labels.clustered:
-            family.require(family.name != "gaussian", "it reads latents and has no labels of clusters")
+            family.require(family.clusterable, "it reads latents and has no labels of clusters")
         return family
 
     @property

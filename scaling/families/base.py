@@ -109,6 +109,8 @@ class Family(ABC):
     """What label the network reads beside a text; set by `RunSpec.build_family`."""
     distillable: ClassVar[bool] = False
     """Whether `scaling.training.distillation` can distil its runs."""
+    clusterable: ClassVar[bool] = True
+    """Whether `text_features` are there, for labels of clusters."""
     tightness: ClassVar[str]
     """How far the reported loss lies above the likelihood, in a phrase."""
 

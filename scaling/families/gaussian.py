@@ -33,11 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaling import flops
-from scaling.errors import UserError
 from scaling.families.base import Family, Noised, label_view
 from scaling.families.duality import latent_scales
 from scaling.ladder import Size
-from scaling.models import Transformer
 from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaussian_model, unit
 
 SELF_CONDITION_EVERY = 4
@@ -56,6 +54,7 @@ class Gaussian(Family):
 
     name: ClassVar[str] = "gaussian"
     masked: ClassVar[bool] = False
+    clusterable: ClassVar[bool] = False
     samplers: ClassVar[Mapping[str, str]] = {
         "ancestral": "scaling.sampling.latents:ancestral",
         "ddim": "scaling.sampling.latents:ddim",
@@ -168,9 +167,6 @@ class Gaussian(Family):
     def ignorance(self) -> float:
         """Loss of a fresh network: all tokens equally likely at gamma_0, and x_hat near 0 everywhere."""
         return math.log(self.vocab_size) + (math.exp(-self.gamma_0) - math.exp(-self.gamma_1)) / 2
-
-    def text_features(self, model: Transformer, noised: Noised) -> Tensor:
-        raise UserError(f"family {self.name!r} has no features for labels of clusters: it reads latents")
 
     @property
     def mixes_posteriors(self) -> bool:
