@@ -9,8 +9,9 @@ that the page shows results as they come.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from analysis.checks.diagnostics import Diagnosis
     from analysis.comparison.multipliers import Comparison
     from analysis.laws.result import Law
+    from analysis.speed.comparison import SpeedQuality
 
 OWN = "own"
 """The columns params and flops as the table has them, where it has no other count."""
@@ -80,6 +82,9 @@ class Material:
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
     nominal: dict[float, float] = field(default_factory=dict)
     answers: Answers | None = None
+    samples: Path | None = None
+    """Where a table of samples may be."""
+    speed: SpeedQuality | None = None
 
     def figures(self) -> dict[str, Callable[[], go.Figure]]:
         """What makes each figure that there can be now, by its name."""
@@ -94,6 +99,7 @@ class Material:
             **({"residuals": partial(figures.surface_residuals, surface)} if surface else {}),
             **{f"compare/{name}": partial(figures.compare, of) for name, of in self.comparisons.items()},
             **{f"checks/{name}": of.plot for name, of in self.diagnoses.items()},
+            **({"speed": self.speed.plot} if self.speed else {}),
         }
 
     def content(self, name: str, *, paint: bool = False) -> dict[str, Any]:
@@ -119,7 +125,8 @@ def fit_everything(material: Material, bootstrap: int, report: Report, *, paint:
     Reported are dictionaries that add to those before: {"methods": {method: label}}, {"families":
     {family: ...}}, {"figures": {name: ...}} (None: made when a page asks for it), {"compare":
     {reference: ...}}, {"health": {family: ...}}, {"published": [...]}, {"answers": {question: ...}},
-    {"ready": the questions that have an answer here} or {"no_answer": why}.
+    {"ready": the questions that have an answer here} or {"no_answer": why}, {"speed": ...} where there are
+    samples.
     """
     import analysis
     from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
@@ -144,6 +151,9 @@ def fit_everything(material: Material, bootstrap: int, report: Report, *, paint:
     else:
         first = {"": answers.answer({}, paint=paint)}
         report("the answer", {"ready": answers.ready(), "answers": first})
+
+    if speed := speed_of(material):
+        report("speed against quality", {"speed": speed, "figures": new_figures()})
 
     laws: dict[str, dict[str, Law]] = {method: {} for method in methods}
     for name in names:
@@ -255,6 +265,29 @@ def summary_of_law(law: Any) -> dict[str, Any]:
         names = ("key", "loss", "predicted", "residual_percent")
         summary["outliers"] = records(outliers[[name for name in names if name in outliers]], 6)
     return summary
+
+
+def speed_of(material: Material) -> dict[str, Any] | None:
+    """Speed against quality as the page shows it; None where there are no samples."""
+    from analysis.speed.comparison import MANY, ONE, speed_quality
+    from analysis.speed.samples import load_samples
+
+    if material.samples is None or not material.samples.is_file():
+        return None
+    try:
+        samples = load_samples(material.samples)
+        if "family" in material.frame:
+            samples = samples[samples["family"].isin(material.frame["family"])]
+        speed = material.speed = speed_quality(samples)
+    except UserError as error:
+        return {"refused": str(error)}
+    columns = ("family", "key", "budget", "sampler", "steps", "options", "tokens_per_s", "latency_s",
+               "gen_ppl", "gen_ppl_low", "gen_ppl_high", "entropy", "front_many", "front_one")  # fmt: skip
+    return {
+        "head": speed.head, "sentence": speed.sentence, "notes": speed.notes,
+        "leads": [(at, asdict(speed.leads_table(at))) for at in (MANY, ONE)],
+        "fronts": asdict(speed.text_table()), "points": records(speed.points[list(columns)], 5),
+    }  # fmt: skip
 
 
 def summary_of_comparison(comparison: Any) -> dict[str, Any]:

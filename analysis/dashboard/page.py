@@ -38,7 +38,7 @@ from analysis.text import count_text
 
 SCRIPTS = (
     *("dom", "format", "store", "route", "figure", "parts"),
-    *("answer", "overview", "isoflop", "frontier", "compare", "health"),
+    *("answer", "overview", "isoflop", "frontier", "compare", "speed", "health"),
     *("curves", "notes", "overlay", "filter", "list", "run", "shell", "main"),
 )
 """In the order in which they run: the views use what stands before them."""

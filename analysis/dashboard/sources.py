@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from analysis.dashboard.curves import Pair
 
 PUBLISHED = "published:"
+SAMPLES = "samples.parquet"
+"""The table of samples beside a run table or in a sweep's folder, see `analysis.load_samples`."""
 POINTS_AT_ONCE = 20_000
 """Of loss curves, asked of a store in one query."""
 WHOLE_EVERY_S, SLACK_MS = 600.0, 60_000
@@ -71,6 +73,8 @@ class Source(Protocol):
     """Files that change when the runs do; none: the store has to be asked."""
     has_curves: bool = True
     """Whether it may hold losses along runs; a table does not."""
+    samples: Path | None = None
+    """Where the table of samples of these runs would be, see `analysis.load_samples`."""
 
     def read(self, mark: Any) -> Change | None: ...
 
@@ -99,6 +103,7 @@ class StoreSource(Source):
         self.label = without_secrets(self.place)
         self.files = files_of(store)
         self.has_curves = self.kind != "file"
+        self.samples = Path(self.place).with_name(SAMPLES) if self.kind == "file" else None
         self._last_rows = ""
 
     def read(self, mark: Any) -> Change | None:
@@ -252,7 +257,7 @@ def files_of(store: str) -> tuple[Path, ...]:
     if kind not in ("file", "sqlite"):
         return ()
     path = Path(place.removeprefix("sqlite:///")).absolute()
-    return path, path.with_name(f"{path.name}-wal")
+    return path, path.with_name(SAMPLES if kind == "file" else f"{path.name}-wal")
 
 
 def notes_of(store: str) -> Path | None:

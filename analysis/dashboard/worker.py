@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from analysis.dashboard import fits
     from analysis.dashboard.sources import Change, Source
 
-SNAPSHOT = "runs.parquet"
+SNAPSHOT, SAMPLES = "runs.parquet", "samples.parquet"
 CURVES_S = 90.0
 """Reading curves for a file takes this long at most; the runs that are left have none in it."""
 QUICK, SMALL = 4, 9
@@ -85,10 +85,22 @@ class Reader:
         change = self.source.read(self.mark)
         if change is not None:
             self._merge(change)
-        if change is None and job.get("have"):
+        if not self._take_samples() and change is None and job.get("have"):
             yield {"same": True, "end": True}
             return
         yield self._publish()
+
+    def _take_samples(self) -> bool:
+        """Bring the table of samples into the cache as it is now; whether it is another one than before."""
+        place, copy = self.source.samples, self.cache / SAMPLES
+        content = place.read_bytes() if place is not None and place.is_file() else None
+        if content == (copy.read_bytes() if copy.is_file() else None):
+            return False
+        if content is None:
+            copy.unlink()
+        else:
+            write_whole(copy, content)
+        return True
 
     def _merge(self, change: Change) -> None:
         import pandas as pd
@@ -115,7 +127,7 @@ class Reader:
         facts: dict[str, Any] = {
             "rows": len(frame),
             "note": self.note,
-            "hash": data_hash(frame),
+            "hash": data_hash(frame, self.cache / SAMPLES),
             "counts": counts_of(frame) if len(frame) else {"params": ["own"], "flops": ["own"]},
             "default": default_counts(frame) if len(frame) else {"params": "own", "flops": "own"},
             "bits": measures_of(frame),
@@ -185,9 +197,9 @@ def with_keys(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def data_hash(frame: pd.DataFrame) -> str:
-    """Of everything that laws depend on: they are fitted anew when it changes, and only then; "" without a
-    finished run."""
+def data_hash(frame: pd.DataFrame, samples: Path | None = None) -> str:
+    """Of everything that laws and the table of samples depend on: they are made anew when it changes, and
+    only then; "" without a finished run."""
     import numpy as np
     import pandas as pd
 
@@ -197,7 +209,10 @@ def data_hash(frame: pd.DataFrame) -> str:
     names = [n for n in frame.columns if n in HASHED or n.startswith(("params_", "flops_"))]
     numbers = pd.util.hash_pandas_object(rows[names], index=False).to_numpy()
     # sorted: runs come in another order after a restart, and laws do not depend on it
-    return hashlib.sha256(np.sort(numbers).tobytes()).hexdigest()[:24]
+    digest = hashlib.sha256(np.sort(numbers).tobytes())
+    if samples is not None and samples.is_file():
+        digest.update(samples.read_bytes())
+    return digest.hexdigest()[:24]
 
 
 class Fitter:
@@ -216,10 +231,11 @@ class Fitter:
         params, flops, of_data = job["params"], job["flops"], job["hash"]
         path = self.cache / f"laws-{of_data}-{params}-{flops}.json.gz"
         frame = pd.read_parquet(self.cache / SNAPSHOT)
-        now = data_hash(frame)
+        samples = self.cache / SAMPLES
+        now = data_hash(frame, samples)
         results: dict[str, Any] = {"hash": now, "params": params, "flops": flops, "fitted_at": time.time()}
         part = path.with_suffix(".part")
-        material = fits.Material(fits.counted(frame, params, flops))
+        material = fits.Material(fits.counted(frame, params, flops), samples=samples)
 
         def report(stage: str, news: dict[str, Any]) -> None:
             for name, value in news.items():

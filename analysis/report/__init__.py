@@ -27,6 +27,7 @@ from analysis.figures.theme import family_order
 from analysis.files import write_whole
 from analysis.laws.result import FitStatus
 from analysis.printed import estimates
+from analysis.speed.comparison import MANY, ONE, speed_quality
 from analysis.table import provenance
 from analysis.text import flops_text, interval_text, time_text, value_text, without_secrets
 
@@ -53,13 +54,14 @@ Laws = Mapping[str, Mapping[str, "Law"]]
 def write_report(
     path: str | Path, runs: pd.DataFrame, laws: Laws, *, title: str = "Scaling laws", source: str = "",
     comparison: Comparison | None = None, refused: Mapping[str, Sequence[str]] | None = None,
-    losses: pd.DataFrame | None = None,
+    losses: pd.DataFrame | None = None, samples: pd.DataFrame | None = None,
 ) -> Path:  # fmt: skip
     """Write the report as `path`, whole or not at all, and return the path.
 
     runs: the table the laws were fitted to. source: where it came from, as the reader will see it. refused:
     by family, why a law could not be fitted. losses: training loss along the runs, see
-    `analysis.table.runs.loss_curves`. UserError if nothing was fitted or the file cannot be written.
+    `analysis.table.runs.loss_curves`. samples: a table of samples of these runs, see `analysis.load_samples`.
+    UserError if nothing was fitted or the file cannot be written.
     """
     path, source = Path(path), without_secrets(source)
     if not any(laws.values()):
@@ -69,6 +71,8 @@ def write_report(
     sections = [_answer(runs, reference, drawn), _overview(laws)]
     if comparison is not None:  # what most readers came for
         sections.append(_comparison(comparison, drawn))
+    if samples is not None:
+        sections.append(_speed(samples, drawn))
     for family in family_order(laws):
         sections.append(_family(family, laws[family], (refused or {}).get(family, ()), runs, losses, drawn))
     sections += [_runs(runs), _provenance(runs, laws, source)]
@@ -206,6 +210,23 @@ def _comparison(comparison: Comparison, drawn: dict[str, go.Figure]) -> Section:
         + _folded("The laws compared", laws)
     )
     return "compare", "Families compared", body
+
+
+def _speed(samples: pd.DataFrame, drawn: dict[str, go.Figure]) -> Section:
+    place, heading = "speed", "Speed against quality"
+    try:
+        speed = speed_quality(samples)
+    except UserError as error:
+        return place, heading, f"<p>{_text(error)}.</p>"
+    body = f"<p><strong>{_text(speed.sentence)}</strong></p>" + _caveats(speed.notes)
+    body += _figures(drawn, speed=speed)
+    for at in (MANY, ONE):
+        table = speed.leads_table(at)
+        body += _table(
+            table.columns, table.rows, caption=f"The best at each speed, {at}; share: of resamples"
+        )
+    fronts = speed.text_table()
+    return place, heading, body + _folded("The front of each family", _table(fronts.columns, fronts.rows))
 
 
 def _runs(runs: pd.DataFrame) -> Section:

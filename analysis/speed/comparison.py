@@ -23,7 +23,7 @@ from analysis.errors import UserError
 from analysis.estimate import Rule, interval
 from analysis.plotted import Plotted
 from analysis.printed import Printed, TextTable, notes_html
-from analysis.speed.fronts import Contest, contest, non_dominated
+from analysis.speed.fronts import Contest, contest, non_dominated, offers_of
 from analysis.speed.samples import comparable, sampler_text
 from analysis.text import count_text, flops_text, interval_text, is_missing, number_text
 
@@ -67,7 +67,10 @@ class SpeedQuality(Plotted, Printed):
     length: int
     left_out: tuple[str, ...]
     """Rows that are on no front, and why."""
-    _contests: Mapping[str, Contest]
+    _speeds: Mapping[str, np.ndarray]
+    """At -> (R+1, points) speeds, the estimate first."""
+    _nats: np.ndarray
+    """(R+1, points) log perplexities."""
 
     @property
     def families(self) -> list[str]:
@@ -109,9 +112,12 @@ class SpeedQuality(Plotted, Printed):
             best = self.points[column].max()
             most = f"{count_text(best)} tokens/s" if at == MANY else f"{number_text(self.length / best)} s"
             raise UserError(f"{name} = {value:g}: no sampler is that fast; the fastest one does {most}")
-        offers = self._contests[at].at(speed)
+        families = self.points["family"].tolist()
+        # just below, for a speed may be one that a point has to the last bit
+        grid = np.array([speed * (1 - 1e-9)])
+        offers = offers_of(families, _ladders(self.points), self._speeds[at], self._nats, grid)[:, :, 0]
         rows = fast.loc[fast.groupby("family")["gen_ppl"].idxmin()]
-        drawn = np.stack([offers[self._contests[at].names.index(name)] for name in rows["family"]])
+        drawn = np.stack([offers[self.families.index(name)] for name in rows["family"]])
         ends = interval(drawn.T, Rule(level=self.level))
         assert ends is not None, "there are draws"
         won = drawn[:, 1:].argmin(axis=0)
@@ -245,7 +251,7 @@ def speed_quality(
     samples: a table as `load_samples` reads it: one row per run, sampler and steps. A front holds the points
     that no other point of the family beats in both; nothing is interpolated. bootstrap: draws of the texts;
     the texts of one number are drawn together for all points, because they share their random numbers. A
-    speed is drawn from between its tokens_per_s_low and _high.
+    speed is drawn from between its tokens_per_s_low and _high; that of one text from as wide a range.
 
     UserError for samples of several judges, lengths or devices, for missing columns, for a level outside
     (0, 1) and for fewer than 40 draws.
@@ -276,17 +282,13 @@ def speed_quality(
         entropy.append(own_entropy[: bootstrap + 1])
     quality, varied = np.stack(nats, axis=1), np.stack(entropy, axis=1)
     low, high, entropy_low, entropy_high = np.array(ends).T
-    speed = {MANY: _speeds(table, bootstrap, rng)}
-    speed[ONE] = np.tile(
-        (table["length"] / table["latency_s"]).to_numpy(dtype=np.float64), (bootstrap + 1, 1)
-    )
+    speed = {at: _speeds(table, at, bootstrap, rng) for at in (MANY, ONE)}
     table = table.assign(
         gen_ppl=np.exp(quality[0]), gen_ppl_low=np.exp(low), gen_ppl_high=np.exp(high),
         entropy=varied[0], entropy_low=entropy_low, entropy_high=entropy_high, speed_one=speed[ONE][0],
     )  # fmt: skip
     families = table["family"].tolist()
-    ladders = list(table[["key", "sampler", "options"]].itertuples(index=False, name=None))
-    contests, leads, crossings = {}, [], []
+    leads, crossings = [], []
     for at in (MANY, ONE):
         column, mark = _columns(at)
         table[mark] = False
@@ -295,9 +297,9 @@ def speed_quality(
             table.loc[own, mark] = non_dominated(
                 table.loc[own, column].to_numpy(), table.loc[own, "gen_ppl"].to_numpy()
             )
-        contests[at] = contest(families, ladders, speed[at], quality, level)
-        leads += _leads(table, at, contests[at], varied, level)
-        for crossing in contests[at].crossings:
+        fought = contest(families, _ladders(table), speed[at], quality, level)
+        leads += _leads(table, at, fought, varied, level)
+        for crossing in fought.crossings:
             values = {name: getattr(crossing, name) for name in CROSSING_COLUMNS[1:]}
             crossings.append({"at": at, **values})
     return SpeedQuality(
@@ -305,13 +307,18 @@ def speed_quality(
         crossings=pd.DataFrame(crossings, columns=list(CROSSING_COLUMNS)), level=level,
         judge=f"{table['judge'].iloc[0]} ({table['judge_rule'].iloc[0]})",
         length=int(table["length"].iloc[0]),
-        left_out=left_out, _contests=contests,
+        left_out=left_out, _speeds=speed, _nats=quality,
     )  # fmt: skip
 
 
 def _columns(at: str) -> tuple[str, str]:
     """The columns of `points` with the speed and with the mark of the front."""
     return ("tokens_per_s", "front_many") if at == MANY else ("speed_one", "front_one")
+
+
+def _ladders(table: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """Of each point, what the points of one run and sampler share."""
+    return list(table[["key", "sampler", "options"]].itertuples(index=False, name=None))
 
 
 def _weights(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -329,16 +336,18 @@ def _ends(values: np.ndarray, rule: Rule, count: int) -> tuple[float, float]:
     )
 
 
-def _speeds(table: pd.DataFrame, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(R+1, P): half of the draws between the low end and the median, half above it, evenly in log speed."""
+def _speeds(table: pd.DataFrame, at: str, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(R+1, P): half of the draws between the low end and the median, half above it, evenly in log speed. The
+    speed of one text has the same spread in logs, for its own is not in the table."""
     middle, low, high = (
         np.log(table[name].to_numpy(dtype=np.float64))
         for name in ("tokens_per_s", "tokens_per_s_low", "tokens_per_s_high")
     )
-    low, high = np.fmin(middle, low), np.fmax(middle, high)
+    below, above = np.fmax(middle - low, 0), np.fmax(high - middle, 0)
     place = rng.uniform(-1, 1, (draws + 1, len(table)))
     place[0] = 0
-    return np.exp(middle + np.where(place < 0, place * (middle - low), place * (high - middle)))
+    median = table["tokens_per_s"] if at == MANY else table["length"] / table["latency_s"]
+    return median.to_numpy(dtype=np.float64) * np.exp(np.where(place < 0, place * below, place * above))
 
 
 def _leads(

@@ -100,19 +100,8 @@ class Crossing:
 class Contest:
     """Families against each other over all speeds."""
 
-    names: tuple[str, ...]
-    grid: np.ndarray
-    offers: np.ndarray
-    """(families, R+1, G): see `offered`."""
     leads: tuple[Lead, ...]
     crossings: tuple[Crossing, ...]
-
-    def at(self, speed: float) -> np.ndarray:
-        """(families, R+1): what each offers at the smallest speed of the grid that is not below `speed`."""
-        place = int(np.searchsorted(self.grid, speed))
-        if place == len(self.grid):
-            return np.full(self.offers.shape[:2], np.inf)
-        return self.offers[:, :, place]
 
 
 def contest(
@@ -125,7 +114,7 @@ def contest(
     names = tuple(dict.fromkeys(families))
     fine = np.geomspace(speed.min(), speed.max(), GRID)
     grid = np.unique(np.concatenate([speed[0], fine]))
-    offers = np.stack([_of_family(name, families, ladders, speed, quality, grid) for name in names])
+    offers = offers_of(families, ladders, speed, quality, grid)
     grid, offers = _within_reach(grid, offers)
     order = offers[:, 0].argsort(axis=0, kind="stable")
     first = order[0]
@@ -141,11 +130,21 @@ def contest(
         has_second = second != leader and bool(np.isfinite(offers[second, 0, middle]))
         leads.append(Lead(
             family=names[leader], above=above, fastest=float(grid[end]), middle=float(grid[middle]),
-            share=float(np.mean(_wins(draws, leader))) if draws.size else 1.0,
+            share=_share(draws, leader),
             runner_up=names[second] if has_second else None,
         ))  # fmt: skip
     crossings = tuple(_crossing(names, grid, offers, first, end, level) for end in ends[:-1])
-    return Contest(names=names, grid=grid, offers=offers, leads=tuple(leads), crossings=crossings)
+    return Contest(leads=tuple(leads), crossings=crossings)
+
+
+def offers_of(
+    families: Sequence[str], ladders: Sequence[object], speed: np.ndarray, quality: np.ndarray,
+    grid: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """(families, R+1, G): what each family offers at each speed, see `offered` and `contest`; families in the
+    order in which their points come."""
+    names = dict.fromkeys(families)
+    return np.stack([_of_family(name, families, ladders, speed, quality, grid) for name in names])
 
 
 def _of_family(
@@ -159,9 +158,10 @@ def _of_family(
     return offered(speed[:, own], quality[:, own], grid, list(rungs.values()))
 
 
-def _wins(offers: np.ndarray, family: int) -> np.ndarray:
-    """(R,) bool: the family has the lowest of these offers (families, R), and it is one at all."""
-    return (offers.argmin(axis=0) == family) & np.isfinite(offers[family])
+def _share(offers: np.ndarray, family: int) -> float:
+    """How often the family has the lowest of these offers (families, R), of the draws with one at all."""
+    offered = np.isfinite(offers).any(axis=0)
+    return float(np.mean(offers[:, offered].argmin(axis=0) == family)) if offered.any() else 1.0
 
 
 def _within_reach(grid: np.ndarray, offers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -76,8 +76,15 @@ class Autoregressive(Family):
         logits = suppress(logits, self.mask_id)
         return F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none").view(x0.shape)
 
+    @property
+    def mixes_posteriors(self) -> bool:
+        return False
+
     def sampling_steps(self, length: int) -> int:
         return length
+
+    def step_ladder(self, length: int) -> tuple[int, ...]:
+        return (length,)
 
     def inputs(self, before: Tensor) -> Tensor:
         """What the network reads to predict the token after ids `before` (B, n): the start id, then these."""

@@ -107,6 +107,8 @@ class Family(ABC):
     """Training objectives, the default first; the reported bound is the same for all of them."""
     labels: Labels | None = None
     """What label the network reads beside a text; set by `RunSpec.build_family`."""
+    distillable: ClassVar[bool] = False
+    """Whether `scaling.training.distillation` can distil its runs."""
     tightness: ClassVar[str]
     """How far the reported loss lies above the likelihood, in a phrase."""
 
@@ -308,6 +310,11 @@ class Family(ABC):
         """Whether noise turns tokens into the mask and does nothing else."""
         return False
 
+    @property
+    def mixes_posteriors(self) -> bool:
+        """Whether guidance mixes posteriors, not predictions; see `scaling.sampling.guidance`."""
+        return not self.masks_only
+
     def sample(
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:
@@ -344,6 +351,15 @@ class Family(ABC):
     def sampling_steps(self, length: int) -> int:
         """Steps with which a text of `length` tokens is worth reading."""
         return min(length, READABLE_STEPS)
+
+    def step_unit(self, length: int) -> int:
+        """Tokens that `steps` steps of a sampler fill: the whole text, unless a family goes by blocks."""
+        return length
+
+    def step_ladder(self, length: int) -> tuple[int, ...]:
+        """Numbers of steps by which samplers are compared: powers of two up to a step a token."""
+        most = self.step_unit(length)
+        return tuple(sorted({*(1 << power for power in range(most.bit_length())), most}))
 
 
 def label_view(noised: Noised) -> dict[str, Any]:

@@ -163,6 +163,9 @@ class Block(Absorbing):
         """Of each block."""
         return self.block_size
 
+    def step_unit(self, length: int) -> int:
+        return self.block_size
+
 
 # -- the search for a range of mask rates ----------------------------------------------------------------
 

@@ -58,6 +58,8 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     storage: str | None = None
     """URI of a storage through which worker and driver exchange files if they share no disk."""
+    work: str = ""
+    """What to do, "module:function" of (job, folder, should_stop) with an outcome; "": train the run."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,11 @@ def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -
     folder = Path(job.folder)
     try:
         with stop.on_sigterm():
-            outcome = _earlier_outcome(job) or _train(job, folder, stop.reason_for(job), train)
+            reason = stop.reason_for(job)
+            if job.work:
+                outcome = _function(job.work)(job, folder, reason)
+            else:
+                outcome = _earlier_outcome(job) or _train(job, folder, reason, train)
     except (KeyboardInterrupt, SystemExit) as error:
         outcome = Outcome(status="preempted", sentence=f"the worker was stopped by {type(error).__name__}")
     except BaseException as error:  # every failure reaches the driver
@@ -53,6 +58,14 @@ def run_job(job: Job, *, train: Train | None = None, stop: Stop | None = None) -
             keep = 1 if job.options.get("keep_weights", True) else 0
             remove_checkpoints(attempt_folders(folder.parent).values(), keep=keep)
     return outcome
+
+
+def _function(name: str) -> Callable[[Job, Path, Callable[[], str | None]], Outcome]:
+    module, _, attribute = name.partition(":")
+    function: Callable[[Job, Path, Callable[[], str | None]], Outcome] = getattr(
+        import_module(module), attribute
+    )
+    return function
 
 
 def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train: Train | None) -> Outcome:

@@ -39,8 +39,9 @@ class LedgerSource:
         """folder: of the sweep; its ledger may not exist yet."""
         self.folder, self.sweep, self.families = Path(folder), sweep, frozenset(families or ())
         self.label = str(self.folder)
-        self.files = (self.folder / "ledger" / "ledger.db",)
-        """They change with every change of the ledger."""
+        self.samples = self.folder / sources.SAMPLES
+        self.files = (self.folder / "ledger" / "ledger.db", self.samples)
+        """They change with every change of the ledger, and of the samples."""
         self._last: dict[str, tuple[int, str]] = {}
         """Key -> the last change and state of a run that were read."""
         self._ledger: Ledger | None = None

@@ -42,7 +42,7 @@ from sweeps.plan.rows import run_row
 from sweeps.show.status import summary
 
 FOLDER_NAME = re.compile(
-    r"(?!(data|ledger|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+    r"(?!(data|ledger|samples|mlflow\.db.*|.*\.(json|html|parquet|png|svg|pdf))$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 )
 """Names that are safe as folders beside our own files: no path, and no name of ours."""
 Report = Callable[[str], object]
@@ -405,6 +405,7 @@ def write_report(
             refused[reference] = [*refused[reference], f"families are not compared: {error}"]
     report("drawing the report")
     title = f"{sweep}: scaling laws"
+    samples = analysis.load_samples(folder) if (folder / "samples.parquet").is_file() else None
     try:
         path = write_page(
             folder / "report.html",
@@ -415,6 +416,7 @@ def write_report(
             comparison=comparison,
             refused=refused,
             losses=losses,
+            samples=samples,
         )
     except AnalysisError as error:
         reasons = "; ".join(sentence for sentences in refused.values() for sentence in sentences)

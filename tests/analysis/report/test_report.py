@@ -15,7 +15,7 @@ import analysis
 from analysis.errors import UserError
 from analysis.report import MOST_ROWS, write_report
 from analysis.text import flops_text
-from tests.analysis.planted import CHINCHILLA, isoflop_table
+from tests.analysis.planted import CHINCHILLA, isoflop_table, samples_table
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,22 @@ def test_the_report_has_every_law_and_needs_nothing_else(runs, tmp_path):
     outside = re.sub(r'id="packed-[a-z]+">[^<]*<', "", page)
     assert not re.search(r"""(src|href)=["'](?!#)""", outside)
     assert "default-src 'none'" in outside
+
+
+def test_samples_have_a_section_of_their_own_where_there_are_some(runs, tmp_path):
+    samples = samples_table({"ar": (20.0, 120.0, 2e5), "masked": (26.0, 60.0, 1.8e5)})
+    laws = fitted(runs, methods=("surface",), bootstrap=5)
+    page = write_report(tmp_path / "r.html", runs, laws, samples=samples).read_text()
+    section = html.unescape(page[page.index('<section id="speed">') :].split("</section>")[0])
+    speed = analysis.speed_quality(samples)
+    assert speed.sentence in section
+    for cell in (row[1] for at in ("many texts", "one text") for row in speed.leads_table(at).rows):
+        assert cell in section
+    assert '<a href="#speed">' in page
+    assert "speed_quality" in unpacked(page, "figures")
+    refused = write_report(tmp_path / "s.html", runs, laws, samples=samples.assign(judge=samples["steps"]))
+    assert "samples have 6 values of judge" in refused.read_text()
+    assert 'id="speed"' not in write_report(tmp_path / "t.html", runs, laws).read_text()
 
 
 def test_the_report_begins_with_the_answer_for_the_largest_budget_and_for_ten_times_it(runs, tmp_path):

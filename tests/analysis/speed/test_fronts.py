@@ -92,4 +92,4 @@ def test_a_family_alone_has_no_rival() -> None:
     assert not result.crossings
     assert result.leads[0].runner_up is None
     assert result.leads[0].share == 1
-    assert np.isinf(result.at(3.0)).all()
+    assert result.leads[0].fastest == 2

@@ -182,7 +182,8 @@ class TestShow:
         assert set(others) == {*names, first}
         for name, place in others.items():
             assert place.spec["options"]["sweep"] == name
-            assert place.files == (tmp_path / name / "ledger" / "ledger.db",)
+            files = tmp_path / name / "ledger" / "ledger.db", tmp_path / name / "samples.parquet"
+            assert place.files == files
         self.ledgers(tmp_path, "later")
         assert "later" in call["others"](), "one that is started meanwhile"
 

@@ -27,7 +27,7 @@ function renderSweeps() {
 }
 
 function renderTabs() {
-  const views = Object.entries(VIEWS).filter(([name]) => name !== "compare" || route.view === name || !store.loaded || store.families.length > 1);
+  const views = Object.entries(VIEWS).filter(([name]) => route.view === name || !store.loaded || (name === "compare" ? store.families.length > 1 : name !== "speed" || lawsNow()?.speed));
   const tabs = views.map(([name, view]) => el("a", { href: address({ view: name, run: "" }), "aria-current": route.view === name ? "page" : null }, view.title));
   const theme = el("select", { id: "theme", "aria-label": "Theme", on: { change: () => setTheme(theme.value) } },
     ["auto", "light", "dark"].map(name => el("option", { value: name, selected: themeChoice() === name }, name === "auto" ? "System" : name)));

@@ -1,0 +1,68 @@
+"""One point on a worker: load a finished run, make texts by one sampler, time it, and judge the texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.attempt.job import Job, Outcome
+from sweeps.attempt.worker import code_version, device_name
+
+if TYPE_CHECKING:
+    from scaling.data import Dataset
+    from scaling.evaluation.perplexity import Judge
+
+WORK = "sweeps.sample.measure:measure"
+"""The name of `measure` in a job."""
+
+
+def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Outcome:
+    """Measure the point in `job.options` (see `sweeps.sample.points.Point.identity`, with the run's folder
+    and its columns); the outcome holds its row of the table of samples. UserError as the parts raise it."""
+    import torch
+
+    from scaling.data import open_dataset
+    from scaling.evaluation.mauve import mauve_available
+    from scaling.evaluation.quality import measure_quality
+    from scaling.sampling.speed import measure_speed
+    from scaling.training.finished import load_run
+
+    torch.set_num_threads(max(1, int(job.cpus)))
+    folder.mkdir(parents=True, exist_ok=True)
+    point, columns = job.options["point"], job.options["columns"]
+    device = "cuda" if job.gpus > 0 else "cpu"
+    data = open_dataset(job.dataset)
+    run = load_run(Path(job.options["run_folder"]), device=device)
+    speed, texts = measure_speed(
+        run.model, run.family, point["length"], batch=point["batch"], repeats=point["repeats"],
+        seed=point["seed"], device=device, sampler=point["sampler"], steps=point["steps"], **point["options"],
+    )  # fmt: skip
+    if reason := should_stop():
+        return Outcome(status="preempted", sentence=reason)
+    human = data.heldout(len(texts), point["length"]) if mauve_available() else None
+    quality = measure_quality(
+        [text.numpy() for text in texts], data, judge=open_judge(point["judge"], data, device),
+        rule=point["rule"], human=human, device=device,
+    )  # fmt: skip
+    row = {
+        **columns, "sampler": point["sampler"], "steps": point["steps"],
+        "options": json.dumps(point["options"], sort_keys=True), "seed": point["seed"],
+        **asdict(speed), **asdict(quality), "length": point["length"], "device": device_name(device),
+        "code_version": code_version(),
+    }  # fmt: skip
+    return Outcome(status="finished", sentence="", result={"point": point, "row": row}, device=row["device"])
+
+
+def open_judge(judge: Mapping[str, Any], data: Dataset, device: str) -> Judge:
+    """The judge of a point: a finished run, or a Hugging Face model."""
+    from scaling.evaluation.judges import HubJudge, RunJudge
+    from scaling.evaluation.perplexity import Vocabulary
+    from scaling.training.finished import load_run
+
+    if not judge["folder"]:
+        return HubJudge(judge["name"], device=device)
+    run = load_run(Path(judge["folder"]), device=device)
+    return RunJudge(judge["name"], run.family, run.model, run.spec.data.context_length, Vocabulary.of(data))

@@ -1,0 +1,188 @@
+"""A tiny sweep, really trained and really sampled: the table, a second call, a killed one, and refusals."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import analysis
+from scaling.errors import UserError
+from sweeps.plan import timing
+from sweeps.sample import sweep as sampling
+from sweeps.sample.sweep import Sampling, sample_sweep
+from tests.sweeps.command_line import scaling
+
+CONFIG = """
+name: tiny
+families: [ar, masked]
+grid:
+  budgets: [3e7, 6e7]
+  sizes: [8x1, 12x1]
+context_length: 16
+data: {{corpus: "text:{texts}/*.txt"}}
+learning_rate: {{base: 3e-3}}
+batch: {{base_tokens: 64}}
+evaluation: {{sequences: 8, noise_levels: 2}}
+"""
+QUICK = Sampling(pool="local", batch=8, repeats=2, steps=(2, 8))
+POINTS = 2 + 2 * 2  # ar takes its one number of steps, masked both
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of a finished sweep `tiny`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "texts").mkdir()
+    for name in ("a", "b", "c"):
+        (folder / "texts" / f"{name}.txt").write_text(f"{name} quick brown fox jumps over the dog\n" * 200)
+    (folder / "tiny.yaml").write_text(CONFIG.format(texts=folder / "texts"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "matmul_flops_per_s", lambda shapes, threads: dict.fromkeys(shapes, 1e10))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        code = scaling("sweep", "--config", str(folder / "tiny.yaml"), "--out", str(folder / "runs"),
+                       "--pool", "local", "--bootstrap", "0")  # fmt: skip
+    assert code == 1, "the runs are too few for a law"
+    return folder / "runs"
+
+
+@pytest.fixture
+def out(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that the test may write to."""
+    shutil.copytree(trained, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def sampled(out: Path, how: Sampling = QUICK) -> tuple[int, str]:
+    """Exit code and output."""
+    terminal = Console(file=io.StringIO(), width=200)
+    code = sample_sweep("tiny", out, how, terminal)
+    return code, terminal.file.getvalue()  # type: ignore[attr-defined]
+
+
+def results(out: Path) -> dict[str, int]:
+    """Points that were measured, and when."""
+    places = (out / "tiny" / "samples").glob("*/result.json")
+    return {place.parent.name: place.stat().st_mtime_ns for place in places}
+
+
+def test_the_table_the_frontier_and_the_files(out: Path) -> None:
+    code, text = sampled(out)
+    assert code == 0
+    table = analysis.load_samples(out / "tiny")
+    assert len(table) == POINTS
+    assert set(table["family"]) == {"ar", "masked"}
+    assert (table["texts"] == 16).all()
+    assert (table["length"] == 16).all()
+    assert table["judge"].nunique() == 1
+    assert table["judge"].iloc[0].startswith("ar ")
+    assert not set(table["key"].str[:8]) & {table["judge"].iloc[0][-9:-1]}, "the judge judges itself"
+    losses = {
+        (family, budget): own["loss"].min() for (family, budget), own in table.groupby(["family", "budget"])
+    }
+    assert len(losses) == 4
+    comparison = analysis.speed_quality(table)
+    assert str(comparison.leads_table()) in text
+    assert comparison.judge in " ".join(text.split())
+    for name in ("speed_quality.html", "speed_quality.png", "speed_quality.json"):
+        assert (out / "tiny" / name).stat().st_size > 1000
+    stored = json.loads((out / "tiny" / "speed_quality.json").read_text())
+    assert len(stored["points"]) == POINTS
+    perplexity = comparison.points.set_index(["key", "steps"])["gen_ppl"]
+    for row in table.to_dict("records"):
+        assert row["gen_ppl"] == pytest.approx(perplexity[row["key"], row["steps"]])
+
+
+def test_a_second_call_measures_nothing_and_more_steps_add_their_points(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled(out)
+    before = results(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "start_pool", lambda *_: pytest.fail("there is nothing to do"))
+        code, text = sampled(out)
+    assert code == 0
+    assert f"{POINTS} points, {POINTS} of them done before" in text
+    more = Sampling(pool="local", batch=8, repeats=2, steps=(4,), families=("masked",))
+    sampled(out, more)
+    assert len(results(out)) == POINTS + 2
+    assert results(out).items() >= before.items()
+    assert len(analysis.load_samples(out / "tiny")) == POINTS + 2, "earlier samples stay in the table"
+
+
+def test_steps_that_a_sampler_cannot_use_are_named_and_are_no_failure(out: Path) -> None:
+    how = Sampling(
+        pool="local", batch=4, repeats=1, steps=(3, 4), samplers=("confidence",), families=("masked",)
+    )
+    code, text = sampled(out, how)
+    table = analysis.load_samples(out / "tiny")
+    assert code == 0
+    assert set(table["sampler"]) == {"confidence"}
+    assert len(table) in (2, 4)
+    assert ("no samples of masked" in text) == (len(table) == 2)
+
+
+def test_a_killed_call_loses_the_points_under_way_alone(out: Path) -> None:
+    program = (
+        "from pathlib import Path\nfrom sweeps.sample.sweep import Sampling, sample_sweep\n"
+        f"sample_sweep('tiny', Path({str(out)!r}), Sampling(pool='local', batch=8, repeats=2, steps=(2, 8)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL,
+                               env=os.environ, start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not results(out) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = results(out)
+    assert before
+    code, _ = sampled(out)
+    assert code == 0
+    assert len(results(out)) == POINTS
+    assert results(out).items() >= before.items(), "a finished point was measured again"
+
+
+def test_ctrl_c_stops_and_the_next_call_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sampling.drive
+
+    def stopping(*arguments: object, stop: object, show: object, **more: object) -> object:
+        def show_and_stop(progress: object, ended: object) -> None:
+            if ended is not None:
+                stop.ask("Ctrl-C")  # type: ignore[attr-defined]
+
+        return real(*arguments, stop=stop, show=show_and_stop, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "drive", stopping)
+        code, text = sampled(out)
+    assert code == 130
+    assert "the same command goes on" in text
+    assert 1 <= len(results(out)) < POINTS
+    assert sampled(out)[0] == 0
+
+
+@pytest.mark.parametrize(("how", "sentence"), [
+    (Sampling(length=1), "--length is 1; it must be at least 2"),
+    (Sampling(batch=0), "--batch is 0; it must be at least 1"),
+    (Sampling(steps=(4, 0)), "--steps is 0; it must be at least 1"),
+    (Sampling(samplers=("x",)), "--sampler x: no sampled family has it"),
+    (Sampling(families=("block",)), "'block' has no runs in this sweep"),
+])  # fmt: skip
+def test_bad_input_starts_nothing(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, how: Sampling, sentence: str
+) -> None:
+    monkeypatch.setattr(sampling, "start_pool", lambda *_: pytest.fail("nothing may start"))
+    with pytest.raises(UserError, match=sentence):
+        sample_sweep("tiny", trained, how)
+    with pytest.raises(UserError, match="sweep 'none' has no runs"):
+        sample_sweep("none", trained, Sampling())
+    assert not (trained / "tiny" / "samples").exists()
