@@ -197,6 +197,21 @@ def test_every_command_and_option_is_on_the_page_of_commands() -> None:
     assert not (commands().keys() | options) - listed, "docs/commands.md does not have them"
 
 
+def test_every_sampler_of_every_family_is_on_the_page_of_samplers() -> None:
+    from scaling.families import FAMILIES, get_family
+
+    listed: dict[str, list[str]] = {}
+    rows = re.findall(r"^\| (`\w+`)? ?\| ((?:`\w+`(?:, )?)+) \|", text_of(Path("docs/sampling.md")), re.M)
+    for family, samplers in rows:
+        if family.strip("`") in FAMILIES:
+            names = listed.setdefault(family.strip("`"), [])
+        elif family:
+            continue
+        names += re.findall(r"\w+", samplers)
+    samplers_of = {name: list(get_family(name, vocab_size=8).samplers) for name in FAMILIES}
+    assert listed == samplers_of, "the table of docs/sampling.md has one row for each sampler, in their order"
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if "```yaml" in text_of(page)], ids=str)
 def test_sweeps_written_out_are_valid(page: Path) -> None:
     from sweeps.config.load import parse_config
