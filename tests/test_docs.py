@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scaling.families import FAMILIES, family_class
 from tests.sweeps.command_line import scaling
 from tests.test_house import committed
 
@@ -116,6 +117,18 @@ def test_files_named_in_code_and_comments_exist() -> None:
         if path.parts[0] != "examples"
         for name in named.findall(text_of(path))
         if not (ROOT / name).exists()
+    ]
+    assert not missing
+
+
+def test_every_sampler_of_a_family_is_listed() -> None:
+    section = text_of(Path("docs/families.md")).split("## Samplers\n")[1].split("\n## ")[0]
+    rows = [set(re.findall(r"`(\w+)`", line)) for line in section.splitlines() if line.startswith("|")]
+    missing = [
+        (family, sampler)
+        for family in FAMILIES
+        for sampler in family_class(family).samplers
+        if not any({family, sampler} <= row for row in rows)
     ]
     assert not missing
 
