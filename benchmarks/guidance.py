@@ -3,10 +3,10 @@
     python -m benchmarks.guidance [families] [stdlib]
 
 Trains small networks on `synthetic:topics`, whose labels are known and whose likelihoods are exact, draws
-texts at several scales, and prints as a Markdown table: how many texts have the topic that was asked for (for
-clusters: the topic that most held-out texts of the cluster have), their entropy of pairs of tokens, and their
-surprise under the topic's own source. Intervals are of 95% over texts. With `stdlib` also on Python source and
-tests, judged by letters in threes of either kind of training text. Some 3 minutes a network.
+texts at several scales, and prints as a Markdown table: how many texts have the label that was asked for (for
+clusters: the label that most held-out texts of the cluster have), their entropy of pairs of tokens, and their
+surprise under the label's own source. Intervals are of 95% over texts. With `stdlib` also on Python source
+and tests, judged by letters in threes of either kind of training text. Some 3 minutes a network.
 """
 
 from __future__ import annotations
