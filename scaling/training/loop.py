@@ -163,7 +163,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _prepare(spec, data, device, micro_batch_size, compile_trunk, during, during_sequences)
-    run.earlier = tuple(resume_from)
+    run.earlier = tuple(other for other in resume_from if other != folder)
     state, damaged = newest_checkpoint([*run.earlier, folder], spec.key, fences)
     for sentence in damaged:
         log({"kind": "damaged", "sentence": sentence})
