@@ -41,13 +41,13 @@ def test_it_learns_the_label_of_noisy_text_and_guides(name: str) -> None:
         learned, best = classifier.log_probs(xt, t).double().exp(), exact.log_probs(xt, t).exp()
         # against one that always says a half
         assert float((learned - best).abs().mean()) < 0.5 * float((best - 0.5).abs().mean())
-    told = told_the_time(get_family(name, vocab_size=family.vocab_size))
-    network = as_network(best_predictor(told, sources(LENGTH)[2]), told, LENGTH)
+    timed = told_the_time(get_family(name, vocab_size=family.vocab_size))
+    network = as_network(best_predictor(timed, sources(LENGTH)[2]), timed, LENGTH)
 
     def share(scale: float, first_order: bool) -> float:
         """Of texts guided towards label 0, as the exact posterior sees them."""
         guidance = Guidance(label=0, scale=scale, classifier=classifier, first_order=first_order)
-        texts = generate(network, told, range(1500), LENGTH, steps=8, guidance=guidance)
+        texts = generate(network, timed, range(1500), LENGTH, steps=8, guidance=guidance)
         return float(exact.log_probs(texts.ids, torch.zeros(1500))[:, 0].exp().mean())
 
     plain = share(0.0, first_order=False)
