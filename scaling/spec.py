@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from scaling import flops
@@ -92,6 +92,9 @@ class OptimizerSettings:
     """Applied to every parameter, as in the published study."""
     clip_norm: float | None = 1.0
     """Largest norm of the whole gradient; null: no clipping."""
+    ema_decay: float | None = None
+    """Decay of a moving average of the weights, min(decay, (1 + n) / (10 + n)) after n steps, from which
+    samples are drawn; the lower of both bounds is reported. Null: none."""
 
     def __post_init__(self) -> None:
         _as_floats(self, "final_lr_fraction", "decay_fraction", "eps", "weight_decay")
@@ -109,6 +112,10 @@ class OptimizerSettings:
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}, it must not be negative")
         positive = self.clip_norm is None or self.clip_norm > 0
         _require(positive, f"clip_norm is {self.clip_norm}, it must be positive or null")
+        if self.ema_decay is not None:
+            _as_floats(self, "ema_decay")
+            fine = 0 < self.ema_decay < 1
+            _require(fine, f"ema_decay is {self.ema_decay}, it must lie in (0, 1) or be null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +149,53 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationSettings:
+    """Discrete consistency distillation of a `uniform` run (Duo): see `scaling.training.distillation`."""
+
+    rounds: int = 5
+    """Rounds; each begins with the student of the one before as its teacher."""
+    steps_per_round: int = 10_000
+    """Optimizer steps of a round."""
+    first_step: float = 1 / 512
+    """Time between student and teacher in the first round; every round doubles it."""
+    last_step: float | None = None
+    """Where that time ends if it grows linearly over all steps instead of doubling; null: it doubles."""
+    alpha_range: tuple[float, float] = (0.9987, 0.0062)
+    """Signal level at the earliest and at the latest time, whatever the vocabulary: that of the published
+    range of gamma, [-4, -1], for 50,257 ids."""
+    forward_kl: bool = False
+    """KL(teacher || student) instead of the published KL(student || teacher)."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(1, self, "rounds", "steps_per_round")
+        _as_floats(self, "first_step")
+        largest = self.first_step * 2.0 ** (self.rounds - 1)
+        if self.last_step is not None:
+            _as_floats(self, "last_step")
+            largest = self.last_step
+        _require(self.first_step > 0, f"first_step is {self.first_step}, it must be positive")
+        _require(
+            self.first_step <= largest < 1,
+            f"the time between student and teacher ends at {largest:g}, it must stay below 1 and not fall",
+        )
+        object.__setattr__(self, "alpha_range", tuple(float(alpha) for alpha in self.alpha_range))
+        fine = len(self.alpha_range) == 2 and 1 > self.alpha_range[0] > self.alpha_range[1] > 0
+        _require(fine, f"alpha_range is {self.alpha_range}, it must be two falling numbers in (0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationSpec(DistillationSettings):
+    """The distillation of one run."""
+
+    of: str
+    """Key of the finished run whose network is the first teacher, and where the student starts."""
+
+    def __post_init__(self) -> None:
+        DistillationSettings.__post_init__(self)
+        _require(bool(self.of), "distillation.of is empty, it must be the key of a finished run")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
     """One run: a family, a size, a budget, and everything else its loss depends on."""
 
@@ -163,6 +217,8 @@ class RunSpec:
     labels: Labels | None = None
     """The label that the network reads beside a text; None: none, and no part of the key."""
     revision: int = RESULT_REVISION
+    distillation: DistillationSpec | None = None
+    """Distillation of another run instead of training on text from fresh weights."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", family_name(self.family))  # a paper's name gives the same key
@@ -180,6 +236,22 @@ class RunSpec:
             present = name in self.family_options
             _require(not present, f"family_options has {name}, which follows from the data")
         self.build_family().check_context(self.data.context_length)  # refuses families and options by name
+        if self.distillation is not None:
+            self._check_distillation(self.distillation)
+
+    def _check_distillation(self, how: DistillationSpec) -> None:
+        only = f"family {self.family!r} cannot be distilled, only 'uniform' can"
+        _require(family_class(self.family).distillable, only)
+        steps = how.rounds * how.steps_per_round
+        _require(
+            self.steps == steps,
+            f"sequences is {self.sequences}, {self.steps} steps of {self.batch_size}; it must give the "
+            f"{steps} steps of {how.rounds} rounds of {how.steps_per_round}",
+        )
+        _require(
+            self.optimizer.ema_decay is not None,
+            "ema_decay is null; a distillation returns the moving average of its student and needs one",
+        )
 
     def build_family(self) -> Family:
         family = get_family(self.family, vocab_size=self.vocab_size, **self.family_options)
@@ -207,8 +279,27 @@ class RunSpec:
             self.data.context_length,
             self.sequences,
             convention or self.flop_convention,
-            work=self.build_family().work(self.data.context_length),
+            work=self.work,
         )
+
+    @property
+    def work(self) -> flops.Work:
+        """The cost of one training sequence relative to one plain pass: a teacher is a pass more."""
+        work = self.build_family().work(self.data.context_length)
+        if self.distillation is None:
+            return work
+        return replace(work, heads=0.0, passes_without_gradient=work.passes_without_gradient + 1)
+
+    @property
+    def weight_copies(self) -> int:
+        """Vectors of the size of the weights that training keeps and saves, the gradient aside: weights, two
+        moments, their moving average, a teacher."""
+        return 3 + (self.optimizer.ema_decay is not None) + (self.distillation is not None)
+
+    @property
+    def final_bounds(self) -> int:
+        """Estimates of the bound when training has ended: of the last weights, and of their average."""
+        return 1 if self.optimizer.ema_decay is None else 2
 
     def evaluation_flops(self, sequences: int) -> float:
         """Exact FLOPs of one estimate of the bound on so many held-out sequences."""
@@ -239,12 +330,17 @@ class RunSpec:
                 out[name] = asdict(out[name])
         out["optimizer"]["betas"] = list(self.optimizer.betas)
         out["family_options"] = dict(self.family_options)
+        # options that came later are left out where they are off, so that the keys of older runs stay
+        if self.optimizer.ema_decay is None:
+            del out["optimizer"]["ema_decay"]
+        del out["distillation"]
+        if self.distillation is not None:
+            out["distillation"] = asdict(self.distillation)
+            out["distillation"]["alpha_range"] = list(self.distillation.alpha_range)
         return out
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
-        parts = {
-            "size": Size, "data": DataSpec, "optimizer": OptimizerSpec, "evaluation": EvaluationSpec,
-            "labels": Labels,
-        }  # fmt: skip
+        parts: dict[str, Any] = {"size": Size, "data": DataSpec, "optimizer": OptimizerSpec}
+        parts |= {"evaluation": EvaluationSpec, "labels": Labels, "distillation": DistillationSpec}
         return cls(**{n: parts[n](**v) if n in parts and v is not None else v for n, v in values.items()})

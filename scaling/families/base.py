@@ -107,6 +107,8 @@ class Family(ABC):
     """Training objectives, the default first; the reported bound is the same for all of them."""
     labels: Labels | None = None
     """What label the network reads beside a text; set by `RunSpec.build_family`."""
+    distillable: ClassVar[bool] = False
+    """Whether `scaling.training.distillation` can distil its runs."""
     tightness: ClassVar[str]
     """How far the reported loss lies above the likelihood, in a phrase."""
 

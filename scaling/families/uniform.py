@@ -51,6 +51,7 @@ class Uniform(Family):
 
     name: ClassVar[str] = "uniform"
     masked: ClassVar[bool] = False
+    distillable: ClassVar[bool] = True
     tightness: ClassVar[str] = "reached by a network that knows every token given all others under noise"
     samplers: ClassVar[Mapping[str, str]] = {
         "ancestral": "scaling.sampling.discrete:ancestral",

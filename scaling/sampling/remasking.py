@@ -239,6 +239,9 @@ def psi(
         times = plateau_times(draft.steps, plateau, *shares).to(times)
         times[-1] = 0  # published: near 0, and a call more that removes what noise is left
     phases = [phase.strip() for phase in schedule.split(",")]
+    for name, value, users in (("kappa", kappa, {"constant"}), ("eta", eta, PSI_ETA.keys())):
+        if value is not None and not users & set(phases):
+            raise UserError(f"{name} has no part in schedule {schedule!r}: leave it out")
     kappas = kappas_at(family.schedule(times)[0], phases, shares, kappa, eta).tolist()
     if plateau is None and family.masks_only and min(kappas[:-1]) == 1:
         yield from ancestral(draft)  # nothing is taken back

@@ -19,7 +19,7 @@ from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
 from scaling.training.checkpoint import newest_checkpoint
-from scaling.training.optimizer import write_parameters
+from scaling.training.optimizer import flatten
 
 SPEC = "spec.json"
 
@@ -32,11 +32,14 @@ class FinishedRun(NamedTuple):
     model: Transformer
 
 
-def load_run(folder: Path, *, spec: RunSpec | None = None, device: torch.device | str = "cpu") -> FinishedRun:
+def load_run(
+    folder: Path, *, spec: RunSpec | None = None, average: bool = True, device: torch.device | str = "cpu"
+) -> FinishedRun:
     """The finished run in `folder` as (spec, family, model), ready for `scaling.sampling.generate`.
 
     folder: of the run (with `spec.json` and a folder for each attempt), or of one of its attempts, or the one
-    that `train` wrote its checkpoints to; then `spec` has to be given, for `train` writes none.
+    that `train` wrote its checkpoints to; then `spec` has to be given, for `train` writes none. average: the
+    moving average of the weights where the run has one, else the last weights.
 
     UserError if there is no run, if it has not finished, or if its checkpoint is not there or damaged.
     """
@@ -57,7 +60,8 @@ def load_run(folder: Path, *, spec: RunSpec | None = None, device: torch.device 
         )
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights"))
-    write_parameters(model, state["parameters"])
+    with torch.no_grad():
+        flatten(model).copy_(state.get("average", state["parameters"]) if average else state["parameters"])
     return FinishedRun(spec, family, model.to(device))
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,13 +25,16 @@ from scaling.evaluation import Bound, estimate_bound
 from scaling.evaluation.leak import measure_leak
 from scaling.evaluation.samples import sample_ids
 from scaling.families.base import Family
+from scaling.families.uniform import Uniform
 from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
 from scaling.training.checkpoint import newest_checkpoint, save_checkpoint
+from scaling.training.distillation import Distillation, load_parent
 from scaling.training.labels import heldout_labels, training_labels
 from scaling.training.machine import float32_route, matmul_peak
-from scaling.training.optimizer import FlatAdamW, learning_rate_at
+from scaling.training.optimizer import FlatAdamW, WeightAverage, flatten, learning_rate_at
+from scaling.training.result import RunStatus, TrainResult
 
 CURVE_POINTS = 200
 """Points of the loss curve that a run logs."""
@@ -61,46 +64,6 @@ class TrainingData(Protocol):
     def decode(self, ids: np.ndarray) -> str: ...
 
 
-class RunStatus(StrEnum):
-    """How a run ended; only a finished one has a bound."""
-
-    FINISHED = "finished"
-    DIVERGED = "diverged"
-    PREEMPTED = "preempted"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """How a run ended. Losses are nats per token; a run that did not finish has no bound."""
-
-    key: str
-    status: RunStatus
-    sentence: str
-    steps_done: int
-    bound: float | None = None
-    bound_se: float | None = None
-    bits_per_byte: float | None = None
-    loss_with_label: float | None = None
-    """The bound of a network that is given the label of each held-out text; None without labels."""
-    label_leak: float | None = None
-    """How much lower that is than `bound`, which is with the null label."""
-    label_leak_se: float | None = None
-    label_cost: float | None = None
-    """Entropy of the labels per token: `loss_with_label` and this make a bound of text, too."""
-    train_s: float = 0.0
-    """Seconds in the training loop over all attempts, data and checkpoints included, evaluation not."""
-    evaluation_s: float = 0.0
-    """Seconds of evaluation, those during training included."""
-    evaluation_flops: float = 0.0
-    """Exact matrix-product FLOPs of evaluation, likewise."""
-    tokens_per_s: float = 0.0
-    flops_per_s: float = 0.0
-    """Exact matrix-product FLOPs of training per second."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "status": str(self.status)}
-
-
 @dataclass(slots=True)
 class _LoopState:
     """What a checkpoint carries beside the weights: all the loop's own memory."""
@@ -116,12 +79,15 @@ class _LoopState:
     evaluation_flops: float = 0.0
     evaluations: int = 0
 
-    def watch(self, loss: float, ignorance: float) -> None:
-        """Take in the loss of a step; `ignorance` is what a network that knows nothing costs."""
+    def watch(self, loss: float, ignorance: float, *, grows: bool = False) -> None:
+        """Take in the loss of a step; `ignorance` is what a network that knows nothing costs.
+
+        grows: a loss that starts near 0 and rises by design is compared with `ignorance` alone.
+        """
         weight = 1 / min(self.step + 1, WATCH_STEPS)
         self.average += weight * (loss - self.average)
         if self.step + 1 == WATCH_STEPS:
-            self.first_average = min(self.average, ignorance)
+            self.first_average = ignorance if grows else min(self.average, ignorance)
         self.interval_loss += loss
         self.interval_steps += 1
 
@@ -148,6 +114,8 @@ class _Training:
     """Steps after which they are measured."""
     device: torch.device
     micro_batch_size: int
+    average: WeightAverage | None = None
+    distillation: Distillation | None = None
     earlier: tuple[Path, ...] = ()
     """Folders of earlier attempts."""
     resumed: int = 0
@@ -172,6 +140,7 @@ def train(
     samples: int = 0,
     during: int = 0,
     during_sequences: int = 64,
+    parent: Path | None = None,
 ) -> TrainResult:
     """Train `spec` on `data`, evaluate its bound, and return how it ended.
 
@@ -186,9 +155,10 @@ def train(
     keep_weights: write a checkpoint after the last step, from which `load_run` reads the network; without, a
     run that took less than `checkpoint_every_s` leaves none.
     micro_batch_size: sequences of one forward and backward pass; below the batch size gradients accumulate.
+    parent: folder of the finished run that `spec` distils.
 
-    Raises UserError if the data is too small for the spec, OSError if a checkpoint cannot be written (the
-    earlier ones stay whole).
+    Raises UserError if the data is too small for the spec or the run that it distils cannot be used, OSError
+    if a checkpoint cannot be written (the earlier ones stay whole).
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _prepare(spec, data, device, micro_batch_size, compile_trunk, during, during_sequences)
@@ -197,8 +167,9 @@ def train(
     for sentence in damaged:
         log({"kind": "damaged", "sentence": sentence})
     if state is not None:
-        run.optimizer.restore(state)
-        run.progress = _LoopState(**state["progress"])
+        _restore(run, state)
+    else:
+        _start(run, parent)
     progress, run.resumed = run.progress, run.progress.step
     log({"kind": "resumed", "step": run.resumed})
     every = _curve_interval(spec)
@@ -208,13 +179,17 @@ def train(
     earlier_s = progress.train_s + progress.evaluation_s
 
     while progress.step < spec.steps:
+        if run.distillation is not None:
+            run.distillation.refresh(progress.step, run.optimizer.flat)
         loss, norm = _gradient(run)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return _diverged(run, f"the loss or its gradient is not finite at step {progress.step + 1}")
         rate = learning_rate_at(progress.step, spec.steps, spec.optimizer)
         run.optimizer.step(rate, norm)
-        progress.watch(loss, ignorance=run.family.ignorance)
+        progress.watch(loss, ignorance=run.family.ignorance, grows=run.distillation is not None)
         progress.step += 1
+        if run.average is not None:
+            run.average.update(run.optimizer.flat, progress.step)
         now = time.perf_counter()
         progress.train_s = earlier_s + now - started - progress.evaluation_s
         if progress.exploded:
@@ -226,7 +201,9 @@ def train(
             steps_per_s = progress.interval_steps / (now - last_logged)
             done = min(progress.step * spec.batch_size, spec.sequences)
             # A biased loss has a name of its own, so that no curve and no law takes it for the objective.
-            biased = run.family.biased((progress.step - progress.interval_steps) / spec.steps)
+            biased = (run.distillation or run.family).biased(
+                (progress.step - progress.interval_steps) / spec.steps
+            )
             log(
                 {
                     "kind": "train",
@@ -287,6 +264,11 @@ def _prepare(
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights")).to(device)
     optimizer = FlatAdamW(model, spec.optimizer)
+    distillation = None
+    if spec.distillation is not None:
+        assert isinstance(family, Uniform), "only this family can be distilled"
+        teacher = family.build_model(spec.size, generator_for(spec.seed, "initial weights")).to(device)
+        distillation = Distillation(spec, family, teacher)
     if compile_trunk:
         model.trunk = torch.compile(model.trunk)  # type: ignore[method-assign]
     return _Training(
@@ -301,6 +283,7 @@ def _prepare(
         evaluated_steps=_evaluated_steps(spec, during),
         device=torch.device(device),
         micro_batch_size=micro_batch_size or spec.batch_size,
+        distillation=distillation,
     )
 
 
@@ -316,8 +299,31 @@ def _evaluated_steps(spec: RunSpec, count: int) -> tuple[int, ...]:
     return tuple(sorted(points | ({spec.steps} if count else set())))
 
 
+def _start(run: _Training, parent: Path | None) -> None:
+    """A run without a checkpoint begins: one that distils another with that one's weights."""
+    flat, decay = run.optimizer.flat, run.spec.optimizer.ema_decay
+    if run.distillation is not None:
+        with torch.no_grad():
+            flat.copy_(flatten(load_parent(run.spec, parent)))
+    run.average = None if decay is None else WeightAverage(flat, decay)
+
+
+def _restore(run: _Training, state: Mapping[str, Any]) -> None:
+    run.optimizer.restore(state)
+    run.progress = _LoopState(**state["progress"])
+    if run.spec.optimizer.ema_decay is not None:
+        average = state["average"].to(run.device, copy=True)
+        run.average = WeightAverage(average, run.spec.optimizer.ema_decay)
+    if run.distillation is not None:
+        run.distillation.weights.copy_(state["teacher"])
+
+
 def _save(run: _Training, folder: Path, log: Log) -> None:
     state = {"key": run.spec.key, "progress": asdict(run.progress), **run.optimizer.state()}
+    if run.average is not None:
+        state["average"] = run.average.values.cpu()
+    if run.distillation is not None:
+        state["teacher"] = run.distillation.weights.cpu()
     save_checkpoint(folder, run.progress.step, state, resumed=run.resumed, earlier=run.earlier)
     log({"kind": "checkpoint", "step": run.progress.step})
 
@@ -330,14 +336,15 @@ def _gradient(run: _Training) -> tuple[float, float]:
     ids = run.data.train_batch(first, count, spec.data.context_length, spec.seed)
     x0 = torch.from_numpy(ids).to(run.device)
     generator = generator_for(spec.seed, "noise", step, run.device.type)
-    batch = run.family.training_batch(x0, generator, step / spec.steps)
+    objective = run.distillation or run.family
+    batch = objective.training_batch(x0, generator, step / spec.steps)
     if spec.labels is not None:
         batch = batch.with_labels(training_labels(spec, run.data, step, count).to(run.device))
     total = 0.0
     for start in range(0, len(batch), run.micro_batch_size):
         part = batch.rows(slice(start, start + run.micro_batch_size))
         with torch.autocast(run.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            loss = run.family.training_loss(run.model, part)
+            loss = objective.training_loss(run.model, part)
         mean = loss * (len(part) / (len(batch) * run.family.targets(part.x0).numel()))
         run.optimizer.add_gradient(mean, first=start == 0)
         total += float(mean.detach())
@@ -410,16 +417,28 @@ def _evaluation_left_s(run: _Training) -> float:
 
 def _evaluate(run: _Training, log: Log) -> TrainResult:
     bound, _ = _bound(run, run.heldout)
+    both: dict[str, Any] = {}
+    reported: AbstractContextManager[None] = nullcontext()
+    if run.average is not None:
+        with run.average.in_place_of(run.optimizer.flat):
+            averaged, _ = _bound(run, run.heldout)
+        both = {"weights": "last", "bound_last": bound.value, "bound_average": averaged.value}
+        if averaged.value < bound.value or not math.isfinite(bound.value):
+            bound, both["weights"] = averaged, "average"
+            reported = run.average.in_place_of(run.optimizer.flat)
     if not math.isfinite(bound.value):
         return _diverged(run, "the bound on held-out text is not finite")
     bytes_per_token = run.data.bytes_per_token
     bits = None if bytes_per_token is None else bound.bits_per_byte(bytes_per_token)
-    numbers: dict[str, Any] = {"bound": bound.value, "bound_se": bound.se, "bits_per_byte": bits}
+    numbers: dict[str, Any] = {"bound": bound.value, "bound_se": bound.se, "bits_per_byte": bits, **both}
     if run.heldout_labels is not None:
-        numbers |= _label_numbers(run, run.heldout_labels)
+        with reported:
+            numbers |= _label_numbers(run, run.heldout_labels)
     costs = {"evaluation_s": run.progress.evaluation_s, "evaluation_flops": run.progress.evaluation_flops}
     log({"kind": "bound", "step": run.progress.step, **numbers, **costs})
     kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
+    if both:
+        kind += f", {'moving average of the' if both['weights'] == 'average' else 'last'} weights"
     sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({kind})"
     return replace(_result(run, RunStatus.FINISHED, sentence), **numbers)
 
@@ -446,6 +465,9 @@ def _draw_samples(run: _Training, count: int, log: Log) -> None:
     started = time.perf_counter()
     record: dict[str, Any] = {"texts": []}
     try:
+        if run.average is not None:
+            with torch.no_grad():
+                run.optimizer.flat.copy_(run.average.values)  # nothing is trained any more
         ids = sample_ids(run.model, run.family, count, run.spec.data.context_length, generator)
         record["texts"] = [run.data.decode(row) for row in ids.cpu().numpy()]
     except Exception as error:  # whatever it is, the run has its loss

@@ -1,4 +1,4 @@
-"""AdamW over one flat vector of all parameters, and the course of its learning rate.
+"""AdamW over one flat vector of all parameters, the course of its learning rate, and an average of weights.
 
 Holding parameters, gradients and moments as single vectors makes clipping, the update and a checkpoint
 one operation each, however many layers there are.
@@ -7,7 +7,8 @@ one operation each, however many layers there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,13 +51,7 @@ class FlatAdamW:
         own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
         members = _members(model, own_rates)
         self._parameters = [p for group in members for p in group]
-        with torch.no_grad():
-            flat = torch.cat([p.reshape(-1) for p in self._parameters])
-            offset = 0
-            for parameter in self._parameters:
-                count = parameter.numel()
-                parameter.data = flat[offset : offset + count].view_as(parameter)
-                offset += count
+        flat = flatten(model)
         self.flat = nn.Parameter(flat)
         self.flat.grad = torch.zeros_like(flat)
         # consecutive slices of the vector and its gradient as parameters; the vector itself where it is one
@@ -117,7 +112,7 @@ class FlatAdamW:
             "moments": {name: value.cpu() for name, value in joined.items()},
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         with torch.no_grad():
             self.flat.copy_(state["parameters"])
@@ -131,14 +126,48 @@ class FlatAdamW:
             offset = own.stop
 
 
-def write_parameters(model: nn.Module, flat: Tensor) -> None:
-    """Set the model's parameters to those in the vector `flat`, in the order of `FlatAdamW.flat`."""
-    own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
-    parameters = [p for group in _members(model, own_rates) for p in group]
+class WeightAverage:
+    """Exponential moving average of the weights, as one vector.
+
+    average += (1 - d)(weights - average) after step n = 1, 2, ..., with d = min(decay, (1 + n) / (10 + n)):
+    the initial weights are forgotten early. It starts from the weights that it is given.
+    """
+
+    def __init__(self, flat: Tensor, decay: float) -> None:
+        self.decay, self.values = decay, flat.detach().clone()
+
+    @torch.no_grad()
+    def update(self, flat: Tensor, step: int) -> None:
+        """Take in the weights after optimizer step `step`, counted from 1."""
+        self.values.lerp_(flat.detach(), 1 - min(self.decay, (1 + step) / (10 + step)))
+
+    @contextmanager
+    def in_place_of(self, flat: Tensor) -> Iterator[None]:
+        """The network whose weights are `flat` has the average inside the block."""
+        weights = flat.detach().clone()
+        with torch.no_grad():
+            flat.copy_(self.values)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                flat.copy_(weights)
+
+
+@torch.no_grad()
+def flatten(model: nn.Module) -> Tensor:
+    """All parameters as one vector, of which the model's own become views."""
+    parameters = _in_order(model)
+    flat = torch.cat([p.reshape(-1) for p in parameters])
     parts = flat.split([p.numel() for p in parameters])
-    with torch.no_grad():
-        for parameter, values in zip(parameters, parts, strict=True):
-            parameter.copy_(values.view_as(parameter))
+    for parameter, values in zip(parameters, parts, strict=True):
+        parameter.data = values.view_as(parameter)
+    return flat
+
+
+def _in_order(model: nn.Module) -> list[nn.Parameter]:
+    own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
+    return [p for group in _members(model, own_rates) for p in group]
 
 
 def _members(

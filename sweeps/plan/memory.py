@@ -26,12 +26,12 @@ arXiv 2205.05198, section 4.1, without dropout masks and without attention score
 def memory_bytes(spec: RunSpec, micro_batch_size: int | None = None) -> float:
     """Estimated memory of a run: process, weights, and activations of a micro-batch (None: of a batch).
 
-    Weights come with their gradient and two moments; the logits of a token with two copies. Families that
-    read the text twice keep twice the activations; the full curriculum of `uniform` keeps a weight per id for
-    every token of the batch.
+    Weights come with their gradient, two moments, and what else `RunSpec.weight_copies` counts; the logits of
+    a token with two copies. Families that read the text twice keep twice the activations; the full curriculum
+    of `uniform` keeps a weight per id for every token of the batch.
     """
     work = spec.build_family().work(spec.data.context_length)
-    weights = 4 * 4 * spec.param_count()
+    weights = 4 * (1 + spec.weight_copies) * spec.param_count()
     sequences = min(spec.batch_size, micro_batch_size or spec.batch_size)
     batch_tokens = spec.batch_size * spec.data.context_length
     soft_inputs = 4 * spec.vocab_size * batch_tokens if work.heads else 0

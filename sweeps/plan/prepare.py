@@ -79,8 +79,9 @@ def check_room(plan: Plan, out: Path, *, checkpoints_elsewhere: bool = False) ->
     nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{out} cannot be written to; choose another folder with --out")
-    # Weights and two moments in float32, two checkpoints kept.
-    checkpoints = 0 if checkpoints_elsewhere else sum(2 * 12 * r.spec.param_count() for r in plan.to_do)
+    # Weights and two moments, and what else there is, in float32; two checkpoints kept until a run has ended.
+    copies = [2 * 4 * run.spec.weight_copies * run.spec.param_count() for run in plan.to_do]
+    checkpoints = 0 if checkpoints_elsewhere else sum(copies)
     needed = checkpoints + RUN_BYTES * len(plan.to_do) + SPARE_BYTES
     free = shutil.disk_usage(nearest).free
     if free < needed:

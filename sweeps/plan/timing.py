@@ -138,7 +138,8 @@ def roofline_s(spec: RunSpec, flops_per_s: float, kind: str = "cpu", during_sequ
     outside, per_block = OPERATIONS
     operations = outside + per_block * spec.size.num_layers
     training = spec.training_flops("exact") / flops_per_s + spec.steps * operations * OPERATION_S[kind]
-    evaluation = spec.evaluation_flops(spec.evaluation.sequences + during_sequences) / flops_per_s
+    evaluated = spec.final_bounds * spec.evaluation.sequences + during_sequences
+    evaluation = spec.evaluation_flops(evaluated) / flops_per_s
     return START_S + training + evaluation
 
 

@@ -17,7 +17,7 @@ from scaling.errors import UserError
 from scaling.families import PAPERS, family_name, get_family
 from scaling.flops import causal, training_flops
 from scaling.randomness import generator_for
-from scaling.spec import DataSpec, EvaluationSpec, OptimizerSpec, RunSpec
+from scaling.spec import DataSpec, DistillationSpec, EvaluationSpec, OptimizerSpec, RunSpec
 from tests.scaling.toys import toy_size, toy_spec
 
 BASE = toy_spec("masked")
@@ -59,6 +59,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "eps": 1e-9,
         "weight_decay": 0.0,
         "clip_norm": None,
+        "ema_decay": 0.999,
     },
     "evaluation": {"sequences": 17, "noise_levels": 5, "seed": 3},
 }
@@ -84,10 +85,82 @@ def test_every_field_changes_the_key(name: str, value: Any) -> None:
 
 
 def test_every_field_is_tried_above() -> None:
-    spec = BASE.to_dict()
-    assert set(spec) == set(CHANGES) | set(PARTS)
+    spec = DISTILLED.to_dict()
+    assert set(spec) == set(CHANGES) | set(PARTS) | {"distillation"}
     for part, change in PARTS.items():
         assert set(spec[part]) == set(change)
+    assert set(spec["distillation"]) == set(DISTILLATIONS)
+
+
+DISTILLED = toy_spec(
+    "uniform",
+    sequences=8 * 12,
+    optimizer={"ema_decay": 0.9},
+    distillation=DistillationSpec(of="0123456789abcdef", rounds=3, steps_per_round=4),
+)
+DISTILLATIONS: dict[str, dict[str, Any]] = {
+    "of": {"of": "fedcba9876543210"},
+    "rounds": {"rounds": 2, "steps_per_round": 6},
+    "steps_per_round": {"rounds": 6, "steps_per_round": 2},
+    "first_step": {"first_step": 0.01},
+    "last_step": {"last_step": 0.1},
+    "alpha_range": {"alpha_range": (0.99, 0.01)},
+    "forward_kl": {"forward_kl": True},
+}
+
+
+@pytest.mark.parametrize("name", DISTILLATIONS)
+def test_every_field_of_a_distillation_changes_the_key(name: str) -> None:
+    assert DISTILLED.distillation is not None
+    other = replace(DISTILLED, distillation=replace(DISTILLED.distillation, **DISTILLATIONS[name]))
+    assert other.key != DISTILLED.key
+    assert RunSpec.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+
+
+def test_options_that_are_off_leave_the_keys_of_older_runs() -> None:
+    """Keys of stored runs from before there were moving averages and distillation."""
+    keys = [toy_spec(family).key for family in ("ar", "masked", "uniform")]
+    assert keys == ["7ddd287e52494ab2", "faf0a6a6578122a4", "c586d9e4346c2e78"]
+
+
+def test_a_teacher_costs_a_pass_and_two_copies_of_the_weights_more() -> None:
+    plain = replace(DISTILLED, distillation=None)
+    assert DISTILLED.training_flops("exact") == pytest.approx(plain.training_flops("exact") * 4 / 3)
+    assert DISTILLED.training_flops("2nd") == plain.training_flops("2nd"), "6 N D, whatever the family"
+    copies = [toy_spec("uniform").weight_copies, plain.weight_copies, DISTILLED.weight_copies]
+    assert copies == [3, 4, 5]
+    assert [toy_spec("uniform").final_bounds, plain.final_bounds] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"family": "masked"}, "family 'masked' cannot be distilled, only 'uniform' can"),
+        ({"sequences": 8 * 13}, "sequences is 104, 13 steps of 8; it must give the 12 steps of 3 rounds"),
+        ({"optimizer": toy_spec().optimizer}, "ema_decay is null; a distillation returns the moving average"),
+    ],
+)
+def test_a_distillation_that_cannot_run_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        replace(DISTILLED, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"of": ""}, "distillation.of is empty"),
+        ({"rounds": 0}, "rounds is 0, it must be at least 1"),
+        ({"first_step": 0}, "first_step is 0.0, it must be positive"),
+        ({"rounds": 11}, "the time between student and teacher ends at 2, it must stay below 1 and not fall"),
+        ({"last_step": 1}, "the time between student and teacher ends at 1, it must stay below 1"),
+        ({"last_step": 1e-4}, "ends at 0.0001"),
+        ({"alpha_range": (0.1, 0.9)}, r"alpha_range is \(0.1, 0.9\), it must be two falling numbers"),
+        ({"alpha_range": (0.1,)}, "it must be two falling numbers"),
+    ],
+)
+def test_distillations_out_of_range_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        DistillationSpec(**({"of": "0123456789abcdef"} | changes))
 
 
 def test_the_key_is_stable() -> None:
@@ -189,6 +262,7 @@ REFUSED = [
     ("optimizer.betas", (0.9, 1.0), "betas is"),
     ("optimizer.weight_decay", -1, "weight_decay is -1"),
     ("optimizer.clip_norm", 0, "clip_norm is 0"),
+    ("optimizer.ema_decay", 1, r"ema_decay is 1.0, it must lie in \(0, 1\) or be null"),
     ("evaluation.sequences", 1, "sequences is 1"),
     ("evaluation.noise_levels", 0, "noise_levels is 0"),
 ]

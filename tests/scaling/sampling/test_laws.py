@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scaling.families import family_class, get_family
+from scaling.sampling import FREE
 from scaling.sampling.remasking import (
     flow_matching_step,
     loop_alphas,
@@ -272,20 +273,62 @@ def test_decoding_by_confidence_follows_its_law(label: str) -> None:
     assert p_value(ids, THREE, THREE.probs) < CERTAIN, "the order depends on what was drawn"
 
 
-def test_two_tokens_a_call_are_drawn_apart() -> None:
-    """First hitting with k = 2 of 3 places: any two first, then the third given both."""
-    law = torch.zeros(len(THREE.ids), dtype=torch.float64)
-    alone = [conditional(THREE, (None,) * 3, place) for place in range(3)]
-    for last in range(3):
-        first = [place for place in range(3) if place != last]
-        for number, text in enumerate(THREE.ids.tolist()):
-            state = tuple(None if place == last else text[place] for place in range(3))
-            chance = math.prod(alone[place][text[place]] for place in first)
-            law[number] += chance * conditional(THREE, state, last)[text[last]] / 3
-    texts = draw_texts(get_family("masked", vocab_size=4), THREE, sampler="first_hitting", steps=2)
-    assert texts.calls == 2
-    assert p_value(texts.ids, THREE, law) > FALSE_ALARMS
-    assert p_value(texts.ids, THREE, THREE.probs) < CERTAIN
+def grouped_law(source: Planted, groups: list[list[int]]) -> Tensor:
+    """(N,): the places of each group drawn apart, given those of the groups before."""
+    law = torch.ones(len(source.ids), dtype=torch.float64)
+    for number, text in enumerate(source.ids.tolist()):
+        state: list[int | None] = [None] * source.length
+        for group in groups:
+            law[number] *= math.prod(conditional(source, tuple(state), p)[text[p]] for p in group)
+            for place in group:
+                state[place] = text[place]
+    return law
+
+
+def any_pair_first(source: Planted) -> Tensor:
+    """Two random places together, then what is left, at most two."""
+    places = range(source.length)
+    laws = [
+        grouped_law(source, [list(pair), [p for p in places if p not in pair]])
+        for pair in itertools.combinations(places, 2)
+    ]
+    return torch.stack(laws).mean(0)
+
+
+FOUR = planted(2, 4, 9)
+ONE_THEN_APART = grouped_law(FOUR, [[0], [2], [1, 3]])
+EITHER_OFFSET = (grouped_law(FOUR, [[0, 2], [1, 3]]) + grouped_law(FOUR, [[1, 3], [0, 2]])) / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "about", "law", "calls"),
+    [
+        ("masked", {}, {"sampler": "first_hitting", "steps": 2}, any_pair_first(FOUR), 2),
+        ("block", {"block_size": 4}, {"first_hitting": True, "steps": 2}, any_pair_first(FOUR), 2),
+        (
+            "block",
+            {"block_size": 2},
+            {"first_hitting": True, "steps": 1},
+            grouped_law(FOUR, [[0, 1], [2, 3]]),
+            2,
+        ),
+        ("esoteric", {}, {"sampler": "block", "steps": 2}, EITHER_OFFSET, 2),
+        (
+            "esoteric",
+            {},
+            {"sampler": "block_autoregressive", "sub_context": 2, "together": 2, "steps": 3},
+            ONE_THEN_APART,
+            3,
+        ),
+    ],
+)
+def test_places_decoded_in_one_call_are_drawn_apart(
+    name: str, options: dict[str, Any], about: dict[str, Any], law: Tensor, calls: int
+) -> None:
+    texts = draw_texts(get_family(name, vocab_size=3, **options), FOUR, **about)
+    assert texts.calls == calls
+    assert p_value(texts.ids, FOUR, law) > FALSE_ALARMS
+    assert p_value(texts.ids, FOUR, FOUR.probs) < CERTAIN
 
 
 def in_steps(steps: int, share: float = 1.0) -> Tensor:
@@ -332,6 +375,13 @@ def exact() -> Iterator[Any]:
         ("esoteric, sequential", "esoteric", {"alpha_0": 0.0}, {"steps": 1}),
         ("block, first hitting", "block", {"block_size": 3}, {"steps": 3, "first_hitting": True}),
         ("block of one", "block", {"block_size": 1}, {"steps": 1}),
+        ("esoteric, offsets", "esoteric", {}, {"sampler": "block", "steps": 3}),
+        (
+            "esoteric, sub-contexts of one",
+            "esoteric",
+            {},
+            {"sampler": "block_autoregressive", "sub_context": 1},
+        ),
     ):
         yield pytest.param(name, options, {"steps": 3} | about, id=label)
 
@@ -343,6 +393,15 @@ def test_one_token_a_call_is_exact(name: str, options: dict[str, Any], about: di
     texts = draw_texts(family, THREE, **about)
     assert texts.calls == 3
     assert p_value(texts.ids, THREE, THREE.probs) > FALSE_ALARMS
+
+
+def test_infilling_follows_the_source_given_the_prompt() -> None:
+    """One place a call: the texts with that token, as often as the source has them."""
+    family = get_family("masked", vocab_size=4)
+    prompt = torch.tensor([FREE, 1, FREE])
+    ids = draw_texts(family, THREE, sampler="first_hitting", steps=2, prompt=prompt).ids
+    law = THREE.probs.where(THREE.ids[:, 1] == 1, 0.0)
+    assert p_value(ids, THREE, law / law.sum()) > FALSE_ALARMS
 
 
 def test_the_error_of_ancestral_steps_falls() -> None:

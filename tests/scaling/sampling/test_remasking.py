@@ -139,6 +139,12 @@ def test_a_step_of_psi_that_changes_nothing_costs_no_call():
         ("uniform", {"sampler": "psi", "schedule": "constant"}, "needs kappa"),
         ("uniform", {"sampler": "psi", "schedule": "cap,fixed"}, "2 phases, it must have one or three"),
         ("uniform", {"sampler": "psi", "high_share": 0.6, "middle_share": 0.6}, "nor more than 1"),
+        (
+            "uniform",
+            {"sampler": "psi", "kappa": 0.5, "schedule": "cap"},
+            "kappa has no part in schedule 'cap'",
+        ),
+        ("uniform", {"sampler": "psi", "kappa": 0.5, "eta": 0.1}, "eta has no part in schedule 'constant'"),
         ("uniform", {"sampler": "psi", "plateau": 1.5}, r"plateau is 1.5, it must lie in \(0, 1\)"),
         ("uniform", {"sampler": "remasking"}, "has no sampler 'remasking'"),
     ],

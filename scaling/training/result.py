@@ -1,0 +1,53 @@
+"""How a run ended: what `train` returns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class RunStatus(StrEnum):
+    """How a run ended; only a finished one has a bound."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    PREEMPTED = "preempted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """How a run ended. Losses are nats per token; a run that did not finish has no bound."""
+
+    key: str
+    status: RunStatus
+    sentence: str
+    steps_done: int
+    bound: float | None = None
+    bound_se: float | None = None
+    bits_per_byte: float | None = None
+    weights: Literal["last", "average"] = "last"
+    """The weights that `bound` is of: where a run keeps a moving average, those with the lower bound."""
+    bound_last: float | None = None
+    """The bound of the last weights, if the run keeps an average."""
+    bound_average: float | None = None
+    """The bound of the average, likewise."""
+    loss_with_label: float | None = None
+    """The bound of a network that is given the label of each held-out text; None without labels."""
+    label_leak: float | None = None
+    """How much lower that is than `bound`, which is with the null label."""
+    label_leak_se: float | None = None
+    label_cost: float | None = None
+    """Entropy of the labels per token: `loss_with_label` and this make a bound of text, too."""
+    train_s: float = 0.0
+    """Seconds in the training loop over all attempts, data and checkpoints included, evaluation not."""
+    evaluation_s: float = 0.0
+    """Seconds of evaluation, those during training included."""
+    evaluation_flops: float = 0.0
+    """Exact matrix-product FLOPs of evaluation, likewise."""
+    tokens_per_s: float = 0.0
+    flops_per_s: float = 0.0
+    """Exact matrix-product FLOPs of training per second."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "status": str(self.status)}
