@@ -339,6 +339,8 @@ def ask(
     unique_tokens: Annotated[Text, option("All the text there is, in tokens: 5B.", metavar="U")] = None,
     epochs: Annotated[Number, option("Read the unique tokens at most this many times.")] = None,
     loss: Annotated[Number, option("Ask what reaching this loss costs (nats per token).")] = None,
+    tokens_per_s: Annotated[Number, option("Ask who samples best at this speed of many texts.")] = None,
+    latency_s: Annotated[Number, option("Ask who samples best within so many seconds a text.")] = None,
     reference: Reference = "ar",
     as_json: Annotated[bool, option("Print the answer as JSON.", "--json")] = False,
 ) -> None:
@@ -350,9 +352,13 @@ def ask(
 
     limits = {"gpus": gpus, "days": days, "utilisation": utilisation, "params": params, "tokens": tokens,
               "unique_tokens": unique_tokens, "epochs": epochs}  # fmt: skip
-    table, _ = chosen.runs()
+    speed = {"tokens_per_s": tokens_per_s, "latency_s": latency_s}
+    table, name = chosen.runs()
+    samples = chosen.out / name / "samples.parquet"
     usable = show_answer(
         table, _console(), reference=reference, flops=budget, loss=loss, as_json=as_json,
+        samples=samples if samples.is_file() else None,
+        speed={name: value for name, value in speed.items() if value is not None},
         **{name: value for name, value in limits.items() if value is not None},
     )  # fmt: skip
     sys.exit(0 if usable else 1)

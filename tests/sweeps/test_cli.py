@@ -61,7 +61,8 @@ def test_options_are_as_reviewed():
         "audit": which,
         "ask": [
             *(*runs, "budget", "--gpus", "--days", "--utilisation", "--params", "--tokens"),
-            *("--unique-tokens", "--epochs", "--loss", "--reference", "--json"),
+            *("--unique-tokens", "--epochs", "--loss", "--tokens-per-s", "--latency-s", "--reference"),
+            "--json",
         ],
         "fit": [*runs, "--method", "--bootstrap"],
         **{name: [*runs, "--reference", "--bootstrap"] for name in ("compare", "report")},
