@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What Typer says of a wrong command line; Click is inside or beside it, depending on its version."""
-ASCII = {**dict(zip("○◐◑●✗–·×", "o>~*x-.x", strict=True)), "±": "+-", "∞": "inf"}
+ASCII = {**dict(zip("○◐◑●✗–·×", "o>~*x-.x", strict=True)), "±": "+-", "∞": "inf", "░": "_"}
 """Our signs, for a terminal or a file with a smaller encoding."""
 
 
@@ -281,6 +281,39 @@ def audit(chosen: Chosen) -> None:
 
     good = run_audit(chosen.sweep, chosen.config, chosen.store, chosen.out, chosen.data)
     sys.exit(0 if good else 1)
+
+
+@command("sweep", "config", "data", "out")
+def sample(
+    chosen: Chosen,
+    run: Annotated[str, typer.Argument(help="The key of a run, its first characters, or its folder.")],
+    prompt: Annotated[Text, option("The beginning of the texts.", metavar="TEXT")] = None,
+    steps: Annotated[
+        list[int] | None, option("Steps of the sampler.", metavar="N", show_default="64, or one a token")
+    ] = None,
+    sampler: Annotated[
+        list[str] | None, option("A sampler of the family.", metavar="NAME", show_default="the usual one")
+    ] = None,
+    count: Annotated[int, option("How many texts.", min=1)] = 1,
+    seed: Annotated[int, option("Another one gives other texts.", min=0)] = 0,
+    length: Annotated[
+        int | None, option("Tokens of a text.", min=1, show_default="as many as in training")
+    ] = None,
+    temperature: Annotated[float, option("Below 1 likelier tokens, above 1 more varied ones.")] = 1.0,
+    top_k: Annotated[int | None, option("Only so many likeliest tokens.")] = None,
+    top_p: Annotated[float, option("Only the likeliest tokens that reach this probability.")] = 1.0,
+    min_p: Annotated[float, option("Only tokens this likely, as a share of the likeliest.")] = 0.0,
+) -> None:
+    """Print texts of a finished run; on a terminal one sees how they come about."""
+    from scaling.sampling import Filters
+    from sweeps.sample.run import TextOptions, one_of, sample_run
+
+    how = TextOptions(
+        prompt=prompt, steps=one_of(steps, "--steps"), sampler=one_of(sampler, "--sampler"), count=count,
+        seed=seed, length=length,
+        filters=Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
+    )  # fmt: skip
+    sample_run(run, chosen.out, chosen.named, how)
 
 
 # -- laws ---------------------------------------------------------------------------------------

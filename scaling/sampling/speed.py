@@ -179,8 +179,7 @@ def _memory_of(draw: Draw, count: int, device: torch.device) -> int | None:
     try:
         draw(count, 0)
     except (MemoryError, RuntimeError) as error:
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not out_of_memory and "can't allocate memory" not in str(error):
+        if not is_short_of_memory(error):
             raise
     else:
         return max(0, _peak(device) - before)
@@ -188,6 +187,11 @@ def _memory_of(draw: Draw, count: int, device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return None
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, on a GPU or not."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 # -- the device ---------------------------------------------------------------------------------

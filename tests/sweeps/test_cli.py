@@ -67,6 +67,10 @@ def test_options_are_as_reviewed():
         "fit": [*runs, "--method", "--bootstrap"],
         **{name: [*runs, "--reference", "--bootstrap"] for name in ("compare", "report")},
         "dashboard": [*runs, "--host", "--port", "--token", "--name", "--bootstrap"],
+        "sample": [
+            *("--sweep", "--config", "--data", "--out", "run", "--prompt", "--steps", "--sampler", "--count"),
+            *("--seed", "--length", "--temperature", "--top-k", "--top-p", "--min-p"),
+        ],
         "export": [*runs, "file"],
     }
 

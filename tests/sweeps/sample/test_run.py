@@ -1,0 +1,196 @@
+"""`scaling sample RUN`: finding the run, its texts on and off a terminal, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from scaling.data import prepare as prepare_data
+from scaling.errors import UserError
+from scaling.sampling import Filters, generate
+from scaling.sampling.speed import text_seeds
+from scaling.training import load_run
+from sweeps.driver.caps import Caps
+from sweeps.launch import Launch, drive
+from sweeps.ledger.status import open_ledger
+from sweeps.ledger.types import Run
+from sweeps.plan import prepare, timing
+from sweeps.sample.run import HIDDEN, TextOptions, escaped, find_run, hidden_places, sample_run
+from tests.sweeps.command_line import refused, scaling
+
+CONFIG = """
+name: little
+families: [ar, masked, block, gaussian]
+grid:
+  budgets: [1e8, 1e10]
+  sizes: [8x1]
+context_length: 32
+data: {{corpus: "text:{texts}/*.txt", tokenizer: "bpe:280"}}
+learning_rate: {{base: 3e-3}}
+batch: {{base_tokens: 64}}
+evaluation: {{sequences: 8, noise_levels: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """The results of a sweep whose second budget was beyond a cap."""
+    folder = tmp_path_factory.mktemp("sampled")
+    texts = folder / "texts"
+    texts.mkdir()
+    for name in ("a", "b", "c"):
+        (texts / f"{name}.txt").write_text(f"{name} quick brown fox jumps over the lazy dog\n" * 200)
+    config = folder / "little.yaml"
+    config.write_text(CONFIG.format(texts=texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "matmul_flops_per_s", lambda shapes, threads: dict.fromkeys(shapes, 1e10))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        request = prepare.request(None, config, (), folder / "runs")
+        drive(request, Launch(pool="local", bootstrap=0, caps=Caps(flops=1e9)))
+    return folder / "runs"
+
+
+def run_of(out: Path, family: str, *, finished: bool = True) -> Run:
+    with open_ledger(out / "little", "little") as ledger:
+        runs = [run for run in ledger.runs() if run.family == family]
+    return next(run for run in runs if (run.state == "finished") == finished)
+
+
+def printed(out: Path, family: str, *, terminal: bool = False, **options: object) -> str:
+    screen = Console(file=io.StringIO(), force_terminal=terminal, width=60, height=30, highlight=False)
+    sample_run(run_of(out, family).key[:8], out, None, TextOptions(**options), screen)
+    return screen.file.getvalue()
+
+
+def ids_of(out: Path, family: str, count: int, **options: object) -> list[np.ndarray]:
+    run = load_run(find_run(run_of(out, family).key, out))
+    seeds = text_seeds(0, count)
+    return list(generate(run.model, run.family, seeds, 32, **options).ids.numpy())
+
+
+def decoded(out: Path, ids: np.ndarray) -> str:
+    corpus, tokenizer = (run_of(out, "ar").spec["data"][name] for name in ("corpus", "tokenizer"))
+    return escaped(prepare_data(corpus, tokenizer, out / "data").decode(ids))
+
+
+@pytest.mark.parametrize("family", ["ar", "masked", "block", "gaussian"])
+def test_texts_are_those_of_the_seeds_in_plain_lines(out, family):
+    text = printed(out, family, count=2)
+    first, second = (decoded(out, ids) for ids in ids_of(out, family, 2))
+    assert text == f"text 1 of 2\n{first}\ntext 2 of 2\n{second}\n"
+    assert printed(out, family) == f"{first}\n"
+    assert printed(out, family, seed=1) != f"{first}\n"
+
+
+def test_options_reach_the_sampler(out):
+    (ids,) = ids_of(out, "masked", 1, sampler="first_hitting", filters=Filters(top_k=2))
+    text = printed(out, "masked", sampler="first_hitting", filters=Filters(top_k=2))
+    assert text == f"{decoded(out, ids)}\n"
+    short = printed(out, "masked", length=8, steps=3)
+    assert len(short) < len(text)
+    assert len(printed(out, "block", length=96)) > 2 * len(printed(out, "block"))
+
+
+def test_control_characters_are_shown_and_change_no_terminal():
+    assert escaped("a\x1b[2J\rb\n\tc") == "a\\x1b[2J\\rb\n        c"
+
+
+@pytest.mark.parametrize("family", ["ar", "masked", "block"])
+def test_a_prompt_is_the_beginning_of_every_text(out, family):
+    text = printed(out, family, prompt="the lazy", count=3)
+    assert text.count("\nthe lazy") == 3
+
+
+def test_a_terminal_sees_places_fill_and_then_the_text_alone(out, monkeypatch):
+    monkeypatch.setattr("sweeps.sample.run.FRAME_S", 0)
+    frames = printed(out, "masked", terminal=True, prompt="the").split("calls of the network")
+    assert len(frames) > 4
+    hidden = [frame.count(HIDDEN) for frame in frames[:-1]]
+    assert hidden == sorted(hidden, reverse=True)
+    assert hidden[0] > hidden[-1] == 0
+    assert all("the" in frame for frame in frames)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frames[-1]).replace("\r", "").strip("\n")
+    assert f"{last}\n" == printed(out, "masked", prompt="the").replace("\r", "")
+
+
+def test_places_that_an_ar_network_has_not_reached_are_hidden(out):
+    run = load_run(find_run(run_of(out, "ar").key, out))
+    counts: list[int] = []
+    generate(
+        run.model, run.family, [1, 2], 32, prompt=torch.tensor([5, 6]),
+        watch=lambda draft: counts.append(int(hidden_places(draft, len(counts))[1].sum())),
+    )  # fmt: skip
+    assert counts == list(range(30, -1, -1))
+
+
+def test_many_texts_are_made_in_smaller_batches_if_memory_is_short(out, monkeypatch, capsys):
+    def limited(model, family, seeds, *arguments, **options):
+        if len(seeds) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(model, family, seeds, *arguments, **options)
+
+    expected = printed(out, "masked", count=5)
+    monkeypatch.setattr("sweeps.sample.run.generate", limited)
+    assert printed(out, "masked", count=5) == expected
+    assert "too little memory: 2 texts at once from here on" in capsys.readouterr().err
+
+
+def test_a_run_is_found_by_key_sweep_or_folder(out):
+    run = run_of(out, "ar")
+    folder = out / "little" / "ar" / "runs" / run.key
+    for target in (run.key[:6], run.key, str(folder)):
+        assert find_run(target, out) == folder
+    assert find_run(run.key, out, "little") == folder
+
+
+def test_what_cannot_be_sampled_is_refused_in_a_sentence(out, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(out.parent)
+    ar, masked, gaussian = (run_of(out, family).key for family in ("ar", "masked", "gaussian"))
+    planned = run_of(out, "ar", finished=False).key
+    for arguments, sentence in [
+        (("zzzz",), "there is no run 'zzzz': no folder of this name, and no run's key begins with it"),
+        (("",), "runs' keys begin with ''"),
+        ((planned,), f"run {planned[:8]} (ar 8x1) is planned; only a finished run has texts"),
+        ((ar, "--steps", "5"), "samples one token a step: steps is 5, it must be 32"),
+        ((masked, "--sampler", "first_hiting"), "no sampler 'first_hiting'; did you mean 'first_hitting'"),
+        ((masked, "--steps", "0"), "steps is 0, it must be at least 1"),
+        ((masked, "--steps", "2", "--steps", "4"), "--steps is given 2 times; a run takes one value"),
+        ((masked, "--length", "33"), "--length is 33, but run"),
+        ((masked, "--length", "2", "--prompt", "dog " * 9), "tokens, the text only 2"),
+        ((masked, "--temperature", "0"), "temperature is 0.0, it must be above 0"),
+        ((masked, "--top-p", "2"), "top_p is 2.0, it must be in (0, 1]"),
+        ((gaussian, "--prompt", "the"), "it takes no prompt"),
+        (("texts",), "texts is no folder of a run: it has no spec.json"),
+        ((ar, "--sweep", "nix"), "unknown sweep 'nix'"),
+    ]:  # fmt: skip
+        assert sentence in refused(capsys, "sample", *arguments), arguments
+    empty = tmp_path / "none"
+    assert "which are: none" in refused(capsys, "sample", "abcd", "--out", str(empty))
+
+
+def test_a_run_without_checkpoint_or_tokenizer_is_refused(out, tmp_path):
+    folder = find_run(run_of(out, "masked").key, out)
+    copy = tmp_path / "little" / "masked" / "runs" / folder.name
+    shutil.copytree(folder, copy)
+    with pytest.raises(UserError, match="tokenizer bpe:280 of the run is not there"):
+        sample_run(str(copy), tmp_path, None, TextOptions())
+    for checkpoint in copy.rglob("checkpoint-*.pt"):
+        checkpoint.unlink()
+    with pytest.raises(UserError, match=r"cannot be loaded: .* has no checkpoint of it"):
+        sample_run(str(copy), tmp_path, None, TextOptions())
+
+
+def test_the_command_prints_a_text(out, monkeypatch, capsys):
+    monkeypatch.chdir(out.parent)
+    key = run_of(out, "masked").key
+    assert scaling("sample", key[:6], "--steps", "4", "--prompt", "the fox", "--count", "2") == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("the fox") == 2
+    assert f"{key[:8]} masked 8x1, sampler ancestral: 64 tokens in" in captured.err
