@@ -35,6 +35,7 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     point, columns = job.options["point"], job.options["columns"]
     device = "cuda" if job.gpus > 0 else "cpu"
     data = open_dataset(job.dataset)
+    judge = open_judge(point["judge"], data, device)  # first: one that is not there stops the point at once
     run = load_run(Path(job.options["run_folder"]), device=device)
     speed, texts = measure_speed(
         run.model, run.family, point["length"], batch=point["batch"], repeats=point["repeats"],
@@ -44,7 +45,7 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
         return Outcome(status="preempted", sentence=reason)
     human = data.heldout(len(texts), point["length"]) if mauve_available() else None
     quality = measure_quality(
-        [text.numpy() for text in texts], data, judge=open_judge(point["judge"], data, device),
+        [text.numpy() for text in texts], data, judge=judge,
         rule=point["rule"], human=human, device=device,
     )  # fmt: skip
     row = {

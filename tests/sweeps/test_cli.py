@@ -68,8 +68,9 @@ def test_options_are_as_reviewed():
         **{name: [*runs, "--reference", "--bootstrap"] for name in ("compare", "report")},
         "dashboard": [*runs, "--host", "--port", "--token", "--name", "--bootstrap"],
         "sample": [
-            *("--sweep", "--config", "--data", "--out", "run", "--prompt", "--steps", "--sampler", "--count"),
-            *("--seed", "--length", "--temperature", "--top-k", "--top-p", "--min-p"),
+            *("--family", "--sweep", "--config", "--data", "--out", "target", "--prompt", "--steps"),
+            *("--sampler", "--count", "--seed", "--length", "--temperature", "--top-k", "--top-p", "--min-p"),
+            *("--batch", "--repeats", "--judge", "--rule", "--pool", "--address"),
         ],
         "export": [*runs, "file"],
     }
