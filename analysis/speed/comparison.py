@@ -145,29 +145,40 @@ class SpeedQuality(Plotted, Printed):
     @property
     def sentence(self) -> str:
         """Who leads at which speed."""
-        own = self.leads[self.leads["at"] == MANY]
-        parts = [f"{row['family']} {_range_text(row)}" for row in own.to_dict("records")]
+        parts = [f"{' or '.join(names)} {_range_text(rows)}" for names, rows in self._stretches(MANY)]
         return f"The best samples at a speed (tokens/s of many texts): {', '.join(parts)}."
 
     @property
     def notes(self) -> list[str]:
         """What to mind, each a sentence."""
-        lines: dict[str, None] = {}
-        for row in self.leads.to_dict("records"):
-            if not is_missing(row["runner_up"]) and row["share"] < SURE:
-                lines[
-                    f"{row['family']} and {row['runner_up']} cannot be told apart {_range_text(row)} "
-                    f"tokens/s of {row['at']}: the first is ahead in {row['share']:.0%} of resamples."
-                ] = None
-        less = self.leads[self.leads["entropy_high"].astype(float) < -LESS]
+        lines = []
+        if (self.leads["share"] < SURE).any():
+            lines.append(f"Families named together lead in fewer than {SURE:.0%} of resamples each.")
+        sure = self.leads[self.leads["share"] >= SURE]
+        less = sure[sure["entropy_high"].astype(float) < -LESS]
         for (family, other), part in less.groupby(["family", "runner_up"], sort=False):
             row = part.loc[part["entropy_difference"].astype(float).idxmin()]
             ends = -row["entropy_difference"], -row["entropy_high"], -row["entropy_low"]
-            lines[
+            lines.append(
                 f"{family} leads {other} with less entropy (up to {interval_text(*ends, digits=2)} nats): "
                 "part of its lead may be repetition."
-            ] = None
+            )
         return [*lines, *(f"left out: {reason}" for reason in self.left_out)]
+
+    def _stretches(self, at: str) -> list[tuple[list[str], list[dict[str, Any]]]]:
+        """Rows of `leads` with the families that lead there: one, or several that are not told apart."""
+        stretches: list[tuple[list[str], list[dict[str, Any]]]] = []
+        unsure_before = False
+        for row in self.leads[self.leads["at"] == at].to_dict("records"):
+            unsure = row["share"] < SURE and not is_missing(row["runner_up"])
+            if not (unsure and unsure_before):
+                stretches.append(([], []))
+            names, rows = stretches[-1]
+            rows.append(row)
+            rivals = [row["family"], row["runner_up"]] if unsure else [row["family"]]
+            names += [name for name in rivals if name not in names]
+            unsure_before = unsure
+        return stretches
 
     def summary(self) -> pd.DataFrame:
         """`leads`."""
@@ -190,18 +201,20 @@ class SpeedQuality(Plotted, Printed):
     def leads_table(self, at: str = MANY) -> TextTable:
         """Who leads where, as it is printed: each range by its upper end, with the crossing's interval."""
         rows = []
-        own = self.leads[self.leads["at"] == at].to_dict("records")
-        ends = self.crossings[self.crossings["at"] == at].to_dict("records")
-        for number, row in enumerate(own):
-            upper = count_text(row["fastest"])
-            if number < len(ends):
-                end = ends[number]
-                upper = interval_text(end["speed"], end["low"], end["high"], count_text)
+        ends = self.crossings[self.crossings["at"] == at].set_index("speed")
+        for names, own in self._stretches(at):
+            first, last = own[0], own[-1]
+            upper = count_text(last["fastest"])
+            if last["fastest"] in ends.index:
+                end = ends.loc[last["fastest"]]
+                upper = interval_text(last["fastest"], end["low"], end["high"], count_text)
+            alone = len(names) == 1
             rows.append((
-                str(row["family"]), upper,
-                _span(row["gen_ppl_slowest"], row["gen_ppl_fastest"]),
-                _span(row["entropy_slowest"], row["entropy_fastest"]), f"{row['share']:.0%}",
-                "" if is_missing(row["runner_up"]) else str(row["runner_up"]),
+                "/".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else ""), upper,
+                _span(first["gen_ppl_slowest"], last["gen_ppl_fastest"]),
+                _span(first["entropy_slowest"], last["entropy_fastest"]),
+                f"{first['share']:.0%}" if alone else "",
+                str(first["runner_up"]) if alone and not is_missing(first["runner_up"]) else "",
             ))  # fmt: skip
         heads = ("best", f"tokens/s, {at}", "perplexity", "entropy", "share", "second")
         return TextTable(columns=heads, rows=tuple(rows))
@@ -391,9 +404,10 @@ def _offer(row: pd.Series) -> str:
     return f"perplexity {perplexity} at entropy {number_text(row['entropy'])} ({sampler_text(row.to_dict())})"
 
 
-def _range_text(row: Mapping[str, Any]) -> str:
-    start = f"from {count_text(row['above'])} " if row["above"] else ""
-    return f"{start}up to {count_text(row['fastest'])}"
+def _range_text(rows: list[dict[str, Any]]) -> str:
+    above, fastest = rows[0]["above"], rows[-1]["fastest"]
+    start = f"from {count_text(above)} " if above else ""
+    return f"{start}up to {count_text(fastest)}"
 
 
 def _span(first: float, last: float) -> str:

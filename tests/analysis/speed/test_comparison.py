@@ -106,7 +106,9 @@ def test_less_entropy_is_named(samples: pd.DataFrame) -> None:
 def test_families_that_cannot_be_told_apart_are_named() -> None:
     alike = {"masked": (20.0, 120.0, 1e5), "uniform": (20.0, 120.0, 1.001e5)}
     comparison = analysis.speed_quality(samples_table(alike, noise=0.3))
-    assert any("cannot be told apart" in note for note in comparison.notes)
+    assert any("lead in fewer than 95% of resamples" in note for note in comparison.notes)
+    assert {row[0] for row in comparison.leads_table().rows} & {"masked/uniform", "uniform/masked"}
+    assert re.search("(masked or uniform|uniform or masked) ", comparison.sentence)
 
 
 class TestAt:
