@@ -26,7 +26,7 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
 
     from scaling.data import open_dataset
     from scaling.evaluation.mauve import mauve_available
-    from scaling.evaluation.quality import measure_quality
+    from scaling.evaluation.quality import measure_quality, unigram_entropy
     from scaling.sampling.speed import measure_speed
     from scaling.training.finished import load_run
 
@@ -48,11 +48,14 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
         [text.numpy() for text in texts], data, judge=judge,
         rule=point["rule"], human=human, device=device,
     )  # fmt: skip
+    windows = data.num_windows("heldout", point["length"])
+    windows = len(texts) if windows is None else min(windows, len(texts))
+    real = [unigram_entropy(window) for window in data.heldout(windows, point["length"])]
     row = {
         **columns, "sampler": point["sampler"], "steps": point["steps"],
         "options": json.dumps(point["options"], sort_keys=True), "seed": point["seed"],
         **asdict(speed), **asdict(quality), "length": point["length"], "device": device_name(device),
-        "code_version": code_version(),
+        "heldout_entropy": sum(real) / len(real), "code_version": code_version(),
     }  # fmt: skip
     return Outcome(status="finished", sentence="", result={"point": point, "row": row}, device=row["device"])
 
