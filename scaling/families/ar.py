@@ -76,6 +76,10 @@ class Autoregressive(Family):
         logits = suppress(logits, self.mask_id)
         return F.cross_entropy(logits.flatten(0, 1), x0.flatten(), reduction="none").view(x0.shape)
 
+    @property
+    def mixes_posteriors(self) -> bool:
+        return False
+
     def sampling_steps(self, length: int) -> int:
         return length
 

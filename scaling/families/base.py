@@ -310,6 +310,11 @@ class Family(ABC):
         """Whether noise turns tokens into the mask and does nothing else."""
         return False
 
+    @property
+    def mixes_posteriors(self) -> bool:
+        """Whether guidance mixes posteriors, not predictions; see `scaling.sampling.guidance`."""
+        return not self.masks_only
+
     def sample(
         self, model: Denoiser, shape: tuple[int, int], steps: int, generator: torch.Generator, **options: Any
     ) -> Tensor:

@@ -42,7 +42,8 @@ class Block(Absorbing):
     tightness: ClassVar[str] = "tighter the smaller the blocks; exact with blocks of one token"
     objectives: ClassVar[tuple[str, ...]] = ("nelbo", "clipped")
     samplers: ClassVar[Mapping[str, str]] = {
-        "semi_autoregressive": "scaling.sampling.blocks:semi_autoregressive"
+        "semi_autoregressive": "scaling.sampling.blocks:semi_autoregressive",
+        "threshold": "scaling.sampling.blocks:by_threshold",
     }
 
     def __init__(

@@ -167,6 +167,10 @@ class Gaussian(Family):
         """Loss of a fresh network: all tokens equally likely at gamma_0, and x_hat near 0 everywhere."""
         return math.log(self.vocab_size) + (math.exp(-self.gamma_0) - math.exp(-self.gamma_1)) / 2
 
+    @property
+    def mixes_posteriors(self) -> bool:
+        return False
+
     # -- the network -----------------------------------------------------------------------------
 
     def build_model(self, size: Size, generator: torch.Generator) -> GaussianTransformer:

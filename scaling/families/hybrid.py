@@ -72,6 +72,7 @@ class Hybrid(Family):
         "ancestral": "scaling.sampling.discrete:ancestral",
         "self_correcting": "scaling.sampling.correction:self_correcting",
         "adaptive": "scaling.sampling.correction:adaptive",
+        "psi": "scaling.sampling.remasking:psi",
         "released": "scaling.sampling.correction:released",
     }
     mask_id: int

@@ -8,6 +8,7 @@ B batch, L length, N blocks of a text, V vocabulary, w tokens of a window.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 from scaling.errors import UserError
 from scaling.families.block import Block
 from scaling.models import FULL, Cache, Transformer
+from scaling.sampling.confidence import above, confidence_of
 from scaling.sampling.left_to_right import check_beginning, check_end
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
@@ -24,6 +26,21 @@ from scaling.sampling.reader import Reader
 
 WINDOW = 256
 """Tokens whose entropy tells that a text has come to repeat itself, as published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """When a text ends before its length.
+
+    end: an id that ends a text where it stands for the `ends`-th time, given places included (published: 2,
+    for its texts begin with it). least_entropy: a text also ends where the last `window` ids have less, in
+    nats, and loses these (published: 4).
+    """
+
+    end: int | None = None
+    ends: int = 1
+    least_entropy: float | None = None
+    window: int = WINDOW
 
 
 def semi_autoregressive(
@@ -44,75 +61,125 @@ def semi_autoregressive(
     the masks of the next one, if the model is a Transformer; the texts are the same. A prompt gives a
     beginning, and places of the block after it.
 
-    end: an id that ends a text where it stands for the `ends`-th time (published: 2, for its texts begin with
-    it). least_entropy: a text also ends where the last `window` ids have less, in nats, and lose these
-    (published: 4). `Draft.lengths` says where; what lies behind is no part of the text. UserError for values
-    out of range.
+    end, ends, least_entropy, window: see `Ending`. `Draft.lengths` says where a text ends; what lies behind
+    is no part of it. UserError for values out of range.
     """
-    family = draft.family
-    assert isinstance(family, Block), "a sampler of this family"
-    size, length = family.block_size, draft.ids.shape[1]
-    check_beginning(draft, size)
-    check_end(family, end)
-    for name, value in (("ends", ends), ("window", window)):
-        family.require(value >= 1, f"{name} is {value}, it must be at least 1")
+    family, size = _block_of(draft)
     if first_hitting and draft.steps > size:
         raise UserError(
             f"family {family.name!r} with first_hitting decodes at least a token a step: steps is "
             f"{draft.steps}, it must be at most block_size {size}"
         )
-    pad = -length % size
-    ids, free = F.pad(draft.ids, (0, pad)), F.pad(draft.free, (0, pad), value=True)
-    ids[free] = family.mask_id
-    draft.ids = ids[:, :length]
+    ending = Ending(end=end, ends=ends, least_entropy=least_entropy, window=window)
+    page = _Page(draft, family, cache, ending)
     yield
-    group, calls = _plan(draft, family, free, first_hitting)
-    uniforms = draft.noise.everywhere(0, Purpose.CLEAN, length + pad)
-    read = Reading(draft.reader, ids, family, cache)
-    ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    for number, start in enumerate(range(0, length, size)):
+    group, calls = _plan(draft, family, page.free, first_hitting)
+    uniforms = draft.noise.everywhere(0, Purpose.CLEAN, page.ids.shape[1])
+    for number, start in enumerate(page.starts):
         for call in range(calls[number]):
             rows, columns = (group[:, start : start + size] == call).nonzero(as_tuple=True)
-            probs = read(start, rows, columns)
+            probs = page.read(start, rows, columns)
             columns = start + columns
-            ids[rows, columns] = choose(probs, uniforms[rows, columns])
+            page.ids[rows, columns] = choose(probs, uniforms[rows, columns])
             yield
-        if end is None and least_entropy is None:
-            continue
-        text = ids[:, : min(start + size, length)]
-        stop, kept, _ = text_ends(text, end=end, ends=ends, least_entropy=least_entropy, window=window)
-        now = stop & ~ended
-        draft.lengths[now] = kept[now]
-        ended |= now
-        if bool(ended.all()):
-            ids[ids == family.mask_id] = 0 if end is None else end
+        if page.ends_after(start + size):
             return
 
 
-def text_ends(
-    ids: Tensor,
+def by_threshold(
+    draft: Draft,
     *,
+    threshold: float = 0.9,
+    cache: bool = True,
     end: int | None = None,
     ends: int = 1,
     least_entropy: float | None = None,
     window: int = WINDOW,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Iterator[None]:
+    """Block by block; a call decodes all places of the block whose likeliest id has at least that
+    probability before filters, and always the surest (Fast-dLLM, arXiv 2505.22618): the network decides how
+    many calls that takes, `steps` does not matter.
+
+    Likeliest ids in an order that depends on them: not the model's law, see `scaling.sampling.confidence`.
+    The cache is exact here, for finished blocks see nothing of later ones. Other options as of
+    `semi_autoregressive`.
+    """
+    family, size = _block_of(draft)
+    page = _Page(draft, family, cache, Ending(end=end, ends=ends, least_entropy=least_entropy, window=window))
+    yield
+    for start in page.starts:
+        block = slice(start, start + size)
+        masked = page.free[:, block].clone()
+        while bool(masked.any()):
+            rows, columns = masked.nonzero(as_tuple=True)
+            plain = page.read(start, rows, columns, filtered=False)
+            ids = draft.reader.filters(plain).argmax(-1)
+            surety = torch.full(masked.shape, -torch.inf, dtype=plain.dtype, device=plain.device)
+            surety[rows, columns] = confidence_of(plain, ids, "probability")
+            here = above(surety, threshold)
+            page.ids[:, block][here] = ids[here[rows, columns]]
+            masked &= ~here
+            yield
+        if page.ends_after(start + size):
+            return
+
+
+def _block_of(draft: Draft) -> tuple[Block, int]:
+    assert isinstance(draft.family, Block), "a sampler of this family"
+    return draft.family, draft.family.block_size
+
+
+class _Page:
+    """The texts as whole blocks, what is read of them, and which have ended."""
+
+    def __init__(self, draft: Draft, family: Block, cache: bool, ending: Ending) -> None:
+        size, self.length = family.block_size, draft.ids.shape[1]
+        check_beginning(draft, size)
+        check_end(family, ending.end)
+        for name in ("ends", "window"):
+            value = getattr(ending, name)
+            family.require(value >= 1, f"{name} is {value}, it must be at least 1")
+        pad = -self.length % size
+        self.ids, self.free = F.pad(draft.ids, (0, pad)), F.pad(draft.free, (0, pad), value=True)
+        self.ids[self.free] = family.mask_id
+        draft.ids = self.ids[:, : self.length]
+        self.draft, self.ending, self.mask_id = draft, ending, family.mask_id
+        self.read = Reading(draft.reader, self.ids, family, cache)
+        self.starts = range(0, self.length, size)
+        self.ended = torch.zeros(len(self.ids), dtype=torch.bool, device=self.ids.device)
+
+    def ends_after(self, place: int) -> bool:
+        """Whether all texts have ended, now that the places before this one are decoded."""
+        ending = self.ending
+        if ending.end is None and ending.least_entropy is None:
+            return False
+        stop, kept, _ = text_ends(self.ids[:, : min(place, self.length)], ending)
+        now = stop & ~self.ended
+        self.draft.lengths[now] = kept[now]
+        self.ended |= now
+        if not bool(self.ended.all()):
+            return False
+        self.ids[self.ids == self.mask_id] = 0 if ending.end is None else ending.end
+        return True
+
+
+def text_ends(ids: Tensor, ending: Ending) -> tuple[Tensor, Tensor, Tensor]:
     """Which of the texts ids (B, L) end here, how many of their tokens they keep, and the entropy of their
-    last `window` ids in nats; each (B,). Options as of `semi_autoregressive`.
+    last `ending.window` ids in nats; each (B,).
 
     A text of at most `window` tokens does not end by its entropy. Where both hold the entropy counts.
     """
     length = ids.shape[1]
-    entropy = entropy_of(ids[:, -window:])
+    entropy = entropy_of(ids[:, -ending.window :])
     stop = torch.zeros_like(entropy, dtype=torch.bool)
     kept = torch.full_like(stop, length, dtype=torch.long)
-    if end is not None:
-        count = (ids == end).cumsum(dim=1)
-        stop = count[:, -1] >= ends
-        kept = torch.where(stop, (count < ends).sum(dim=1) + 1, kept)
-    if least_entropy is not None and length > window:
-        low = entropy < least_entropy
-        stop, kept = stop | low, kept.masked_fill(low, length - window)
+    if ending.end is not None:
+        count = (ids == ending.end).cumsum(dim=1)
+        stop = count[:, -1] >= ending.ends
+        kept = torch.where(stop, (count < ending.ends).sum(dim=1) + 1, kept)
+    if ending.least_entropy is not None and length > ending.window:
+        low = entropy < ending.least_entropy
+        stop, kept = stop | low, kept.masked_fill(low, length - ending.window)
     return stop, kept, entropy
 
 
@@ -146,15 +213,16 @@ class Reading:
         self.read = 0
         """Places that were read as finished."""
 
-    def __call__(self, start: int, rows: Tensor, columns: Tensor) -> Tensor:
+    def __call__(self, start: int, rows: Tensor, columns: Tensor, *, filtered: bool = True) -> Tensor:
         """(n, V) at the wanted places, rows and columns (n,) of the block at `start`."""
         size = self.family.block_size
+        read = self.reader if filtered else self.reader.unfiltered
         if self.cache is None and not self.transformer:
             ids = self.ids[:, : start + size]
             if not start:
-                return self.reader(ids, where=(rows, columns))
+                return read(ids, where=(rows, columns))
             both = torch.cat([ids, ids], dim=1)
-            return self.reader(both, where=(rows, start + columns), layout=self.family.layout)
+            return read(both, where=(rows, start + columns), layout=self.family.layout)
         kept = Cache(start + size) if self.cache is None else self.cache
         first = 0 if self.cache is None else self.read
         until = None
@@ -163,6 +231,6 @@ class Reading:
             until = (places // size + 1) * size - 1
         where = (rows, start - first + columns)
         ids = self.ids[:, first : start + size]
-        probs = self.reader(ids, where=where, layout=FULL, cache=kept, slots=first, until=until)
+        probs = read(ids, where=where, layout=FULL, cache=kept, slots=first, until=until)
         self.read = start
         return probs

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from scaling.errors import UserError, nearest
+from scaling.sampling.guidance import label_log_probs, mix, tilt
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 from scaling.sampling.plan import groups_by_time, groups_of
@@ -41,6 +42,12 @@ def ancestral(draft: Draft, *, greedy_tail: bool = False, tail: str = "draw") ->
     if greedy_tail and tail != "draw":
         raise UserError(f"greedy_tail and tail {tail!r} are two ends of one text: give one of them")
     start_from_noise(draft)
+    if draft.reader.guides_posterior:
+        if greedy_tail or tail not in TAILS[:2]:
+            raise UserError("guidance that changes posteriors goes with tail 'draw' or 'posterior' only")
+        yield
+        yield from _guided(draft, tail)
+        return
     if family.masks_only:
         if tail == "network":
             raise UserError(f"family {family.name!r} has no tail 'network': no mask is left after the draws")
@@ -61,6 +68,37 @@ def ancestral(draft: Draft, *, greedy_tail: bool = False, tail: str = "draw") ->
     if tail == "network":
         draft.ids[draft.free] = predictions(draft.times[-1]).argmax(-1)
         yield
+
+
+def _guided(draft: Draft, tail: str) -> Iterator[None]:
+    """Draw from whole posteriors that guidance has changed: a call a step."""
+    for step, (t, s) in enumerate(pairwise(draft.times)):
+        posterior = guided_posterior(draft, t, s)
+        if tail == "posterior" and step == draft.steps - 1:
+            draft.ids[draft.free] = posterior.argmax(-1)
+        else:
+            draft.ids[draft.free] = choose(posterior, draft.noise.at(step, Purpose.CLEAN, draft.free))
+        yield
+
+
+def guided_posterior(draft: Draft, t: Tensor, s: Tensor) -> Tensor:
+    """(n, V) of the free places, mixed or tilted by the draft's guidance."""
+    reader, guidance = draft.reader, draft.reader.guidance
+    assert guidance is not None, "a draft that is guided"
+    if not reader.filters.neutral:
+        raise UserError(
+            f"family {draft.family.name!r}: filters cut predictions, and this guidance changes posteriors: "
+            "leave temperature, top_k, top_p and min_p out"
+        )
+    if guidance.classifier is None:
+        first, second = (
+            _whole_posterior(draft, probs, t, s) for probs in reader.both(draft.ids, t, draft.free)
+        )
+        return mix(first, second, guidance.scale)
+    probs = draft.family.restored(reader.alone(draft.ids, t, draft.free))
+    times = t.expand(len(draft.ids))
+    tilts = label_log_probs(guidance, draft.ids, times, draft.free, draft.family.vocab_size)
+    return tilt(_whole_posterior(draft, probs, t, s), tilts, guidance.scale)
 
 
 def start_from_noise(draft: Draft) -> None:

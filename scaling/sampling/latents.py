@@ -15,9 +15,10 @@ then move x_hat, and greedy_tail takes the likeliest ids at the end instead of d
 Prompts may give any places. The latents of a given token are drawn anew at every step from its own noise,
 which is independent of the other places once the token is known; and x_hat of the free places gains
 (sigma^2 / alpha) times the gradient of the sum of ln p(given token), without which the network would see the
-prompt through that noise alone. This is Bayes' rule for one given token; for several, the product of the
-network's laws of each stands in for their joint law. A guided or prompted call takes a backward pass beside
-the one that is counted.
+prompt through that noise alone. With factor 1 this is Bayes' rule for one given token. For several the
+network's laws of each are multiplied in place of their joint law, which counts twice what they say together;
+so the factor is 1 / sqrt(n) for n of them, unless `prompt_weight` says otherwise. A call with wishes or a
+prompt takes a backward pass beside the one that is counted.
 
 B batch, L length, E embedding dimensions, V vocabulary.
 """
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from scaling.families.duality import latent_scales
 from scaling.families.gaussian import Gaussian, latents
+from scaling.sampling.guided_latents import guided_model
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 
@@ -92,9 +94,10 @@ def ancestral(
     score_temperature: float = 1.0,
     greedy_tail: bool = False,
     wishes: Sequence[TokenWish] = (),
+    prompt_weight: float | None = None,
 ) -> Iterator[None]:
     """`steps` even steps of time, then ids from z_0: steps + 1 calls."""
-    yield from _denoise(draft, score_temperature, greedy_tail, wishes)
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes, prompt_weight)
 
 
 def ddim(
@@ -103,9 +106,10 @@ def ddim(
     score_temperature: float = 1.0,
     greedy_tail: bool = False,
     wishes: Sequence[TokenWish] = (),
+    prompt_weight: float | None = None,
 ) -> Iterator[None]:
     """As `ancestral` without fresh noise: a text is a function of the latents it starts from."""
-    yield from _denoise(draft, score_temperature, greedy_tail, wishes, fresh_noise=False)
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes, prompt_weight, fresh_noise=False)
 
 
 def released(
@@ -114,9 +118,10 @@ def released(
     score_temperature: float = 0.9,
     greedy_tail: bool = True,
     wishes: Sequence[TokenWish] = (),
+    prompt_weight: float | None = None,
 ) -> Iterator[None]:
     """The published loop with its defaults, to repeat its figures: see `released_times` for what is wrong."""
-    yield from _denoise(draft, score_temperature, greedy_tail, wishes, as_released=True)
+    yield from _denoise(draft, score_temperature, greedy_tail, wishes, prompt_weight, as_released=True)
 
 
 def released_times(steps: int) -> Tensor:
@@ -134,12 +139,13 @@ def _denoise(
     score_temperature: float,
     greedy_tail: bool,
     wishes: Sequence[TokenWish],
+    prompt_weight: float | None,
     *,
     fresh_noise: bool = True,
     as_released: bool = False,
 ) -> Iterator[None]:
     family, reader, (count, length) = draft.family, draft.reader, draft.ids.shape
-    model: Any = reader.model  # a GaussianTransformer, or what restores latents as it does
+    model: Any = guided_model(reader)  # a GaussianTransformer, or what restores latents as it does
     assert isinstance(family, Gaussian), "a sampler of this family"
     family.require(
         0 < score_temperature < math.inf, f"score_temperature is {score_temperature}, it must be positive"
@@ -148,8 +154,17 @@ def _denoise(
         not as_released or draft.steps >= 2,
         f"sampling steps is {draft.steps}, sampler 'released' needs at least 2",
     )
+    family.require(
+        prompt_weight is None or 0 <= prompt_weight < math.inf,
+        f"prompt_weight is {prompt_weight}, it must be at least 0 and finite",
+    )
     for wish in wishes:
         wish.check(family, length)
+    fixed = ~draft.free
+    weight = fixed.sum(dim=1, keepdim=True).clamp(min=1).double().rsqrt()
+    if prompt_weight is not None:
+        weight = torch.full_like(weight, prompt_weight)
+    steered = bool(wishes) or (bool(fixed.any()) and bool((weight > 0).any()))
     pairs = released_times(draft.steps) if as_released else even_times(draft.times)
     gammas = model.schedule(pairs.to(draft.ids.device).flatten())[0].view_as(pairs)
     last = model.schedule(draft.times[-1:])[0]
@@ -162,14 +177,13 @@ def _denoise(
     start = normals(0, Purpose.START)
     z = torch.where(free, start, latents(clean, start, gammas[0, :1]))
     guess = torch.zeros_like(clean, dtype=rows.dtype)
-    steered = bool(wishes) or not bool(free.all())
     yield
     for step, (at, to) in enumerate(gammas):
         previous = guess if family.self_conditioning else None
         push = torch.zeros_like(z)
         with reader.counting(draft.ids):
             if steered:
-                guess, push = guided(model, z.to(rows.dtype), at, previous, wishes, draft)
+                guess, push = guided(model, z.to(rows.dtype), at, previous, wishes, draft.ids, weight * fixed)
             else:
                 guess = model.restore(z.to(rows.dtype), at.expand(count), draft.ids, guess=previous)[0]
         if as_released and step == draft.steps - 1:
@@ -217,18 +231,19 @@ def guided(
     gamma: Tensor,
     guess: Tensor | None,
     wishes: Sequence[TokenWish],
-    draft: Draft | None = None,
+    ids: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x_hat (B, L, E) at latents z (B, L, E) and one gamma, and what the wishes add to it, and the given
-    tokens of a draft at its free places."""
+    """x_hat (B, L, E) at latents z (B, L, E) and one gamma, and what the wishes add to it, together with
+    weights (B, L) times ln p(ids)."""
     z = z.detach().requires_grad_()
     logits = model(z, gamma.expand(len(z)), guess=guess)
     chance = logits.new_zeros(())
     for wish in wishes:
         chance = chance + wish.log_chance(logits).sum()
-    if draft is not None:
-        prompt = logits.log_softmax(-1).gather(-1, draft.ids[..., None])[..., 0]
-        chance = chance + prompt.where(~draft.free, 0.0).sum()
+    if ids is not None and weights is not None:
+        prompt = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+        chance = chance + (weights.to(prompt.dtype) * prompt).where(weights > 0, 0.0).sum()
     (slope,) = torch.autograd.grad(chance, z)
     alpha, sigma = (level.to(z.dtype) for level in latent_scales(gamma))
     return (logits.softmax(-1) @ model.rows()).detach(), sigma**2 / alpha * slope

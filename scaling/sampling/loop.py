@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scaling.errors import UserError, nearest
 from scaling.sampling.filters import Filters
+from scaling.sampling.guidance import Guidance
 from scaling.sampling.noise import Noise
 from scaling.sampling.reader import Reader
 
@@ -84,6 +85,7 @@ def generate(
     steps: int | None = None,
     prompt: Tensor | None = None,
     filters: Filters | None = None,
+    guidance: Guidance | None = None,
     device: torch.device | str = "cpu",
     timed: bool = False,
     watch: Callable[[Draft], None] | None = None,
@@ -93,12 +95,14 @@ def generate(
     None).
 
     steps: calls of the network as the sampler counts them, by default the family's `sampling_steps`. prompt:
-    (B, L) or (L,) ids that are given, `FREE` elsewhere; shorter ones are a beginning. timed: measure the
+    (B, L) or (L,) ids that are given, `FREE` elsewhere; shorter ones are a beginning. guidance: towards a
+    label. timed: measure the
     share of the network. watch: called with the draft before the first step and after each. options: of the
     sampler.
 
     A text depends on its own seed and prompt alone. UserError for a sampler or option that the family does
-    not have, a prompt that is too long or that the sampler cannot keep, and steps it cannot use.
+    not have, a prompt that is too long or that the sampler cannot keep, steps it cannot use, and a label that
+    the network does not have.
     """
     function = sampler_of(family, sampler)
     taken = [name for name in inspect.signature(function).parameters if name != "draft"]
@@ -114,7 +118,9 @@ def generate(
         raise UserError(f"sampling steps is {steps}, it must be at least 1")
     fixed = _whole_prompt(prompt, len(seeds), length, family).to(device)
     noise = Noise(seeds, device)
-    reader = Reader(model, family, filters or Filters(), timed)
+    if guidance is not None:
+        guidance.number(getattr(model, "classes", 0))  # UserError for one that is not there
+    reader = Reader(model, family, filters or Filters(), guidance, timed)
     started = time.perf_counter()
     draft = Draft(
         family=family, reader=reader, noise=noise, steps=steps, ids=fixed.clamp(min=0), free=fixed == FREE,

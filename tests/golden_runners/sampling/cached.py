@@ -13,7 +13,7 @@ from scaling.families.base import Family
 from scaling.ladder import Size
 from scaling.models import Cache, Doubled, Transformer
 from scaling.sampling.any_order import block_autoregressive_rank, block_rank, decode_in_order, one_by_one
-from scaling.sampling.blocks import Reading, semi_autoregressive, text_ends
+from scaling.sampling.blocks import Ending, Reading, semi_autoregressive, text_ends
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Noise, Purpose
 from scaling.sampling.plan import NEVER, groups_by_time
@@ -109,13 +109,9 @@ def stop(case: Case) -> Got:
     """A text of fixed length keeps its length and is thrown away by the reference when it stops."""
     params, ids = case["params"], inputs(case)["ids"]
     varies = bool(params["var_length"])
-    stops, kept, entropy = text_ends(
-        ids,
-        end=params["eos"] if varies else None,
-        ends=2,
-        least_entropy=params["least_entropy"],
-        window=params["window"],
-    )
+    end = params["eos"] if varies else None
+    about = {"least_entropy": params["least_entropy"], "window": params["window"]}
+    stops, kept, entropy = text_ends(ids, Ending(end=end, ends=2, **about))
     length = kept if varies else torch.full_like(kept, ids.shape[1])
     return {"stop": stops.long()[0], "length": length[0], "entropy": entropy[0]}
 

@@ -182,6 +182,24 @@ def test_what_follows_a_prompt_has_the_conditional_law(sampler: str) -> None:
         assert distance(shares, model.probs * fits) < 0.06
 
 
+def test_a_prompt_of_several_tokens_weighs_less_than_their_number() -> None:
+    """Without a weight the prompt is seen through noise alone; with the same for each, too much of it."""
+    one_class, other = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.2, 0.7])
+    ids = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    probs = (one_class[ids].prod(-1) + other[ids].prod(-1)).double()
+    model = Exact(ids, probs / probs.sum(), WIDTH)
+    prompt = torch.tensor([0, 0, 0, FREE])
+    truth = probs.where(((ids == prompt) | (prompt == FREE)).all(-1), 0.0)
+    truth = torch.stack([truth[ids[:, 3] == token].sum() for token in range(3)]) / truth.sum()
+    off = {}
+    for weight in (None, 0.0, 1.0):
+        texts = generate(model, FAMILY, range(1000), 4, steps=24, prompt=prompt, prompt_weight=weight)  # type: ignore[arg-type]
+        off[weight] = distance(torch.bincount(texts.ids[:, 3], minlength=3) / 1000, truth)
+    assert off[None] < 0.05
+    assert off[0.0] > off[None] + 0.02
+    assert off[1.0] > off[None]
+
+
 def test_a_prompted_text_is_the_same_beside_others_without_a_prompt() -> None:
     model, prompt = pairs(), torch.tensor([[1, FREE], [FREE, FREE], [FREE, 2]])
     together = generate(model, FAMILY, [4, 5, 6], 2, prompt=prompt, steps=6)  # type: ignore[arg-type]
@@ -261,6 +279,7 @@ def test_filters_act_on_the_last_call() -> None:
     ("about", "sentence"),
     [
         ({"score_temperature": 0.0}, "score_temperature is 0.0, it must be positive"),
+        ({"prompt_weight": -1.0}, "prompt_weight is -1.0, it must be at least 0"),
         ({"sampler": "released", "steps": 1}, "needs at least 2"),
         ({"wishes": [TokenWish(token=3)]}, "wishes: token is 3, ids are below 3"),
         ({"wishes": [TokenWish(token=0, place=2)]}, "wishes: place is 2, the text has 2 tokens"),

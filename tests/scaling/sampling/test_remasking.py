@@ -25,7 +25,7 @@ def alphas(steps: int) -> torch.Tensor:
     return torch.linspace(0, 1, steps + 1, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", ["masked", "uniform"])
+@pytest.mark.parametrize("name", ["masked", "uniform", "hybrid"])
 def test_kappa_one_is_ancestral_id_for_id(name):
     family, model = family_and_model(name)
     plain = generate(model, family, SEEDS, LENGTH, steps=9)
