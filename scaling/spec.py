@@ -164,7 +164,8 @@ class DistillationSettings:
     """Signal level at the earliest and at the latest time, whatever the vocabulary: that of the published
     range of gamma, [-4, -1], for 50,257 ids."""
     forward_kl: bool = False
-    """KL(teacher || student) instead of the published KL(student || teacher)."""
+    """The divergence of the student from the teacher, averaged over the teacher, instead of the published
+    one, averaged over the student."""
 
     def __post_init__(self) -> None:
         _require_at_least(1, self, "rounds", "steps_per_round")
@@ -344,3 +345,37 @@ class RunSpec:
         parts: dict[str, Any] = {"size": Size, "data": DataSpec, "optimizer": OptimizerSpec}
         parts |= {"evaluation": EvaluationSpec, "labels": Labels, "distillation": DistillationSpec}
         return cls(**{n: parts[n](**v) if n in parts and v is not None else v for n, v in values.items()})
+
+
+def distilled(
+    parent: RunSpec,
+    how: DistillationSettings | None = None,
+    *,
+    batch_size: int = 128,
+    learning_rate: float = 6e-5,
+    warmup_steps: int = 500,
+    ema_decay: float = 0.999,
+    seed: int | None = None,
+) -> RunSpec:
+    """The spec of a run that distils `parent`, with the published settings (Duo, section 5.3) by default.
+
+    The learning rate is constant after warm-up; the budget is what the run costs. seed: the parent's if None.
+    UserError if the parent is of another family, or itself distilled.
+    """
+    if parent.distillation is not None:
+        raise UserError(f"run {parent.key} is itself distilled, from {parent.distillation.of}")
+    how = how or DistillationSettings()
+    optimizer = replace(
+        parent.optimizer, schedule="constant", learning_rate=learning_rate, warmup_steps=warmup_steps,
+        ema_decay=ema_decay,
+    )  # fmt: skip
+    spec = replace(
+        parent,
+        budget=1.0,
+        sequences=how.rounds * how.steps_per_round * batch_size,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        seed=parent.seed if seed is None else seed,
+        distillation=DistillationSpec(of=parent.key, **asdict(how)),
+    )
+    return replace(spec, budget=spec.training_flops())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scaling.families import FAMILIES, family_class
 from tests.sweeps.command_line import scaling
 from tests.test_house import committed
 
@@ -120,6 +121,18 @@ def test_files_named_in_code_and_comments_exist() -> None:
     assert not missing
 
 
+def test_every_sampler_of_a_family_is_listed() -> None:
+    section = text_of(Path("docs/families.md")).split("## Samplers\n")[1].split("\n## ")[0]
+    rows = [set(re.findall(r"`(\w+)`", line)) for line in section.splitlines() if line.startswith("|")]
+    missing = [
+        (family, sampler)
+        for family in FAMILIES
+        for sampler in family_class(family).samplers
+        if not any({family, sampler} <= row for row in rows)
+    ]
+    assert not missing
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_named_modules_and_functions_exist(page: Path) -> None:
     """`scaling.families`, `analysis.fit_law(...)`, python -m benchmarks.gaps."""
@@ -195,6 +208,21 @@ def test_every_command_and_option_is_on_the_page_of_commands() -> None:
     listed = set(re.findall(r"`(-?-?[a-z][a-z-]*)", page))
     options = {name for options in commands().values() for name in options if name.startswith("--")}
     assert not (commands().keys() | options) - listed, "docs/commands.md does not have them"
+
+
+def test_every_sampler_of_every_family_is_on_the_page_of_samplers() -> None:
+    from scaling.families import FAMILIES, get_family
+
+    listed: dict[str, list[str]] = {}
+    rows = re.findall(r"^\| (`\w+`)? ?\| ((?:`\w+`(?:, )?)+) \|", text_of(Path("docs/sampling.md")), re.M)
+    for family, samplers in rows:
+        if family.strip("`") in FAMILIES:
+            names = listed.setdefault(family.strip("`"), [])
+        elif family:
+            continue
+        names += re.findall(r"\w+", samplers)
+    samplers_of = {name: list(get_family(name, vocab_size=8).samplers) for name in FAMILIES}
+    assert listed == samplers_of, "the table of docs/sampling.md has one row for each sampler, in their order"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```yaml" in text_of(page)], ids=str)

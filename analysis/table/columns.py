@@ -78,6 +78,7 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("loss", "float64", "nats per token", "final bound on held-out text", "metric"),
     Column("loss_se", "float64", "nats per token", "standard error of loss", "metric"),
     Column("bits_per_byte", "float64", "bits per byte", "loss, comparable between tokenizers", "metric"),
+    Column("distilled_from", "str", "", "key of the run that this one distils, if any; no law by default"),
     Column(
         "labels", "str", "", "labels that the network reads, if any: their number and kind; no law by default"
     ),

@@ -251,6 +251,10 @@ def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
         for i in np.flatnonzero(runs["labels"].notna()).tolist():
             if word := runs["labels"].iloc[i]:
                 reasons[i] = reasons[i] or f"trained with labels ({word}); drop the column labels to fit it"
+    if "distilled_from" in runs.columns:
+        for i in np.flatnonzero(runs["distilled_from"].notna()).tolist():
+            if key := runs["distilled_from"].iloc[i]:
+                reasons[i] = reasons[i] or f"distilled from run {key}, not trained on the bound"
     if _has(runs, "family"):
         for i in np.flatnonzero(runs["family"].isna()).tolist():
             reasons[i] = reasons[i] or "no family, which other rows have"

@@ -170,8 +170,9 @@ def mask_weights(masked: Tensor, unmask: Tensor, remask: Tensor) -> Tensor:
     return torch.stack([1 - decode - lose, decode, lose], dim=1)
 
 
-def move_masks(draft: Draft, step: int, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw the free places from a mixture of weights (n, 3) that do not depend on the network.
+def move_masks(draft: Draft, step: int, weights: Tensor, t: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Draw the free places from a mixture of weights (n, 3) that do not depend on the network, which is told
+    time t if it is told the time.
 
     Returns the decoded places (B, L), and x_theta (n,) of their new ids.
     """
@@ -184,7 +185,7 @@ def move_masks(draft: Draft, step: int, weights: Tensor) -> tuple[Tensor, Tensor
     rows = decoded.any(dim=1)
     if not bool(rows.any()):
         return decoded, torch.zeros(0, dtype=torch.float64, device=draft.ids.device)
-    probs = draft.reader(before[rows], where=decoded[rows])
+    probs = draft.reader(before[rows], t, decoded[rows])
     new = choose(probs, draft.noise.at(step, Purpose.CLEAN, decoded))
     draft.ids[decoded] = new
     return decoded, probs.gather(-1, new[:, None])[:, 0]
@@ -253,7 +254,7 @@ def psi(
         present = draft.ids[draft.free]
         if family.masks_only:
             nothing = torch.zeros_like(present, dtype=torch.float64)
-            move_masks(draft, step, psi_weights(family, nothing, present, t, s, kappas[step]))
+            move_masks(draft, step, psi_weights(family, nothing, present, t, s, kappas[step]), t)
         elif t > s or kappas[step] < 1:
             probs = predictions(t)
             at_present = probs.gather(-1, present[:, None])[:, 0]

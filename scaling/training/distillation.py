@@ -20,7 +20,6 @@ B batch, L length, V vocabulary, D hidden size.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +32,7 @@ from scaling.families.curriculum import distinct_others, gamma_at, largest_norma
 from scaling.families.duality import gamma_of, latent_scales, to_discrete
 from scaling.families.uniform import LARGEST_SIGMA, Uniform
 from scaling.models import Transformer, head_loss
-from scaling.spec import DistillationSettings, DistillationSpec, RunSpec
+from scaling.spec import DistillationSettings, RunSpec
 from scaling.training.finished import load_run
 from scaling.training.optimizer import flatten
 
@@ -141,40 +140,6 @@ def divergence(
     if forward:
         first, second = second, first
     return (first.exp() * (first - second)).sum(-1)
-
-
-def distilled(
-    parent: RunSpec,
-    how: DistillationSettings | None = None,
-    *,
-    batch_size: int = 128,
-    learning_rate: float = 6e-5,
-    warmup_steps: int = 500,
-    ema_decay: float = 0.999,
-    seed: int | None = None,
-) -> RunSpec:
-    """The spec of a run that distils `parent`, with the published settings (Duo section 5.3) by default.
-
-    The learning rate is constant after warm-up; the budget is what the run costs. seed: the parent's if None.
-    UserError if the parent is of another family, or itself distilled.
-    """
-    if parent.distillation is not None:
-        raise UserError(f"run {parent.key} is itself distilled, from {parent.distillation.of}")
-    how = how or DistillationSettings()
-    optimizer = replace(
-        parent.optimizer, schedule="constant", learning_rate=learning_rate, warmup_steps=warmup_steps,
-        ema_decay=ema_decay,
-    )  # fmt: skip
-    spec = replace(
-        parent,
-        budget=1.0,
-        sequences=how.rounds * how.steps_per_round * batch_size,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        seed=parent.seed if seed is None else seed,
-        distillation=DistillationSpec(of=parent.key, **asdict(how)),
-    )
-    return replace(spec, budget=spec.training_flops())
 
 
 def load_parent(spec: RunSpec, folder: Path | None) -> Transformer:

@@ -140,7 +140,7 @@ def train(
     samples: int = 0,
     during: int = 0,
     during_sequences: int = 64,
-    parent: Path | None = None,
+    parent: Path | str | None = None,
 ) -> TrainResult:
     """Train `spec` on `data`, evaluate its bound, and return how it ended.
 
@@ -299,12 +299,12 @@ def _evaluated_steps(spec: RunSpec, count: int) -> tuple[int, ...]:
     return tuple(sorted(points | ({spec.steps} if count else set())))
 
 
-def _start(run: _Training, parent: Path | None) -> None:
+def _start(run: _Training, parent: Path | str | None) -> None:
     """A run without a checkpoint begins: one that distils another with that one's weights."""
     flat, decay = run.optimizer.flat, run.spec.optimizer.ema_decay
     if run.distillation is not None:
         with torch.no_grad():
-            flat.copy_(flatten(load_parent(run.spec, parent)))
+            flat.copy_(flatten(load_parent(run.spec, None if parent is None else Path(parent))))
     run.average = None if decay is None else WeightAverage(flat, decay)
 
 

@@ -5,17 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from scaling.families import family_name
+from scaling.families import family_class, family_name
 from scaling.flops import Convention
 from scaling.labels import Labels
 from scaling.ladder import Size
-from scaling.spec import EvaluationSpec, OptimizerSettings, OptimizerSpec, Precision
+from scaling.spec import (
+    DistillationSettings,
+    EvaluationSpec,
+    OptimizerSettings,
+    OptimizerSpec,
+    Precision,
+    RunSpec,
+    distilled,
+)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -227,6 +235,39 @@ class EvaluationRule(EvaluationSpec):
         return EvaluationSpec(**{f.name: getattr(self, f.name) for f in fields(EvaluationSpec)})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationRule(DistillationSettings):
+    """A distilled run for every `uniform` run of the sweep, or for those of some sizes and budgets.
+
+    It starts when the run that it distils has finished. Its budget is what it costs; no law has it.
+    """
+
+    sizes: tuple[str, ...] | None = None
+    """Sizes whose runs are distilled; null: all."""
+    budgets: tuple[float, ...] | None = None
+    """Budgets whose runs are distilled, as in `grid`; null: all."""
+    batch_size: Count = 128
+    """Sequences per optimizer step."""
+    learning_rate: Positive = 6e-5
+    """Constant after warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    """Steps in which the learning rate rises from 0."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Decay of the moving average of the student's weights, which the run returns."""
+
+    def specs(self, runs: Sequence[RunSpec]) -> list[RunSpec]:
+        """The runs that distil some of `runs`."""
+        settings = {f.name: getattr(self, f.name) for f in fields(DistillationSettings)}
+        names = ("batch_size", "learning_rate", "warmup_steps", "ema_decay")
+        return [
+            distilled(run, DistillationSettings(**settings), **{name: getattr(self, name) for name in names})
+            for run in runs
+            if family_class(run.family).distillable
+            and (self.sizes is None or run.size.name in self.sizes)
+            and (self.budgets is None or run.budget in self.budgets)
+        ]
+
+
 class TrainingConfig(_Section):
     """How a run is carried out. Nothing here changes a loss beyond rounding; nothing is part of its key."""
 
@@ -328,6 +369,8 @@ class SweepConfig(_Section):
     """Exceptions by family name; a family needs no entry."""
     evaluation: EvaluationRule = EvaluationRule()
     """How the held-out loss is estimated."""
+    distillation: DistillationRule | None = None
+    """Distilled runs beside those of the grid: `{}` for one of each `uniform` run; null: none."""
     seeds: Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)] = (1,)
     """One number or a list; every size is trained once per seed at every budget."""
     labels: Labels | None = None
@@ -351,6 +394,10 @@ class SweepConfig(_Section):
         labels = [size.name for size in self.sizes or ()]
         if len(set(labels)) != len(labels):
             raise ValueError(f"sizes {labels} name one twice; names must differ")
+        if self.distillation is not None and not self.training.keep_weights:
+            raise ValueError(
+                "training.keep_weights is false, and 'distillation' needs the weights; leave it out"
+            )
         for family, override in self.overrides.items():
             if family not in names:
                 listed = ", ".join(names)

@@ -170,7 +170,8 @@ class Driver:
             return not self.flights or overdue
         if self.flights or self._to_settle:
             return False
-        return self.stop.asked or self._open.keys() <= self.beyond_cap.keys()
+        beyond = self.beyond_cap.keys()
+        return self.stop.asked or all(e.key in beyond or e.parent in beyond for e in self._open.values())
 
     @property
     def capped(self) -> str | None:
@@ -240,6 +241,8 @@ class Driver:
                 continue
             if again and self.pool.rack.find(self._least) is None:
                 return
+            if entry.parent in self._open:  # once that is settled: if it failed, this one's failure says so
+                continue
             gpu_s = self.meter.gpu_seconds_of(entry, self._states[entry.key])
             if entry.flops > flops_left or gpu_s > gpu_s_left:
                 self.beyond_cap[entry.key] = "flops" if entry.flops > flops_left else "gpu_hours"
@@ -268,6 +271,10 @@ class Driver:
             self._set(entry.key, state=State.RUNNING)
             return
         folder = attempt_folder(run_folder(self.ledger.folder.parent, entry.family, entry.key), claim.attempt)
+        options = dict(entry.options)
+        if entry.parent is not None:
+            there = run_folder(self.ledger.folder.parent, entry.family, entry.parent)
+            options["parent"] = str(there.absolute())
         job = Job(
             key=entry.key,
             family=entry.family,
@@ -278,7 +285,7 @@ class Driver:
             cpus=entry.needs.cpus,
             gpus=entry.needs.gpus,
             stop_files=self._files.watched_by(entry.key, claim.attempt),
-            options=entry.options,
+            options=options,
         )
         handle = self.pool.submit(job, entry.needs, avoid_host=claim.last_host)
         flight = self.flights[handle] = Flight(

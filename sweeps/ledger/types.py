@@ -103,6 +103,11 @@ class Entry:
         return self.spec.family
 
     @property
+    def parent(self) -> str | None:
+        """Key of the run whose network this one starts from."""
+        return None if self.spec.distillation is None else self.spec.distillation.of
+
+    @property
     def flops(self) -> float:
         """Training FLOPs, exact count."""
         return float(self.columns.get("flops_exact") or 0.0)

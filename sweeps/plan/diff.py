@@ -13,10 +13,11 @@ from sweeps.ledger.types import Run
 
 FACT = "config"
 NO_OUTCOME: dict[str, Any] = {
-    **dict.fromkeys(("training", "resources", "families"), True),
+    **dict.fromkeys(("training", "resources", "families", "distillation"), True),
     "evaluation": {"during": True, "during_sequences": True},
 }
-"""What changes no result: how runs train, which families come next, held-out losses during a run."""
+"""What changes no result: how runs train, which families or distilled runs come next, held-out losses on the
+way."""
 MOST_CONFIG, MOST_RUN, EXAMPLES = 6, 4, 2
 """Differences that a sentence names, of a config and of runs, and pairs of values of each."""
 

@@ -24,6 +24,7 @@ from sweeps.config.sizes import size_params, sizes_per_budget
 from sweeps.ledger.types import RETRIED, SETTLED, Entry, Needs, Run, State
 from sweeps.plan import memory, timing
 from sweeps.plan.diff import why_new
+from sweeps.plan.distilled import distilled_specs
 from sweeps.plan.rows import spec_columns
 from sweeps.pools.devices import is_cpu, kind_of
 
@@ -178,6 +179,8 @@ def plan_specs(
             for size in sizes
             for seed in config.seeds
         ]
+    if config.distillation is not None:
+        specs += distilled_specs(config, specs)
     return tuple(specs), list(dict.fromkeys(notes))
 
 
@@ -337,6 +340,8 @@ def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) 
             )
     clipped = []
     for run in runs:
+        if run.spec.distillation is not None:  # its rate is not from the rule
+            continue
         rule = config.override(run.spec.family).learning_rate or config.learning_rate
         rate = rule.unclipped(size_params(run.spec.size, run.spec.data.num_token_ids))
         if not rule.smallest <= rate <= rule.largest:

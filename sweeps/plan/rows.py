@@ -55,6 +55,7 @@ def spec_columns(spec: RunSpec, *, unique_tokens: float | None = None) -> dict[s
         "tokenizer": spec.data.tokenizer,
         "data_fingerprint": spec.data.fingerprint,
         **labels,
+        **({} if spec.distillation is None else {"distilled_from": spec.distillation.of}),
     }
 
 

@@ -55,6 +55,15 @@ def test_runs_with_labels_are_left_out_until_the_column_is_dropped() -> None:
     assert len(prepare(mixed.drop(columns="labels"))) == 2 * len(runs)
 
 
+def test_distilled_runs_are_left_out() -> None:
+    runs = noisy()
+    mixed = pd.concat([runs, runs.assign(loss=runs["loss"] + 0.1, distilled_from="0a1b")], ignore_index=True)
+    table = prepare(mixed)
+    assert len(table) == len(runs)
+    assert {run.reason for run in table.excluded} == {"distilled from run 0a1b, not trained on the bound"}
+    assert len(prepare(mixed.drop(columns="distilled_from"))) == 2 * len(runs)
+
+
 def test_runs_that_differ_anywhere_are_no_repetition() -> None:
     runs = noisy()
     assert len(prepare(pd.concat([runs.assign(seed=0), runs.assign(seed=1)]))) == 2 * len(runs)

@@ -72,6 +72,19 @@ def test_first_hitting_shares_the_free_places_of_each_text_among_the_calls():
 
 
 @pytest.mark.parametrize("name", ["masked", "uniform", "hybrid"])
+def test_every_sampler_leaves_given_places_alone_at_every_step(name):
+    family, model = family_and_model(name)
+    prompt = torch.tensor([1, FREE, FREE, 2, FREE, 3])
+    for sampler in family.samplers:
+        states: list[torch.Tensor] = []
+        generate(
+            model, family, SEEDS, LENGTH, prompt=prompt, sampler=sampler,
+            watch=lambda draft, states=states: states.append(draft.ids[:, [0, 3, 5]].clone()),
+        )  # fmt: skip
+        assert all(state.tolist() == [[1, 2, 3]] * 4 for state in states), sampler
+
+
+@pytest.mark.parametrize("name", ["masked", "uniform", "hybrid"])
 def test_neutral_filters_change_no_id(name):
     family, model = family_and_model(name)
     plain = generate(model, family, SEEDS, LENGTH, steps=8).ids

@@ -395,6 +395,16 @@ def test_one_token_a_call_is_exact(name: str, options: dict[str, Any], about: di
     assert p_value(texts.ids, THREE, THREE.probs) > FALSE_ALARMS
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.99])
+def test_blocks_by_threshold_are_masks_by_threshold_in_blocks(threshold: float) -> None:
+    """Greedy: one text. Later blocks are masks where all is read, and not there where blocks are."""
+    about = {"sampler": "threshold", "threshold": threshold, "count": 1}
+    block = draw_texts(get_family("block", vocab_size=3, block_size=2), FOUR, **about)
+    masked = draw_texts(get_family("masked", vocab_size=3), FOUR, block_size=2, **about)
+    assert torch.equal(block.ids, masked.ids)
+    assert block.calls == masked.calls
+
+
 def test_infilling_follows_the_source_given_the_prompt() -> None:
     """One place a call: the texts with that token, as often as the source has them."""
     family = get_family("masked", vocab_size=4)

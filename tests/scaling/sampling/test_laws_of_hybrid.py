@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from scaling.families import get_family
 from scaling.families.hybrid import Hybrid
+from scaling.sampling import generate
 from scaling.sampling.correction import LOWEST_LOG_SNR, released_times, time_of_log_snr
-from tests.scaling.enumeration import noise_at, planted
+from tests.scaling.enumeration import noise_at, planted, told_the_time
 from tests.scaling.sampling.laws import (
     FALSE_ALARMS,
     Chain,
@@ -74,6 +77,40 @@ def test_one_round_of_self_correction_follows_its_law() -> None:
     ids = draw_texts(hybrid(), SOURCE, **about).ids
     assert p_value(ids, SOURCE, law) > FALSE_ALARMS
     assert p_value(ids, SOURCE, before) < CERTAIN
+
+
+@pytest.mark.parametrize("options", [{"p_u": 0.2}, {"noise": "balanced"}])
+def test_psi_follows_its_law(options: dict[str, Any]) -> None:
+    """Its noise is that of the new time, masks and tokens, with the share that the process has there."""
+    family = get_family("hybrid", vocab_size=4, **options)
+    assert isinstance(family, Hybrid)
+    plain = posterior_weights(family)
+
+    def weights(step: int, at_present: Tensor, present: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        to_s = plain(step, at_present, present, t, s)
+        to_text = plain(step, at_present, present, t, torch.zeros_like(s))
+        alpha = family.levels(s).alpha
+        guess = alpha * to_text / to_text.sum(1, keepdim=True)
+        guess[:, 2] += 1 - alpha
+        return 0.3 * to_s / to_s.sum(1, keepdim=True) + 0.7 * guess
+
+    law = law_of(family, SOURCE, torch.linspace(1, 0, 4, dtype=torch.float64), weights)
+    ids = draw_texts(family, SOURCE, sampler="psi", steps=3, kappa=0.3).ids
+    assert p_value(ids, SOURCE, law) > FALSE_ALARMS
+    assert p_value(ids, SOURCE, SOURCE.probs) < CERTAIN
+
+
+def test_with_masks_alone_psi_tells_the_network_the_time() -> None:
+    family, times = get_family("hybrid", vocab_size=4, p_u=0.0), set()
+    assert family.masks_only
+    told_the_time(family)
+
+    def network(ids: Tensor, t: Tensor) -> Tensor:
+        times.update(t.tolist())
+        return torch.zeros(*ids.shape, 4, dtype=torch.float64)
+
+    generate(network, family, range(50), 6, sampler="psi", kappa=0.5, steps=4)
+    assert times == {1.0, 0.75, 0.5, 0.25}
 
 
 def rounds(steps: int) -> Iterator[tuple[Tensor, bool]]:

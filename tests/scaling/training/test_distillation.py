@@ -16,12 +16,11 @@ from scaling.errors import UserError
 from scaling.families.duality import gamma_of, latent_scales
 from scaling.families.uniform import Uniform
 from scaling.randomness import generator_for
-from scaling.spec import DataSpec, DistillationSettings, RunSpec
+from scaling.spec import DataSpec, DistillationSettings, RunSpec, distilled
 from scaling.training import RunStatus, TrainResult, load_run, train
 from scaling.training.checkpoint import newest_checkpoint
 from scaling.training.distillation import (
     Distillation,
-    distilled,
     divergence,
     draw_candidates,
     noisy_ids,

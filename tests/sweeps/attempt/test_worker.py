@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from scaling.errors import UserError
+from scaling.spec import DistillationSettings, RunSpec, distilled
 from scaling.training import load_run
 from scaling.training.checkpoint import save_checkpoint
 from sweeps.attempt import journal
@@ -275,6 +276,24 @@ def test_the_network_of_a_finished_run_can_be_loaded(tmp_path, data):
     assert run_job(job).status == "finished"
     spec, family, model = load_run(tmp_path)
     assert (spec.key, family.name, model.vocab_size) == (job.key, job.family, family.vocab_size)
+
+
+def test_a_run_is_distilled_from_the_folder_of_another(tmp_path, data):
+    parent = tiny_job(data, tmp_path / "parent")
+    assert run_job(parent).status == "finished"
+    how = DistillationSettings(rounds=2, steps_per_round=3)
+    spec = distilled(RunSpec.from_dict(parent.spec), how, batch_size=4)
+    job = replace(parent, key=spec.key, spec=spec.to_dict(), folder=str(tmp_path / "child" / "attempt-001"))
+    outcome = run_job(replace(job, options={"parent": str(tmp_path / "parent")}))
+    assert outcome.status == "finished", outcome.traceback
+    assert outcome.result["steps_done"] == 6
+    assert outcome.result["bound_average"] > 0
+    nowhere = replace(job, folder=str(tmp_path / "again" / "attempt-001"), options={"parent": "nowhere"})
+    outcome = run_job(nowhere)
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.USER)
+    assert (
+        f"distils run {parent.key}, which cannot be used: nowhere is no folder of a run" in outcome.sentence
+    )
 
 
 def test_a_result_that_cannot_be_written_still_comes_back(tmp_path, data, monkeypatch):

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from scaling.spec import DistillationSpec
+from sweeps.attempt.job import Trouble
 from sweeps.driver.caps import Caps
 from sweeps.driver.driver import Driver
 from sweeps.driver.stopping import StopRequest
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Needs, State
-from tests.sweeps.simulation import Clock, SimulatedPool, entry, finish, finished, other_owner
+from tests.scaling.toys import toy_spec
+from tests.sweeps.simulation import Clock, SimulatedPool, entry, failed, finish, finished, other_owner
 
 
 @pytest.fixture
@@ -167,3 +170,43 @@ def test_runs_that_the_cap_will_not_let_start_are_foreseen(ledger, clock):
     assert foreseen[0] == {"c", "d"}
     assert set(foreseen) == {frozenset("cd")}
     assert pool.started() == ["a", "b"]
+
+
+def distilling(key: str, parent: str, seconds: float = 10.0):
+    how = DistillationSpec(of=parent, rounds=1, steps_per_round=1)
+    spec = toy_spec("uniform", sequences=8, distillation=how, optimizer={"ema_decay": 0.9})
+    return replace(entry(key, seconds), spec=spec)
+
+
+@pytest.mark.parametrize("end", ["finished", "failed"])
+def test_a_run_that_distils_another_waits_until_that_is_settled(ledger, clock, end, tmp_path):
+    """After a failure it starts as well: then its own failure names the run that it lacks."""
+    entries = [distilling("child", "parent", 50.0), entry("parent", 10.0), entry("other", 5.0)]
+    jobs = {}
+
+    def behave(job):
+        jobs[job.key] = job
+        broken = job.key == "parent" and end == "failed"
+        return (10.0, failed("broken", Trouble.USER) if broken else finished(job))
+
+    pool = SimulatedPool(clock, behave, slots=3)
+    drive(entries, ledger, pool, Caps())
+    assert pool.started() == ["parent", "other", "child"]
+    assert {run.key: str(run.state) for run in ledger.runs()} == {
+        "parent": end,
+        "other": "finished",
+        "child": "finished",
+    }
+    starts = {key: time for time, event, key in pool.log if event == "start"}
+    assert starts["child"] >= starts["parent"] + 10
+    assert jobs["child"].options["parent"] == str(tmp_path / "uniform" / "runs" / "parent")
+    assert "parent" not in jobs["other"].options
+
+
+def test_a_run_whose_parent_a_cap_keeps_from_starting_does_not_start_either(ledger, clock):
+    parent = replace(entry("parent"), columns={"flops_exact": 1e9})
+    driver = drive(
+        [distilling("child", "parent"), parent], ledger, SimulatedPool(clock, finish(1)), caps=Caps(flops=1e8)
+    )
+    assert {run.key: str(run.state) for run in ledger.runs()} == {"parent": "planned", "child": "planned"}
+    assert "1 run is beyond" in str(driver.capped)

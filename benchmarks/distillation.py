@@ -1,0 +1,169 @@
+"""What discrete consistency distillation does to samples, and what a moving average of the weights costs.
+
+A `uniform` run of a desk size learns a Markov chain, whose probabilities are known, and is distilled. Texts
+of teacher and student, at every number of steps: cross-entropy under the source (nats per token, lower is
+likelier text; the source's own is its entropy), entropy of the ids of all texts together (falls if texts grow
+alike), and the entropy of the ids of a text. Intervals: 95%, over texts, the same seeds for both.
+
+The average: seconds per optimizer step with and without, in turn, in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import options, save
+from scaling.data import open_dataset, prepare
+from scaling.data.synthetic import Source, parse_source
+from scaling.ladder import Size
+from scaling.sampling import generate
+from scaling.spec import DataSpec, DistillationSettings, EvaluationSpec, OptimizerSpec, RunSpec, distilled
+from scaling.training import load_run, train
+from scaling.training.optimizer import FlatAdamW, WeightAverage
+
+CORPUS = "synthetic:markov?order=1&vocab=64&sharpness=2.5"
+SIZE = Size(name="48x1", hidden=48, num_layers=1, num_heads=6, cond_dim=128, time_features=256)
+LENGTH, BATCH = 32, 32
+LADDER = (2, 4, 8, 16, 64)
+RESAMPLES = 1000
+
+
+def main() -> None:
+    parser = options(__doc__, "distillation")
+    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps of the teacher")
+    parser.add_argument("--steps-per-round", type=int, default=800)
+    parser.add_argument("--first-step", type=float, default=1 / 128)
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the student")
+    parser.add_argument("--texts", type=int, default=2000)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    source = parse_source(CORPUS)
+    numbers: dict[str, Any] = {"entropy": source.entropy_per_token(LENGTH), "average": cost_of_average()}
+    print(json.dumps(numbers, indent=1), flush=True)
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        data = open_dataset(prepare(CORPUS, "ids", folder / "data").folder)
+        spec = RunSpec(
+            family="uniform",
+            size=SIZE,
+            budget=1e10,
+            sequences=arguments.steps * BATCH,
+            batch_size=BATCH,
+            data=DataSpec.of(data, LENGTH),
+            optimizer=OptimizerSpec(learning_rate=5e-3, warmup_steps=arguments.steps // 20, ema_decay=0.999),
+            evaluation=EvaluationSpec(sequences=1024, noise_levels=8),
+        )
+        how = DistillationSettings(steps_per_round=arguments.steps_per_round, first_step=arguments.first_step)
+        about: dict[str, Any] = {"batch_size": BATCH, "warmup_steps": 100, "ema_decay": 0.99}
+        student = distilled(spec, how, learning_rate=arguments.learning_rate, **about)
+        for name, run in (("teacher", spec), ("student", student)):
+            started = time.perf_counter()
+            there = folder / name
+            there.mkdir()
+            (there / "spec.json").write_text(json.dumps(run.to_dict()))
+            result = train(run, data, there, log=lambda _: None, parent=folder / "teacher")
+            numbers[name] = {
+                "seconds": time.perf_counter() - started,
+                "bound": result.bound,
+                "bound_last": result.bound_last,
+                "bound_average": result.bound_average,
+                "texts": {steps: quality(there, steps, arguments.texts, source) for steps in LADDER},
+            }
+            print(name, json.dumps(numbers[name], indent=1), flush=True)
+    save(arguments.out, numbers)
+
+
+def quality(run: Path, steps: int, texts: int, source: Source) -> dict[str, tuple[float, float, float]]:
+    """Value and 95% interval of each measure of the run's texts."""
+    _, family, model = load_run(run)
+    ids = generate(model, family, range(texts), LENGTH, steps=steps).ids.numpy()
+    surprise = -source.log_prob(ids) / LENGTH
+    counts = np.stack([np.bincount(text, minlength=source.num_token_ids) for text in ids])
+    within = entropy(counts)
+    draws = np.random.default_rng(0).integers(texts, size=(RESAMPLES, texts))
+    together = [float(entropy(counts[rows].sum(0))) for rows in draws]
+    low, high = np.quantile(together, [0.025, 0.975])
+    return {
+        "cross_entropy": interval(surprise),
+        "entropy": (float(entropy(counts.sum(0))), float(low), float(high)),
+        "entropy_of_a_text": interval(within),
+    }
+
+
+def entropy(counts: np.ndarray) -> np.ndarray:
+    """Entropy (...,) of the shares of counts (..., V), nats."""
+    shares = counts / counts.sum(-1, keepdims=True)
+    return np.asarray(-(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(-1))
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    mean, error = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values))
+    return mean, mean - error, mean + error
+
+
+def cost_of_average() -> dict[str, dict[str, float]]:
+    """What the average adds to a step, for a small and a larger network."""
+    larger = replace(SIZE, name="256x4", hidden=256, num_layers=4, num_heads=8)
+    return {
+        "48x1, 64 ids": time_of_average(SIZE, 64, 16),
+        "256x4, 4096 ids": time_of_average(larger, 4096, 4),
+    }
+
+
+def time_of_average(size: Size, vocab: int, batch: int, pairs: int = 40, steps: int = 5) -> dict[str, float]:
+    """Median milliseconds of an optimizer step and of the update of an average, and the median ratio of steps
+    with to steps without in turn."""
+    spec = RunSpec(
+        family="uniform",
+        size=size,
+        budget=1e10,
+        sequences=1000,
+        batch_size=batch,
+        data=DataSpec(
+            corpus="none", tokenizer="ids", fingerprint="0", num_token_ids=vocab, context_length=64
+        ),
+        optimizer=OptimizerSpec(learning_rate=1e-3),
+    )
+    family, generator = spec.build_family(), torch.Generator().manual_seed(0)
+    model = family.build_model(size, generator)
+    optimizer = FlatAdamW(model, spec.optimizer)
+    average = WeightAverage(optimizer.flat, 0.999)
+    x0 = torch.randint(vocab, (batch, 64), generator=generator)
+
+    def seconds(averaged: bool) -> float:
+        started = time.perf_counter()
+        for step in range(steps):
+            loss = family.training_loss(model, family.training_batch(x0, generator, 0.5))
+            optimizer.add_gradient(loss / x0.numel(), first=True)
+            optimizer.step(1e-3, optimizer.gradient_norm())
+            if averaged:
+                average.update(optimizer.flat, step + 1)
+        return (time.perf_counter() - started) / steps
+
+    seconds(averaged=True)  # the first steps pay for set-up
+    without, with_average = zip(*((seconds(False), seconds(True)) for _ in range(pairs)), strict=True)
+    updates = []
+    for step in range(200):
+        started = time.perf_counter()
+        average.update(optimizer.flat, step + 1)
+        updates.append(time.perf_counter() - started)
+    return {
+        "parameters": optimizer.flat.numel(),
+        "step_ms": 1e3 * float(np.median(without)),
+        "update_ms": 1e3 * float(np.median(updates)),
+        "ratio": float(np.median([one / other for one, other in zip(with_average, without, strict=True)])),
+        "bytes_of_average": average.values.numel() * average.values.element_size(),
+    }
+
+
+if __name__ == "__main__":
+    main()
