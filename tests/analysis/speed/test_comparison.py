@@ -262,7 +262,10 @@ class TestDullTexts:
         assert comparison.at(tokens_per_s=1e4)["sampler"].tolist() == ["ancestral"] * 2
         with pytest.raises(UserError, match="no sampler is that fast"):
             comparison.at(tokens_per_s=5e5)
-        assert len(comparison.plot().data)
+        figure = comparison.plot()
+        assert "2 samples of too little entropy are not drawn" in figure.layout.meta["caption"]
+        drawn = [key for trace in figure.data if trace.meta["role"] == "points" for key in trace.meta["keys"]]
+        assert len(drawn) == 4 * len(samples)  # in each of four panels
 
     def test_without_a_limit_it_would_lead(self, samples: pd.DataFrame) -> None:
         mixed = self.with_a_dull_sampler(samples)

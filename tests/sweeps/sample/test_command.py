@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scaling.errors import UserError
-from sweeps.sample.choice import refuse_others, sweep_called
+from sweeps.sample.command import refuse_others, sweep_called
 from tests.sweeps.command_line import here, quick_machine, refused
 
 __all__ = ["here", "quick_machine"]
@@ -28,8 +28,8 @@ def test_options_of_the_other_one_are_refused() -> None:
 
 
 def test_the_command_says_so_in_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "sample", "desk", "--prompt", "x")
-    assert "--prompt is for texts of one run, and desk is a sweep" in said
-    said = refused(capsys, "sample", "3d8f", "--judge", "gpt2")
-    assert "--judge is for a sweep, and 3d8f is none below runs" in said
+    sentence = refused(capsys, "sample", "desk", "--prompt", "x")
+    assert "--prompt is for texts of one run, and desk is a sweep" in sentence
+    sentence = refused(capsys, "sample", "3d8f", "--judge", "gpt2")
+    assert "--judge is for a sweep, and 3d8f is none below runs" in sentence
     assert "sweep 'desk' has no runs under runs/desk yet" in refused(capsys, "sample", "desk")
