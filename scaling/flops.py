@@ -90,6 +90,10 @@ class Work:
     """The same in heads: d columns each."""
     input_width: float = 0.0
     """Columns of further d-wide maps of the input, per token."""
+    clusters: int = 0
+    """Clusters of the network's features, for which each training sequence takes half a pass more."""
+    cluster_share: float = 0.0
+    """Share of the training sequences from which clusters are learned."""
 
 
 PLAIN = Work()
@@ -162,8 +166,24 @@ def sequence_flops(
 ) -> float:
     """FLOPs of training on one sequence: three forward passes, and (`exact`) those without gradient."""
     forward = forward_flops(size, vocab_size, context_length, convention, work=work)
-    passes = TRAINING_PASSES + (work.passes_without_gradient if convention == "exact" else 0)
-    return passes * forward
+    if convention != "exact":
+        return TRAINING_PASSES * forward
+    total = (TRAINING_PASSES + work.passes_without_gradient) * forward
+    if work.clusters:
+        # two maps and the prototypes, of one vector a sequence
+        head = 2.0 * size.hidden * (2 * size.hidden + work.clusters)
+        total += feature_flops(size, context_length, work) + head * (1 + 2 * work.cluster_share)
+    return total
+
+
+def feature_flops(size: Size, context_length: int, work: Work = PLAIN) -> float:
+    """Exact FLOPs of the features of one sequence: the first half of the blocks, at least one."""
+    d, c, length = size.hidden, size.cond_dim, context_length
+    pairs = length**2 if work.pairs is None else work.pairs
+    conditioning = 2.0 * (size.time_features * c + c * c + size.num_layers * 6 * c * d + 2 * c * d)
+    return (
+        max(1, size.num_layers // 2) * (24.0 * length * work.inputs * d * d + 4.0 * d * pairs) + conditioning
+    )
 
 
 def training_flops(

@@ -257,6 +257,8 @@ class RunSpec:
     def build_family(self) -> Family:
         family = get_family(self.family, vocab_size=self.vocab_size, **self.family_options)
         family.labels = self.labels
+        if self.labels is not None and self.labels.clustered:
+            family.require(family.clusterable, "it reads latents and has no labels of clusters")
         return family
 
     @property
@@ -286,7 +288,7 @@ class RunSpec:
     @property
     def work(self) -> flops.Work:
         """The cost of one training sequence relative to one plain pass: a teacher is a pass more."""
-        work = self.build_family().work(self.data.context_length)
+        work = self.build_family().training_work(self.data.context_length)
         if self.distillation is None:
             return work
         return replace(work, heads=0.0, passes_without_gradient=work.passes_without_gradient + 1)

@@ -109,6 +109,8 @@ class Family(ABC):
     """What label the network reads beside a text; set by `RunSpec.build_family`."""
     distillable: ClassVar[bool] = False
     """Whether `scaling.training.distillation` can distil its runs."""
+    clusterable: ClassVar[bool] = True
+    """Whether `text_features` are there, for labels of clusters."""
     tightness: ClassVar[str]
     """How far the reported loss lies above the likelihood, in a phrase."""
 
@@ -229,8 +231,9 @@ class Family(ABC):
     def build_model(self, size: Size, generator: torch.Generator) -> Transformer:
         """A network with fresh weights drawn from `generator` (a CPU generator)."""
         return build_model(
-            size, self.vocab_size, causal=self.causal, generator=generator, classes=self.classes
-        )
+            size, self.vocab_size, causal=self.causal, generator=generator, classes=self.classes,
+            clustered=self.labels is not None and self.labels.clustered,
+        )  # fmt: skip
 
     @property
     def classes(self) -> int:
@@ -241,6 +244,13 @@ class Family(ABC):
         """The cost of one training sequence relative to one plain pass through the network."""
         return flops.causal(context_length) if self.causal else flops.PLAIN
 
+    def training_work(self, context_length: int) -> flops.Work:
+        """The same with what labels cost: nothing unless they are clusters of features."""
+        work = self.work(context_length)
+        if self.labels is None or not self.labels.clustered:
+            return work
+        return replace(work, clusters=self.labels.classes, cluster_share=self.labels.warm_share)
+
     def evaluation_work(self, context_length: int) -> list[flops.Work]:
         """The passes that score one held-out sequence at one noise level, each as in `work`."""
         return [self.work(context_length)]
@@ -248,12 +258,35 @@ class Family(ABC):
     def param_count(self, size: Size, kind: flops.ParamKind = "total") -> int:
         """Parameters of `build_model(size)`; kinds as in `scaling.flops.param_count`. Labels are embeddings:
         they count in the total alone, and cost no product."""
-        labels = (self.classes + 1) * size.cond_dim if self.classes and kind == "total" else 0
-        return flops.param_count(size, self.vocab_size, kind) + labels
+        extra = 0
+        if self.labels is not None and kind == "total":
+            extra = (self.classes + 1) * size.cond_dim
+            if self.labels.clustered:
+                extra += 2 * size.hidden * (size.hidden + 1) + self.classes * size.hidden
+        return flops.param_count(size, self.vocab_size, kind) + extra
 
     def view(self, noised: Noised) -> tuple[Tensor, dict[str, Any]]:
         """The network's input for a corrupted batch: ids, and keyword arguments of `Transformer.trunk`."""
         return noised.xt, {}
+
+    # -- features for clusters ---------------------------------------------------------------------
+
+    def noised_at_share(self, x0: Tensor, share: float, generator: torch.Generator) -> Noised:
+        """x0 (B, L) where the noise share is nearest to `share`."""
+        grid = torch.linspace(EARLIEST, 1, 1000, dtype=torch.float64, device=x0.device)
+        nearest = (self.noise_share(grid) - share).abs().argmin()
+        return self.noised(x0, grid[nearest].expand(len(x0)), generator)
+
+    def noised(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Noised:
+        """x0 (B, L) at times t (B,), as the network reads it."""
+        return Noised(x0, self.corrupt(x0, t, generator), t)
+
+    def text_features(self, model: Transformer, noised: Noised) -> Tensor:
+        """(B, D) what the middle block makes of each text, averaged over its tokens, with the null label."""
+        ids, view = self.view(noised)
+        middle = max(1, model.size.num_layers // 2)
+        features = model.trunk(ids, self.conditioning(noised.t), num_blocks=middle, **view)
+        return features[:, : noised.xt.shape[1]].mean(dim=1)
 
     # -- one training step -----------------------------------------------------------------------
 

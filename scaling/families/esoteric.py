@@ -98,6 +98,9 @@ class Esoteric(Absorbing):
         order = self.order(xt, uniforms, masks_in_place=sequential)
         return Noised(x0.gather(1, order), xt.gather(1, order), t, extra={"order": order})
 
+    def noised(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Noised:
+        return self._arranged(x0, t, generator, sequential=False)
+
     def training_batch(self, x0: Tensor, generator: torch.Generator, progress: float) -> Noised:
         count = len(x0)
         diffused = round(self.batch_split * count)

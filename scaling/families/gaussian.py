@@ -54,6 +54,7 @@ class Gaussian(Family):
 
     name: ClassVar[str] = "gaussian"
     masked: ClassVar[bool] = False
+    clusterable: ClassVar[bool] = False
     samplers: ClassVar[Mapping[str, str]] = {
         "ancestral": "scaling.sampling.latents:ancestral",
         "ddim": "scaling.sampling.latents:ddim",

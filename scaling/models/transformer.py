@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from scaling.ladder import Size
 from scaling.models.attention import CAUSAL, FULL, Cache, Layout
+from scaling.models.clusters import ClusterHead
 
 LAYER_NORM_EPS = 1e-5
 ROPE_BASE = 10000.0
@@ -68,10 +69,13 @@ class Transformer(nn.Module):
 
     `trunk` gives the features the head reads, so that a loss may call the head for some positions only.
     classes: how many labels a text may have; 0: the network reads none. A label's vector is added to the
-    conditioning; they start at 0, so that the network starts as one without.
+    conditioning; they start at 0, so that the network starts as one without. clustered: the labels are
+    clusters of the network's own features, found by a head beside it.
     """
 
-    def __init__(self, size: Size, vocab_size: int, *, causal: bool = False, classes: int = 0) -> None:
+    def __init__(
+        self, size: Size, vocab_size: int, *, causal: bool = False, classes: int = 0, clustered: bool = False
+    ) -> None:
         super().__init__()
         self.size, self.vocab_size, self.classes = size, vocab_size, classes
         self.layout: Layout = CAUSAL if causal else FULL
@@ -86,6 +90,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.num_layers))
         self.norm_final = nn.Parameter(torch.empty(hidden))
         self.head = nn.Linear(hidden, vocab_size)
+        self.clusters = ClusterHead(hidden, classes) if clustered else None
         self._rotations: Tensor | None = None
 
     def forward(self, ids: Tensor, noise: Tensor | Modulation, **view: Any) -> Tensor:
@@ -250,14 +255,20 @@ def interleave_heads(rows: Tensor, num_heads: int) -> Tensor:
 
 
 def build_model(
-    size: Size, vocab_size: int, *, causal: bool, generator: torch.Generator, classes: int = 0
+    size: Size,
+    vocab_size: int,
+    *,
+    causal: bool,
+    generator: torch.Generator,
+    classes: int = 0,
+    clustered: bool = False,
 ) -> Transformer:
     """A Transformer with fresh weights drawn from `generator` (a CPU generator) in a fixed order.
 
     Initial values as in the published code: embeddings and linear maps uniform within 1/sqrt(fan-in),
     norm gains 1, modulation, head and labels 0.
     """
-    model = Transformer(size, vocab_size, causal=causal, classes=classes)
+    model = Transformer(size, vocab_size, causal=causal, classes=classes, clustered=clustered)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner = name.rpartition(".")[0]

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaling.evaluation.leak import measure_leak
+from scaling.families.base import Family
 from scaling.labels import Labels
+from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
 
@@ -38,6 +41,20 @@ def heldout_labels(spec: RunSpec, data: Any) -> Tensor:
     return torch.from_numpy(
         labelled.heldout_labels(spec.evaluation.sequences, spec.data.context_length, spec.labels)
     )
+
+
+def label_numbers(
+    spec: RunSpec, family: Family, model: Transformer, x0: Tensor, labels: Tensor
+) -> dict[str, float]:
+    """What the labels (n,) of held-out text x0 (n, L) tell about it, as fields of `TrainResult`."""
+    autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
+    leak = measure_leak(model, family, x0, labels, spec.evaluation, autocast=autocast)
+    return {
+        "loss_with_label": leak.with_label,
+        "label_leak": leak.difference,
+        "label_leak_se": leak.se,
+        "label_cost": leak.label_cost,
+    }
 
 
 def with_null(labels: Tensor, spec: RunSpec, step: int) -> Tensor:

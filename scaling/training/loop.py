@@ -22,7 +22,6 @@ from torch import Tensor
 
 from scaling.errors import UserError
 from scaling.evaluation import Bound, estimate_bound
-from scaling.evaluation.leak import measure_leak
 from scaling.evaluation.samples import sample_ids
 from scaling.families.base import Family
 from scaling.families.uniform import Uniform
@@ -30,8 +29,9 @@ from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
 from scaling.training.checkpoint import newest_checkpoint, save_checkpoint
+from scaling.training.clusters import Clustering
 from scaling.training.distillation import Distillation, load_parent
-from scaling.training.labels import heldout_labels, training_labels
+from scaling.training.labels import heldout_labels, label_numbers, training_labels
 from scaling.training.machine import float32_route, matmul_peak
 from scaling.training.optimizer import FlatAdamW, WeightAverage, flatten, learning_rate_at
 from scaling.training.result import RunStatus, TrainResult
@@ -116,6 +116,7 @@ class _Training:
     micro_batch_size: int
     average: WeightAverage | None = None
     distillation: Distillation | None = None
+    clustering: Clustering | None = None
     earlier: tuple[Path, ...] = ()
     """Folders of earlier attempts."""
     resumed: int = 0
@@ -162,7 +163,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _prepare(spec, data, device, micro_batch_size, compile_trunk, during, during_sequences)
-    run.earlier = tuple(resume_from)
+    run.earlier = tuple(other for other in resume_from if other != folder)
     state, damaged = newest_checkpoint([*run.earlier, folder], spec.key, fences)
     for sentence in damaged:
         log({"kind": "damaged", "sentence": sentence})
@@ -181,6 +182,8 @@ def train(
     while progress.step < spec.steps:
         if run.distillation is not None:
             run.distillation.refresh(progress.step, run.optimizer.flat)
+        if run.clustering is not None:
+            run.clustering.begin(progress.step)
         loss, norm = _gradient(run)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return _diverged(run, f"the loss or its gradient is not finite at step {progress.step + 1}")
@@ -258,7 +261,7 @@ def _prepare(
         )
     small = torch.from_numpy(data.heldout(during_sequences, length)) if during else heldout[:0]
     labels = None
-    if spec.labels is not None:
+    if spec.labels is not None and not spec.labels.clustered:
         labels = heldout_labels(spec, data)
     torch.set_float32_matmul_precision(float32_route(spec.size.hidden) if device == "cpu" else "highest")
     family = spec.build_family()
@@ -284,6 +287,7 @@ def _prepare(
         device=torch.device(device),
         micro_batch_size=micro_batch_size or spec.batch_size,
         distillation=distillation,
+        clustering=Clustering.of(spec, family, model, micro_batch_size),
     )
 
 
@@ -316,6 +320,8 @@ def _restore(run: _Training, state: Mapping[str, Any]) -> None:
         run.average = WeightAverage(average, run.spec.optimizer.ema_decay)
     if run.distillation is not None:
         run.distillation.weights.copy_(state["teacher"])
+    if run.clustering is not None:
+        run.clustering.restore(state)
 
 
 def _save(run: _Training, folder: Path, log: Log) -> None:
@@ -324,6 +330,8 @@ def _save(run: _Training, folder: Path, log: Log) -> None:
         state["average"] = run.average.values.cpu()
     if run.distillation is not None:
         state["teacher"] = run.distillation.weights.cpu()
+    if run.clustering is not None:
+        state |= run.clustering.state()
     save_checkpoint(folder, run.progress.step, state, resumed=run.resumed, earlier=run.earlier)
     log({"kind": "checkpoint", "step": run.progress.step})
 
@@ -338,7 +346,9 @@ def _gradient(run: _Training) -> tuple[float, float]:
     generator = generator_for(spec.seed, "noise", step, run.device.type)
     objective = run.distillation or run.family
     batch = objective.training_batch(x0, generator, step / spec.steps)
-    if spec.labels is not None:
+    if run.clustering is not None:
+        batch = batch.with_labels(run.clustering.training_labels(x0, step))
+    elif spec.labels is not None:
         batch = batch.with_labels(training_labels(spec, run.data, step, count).to(run.device))
     total = 0.0
     for start in range(0, len(batch), run.micro_batch_size):
@@ -348,6 +358,8 @@ def _gradient(run: _Training) -> tuple[float, float]:
         mean = loss * (len(part) / (len(batch) * run.family.targets(part.x0).numel()))
         run.optimizer.add_gradient(mean, first=start == 0)
         total += float(mean.detach())
+    if run.clustering is not None and (loss_of_head := run.clustering.loss(x0, step)) is not None:
+        run.optimizer.add_gradient(loss_of_head, first=False)
     return total, run.optimizer.gradient_norm()
 
 
@@ -431,9 +443,14 @@ def _evaluate(run: _Training, log: Log) -> TrainResult:
     bytes_per_token = run.data.bytes_per_token
     bits = None if bytes_per_token is None else bound.bits_per_byte(bytes_per_token)
     numbers: dict[str, Any] = {"bound": bound.value, "bound_se": bound.se, "bits_per_byte": bits, **both}
+    if run.clustering is not None:
+        run.heldout_labels = run.clustering.labels(run.heldout, run.spec.evaluation.seed)
     if run.heldout_labels is not None:
+        started = time.perf_counter()
         with reported:
-            numbers |= _label_numbers(run, run.heldout_labels)
+            numbers |= label_numbers(run.spec, run.family, run.model, run.heldout, run.heldout_labels)
+        run.progress.evaluation_s += time.perf_counter() - started
+        run.progress.evaluation_flops += 2 * run.spec.evaluation_flops(len(run.heldout))
     costs = {"evaluation_s": run.progress.evaluation_s, "evaluation_flops": run.progress.evaluation_flops}
     log({"kind": "bound", "step": run.progress.step, **numbers, **costs})
     kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
@@ -441,21 +458,6 @@ def _evaluate(run: _Training, log: Log) -> TrainResult:
         kind += f", {'moving average of the' if both['weights'] == 'average' else 'last'} weights"
     sentence = f"loss {bound.value:.4f} ± {bound.se:.4f} nats per token ({kind})"
     return replace(_result(run, RunStatus.FINISHED, sentence), **numbers)
-
-
-def _label_numbers(run: _Training, labels: Tensor) -> dict[str, float]:
-    """What the labels of the held-out text tell about it, as fields of `TrainResult`."""
-    started, spec = time.perf_counter(), run.spec
-    autocast = torch.bfloat16 if spec.precision == "bfloat16" else None
-    leak = measure_leak(run.model, run.family, run.heldout, labels, spec.evaluation, autocast=autocast)
-    run.progress.evaluation_s += time.perf_counter() - started
-    run.progress.evaluation_flops += 2 * spec.evaluation_flops(len(run.heldout))
-    return {
-        "loss_with_label": leak.with_label,
-        "label_leak": leak.difference,
-        "label_leak_se": leak.se,
-        "label_cost": leak.label_cost,
-    }
 
 
 def _draw_samples(run: _Training, count: int, log: Log) -> None:

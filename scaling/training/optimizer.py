@@ -76,7 +76,10 @@ class FlatAdamW:
     def add_gradient(self, loss: Tensor, *, first: bool) -> None:
         """Backpropagate `loss` into the flat gradient, replacing it where `first`."""
         assert self.flat.grad is not None, "the flat gradient exists from construction on"
-        parts = [g.reshape(-1) for g in torch.autograd.grad(loss, self._parameters)]
+        parts = [
+            g.reshape(-1)
+            for g in torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
+        ]
         if first:
             torch.cat(parts, out=self.flat.grad)
         else:

@@ -194,7 +194,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
         built.check_context(length)
     except UserError as error:
         raise UserError(f"{config.source}: {error}") from None
-    work = built.work(length)
+    work = built.training_work(length)
     sequences = sequences_for(budget, size, vocab_size, length, convention, work=work)
     batch_size = (override.batch or config.batch)(budget, length)
     if sequences < batch_size:

@@ -139,6 +139,11 @@ def test_a_finished_run_is_only_evaluated_again(tmp_path: Path) -> None:
     assert second.train_s == pytest.approx(first.train_s, rel=0.5)
 
 
+def test_the_folder_itself_among_earlier_attempts_costs_no_checkpoint(tmp_path: Path) -> None:
+    run(toy_spec(), tmp_path, resume_from=[tmp_path], checkpoint_every_s=0)
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 2
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(damage: str, tmp_path: Path) -> None:
     spec = toy_spec()
