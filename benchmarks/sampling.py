@@ -221,7 +221,7 @@ def main() -> None:
         torch.set_num_threads(number)
         for name in arguments.families.split(","):
             rows += measure(name, shape, context, number, arguments.batch, arguments.rounds)
-        print(f"{shape}, {number} threads, {context} tokens: done", flush=True)
+            print(f"{shape}, {number} threads, {context} tokens, {name}: done", flush=True)
     show(rows)
     print("\n".join(missed(rows)) or "every floor is reached")
     save(arguments.out, rows)

@@ -243,6 +243,10 @@ class RunSpec:
     def _check_distillation(self, how: DistillationSpec) -> None:
         only = f"family {self.family!r} cannot be distilled, only 'uniform' can"
         _require(family_class(self.family).distillable, only)
+        _require(
+            self.labels is None or not self.labels.clustered,
+            "a run whose labels are clusters of its own features cannot be distilled: a student forms others",
+        )
         steps = how.rounds * how.steps_per_round
         _require(
             self.steps == steps,

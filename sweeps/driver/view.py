@@ -58,5 +58,6 @@ class View:
 
 
 def label(entry: Entry) -> str:
-    """The name of a run in messages: family, size and budget."""
-    return f"{entry.family} {entry.spec.size.name} {flops_text(entry.spec.budget)}"
+    """The name of a run in messages: family, size and budget, and whether it distils another."""
+    name = f"{entry.family} {entry.spec.size.name} {flops_text(entry.spec.budget)}"
+    return name if entry.parent is None else f"{name} (distilled)"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scaling.errors import UserError
 from scaling.families import PAPERS, family_name, get_family
 from scaling.flops import causal, training_flops
+from scaling.labels import Labels
 from scaling.randomness import generator_for
 from scaling.spec import DataSpec, DistillationSpec, EvaluationSpec, OptimizerSpec, RunSpec
 from tests.scaling.toys import toy_size, toy_spec
@@ -137,6 +138,7 @@ def test_a_teacher_costs_a_pass_and_two_copies_of_the_weights_more() -> None:
     [
         ({"family": "masked"}, "family 'masked' cannot be distilled, only 'uniform' can"),
         ({"sequences": 8 * 13}, "sequences is 104, 13 steps of 8; it must give the 12 steps of 3 rounds"),
+        ({"labels": Labels(of="clusters")}, "labels are clusters of its own features cannot be distilled"),
         ({"optimizer": toy_spec().optimizer}, "ema_decay is null; a distillation returns the moving average"),
     ],
 )
