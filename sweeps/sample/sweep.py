@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 
 from analysis.text import count_text, duration, flops_text, number_text
 from scaling.data import prepare
-from scaling.errors import UserError
+from scaling.errors import UserError, unknown
+from scaling.evaluation.perplexity import Rule
 from scaling.files import write_whole
 from scaling.spec import RunSpec
 from sweeps.driver.stopping import stop_on_signals
@@ -125,6 +126,8 @@ def _check(how: Sampling) -> None:
     for name, value, bound in [*checked, *(("steps", count, 1) for count in how.steps)]:
         if value is not None and value < bound:
             raise UserError(f"--{name} is {value}; it must be at least {bound}")
+    if how.rule not in get_args(Rule):
+        raise unknown("rule", how.rule, get_args(Rule))
 
 
 def _plan_table(runs: Sequence[Run], points: Sequence[Point]) -> RowsTable:

@@ -174,6 +174,7 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(out: Path, monkeypatch: pytest.M
     (Sampling(length=1), "--length is 1; it must be at least 2"),
     (Sampling(batch=0), "--batch is 0; it must be at least 1"),
     (Sampling(steps=(4, 0)), "--steps is 0; it must be at least 1"),
+    (Sampling(rule="attention"), "unknown rule 'attention'"),
     (Sampling(samplers=("x",)), "--sampler x: no sampled family has it"),
     (Sampling(families=("block",)), "'block' has no runs in this sweep"),
 ])  # fmt: skip
