@@ -26,7 +26,7 @@ SOURCES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """The labels of a run. UserError for a value out of range."""
+    """The label that the network reads beside each text; a value out of range is a UserError."""
 
     of: str
     """What the label of a training window says: `kind`, `package`, `topic` or `clusters`."""

@@ -301,12 +301,14 @@ class RunSpec:
     def weight_copies(self) -> int:
         """Vectors of the size of the weights that training keeps and saves, the gradient aside: weights, two
         moments, their moving average, a teacher."""
-        return 3 + (self.optimizer.ema_decay is not None) + (self.distillation is not None)
+        clustered = self.labels is not None and self.labels.clustered
+        return 3 + (self.optimizer.ema_decay is not None) + (self.distillation is not None) + clustered
 
     @property
     def final_bounds(self) -> int:
-        """Estimates of the bound when training has ended: of the last weights, and of their average."""
-        return 1 if self.optimizer.ema_decay is None else 2
+        """Estimates of the bound when training has ended: of the last weights, and of their average; with and
+        without the label."""
+        return 1 + (self.optimizer.ema_decay is not None) + 2 * (self.labels is not None)
 
     def evaluation_flops(self, sequences: int) -> float:
         """Exact FLOPs of one estimate of the bound on so many held-out sequences."""

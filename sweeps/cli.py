@@ -1,9 +1,9 @@
 """The `scaling` command: plan and run sweeps, look after their runs, fit and compare laws.
 
-Only this module decides exit codes: 0 done, 1 something is missing (a run did not finish, a family has no
-law, an audit found something), 2 wrong input (one sentence on standard error), 3 all runs and laws are there
-but the tracking store does not have every run, 130 stopped by Ctrl-C. A bug shows its traceback. Imports of
-anything heavy stand where they are used, so that `scaling --help` answers at once.
+Only this module, and for `sample` its own, decides exit codes: 0 done, 1 something is missing (a run did not
+finish, a family has no law, an audit found something), 2 wrong input (one sentence on standard error), 3 all
+runs and laws are there but the tracking store does not have every run, 130 stopped by Ctrl-C. A bug shows its
+traceback. Imports of anything heavy stand where they are used, so that `scaling --help` answers at once.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from sweeps.options import (
     command,
     option,
 )  # fmt: skip
+from sweeps.sample.command import sample
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -283,37 +284,7 @@ def audit(chosen: Chosen) -> None:
     sys.exit(0 if good else 1)
 
 
-@command("sweep", "config", "data", "out")
-def sample(
-    chosen: Chosen,
-    run: Annotated[str, typer.Argument(help="The key of a run, its first characters, or its folder.")],
-    prompt: Annotated[Text, option("The beginning of the texts.", metavar="TEXT")] = None,
-    steps: Annotated[
-        list[int] | None, option("Steps of the sampler.", metavar="N", show_default="64, or one a token")
-    ] = None,
-    sampler: Annotated[
-        list[str] | None, option("A sampler of the family.", metavar="NAME", show_default="the usual one")
-    ] = None,
-    count: Annotated[int, option("How many texts.", min=1)] = 1,
-    seed: Annotated[int, option("Another one gives other texts.", min=0)] = 0,
-    length: Annotated[
-        int | None, option("Tokens of a text.", min=1, show_default="as many as in training")
-    ] = None,
-    temperature: Annotated[float, option("Below 1 likelier tokens, above 1 more varied ones.")] = 1.0,
-    top_k: Annotated[int | None, option("Only so many likeliest tokens.")] = None,
-    top_p: Annotated[float, option("Only the likeliest tokens that reach this probability.")] = 1.0,
-    min_p: Annotated[float, option("Only tokens this likely, as a share of the likeliest.")] = 0.0,
-) -> None:
-    """Print texts of a finished run; on a terminal one sees how they come about."""
-    from scaling.sampling import Filters
-    from sweeps.sample.run import TextOptions, one_of, sample_run
-
-    how = TextOptions(
-        prompt=prompt, steps=one_of(steps, "--steps"), sampler=one_of(sampler, "--sampler"), count=count,
-        seed=seed, length=length,
-        filters=Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
-    )  # fmt: skip
-    sample_run(run, chosen.out, chosen.named, how)
+command("family", "sweep", "config", "data", "out")(sample)
 
 
 # -- laws ---------------------------------------------------------------------------------------
@@ -372,6 +343,8 @@ def ask(
     unique_tokens: Annotated[Text, option("All the text there is, in tokens: 5B.", metavar="U")] = None,
     epochs: Annotated[Number, option("Read the unique tokens at most this many times.")] = None,
     loss: Annotated[Number, option("Ask what reaching this loss costs (nats per token).")] = None,
+    tokens_per_s: Annotated[Number, option("Ask who samples best at this speed of many texts.")] = None,
+    latency_s: Annotated[Number, option("Ask who samples best within so many seconds a text.")] = None,
     reference: Reference = "ar",
     as_json: Annotated[bool, option("Print the answer as JSON.", "--json")] = False,
 ) -> None:
@@ -383,9 +356,13 @@ def ask(
 
     limits = {"gpus": gpus, "days": days, "utilisation": utilisation, "params": params, "tokens": tokens,
               "unique_tokens": unique_tokens, "epochs": epochs}  # fmt: skip
-    table, _ = chosen.runs()
+    speed = {"tokens_per_s": tokens_per_s, "latency_s": latency_s}
+    table, name = chosen.runs()
+    samples = chosen.out / name / "samples.parquet"
     usable = show_answer(
         table, _console(), reference=reference, flops=budget, loss=loss, as_json=as_json,
+        samples=samples if samples.is_file() else None,
+        speed={name: value for name, value in speed.items() if value is not None},
         **{name: value for name, value in limits.items() if value is not None},
     )  # fmt: skip
     sys.exit(0 if usable else 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +36,7 @@ from analysis.answer.methods import (
 from analysis.answer.shown import NAMES, difference_text, percent_text, range_text, ranking_table
 from analysis.errors import UserError
 from analysis.plotted import Plotted
+from analysis.speed.comparison import speed_quality
 from analysis.text import MISSING, flops_text, interval_text, is_missing, number_text
 
 REFERENCE = "ar"
@@ -85,6 +86,8 @@ class Recommendation(Plotted):
     families: Mapping[str, FamilyLaws]
     limits: Mapping[str, Any]
     """What was given beside the budget: params, tokens, unique_tokens, epochs."""
+    speed: str = ""
+    """What samples say of speed, in a sentence; "" without samples. It belongs to no budget."""
 
     @property
     def best(self) -> str:
@@ -114,7 +117,7 @@ class Recommendation(Plotted):
         if once := [name for name in whole if self.families[name].repeats is None]:
             which = f" of {', '.join(once)}" if any(once) else ""
             sentences.append(f"The runs{which} do not show what repeated text is worth, so it is read once.")
-        return sentences
+        return [*sentences, self.speed] if self.speed else sentences
 
     @property
     def confidence(self) -> str:
@@ -197,9 +200,10 @@ class Recommendation(Plotted):
 
     def at(self, flops: float | str | None = None, **limits: Any) -> Recommendation:
         """The answer of the same laws for another budget; arguments as of `recommend`."""
-        return answer_from(
+        answer = answer_from(
             self.families, self.refused, flops, reference=self.reference, level=self.level, **limits
         )
+        return replace(answer, speed=self.speed)
 
     def budget_for(self, loss: float) -> pd.DataFrame:
         """What a loss costs (nats per token): see `analysis.budget_for`."""
@@ -232,7 +236,7 @@ class Recommendation(Plotted):
             "cause": self.cause, "causes": list(self.causes), "confidence": self.confidence,
             "reference": self.reference, "level": self.level, "order_share": self.order_share,
             "ranking": tables["table"], "methods": tables["methods"], "refused": dict(self.refused),
-            "limits": dict(self.limits),
+            "limits": dict(self.limits), "speed": self.speed,
         }  # fmt: skip
 
 
@@ -248,6 +252,9 @@ def recommend(
     unique_tokens: float | str | None = None,
     epochs: float | None = None,
     reference: str | None = REFERENCE,
+    samples: pd.DataFrame | None = None,
+    tokens_per_s: float | None = None,
+    latency_s: float | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     level: float = 0.95,
@@ -259,21 +266,40 @@ def recommend(
     or gpus (64, "64xH100") for days at a utilisation (MFU, default 0.4). params or tokens: the run must have
     that size, or read that many tokens. unique_tokens: so much text there is, read at most epochs times
     (without epochs as often as pays) by families whose runs tell a law of repeated text, and once by others.
-    reference: the family the others are measured against, if it has runs. draws: resamples of each law;
+    reference: the family the others are measured against, if it has runs. samples: of these runs, see
+    `load_samples`; the answer then says which family samples best at which speed, or at just this one:
+    tokens_per_s of many texts at once, or latency_s, seconds for one. draws: resamples of each law;
     level: of the intervals; report(family, number, of) is called before each family is fitted.
 
     UserError for a budget that is missing, given twice or no number, for limits that exclude each other, for
-    a reference other than ar that has no runs, for fewer than 40 draws, and if no family has a law. Families
-    without a law, or whose law is broken, are left out and named in `refused`.
+    a reference other than ar that has no runs, for a speed without samples or that no sampler has, for fewer
+    than 40 draws, and if no family has a law. Families without a law, or whose law is broken, are left out
+    and named in `refused`.
     """
     question = {"gpus": gpus, "days": days, "utilisation": utilisation, "params": params, "tokens": tokens,
                 "unique_tokens": unique_tokens, "epochs": epochs}  # fmt: skip
     question = {name: value for name, value in question.items() if value is not None}
     _question(flops, question)  # a bad question is refused before the laws are fitted
+    speed = _speed_sentence(samples, tokens_per_s, latency_s, level)
     families, refused = fit_families(runs, draws=draws, seed=seed, level=level, report=report)
     if reference not in (None, REFERENCE, *families, *refused) and any(families):
         raise UserError(f"reference = {reference!r}: the runs have {', '.join([*families, *refused])}")
-    return answer_from(families, refused, flops, reference=reference, level=level, **question)
+    answer = answer_from(families, refused, flops, reference=reference, level=level, **question)
+    return replace(answer, speed=speed)
+
+
+def _speed_sentence(
+    samples: pd.DataFrame | None, tokens_per_s: float | None, latency_s: float | None, level: float
+) -> str:
+    if samples is None and (tokens_per_s, latency_s) == (None, None):
+        return ""
+    if samples is None:
+        name = "latency_s" if tokens_per_s is None else "tokens_per_s"
+        raise UserError(f"{name} needs samples of the runs: `scaling sample SWEEP` makes them")
+    comparison = speed_quality(samples, level=level)
+    if (tokens_per_s, latency_s) == (None, None):
+        return comparison.sentence
+    return comparison.answer(tokens_per_s=tokens_per_s, latency_s=latency_s)
 
 
 def budget_for(

@@ -28,8 +28,8 @@ ROW_PX = 300
 
 
 def speed_quality_table(comparison: SpeedQuality) -> pd.DataFrame:
-    """What `speed_quality` shows: `comparison.points`."""
-    return comparison.points
+    """What `speed_quality` shows: `comparison.points` without those of too little entropy."""
+    return comparison.points[~comparison.points["dull"]]
 
 
 def speed_quality(comparison: SpeedQuality) -> go.Figure:
@@ -65,6 +65,8 @@ def speed_quality(comparison: SpeedQuality) -> go.Figure:
         "intervals; grey ones where the lead changes. Lines run along the steps of one sampler. "
         f"Texts of {comparison.length} tokens, judged by {parts.safe(comparison.judge)}."
     )
+    if dull := len(comparison.points) - len(table):
+        caption += f" {dull} samples of too little entropy are not drawn."
     provenance = parts.run_provenance([table], what="samples")
     return parts.finish(figure, "speed_quality", "Speed against quality", caption, provenance)
 
@@ -75,7 +77,8 @@ def _family(
     """The points of a family, its front with intervals, and the line along it."""
     at, quality, speed = panel
     style, front = theme.family_style(family), comparison.front(family, at)
-    own = comparison.points[comparison.points["family"] == family]
+    table = speed_quality_table(comparison)
+    own = table[table["family"] == family]
     others = own[~own["front_many" if at == "many texts" else "front_one"]]
     line = {"color": style.colour, "width": 1.8}
     ends = front[f"{quality}_low"], front[f"{quality}_high"]

@@ -31,6 +31,8 @@ MANY, ONE = "many texts", "one text"
 """Throughput of a batch, and speed of a text alone: caches help the second, few steps the first."""
 LESS = 0.05
 """Nats by which a leader's entropy has to be lower, beyond its interval, to be named."""
+VARIED = 0.9
+"""Share of held-out text's entropy that texts must have to stand on a front."""
 SURE = 0.95
 """A family that is ahead in fewer draws than this is not told apart from the next one."""
 FEWEST_DRAWS = 40
@@ -52,8 +54,9 @@ class SpeedQuality(Plotted, Printed):
     figure: ClassVar[str] = "speed_quality"
     points: pd.DataFrame
     """The samples, one row per run, sampler and steps, with gen_ppl and entropy (mean over texts, nats), each
-    with _low and _high; speed_one (tokens per second of one text); front_many and front_one: whether no other
-    point of its family is at least as fast and at least as good."""
+    with _low and _high; speed_one (tokens per second of one text); dull: whether its entropy is below
+    `least_entropy`; front_many and front_one: whether it is not, and no other point of its family is at least
+    as fast and at least as good."""
     leads: pd.DataFrame
     """One row per range of speeds with one family ahead: at (`MANY` or `ONE`), family, above and fastest
     (tokens/s: the range is above the first, up to the second), gen_ppl and entropy of its points at both
@@ -65,6 +68,8 @@ class SpeedQuality(Plotted, Printed):
     level: float
     judge: str
     length: int
+    least_entropy: float
+    """Nats: texts with less stand on no front, however likely the judge finds them."""
     left_out: tuple[str, ...]
     """Rows that are on no front, and why."""
     _speeds: Mapping[str, np.ndarray]
@@ -107,22 +112,25 @@ class SpeedQuality(Plotted, Printed):
             raise UserError(f"{name} = {value!r}: give a number above 0")
         at, speed = (MANY, float(value)) if latency_s is None else (ONE, self.length / float(value))  # type: ignore[arg-type]
         column, _ = _columns(at)
-        fast = self.points[self.points[column] >= speed * (1 - 1e-9)]
+        kept = self.points[~self.points["dull"]]
+        fast = kept[kept[column] >= speed * (1 - 1e-9)]
         if not len(fast):
-            best = self.points[column].max()
+            best = kept[column].max()
             most = f"{count_text(best)} tokens/s" if at == MANY else f"{number_text(self.length / best)} s"
             raise UserError(f"{name} = {value:g}: no sampler is that fast; the fastest one does {most}")
-        families = self.points["family"].tolist()
+        families, places = kept["family"].tolist(), kept.index
         # just below, for a speed may be one that a point has to the last bit
         grid = np.array([speed * (1 - 1e-9)])
-        offers = offers_of(families, _ladders(self.points), self._speeds[at], self._nats, grid)[:, :, 0]
+        drawn = self._speeds[at][:, places], self._nats[:, places]
+        offers = offers_of(families, _ladders(kept), *drawn, grid)[:, :, 0]
         rows = fast.loc[fast.groupby("family")["gen_ppl"].idxmin()]
-        drawn = np.stack([offers[self.families.index(name)] for name in rows["family"]])
-        ends = interval(drawn.T, Rule(level=self.level))
+        order = list(dict.fromkeys(families))
+        own = np.stack([offers[order.index(name)] for name in rows["family"]])
+        ends = interval(own.T, Rule(level=self.level))
         assert ends is not None, "there are draws"
-        won = drawn[:, 1:].argmin(axis=0)
+        won = own[:, 1:].argmin(axis=0)
         table = rows.assign(
-            offered=np.exp(drawn[:, 0]), offered_low=np.exp(ends[0]), offered_high=np.exp(ends[1]),
+            offered=np.exp(own[:, 0]), offered_low=np.exp(ends[0]), offered_high=np.exp(ends[1]),
             best_share=[float(np.mean(won == place)) for place in range(len(rows))],
         )  # fmt: skip
         return table.sort_values("offered", ignore_index=True)
@@ -145,29 +153,51 @@ class SpeedQuality(Plotted, Printed):
     @property
     def sentence(self) -> str:
         """Who leads at which speed."""
-        own = self.leads[self.leads["at"] == MANY]
-        parts = [f"{row['family']} {_range_text(row)}" for row in own.to_dict("records")]
+        parts = [f"{' or '.join(names)} {_range_text(rows)}" for names, rows in self._stretches(MANY)]
         return f"The best samples at a speed (tokens/s of many texts): {', '.join(parts)}."
 
     @property
     def notes(self) -> list[str]:
         """What to mind, each a sentence."""
-        lines: dict[str, None] = {}
-        for row in self.leads.to_dict("records"):
-            if not is_missing(row["runner_up"]) and row["share"] < SURE:
-                lines[
-                    f"{row['family']} and {row['runner_up']} cannot be told apart {_range_text(row)} "
-                    f"tokens/s of {row['at']}: the first is ahead in {row['share']:.0%} of resamples."
-                ] = None
-        less = self.leads[self.leads["entropy_high"].astype(float) < -LESS]
+        lines = []
+        if count := int(self.points["dull"].sum()):
+            lines.append(
+                f"{count} samples have less entropy than {number_text(self.least_entropy)} nats"
+                f"{self._least_from}: they repeat themselves, and stand on no front."
+            )
+        if (self.leads["share"] < SURE).any():
+            lines.append(f"Families named together lead in fewer than {SURE:.0%} of resamples each.")
+        sure = self.leads[self.leads["share"] >= SURE]
+        less = sure[sure["entropy_high"].astype(float) < -LESS]
         for (family, other), part in less.groupby(["family", "runner_up"], sort=False):
             row = part.loc[part["entropy_difference"].astype(float).idxmin()]
             ends = -row["entropy_difference"], -row["entropy_high"], -row["entropy_low"]
-            lines[
+            lines.append(
                 f"{family} leads {other} with less entropy (up to {interval_text(*ends, digits=2)} nats): "
                 "part of its lead may be repetition."
-            ] = None
+            )
         return [*lines, *(f"left out: {reason}" for reason in self.left_out)]
+
+    @property
+    def _least_from(self) -> str:
+        heldout = self.points["heldout_entropy"].mean()
+        is_usual = abs(self.least_entropy - VARIED * heldout) < 1e-9
+        return f" ({VARIED:.0%} of held-out text's)" if is_usual else ""
+
+    def _stretches(self, at: str) -> list[tuple[list[str], list[dict[str, Any]]]]:
+        """Rows of `leads` with the families that lead there: one, or several that are not told apart."""
+        stretches: list[tuple[list[str], list[dict[str, Any]]]] = []
+        unsure_before = False
+        for row in self.leads[self.leads["at"] == at].to_dict("records"):
+            unsure = row["share"] < SURE and not is_missing(row["runner_up"])
+            if not (unsure and unsure_before):
+                stretches.append(([], []))
+            names, rows = stretches[-1]
+            rows.append(row)
+            rivals = [row["family"], row["runner_up"]] if unsure else [row["family"]]
+            names += [name for name in rivals if name not in names]
+            unsure_before = unsure
+        return stretches
 
     def summary(self) -> pd.DataFrame:
         """`leads`."""
@@ -190,18 +220,20 @@ class SpeedQuality(Plotted, Printed):
     def leads_table(self, at: str = MANY) -> TextTable:
         """Who leads where, as it is printed: each range by its upper end, with the crossing's interval."""
         rows = []
-        own = self.leads[self.leads["at"] == at].to_dict("records")
-        ends = self.crossings[self.crossings["at"] == at].to_dict("records")
-        for number, row in enumerate(own):
-            upper = count_text(row["fastest"])
-            if number < len(ends):
-                end = ends[number]
-                upper = interval_text(end["speed"], end["low"], end["high"], count_text)
+        ends = self.crossings[self.crossings["at"] == at].set_index("speed")
+        for names, own in self._stretches(at):
+            first, last = own[0], own[-1]
+            upper = count_text(last["fastest"])
+            if last["fastest"] in ends.index:
+                end = ends.loc[last["fastest"]]
+                upper = interval_text(last["fastest"], end["low"], end["high"], count_text)
+            alone = len(names) == 1
             rows.append((
-                str(row["family"]), upper,
-                _span(row["gen_ppl_slowest"], row["gen_ppl_fastest"]),
-                _span(row["entropy_slowest"], row["entropy_fastest"]), f"{row['share']:.0%}",
-                "" if is_missing(row["runner_up"]) else str(row["runner_up"]),
+                "/".join(names[:2]) + (f" +{len(names) - 2}" if len(names) > 2 else ""), upper,
+                _span(first["gen_ppl_slowest"], last["gen_ppl_fastest"]),
+                _span(first["entropy_slowest"], last["entropy_fastest"]),
+                f"{first['share']:.0%}" if alone else "",
+                str(first["runner_up"]) if alone and not is_missing(first["runner_up"]) else "",
             ))  # fmt: skip
         heads = ("best", f"tokens/s, {at}", "perplexity", "entropy", "share", "second")
         return TextTable(columns=heads, rows=tuple(rows))
@@ -240,21 +272,26 @@ class SpeedQuality(Plotted, Printed):
             table = table.where(table.notna() & ~table.isin([np.inf, -np.inf]), None)
             tables[name] = table.to_dict("records")
         return {**tables, "level": self.level, "judge": self.judge, "length": self.length,
-                "sentence": self.sentence, "notes": self.notes, "left_out": list(self.left_out)}  # fmt: skip
+                "least_entropy": self.least_entropy, "sentence": self.sentence, "notes": self.notes,
+                "left_out": list(self.left_out)}  # fmt: skip
 
 
 def speed_quality(
-    samples: pd.DataFrame, *, bootstrap: int = 1000, level: float = 0.95, seed: int = 0
-) -> SpeedQuality:
+    samples: pd.DataFrame, *, least_entropy: float | None = None, bootstrap: int = 1000,
+    level: float = 0.95, seed: int = 0,
+) -> SpeedQuality:  # fmt: skip
     """Each family's front of speed against generative perplexity, and which family leads at which speed.
 
     samples: a table as `load_samples` reads it: one row per run, sampler and steps. A front holds the points
-    that no other point of the family beats in both; nothing is interpolated. bootstrap: draws of the texts;
-    the texts of one number are drawn together for all points, because they share their random numbers. A
-    speed is drawn from between its tokens_per_s_low and _high; that of one text from as wide a range.
+    that no other point of the family beats in both; nothing is interpolated. least_entropy: unigram entropy
+    (nats, mean over texts) that texts must have to stand on a front, by default 90% of held-out text's where
+    the table has that: a judge finds a text that says one thing again and again very likely. bootstrap:
+    draws of the texts; the texts of one number are drawn together for all points, because they share their
+    random numbers. A speed is drawn from between its tokens_per_s_low and _high; that of one text from as
+    wide a range.
 
     UserError for samples of several judges, lengths or devices, for missing columns, for a level outside
-    (0, 1) and for fewer than 40 draws.
+    (0, 1), for fewer than 40 draws, and if all texts have too little entropy.
     """
     if not 0 < level < 1:
         raise UserError(f"level = {level!r}: give a share between 0 and 1, such as 0.95")
@@ -271,11 +308,11 @@ def speed_quality(
         count = len(judged)
         if count not in weights:
             weights[count] = _weights(count, bootstrap, rng)
-        drawn = weights[count]
+        counts = weights[count]
         with np.errstate(divide="ignore", invalid="ignore"):
-            own_nats = (drawn @ judged) / (drawn @ tokens)
+            own_nats = (counts @ judged) / (counts @ tokens)
         own_nats = np.where(np.isfinite(own_nats), own_nats, own_nats[0])  # a draw of texts without a token
-        own_entropy = (drawn @ varied) / drawn.sum(axis=1)
+        own_entropy = (counts @ varied) / counts.sum(axis=1)
         rule = Rule(level=level, leave_outs=count if count > 1 else 0)
         ends.append([*_ends(own_nats, rule, count), *_ends(own_entropy, rule, count)])
         nats.append(own_nats[: bootstrap + 1])
@@ -287,18 +324,28 @@ def speed_quality(
         gen_ppl=np.exp(quality[0]), gen_ppl_low=np.exp(low), gen_ppl_high=np.exp(high),
         entropy=varied[0], entropy_low=entropy_low, entropy_high=entropy_high, speed_one=speed[ONE][0],
     )  # fmt: skip
-    families = table["family"].tolist()
+    least = VARIED * float(table["heldout_entropy"].mean()) if least_entropy is None else least_entropy
+    least = 0.0 if is_missing(least) else least
+    table["dull"] = table["entropy"] < least
+    kept = table[~table["dull"]]
+    if not len(kept):
+        raise UserError(
+            f"samples have at most {number_text(table['entropy'].max())} nats of entropy, and "
+            f"{number_text(least)} are needed to stand on a front; least_entropy sets another limit"
+        )
+    families = kept["family"].tolist()
     leads, crossings = [], []
     for at in (MANY, ONE):
         column, mark = _columns(at)
         table[mark] = False
         for family in dict.fromkeys(families):
-            own = table["family"] == family
+            own = (table["family"] == family) & ~table["dull"]
             table.loc[own, mark] = non_dominated(
                 table.loc[own, column].to_numpy(), table.loc[own, "gen_ppl"].to_numpy()
             )
-        fought = contest(families, _ladders(table), speed[at], quality, level)
-        leads += _leads(table, at, fought, varied, level)
+        drawn = speed[at][:, kept.index], quality[:, kept.index]
+        fought = contest(families, _ladders(kept), *drawn, level)
+        leads += _leads(table[~table["dull"]], at, fought, varied, level)
         for crossing in fought.crossings:
             values = {name: getattr(crossing, name) for name in CROSSING_COLUMNS[1:]}
             crossings.append({"at": at, **values})
@@ -306,7 +353,7 @@ def speed_quality(
         points=table, leads=pd.DataFrame(leads, columns=list(LEAD_COLUMNS)),
         crossings=pd.DataFrame(crossings, columns=list(CROSSING_COLUMNS)), level=level,
         judge=f"{table['judge'].iloc[0]} ({table['judge_rule'].iloc[0]})",
-        length=int(table["length"].iloc[0]),
+        length=int(table["length"].iloc[0]), least_entropy=least,
         left_out=left_out, _speeds=speed, _nats=quality,
     )  # fmt: skip
 
@@ -391,9 +438,10 @@ def _offer(row: pd.Series) -> str:
     return f"perplexity {perplexity} at entropy {number_text(row['entropy'])} ({sampler_text(row.to_dict())})"
 
 
-def _range_text(row: Mapping[str, Any]) -> str:
-    start = f"from {count_text(row['above'])} " if row["above"] else ""
-    return f"{start}up to {count_text(row['fastest'])}"
+def _range_text(rows: list[dict[str, Any]]) -> str:
+    above, fastest = rows[0]["above"], rows[-1]["fastest"]
+    start = f"from {count_text(above)} " if above else ""
+    return f"{start}up to {count_text(fastest)}"
 
 
 def _span(first: float, last: float) -> str:

@@ -78,7 +78,8 @@ def comparable(samples: object) -> tuple[pd.DataFrame, tuple[str, ...]]:
         values = [] if name not in samples else sorted(map(str, samples[name].unique()))
         if len(values) > 1:
             raise UserError(f"samples have {len(values)} values of {name} ({', '.join(values)}): {reason}")
-    absent: dict[str, Any] = {"budget": float("nan"), "params": float("nan"), "options": "{}", "batch": pd.NA}
+    absent: dict[str, Any] = dict.fromkeys(("budget", "params", "heldout_entropy"), float("nan"))
+    absent |= {"options": "{}", "batch": pd.NA}
     absent |= {"tokens_per_s_low": samples["tokens_per_s"], "tokens_per_s_high": samples["tokens_per_s"]}
     table = samples.assign(**{name: value for name, value in absent.items() if name not in samples})
     reasons = [_fault(row) for row in table.to_dict("records")]

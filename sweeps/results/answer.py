@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.text import count_text, interval_text
@@ -32,17 +33,21 @@ def show_answer(
     flops: str | None = None,
     loss: float | None = None,
     as_json: bool = False,
+    samples: Path | None = None,
+    speed: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> bool:
     """Print the answer of the finished runs; whether there is one that can be used, for every family.
 
     flops: None is ten times the largest budget measured, unless limits name one. limits: of
-    `analysis.recommend`. loss: what reaching it costs, instead of a budget.
+    `analysis.recommend`. loss: what reaching it costs, instead of a budget. samples: the file of samples of
+    these runs; speed: one that is asked of them, tokens_per_s or latency_s.
     """
     from analysis.answer.grade import REFUSED
     from analysis.answer.recommendation import recommend, usual_budget
+    from analysis.speed.samples import load_samples
 
-    if loss is not None and (flops is not None or limits):
+    if loss is not None and (flops is not None or limits or speed):
         raise UserError("--loss asks for its budget, so give neither a budget nor limits beside it")
     with Waiting(out, "asking the laws ...") as step:
         answer = recommend(
@@ -51,7 +56,7 @@ def show_answer(
             report=lambda name, number, of: step(
                 f"fitting {name or 'these runs'} ({number + 1} of {of}) ..."
             ),
-            **limits,
+            samples=load_samples(samples) if samples is not None else None, **(speed or {}), **limits,
         )  # fmt: skip
         if flops is None and not limits.keys() & {"gpus", "days"}:
             answer = answer.at(usual_budget(answer.families), **limits)  # as page and report do

@@ -62,14 +62,14 @@ class Progress:
 
 
 def earlier(points: Sequence[Point], folder: Path) -> dict[str, Outcome]:
-    """The points that ended for good in an earlier call: measured, or refused."""
+    """The points that were measured in an earlier call. What was refused is asked again, for what was missing
+    (a package, say) may be there now."""
     outcomes = {point.key: read_outcome(point.folder(folder)) for point in points}
-    return {key: outcome for key, outcome in outcomes.items() if outcome is not None and settled(outcome)}
-
-
-def settled(outcome: Outcome) -> bool:
-    """Another attempt would end alike."""
-    return outcome.status == "finished" or outcome.trouble == Trouble.USER
+    return {
+        key: outcome
+        for key, outcome in outcomes.items()
+        if outcome is not None and outcome.status == "finished"
+    }
 
 
 def drive(

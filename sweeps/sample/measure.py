@@ -26,7 +26,7 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
 
     from scaling.data import open_dataset
     from scaling.evaluation.mauve import mauve_available
-    from scaling.evaluation.quality import measure_quality
+    from scaling.evaluation.quality import measure_quality, unigram_entropy
     from scaling.sampling.speed import measure_speed
     from scaling.training.finished import load_run
 
@@ -35,6 +35,7 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     point, columns = job.options["point"], job.options["columns"]
     device = "cuda" if job.gpus > 0 else "cpu"
     data = open_dataset(job.dataset)
+    judge = open_judge(point["judge"], data, device)  # first: one that is not there stops the point at once
     run = load_run(Path(job.options["run_folder"]), device=device)
     speed, texts = measure_speed(
         run.model, run.family, point["length"], batch=point["batch"], repeats=point["repeats"],
@@ -44,14 +45,17 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
         return Outcome(status="preempted", sentence=reason)
     human = data.heldout(len(texts), point["length"]) if mauve_available() else None
     quality = measure_quality(
-        [text.numpy() for text in texts], data, judge=open_judge(point["judge"], data, device),
+        [text.numpy() for text in texts], data, judge=judge,
         rule=point["rule"], human=human, device=device,
     )  # fmt: skip
+    windows = data.num_windows("heldout", point["length"])
+    windows = len(texts) if windows is None else min(windows, len(texts))
+    real = [unigram_entropy(window) for window in data.heldout(windows, point["length"])]
     row = {
         **columns, "sampler": point["sampler"], "steps": point["steps"],
         "options": json.dumps(point["options"], sort_keys=True), "seed": point["seed"],
         **asdict(speed), **asdict(quality), "length": point["length"], "device": device_name(device),
-        "code_version": code_version(),
+        "heldout_entropy": sum(real) / len(real), "code_version": code_version(),
     }  # fmt: skip
     return Outcome(status="finished", sentence="", result={"point": point, "row": row}, device=row["device"])
 

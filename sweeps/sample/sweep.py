@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 
+from analysis.errors import UserError as AnalysisError
 from analysis.text import count_text, duration, flops_text, number_text
 from scaling.data import prepare
-from scaling.errors import UserError
+from scaling.errors import UserError, unknown
+from scaling.evaluation.perplexity import Rule
 from scaling.files import write_whole
 from scaling.spec import RunSpec
 from sweeps.driver.stopping import stop_on_signals
@@ -38,7 +40,6 @@ from sweeps.show.tables import RowsTable, lasting_console
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.speed.comparison import SpeedQuality
 
 TABLE = "samples.parquet"
 LINE_S = 10.0
@@ -111,12 +112,11 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
             stopped = stop.asked
         failed = _show_troubles(progress, terminal)
         table = samples_table(folder, best, setting)
-        if len(table):
-            show_frontier(table, folder, terminal)
+        compared = len(table) > 0 and show_frontier(table, folder, terminal)
         if stopped:
             terminal.print("stopped; the same command goes on with the points that are left", style="yellow")
             return INTERRUPTED
-        return INCOMPLETE if failed or not len(table) else DONE
+        return DONE if compared and not failed else INCOMPLETE
 
 
 def _check(how: Sampling) -> None:
@@ -125,6 +125,8 @@ def _check(how: Sampling) -> None:
     for name, value, bound in [*checked, *(("steps", count, 1) for count in how.steps)]:
         if value is not None and value < bound:
             raise UserError(f"--{name} is {value}; it must be at least {bound}")
+    if how.rule not in get_args(Rule):
+        raise unknown("rule", how.rule, get_args(Rule))
 
 
 def _plan_table(runs: Sequence[Run], points: Sequence[Point]) -> RowsTable:
@@ -225,14 +227,19 @@ def samples_table(folder: Path, runs: Sequence[Run], setting: Setting) -> pd.Dat
     return table
 
 
-def show_frontier(table: pd.DataFrame, folder: Path, terminal: Console) -> SpeedQuality:
-    """Print who leads at which speed and the front of each family, and write table and figure."""
+def show_frontier(table: pd.DataFrame, folder: Path, terminal: Console) -> bool:
+    """Print who leads at which speed and the front of each family, and write table and figure; or why there
+    is no front, and return False."""
     import json
 
     from analysis import figures
     from analysis.speed.comparison import speed_quality
 
-    comparison = speed_quality(table)
+    try:
+        comparison = speed_quality(table)
+    except AnalysisError as error:
+        terminal.print(f"no front: {error}; {folder / TABLE} has the samples", style="yellow")
+        return False
     terminal.print(str(comparison), highlight=False, markup=False, soft_wrap=True)
     figure = comparison.plot()
     for suffix in ("html", "png"):
@@ -242,4 +249,4 @@ def show_frontier(table: pd.DataFrame, folder: Path, terminal: Console) -> Speed
         temporary.write_text(text + "\n", encoding="utf-8")
     files = f"{TABLE}, speed_quality.html, speed_quality.png, speed_quality.json"
     terminal.print(f"written to {folder}: {files}")
-    return comparison
+    return True

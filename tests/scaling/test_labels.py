@@ -50,6 +50,15 @@ def test_an_unknown_label_is_said_in_a_sentence(
         label_number(label, classes, names)
 
 
+def test_plans_know_what_labels_cost() -> None:
+    """Two more bounds at the end, and for clusters a teacher."""
+    plain, kind = toy_spec(), toy_spec(labels=Labels(of="kind"))
+    clusters = toy_spec(labels=Labels(of="clusters"))
+    assert [spec.final_bounds for spec in (plain, kind, clusters)] == [1, 3, 3]
+    assert [spec.weight_copies - plain.weight_copies for spec in (kind, clusters)] == [0, 1]
+    assert kind.training_flops() == plain.training_flops() < clusters.training_flops()
+
+
 def test_a_spec_without_labels_does_not_mention_them() -> None:
     """So its key is what it was before there were labels."""
     assert "labels" not in toy_spec().to_dict()

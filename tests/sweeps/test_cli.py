@@ -61,14 +61,16 @@ def test_options_are_as_reviewed():
         "audit": which,
         "ask": [
             *(*runs, "budget", "--gpus", "--days", "--utilisation", "--params", "--tokens"),
-            *("--unique-tokens", "--epochs", "--loss", "--reference", "--json"),
+            *("--unique-tokens", "--epochs", "--loss", "--tokens-per-s", "--latency-s", "--reference"),
+            "--json",
         ],
         "fit": [*runs, "--method", "--bootstrap"],
         **{name: [*runs, "--reference", "--bootstrap"] for name in ("compare", "report")},
         "dashboard": [*runs, "--host", "--port", "--token", "--name", "--bootstrap"],
         "sample": [
-            *("--sweep", "--config", "--data", "--out", "run", "--prompt", "--steps", "--sampler", "--count"),
-            *("--seed", "--length", "--temperature", "--top-k", "--top-p", "--min-p"),
+            *("--family", "--sweep", "--config", "--data", "--out", "target", "--prompt", "--steps"),
+            *("--sampler", "--count", "--seed", "--length", "--temperature", "--top-k", "--top-p", "--min-p"),
+            *("--batch", "--repeats", "--judge", "--rule", "--pool", "--address"),
         ],
         "export": [*runs, "file"],
     }

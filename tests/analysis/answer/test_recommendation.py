@@ -15,7 +15,7 @@ from analysis.answer.recommendation import answer_from
 from analysis.errors import UserError
 from analysis.frontier import optimal_logs, optimal_loss, surface_loss
 from analysis.laws import fit_law
-from tests.analysis.planted import BUDGETS, CHINCHILLA, isoflop_table
+from tests.analysis.planted import BUDGETS, CHINCHILLA, isoflop_table, samples_table
 
 NOISE = 0.001
 
@@ -428,3 +428,28 @@ def test_runs_of_several_sweeps_ask_for_care(two):
     halves = two.assign(sweep=np.where(np.arange(len(two)) % 2, "first", "second"))
     answer = recommend(halves, float(max(BUDGETS)), draws=40)
     assert (answer.grade, answer.cause) == (CARE, "runs of several sweeps are taken together (first, second)")
+
+
+class TestSpeed:
+    SAMPLES = samples_table({"ar": (20.0, 120.0, 2e5), "masked": (26.0, 60.0, 1.8e5)}, noise=0.02)
+
+    def test_samples_add_a_sentence_that_stays_for_other_budgets(self) -> None:
+        runs = isoflop_table(family="ar", noise=0.002, sizes=7)
+        plain = analysis.recommend(runs, 1e22, draws=40)
+        answer = analysis.recommend(runs, 1e22, draws=40, samples=self.SAMPLES)
+        sentence = analysis.speed_quality(self.SAMPLES).sentence
+        assert answer.sentences == [*plain.sentences, sentence]
+        assert answer.at(1e21).sentences[-1] == sentence
+        assert answer.to_dict()["speed"] == sentence
+        assert plain.to_dict()["speed"] == ""
+
+    def test_a_speed_is_a_second_question(self) -> None:
+        runs = isoflop_table(family="ar", noise=0.002, sizes=7)
+        comparison = analysis.speed_quality(self.SAMPLES)
+        for question in ({"tokens_per_s": 1e4}, {"latency_s": 0.5}):
+            answer = analysis.recommend(runs, 1e22, draws=40, samples=self.SAMPLES, **question)
+            assert answer.sentences[-1] == comparison.answer(**question)
+        with pytest.raises(UserError, match="latency_s needs samples of the runs: `scaling sample SWEEP`"):
+            analysis.recommend(runs, 1e22, latency_s=1.0)
+        with pytest.raises(UserError, match="no sampler is that fast"):
+            analysis.recommend(runs, 1e22, samples=self.SAMPLES, tokens_per_s=1e12)

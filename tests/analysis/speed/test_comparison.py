@@ -106,7 +106,9 @@ def test_less_entropy_is_named(samples: pd.DataFrame) -> None:
 def test_families_that_cannot_be_told_apart_are_named() -> None:
     alike = {"masked": (20.0, 120.0, 1e5), "uniform": (20.0, 120.0, 1.001e5)}
     comparison = analysis.speed_quality(samples_table(alike, noise=0.3))
-    assert any("cannot be told apart" in note for note in comparison.notes)
+    assert any("lead in fewer than 95% of resamples" in note for note in comparison.notes)
+    assert {row[0] for row in comparison.leads_table().rows} & {"masked/uniform", "uniform/masked"}
+    assert re.search("(masked or uniform|uniform or masked) ", comparison.sentence)
 
 
 class TestAt:
@@ -235,3 +237,55 @@ class TestFigure:
         assert len(line.x) == len(ar) + 1
         corner = [place for place in range(len(line.x) - 1) if line.x[place] == line.x[place + 1]]
         assert len(corner) == 1
+
+
+class TestDullTexts:
+    """A sampler that says one thing again and again: a perplexity near 1 at an entropy near 0."""
+
+    @staticmethod
+    def with_a_dull_sampler(samples: pd.DataFrame) -> pd.DataFrame:
+        dull = samples[samples["steps"] == 2].assign(sampler="greedy", tokens_per_s=1e6)
+        count = len(dull["text_nats"].iloc[0])
+        dull = dull.assign(text_nats=[[12.7] * count] * 2, text_entropy=[[0.1] * count] * 2)
+        return pd.concat([samples, dull], ignore_index=True)
+
+    def test_it_stands_on_no_front(self, samples: pd.DataFrame) -> None:
+        mixed = self.with_a_dull_sampler(samples).assign(heldout_entropy=4.1)
+        comparison = analysis.speed_quality(mixed)
+        assert comparison.least_entropy == pytest.approx(0.9 * 4.1)
+        clean = analysis.speed_quality(samples)
+        assert comparison.leads["family"].tolist() == clean.leads["family"].tolist()
+        assert comparison.points["dull"].sum() == 2
+        assert "greedy" not in str(comparison.text_table())
+        (note,) = (note for note in comparison.notes if "repeat" in note)
+        assert note.startswith("2 samples have less entropy than 3.69 nats (90% of held-out text's)")
+        assert comparison.at(tokens_per_s=1e4)["sampler"].tolist() == ["ancestral"] * 2
+        with pytest.raises(UserError, match="no sampler is that fast"):
+            comparison.at(tokens_per_s=5e5)
+        figure = comparison.plot()
+        assert "2 samples of too little entropy are not drawn" in figure.layout.meta["caption"]
+        drawn = [key for trace in figure.data if trace.meta["role"] == "points" for key in trace.meta["keys"]]
+        assert len(drawn) == 4 * len(samples)  # in each of four panels
+
+    def test_without_a_limit_it_would_lead(self, samples: pd.DataFrame) -> None:
+        mixed = self.with_a_dull_sampler(samples)
+        for comparison in (
+            analysis.speed_quality(mixed),
+            analysis.speed_quality(mixed.assign(heldout_entropy=4.1), least_entropy=0),
+        ):
+            assert comparison.leads["gen_ppl_slowest"].iloc[0] == pytest.approx(1.105, abs=0.001)
+            assert comparison.least_entropy == 0
+
+    def test_a_family_with_dull_texts_alone_has_an_empty_front(self, samples: pd.DataFrame) -> None:
+        uniform = samples["family"] == "uniform"
+        entropies = [
+            [0.1] * 24 if dull else list(own)
+            for dull, own in zip(uniform, samples["text_entropy"], strict=True)
+        ]
+        comparison = analysis.speed_quality(samples.assign(text_entropy=entropies), least_entropy=3.0)
+        assert not len(comparison.front("uniform"))
+        assert set(comparison.leads["family"]) == {"masked"}
+        assert max(map(len, str(comparison).splitlines())) <= 80
+        assert len(comparison.plot().data)
+        with pytest.raises(UserError, match=r"at most 4\.0. nats of entropy, and 9\.00 are needed"):
+            analysis.speed_quality(samples, least_entropy=9.0)

@@ -8,13 +8,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+import analysis
 from analysis import published, recommend
 from analysis.errors import UserError as AnalysisError
 from scaling.errors import UserError
 from sweeps.results.answer import show_answer
 from sweeps.results.laws import RunTable, store_table
 from sweeps.show.steps import Waiting
-from tests.analysis.planted import isoflop_table
+from tests.analysis.planted import isoflop_table, samples_table
+from tests.sweeps.command_line import here, quick_machine, refused, scaling, write_table
+
+__all__ = ["here", "quick_machine"]
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +103,30 @@ def test_in_a_pipe_it_says_which_family_it_fits_when_that_takes_long(out, capsys
     captured = capsys.readouterr()
     assert captured.err.splitlines() == ["asking the laws ...", "fitting ar (1 of 1) ..."]
     assert "fitting" not in captured.out
+
+
+class TestSpeed:
+    def ask(self, here, capsys, *more):
+        write_table("runs.csv", {"ar": 3, "masked": 3})
+        code = scaling("ask", "--store", "runs.csv", *more)
+        return code, " ".join(capsys.readouterr().out.split())
+
+    def test_samples_of_the_sweep_answer_a_speed(self, here, capsys):
+        samples = samples_table({"ar": (20.0, 120.0, 2e5), "masked": (26.0, 60.0, 1.8e5)}, noise=0.02)
+        (here / "runs" / "runs").mkdir(parents=True)
+        samples.to_parquet(here / "runs" / "runs" / "samples.parquet")
+        comparison = analysis.speed_quality(samples)
+        _, text = self.ask(here, capsys)
+        assert comparison.sentence in text
+        _, text = self.ask(here, capsys, "--tokens-per-s", "10000")
+        assert comparison.answer(tokens_per_s=10_000) in text
+        assert "give tokens_per_s or latency_s, one of the two" in refused(
+            capsys, "ask", "--store", "runs.csv", "--tokens-per-s", "10000", "--latency-s", "1"
+        )
+
+    def test_without_samples_a_speed_is_refused(self, here, capsys):
+        write_table("runs.csv", {"ar": 3})
+        sentence = refused(capsys, "ask", "--store", "runs.csv", "--latency-s", "1")
+        assert "latency_s needs samples of the runs" in sentence
+        sentence = refused(capsys, "ask", "--store", "runs.csv", "--loss", "2", "--latency-s", "1")
+        assert "--loss asks for its budget" in sentence

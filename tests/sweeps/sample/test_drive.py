@@ -91,17 +91,19 @@ def test_a_lost_worker_is_tried_again_but_not_forever(tmp_path: Path) -> None:
     assert pool.submitted.count(POINTS[1].key) == ATTEMPTS
 
 
-def test_what_is_refused_stays_refused_and_what_failed_is_tried_in_the_next_call(tmp_path: Path) -> None:
+def test_what_was_refused_or_failed_is_tried_in_the_next_call(tmp_path: Path) -> None:
     def ends(job: Job) -> Outcome:
         trouble = {POINTS[0].key: Trouble.USER, POINTS[1].key: Trouble.ERROR}.get(job.key)
         return Outcome(status="failed", sentence="no", trouble=trouble) if trouble else good(job)
 
-    driven(FakePool(ends), tmp_path)
-    assert POINTS[1].key not in earlier(POINTS, tmp_path)
+    first = FakePool(ends)
+    progress = driven(first, tmp_path)
+    assert {progress.done[point.key].sentence for point in POINTS[:2]} == {"no"}
+    assert len(first.submitted) == len(POINTS), "once a call"
+    assert len(earlier(POINTS, tmp_path)) == len(POINTS) - 2
     again = FakePool(good)
-    progress = driven(again, tmp_path)
-    assert again.submitted == [POINTS[1].key]
-    assert progress.done[POINTS[0].key].sentence == "no"
+    driven(again, tmp_path)
+    assert again.submitted == [point.key for point in POINTS[:2]]
 
 
 def test_a_stop_loses_the_running_points_alone(tmp_path: Path) -> None:

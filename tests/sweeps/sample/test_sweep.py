@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,16 +120,20 @@ def test_a_second_call_measures_nothing_and_more_steps_add_their_points(
     assert len(analysis.load_samples(out / "tiny")) == POINTS + 2, "earlier samples stay in the table"
 
 
-def test_steps_that_a_sampler_cannot_use_are_named_and_are_no_failure(out: Path) -> None:
-    how = Sampling(
-        pool="local", batch=4, repeats=1, steps=(3, 4), samplers=("confidence",), families=("masked",)
-    )
-    code, text = sampled(out, how)
-    table = analysis.load_samples(out / "tiny")
-    assert code == 0
-    assert set(table["sampler"]) == {"confidence"}
-    assert len(table) in (2, 4)
-    assert ("no samples of masked" in text) == (len(table) == 2)
+def test_what_is_refused_is_named_once(out: Path, tmp_path: Path) -> None:
+    code, text = sampled(out, replace(QUICK, judge=str(tmp_path / "no judge"), families=("masked",)))
+    assert code == 1
+    (line,) = (line for line in text.splitlines() if line.startswith("no samples of masked"))
+    assert "and 3 more: judge" in line
+    assert not (out / "tiny" / "samples.parquet").exists()
+
+
+def test_a_sampler_that_repeats_itself_gives_samples_but_no_front(out: Path) -> None:
+    greedy = replace(QUICK, steps=(4,), samplers=("confidence",), families=("masked",))
+    code, text = sampled(out, greedy)
+    assert code == 1
+    assert "no front: samples have at most" in text
+    assert set(analysis.load_samples(out / "tiny")["sampler"]) == {"confidence"}
 
 
 def test_a_killed_call_loses_the_points_under_way_alone(out: Path) -> None:
@@ -174,6 +179,7 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(out: Path, monkeypatch: pytest.M
     (Sampling(length=1), "--length is 1; it must be at least 2"),
     (Sampling(batch=0), "--batch is 0; it must be at least 1"),
     (Sampling(steps=(4, 0)), "--steps is 0; it must be at least 1"),
+    (Sampling(rule="attention"), "unknown rule 'attention'"),
     (Sampling(samplers=("x",)), "--sampler x: no sampled family has it"),
     (Sampling(families=("block",)), "'block' has no runs in this sweep"),
 ])  # fmt: skip
