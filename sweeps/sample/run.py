@@ -23,7 +23,9 @@ from scaling.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer
 from scaling.errors import UserError
 from scaling.families.block import Block
 from scaling.families.gaussian import Gaussian
+from scaling.labels import KINDS
 from scaling.sampling import Draft, Filters, generate
+from scaling.sampling.guidance import Guidance
 from scaling.sampling.speed import finished, is_short_of_memory, text_seeds
 from scaling.spec import DataSpec
 from scaling.training import FinishedRun, load_run
@@ -56,6 +58,10 @@ class TextOptions:
     length: int | None = None
     """Tokens of a text; None: as many as the run read at once in training."""
     filters: Filters = field(default_factory=Filters)
+    label: str | None = None
+    """By number, or by its name where the labels have some; None: texts of no label."""
+    scale: float | None = None
+    """How strongly a label guides; None: as the network reads it."""
 
 
 def sample_run(
@@ -77,6 +83,7 @@ def sample_run(
     if how.count < 1:
         raise UserError(f"--count is {how.count}; it must be at least 1")
     prompt = None if how.prompt is None else words.encode(how.prompt)
+    guidance = _guidance(run, how)
     notes = console(stderr=True)
     batch, number, started, calls = min(BATCH, how.count), 0, time.perf_counter(), 0
     while number < how.count:
@@ -85,7 +92,7 @@ def sample_run(
             with _Picture(terminal, words, len(prompt) if prompt is not None else 0) as picture:
                 texts = generate(
                     run.model, run.family, seeds, length, sampler=how.sampler, steps=how.steps,
-                    prompt=prompt, filters=how.filters, device=device,
+                    prompt=prompt, filters=how.filters, guidance=guidance, device=device,
                     watch=picture.show if terminal.is_terminal else None,
                 )  # fmt: skip
         except (MemoryError, RuntimeError) as error:
@@ -110,6 +117,18 @@ def sample_run(
         f"{calls} calls of the network",
         style="dim",
     )  # fmt: skip
+
+
+def _guidance(run: FinishedRun, how: TextOptions) -> Guidance | None:
+    """By the label that `how` names; UserError for a scale without a label."""
+    if how.label is None:
+        if how.scale is not None:
+            raise UserError(f"--scale is {how.scale:g}, it says how strongly a label guides; add --label")
+        return None
+    named = run.spec.labels is not None and run.spec.labels.of == "kind"
+    label = int(how.label) if how.label.isdecimal() else how.label
+    scale = 1.0 if how.scale is None else how.scale
+    return Guidance(label=label, scale=scale, names=KINDS if named else ())
 
 
 def find_run(target: str, out: Path, sweep: str | None = None) -> Path:

@@ -162,10 +162,12 @@ def test_public_names():
         "laws",
         "load_law",
         "load_runs",
+        "load_samples",
         "published",
         "recommend",
         "rollout",
         "select",
+        "speed_quality",
     ]
     for name in analysis.__all__:
         assert getattr(analysis, name) is not None

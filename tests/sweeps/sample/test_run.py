@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from rich.console import Console
 
 from scaling.data import prepare as prepare_data
 from scaling.errors import UserError
+from scaling.labels import Labels
 from scaling.sampling import Filters, generate
+from scaling.sampling.guidance import Guidance
 from scaling.sampling.speed import text_seeds
 from scaling.training import load_run
 from sweeps.driver.caps import Caps
@@ -98,6 +101,30 @@ def test_options_reach_the_sampler(out):
     assert len(printed(out, "block", length=96)) > 2 * len(printed(out, "block"))
 
 
+def test_a_label_guides_the_texts_of_a_run_that_reads_labels(out, monkeypatch):
+    """The same network with label vectors, as a run with labels would leave it."""
+    run = load_run(find_run(run_of(out, "masked").key, out))
+    labels = Labels(of="kind")
+    spec = replace(run.spec, labels=labels)
+    family = spec.build_family()
+    model = family.build_model(spec.size, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(
+                0.15 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+            )
+    monkeypatch.setattr(
+        "sweeps.sample.run.load_run", lambda *_, **__: run._replace(spec=spec, family=family, model=model)
+    )
+    texts = {label: printed(out, "masked", label=label, scale=3.0) for label in ("source", "0", "test")}
+    assert texts["source"] == texts["0"] != texts["test"]
+    guidance = Guidance(label=1, scale=3.0)
+    (ids,) = generate(model, family, text_seeds(0, 1), 32, guidance=guidance).ids.numpy()
+    assert texts["test"] == f"{decoded(out, ids)}\n"
+    with pytest.raises(UserError, match="label 'poem'"):
+        printed(out, "masked", label="poem")
+
+
 def test_control_characters_are_shown_and_change_no_terminal():
     assert escaped("a\x1b[2J\rb\n\tc") == "a\\x1b[2J\\rb\n        c"
 
@@ -166,6 +193,8 @@ def test_what_cannot_be_sampled_is_refused_in_a_sentence(out, capsys, monkeypatc
         ((masked, "--length", "2", "--prompt", "dog " * 9), "tokens, the text only 2"),
         ((masked, "--temperature", "0"), "temperature is 0.0, it must be above 0"),
         ((masked, "--top-p", "2"), "top_p is 2.0, it must be in (0, 1]"),
+        ((masked, "--label", "source"), "label 'source': the network was trained without labels"),
+        ((masked, "--scale", "2"), "--scale is 2, it says how strongly a label guides; add --label"),
         (("texts",), "texts is no folder of a run: it has no spec.json"),
         ((ar, "--sweep", "nix"), "unknown sweep 'nix'"),
     ]:  # fmt: skip
