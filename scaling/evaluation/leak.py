@@ -2,7 +2,7 @@
 
 -log p(x | y) is no bound of text alone: a label that is read off the text has leaked some of it. As
 -log p(x) <= -log p(x | y) - log p(y) for any y, the bound with the label and the label's own cost make one,
-as the bound with the null label does (sheet: arXiv 2312.08825 transferred to text).
+as the bound with the null label does.
 """
 
 from __future__ import annotations

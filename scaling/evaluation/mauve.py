@@ -28,11 +28,10 @@ def mauve_of_features(generated: np.ndarray, human: np.ndarray, *, seed: int = 0
         package: Any = import_module(PACKAGE)
     except ImportError:
         return None
-    result = package.compute_mauve(
-        p_features=human, q_features=generated, num_buckets="auto", mauve_scaling_factor=SCALING,
-        divergence_curve_discretization_size=POINTS, seed=seed, verbose=False,
-    )  # fmt: skip
-    return float(result.mauve)
+    clusters = package.compute_mauve(
+        p_features=human, q_features=generated, num_buckets="auto", seed=seed, verbose=False
+    )
+    return mauve_of_histograms(clusters.p_hist, clusters.q_hist)
 
 
 def mauve_available() -> bool:

@@ -143,11 +143,6 @@ class Family(ABC):
         if not holds:
             raise UserError(f"family {self.name!r}: {sentence}")
 
-    def refuse_options(self, options: Mapping[str, Any]) -> None:
-        """UserError for the sampling options that the family does not have."""
-        if options:
-            raise UserError(f"family {self.name!r} has no sampling option {', '.join(options)}")
-
     @classmethod
     def vocab_size_for(cls, num_token_ids: int, **options: Any) -> int:
         """Vocabulary of a model over `num_token_ids` tokens: one id more if the family needs a mask."""

@@ -21,7 +21,7 @@ from scaling.families.esoteric import Esoteric
 from scaling.models import Cache, Transformer
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
-from scaling.sampling.plan import NEVER, groups_by_time
+from scaling.sampling.plan import NEVER, groups_by_time, without_gaps
 
 
 def any_order(draft: Draft, *, cache: bool = True) -> Iterator[None]:
@@ -119,11 +119,7 @@ def block_autoregressive_rank(length: int, sub_context: int, together: int) -> T
 
 def _by_rank(draft: Draft, rank: Tensor, cache: bool) -> Iterator[None]:
     """Decode free places in the order of their rank (B, L), equal ones in one call, from left to right."""
-    free, length = draft.free, rank.shape[1]
-    present = torch.zeros(len(rank), length + 1, dtype=torch.long, device=rank.device)
-    present.scatter_add_(1, rank + 1, free.long())
-    present = (present > 0).long()
-    group = (present.cumsum(1) - 1).gather(1, rank + 1).where(free, NEVER)  # without gaps
+    group = without_gaps(rank.where(draft.free, NEVER), rank.shape[1])
     yield from decode_in_order(draft, group.argsort(dim=1, stable=True), group, cache)
 
 

@@ -17,15 +17,13 @@ from torch import Tensor
 
 from scaling.errors import UserError
 from scaling.families.hybrid import Hybrid
-from scaling.sampling.discrete import ancestral, start_from_noise
+from scaling.sampling.discrete import Predictions, ancestral, start_from_noise, time_at
 from scaling.sampling.filters import Filters
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 
-LOWEST_LOG_SNR = -9.0
-"""Where the scaling study's sampler starts, and at which it weighs the present tokens."""
-HALVINGS = 80
-"""Of (0, 1), to find a time: to the last bit."""
+LOWEST_SIGNAL = 1 / (1 + math.exp(9))
+"""alpha at log-SNR -9, where the scaling study begins, and at which it weighs the present tokens."""
 EDGE = 1e-4
 """The released grid of GIDD runs from 1 - EDGE to EDGE."""
 
@@ -118,21 +116,16 @@ def adaptive(draft: Draft, *, edits: int | None = None, draws: bool = False) -> 
     family = draft.family
     assert isinstance(family, Hybrid), "a sampler of this family"
     family.require(edits is None or edits >= 1, f"edits is {edits}, it must be at least 1")
-    start = time_of_log_snr(family, LOWEST_LOG_SNR)
+    start = time_at(family, LOWEST_SIGNAL)
     prior = family.mixing(start).to(draft.ids.device)
     draft.ids[draft.free] = family.noise_ids(draft.noise.at(0, Purpose.START, draft.free), start)
     each = torch.full((len(draft.ids),), edits or 1, device=draft.ids.device)
     if edits is None:
         each = -(-draft.free.sum(dim=1) // draft.steps)
     yield
-    changed = torch.ones_like(draft.free[:, 0])
-    probs = torch.empty(0)
+    predictions = Predictions(draft, filtered=False)
     for step, t in enumerate(draft.times[:-1]):
-        if step == 0 or family.time_conditioned:
-            probs = draft.reader.unfiltered(draft.ids, t, draft.free)
-        elif bool(changed.any()):
-            again = changed[:, None].expand_as(draft.free)[draft.free]
-            probs[again] = draft.reader.unfiltered(draft.ids[changed], t, draft.free[changed])
+        probs = predictions(t)
         present = draft.ids[draft.free]
         new = probs.argmax(-1)
         if draws:
@@ -141,11 +134,9 @@ def adaptive(draft: Draft, *, edits: int | None = None, draws: bool = False) -> 
         if step == draft.steps - 1:
             score = torch.where(present == family.mask_id, math.inf, score)
             each = torch.maximum(each, (draft.free & (draft.ids == family.mask_id)).sum(dim=1))
-        before = draft.ids.clone()
         draft.ids = put_surest(
             draft.ids, _spread(new, draft.free, 0), _spread(score, draft.free, 0.0), each[:, None]
         )
-        changed = (draft.ids != before).any(dim=1)
         yield
 
 
@@ -219,19 +210,6 @@ def put_surest(ids: Tensor, new: Tensor, score: Tensor, count: int | Tensor) -> 
     level = (score.log() * 2**20).round()
     rank = level.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return torch.where((rank < count) & (score > 0), new, ids)
-
-
-def time_of_log_snr(family: Hybrid, log_snr: float) -> Tensor:
-    """The float64 time at which log(alpha / (1 - alpha)) has fallen to a value; 1 if it never does."""
-    early, late = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
-    for _ in range(HALVINGS):
-        middle = (early + late) / 2
-        levels = family.levels(middle)
-        if float(levels.alpha.log() - levels.noise.log()) > log_snr:
-            early = middle
-        else:
-            late = middle
-    return late
 
 
 def _spread(values: Tensor, free: Tensor, elsewhere: float) -> Tensor:

@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 
 from scaling.errors import UserError, nearest
+from scaling.families.base import Family
 from scaling.sampling.guidance import label_log_probs, mix, tilt
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 from scaling.sampling.plan import groups_by_time, groups_of
 
 TAILS = ("draw", "posterior", "network")
+HALVINGS = 80
+"""Of (0, 1), to find a time: to the last bit."""
 
 
 def ancestral(draft: Draft, *, greedy_tail: bool = False, tail: str = "draw") -> Iterator[None]:
@@ -95,7 +98,7 @@ def guided_posterior(draft: Draft, t: Tensor, s: Tensor) -> Tensor:
             _whole_posterior(draft, probs, t, s) for probs in reader.both(draft.ids, t, draft.free)
         )
         return mix(first, second, guidance.scale)
-    probs = draft.family.restored(reader.alone(draft.ids, t, draft.free))
+    probs = draft.family.restored(reader.logits(draft.ids, t, draft.free))
     times = t.expand(len(draft.ids))
     tilts = label_log_probs(guidance, draft.ids, times, draft.free, draft.family.vocab_size)
     return tilt(_whole_posterior(draft, probs, t, s), tilts, guidance.scale)
@@ -108,12 +111,25 @@ def start_from_noise(draft: Draft) -> None:
     )
 
 
-class Predictions:
-    """x_theta at the free places of a draft. A text is read again only if it has changed, or the network
-    sees the time."""
+def time_at(family: Family, alpha: float | Tensor) -> Tensor:
+    """The float64 time at which the signal level has fallen to alpha, by bisection; 1 if it never does."""
+    early, late = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    for _ in range(HALVINGS):
+        middle = (early + late) / 2
+        if family.schedule(middle)[0] > alpha:
+            early = middle
+        else:
+            late = middle
+    return late
 
-    def __init__(self, draft: Draft) -> None:
+
+class Predictions:
+    """x_theta at the free places of a draft, filtered or not. A text is read again only if it has changed, or
+    the network sees the time."""
+
+    def __init__(self, draft: Draft, *, filtered: bool = True) -> None:
         self.draft = draft
+        self.read = draft.reader if filtered else draft.reader.unfiltered
         self.probs: Tensor | None = None
         self.before = draft.ids
 
@@ -121,10 +137,10 @@ class Predictions:
         """(n, V) for the present ids at time t."""
         draft = self.draft
         if self.probs is None or draft.family.time_conditioned:
-            self.probs = draft.reader(draft.ids, t, draft.free)
+            self.probs = self.read(draft.ids, t, draft.free)
         elif bool((changed := (draft.ids != self.before).any(dim=1)).any()):
             again = changed[:, None].expand_as(draft.free)[draft.free]
-            self.probs[again] = draft.reader(draft.ids[changed], t, draft.free[changed])
+            self.probs[again] = self.read(draft.ids[changed], t, draft.free[changed])
         self.before = draft.ids.clone()
         return self.probs
 

@@ -96,21 +96,21 @@ def generate(
 
     steps: calls of the network as the sampler counts them, by default the family's `sampling_steps`. prompt:
     (B, L) or (L,) ids that are given, `FREE` elsewhere; shorter ones are a beginning. guidance: towards a
-    label. timed: measure the
-    share of the network. watch: called with the draft before the first step and after each. options: of the
-    sampler.
+    label. timed: measure the share of the network. watch: called with the draft before the first step and
+    after each. options: of the sampler.
 
     A text depends on its own seed and prompt alone. UserError for a sampler or option that the family does
     not have, a prompt that is too long or that the sampler cannot keep, steps it cannot use, and a label that
     the network does not have.
     """
+    sampler = next(iter(family.samplers)) if sampler is None else sampler
     function = sampler_of(family, sampler)
     taken = [name for name in inspect.signature(function).parameters if name != "draft"]
     for option in options:
         if option not in taken:
             has = f" (it has: {', '.join(taken)})" if taken else ""
             raise UserError(
-                f"family {family.name!r}: sampler {function.__name__!r} has no option "
+                f"family {family.name!r}: sampler {sampler!r} has no option "
                 f"{option!r}{nearest(option, taken)}{has}"
             )
     steps = family.sampling_steps(length) if steps is None else steps
@@ -162,10 +162,8 @@ def generate_for(
     return texts.ids
 
 
-def sampler_of(family: Family, name: str | None) -> Sampler:
+def sampler_of(family: Family, name: str) -> Sampler:
     """The family's sampler of that name; UserError lists those it has."""
-    if name is None:
-        name = next(iter(family.samplers))
     if name not in family.samplers:
         raise UserError(
             f"family {family.name!r} has no sampler {name!r}{nearest(name, family.samplers)} "

@@ -30,8 +30,10 @@ class Purpose(IntEnum):
     """Fresh noise."""
     ORDER = 4
     """The order in which places are decoded."""
-    COUNT = 5
-    """How many places a step decodes."""
+
+
+ROOM = 6
+"""Purposes of a step; another number would change every text."""
 
 
 def _signed(word: int) -> int:
@@ -88,7 +90,7 @@ class Noise:
 
     @staticmethod
     def _uniforms(keys: Tensor, step: int, purpose: Purpose, places: Tensor) -> Tensor:
-        draws = _mix(keys + _signed(GOLDEN * (step * len(Purpose) + purpose + 1) % (1 << 64)))
+        draws = _mix(keys + _signed(GOLDEN * (step * ROOM + purpose + 1) % (1 << 64)))
         words = _mix(draws + GOLDEN * (places + 1))
         return (_shifted(words, 11).double() + 0.5) * 2.0**-53
 

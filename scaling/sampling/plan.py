@@ -24,11 +24,15 @@ def groups_by_time(uniforms: Tensor, free: Tensor, shares: Tensor) -> tuple[Tens
     """
     step = len(shares) - 1 - torch.searchsorted(shares.flip(0), uniforms.contiguous(), right=True)
     step = step.clamp(min=0).where(free & (uniforms >= shares[-1]), NEVER)
-    present = torch.zeros(len(step), len(shares), dtype=torch.long, device=step.device)
+    return without_gaps(step, len(shares)), step
+
+
+def without_gaps(step: Tensor, steps: int) -> Tensor:
+    """Steps (B, L) below `steps`, or NEVER, with those of each row numbered from 0 without gaps."""
+    present = torch.zeros(len(step), steps + 1, dtype=torch.long, device=step.device)
     present.scatter_(1, step + 1, 1)  # column 0: NEVER
     present[:, 0] = 0
-    group = (present.cumsum(1) - 1).gather(1, step + 1)
-    return group.where(step >= 0, NEVER), step
+    return (present.cumsum(1) - 1).gather(1, step + 1).where(step >= 0, NEVER)
 
 
 def groups_of(uniforms: Tensor, free: Tensor, size: int | Tensor) -> Tensor:

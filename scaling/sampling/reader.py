@@ -101,14 +101,10 @@ class Reader:
         self, ids: Tensor, t: Tensor | float = 0.0, where: Places | None = None, **view: Any
     ) -> Tensor:
         """Raw logits (n, V) of the wanted places; arguments as of a call. UserError if guidance mixes two."""
-        if self.guidance is not None and (self.guidance.mixes or self.guides_posterior):
+        if self.guidance is not None and self.guidance.mixes:
             raise UserError(
                 f"family {self.family.name!r}: this sampler cannot be guided, except at scale 0 or 1"
             )
-        return self._logits(ids, t, where, **view)
-
-    def alone(self, ids: Tensor, t: Tensor | float = 0.0, where: Places | None = None, **view: Any) -> Tensor:
-        """Raw logits as the network gives them beside a classifier; arguments as of a call."""
         return self._logits(ids, t, where, **view)
 
     def _logits(self, ids: Tensor, t: Tensor | float, where: Places | None, **view: Any) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from scaling.errors import UserError, nearest
 from scaling.families.base import Family
-from scaling.sampling.discrete import Predictions, ancestral, draw_parts, start_from_noise
+from scaling.sampling.discrete import Predictions, ancestral, draw_parts, start_from_noise, time_at
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 
@@ -234,7 +234,7 @@ def psi(
         schedule = "rescale" if kappa is None else "constant"
     if schedule == "loop":
         shares, eta = LOOP_SHARES, PSI_ETA["loop"] if eta is None else eta
-        plateau = _time_at(family, 0.9) if plateau is None else plateau
+        plateau = float(time_at(family, 0.9)) if plateau is None else plateau
         schedule = "ancestral,fixed,ancestral"
     if plateau is not None:
         times = plateau_times(draft.steps, plateau, *shares).to(times)
@@ -330,16 +330,6 @@ def _phase_kappas(phase: str, alphas: Tensor, kappa: float | None, eta: float | 
     }[phase]
     kappas = (1 - sigma / (1 - alpha_s)).clamp(0, 1).where(alpha_s < 1, 1.0)
     return torch.cat([kappas, torch.ones_like(alphas[-1:])])[: len(alphas)]
-
-
-def _time_at(family: Family, alpha: float) -> float:
-    """The time at which the signal level is alpha, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        level = family.schedule(torch.tensor(middle, dtype=torch.float64))[0]
-        low, high = (middle, high) if level > alpha else (low, middle)
-    return middle
 
 
 def _rate(schedule: str, eta: float | None, usual: Mapping[str, float | None]) -> float:

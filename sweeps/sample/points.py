@@ -35,10 +35,6 @@ class Judge:
     folder: str = ""
     """Of the run; "" for a model of the hub."""
 
-    @property
-    def is_run(self) -> bool:
-        return bool(self.folder)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:

@@ -12,9 +12,9 @@ from scaling.models.transformer import Transformer, interleave_heads
 from tests.golden_runners.common import Case, Got, Runners, inputs, tensor
 
 
-def network_logits(case: Case) -> Got:
-    params, tensors = case["params"], inputs(case)
-    weights = {name: tensor(value) for name, value in case["inputs"]["state_dict"].items()}
+def published_network(case: Case, *, causal: bool) -> Transformer:
+    """The network of a case, with its weights."""
+    params = case["params"]
     size = Size(
         name="golden",
         hidden=params["hidden"],
@@ -23,8 +23,15 @@ def network_logits(case: Case) -> Got:
         cond_dim=params["cond_dim"],
         time_features=params["freq_dim"],
     )
-    model = Transformer(size, params["V"], causal=params["causal"]).double()
+    weights = {name: tensor(value) for name, value in case["inputs"]["state_dict"].items()}
+    model = Transformer(size, params["V"], causal=causal).double()
     model.load_state_dict(from_published(weights, size))
+    return model.requires_grad_(requires_grad=False)
+
+
+def network_logits(case: Case) -> Got:
+    tensors = inputs(case)
+    model = published_network(case, causal=case["params"]["causal"])
     with torch.no_grad():
         return {"logits": model(tensors["x"], tensors["sigma"])}
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from scaling.families import get_family
 from scaling.families.base import Family
-from scaling.ladder import Size
-from scaling.models import Cache, Doubled, Transformer
+from scaling.models import Cache, Doubled
 from scaling.sampling.any_order import block_autoregressive_rank, block_rank, decode_in_order, one_by_one
 from scaling.sampling.blocks import Ending, Reading, semi_autoregressive, text_ends
 from scaling.sampling.loop import Draft
@@ -19,7 +18,7 @@ from scaling.sampling.noise import Noise, Purpose
 from scaling.sampling.plan import NEVER, groups_by_time
 from scaling.sampling.reader import Reader
 from tests.golden_runners.common import Case, Got, Runners, close, inputs, tensor
-from tests.golden_runners.dit import from_published
+from tests.golden_runners.dit import published_network
 from tests.golden_runners.sampling.draws import filters_of, race
 
 
@@ -165,24 +164,8 @@ def block_autoregressive_order(case: Case) -> Got:
 # -- caches ------------------------------------------------------------------------------------------
 
 
-def network(case: Case, *, causal: bool) -> Transformer:
-    params = case["params"]
-    size = Size(
-        name="golden",
-        hidden=params["hidden"],
-        num_layers=params["n_blocks"],
-        num_heads=params["n_heads"],
-        cond_dim=params["cond_dim"],
-        time_features=params["freq_dim"],
-    )
-    weights = {name: tensor(value) for name, value in case["inputs"]["state_dict"].items()}
-    model = Transformer(size, params["V"], causal=causal).double()
-    model.load_state_dict(from_published(weights, size))
-    return model.requires_grad_(False)
-
-
 def ar_cache(case: Case) -> Got:
-    tensors, model = inputs(case), network(case, causal=True)
+    tensors, model = inputs(case), published_network(case, causal=True)
     cache, logits = Cache(case["params"]["length"]), []
     for place in range(case["params"]["length"]):
         logits.append(model(tensors["x"][:, place : place + 1], tensors["sigma"], cache=cache, slots=place))
@@ -194,7 +177,7 @@ def esoteric_cache(case: Case) -> Got:
     params, tensors = case["params"], inputs(case)
     order, tokens = tensors["order"], tensors["tokens"]
     family = get_family("esoteric", vocab_size=params["V"], mask_id=params["mask_index"])
-    reader = Raw(network(case, causal=True), family)
+    reader = Raw(published_network(case, causal=True), family)
     sizes = tensor(params["groups"])
     in_order = torch.arange(len(sizes)).repeat_interleave(sizes).expand_as(order)
     group = torch.empty_like(order).scatter_(1, order, in_order)
@@ -220,7 +203,7 @@ def block_cache(case: Case) -> Got:
     params, tensors = case["params"], inputs(case)
     size, length = params["block_size"], params["length"]
     family = get_family("block", vocab_size=params["V"], mask_id=params["mask_index"], block_size=size)
-    model = network(case, causal=False)
+    model = published_network(case, causal=False)
     shape = (len(tensors["clean"]), size)
     rows, columns = torch.ones(shape).nonzero(as_tuple=True)
     out = {}

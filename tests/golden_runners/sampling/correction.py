@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from scaling.families import get_family
 from scaling.sampling import correction
+from scaling.sampling.discrete import time_at
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Noise, Purpose
 from scaling.sampling.reader import Reader
@@ -87,7 +89,7 @@ def adaptive_step(case: Case) -> Got:
     noise = "masked" if shift == -LIMIT else "uniform" if shift == LIMIT else shift
     family = get_family("hybrid", vocab_size=params["V"], noise=noise, mask_id=params["mask_index"])
     ids, probs = tensors["z"], predicted(tensors["logits"], params["mask_index"])
-    start = correction.time_of_log_snr(family, params["min_log_snr"])
+    start = time_at(family, 1 / (1 + math.exp(-params["min_log_snr"])))
     score = correction.gain(probs.flatten(0, 1), ids.flatten(), family.mixing(start)).view_as(ids)
     assert params["temperature"] == 0
     new = correction.put_surest(ids, probs.argmax(-1), score * tensors["free"], params["top_k"])

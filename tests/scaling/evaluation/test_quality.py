@@ -90,12 +90,12 @@ def test_mauve_is_of_the_judge_features_where_its_package_is(text, monkeypatch):
 
     def compute_mauve(p_features, q_features, **options):
         shapes.append((p_features.shape, q_features.shape))
-        return SimpleNamespace(mauve=0.25)
+        return SimpleNamespace(p_hist=np.array([0.5, 0.5]), q_hist=np.array([0.25, 0.75]))
 
     package.compute_mauve = compute_mauve
     monkeypatch.setitem(sys.modules, "mauve", package)
     got = measure_quality(texts, text, judge=run_judge(), human=text.heldout(5, 16))
-    assert got.mauve == 0.25
+    assert got.mauve == mauve_of_histograms([1, 1], [1, 3]) < 1
     assert shapes == [((5, 16), (6, 16))]
     assert math.isnan(measure_quality(texts, text, judge=run_judge()).mauve)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scaling.families import get_family
 from scaling.families.hybrid import Hybrid
+from tests.scaling.enumeration import Fixed
 
 PROCESSES: list[dict[str, Any]] = [
     {"p_u": 0.1},
@@ -330,18 +331,6 @@ class TestTraining:
             for power in (0.0, 0.5, 1.0):
                 mean = float((noised.weight * noised.t**power).mean())
                 assert mean == pytest.approx(1 / (1 + power), rel=1e-6)
-
-
-class Fixed:
-    """A network that always says the same, and counts how often it was asked."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits, self.told, self.seen = logits, [], []  # type: ignore[var-annotated]
-
-    def __call__(self, ids: Tensor, noise: Tensor) -> Tensor:
-        self.told.append(float(noise[0]))
-        self.seen.append(ids.clone())
-        return self.logits.expand(*ids.shape, -1)
 
 
 class TestSampling:

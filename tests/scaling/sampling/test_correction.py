@@ -14,11 +14,12 @@ from scaling.errors import UserError
 from scaling.families import get_family
 from scaling.families.hybrid import Hybrid
 from scaling.sampling import FREE, Filters, generate
-from scaling.sampling.correction import cut_posterior, put_surest, released_times, time_of_log_snr
+from scaling.sampling.correction import LOWEST_SIGNAL, cut_posterior, put_surest, released_times
+from scaling.sampling.discrete import time_at
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Noise
 from scaling.sampling.reader import Reader
-from tests.scaling.enumeration import best_predictor, planted, told_the_time
+from tests.scaling.enumeration import Fixed, best_predictor, planted, told_the_time
 
 LOGITS = torch.tensor([[4.0, 0.0, 0.0, 9.0], [0.0, 3.0, 0.0, 9.0], [0.0, 0.0, 5.0, 9.0]])
 """Position 2 is surest of a token, then 0, then 1; the mask's logit counts for nothing."""
@@ -29,18 +30,6 @@ def hybrid(vocab_size: int, **options: Any) -> Hybrid:
     family = get_family("hybrid", vocab_size=vocab_size, **options)
     assert isinstance(family, Hybrid)
     return family
-
-
-class Fixed:
-    """A network that says the same at all times, and keeps what it was shown."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits, self.told, self.seen = logits, [], []  # type: ignore[var-annotated]
-
-    def __call__(self, ids: Tensor, noise: Tensor) -> Tensor:
-        self.told.append(float(noise[0]))
-        self.seen.append(ids.clone())
-        return self.logits.expand(*ids.shape, -1)
 
 
 def correct(ids: list[list[int]], seeds: list[int] | None = None, **options: Any) -> tuple[Tensor, Fixed]:
@@ -209,7 +198,7 @@ class TestAdaptive:
     def test_the_noise_it_starts_from_has_the_published_log_snr(self) -> None:
         for options in ({"p_u": 0.2}, {"noise": "balanced"}, {"noise": "uniform", "schedule": "cosine"}):
             family = hybrid(5, **options)
-            levels = family.levels(time_of_log_snr(family, -9.0))
+            levels = family.levels(time_at(family, LOWEST_SIGNAL))
             assert float((levels.alpha / levels.noise).log()) == pytest.approx(-9.0, abs=1e-9)
 
     def test_bad_input(self) -> None:

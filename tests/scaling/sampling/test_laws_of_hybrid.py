@@ -13,7 +13,8 @@ from torch import Tensor
 from scaling.families import get_family
 from scaling.families.hybrid import Hybrid
 from scaling.sampling import generate
-from scaling.sampling.correction import LOWEST_LOG_SNR, released_times, time_of_log_snr
+from scaling.sampling.correction import LOWEST_SIGNAL, released_times
+from scaling.sampling.discrete import time_at
 from tests.scaling.enumeration import noise_at, planted, told_the_time
 from tests.scaling.sampling.laws import (
     FALSE_ALARMS,
@@ -123,7 +124,7 @@ def test_the_adaptive_sampler_follows_its_law() -> None:
     """The place with the most to gain is drawn anew; in the last round masks come first, all of them."""
     family = hybrid()
     chain = Chain(family, SOURCE)
-    start = time_of_log_snr(family, LOWEST_LOG_SNR)
+    start = time_at(family, LOWEST_SIGNAL)
     prior = noise_at(family, start)
     chain.probs = prior[chain.states].prod(-1)
     masked = chain.states == family.mask_id

@@ -50,13 +50,13 @@ class TestJudge:
         judge = choose_judge(None, RUNS, best_runs(RUNS), Path("sweep"))
         assert judge.name == f"ar 4k at 2.0e9 FLOPs ({RUNS[3].key[:8]})"
         assert judge.folder.endswith(f"sweep/ar/runs/{RUNS[3].key}")
-        assert judge.is_run
+        assert judge.folder
 
     def test_one_by_its_key_and_one_of_the_hub(self) -> None:
         named = choose_judge(RUNS[0].key, RUNS, best_runs(RUNS), Path("sweep"))
         assert named.folder.endswith(RUNS[0].key)
         hub = choose_judge("gpt2-large", RUNS, best_runs(RUNS), Path("sweep"))
-        assert (hub.name, hub.is_run) == ("gpt2-large", False)
+        assert (hub.name, hub.folder) == ("gpt2-large", "")
 
     def test_refusals(self) -> None:
         best = best_runs(RUNS)
