@@ -108,6 +108,11 @@ class TestSelfCorrection:
         before, after = (source.probs[(texts.ids * cells).sum(1)].log() for texts in (plain, mended))
         rise = after - before
         assert float(rise.mean()) > 5 * float(rise.std()) / math.sqrt(300)
+        varied = []
+        for texts in (plain, mended):
+            shares = torch.unique(texts.ids, dim=0, return_counts=True)[1] / 300
+            varied.append(float(-(shares * shares.log()).sum()))
+        assert varied[1] < varied[0] - 0.5, "nats of entropy: the price of likelier texts"
         none = generate(
             model,
             family,
