@@ -138,17 +138,23 @@ class RunTable:
         return tuple(warnings)
 
 
+NOT_COMPARABLE = {
+    "labels": "trained with labels ({}); drop the column labels to fit it",
+    "distilled_from": "distilled from run {}, not trained on the bound",
+}
+"""Columns that say of a run, if they say anything, that its training did not serve the bound alone."""
+
+
 def prepare(runs: pd.DataFrame | Mapping[str, Any]) -> RunTable:
     """Check and convert a run table, or a dict of arrays, with columns params, tokens, loss (flops, budget,
     loss_se, ... optional).
 
     Left out and listed: rows whose status is not "finished" (in any tool's words), whose column `excluded`
-    gives a reason, that were trained with labels (column `labels`: part of their training served the labels),
-    that repeat another row (the same key and result, or equal in every column), and rows without a family if
-    others have one; a table of such rows alone is one unnamed family.
-    UserError names column and rows for anything that cannot be fitted: a missing column, missing,
-    non-numeric, infinite or non-positive values, one key with several results, several families or
-    conventions in one table, or numbers whose units do not belong together.
+    gives a reason, whose loss is not that of others (`NOT_COMPARABLE`), that repeat another row (the same key
+    and result, or equal in every column), and rows without a family if others have one; a table of such rows
+    alone is one unnamed family. UserError names column and rows for anything that cannot be fitted: a missing
+    column, missing, non-numeric, infinite or non-positive values, one key with several results, several
+    families or conventions in one table, or numbers whose units do not belong together.
     """
     runs = as_table(runs)
     refuse_repeated_columns(runs.columns, "runs")
@@ -247,14 +253,11 @@ def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
         for i in np.flatnonzero(runs["excluded"].notna()).tolist():
             if reason := runs["excluded"].iloc[i]:
                 reasons[i] = reasons[i] or str(reason)
-    if "labels" in runs.columns:
-        for i in np.flatnonzero(runs["labels"].notna()).tolist():
-            if word := runs["labels"].iloc[i]:
-                reasons[i] = reasons[i] or f"trained with labels ({word}); drop the column labels to fit it"
-    if "distilled_from" in runs.columns:
-        for i in np.flatnonzero(runs["distilled_from"].notna()).tolist():
-            if key := runs["distilled_from"].iloc[i]:
-                reasons[i] = reasons[i] or f"distilled from run {key}, not trained on the bound"
+    for column, reason in NOT_COMPARABLE.items():
+        if column in runs.columns:
+            for i in np.flatnonzero(runs[column].notna()).tolist():
+                if word := runs[column].iloc[i]:
+                    reasons[i] = reasons[i] or reason.format(word)
     if _has(runs, "family"):
         for i in np.flatnonzero(runs["family"].isna()).tolist():
             reasons[i] = reasons[i] or "no family, which other rows have"
