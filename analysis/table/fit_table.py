@@ -254,10 +254,10 @@ def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
             if reason := runs["excluded"].iloc[i]:
                 reasons[i] = reasons[i] or str(reason)
     for column, reason in NOT_COMPARABLE.items():
-        if column in runs.columns:
-            for i in np.flatnonzero(runs[column].notna()).tolist():
-                if word := runs[column].iloc[i]:
-                    reasons[i] = reasons[i] or reason.format(word)
+        words = runs[column] if column in runs.columns else pd.Series(dtype=object)
+        for i, word in enumerate(words.astype(object).where(words.notna(), "")):
+            if word:
+                reasons[i] = reasons[i] or reason.format(word)
     if _has(runs, "family"):
         for i in np.flatnonzero(runs["family"].isna()).tolist():
             reasons[i] = reasons[i] or "no family, which other rows have"
