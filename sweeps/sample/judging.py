@@ -126,8 +126,8 @@ def _named(name: str, candidate: Candidate, data: DataSpec, places: Sequence[Pat
     corpus = _corpus_folder(run, data, places)
     if corpus is None:
         raise UserError(
-            f"--judge {name} was trained on {_data(run)['corpus']} as {_data(run)['tokenizer']}, which is not "
-            f"below {' or '.join(map(str, places))}, so its tokenizer is missing; choose another judge"
+            f"--judge {name} was trained on {_data(run)['corpus']} as {_data(run)['tokenizer']}, which is "
+            f"not below {' or '.join(map(str, places))}, so its tokenizer is missing; choose another judge"
         )
     return _run_judge(candidate, corpus)
 
