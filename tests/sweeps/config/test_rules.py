@@ -104,9 +104,9 @@ def test_runs_beyond_where_a_rule_was_found_or_beyond_its_limits_are_said():
     plan = make_plan(parse(text), FACTS, ("ar",))
     outside_of = [run for run in plan.runs if not 100 <= run.spec.steps <= 200]
     assert 0 < len(outside_of) < len(plan.runs)
-    said = [warning for warning in plan.warnings if "extrapolated" in warning]
-    assert len(said) == 1
-    assert f"steps from 100 to 200 and is extrapolated for {len(outside_of)} of 4 runs" in said[0]
+    extrapolated = [warning for warning in plan.warnings if "extrapolated" in warning]
+    assert len(extrapolated) == 1
+    assert f"steps from 100 to 200 and is extrapolated for {len(outside_of)} of 4 runs" in extrapolated[0]
     assert any("leaves its range (and is held at its end)" in warning for warning in plan.warnings)
 
 
