@@ -342,7 +342,7 @@ class SweepConfig(Section):
     overrides: Annotated[dict[str, FamilyOverride], BeforeValidator(_by_family)] = Field(default_factory=dict)
     """Exceptions by family name; a family needs no entry."""
     include: Annotated[tuple[str, ...], _Listed] = Field(default=(), exclude=True)
-    """Files with further overrides, such as the rules of `scaling tune`; paths start at this file."""
+    """Files with further overrides, such as tuned rules; paths start at this file."""
     evaluation: EvaluationRule = EvaluationRule()
     """How the held-out loss is estimated."""
     distillation: DistillationRule | None = None
