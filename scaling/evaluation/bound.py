@@ -117,7 +117,11 @@ def sequence_bounds(
 
 
 def _places(
-    count: int, level: int, spec: EvaluationSpec, device: torch.device, generator: torch.Generator | None = None
+    count: int,
+    level: int,
+    spec: EvaluationSpec,
+    device: torch.device,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Where the levels of `count` sequences lie in their slice, in (0, 1]; generator: that of the level, from
     which its noise is drawn next."""
