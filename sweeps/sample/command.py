@@ -61,7 +61,7 @@ def sample(
         option(
             "Of a sweep: a key of a run of ar, or a Hugging Face model.",
             metavar="NAME",
-            show_default="its best other ar run",
+            show_default="the largest ar run on its corpus",
         ),
     ] = None,
     rule: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from rich.text import Text
 from torch import Tensor
 
 from analysis.text import count_text, duration, printable
-from scaling.data.shards import META
 from scaling.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer
 from scaling.errors import UserError
 from scaling.families.block import Block
@@ -33,6 +31,7 @@ from sweeps.attempt.journal import run_folder
 from sweeps.config.load import swept_names
 from sweeps.ledger.status import open_ledger
 from sweeps.ledger.types import Run, State
+from sweeps.sample.corpora import prepared_folder
 from sweeps.show.tables import console, short
 
 if TYPE_CHECKING:
@@ -191,9 +190,9 @@ class _Words:
             return cls(None, data.num_token_ids)
         if data.tokenizer == "bytes":
             return cls(ByteTokenizer(), data.num_token_ids)
-        for meta in itertools.chain(*(place.glob(f"*/{META}") for place in places)):
-            if json.loads(meta.read_bytes()).get("fingerprint") == data.fingerprint:
-                return cls(open_tokenizer(data.tokenizer, meta.parent), data.num_token_ids)
+        folder = prepared_folder(data.fingerprint, places)
+        if folder is not None:
+            return cls(open_tokenizer(data.tokenizer, folder), data.num_token_ids)
         raise UserError(
             f"tokenizer {data.tokenizer} of the run is not there: the corpus that it was trained on is not "
             f"below {' or '.join(map(str, places))}; give --out, the folder of results"
