@@ -30,9 +30,11 @@ def test_a_record_longer_than_the_tail_hides_nothing_before_it(tmp_path: Path) -
     with Journal(tmp_path / JOURNAL) as journal:
         journal.append({"kind": "train", "step": 7, "loss": 1.0})
         journal.append(sequence_record(torch.rand(8192)))
-    found = last(tmp_path / JOURNAL, kind="train")
-    assert found is not None and found.step == 7
-    assert last(tmp_path / JOURNAL).kind == sequence_losses.KIND  # type: ignore[union-attr]
+    train, newest = last(tmp_path / JOURNAL, kind="train"), last(tmp_path / JOURNAL)
+    assert train is not None
+    assert train.step == 7
+    assert newest is not None
+    assert newest.kind == sequence_losses.KIND
 
 
 @pytest.mark.parametrize("values", [{}, {"shape": [3], "float32": "AAAA"}, {"shape": [1], "float32": "!"}])
