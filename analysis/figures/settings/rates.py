@@ -73,8 +73,8 @@ def tuning(response: Response) -> go.Figure:
     rates = axes.log_axis(RATE, [*table["learning_rate"], *table["low"], *table["high"]], number_text, room=5)
     for panel, point in enumerate(points, start=1):
         part = table[table["point"] == point]
-        shown = part[part["kind"].isin(["trial", "minimum"])]
-        y_axis = axes.loss_axis(axes.LOSS if panel % columns else "", map(float, shown["loss"]))
+        visible = part[part["kind"].isin(["trial", "minimum"])]
+        y_axis = axes.loss_axis(axes.LOSS if panel % columns else "", map(float, visible["loss"]))
         parts.add(
             figure, _point_traces(part, response, style, owner, rates, y_axis), panel, x=rates, y=y_axis
         )
