@@ -35,7 +35,6 @@ PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 help: ## list these targets
 	@echo "usage: make TARGET [NAME=value ...]"
-	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  FAMILY=uniform|ar|masked|esoteric|block|hybrid|gaussian, or several: FAMILY='ar masked'"
