@@ -60,7 +60,7 @@ def fit_envelope(
                 "flops": flops, "params": grid.params[best], "tokens": tokens, "loss": grid.loss[best, at]
             }  # fmt: skip
 
-        num_runs = len(grid.params)
+        num_runs, groups = len(grid.params), None
         lowest = pd.DataFrame(points(np.arange(num_runs)))
         if len(lowest) < MIN_VERTICES:
             raise UserError(
@@ -87,7 +87,7 @@ def fit_envelope(
             vertices = hull(log_flops, log_loss, chosen)
             return {name: getattr(table, name)[vertices] for name in columns}
 
-        num_runs = len(table)
+        num_runs, groups = len(table), table.repeats
         lowest = pd.DataFrame(points(np.arange(num_runs)))
         if len(lowest) < MIN_VERTICES:
             raise UserError(
@@ -110,7 +110,7 @@ def fit_envelope(
         return fits
 
     fits, dropped = [lines(points(np.arange(num_runs)))], 0
-    for weights in resample_weights(num_runs, bootstrap, seed):
+    for weights in resample_weights(num_runs, bootstrap, seed, groups):
         for row in weights:
             drawn = points(np.flatnonzero(row))
             if len(drawn["flops"]) >= MIN_VERTICES:
