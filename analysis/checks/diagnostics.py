@@ -3,11 +3,11 @@
     print(analysis.diagnose(law))           # the table and the verdict
     analysis.diagnose(law).plot("delta")    # the figure behind a check
 
-Checks of any law: lack of fit by repeated runs (`solver.lack_of_fit`), windows of tokens per parameter, conventions of counting (columns params_total,
-params_body, flops_6nd, ... if the table has them), the approach, and the law's own warnings. Of a surface
-also: E against the lowest loss, exponents whose interval touches 0, bounds, starts, condition number,
-leverage, leave-one-out influence, outliers, and the threshold delta. Leave-one-out uses the resampling
-solver: a few Newton steps a run.
+Checks of any law: lack of fit by repeated runs (`solver.lack_of_fit`), windows of tokens per parameter,
+conventions of counting (columns params_total, params_body, flops_6nd, ... if the table has them), the
+approach, and the law's own warnings. Of a surface also: E against the lowest loss, exponents whose interval
+touches 0, bounds, starts, condition number, leverage, leave-one-out influence, outliers, and the threshold
+delta. Leave-one-out uses the resampling solver: a few Newton steps a run.
 """
 
 from __future__ import annotations

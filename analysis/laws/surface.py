@@ -241,15 +241,15 @@ def fit_surface(
     fit's efficiency on normal noise (Huber 1981), and gives narrower intervals. tied: alpha =
     beta (the base law of Muennighoff et al. 2023, arXiv 2305.16264). E: None (fitted), "none" (no such term)
     or a number of nats (held there, e.g. the same for two families). bootstrap: number of resamples of the
-    runs, 0 for no
-    intervals. Repeats of one design with other seeds (replicas of a run, or runs apart) are drawn as wholes,
-    and simulated losses have noise of their own and what the surface misses in common. cluster: a column whose values are resampled as wholes, e.g. "size" or "seed". resample: "rows"
-    draws runs (or groups) again; "parametric" simulates losses about the fitted surface with the runs'
-    scatter, its own uncertainty, and their loss_se as one shift; "residuals" with the runs' own deviations
-    (with cluster: their signs, group by group); None: "rows" for 100 runs or more and with cluster, else
-    "parametric", see docs/coverage.md. interval: "form" trusts the form of the law, and takes percentiles of
-    the resamples; "bca" too, refitted once more without each run (or group); "allowance" allows for a smooth
-    deviation from the form, see `SurfaceLaw.allowance`. UserError for a table that cannot be fitted, see
+    runs, 0 for no intervals. Repeats of one design with other seeds (replicas of a run, or runs apart) are
+    drawn as wholes, and simulated losses have noise of their own and what the surface misses in common.
+    cluster: a column whose values are resampled as wholes, e.g. "size" or "seed". resample: "rows" draws runs
+    (or groups) again; "parametric" simulates losses about the fitted surface with the runs' scatter, its own
+    uncertainty, and their loss_se as one shift; "residuals" with the runs' own deviations (with cluster:
+    their signs, group by group); None: "rows" for 100 runs or more and with cluster, else "parametric", see
+    docs/coverage.md. interval: "form" trusts the form of the law, and takes percentiles of the resamples;
+    "bca" too, refitted once more without each run (or group); "allowance" allows for a smooth deviation from
+    the form, see `SurfaceLaw.allowance`. UserError for a table that cannot be fitted, see
     `analysis.table.fit_table.prepare`.
     """
     interval = check_options(bootstrap, seed, level, interval, (*INTERVALS, "allowance"))
@@ -311,8 +311,9 @@ def fit_surface(
         caveats.append("these runs put no lower limit on E")
     if lack is not None and lack.fails:
         caveats.append(
-            f"no surface describes the means of repeated runs, which lie {lack.pooled.lack:.2%} off it (repeats "
-            f"scatter by {lack.pooled.error:.2%}; {lack.sentence}); law.allowance allows for what it misses"
+            f"no surface describes the means of repeated runs, which lie {lack.pooled.lack:.2%} off it "
+            f"(repeats scatter by {lack.pooled.error:.2%}; {lack.sentence}); law.allowance allows for "
+            "what it misses"
         )
     law = replace(law, warnings=tuple(caveats))
     return law.allowance if interval == "allowance" else law

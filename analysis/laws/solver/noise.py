@@ -187,7 +187,7 @@ class Spread:
     fitted: np.ndarray
     """The curve at each run, nats per token, (n,)."""
     deviations: np.ndarray
-    """(loss - fitted) / fitted, enlarged for the fitted terms, (n,)."""
+    """(loss - fitted) / fitted, enlarged for the terms fitted to the cells, (n,)."""
     sd: float | None
     """Standard deviation, pooled over all runs; None if no run is to spare."""
     freedom: float
@@ -203,7 +203,8 @@ def spread_about_surface(problem: Problem, best: np.ndarray, table: RunTable) ->
     num_free = problem.space.num_free
     off = table.loss - fitted if problem.on_loss else np.log(table.loss / fitted)
     size = scatter(off, num_free, on_loss=problem.on_loss)
-    enlarge = np.sqrt(len(table) / (len(table) - num_free))
+    units = int(table.cells.max()) + 1
+    enlarge = np.sqrt(units / (units - num_free))
     unit = np.ones_like(fitted) if problem.on_loss else fitted
     parts = split_scatter(off, table.repeats, num_free, robust=True)
     spread = Spread(
@@ -217,7 +218,7 @@ def spread_about_budgets(table: RunTable, shape: str, noise: float | None) -> Sp
     if noise is not None:
         ones = np.ones(len(table))
         return Spread(fitted=ones, deviations=0 * ones, sd=noise, freedom=0)
-    log_params = np.log(table.params)
+    log_params, cells = np.log(table.params), table.cells
     fitted, enlarge = table.loss.copy(), np.ones(len(table))
     squares, freedom, num_parameters = 0.0, 0, 0
     for _, members in table.budgets():
@@ -234,10 +235,11 @@ def spread_about_budgets(table: RunTable, shape: str, noise: float | None) -> Sp
             squares += float(np.sum((loss / fitted[members] - 1) ** 2))
             freedom += len(x) - degree - 1
             num_parameters += degree + 1
+            units = len(np.unique(cells[members]))
+            enlarge[members] = np.sqrt(units / max(units - degree - 1, 1))
         else:
             num_parameters += sizes  # a mean each: no deviation
             fitted[members] = _means(x, loss)
-            enlarge[members] = np.sqrt(len(x) / max(len(x) - degree - 1, 1))
     # relative, as in the surface's log loss: large budgets have lower losses and lower noise
     deviations = (table.loss / fitted - 1) * enlarge
     sd = float(np.sqrt(squares / freedom)) if freedom else None
