@@ -208,6 +208,7 @@ def _prepare(
         spec=spec,
         family=family,
         model=model,
+        alone=[spec.alone(i) for i in range(spec.replicas)],
         networks=networks,
         optimizer=optimizer,
         progress=Progress.of(spec.replicas),
@@ -272,7 +273,7 @@ def _gradient(run: Run) -> tuple[list[float], list[float]]:
     """Of each replica the mean loss per token of the step's global batch, and the norm of its gradient (in
     the optimizer)."""
     spec, step = run.spec, run.progress.step
-    batches = [_batch(run, spec.alone(i), step) for i in range(spec.replicas)]
+    batches = [_batch(run, alone, step) for alone in run.alone]
     objective = run.distillation or run.family
     size, totals = len(batches[0]), [0.0] * spec.replicas
     for start in range(0, size, run.micro_batch_size):
