@@ -69,8 +69,8 @@ def train(
     folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
     furthest intact checkpoint in any of them (and in `folder`) is continued, those of a folder under
     `fences` up to that step only.
-    log: receives records of kind "resumed", "damaged", "train", "held_out", "checkpoint", "bound" and
-    "samples".
+    log: receives records of kind "resumed", "damaged", "train", "held_out", "checkpoint", "sequence_losses",
+    "bound" and "samples".
     during: held-out losses along the run, on `during_sequences` sequences; they change nothing else.
     samples: texts to draw from the trained network, for people to read; they change nothing else.
     should_stop: called after every step; a reason makes the run write a checkpoint and end as preempted.
