@@ -126,7 +126,7 @@ def evaluate(run: Run, log: Log) -> TrainResult:
 
 
 def _final_numbers(run: Run) -> tuple[dict[int, dict[str, Any]], dict[int, Tensor]]:
-    """Of each replica that is left the numbers of `TrainResult`, and the bound of each held-out sequence (n,)."""
+    """Of each replica that is left: the numbers of `TrainResult`, the bounds (n,) of held-out sequences."""
     numbers: dict[int, dict[str, Any]] = {}
     losses: dict[int, Tensor] = {}
     bytes_per_token, labels = run.data.bytes_per_token, run.heldout_labels
