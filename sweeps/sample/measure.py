@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sweeps.attempt.job import Job, Outcome
 from sweeps.attempt.worker import code_version, device_name
@@ -20,8 +20,9 @@ WORK = "sweeps.sample.measure:measure"
 
 
 def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Outcome:
-    """Measure the point in `job.options` (see `sweeps.sample.points.Point.identity`, with the run's folder
-    and its columns); the outcome holds its row of the table of samples. UserError as the parts raise it."""
+    """Measure the point in `job.options` (see `sweeps.sample.points.Point.identity`, and the run's columns)
+    with the weights in `job.runs`; the outcome holds its row of the table of samples. UserError as the parts
+    raise it."""
     import torch
 
     from scaling.data import open_dataset
@@ -35,8 +36,9 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     point, columns = job.options["point"], job.options["columns"]
     device = "cuda" if job.gpus > 0 else "cpu"
     data = open_dataset(job.dataset)
-    judge = open_judge(point["judge"], data, device)  # first: one that is not there stops the point at once
-    run = load_run(Path(job.options["run_folder"]), device=device)
+    # first: one that is not there stops the point at once
+    judge = open_judge(point["judge"]["name"], job.runs.get("judge"), data, device)
+    run = load_run(Path(job.runs["run"]), device=device)
     speed, texts = measure_speed(
         run.model, run.family, point["length"], batch=point["batch"], repeats=point["repeats"],
         seed=point["seed"], device=device, sampler=point["sampler"], steps=point["steps"], **point["options"],
@@ -60,13 +62,13 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     return Outcome(status="finished", sentence="", result={"point": point, "row": row}, device=row["device"])
 
 
-def open_judge(judge: Mapping[str, Any], data: Dataset, device: str) -> Judge:
-    """The judge of a point: a finished run, or a Hugging Face model."""
+def open_judge(name: str, folder: str | None, data: Dataset, device: str) -> Judge:
+    """The judge of a point: the finished run in `folder`, or without one a Hugging Face model."""
     from scaling.evaluation.judges import HubJudge, RunJudge
     from scaling.evaluation.perplexity import Vocabulary
     from scaling.training.finished import load_run
 
-    if not judge["folder"]:
-        return HubJudge(judge["name"], device=device)
-    run = load_run(Path(judge["folder"]), device=device)
-    return RunJudge(judge["name"], run.family, run.model, run.spec.data.context_length, Vocabulary.of(data))
+    if folder is None:
+        return HubJudge(name, device=device)
+    run = load_run(Path(folder), device=device)
+    return RunJudge(name, run.family, run.model, run.spec.data.context_length, Vocabulary.of(data))

@@ -33,6 +33,7 @@ from sweeps.attempt.journal import run_folder
 from sweeps.config.load import swept_names
 from sweeps.ledger.status import open_ledger
 from sweeps.ledger.types import Run, State
+from sweeps.sample.stored import folder_with_weights
 from sweeps.show.tables import console, short
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class TextOptions:
     """By number, or by its name where the labels have some; None: texts of no label."""
     scale: float | None = None
     """How strongly a label guides; None: as the network reads it."""
+    storage: str | None = None
+    """URI of the storage with the run's weights; None: the one that its sweep names."""
 
 
 def sample_run(
@@ -75,7 +78,7 @@ def sample_run(
     terminal = terminal or console()
     folder = find_run(target, out, sweep)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = load_run(folder, device=device)
+    run = load_run(folder_with_weights(folder, how.storage), device=device)
     words = _Words.of(
         run.spec.data, [*(parent / "data" for parent in folder.absolute().parents[3:4]), out / "data"]
     )

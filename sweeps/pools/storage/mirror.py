@@ -2,7 +2,8 @@
 
 Files of the attempt are copied as they appear, the journal whole each time. Before it starts, the files of
 earlier attempts are fetched, and the dataset if the node does not have it. Files have the same names in the
-storage as below the driver's OUT: <sweep>/<family>/runs/<key>/attempt-001/...
+storage as below the driver's OUT: <sweep>/<family>/runs/<key>/attempt-001/..., or <sweep>/samples/<key>/...
+for a job that trains nothing. Weights of finished runs that a job reads are fetched, too, and kept.
 
 A storage that fails delays copies and stops no run. Each object shows by itself whether it is whole:
 checkpoints by their checksum, journals and results by being JSON, datasets by the hashes in `meta.json`,
@@ -12,6 +13,7 @@ which is put last.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -24,6 +26,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
+from typing import Any
 
 from scaling.data.shards import META, Workshop, read_checked
 from scaling.errors import DataAwayError, UserError
@@ -53,17 +56,22 @@ logger = logging.getLogger(__name__)
 
 
 def run_place(job: Job) -> str:
-    """The folder of the job's run in the storage."""
-    return "/".join(PurePath(job.folder).parts[-5:-1])
+    """The folder of the job's run in the storage; of a job that trains nothing the one around its own."""
+    return "/".join(_parts(job)[:-1])
 
 
 def attempt_place(job: Job) -> str:
-    return f"{run_place(job)}/{PurePath(job.folder).name}"
+    return "/".join(_parts(job))
 
 
 def stop_place(job: Job) -> str:
     """The folder of the stop files of the sweep's drivers."""
-    return f"{PurePath(job.folder).parts[-5]}/stop"
+    return f"{_parts(job)[0]}/stop"
+
+
+def _parts(job: Job) -> tuple[str, ...]:
+    """Of the name of the job's folder: <sweep>/<family>/runs/<key>/<attempt>, or <sweep>/samples/<key>."""
+    return PurePath(job.folder).parts[-3 if job.work else -5 :]
 
 
 def data_place(fingerprint: str) -> str:
@@ -116,7 +124,12 @@ def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> 
     try:
         fetch_earlier(storage, job, scratch, give_up=lambda: stop.reason)
         dataset = fetch_dataset(storage, job, give_up=lambda: stop.reason)
-        local = replace(job, folder=str(folder), dataset=str(dataset), stop_files=(), storage=None)
+        try:
+            runs = {name: str(fetch_weights(storage, Path(there), give_up=lambda: stop.reason))
+                    for name, there in job.runs.items()}  # fmt: skip
+        except UserError as error:
+            return failure(error)
+        local = replace(job, folder=str(folder), dataset=str(dataset), runs=runs, stop_files=(), storage=None)
         outcome = run(local)
         if outcome.trouble == Trouble.USER and fingerprint_of(dataset) is None:
             outcome = replace(outcome, trouble=Trouble.DATA)  # this node's copy: the next attempt fetches it
@@ -268,6 +281,77 @@ def fetch_earlier(
         path = fetch(name)
         if path is not None and is_whole(path):
             return
+
+
+def fetch_weights(
+    storage: Storage,
+    folder: Path,
+    *,
+    patience_s: float | None = None,
+    give_up: Callable[[], object] = lambda: None,
+) -> Path:
+    """The folder from which `load_run` reads the finished run that is in `folder` on the driver's machine.
+
+    That folder if the weights are visible there, else a copy on this node of spec and last checkpoint,
+    fetched once, also by several workers at once.
+
+    UserError if the storage has no weights of a finished run there, or damaged ones, or if this node's disk
+    has no room for them; StorageError if it gives no answer for `patience_s` (default: START_S).
+    """
+    from scaling.spec import RunSpec
+    from scaling.training.checkpoint import checkpoint_name
+    from scaling.training.finished import has_weights
+
+    if has_weights(folder):
+        return folder
+    place, key = "/".join(folder.parts[-4:]), folder.name
+    ask = partial(patiently, patience_s=START_S if patience_s is None else patience_s, give_up=give_up)
+    problem = UserError(
+        f"{storage} has no weights of run {key} in {place}: it has not finished, or it was trained without "
+        "this storage or with training.keep_weights: false"
+    )
+    try:
+        spec = ask(partial(storage.read, f"{place}/{SPEC}"))
+        last = checkpoint_name(RunSpec.from_dict(json.loads(spec)).steps)
+    except FileNotFoundError:
+        raise problem from None
+    except (ValueError, TypeError, LookupError) as error:
+        raise UserError(f"{place}/{SPEC} in {storage} cannot be read as the spec of a run: {error}") from None
+    names = [name for name in ask(partial(storage.sizes, place)) if PurePath(name).match("checkpoint-*.pt")]
+    for name in sorted((name for name in names if PurePath(name).name >= last), reverse=True):
+        try:
+            return _copy_weights(storage, f"{place}/{name}", key, spec, ask)
+        except FileNotFoundError:  # removed since it was listed
+            continue
+        except UserError as error:
+            problem = error
+    raise problem
+
+
+def _copy_weights(
+    storage: Storage, checkpoint: str, key: str, spec: bytes, ask: Callable[[Callable[[], Any]], Any]
+) -> Path:
+    """This node's folder with the spec and the checkpoint, whose name in the storage that is; fetched once.
+
+    It is named by the checksum at the checkpoint's end, so another training of the run is another folder.
+    FileNotFoundError if the checkpoint is not there; UserError if it is damaged.
+    """
+    from scaling.training.checkpoint import DIGEST_BYTES
+
+    digest, name = ask(partial(storage.end, checkpoint, DIGEST_BYTES)).hex(), PurePath(checkpoint).name
+    shop = Workshop(node_folder() / "weights", f"{key}-{digest[:16]}", "weights")
+    with shop.locked(lambda: None):
+        if (shop.target / name).exists() and is_whole(shop.target / name):
+            return shop.target
+        with shop.folder() as folder:
+            (folder / SPEC).write_bytes(spec)
+            ask(partial(storage.get, checkpoint, folder / name))
+            if not is_whole(folder / name):
+                raise UserError(
+                    f"the weights of run {key} in {storage} are damaged: {checkpoint} does not match its "
+                    "checksum"
+                )
+    return shop.target
 
 
 def is_whole(checkpoint: Path) -> bool:
