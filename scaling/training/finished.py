@@ -83,7 +83,9 @@ def read_spec(folder: Path) -> RunSpec:
             continue
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise UserError(f"{place / SPEC} cannot be read as the spec of a run: {error}") from None
-    raise UserError(f"{folder} is no folder of a run: it has no {SPEC}, unless its files are in a storage")
+    raise UserError(
+        f"{folder} is no folder of a run: it has no {SPEC} (of a sweep with a storage it is there)"
+    )
 
 
 def _attempts(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from scaling.training.finished import has_weights
 from sweeps.attempt.job import RESULT
 from sweeps.ledger.ledger import Ledger
 from sweeps.pools.storage.files import CHECK_S, Storage, StorageError, open_storage, patiently
-from sweeps.pools.storage.mirror import fetch_weights
+from sweeps.pools.storage.weights import fetch_weights
 from sweeps.sample.points import FOLDER, Point
 
 
@@ -48,7 +48,7 @@ def folder_with_weights(folder: Path, given: str | None = None) -> Path:
     if uri is None:
         return folder  # loading says what is missing
     try:
-        return fetch_weights(open_storage(uri), run, patience_s=CHECK_S)
+        return fetch_weights(open_storage(uri), run, CHECK_S)
     except StorageError as error:
         raise UserError(
             f"the weights of run {run.name} are in storage {without_secrets(uri)!r}, which cannot be read: "

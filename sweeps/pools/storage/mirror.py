@@ -12,13 +12,9 @@ which is put last.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
 import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -26,15 +22,16 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
 
 from scaling.data.shards import META, Workshop, read_checked
 from scaling.errors import DataAwayError, UserError
-from scaling.files import private_folder, scratch_folder
+from scaling.files import scratch_folder
 from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, failure, read_outcome
 from sweeps.attempt.journal import JOURNAL, fences
 from sweeps.attempt.worker import SPEC, Stop
 from sweeps.pools.storage.files import Storage, StorageError, open_storage, patiently
+from sweeps.pools.storage.node import node_folder
+from sweeps.pools.storage.weights import fetch_weights, is_whole
 
 WATCH_S = 4.0
 """How often the journal is copied and stop files are read."""
@@ -47,7 +44,6 @@ LAST_S = 120.0
 """How long the end of an attempt waits for a storage that fails."""
 STUCK_S = 3600.0
 """How long a copy that neither ends nor fails is waited for."""
-FOLDER_VARIABLE = "SCALING_SCRATCH"
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +121,7 @@ def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> 
         fetch_earlier(storage, job, scratch, give_up=lambda: stop.reason)
         dataset = fetch_dataset(storage, job, give_up=lambda: stop.reason)
         try:
-            runs = {name: str(fetch_weights(storage, Path(there), give_up=lambda: stop.reason))
+            runs = {name: str(fetch_weights(storage, Path(there), START_S, give_up=lambda: stop.reason))
                     for name, there in job.runs.items()}  # fmt: skip
         except UserError as error:
             return failure(error)
@@ -283,90 +279,6 @@ def fetch_earlier(
             return
 
 
-def fetch_weights(
-    storage: Storage,
-    folder: Path,
-    *,
-    patience_s: float | None = None,
-    give_up: Callable[[], object] = lambda: None,
-) -> Path:
-    """The folder from which `load_run` reads the finished run that is in `folder` on the driver's machine.
-
-    That folder if the weights are visible there, else a copy on this node of spec and last checkpoint,
-    fetched once, also by several workers at once.
-
-    UserError if the storage has no weights of a finished run there, or damaged ones, or if this node's disk
-    has no room for them; StorageError if it gives no answer for `patience_s` (default: START_S).
-    """
-    from scaling.spec import RunSpec
-    from scaling.training.checkpoint import checkpoint_name
-    from scaling.training.finished import has_weights
-
-    if has_weights(folder):
-        return folder
-    place, key = "/".join(folder.parts[-4:]), folder.name
-    ask = partial(patiently, patience_s=START_S if patience_s is None else patience_s, give_up=give_up)
-    problem = UserError(
-        f"{storage} has no weights of run {key} in {place}: it has not finished, or it was trained without "
-        "this storage or with training.keep_weights: false"
-    )
-    try:
-        spec = ask(partial(storage.read, f"{place}/{SPEC}"))
-        last = checkpoint_name(RunSpec.from_dict(json.loads(spec)).steps)
-    except FileNotFoundError:
-        raise problem from None
-    except (ValueError, TypeError, LookupError) as error:
-        raise UserError(f"{place}/{SPEC} in {storage} cannot be read as the spec of a run: {error}") from None
-    names = [name for name in ask(partial(storage.sizes, place)) if PurePath(name).match("checkpoint-*.pt")]
-    for name in sorted((name for name in names if PurePath(name).name >= last), reverse=True):
-        try:
-            return _copy_weights(storage, f"{place}/{name}", key, spec, ask)
-        except FileNotFoundError:  # removed since it was listed
-            continue
-        except UserError as error:
-            problem = error
-    raise problem
-
-
-def _copy_weights(
-    storage: Storage, checkpoint: str, key: str, spec: bytes, ask: Callable[[Callable[[], Any]], Any]
-) -> Path:
-    """This node's folder with the spec and the checkpoint, whose name in the storage that is; fetched once.
-
-    It is named by the checksum at the checkpoint's end, so another training of the run is another folder.
-    FileNotFoundError if the checkpoint is not there; UserError if it is damaged.
-    """
-    from scaling.training.checkpoint import DIGEST_BYTES
-
-    digest, name = ask(partial(storage.end, checkpoint, DIGEST_BYTES)).hex(), PurePath(checkpoint).name
-    shop = Workshop(node_folder() / "weights", f"{key}-{digest[:16]}", "weights")
-    with shop.locked(lambda: None):
-        if (shop.target / name).exists() and is_whole(shop.target / name):
-            return shop.target
-        with shop.folder() as folder:
-            (folder / SPEC).write_bytes(spec)
-            ask(partial(storage.get, checkpoint, folder / name))
-            if not is_whole(folder / name):
-                raise UserError(
-                    f"the weights of run {key} in {storage} are damaged: {checkpoint} does not match its "
-                    "checksum"
-                )
-    return shop.target
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint's content agrees with the checksum at its end."""
-    from scaling.training.checkpoint import DIGEST_BYTES
-
-    left = checkpoint.stat().st_size - DIGEST_BYTES
-    digest = hashlib.sha256()
-    with checkpoint.open("rb") as file:
-        while left > 0 and (chunk := file.read(min(left, 2**22))):
-            digest.update(chunk)
-            left -= len(chunk)
-        return left == 0 and file.read() == digest.digest()
-
-
 def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] = lambda: None) -> Path:
     """The folder of the job's dataset on this node: the driver's if it is visible here, else a copy.
 
@@ -422,12 +334,3 @@ def put_dataset(storage: Storage, folder: Path, *, patience_s: float = START_S) 
         same = there.get(name) == path.stat().st_size
         if not (same and patiently(partial(storage.holds, target, path), patience_s)):
             patiently(partial(storage.put, path, target), patience_s)
-
-
-# -- the node -----------------------------------------------------------------------------------
-
-
-def node_folder() -> Path:
-    """This node's folder of running attempts and datasets: SCALING_SCRATCH, else in TMPDIR."""
-    folder = os.environ.get(FOLDER_VARIABLE)
-    return Path(folder) if folder else private_folder(Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}")

@@ -12,6 +12,7 @@ import pytest
 
 from scaling.data import open_dataset
 from scaling.errors import UserError
+from scaling.spec import DistillationSettings, RunSpec, distilled
 from scaling.training import train
 from scaling.training.checkpoint import load_checkpoint, save_checkpoint
 from sweeps.attempt import journal
@@ -20,7 +21,8 @@ from sweeps.pools.entry import run as run_job
 from sweeps.pools.storage import files as storage
 from sweeps.pools.storage import mirror
 from sweeps.pools.storage.files import StorageError, open_storage
-from sweeps.pools.storage.mirror import fetch_dataset, is_whole, put_dataset
+from sweeps.pools.storage.mirror import fetch_dataset, put_dataset
+from sweeps.pools.storage.weights import fetch_weights
 from tests.sweeps import bucket
 from tests.sweeps.attempt.test_worker import fake
 from tests.sweeps.bucket import Bucket
@@ -222,20 +224,47 @@ def _records(tmp_path, outcome: Outcome) -> list[journal.Record]:
     return journal.read(path)
 
 
-def test_whole_and_damaged_checkpoints_are_told_apart(tmp_path):
-    path = save_checkpoint(tmp_path, 1, {"key": "k"})
-    content = path.read_bytes()
-    assert is_whole(path)
-    for damaged in (b"", content[:31], content[:-1], content + b"x", b"x" + content[1:]):
-        path.write_bytes(damaged)
-        assert not is_whole(path)
-
-
 def test_what_an_earlier_attempt_finished_is_not_trained_again(data, there):
     first = run_job(far_job(data, there), train=fake())
     again = run_job(far_job(data, there, attempt=2), train=fake(error=AssertionError("trained twice")))
     assert again.status == "finished"
     assert again.result == first.result
+
+
+# -- runs that read the weights of others -------------------------------------------------------
+
+FAR = Path("/nowhere") / RUN
+
+
+@pytest.fixture
+def finished(data, there):
+    """A run whose weights are in the storage, as its worker leaves them."""
+    assert run_job(far_job(data, there)).status == "finished"
+    return RunSpec.from_dict(far_job(data, there).spec)
+
+
+def distilling(data, there, finished: RunSpec, **values) -> Job:
+    spec = distilled(finished, DistillationSettings(rounds=2, steps_per_round=3), batch_size=4)
+    job = far_job(data, there)
+    folder = str(FAR.with_name("CHILD") / "attempt-001")
+    return replace(job, key=spec.key, spec=spec.to_dict(), folder=folder, runs={"parent": str(FAR)}, **values)
+
+
+def test_a_run_is_distilled_from_weights_in_the_storage(tmp_path, data, there, finished):
+    outcome = run_job(distilling(data, there, finished))
+    assert outcome.status == "finished", outcome.traceback
+    parent = fetch_weights(there, FAR, 1.0)
+    near = distilling(data, there, finished, storage=None, dataset=str(data.folder), stop_files=())
+    near = replace(near, folder=str(tmp_path / "near" / "attempt-001"), runs={"parent": str(parent)})
+    assert outcome.result["bound_average"] == run_job(near).result["bound_average"]
+
+
+def test_a_run_whose_parent_has_no_weights_is_not_tried_again(data, there, finished):
+    (name,) = checkpoints(there)
+    there.remove(f"{RUN}/attempt-001/{name}")
+    outcome = run_job(distilling(data, there, finished))
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.USER)
+    assert "has no weights of run KEY" in outcome.sentence
 
 
 # -- stopping -----------------------------------------------------------------------------------
