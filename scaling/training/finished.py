@@ -18,7 +18,7 @@ from scaling.families.base import Family
 from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
-from scaling.training.checkpoint import checkpoint_name, newest_checkpoint
+from scaling.training.checkpoint import CHECKPOINTS, checkpoint_name, newest_checkpoint
 from scaling.training.optimizer import flatten
 
 SPEC = "spec.json"
@@ -71,7 +71,7 @@ def has_weights(folder: Path) -> bool:
         last = checkpoint_name(read_spec(folder).steps)
     except UserError:
         return False
-    return any(path.name >= last for place in _attempts(folder) for path in place.glob("checkpoint-*.pt"))
+    return any(path.name >= last for place in _attempts(folder) for path in place.glob(CHECKPOINTS))
 
 
 def read_spec(folder: Path) -> RunSpec:

@@ -23,6 +23,7 @@ from torch import Tensor
 from scaling.errors import UserError
 from scaling.evaluation import Bound, estimate_bound
 from scaling.evaluation.samples import sample_ids
+from scaling.evaluation.sequence_losses import sequence_record
 from scaling.families.base import Family
 from scaling.families.uniform import Uniform
 from scaling.models import Transformer
@@ -148,8 +149,8 @@ def train(
     folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
     furthest intact checkpoint in any of them (and in `folder`) is continued, those of a folder under
     `fences` up to that step only.
-    log: receives records of kind "resumed", "damaged", "train", "held_out", "checkpoint", "bound" and
-    "samples".
+    log: receives records of kind "resumed", "damaged", "train", "held_out", "checkpoint", "sequence_losses",
+    "bound" and "samples".
     during: held-out losses along the run, on `during_sequences` sequences; they change nothing else.
     samples: texts to draw from the trained network, for people to read; they change nothing else.
     should_stop: called after every step; a reason makes the run write a checkpoint and end as preempted.
@@ -452,6 +453,8 @@ def _evaluate(run: _Training, log: Log) -> TrainResult:
         run.progress.evaluation_s += time.perf_counter() - started
         run.progress.evaluation_flops += 2 * run.spec.evaluation_flops(len(run.heldout))
     costs = {"evaluation_s": run.progress.evaluation_s, "evaluation_flops": run.progress.evaluation_flops}
+    if bound.losses is not None:
+        log(sequence_record(bound.losses))
     log({"kind": "bound", "step": run.progress.step, **numbers, **costs})
     kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
     if both:

@@ -152,11 +152,12 @@ def _job(point: Point, folder: Path, dataset: str) -> Job:
     own.mkdir(parents=True, exist_ok=True)
     columns = {"family": run.family, "key": run.key, "size": run.size, "params": run.params,
                "budget": run.budget, "loss": run.loss}  # fmt: skip
-    needs, judge = point.needs, point.setting.judge.folder
+    needs, judge = point.needs, point.setting.judge
     return Job(
         key=point.key, family=run.family, attempt=1, spec=run.spec, dataset=dataset,
         folder=str(own.absolute()), cpus=needs.cpus, gpus=needs.gpus, work=WORK,
         options={"point": point.identity, "columns": columns},
         runs={"run": str(run_folder(folder, run.family, run.key).absolute()),
-              **({"judge": judge} if judge else {})},
+              **({"judge": judge.folder} if judge.folder else {})},
+        datasets={"judge": judge.data} if judge.data else {},
     )  # fmt: skip

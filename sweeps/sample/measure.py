@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeps.attempt.job import Job, Outcome
 from sweeps.attempt.worker import code_version, device_name
@@ -37,7 +37,8 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     device = "cuda" if job.gpus > 0 else "cpu"
     data = open_dataset(job.dataset)
     # first: one that is not there stops the point at once
-    judge = open_judge(point["judge"]["name"], job.runs.get("judge"), data, device)
+    places = {"folder": job.runs.get("judge", ""), "data": job.datasets.get("judge", "")}
+    judge = open_judge({**point["judge"], **places}, data, device)
     run = load_run(Path(job.runs["run"]), device=device)
     speed, texts = measure_speed(
         run.model, run.family, point["length"], batch=point["batch"], repeats=point["repeats"],
@@ -62,13 +63,15 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     return Outcome(status="finished", sentence="", result={"point": point, "row": row}, device=row["device"])
 
 
-def open_judge(name: str, folder: str | None, data: Dataset, device: str) -> Judge:
-    """The judge of a point: the finished run in `folder`, or without one a Hugging Face model."""
+def open_judge(judge: Mapping[str, Any], data: Dataset, device: str) -> Judge:
+    """The judge of a point: a finished run, or a Hugging Face model. data: what the sampled run learned."""
+    from scaling.data import open_dataset
     from scaling.evaluation.judges import HubJudge, RunJudge
     from scaling.evaluation.perplexity import Vocabulary
     from scaling.training.finished import load_run
 
-    if folder is None:
-        return HubJudge(name, device=device)
-    run = load_run(Path(folder), device=device)
-    return RunJudge(name, run.family, run.model, run.spec.data.context_length, Vocabulary.of(data))
+    if not judge["folder"]:
+        return HubJudge(judge["name"], device=device)
+    run = load_run(Path(judge["folder"]), device=device)
+    words = Vocabulary.of(open_dataset(judge["data"]) if judge["data"] else data)
+    return RunJudge(judge["name"], run.family, run.model, run.spec.data.context_length, words)

@@ -26,6 +26,7 @@ from sweeps.pools.start import start as start_pool
 from sweeps.pools.storage.files import usable_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.sample.drive import Progress, drive, earlier
+from sweeps.sample.judging import choose_judge, finished_runs
 from sweeps.sample.points import (
     BATCH,
     FOLDER,
@@ -33,7 +34,6 @@ from sweeps.sample.points import (
     Point,
     Setting,
     best_runs,
-    choose_judge,
     choose_samplers,
     plan_points,
 )
@@ -84,31 +84,42 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
         everything = ledger.runs()
         best = best_runs(everything)
         runs = of_families(best, how.families) if best else []
-        files = storage_uri(how.storage, ledger.fact("storage"))
+        recorded = ledger.fact("storage")
     if not runs:
         raise UserError(f"sweep {name!r} has no finished run to sample; see `scaling status --sweep {name}`")
     specs = [RunSpec.from_dict(run.spec) for run in runs]
     contexts = {spec.data.context_length for spec in specs}
     if how.length is None and len(contexts) > 1:
         raise UserError(f"the runs have contexts of {sorted(contexts)} tokens; give one --length for all")
+    judge = choose_judge(how.judge, finished_runs(out, name, recorded), [run.key for run in best],
+                         specs[0].data, [out / "data"])  # fmt: skip
+    judged = [run for run in runs if run.key != judge.key]
+    if not judged:
+        raise UserError(
+            f"the only run to sample is the judge itself, {judge.name}; give another one, --judge NAME"
+        )
     setting = Setting(
         length=how.length or contexts.pop(), batch=how.batch, repeats=how.repeats, seed=how.seed,
-        judge=choose_judge(how.judge, everything, best, folder), rule=how.rule,
+        judge=judge, rule=how.rule,
     )  # fmt: skip
-    samplers = choose_samplers(how.samplers, runs)
-    points = plan_points(runs, samplers, how.steps, setting)
+    samplers = choose_samplers(how.samplers, judged)
+    points = plan_points(judged, samplers, how.steps, setting)
     with ExitStack() as stack:
         terminal = terminal or stack.enter_context(lasting_console())
         done, storage = earlier(points, folder), None
-        if files and len(done) < len(points):
+        if len(done) < len(points) and (files := storage_uri(how.storage, recorded)):
             storage = usable_storage(files)
             fetch_samples(storage, points, folder)
             done = earlier(points, folder)
-        terminal.print(_plan_table(runs, points))
+        terminal.print(_plan_table(judged, points))
         terminal.print(
             f"{len(points)} points, {len(done)} of them done before; {setting.texts} texts of "
-            f"{setting.length} tokens each, judged by {setting.judge.name}"
+            f"{setting.length} tokens each, judged by {judge.name}"
         )
+        if len(judged) < len(runs):
+            terminal.print(
+                f"{judge.name} is not sampled, for no run judges its own texts; --judge takes another one"
+            )
         progress = Progress(points=points, done=done)
         stopped = False
         if len(done) < len(points):
@@ -118,8 +129,9 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
             )
             pool: Pool = stack.enter_context(closing(start_pool(how.pool, options)))
             if storage is not None:
+                datasets = [data.folder, *(Path(folder) for folder in [judge.data] if folder)]
                 terminal.print(f"weights and results of points pass through {storage}")
-                pool = stack.enter_context(closing(StoragePool(pool, storage, [data.folder])))
+                pool = stack.enter_context(closing(StoragePool(pool, storage, datasets)))
             pool.ready()
             stop = stack.enter_context(stop_on_signals())
             with _Lines(terminal) as lines:

@@ -111,6 +111,8 @@ def run_mirrored(job: Job, run: Callable[[Job], Outcome], stop: Stop) -> Outcome
 
 
 def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> Outcome:
+    from scaling.training.finished import read_spec
+
     assert job.storage is not None, "only jobs with a storage are mirrored"
     storage = patiently(partial(open_storage, job.storage), START_S, give_up=lambda: stop.reason)
     folder = scratch / PurePath(job.folder).name
@@ -119,13 +121,21 @@ def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> 
     checkpoints = Repeated(CHECKPOINTS_S, copies.put_checkpoint)
     try:
         fetch_earlier(storage, job, scratch, give_up=lambda: stop.reason)
-        dataset = fetch_dataset(storage, job, give_up=lambda: stop.reason)
+        fingerprint = str(job.spec["data"]["fingerprint"])
+        dataset = fetch_dataset(storage, Path(job.dataset), fingerprint, give_up=lambda: stop.reason)
         try:
             runs = {name: str(fetch_weights(storage, Path(there), START_S, give_up=lambda: stop.reason))
                     for name, there in job.runs.items()}  # fmt: skip
         except UserError as error:
             return failure(error)
-        local = replace(job, folder=str(folder), dataset=str(dataset), runs=runs, stop_files=(), storage=None)
+        datasets = {}
+        for name, there in job.datasets.items():
+            own = read_spec(Path(runs[name])).data.fingerprint
+            datasets[name] = str(fetch_dataset(storage, Path(there), own, give_up=lambda: stop.reason))
+        local = replace(
+            job, folder=str(folder), dataset=str(dataset), runs=runs, datasets=datasets, stop_files=(),
+            storage=None,
+        )  # fmt: skip
         outcome = run(local)
         if outcome.trouble == Trouble.USER and fingerprint_of(dataset) is None:
             outcome = replace(outcome, trouble=Trouble.DATA)  # this node's copy: the next attempt fetches it
@@ -279,16 +289,17 @@ def fetch_earlier(
             return
 
 
-def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] = lambda: None) -> Path:
-    """The folder of the job's dataset on this node: the driver's if it is visible here, else a copy.
+def fetch_dataset(
+    storage: Storage, there: Path, fingerprint: str, *, give_up: Callable[[], object] = lambda: None
+) -> Path:
+    """The folder of a dataset on this node: the driver's, `there`, if it is visible here, else a copy.
 
     Once per node it is fetched and all its tokens are compared with their hashes. StorageError if the storage
     does not have it, or gives no answer for START_S; DataAwayError if the copy there is damaged; UserError if
     this node's disk has no room for it.
     """
-    fingerprint = str(job.spec["data"]["fingerprint"])
-    if fingerprint_of(Path(job.dataset)) == fingerprint:
-        return Path(job.dataset)
+    if fingerprint_of(there) == fingerprint:
+        return there
     shop, place = Workshop(node_folder() / "data", fingerprint), data_place(fingerprint)
     with shop.locked(lambda: None):
         if fingerprint_of(shop.target) == fingerprint:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import analysis
 from scaling.errors import UserError
+from scaling.spec import RunSpec
 from scaling.training import load_run
 from sweeps.attempt.job import Job, Outcome
 from sweeps.driver.stopping import StopRequest
@@ -27,6 +28,8 @@ from sweeps.pools.storage.files import StorageError, open_storage
 from sweeps.pools.storage.pool import StoragePool
 from sweeps.sample import sweep as sampling
 from sweeps.sample.drive import drive
+from sweeps.sample.judging import choose_judge, finished_runs
+from sweeps.sample.points import Point, Setting, best_runs, plan_points
 from sweeps.sample.run import TextOptions, sample_run
 from sweeps.sample.stored import fetch_samples, folder_with_weights, storage_uri
 from sweeps.sample.sweep import Sampling, sample_sweep
@@ -127,7 +130,7 @@ def test_a_sweep_is_sampled_and_its_points_are_here_and_in_the_storage(trained: 
     assert code == 0, text
     assert "weights and results of points pass through" in text
     table = analysis.load_samples(out / "tiny")
-    assert len(table) == 1 + 2 * 2, "ar takes its one number of steps; the distilled run is one more"
+    assert len(table) == 1 + 2, "ar takes its one number of steps; the distilled run is none of the best"
     points = {path.name for path in (out / "tiny" / "samples").iterdir()}
     assert points == {path.name for path in stored.iterdir()}
     for point in points:
@@ -140,7 +143,7 @@ def test_a_sweep_is_sampled_and_its_points_are_here_and_in_the_storage(trained: 
         patch.setattr(sampling, "start_pool", lambda *_: pytest.fail("all is measured"))
         code, text = sampled(out)
     assert code == 0
-    assert "5 points, 5 of them done before" in text
+    assert "3 points, 3 of them done before" in text
     assert analysis.load_samples(out / "tiny").equals(table)
 
 
@@ -176,13 +179,17 @@ class Elsewhere:
         return [(handle, self.end or run_job(job))]
 
 
-def points_of(out: Path) -> list[sampling.Point]:
-    runs = [run for run in runs_of(out) if run.family in ("ar", "uniform")]
-    best = sampling.best_runs(runs)
-    setting = sampling.Setting(
-        length=16, batch=8, repeats=2, judge=sampling.choose_judge(None, runs, best, out / "tiny")
+def points_of(out: Path) -> list[Point]:
+    best = best_runs(runs_of(out))
+    judge = choose_judge(
+        None,
+        finished_runs(out, "tiny"),
+        [run.key for run in best],
+        RunSpec.from_dict(best[0].spec).data,
+        [out / "data"],
     )
-    return sampling.plan_points(best, {"ar": ["left_to_right"], "uniform": ["ancestral"]}, (2,), setting)
+    setting = Setting(length=16, batch=8, repeats=2, judge=judge)
+    return plan_points(best, {"ar": ["left_to_right"], "uniform": ["ancestral"]}, (2,), setting)
 
 
 def test_a_machine_without_a_shared_disk_gives_its_points_to_the_driver(trained: Path, out: Path) -> None:
@@ -194,7 +201,7 @@ def test_a_machine_without_a_shared_disk_gives_its_points_to_the_driver(trained:
     points = points_of(out)
     progress = drive(points, pool, out / "tiny", str(data), stop=StopRequest(), show=lambda *_: None)
     pool.close()
-    assert [progress.done[point.key].status for point in points] == ["finished"] * 3
+    assert [progress.done[point.key].status for point in points] == ["finished"] * 2
     assert all((point.row(out / "tiny") or {})["gen_ppl"] > 1 for point in points)
     assert not Path("/nowhere").exists()
 
