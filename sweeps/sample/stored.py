@@ -16,23 +16,23 @@ from sweeps.pools.storage.weights import fetch_weights
 from sweeps.sample.points import FOLDER, Point
 
 
-def storage_uri(given: str | None, recorded: str | None) -> str | None:
+def storage_uri(option: str | None, recorded: str | None) -> str | None:
     """The storage of a sweep: as the user gives it, else as the ledger has it, which knows no passwords.
 
     UserError if only the user knows the password.
     """
-    if given is None and recorded is not None and "***" in recorded:
+    if option is None and recorded is not None and "***" in recorded:
         raise UserError(
             f"the files of the sweep are in {recorded}, whose password is not recorded; give --storage, or "
             "set SCALING_STORAGE"
         )
-    return given or recorded
+    return option or recorded
 
 
-def folder_with_weights(folder: Path, given: str | None = None) -> Path:
+def folder_with_weights(folder: Path, option: str | None = None) -> Path:
     """The folder from which `load_run` reads the run in `folder`: itself, or a copy from the storage.
 
-    folder: OUT/SWEEP/FAMILY/runs/KEY or one of its attempts, there or not. given: URI of the storage; None:
+    folder: OUT/SWEEP/FAMILY/runs/KEY or one of its attempts, there or not. option: URI of the storage; None:
     as the sweep's ledger has it. UserError if it cannot be read, or has no weights of the run.
     """
     if has_weights(folder):
@@ -41,10 +41,10 @@ def folder_with_weights(folder: Path, given: str | None = None) -> Path:
     run = run.parent if run.name.startswith("attempt-") else run
     sweep = run.parents[min(2, len(run.parents) - 1)]
     recorded = None
-    if given is None and Ledger.exists(sweep / "ledger"):
+    if option is None and Ledger.exists(sweep / "ledger"):
         with Ledger(sweep / "ledger") as ledger:
             recorded = ledger.fact("storage")
-    uri = storage_uri(given, recorded)
+    uri = storage_uri(option, recorded)
     if uri is None:
         return folder  # loading says what is missing
     try:

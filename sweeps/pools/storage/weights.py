@@ -34,22 +34,24 @@ def fetch_weights(
     if has_weights(folder):
         return folder
     place, key = "/".join(folder.parts[-4:]), folder.name
-    ask = partial(patiently, patience_s=patience_s, give_up=give_up)
+    patience = partial(patiently, patience_s=patience_s, give_up=give_up)
     problem = UserError(
         f"{storage} has no weights of run {key} in {place}: it has not finished, or it was trained without "
         "this storage or with training.keep_weights: false"
     )
     try:
-        spec = ask(partial(storage.read, f"{place}/{SPEC}"))
+        spec = patience(partial(storage.read, f"{place}/{SPEC}"))
         last = checkpoint_name(RunSpec.from_dict(json.loads(spec)).steps)
     except FileNotFoundError:
         raise problem from None
     except (ValueError, TypeError, LookupError) as error:
         raise UserError(f"{place}/{SPEC} in {storage} cannot be read as the spec of a run: {error}") from None
-    names = [name for name in ask(partial(storage.sizes, place)) if PurePath(name).match("checkpoint-*.pt")]
+    names = [
+        name for name in patience(partial(storage.sizes, place)) if PurePath(name).match("checkpoint-*.pt")
+    ]
     for name in sorted((name for name in names if PurePath(name).name >= last), reverse=True):
         try:
-            return _copy_weights(storage, f"{place}/{name}", key, spec, ask)
+            return _copy_weights(storage, f"{place}/{name}", key, spec, patience)
         except FileNotFoundError:  # removed since it was listed
             continue
         except UserError as error:
@@ -58,7 +60,7 @@ def fetch_weights(
 
 
 def _copy_weights(
-    storage: Storage, checkpoint: str, key: str, spec: bytes, ask: Callable[[Callable[[], Any]], Any]
+    storage: Storage, checkpoint: str, key: str, spec: bytes, patience: Callable[[Callable[[], Any]], Any]
 ) -> Path:
     """This node's folder with the spec and the checkpoint, whose name in the storage that is; fetched once.
 
@@ -67,14 +69,14 @@ def _copy_weights(
     """
     from scaling.training.checkpoint import DIGEST_BYTES
 
-    digest, name = ask(partial(storage.end, checkpoint, DIGEST_BYTES)).hex(), PurePath(checkpoint).name
+    digest, name = patience(partial(storage.end, checkpoint, DIGEST_BYTES)).hex(), PurePath(checkpoint).name
     shop = Workshop(node_folder() / "weights", f"{key}-{digest[:16]}", "weights")
     with shop.locked(lambda: None):
         if (shop.target / name).exists() and is_whole(shop.target / name):
             return shop.target
         with shop.folder() as folder:
             (folder / SPEC).write_bytes(spec)
-            ask(partial(storage.get, checkpoint, folder / name))
+            patience(partial(storage.get, checkpoint, folder / name))
             if not is_whole(folder / name):
                 raise UserError(
                     f"the weights of run {key} in {storage} are damaged: {checkpoint} does not match its "

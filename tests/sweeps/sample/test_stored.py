@@ -277,6 +277,6 @@ def test_a_folder_without_a_sweep_is_left_to_loading(tmp_path: Path) -> None:
 def test_the_command_line_samples_a_stored_run(out: Path) -> None:
     environment = {**os.environ, "SCALING_SCRATCH": str(out.parent / "node")}
     command = [sys.executable, "-m", "sweeps.cli", "sample", plain_run(out, "ar").key, "--out", str(out)]
-    told = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.strip()
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip()
