@@ -33,13 +33,19 @@ class FinishedRun(NamedTuple):
 
 
 def load_run(
-    folder: Path, *, spec: RunSpec | None = None, average: bool = True, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    spec: RunSpec | None = None,
+    average: bool = True,
+    replica: int = 0,
+    device: torch.device | str = "cpu",
 ) -> FinishedRun:
     """The finished run in `folder` as (spec, family, model), ready for `scaling.sampling.generate`.
 
     folder: of the run (with `spec.json` and a folder for each attempt), or of one of its attempts, or the one
     that `train` wrote its checkpoints to; then `spec` has to be given, for `train` writes none. average: the
-    moving average of the weights where the run has one, else the last weights.
+    moving average of the weights where the run has one, else the last weights. replica: which, of a run that
+    trained several networks; the spec returned is that of this one alone.
 
     UserError if there is no run, if it has not finished, or if its checkpoint is not there or damaged.
     """
@@ -58,10 +64,15 @@ def load_run(
         raise UserError(
             f"{name} has not finished: its furthest checkpoint is of step {state['step']} of {spec.steps}"
         )
+    if not 0 <= replica < spec.replicas:
+        raise UserError(f"{name} has {spec.replicas} replicas, from 0; there is no replica {replica}")
+    weights = state.get("average", state["parameters"]) if average else state["parameters"]
+    if spec.replicas > 1:
+        weights, spec = weights[replica], spec.alone(replica)
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights"))
     with torch.no_grad():
-        flatten(model).copy_(state.get("average", state["parameters"]) if average else state["parameters"])
+        flatten(model).copy_(weights)
     return FinishedRun(spec, family, model.to(device))
 
 

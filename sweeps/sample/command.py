@@ -54,6 +54,17 @@ def sample(
     scale: Annotated[
         float | None, option("How strongly the label guides; above 1 more than it does.", show_default="1")
     ] = None,
+    wish: Annotated[
+        list[str] | None,
+        option("Of a run of gaussian: a word that its texts should have; again for more.", metavar="WORD"),
+    ] = None,
+    avoid: Annotated[
+        list[str] | None,
+        option("Of a run of gaussian: a word that they should not have; again for more.", metavar="WORD"),
+    ] = None,
+    wish_weight: Annotated[
+        float | None, option("How strong each wish is; 1 is Bayes' rule.", show_default="2")
+    ] = None,
     batch: Annotated[int | None, option("Of a sweep: texts made at once.", min=1, show_default="64")] = None,
     repeats: Annotated[
         int | None, option("Of a sweep: timed batches, all judged.", min=1, show_default="5")
@@ -90,7 +101,7 @@ def sample(
     """
     for_run = {"sweep": chosen.sweep, "config": chosen.config, "data": chosen.data, "prompt": prompt,
                "count": None if count == 1 else count, "top_k": top_k, "min_p": min_p or None,
-               "label": label, "scale": scale,
+               "label": label, "scale": scale, "wish": wish, "avoid": avoid, "wish_weight": wish_weight,
                "temperature": None if temperature == 1 else temperature,
                "top_p": None if top_p == 1 else top_p}  # fmt: skip
     for_sweep: dict[str, Any] = {"batch": batch, "repeats": repeats, "judge": judge, "rule": rule,
@@ -112,6 +123,7 @@ def sample(
     options = TextOptions(
         prompt=prompt, steps=one_of(steps, "--steps"), sampler=one_of(sampler, "--sampler"), count=count,
         seed=seed, length=length, label=label, scale=scale, storage=storage,
+        wishes=wish or (), avoided=avoid or (), wish_weight=wish_weight,
         filters=Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
     )  # fmt: skip
     sample_run(target, chosen.out, chosen.named, options)
