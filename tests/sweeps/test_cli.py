@@ -71,7 +71,7 @@ def test_options_are_as_reviewed():
             *("--family", "--sweep", "--config", "--data", "--out", "target", "--prompt", "--steps"),
             *("--sampler", "--count", "--seed", "--length", "--temperature", "--top-k", "--top-p", "--min-p"),
             *("--label", "--scale", "--wish", "--avoid", "--wish-weight"),
-            *("--batch", "--repeats", "--judge", "--rule", "--pool", "--address"),
+            *("--batch", "--repeats", "--judge", "--rule", "--pool", "--address", "--storage"),
         ],
         "export": [*runs, "file"],
     }
