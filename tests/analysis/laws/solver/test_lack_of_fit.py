@@ -26,11 +26,11 @@ def test_true_parabolas_raise_as_many_alarms_as_stated(repeats: int | tuple[int,
 
 
 def test_planted_cubics_are_found() -> None:
-    found = [
+    tests = [
         budgets_lack_of_fit(prepare(repeated_isoflops(cubic=0.02, seed=seed)), "parabola")
         for seed in range(40)
     ]
-    assert all(test is not None and test.fails for test in found)
+    assert all(test is not None and test.fails for test in tests)
     described = [
         budgets_lack_of_fit(prepare(repeated_isoflops(cubic=0.02, seed=seed)), "cubic") for seed in range(40)
     ]
