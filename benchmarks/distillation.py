@@ -150,7 +150,7 @@ def time_of_average(size: Size, vocab: int, batch: int, pairs: int = 40, steps: 
         for step in range(steps):
             loss = family.training_loss(model, family.training_batch(x0, generator, 0.5))
             optimizer.add_gradient(loss / x0.numel(), first=True)
-            optimizer.step(1e-3, optimizer.gradient_norm())
+            optimizer.step(1e-3, optimizer.gradient_norms())
             if averaged:
                 average.update(optimizer.flat, step + 1)
         return (time.perf_counter() - started) / steps

@@ -224,10 +224,10 @@ def project_step(family: str, shape: Shape, device: str, precision: str) -> Call
             parameter.normal_(std=0.02)
 
     def step() -> float:
-        loss, norm = loop._gradient(run)
-        run.optimizer.step(spec.optimizer.learning_rate, norm)
+        losses, norms = loop._gradient(run)
+        run.optimizer.step(spec.optimizer.learning_rate, norms)
         run.progress.step += 1
-        return loss
+        return losses[0]
 
     return step
 

@@ -220,6 +220,9 @@ class RunSpec:
     revision: int = RESULT_REVISION
     distillation: DistillationSpec | None = None
     """Distillation of another run instead of training on text from fresh weights."""
+    replicas: int = 1
+    """Networks trained side by side as one stacked network, with seeds `seed`, `seed` + 1, ...; budget,
+    sequences, batch size and FLOPs are those of each."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", family_name(self.family))  # a paper's name gives the same key
@@ -227,7 +230,7 @@ class RunSpec:
         _require(self.budget > 0, f"budget is {self.budget}, it must be positive")
         _require_one_of(flops.CONVENTIONS, self, "flop_convention")
         _require_one_of(get_args(Precision), self, "precision")
-        _require_at_least(1, self, "batch_size")
+        _require_at_least(1, self, "batch_size", "replicas")
         _require(
             self.sequences >= self.batch_size,
             f"budget {self.budget:.3g} FLOPs pays for {self.sequences} sequences of size {self.size.name!r}, "
@@ -239,6 +242,13 @@ class RunSpec:
         self.build_family().check_context(self.data.context_length)  # refuses families and options by name
         if self.distillation is not None:
             self._check_distillation(self.distillation)
+        clustered = self.labels is not None and self.labels.clustered
+        for hinders, what in (
+            (self.distillation is not None, "a distillation"),
+            (clustered, "labels of clusters"),
+        ):
+            only = f"replicas is {self.replicas}, but a run with {what} trains one network"
+            _require(self.replicas == 1 or not hinders, only)
 
     def _check_distillation(self, how: DistillationSpec) -> None:
         only = f"family {self.family!r} cannot be distilled, only 'uniform' can"
@@ -268,6 +278,15 @@ class RunSpec:
     @property
     def vocab_size(self) -> int:
         return family_class(self.family).vocab_size_for(self.data.num_token_ids, **self.family_options)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each replica."""
+        return tuple(range(self.seed, self.seed + self.replicas))
+
+    def alone(self, replica: int) -> RunSpec:
+        """The spec of one of the replicas, 0, 1, ..., as a run of its own."""
+        return replace(self, seed=self.seeds[replica], replicas=1)
 
     @property
     def steps(self) -> int:
@@ -342,6 +361,8 @@ class RunSpec:
         # options that came later are left out where they are off, so that the keys of older runs stay
         if self.optimizer.ema_decay is None:
             del out["optimizer"]["ema_decay"]
+        if self.replicas == 1:
+            del out["replicas"]
         del out["distillation"]
         if self.distillation is not None:
             out["distillation"] = asdict(self.distillation)

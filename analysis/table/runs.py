@@ -23,6 +23,7 @@ from analysis.table.columns import (
     HELD_OUT_LOSS,
     HELD_OUT_LOSS_SE,
     KEY_TAG,
+    NOT_COMPARABLE,
     REQUIRED,
     RUN_COLUMNS,
     refuse_repeated_columns,
@@ -64,8 +65,8 @@ def load_runs(
     `family` are a name, several names, or None for all. From MLflow every column is there (missing values
     where a run has none). From a file, the columns it has; `columns` renames them, e.g. {"N": "params",
     "val_loss": "loss"}, and `params` is taken from `params_non_embedding` where only that is given. Where
-    MLflow holds a key twice in a sweep, the finished run, else the latest, is kept. Seeds are Int64, or texts
-    if one is larger. Control characters in texts are escaped.
+    MLflow holds a key (and replica) twice in a sweep, the finished run, else the latest, is kept. Seeds are
+    Int64, or texts if one is larger. Control characters in texts are escaped.
 
     UserError, in one sentence, for a store that does not exist, does not answer within seconds, is of a newer
     schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family; also for
@@ -122,7 +123,8 @@ def check_heading(path: Path, columns: Columns | None = None) -> None:
 
 
 def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:
-    """Losses along every run, one row per recorded step, columns `CURVE_COLUMNS`.
+    """Losses along every run, one row per recorded step, columns `CURVE_COLUMNS`, and those that say of a run
+    that its loss is no other's (`fit_table.NOT_COMPARABLE`), if they say anything.
 
     `loss` is the training loss (nats per token), `tokens` and `flops` are counted up to that step.
     `held_out_loss` and `held_out_loss_se` are there at the few steps at which a sweep measures them (config:
@@ -145,7 +147,8 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
                 f"{path} has no loss curves (column {missing[0]} is missing): "
                 "a run table holds one row per run, so give the MLflow store the runs were recorded in"
             )
-        return _selected(frame[list(CURVE_COLUMNS)], sweep, family, str(path))[list(CURVE_COLUMNS)]
+        names = _curve_columns(frame)
+        return _selected(frame[names], sweep, family, str(path))[names]
     runs = load_runs(store, sweep, family)
     with open_store(store) as source:
         points = source.curves(runs["mlflow_run_id"].tolist())
@@ -157,7 +160,12 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
     tokens = frame["step"] * frame["batch_size"] * frame["context_length"]
     flops = tokens * (frame["flops"] / frame["tokens"])
     frame = frame.assign(tokens=tokens, flops=flops, loss=frame["value"])
-    return pd.DataFrame(frame[list(CURVE_COLUMNS)]).reset_index(drop=True)
+    return pd.DataFrame(frame[_curve_columns(frame)]).reset_index(drop=True)
+
+
+def _curve_columns(frame: pd.DataFrame) -> list[str]:
+    more = [name for name in NOT_COMPARABLE if name in frame.columns and frame[name].notna().any()]
+    return [*CURVE_COLUMNS, *more]
 
 
 def kind_of(store: str | Path) -> tuple[str, str]:
@@ -200,11 +208,13 @@ def _selected(frame: pd.DataFrame, sweep: Names, family: Names, source: str) -> 
 
 
 def _without_duplicates(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per (sweep, key). MLflow has no unique keys, so two recorders can both have made a run."""
+    """One row per (sweep, key), or per replica of a run that trained several. MLflow has no unique keys, so
+    two recorders can both have made a run."""
     order = frame.assign(_finished=frame["status"] == "finished").sort_values(
         ["_finished", "started"], kind="stable", na_position="first"
     )
-    repeated = order.duplicated(["sweep", "key"], keep="last")
+    of_run = [name for name in ("sweep", "key", "replica") if name in order.columns]
+    repeated = order.duplicated(of_run, keep="last")
     if repeated.any():
         _log.warning(
             "%d run(s) are recorded twice; the finished or latest one is read: %s",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -70,6 +70,25 @@ class Noised:
 
     def rows(self, part: slice | Tensor) -> Noised:
         return self._each(lambda x: x[part])
+
+    def split(self, count: int) -> list[Noised]:
+        """The batch in so many parts of neighbouring rows."""
+        size = len(self) // count
+        return [self.rows(slice(i * size, (i + 1) * size)) for i in range(count)]
+
+    @classmethod
+    def join(cls, parts: Sequence[Noised]) -> Noised:
+        """Batches of one shape, one behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        weights = [part.weight for part in parts if part.weight is not None]
+        return cls(
+            torch.cat([part.x0 for part in parts]),
+            torch.cat([part.xt for part in parts]),
+            torch.cat([part.t for part in parts]),
+            torch.cat(weights) if weights else None,
+            {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra},
+        )
 
     def to(self, device: str) -> Noised:
         return self._each(lambda x: x.to(device))

@@ -146,6 +146,9 @@ def embed(embedding: Tensor, noised: Noised) -> Tensor:
 
     In the embedding's precision whatever autocast says: weights near 1 would round to 1.
     """
+    if embedding.ndim == 3:  # of each replica
+        own = zip(embedding, noised.split(len(embedding)), strict=True)
+        return torch.cat([embed(table, rows) for table, rows in own])
     weights = noised.extra["weights"].to(embedding.dtype)
     with torch.autocast(embedding.device.type, enabled=False):
         if "ids" not in noised.extra:

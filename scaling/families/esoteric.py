@@ -17,6 +17,7 @@ B batch, L length, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -116,13 +117,7 @@ class Esoteric(Absorbing):
         if len(parts) == 1:
             return parts[0]
         weight = torch.cat([torch.full_like(p.t, count / len(p)) for p in parts])
-        return Noised(
-            torch.cat([p.x0 for p in parts]),
-            torch.cat([p.xt for p in parts]),
-            torch.cat([p.t for p in parts]),
-            weight,
-            {"order": torch.cat([p.extra["order"] for p in parts])},
-        )
+        return replace(Noised.join(parts), weight=weight)
 
     def evaluation_batch(self, x0: Tensor, place: Tensor, generator: torch.Generator) -> Noised:
         """Both terms of every row: the sequential one's text, noise and order stand in `extra`."""
@@ -175,7 +170,7 @@ class Esoteric(Absorbing):
     def training_loss(self, model: Transformer, noised: Noised) -> Tensor:
         sequential = self._is_sequential(noised)
         parts = [noised.rows(rows) for rows in (~sequential, sequential) if bool(rows.any())]
-        return torch.stack([super(Esoteric, self).training_loss(model, part) for part in parts]).sum()
+        return torch.stack([super(Esoteric, self).training_loss(model, part) for part in parts]).sum(0)
 
     def sequence_bound(self, model: Denoiser, noised: Noised) -> Tensor:
         nats, extra = super().sequence_bound(model, noised), noised.extra

@@ -37,6 +37,7 @@ from scaling.families.base import Family, Noised, label_view
 from scaling.families.duality import latent_scales
 from scaling.ladder import Size
 from scaling.models.gaussian import FREQUENCIES, GaussianTransformer, build_gaussian_model, unit
+from scaling.models.replicas import by_replica, look_up, padded_positions
 
 SELF_CONDITION_EVERY = 4
 """One row in so many is self-conditioned in training, as published."""
@@ -253,18 +254,19 @@ class Gaussian(Family):
         conditioned, x0 = noised.extra["conditioned"], noised.x0
         gamma, slope, gamma_1, by_variance = _schedule_for(model, noised.t, conditioned)
         rows = model.rows()
-        target = F.embedding(x0, rows)
+        target = look_up(x0, rows)
         target = torch.where(conditioned[:, None, None], target.detach(), target)
         z = latents(target, noised.xt.to(rows.dtype), gamma)
         strength = noised.extra["strength"]
         with torch.no_grad():
             guess = torch.zeros_like(z)
             if conditioned.any():
-                first = (x[conditioned] for x in (z, gamma, x0))
-                read = label_view(noised.rows(conditioned))
-                guess[conditioned] = model.restore(*first, strength=strength[conditioned], rows=rows, **read)[
-                    0
-                ]
+                # as many rows of each replica: those that fill up are made for nothing
+                part = conditioned if model.replicas == 1 else padded_positions(conditioned, model.replicas)
+                first = (x[part] for x in (z, gamma, x0))
+                read = label_view(noised.rows(part))
+                guess[part] = model.restore(*first, strength=strength[part], rows=rows, **read)[0]
+                guess[~conditioned] = 0
         x_hat, nats = model.restore(
             z, gamma, x0, guess=guess, strength=strength, rows=rows, kept=~conditioned, **label_view(noised)
         )
@@ -272,7 +274,8 @@ class Gaussian(Family):
         by_variance(diffusion)
         terms = torch.where(noised.t > 0, diffusion, nats.mean(-1).double())
         assert noised.weight is not None, "training_batch weighs its rows"
-        return ((terms * noised.weight + prior_nats(gamma_1, self.embed_dim)) * x0.shape[1]).sum()
+        prior = prior_nats(gamma_1, self.embed_dim)
+        return by_replica((terms * noised.weight + prior) * x0.shape[1], model.replicas)
 
     # -- the reported loss -----------------------------------------------------------------------
 
@@ -328,7 +331,7 @@ def _schedule_for(
     for x in (course, slope):
         if x.requires_grad:
             x.register_hook(lambda gradient: gradient * factors[0])
-    gamma_0, gamma_1 = (torch.where(conditioned, x.detach(), x) for x in model.schedule.endpoints.double())
+    gamma_0, gamma_1 = (torch.where(conditioned, x.detach(), x) for x in model.schedule.ends(len(t)))
     rise = gamma_1 - gamma_0
     by_variance = lambda diffusion: factors.append(2 * diffusion.detach())  # noqa: E731
     return gamma_0 + rise * course, rise * slope, gamma_1, by_variance

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from scaling.ladder import Size
 from scaling.models import head
+from scaling.models.replicas import Linear, per_row
 from scaling.models.transformer import Transformer, build_model
 
 FREQUENCIES = 32
@@ -46,19 +47,35 @@ class NoiseSchedule(nn.Module):
 
     def course(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """s(t) and ds/dt of times t (B,), each (B,) in float64."""
-        steepness_U, height_U = (F.softplus(w.double()) for w in (self.steepness, self.height))
-        times = torch.cat([t.double(), t.new_tensor([0, 1], dtype=torch.float64)])
-        inner = torch.tanh(steepness_U * (times[:, None] - 0.5) + self.offset.double())
-        level = inner @ height_U
-        slope = (1 - inner * inner) @ (steepness_U * height_U)
-        span = level[-1] - level[-2]
-        return (level[:-2] - level[-2]) / span, slope[:-2] / span
+        weights = (self.steepness, self.offset, self.height)
+        if self.steepness.ndim == 1:
+            return _course(t, *weights)
+        courses = [_course(*own) for own in zip(t.chunk(len(self.steepness)), *weights, strict=True)]
+        levels, slopes = zip(*courses, strict=True)
+        return torch.cat(levels), torch.cat(slopes)
+
+    def ends(self, rows: int) -> tuple[Tensor, Tensor]:
+        """gamma_0 and gamma_1 in float64: scalars; with replicas one of each of so many rows, (rows,)."""
+        ends = self.endpoints.double()
+        first, last = (ends if ends.ndim == 1 else per_row(ends, rows)).unbind(-1)
+        return first, last
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """gamma(t) and its derivative at times t (B,), each (B,) in float64."""
         course, slope = self.course(t)
-        gamma_0, gamma_1 = self.endpoints.double()
+        gamma_0, gamma_1 = self.ends(len(t))
         return gamma_0 + (gamma_1 - gamma_0) * course, (gamma_1 - gamma_0) * slope
+
+
+def _course(t: Tensor, steepness_U: Tensor, offset_U: Tensor, height_U: Tensor) -> tuple[Tensor, Tensor]:
+    """`NoiseSchedule.course` from the weights before the softplus, each (U,)."""
+    steepness_U, height_U = (F.softplus(w.double()) for w in (steepness_U, height_U))
+    times = torch.cat([t.double(), t.new_tensor([0, 1], dtype=torch.float64)])
+    inner = torch.tanh(steepness_U * (times[:, None] - 0.5) + offset_U.double())
+    level = inner @ height_U
+    slope = (1 - inner * inner) @ (steepness_U * height_U)
+    span = level[-1] - level[-2]
+    return (level[:-2] - level[-2]) / span, slope[:-2] / span
 
 
 class GaussianTransformer(Transformer):
@@ -78,9 +95,9 @@ class GaussianTransformer(Transformer):
         super().__init__(size, vocab_size, classes=classes)
         self.embed_dim = embed_dim
         self.embedding = nn.Parameter(torch.empty(vocab_size, embed_dim))
-        self.input_linear = nn.Linear(embed_dim, size.hidden, bias=False)
-        self.selfcond_linear = nn.Linear(embed_dim, size.hidden, bias=False)
-        self.gamma_linear = nn.Linear(2 * FREQUENCIES, size.hidden, bias=False)
+        self.input_linear = Linear(embed_dim, size.hidden, bias=False)
+        self.selfcond_linear = Linear(embed_dim, size.hidden, bias=False)
+        self.gamma_linear = Linear(2 * FREQUENCIES, size.hidden, bias=False)
         self.schedule = NoiseSchedule(*endpoints, schedule_units)
         # No weight decay. The published one shrinks the endpoints by 1e-3 a step at the peak rate: the loss
         # holds against that over 92,000 steps, while a desk run of 950 lost two fifths of both.
@@ -137,17 +154,16 @@ class GaussianTransformer(Transformer):
             kept = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
         device = ids.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else latents.dtype
+        weights = (self.head.weight, self.head.bias, self.rows() if rows is None else rows)
+        pull = _pull(latents, gamma, strength).flatten(0, 1)
+        about = (features.flatten(0, 1), pull, kept.repeat_interleave(length), ids.flatten())
         with torch.autocast(device, enabled=False):
-            x_hat, nats = _Restored.apply(
-                features.flatten(0, 1),
-                self.head.weight,
-                self.head.bias,
-                _pull(latents, gamma, strength).flatten(0, 1),
-                self.rows() if rows is None else rows,
-                kept.repeat_interleave(length),
-                ids.flatten(),
-                compute,
-            )
+            if self.replicas == 1:
+                x_hat, nats = _Restored.apply(*weights, *about, compute)
+            else:
+                groups = (x.chunk(self.replicas) for x in about)
+                each = [_Restored.apply(*own, compute) for own in zip(*weights, *groups, strict=True)]
+                x_hat, nats = (torch.cat(parts) for parts in zip(*each, strict=True))
         return x_hat.unflatten(0, ids.shape), nats.view_as(ids)
 
     def _features(
@@ -223,11 +239,11 @@ class _Restored(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        features: Tensor,
         weight: Tensor,
         bias: Tensor,
-        pull: Tensor,
         rows: Tensor,
+        features: Tensor,
+        pull: Tensor,
         kept: Tensor,
         ids: Tensor,
         compute: torch.dtype,
@@ -267,7 +283,7 @@ class _Restored(torch.autograd.Function):
             grad_pull[part] = slope @ rows
             grad_rows += probs.mT @ (grad_x_hat[part] * kept[part])
             grad_rows += slope.mT @ (pull[part] * kept[part])
-        return grad_features, grad_weight, grad_bias, grad_pull, grad_rows, None, None, None
+        return grad_weight, grad_bias, grad_rows, grad_features, grad_pull, None, None, None
 
 
 def _probabilities(

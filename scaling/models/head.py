@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scaling.models.replicas import affine, by_replica, padded_positions
 from scaling.models.transformer import Transformer
 
 RowLoss = Callable[..., Tensor]
@@ -31,23 +32,54 @@ def head_loss(
     num_ids: int,
     scored: Tensor | None = None,
 ) -> Tensor:
-    """Sum of `row_loss` over all positions of features (B, L, D), in nats.
+    """Sum of `row_loss` over all positions of features (B, L, D), in nats: a scalar, or that of each replica
+    (R,).
 
     about: tensors (B, ...) or (B, L, ...) that go with the features, handed to `row_loss` after the logits
     of the first `num_ids` ids. scored: (B, L) True if the loss depends on the logits; the other positions
     count with 0 and never meet the head. Then `row_loss` gets single positions as rows.
     """
+    weight, bias = model.head.weight[..., :num_ids, :], model.head.bias[..., :num_ids]
+    if model.replicas == 1:
+        return _loss_of_one(features, weight, bias, about, row_loss, scored)
+    if features[..., 0].numel() * num_ids > CHUNK_ELEMENTS:  # one after the other: each has work enough
+        groups = (x.chunk(model.replicas) for x in (features, *about, *(() if scored is None else (scored,))))
+        losses = []
+        for own_weight, own_bias, rows, *own in zip(weight, bias, *groups, strict=True):
+            own_scored = None if scored is None else own.pop()
+            losses.append(_loss_of_one(rows, own_weight, own_bias, tuple(own), row_loss, own_scored))
+        return torch.stack(losses)
+    rows = features
+    if scored is not None:
+        index = padded_positions(scored, model.replicas)  # those that fill up count 0
+        rows = features.flatten(0, 1)[index][:, None]
+        about = tuple(_positions(x, index, scored.shape[1]) for x in about)
+    return by_replica(row_loss(at_least_float32(affine(rows, weight, bias)), *about), model.replicas)
+
+
+def _loss_of_one(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    about: tuple[Tensor, ...],
+    row_loss: RowLoss,
+    scored: Tensor | None,
+) -> Tensor:
+    """`head_loss` of one network with the head's weight (V, D) and bias (V,)."""
     rows = features
     if scored is not None:
         index = scored.reshape(-1).nonzero().squeeze(-1)
         rows = features.reshape(-1, features.shape[-1])[index][:, None]
         about = tuple(_positions(x, index, scored.shape[1]) for x in about)
-
-    chunk = max(1, CHUNK_ELEMENTS // (num_ids * rows.shape[1]))
-    weight, bias = model.head.weight[:num_ids], model.head.bias[:num_ids]
+    chunk = max(1, CHUNK_ELEMENTS // (len(weight) * rows.shape[1]))
     if len(rows) <= chunk:
-        return row_loss(F.linear(rows, weight, bias).float(), *about).sum()
+        return row_loss(at_least_float32(F.linear(rows, weight, bias)), *about).sum()
     return _ChunkedLoss.apply(rows, weight, bias, about, row_loss, chunk)
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Logits in the precision of a loss: autocast leaves them in bfloat16."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _positions(x: Tensor, index: Tensor, length: int) -> Tensor:
@@ -74,14 +106,14 @@ class _ChunkedLoss(torch.autograd.Function):
         row_loss: RowLoss,
         chunk: int,
     ) -> Tensor:
-        total = rows.new_zeros((), dtype=torch.float32)
+        total = rows.new_zeros((), dtype=torch.promote_types(rows.dtype, torch.float32))
         inputs = [rows, weight, bias]
         grads = [torch.empty_like(rows), torch.zeros_like(weight), torch.zeros_like(bias)]
         for start in range(0, len(rows), chunk):
             part = slice(start, start + chunk)
             leaves = [x.detach().requires_grad_() for x in (rows[part], *inputs[1:])]
             with torch.enable_grad():
-                loss = row_loss(F.linear(*leaves).float(), *(a[part] for a in about)).sum()
+                loss = row_loss(at_least_float32(F.linear(*leaves)), *(a[part] for a in about)).sum()
             grad_rows, grad_weight, grad_bias = torch.autograd.grad(loss, leaves)
             grads[0][part] = grad_rows
             grads[1] += grad_weight

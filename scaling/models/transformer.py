@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from scaling.ladder import Size
 from scaling.models.attention import CAUSAL, FULL, Cache, Layout
 from scaling.models.clusters import ClusterHead
+from scaling.models.replicas import Linear, affine, look_up, per_row
 
 LAYER_NORM_EPS = 1e-5
 ROPE_BASE = 10000.0
@@ -40,11 +41,11 @@ class Block(nn.Module):
         hidden = size.hidden
         self.num_heads = size.num_heads
         self.norm_attention = nn.Parameter(torch.empty(hidden))
-        self.qkv = nn.Linear(hidden, 3 * hidden, bias=False)
-        self.out = nn.Linear(hidden, hidden, bias=False)
+        self.qkv = Linear(hidden, 3 * hidden, bias=False)
+        self.out = Linear(hidden, hidden, bias=False)
         self.norm_mlp = nn.Parameter(torch.empty(hidden))
-        self.up = nn.Linear(hidden, 4 * hidden)
-        self.down = nn.Linear(4 * hidden, hidden)
+        self.up = Linear(hidden, 4 * hidden)
+        self.down = Linear(4 * hidden, hidden)
 
     def forward(self, x: Tensor, modulation: tuple[Tensor, ...], attend: Attend, outputs: int) -> Tensor:
         """x (B, n, D) -> (B, outputs, D): the first `outputs` tokens, all n having lent keys and values.
@@ -65,13 +66,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Ids and a noise level in, logits out.
+    """Ids and a noise level in, logits out. Several networks may be stacked as one, see `models.replicas`.
 
     `trunk` gives the features the head reads, so that a loss may call the head for some positions only.
     classes: how many labels a text may have; 0: the network reads none. A label's vector is added to the
     conditioning; they start at 0, so that the network starts as one without. clustered: the labels are
     clusters of the network's own features, found by a head beside it.
     """
+
+    replicas = 1
+    """Networks that are stacked in this one."""
 
     def __init__(
         self, size: Size, vocab_size: int, *, causal: bool = False, classes: int = 0, clustered: bool = False
@@ -83,13 +87,13 @@ class Transformer(nn.Module):
         self.embedding = nn.Parameter(torch.empty(vocab_size, hidden))
         # the last row is the null label's
         self.label_vectors = nn.Parameter(torch.zeros(classes + 1, cond)) if classes else None
-        self.time_in = nn.Linear(size.time_features, cond)
-        self.time_out = nn.Linear(cond, cond)
+        self.time_in = Linear(size.time_features, cond)
+        self.time_out = Linear(cond, cond)
         # Every adaLN projection in one matrix: six rows of D per block, then shift and scale of the end.
-        self.modulation = nn.Linear(cond, (6 * size.num_layers + 2) * hidden)
+        self.modulation = Linear(cond, (6 * size.num_layers + 2) * hidden)
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.num_layers))
         self.norm_final = nn.Parameter(torch.empty(hidden))
-        self.head = nn.Linear(hidden, vocab_size)
+        self.head = Linear(hidden, vocab_size)
         self.clusters = ClusterHead(hidden, classes) if clustered else None
         self._rotations: Tensor | None = None
 
@@ -120,7 +124,7 @@ class Transformer(nn.Module):
         num_blocks: stop after so many blocks, fewer than all, and return their output (B, n, D) as it is.
         """
         layout = layout or self.layout
-        x = ids if ids.is_floating_point() else F.embedding(ids, self.embedding)
+        x = ids if ids.is_floating_point() else look_up(ids, self.embedding)
         *parts, ending = self.modulate(noise, labels) if isinstance(noise, Tensor) else noise
         if cache is not None:
             rotary = self._rotary_of_slots(x, cache, slots if positions is None else positions)
@@ -155,7 +159,7 @@ class Transformer(nn.Module):
         features = _sinusoids(noise, self.size.time_features).to(self.embedding.dtype)
         condition = F.silu(self.time_out(F.silu(self.time_in(features))))
         if self.label_vectors is not None:
-            condition = condition + self.label_vectors[-1 if labels is None else labels]
+            condition = condition + self._label(labels, len(noise))
         assert labels is None or self.classes, "a network without labels is given none"
         parts = self.modulation(condition)[:, None].chunk(6 * self.size.num_layers + 2, dim=-1)
         out: Modulation = []
@@ -164,9 +168,17 @@ class Transformer(nn.Module):
             out.append((shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m))
         return [*out, (parts[-2], 1 + parts[-1])]
 
+    def _label(self, labels: Tensor | None, rows: int) -> Tensor:
+        """The vectors of labels (B,), or the null label's, as `modulate` adds them."""
+        vectors = self.label_vectors
+        assert vectors is not None, "a network without labels is given none"
+        if vectors.ndim == 2:
+            return vectors[-1 if labels is None else labels]
+        return per_row(vectors[:, -1], rows) if labels is None else look_up(labels, vectors)
+
     def predict(self, features: Tensor, num_ids: int) -> Tensor:
         """Logits (..., num_ids) of the first `num_ids` ids."""
-        return F.linear(features, self.head.weight[:num_ids], self.head.bias[:num_ids])
+        return affine(features, self.head.weight[..., :num_ids, :], self.head.bias[..., :num_ids])
 
     def _rotary(self, x: Tensor, layout: Layout, positions: Tensor | None) -> Tensor:
         """Complex rotations of x's n tokens, (n, 1, 1, K/2); (B, n, 1, 1, K/2) with given positions."""
@@ -197,6 +209,9 @@ class Transformer(nn.Module):
 
 
 def _modulated_norm(x: Tensor, gain: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    if gain.ndim == 2:  # of each replica
+        scale = scale * per_row(gain, len(x))[:, None]
+        return torch.addcmul(shift, F.layer_norm(x, gain.shape[1:], eps=LAYER_NORM_EPS), scale)
     return torch.addcmul(shift, F.layer_norm(x, gain.shape, gain, eps=LAYER_NORM_EPS), scale)
 
 

@@ -18,7 +18,7 @@ from scaling.families.base import Family
 from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
-from scaling.training.checkpoint import newest_checkpoint
+from scaling.training.checkpoint import CHECKPOINTS, checkpoint_name, newest_checkpoint
 from scaling.training.optimizer import flatten
 
 SPEC = "spec.json"
@@ -33,13 +33,19 @@ class FinishedRun(NamedTuple):
 
 
 def load_run(
-    folder: Path, *, spec: RunSpec | None = None, average: bool = True, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    spec: RunSpec | None = None,
+    average: bool = True,
+    replica: int = 0,
+    device: torch.device | str = "cpu",
 ) -> FinishedRun:
     """The finished run in `folder` as (spec, family, model), ready for `scaling.sampling.generate`.
 
     folder: of the run (with `spec.json` and a folder for each attempt), or of one of its attempts, or the one
     that `train` wrote its checkpoints to; then `spec` has to be given, for `train` writes none. average: the
-    moving average of the weights where the run has one, else the last weights.
+    moving average of the weights where the run has one, else the last weights. replica: which, of a run that
+    trained several networks; the spec returned is that of this one alone.
 
     UserError if there is no run, if it has not finished, or if its checkpoint is not there or damaged.
     """
@@ -51,18 +57,32 @@ def load_run(
     if state is None:
         cause = f"{damaged[0]}" if damaged else (
             f"{folder} has no checkpoint of it: it has not finished, it was trained with "
-            "training.keep_weights: false, or its files are in a storage"
+            "training.keep_weights: false, or its files are in a storage (docs/storage.md: how to fetch them)"
         )  # fmt: skip
         raise UserError(f"{name} cannot be loaded: {cause}")
     if state["step"] < spec.steps:
         raise UserError(
             f"{name} has not finished: its furthest checkpoint is of step {state['step']} of {spec.steps}"
         )
+    if not 0 <= replica < spec.replicas:
+        raise UserError(f"{name} has {spec.replicas} replicas, from 0; there is no replica {replica}")
+    weights = state.get("average", state["parameters"]) if average else state["parameters"]
+    if spec.replicas > 1:
+        weights, spec = weights[replica], spec.alone(replica)
     family = spec.build_family()
     model = family.build_model(spec.size, generator_for(spec.seed, "initial weights"))
     with torch.no_grad():
-        flatten(model).copy_(state.get("average", state["parameters"]) if average else state["parameters"])
+        flatten(model).copy_(weights)
     return FinishedRun(spec, family, model.to(device))
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the run in `folder` (see `load_run`) has left the checkpoint of its last step there."""
+    try:
+        last = checkpoint_name(read_spec(folder).steps)
+    except UserError:
+        return False
+    return any(path.name >= last for place in _attempts(folder) for path in place.glob(CHECKPOINTS))
 
 
 def read_spec(folder: Path) -> RunSpec:
@@ -74,7 +94,9 @@ def read_spec(folder: Path) -> RunSpec:
             continue
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise UserError(f"{place / SPEC} cannot be read as the spec of a run: {error}") from None
-    raise UserError(f"{folder} is no folder of a run: it has no {SPEC}")
+    raise UserError(
+        f"{folder} is no folder of a run: it has no {SPEC} (of a sweep with a storage it is there)"
+    )
 
 
 def _attempts(folder: Path) -> list[Path]:

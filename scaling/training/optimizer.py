@@ -40,32 +40,40 @@ def learning_rate_at(step: int, steps: int, spec: OptimizerSpec) -> float:
 class FlatAdamW:
     """AdamW (decoupled weight decay on every parameter) over the model's parameters as one vector.
 
+    The vector of a model that stacks several networks has a row for each: (R, P). A row is updated as it
+    would be alone, clipped by its own norm.
+
     A model may give some parameters rates of their own: `own_rates`, a mapping from the beginning of a
     parameter's name to (peak learning rate, weight decay or None for the run's). They follow the course of
     the run's rate, stand behind the others in the vector, and each such group, one per entry, is clipped by
     its own norm, so that a noisy one does not shrink the steps of the rest.
     """
 
-    def __init__(self, model: nn.Module, spec: OptimizerSpec) -> None:
+    def __init__(self, model: nn.Module, spec: OptimizerSpec, flat: Tensor | None = None) -> None:
+        """flat: what `flatten` made of the networks that `model` stacks; by default that of `model`."""
         self.spec = spec
         own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
         members = _members(model, own_rates)
         self._parameters = [p for group in members for p in group]
-        flat = flatten(model)
+        flat = flatten(model) if flat is None else flat
         self.flat = nn.Parameter(flat)
         self.flat.grad = torch.zeros_like(flat)
-        # consecutive slices of the vector and its gradient as parameters; the vector itself where it is one
-        counts = [sum(p.numel() for p in group) for group in members]
-        self._parts = [self.flat]
-        if len(counts) > 1:
-            self._parts = [nn.Parameter(values) for values in flat.split(counts)]
-            for part, gradient in zip(self._parts, self.flat.grad.split(counts), strict=True):
-                part.grad = gradient
+        self.replicas = len(flat) if flat.ndim == 2 else 1
+        # slices of the vector and its gradient as parameters, by group and replica
+        counts = [sum(p.numel() for p in group) // self.replicas for group in members]
+        self._parts: list[list[nn.Parameter]] = [[] for _ in members]
+        rows = (x.view(self.replicas, -1).unbind() for x in (flat, self.flat.grad))
+        for values, gradient in zip(*rows, strict=True):
+            for group, own, slope in zip(
+                self._parts, values.split(counts), gradient.split(counts), strict=True
+            ):
+                group.append(nn.Parameter(own))
+                group[-1].grad = slope
         rates = [(spec.learning_rate, None), *own_rates.values()]
         self._adamw = torch.optim.AdamW(
             [
-                {"params": [part], "lr": rate, "weight_decay": spec.weight_decay if decay is None else decay}
-                for part, (rate, decay) in zip(self._parts, rates, strict=True)
+                {"params": parts, "lr": rate, "weight_decay": spec.weight_decay if decay is None else decay}
+                for parts, (rate, decay) in zip(self._parts, rates, strict=True)
             ],
             betas=spec.betas,
             eps=spec.eps,
@@ -76,39 +84,50 @@ class FlatAdamW:
     def add_gradient(self, loss: Tensor, *, first: bool) -> None:
         """Backpropagate `loss` into the flat gradient, replacing it where `first`."""
         assert self.flat.grad is not None, "the flat gradient exists from construction on"
+        shape = self.flat.shape[:-1]
         parts = [
-            g.reshape(-1)
+            g.reshape(*shape, -1)
             for g in torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         ]
         if first:
-            torch.cat(parts, out=self.flat.grad)
+            torch.cat(parts, dim=-1, out=self.flat.grad)
         else:
-            self.flat.grad += torch.cat(parts)
+            self.flat.grad += torch.cat(parts, dim=-1)
 
-    def gradient_norm(self) -> float:
-        """Norm of the whole gradient."""
+    def gradient_norms(self) -> list[float]:
+        """Norm of the whole gradient of each replica."""
         assert self.flat.grad is not None, "the flat gradient exists from construction on"
-        return float(torch.linalg.vector_norm(self.flat.grad))
+        norms: list[float] = torch.linalg.vector_norm(self.flat.grad, dim=-1).reshape(-1).tolist()
+        return norms
 
-    def step(self, learning_rate: float, gradient_norm: float) -> None:
-        """Clip to `clip_norm` and update. gradient_norm: of the whole gradient."""
+    def clear_gradient(self, replica: int) -> None:
+        """Set the gradient of a replica to zero, whatever it is."""
+        assert self.flat.grad is not None, "the flat gradient exists from construction on"
+        self.flat.grad.view(self.replicas, -1)[replica] = 0
+
+    def step(self, learning_rate: float, gradient_norms: list[float]) -> None:
+        """Clip to `clip_norm` and update. gradient_norms: of the whole gradient of each replica."""
         limit = self.spec.clip_norm
-        if limit is not None and gradient_norm > limit:
-            for part in self._parts:
-                assert part.grad is not None, "every part's gradient is a slice of the flat one"
-                norm = gradient_norm if len(self._parts) == 1 else float(torch.linalg.vector_norm(part.grad))
-                if norm > limit:
-                    part.grad *= limit / norm
+        if limit is not None and max(gradient_norms) > limit:
+            for part, norm in self._with_norms(gradient_norms):
+                _clip(part, norm, limit, whole=len(self._parts) == 1)
         for group, share in zip(self._adamw.param_groups, self._rate_shares, strict=True):
             group["lr"] = learning_rate * share
         self._adamw.step()
 
+    def _with_norms(self, norms: list[float]) -> Iterator[tuple[nn.Parameter, float]]:
+        """Every part with the number of `norms` that belongs to its replica."""
+        for parts in self._parts:
+            yield from zip(parts, norms, strict=True)
+
     def state(self) -> dict[str, Any]:
         """Parameters and moments, each as one vector, on the CPU."""
-        states = [self._adamw.state[part] for part in self._parts]
+        rows = [[self._adamw.state[part] for part in parts] for parts in zip(*self._parts, strict=True)]
         joined = {
-            name: torch.cat([state[name] for state in states]) if value.ndim and len(states) > 1 else value
-            for name, value in states[0].items()
+            name: torch.cat([state[name] for row in rows for state in row]).view(self.flat.shape)
+            if value.ndim
+            else value
+            for name, value in rows[0][0].items()
         }
         return {
             "parameters": self.flat.detach().cpu(),
@@ -120,13 +139,26 @@ class FlatAdamW:
         with torch.no_grad():
             self.flat.copy_(state["parameters"])
         device, offset = self.flat.device, 0
-        for part in self._parts:
-            own = slice(offset, offset + part.numel())
-            self._adamw.state[part] = {
-                name: (value[own] if value.ndim else value).to(device, copy=True)
-                for name, value in state["moments"].items()
-            }
-            offset = own.stop
+        for parts in zip(*self._parts, strict=True):
+            for part in parts:
+                own = slice(offset, offset + part.numel())
+                self._adamw.state[part] = {
+                    name: (value.flatten()[own] if value.ndim else value).to(device, copy=True)
+                    for name, value in state["moments"].items()
+                }
+                offset = own.stop
+
+
+def _clip(part: nn.Parameter, gradient_norm: float, limit: float, *, whole: bool) -> None:
+    """Shrink the gradient of a part to `limit` if that of all parts is longer, and its own.
+
+    whole: it is the only part, whose norm is known.
+    """
+    assert part.grad is not None, "every part's gradient is a slice of the flat one"
+    if gradient_norm > limit:
+        norm = gradient_norm if whole else float(torch.linalg.vector_norm(part.grad))
+        if norm > limit:
+            part.grad *= limit / norm
 
 
 class WeightAverage:
@@ -158,13 +190,16 @@ class WeightAverage:
 
 
 @torch.no_grad()
-def flatten(model: nn.Module) -> Tensor:
-    """All parameters as one vector, of which the model's own become views."""
-    parameters = _in_order(model)
-    flat = torch.cat([p.reshape(-1) for p in parameters])
-    parts = flat.split([p.numel() for p in parameters])
-    for parameter, values in zip(parameters, parts, strict=True):
-        parameter.data = values.view_as(parameter)
+def flatten(*networks: nn.Module) -> Tensor:
+    """All parameters as one vector (P,), of several networks of one shape as (R, P), a row for each; the
+    networks' own become views of it."""
+    ordered = [_in_order(network) for network in networks]
+    rows = [torch.cat([p.reshape(-1) for p in parameters]) for parameters in ordered]
+    flat = rows[0] if len(rows) == 1 else torch.stack(rows)
+    for parameters, row in zip(ordered, flat.view(len(rows), -1), strict=True):
+        parts = row.split([p.numel() for p in parameters])
+        for parameter, values in zip(parameters, parts, strict=True):
+            parameter.data = values.view_as(parameter)
     return flat
 
 

@@ -16,8 +16,31 @@ class RunStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """How one of a run's replicas ended; numbers as of `TrainResult`."""
+
+    seed: int
+    status: RunStatus
+    bound: float | None = None
+    bound_se: float | None = None
+    bits_per_byte: float | None = None
+    weights: Literal["last", "average"] = "last"
+    bound_last: float | None = None
+    bound_average: float | None = None
+    loss_with_label: float | None = None
+    label_leak: float | None = None
+    label_leak_se: float | None = None
+    label_cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """How a run ended. Losses are nats per token; a run that did not finish has no bound."""
+    """How a run ended. Losses are nats per token; a run that did not finish has no bound.
+
+    Of a run with several replicas each number is the mean over those that finished, `replicas` has each one's
+    own; it has finished if one of them has. Seconds are those of all, rates (tokens/s, FLOP/s) count them
+    all.
+    """
 
     key: str
     status: RunStatus
@@ -48,6 +71,12 @@ class TrainResult:
     tokens_per_s: float = 0.0
     flops_per_s: float = 0.0
     """Exact matrix-product FLOPs of training per second."""
+    replicas: tuple[Replica, ...] = ()
+    """How each replica ended, in the order of their seeds; empty for a run of one network."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "status": str(self.status)}
+        out = {**asdict(self), "status": str(self.status)}
+        del out["replicas"]
+        if self.replicas:
+            out["replicas"] = [{**asdict(one), "status": str(one.status)} for one in self.replicas]
+        return out

@@ -20,7 +20,7 @@ from scaling.families.base import Family
 from scaling.spec import RunSpec
 from scaling.training import RunStatus, TrainResult, loop, train
 from scaling.training.checkpoint import newest_checkpoint
-from scaling.training.loop import EXPLODED, WATCH_STEPS, _LoopState
+from scaling.training.run import EXPLODED, WATCH_STEPS, Progress
 from tests.scaling.toys import CONTEXT, ToyData, toy_spec
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in sorted(FAMILIES)} | {
@@ -238,7 +238,7 @@ def test_the_last_step_takes_what_is_left(tmp_path: Path) -> None:
 
     parts = loop._prepare(spec, data, "cpu", None, False)
     parts.progress.step = 19
-    loss, _ = loop._gradient(parts)
+    (loss,), _ = loop._gradient(parts)
     assert loss == pytest.approx(math.log(7), rel=1e-6), "zero logits: ln of the 7 tokens, not 5/8 of it"
 
 
@@ -375,7 +375,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step(
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.FlatAdamW, "gradient_norm", lambda self: math.inf)
+    monkeypatch.setattr(loop.FlatAdamW, "gradient_norms", lambda self: [math.inf])
     result, _ = run(toy_spec(), tmp_path)
     assert (result.status, result.steps_done) == (RunStatus.DIVERGED, 0)
 
@@ -394,17 +394,18 @@ def test_an_absurd_learning_rate_diverges(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("start", [2.0, 50.0])
 def test_exploding_is_three_times_the_first_average(start: float) -> None:
     """Or three times ln V, 6 here, where the run was above it from the start."""
-    progress = _LoopState()
+    progress = Progress.of(1)
 
     def watch(loss: float, times: int) -> bool:
         for _ in range(times):
-            progress.watch(loss, ignorance=6.0)
+            progress.watch([loss], ignorance=6.0)
             progress.step += 1
-        return progress.exploded
+        return not progress.trained
 
     assert watch(start, WATCH_STEPS) == (start > 3 * 6.0)
+    progress.lost, progress.averages = [None], [min(start, 6.0)]
     reference = min(start, 6.0)
-    assert progress.first_average == pytest.approx(reference)
+    assert progress.first_averages == [pytest.approx(reference)]
     assert not watch(reference * EXPLODED * 0.99, 400)
     assert watch(reference * EXPLODED * 1.01, 400)
 

@@ -84,8 +84,8 @@ def test_equals_torch_on_separate_parameters(clip_norm: float | None) -> None:
     for step in range(20):
         x, rate = torch.randn(4, 5, generator=generator), 0.02 / (step + 1)
         flat.add_gradient(ours(x).square().mean(), first=True)
-        norm = flat.gradient_norm()
-        flat.step(rate, norm)
+        (norm,) = flat.gradient_norms()
+        flat.step(rate, [norm])
 
         plain.zero_grad()
         theirs(x).square().mean().backward()
@@ -122,7 +122,7 @@ def test_a_restored_optimizer_goes_on_as_if_never_stopped() -> None:
     def step(model: nn.Module, flat: FlatAdamW, number: int) -> None:
         x = torch.randn(4, 5, generator=torch.Generator().manual_seed(number))
         flat.add_gradient(model(x).square().mean(), first=True)
-        flat.step(0.01, flat.gradient_norm())
+        flat.step(0.01, flat.gradient_norms())
 
     model, other = two_models()
     spec = OptimizerSpec(learning_rate=1.0)
@@ -175,7 +175,7 @@ def test_groups_equal_torch_groups_on_the_same_course(clip_norm: float | None) -
     for step in range(20):
         x, share = torch.randn(4, 5, generator=generator), 0.2 / (step + 1)
         flat.add_gradient(ours(x).square().mean(), first=True)
-        flat.step(0.1 * share, flat.gradient_norm())
+        flat.step(0.1 * share, flat.gradient_norms())
         plain.zero_grad()
         theirs(x).square().mean().backward()
         for group, rate, options in zip(groups, rates, plain.param_groups, strict=True):
@@ -190,7 +190,7 @@ def test_groups_are_saved_as_one_vector_and_go_on() -> None:
     def step(model: nn.Module, flat: FlatAdamW, number: int) -> None:
         x = torch.randn(4, 5, generator=torch.Generator().manual_seed(number))
         flat.add_gradient(model(x).square().mean(), first=True)
-        flat.step(0.01, flat.gradient_norm())
+        flat.step(0.01, flat.gradient_norms())
 
     models = [Mixed(), Mixed()]
     flat, again = (FlatAdamW(model, OptimizerSpec(learning_rate=0.1)) for model in models)
