@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from analysis.laws import fit_law as fit_law
     from analysis.laws.groups import fit_laws as fit_laws
     from analysis.laws.powerfit import fit_power_law as fit_power_law
+    from analysis.laws.response import fit_response as fit_response
     from analysis.laws.saved import load_law as load_law
     from analysis.laws.tuning import fit_tuning_law as fit_tuning_law
     from analysis.speed.comparison import speed_quality as speed_quality
@@ -39,6 +40,7 @@ _HOMES = {
     "fit_law": "analysis.laws",
     "fit_laws": "analysis.laws.groups",
     "fit_power_law": "analysis.laws.powerfit",
+    "fit_response": "analysis.laws.response",
     "fit_tuning_law": "analysis.laws.tuning",
     "load_law": "analysis.laws.saved",
     "load_runs": "analysis.table.runs",
