@@ -27,6 +27,7 @@ from sweeps.options import (
     READ,
     RECORD,
     RUNS,
+    STORAGE,
     USUAL_STORE,
     WHICH,
     Bootstrap,
@@ -172,7 +173,6 @@ def sweeps(chosen: Chosen) -> None:
 # -- sweeps -------------------------------------------------------------------------------------
 
 CLUSTER = "Simulate it on these nodes: 8xH100:4 is four nodes of eight H100; 8xA100:2,16xCPU two kinds."
-STORAGE = "Where runs keep their files if workers cannot see --out: s3://, gs://, file://, ..."
 
 
 @command("family", "sweep", "config", "data", "out", *CAPS, "order")
@@ -285,6 +285,38 @@ def audit(chosen: Chosen) -> None:
 
 
 command("family", "sweep", "config", "data", "out")(sample)
+
+
+@command(*WHICH, *CAPS, store=RECORD, otherwise=USUAL_STORE)
+def tune(
+    chosen: Chosen,
+    family: Annotated[str, typer.Argument(help="The family to tune.", metavar="FAMILY")],
+    trials: Annotated[
+        int | None, option("Trials at every point.", min=1, show_default="as in the config")
+    ] = None,
+    study: Annotated[
+        Text, option("Another study, for another search space.", metavar="NAME", show_default="SWEEP-tune")
+    ] = None,
+    address: Annotated[
+        Text, option("A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine")
+    ] = None,
+    pool: Annotated[
+        str, option("Where trials run: ray, or local for plain processes.", metavar="NAME")
+    ] = "ray",
+    bootstrap: Bootstrap = 1000,
+) -> None:
+    """Try learning rates, batches and more at small sizes by Optuna, and write rules for sweeps to use.
+
+    Where, which and how often says the config, under tuning. Again: carries on, adds trials, fits anew.
+    """
+    from dataclasses import replace
+
+    from sweeps.tune.drive import Tuning
+    from sweeps.tune.drive import tune as run_study
+
+    how = Tuning(study=study, trials=trials, store=chosen.store, address=address, pool=pool,
+                 caps=chosen.caps, bootstrap=bootstrap)  # fmt: skip
+    sys.exit(run_study(replace(chosen, family=[family]).request(), how))
 
 
 # -- laws ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from scaling.errors import UserError
-from sweeps.options import Chosen, Text, option
+from sweeps.options import STORAGE, Chosen, Text, option
 
 
 def sample(
@@ -91,6 +91,9 @@ def sample(
     address: Annotated[
         Text, option("A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine")
     ] = None,
+    storage: Annotated[
+        Text, option(STORAGE, metavar="URI", envvar="SCALING_STORAGE", show_default="the sweep's")
+    ] = None,
 ) -> None:
     """Print texts of a run as they come about, or measure speed against quality over a whole sweep.
 
@@ -110,7 +113,7 @@ def sample(
         refuse_others(for_run, f"texts of one run, and {name} is a sweep")
         values = {name: value for name, value in for_sweep.items() if value is not None}
         how = Sampling(families=chosen.family, samplers=sampler or (), steps=steps or (), length=length,
-                       seed=seed, **values)  # fmt: skip
+                       seed=seed, storage=storage, **values)  # fmt: skip
         raise typer.Exit(sample_sweep(name, chosen.out, how))
     from scaling.sampling import Filters
     from sweeps.sample.run import TextOptions, one_of, sample_run
@@ -119,7 +122,7 @@ def sample(
                   f"a sweep, and {target} is none below {chosen.out}")  # fmt: skip
     options = TextOptions(
         prompt=prompt, steps=one_of(steps, "--steps"), sampler=one_of(sampler, "--sampler"), count=count,
-        seed=seed, length=length, label=label, scale=scale,
+        seed=seed, length=length, label=label, scale=scale, storage=storage,
         wishes=wish or (), avoided=avoid or (), wish_weight=wish_weight,
         filters=Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
     )  # fmt: skip

@@ -34,6 +34,7 @@ from sweeps.config.load import swept_names
 from sweeps.ledger.status import open_ledger
 from sweeps.ledger.types import Run, State
 from sweeps.sample.corpora import prepared_folder
+from sweeps.sample.stored import folder_with_weights
 from sweeps.show.tables import console, short
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class TextOptions:
     """By number, or by its name where the labels have some; None: texts of no label."""
     scale: float | None = None
     """How strongly a label guides; None: as the network reads it."""
+    storage: str | None = None
+    """URI of the storage with the run's weights; None: the one that its sweep names."""
     wishes: Sequence[str] = ()
     """Words that a text should have somewhere; of `gaussian`."""
     avoided: Sequence[str] = ()
@@ -82,7 +85,7 @@ def sample_run(
     terminal = terminal or console()
     folder = find_run(target, out, sweep)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = load_run(folder, device=device)
+    run = load_run(folder_with_weights(folder, how.storage), device=device)
     places = [*(parent / "data" for parent in folder.absolute().parents[3:4]), out / "data"]
     words = _Words.of(run.spec.data, places)
     length = _length(run, how.length)

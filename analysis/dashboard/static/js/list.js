@@ -34,7 +34,7 @@ function matchingRuns() {
 
 // -- rows: each one run, or the runs that differ by their seed alone
 
-const SEED_ONLY = new Set(["key", "seed", "loss", "loss_se", "bits_per_byte", "wall_s", "evaluation_s", "evaluation_flops", "tokens_per_s", "micro_batch", "device", "host",
+const SEED_ONLY = new Set(["key", "seed", "replica", "loss", "loss_se", "bits_per_byte", "wall_s", "evaluation_s", "evaluation_flops", "tokens_per_s", "micro_batch", "device", "host",
   "code_version", "mlflow_run_id", "started", "ended", "status", "sentence", "excluded", "attempt"]);
 
 function listRows(places) {
