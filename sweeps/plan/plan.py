@@ -245,6 +245,20 @@ def make_plan(
     kind: of device, for which times are expected; "": see `timing.usual_kind`. UserError: see `plan_specs`.
     """
     specs, notes = plan_specs(config, data, families)
+    return plan_of(config, data, families, specs, notes=notes, past=past, kind=kind)
+
+
+def plan_of(
+    config: SweepConfig,
+    data: DataFacts,
+    families: Sequence[str],
+    specs: Iterable[RunSpec],
+    *,
+    notes: Sequence[str] = (),
+    past: Iterable[Run] = (),
+    kind: str = "",
+) -> Plan:
+    """The plan of these runs, see `make_plan`."""
     by_key = {spec.key: spec for spec in specs}
     past = tuple(past)
     done = [run for run in past if run.state == State.FINISHED and run.device]
