@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from analysis.checks.heldout import rollout as rollout
     from analysis.checks.selection import select as select
     from analysis.comparison.multipliers import compare as compare
+    from analysis.comparison.pairwise import compare_sequences as compare_sequences
+    from analysis.comparison.pairwise import load_sequence_losses as load_sequence_losses
+    from analysis.comparison.pairwise import paired_difference as paired_difference
     from analysis.estimate import Estimate as Estimate
     from analysis.laws import fit_law as fit_law
     from analysis.laws.groups import fit_laws as fit_laws
@@ -35,6 +38,7 @@ _HOMES = {
     "Estimate": "analysis.estimate",
     "budget_for": "analysis.answer.recommendation",
     "compare": "analysis.comparison.multipliers",
+    "compare_sequences": "analysis.comparison.pairwise",
     "counted": "analysis.table.counts",
     "diagnose": "analysis.checks.diagnostics",
     "fit_law": "analysis.laws",
@@ -45,6 +49,8 @@ _HOMES = {
     "load_law": "analysis.laws.saved",
     "load_runs": "analysis.table.runs",
     "load_samples": "analysis.speed.samples",
+    "load_sequence_losses": "analysis.comparison.pairwise",
+    "paired_difference": "analysis.comparison.pairwise",
     "recommend": "analysis.answer.recommendation",
     "rollout": "analysis.checks.heldout",
     "select": "analysis.checks.selection",
