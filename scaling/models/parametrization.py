@@ -9,8 +9,8 @@ at all others. mN is a network's width over that of the base, mL its depth over 
 | blocks' matrices | as it is, 1/sqrt(fan-in) | 1/mN | mN | 1/(mN mL) | each residual branch 1/mL |
 | blocks' norms and biases | biases sqrt(mN): fixed | 1 | 0 | 1/(mN mL) | |
 | embedding | sqrt(mN): fixed | 1 | 0 | 1/mN | |
-| maps of fixed fan-in: modulation, time, input | as it is | 1 | 1 | 1 over what the gradient is divided by | |
-| last norm; head | as it is | 1 | 0; 1 | 1/mN | logits 1/mN, their bias not |
+| modulation; input; time maps | as it is | 1 | 1, biases 0 | 1/(mN mL); 1/mN; 1 | |
+| last norm; head | as it is | 1 | 0; 1, bias 0 | 1/mN, bias 1 | logits 1/mN before the bias |
 
 Attention's scale is 1/sqrt(head dimension) while that is the base's, and falls as 1/(head dimension) where it
 is not. At the base size every factor is 1, except that decay spares vectors and the embedding.

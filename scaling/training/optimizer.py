@@ -72,7 +72,7 @@ class FlatAdamW:
             ):
                 group.append(nn.Parameter(own))
                 group[-1].grad = slope
-        # slices of the gradient that are clipped together: those at shares of the run's rate, each other group
+        # slices of the gradient that are clipped together: all at shares of the run's rate, each other group
         clipped = [sum(counts[: len(counts) - sum(g.is_own for g in groups)])]
         clipped += [count for count, group in zip(counts, groups, strict=True) if group.is_own]
         self._clipped = [row.split(clipped) for row in self.flat.grad.view(self.replicas, -1)]
@@ -219,9 +219,9 @@ class _Group(NamedTuple):
 
 
 def _groups(model: nn.Module, spec: OptimizerSpec | None) -> list[_Group]:
-    """The model's parameters by group: first those at shares of the run's rate, then by entry of `own_rates`.
+    """The model's parameters by group: those at shares of the run's rate, then by entry of `own_rates`.
 
-    A name belongs to the first entry that it begins with. spec: what shares are of; None: for the order alone.
+    A name belongs to the first entry that it begins with. spec: None for the order of parameters alone.
     """
     spec = spec or OptimizerSpec(learning_rate=1.0)
     own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
