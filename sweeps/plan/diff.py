@@ -15,9 +15,10 @@ FACT = "config"
 NO_OUTCOME: dict[str, Any] = {
     **dict.fromkeys(("training", "resources", "families", "distillation"), True),
     "evaluation": {"during": True, "during_sequences": True},
+    "grid": {"replicas": True},
 }
 """What changes no result: how runs train, which families or distilled runs come next, held-out losses on the
-way."""
+way, how many seeds share a process."""
 MOST_CONFIG, MOST_RUN, EXAMPLES = 6, 4, 2
 """Differences that a sentence names, of a config and of runs, and pairs of values of each."""
 

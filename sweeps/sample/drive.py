@@ -17,7 +17,7 @@ from sweeps.attempt.journal import run_folder
 from sweeps.driver.stopping import StopRequest
 from sweeps.pools.base import Handle, Pool
 from sweeps.sample.measure import WORK
-from sweeps.sample.points import Point
+from sweeps.sample.points import Point, sampled_replica
 
 ATTEMPTS = 3
 POLL_S = 0.5
@@ -148,14 +148,15 @@ class _Driver:
 def _job(point: Point, folder: Path, dataset: str) -> Job:
     run, own = point.run, point.folder(folder)
     own.mkdir(parents=True, exist_ok=True)
+    replica, loss = sampled_replica(run)
     columns = {"family": run.family, "key": run.key, "size": run.size, "params": run.params,
-               "budget": run.budget, "loss": run.loss}  # fmt: skip
+               "budget": run.budget, "loss": loss}  # fmt: skip
     needs = point.needs
     return Job(
         key=point.key, family=run.family, attempt=1, spec={}, dataset=dataset, folder=str(own.absolute()),
         cpus=needs.cpus, gpus=needs.gpus, work=WORK,
         options={
             "point": point.identity, "columns": columns,
-            "run_folder": str(run_folder(folder, run.family, run.key).absolute()),
+            "run_folder": str(run_folder(folder, run.family, run.key).absolute()), "replica": replica,
         },
     )  # fmt: skip

@@ -36,7 +36,8 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     device = "cuda" if job.gpus > 0 else "cpu"
     data = open_dataset(job.dataset)
     judge = open_judge(point["judge"], data, device)  # first: one that is not there stops the point at once
-    run = load_run(Path(job.options["run_folder"]), device=device)
+    replica = job.options.get("replica", 0)
+    run = load_run(Path(job.options["run_folder"]), replica=replica, device=device)
     speed, texts = measure_speed(
         run.model, run.family, point["length"], batch=point["batch"], repeats=point["repeats"],
         seed=point["seed"], device=device, sampler=point["sampler"], steps=point["steps"], **point["options"],
@@ -68,5 +69,5 @@ def open_judge(judge: Mapping[str, Any], data: Dataset, device: str) -> Judge:
 
     if not judge["folder"]:
         return HubJudge(judge["name"], device=device)
-    run = load_run(Path(judge["folder"]), device=device)
+    run = load_run(Path(judge["folder"]), replica=judge.get("replica", 0), device=device)
     return RunJudge(judge["name"], run.family, run.model, run.spec.data.context_length, Vocabulary.of(data))

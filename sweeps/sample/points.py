@@ -19,6 +19,7 @@ from scaling.spec import RunSpec
 from sweeps.attempt.job import read_outcome
 from sweeps.attempt.journal import run_folder
 from sweeps.ledger.types import Needs, Run, State
+from sweeps.plan.rows import replica_numbers
 
 FOLDER = "samples"
 """Below the sweep's: a folder for each point, with its result."""
@@ -34,6 +35,8 @@ class Judge:
     name: str
     folder: str = ""
     """Of the run; "" for a model of the hub."""
+    replica: int = 0
+    """Of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +145,17 @@ def _run_judge(run: Run, folder: Path) -> Judge:
     return Judge(
         name=f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({run.key[:8]})",
         folder=str(run_folder(folder, run.family, run.key).absolute()),
+        replica=sampled_replica(run)[0],
     )
+
+
+def sampled_replica(run: Run) -> tuple[int, float | None]:
+    """The first replica of a finished run that has not diverged, and its loss; 0 of a run of one network."""
+    numbers = replica_numbers(run)
+    if not numbers:
+        return 0, run.loss
+    first = min(numbers)
+    return first, numbers[first]["loss"]
 
 
 def choose_samplers(names: Sequence[str], runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:

@@ -62,6 +62,8 @@ class TextOptions:
     """By number, or by its name where the labels have some; None: texts of no label."""
     scale: float | None = None
     """How strongly a label guides; None: as the network reads it."""
+    replica: int = 0
+    """Of a run that trained several networks."""
 
 
 def sample_run(
@@ -75,7 +77,7 @@ def sample_run(
     terminal = terminal or console()
     folder = find_run(target, out, sweep)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = load_run(folder, device=device)
+    run = load_run(folder, replica=how.replica, device=device)
     words = _Words.of(
         run.spec.data, [*(parent / "data" for parent in folder.absolute().parents[3:4]), out / "data"]
     )

@@ -63,7 +63,7 @@ def show_plan(
     fastest = max(nodes, key=lambda node: node.gpu_speed).gpu_kind if nodes and resources.gpus else ""
     out = console()
     facts = prepare.facts_for_plan(request, out)
-    plan = prepare.plan(request, facts, kind=fastest)
+    plan = prepare.plan(request, facts, kind=fastest, nodes=nodes)
     slots = prepare.local_slots(request.config)
     if nodes:
         slots = max((Rack(nodes).slots(run.needs) for run in plan.to_do), default=1)
