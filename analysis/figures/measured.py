@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
+from analysis.table.fit_table import comparable
 from analysis.text import count_text
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def measured_table(runs: pd.DataFrame) -> pd.DataFrame:
         done &= runs["status"] == "finished"
     if "excluded" in runs:
         done &= runs["excluded"].isna() | (runs["excluded"] == "")
-    table = parts.with_labels(runs[done])
+    table = parts.with_labels(runs[done & comparable(runs)])
     nominal = table.get("nominal", table.get("budget", float("nan")))
     columns = {"flops": table.get("flops", nominal), "family": table.get("family", "")}
     return table.assign(nominal=pd.to_numeric(nominal), **columns)

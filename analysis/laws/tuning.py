@@ -18,6 +18,7 @@ import pandas as pd
 from analysis.errors import UserError
 from analysis.frontier import number_column
 from analysis.laws.powerfit import PowerFit, fit_power_law, positive_column
+from analysis.table.fit_table import comparable
 from analysis.text import count_text
 
 AGAINST = {"learning_rate": ("params", "tokens"), "batch_size": ("tokens",)}
@@ -60,13 +61,15 @@ def fit_tuning_law(
 ) -> TuningLaw:
     """The best `knob` (a column, e.g. "learning_rate" or "batch_size") as a power of params and tokens.
 
-    runs: columns params, tokens, loss and the knob, one row per run. against: "params", "tokens" or both; by
+    runs: columns params, tokens, loss and the knob, one row per run; labelled and distilled ones do not
+    count. against: "params", "tokens" or both; by
     default both for the learning rate, tokens for anything else. options: those of `fit_power_law`. UserError
     for bad columns, and if too few groups have a minimum between their settings.
     """
     names = AGAINST.get(knob, ("tokens",)) if against is None else tuple(against)
     if not names or not set(names) <= {"params", "tokens"}:
         raise UserError(f"against = {against!r}: choose params, tokens or both")
+    runs = runs[comparable(runs)]
     columns = {name: positive_column(runs, name) for name in ("params", "tokens", "loss", knob)}
     rows = [
         {"params": params, "tokens": tokens} | _minimum(part, knob)

@@ -42,6 +42,11 @@ BIASED_LOSS = "train_biased_loss"
 HELD_OUT_LOSS, HELD_OUT_LOSS_SE = "held_out_loss", "held_out_loss_se"
 """Of the metrics that hold held-out losses measured during training, on a small text, and their errors."""
 CURVE_METRICS = (TRAIN_LOSS, HELD_OUT_LOSS, HELD_OUT_LOSS_SE)
+NOT_COMPARABLE = {
+    "labels": "trained with labels ({}); drop the column labels to fit it",
+    "distilled_from": "distilled from run {}, not trained on the bound",
+}
+"""Columns that say of a run, if they say anything, that its training did not serve the bound alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis.errors import UserError
 from analysis.frontier import WARN_ABOVE, Cost, fit_cost
-from analysis.table.columns import refuse_repeated_columns, status_of
+from analysis.table.columns import NOT_COMPARABLE, refuse_repeated_columns, status_of
 from analysis.table.inputs import USUAL_NAMES, as_table, hint
 from analysis.text import flops_text, number_text, printable
 
@@ -138,11 +138,14 @@ class RunTable:
         return tuple(warnings)
 
 
-NOT_COMPARABLE = {
-    "labels": "trained with labels ({}); drop the column labels to fit it",
-    "distilled_from": "distilled from run {}, not trained on the bound",
-}
-"""Columns that say of a run, if they say anything, that its training did not serve the bound alone."""
+def comparable(runs: pd.DataFrame) -> pd.Series:
+    """True for the rows whose loss may be set beside those of others: trained to their family's bound of
+    text alone, so neither with labels nor distilled."""
+    alone = pd.Series(True, index=runs.index)
+    for name in NOT_COMPARABLE:
+        if name in runs.columns:
+            alone &= runs[name].isna() | (runs[name] == "")
+    return alone
 
 
 def prepare(runs: pd.DataFrame | Mapping[str, Any]) -> RunTable:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
 from analysis.table.columns import CURVE_METRICS, KEY_TAG, RUN_COLUMNS, TAG_PREFIX, parse_text
-from analysis.table.replicas import METRIC_PATTERN, metric, numbers_of, with_replicas
+from analysis.table.replicas import ALL_METRICS, LOSS_METRICS, numbers_of, with_replicas
 from analysis.text import without_secrets
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Database:
         params = self._query(f"{select} FROM params WHERE key IN :keys", texts)
         tags = self._query(f"{select} FROM tags WHERE key IN :keys", [TAG_PREFIX + name for name in texts])
         metrics = self._query(
-            f"{select}, is_nan FROM latest_metrics WHERE key IN :keys OR key LIKE '{METRIC_PATTERN}'", numbers
+            f"{select}, is_nan FROM latest_metrics WHERE key IN :keys OR key LIKE '{ALL_METRICS}'", numbers
         )
         parts = (params, tags.assign(key=tags["key"].str.removeprefix(TAG_PREFIX)), _true_values(metrics))
         wide = [part.pivot(index="run_id", columns="key", values="value") for part in parts]
@@ -132,7 +132,7 @@ class Database:
     def replica_losses(self) -> pd.DataFrame:
         """The final loss of every replica: run_id, key, value."""
         select = "SELECT run_uuid AS run_id, key, value, is_nan FROM latest_metrics "
-        return _true_values(self._query(select + f"WHERE key LIKE '{metric('%', 'loss')}'"))
+        return _true_values(self._query(select + f"WHERE key LIKE '{LOSS_METRICS}'"))
 
     def points(self, metrics: list[str]) -> pd.DataFrame:
         """Every value of `metrics`: run_id, key, step, timestamp, value."""

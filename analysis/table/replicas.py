@@ -24,8 +24,8 @@ OWN = (
 """Columns of which each replica has its own value."""
 SHARED = ("wall_s", "evaluation_s", "evaluation_flops")
 """Columns that are divided among the replicas."""
-METRIC_PATTERN = "replica_%/%"
-"""Of `metric`, in SQL."""
+ALL_METRICS, LOSS_METRICS = "replica_%/%", "replica_%/loss"
+"""Patterns of `metric`, in SQL."""
 _METRIC = re.compile(r"replica_(\d+)/(\w+)")
 
 Numbers = Mapping[int, Mapping[str, float]]

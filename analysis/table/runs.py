@@ -23,6 +23,7 @@ from analysis.table.columns import (
     HELD_OUT_LOSS,
     HELD_OUT_LOSS_SE,
     KEY_TAG,
+    NOT_COMPARABLE,
     REQUIRED,
     RUN_COLUMNS,
     refuse_repeated_columns,
@@ -123,7 +124,8 @@ def check_heading(path: Path, columns: Columns | None = None) -> None:
 
 
 def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) -> pd.DataFrame:
-    """Losses along every run, one row per recorded step, columns `CURVE_COLUMNS`.
+    """Losses along every run, one row per recorded step, columns `CURVE_COLUMNS`, and those that say of a run
+    that its loss is no other's (`fit_table.NOT_COMPARABLE`), if they say anything.
 
     `loss` is the training loss (nats per token), `tokens` and `flops` are counted up to that step.
     `held_out_loss` and `held_out_loss_se` are there at the few steps at which a sweep measures them (config:
@@ -146,7 +148,8 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
                 f"{path} has no loss curves (column {missing[0]} is missing): "
                 "a run table holds one row per run, so give the MLflow store the runs were recorded in"
             )
-        return _selected(frame[list(CURVE_COLUMNS)], sweep, family, str(path))[list(CURVE_COLUMNS)]
+        names = _curve_columns(frame)
+        return _selected(frame[names], sweep, family, str(path))[names]
     runs = load_runs(store, sweep, family)
     with open_store(store) as source:
         points = source.curves(runs["mlflow_run_id"].drop_duplicates().tolist())
@@ -159,7 +162,12 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
     tokens = frame["step"] * frame["batch_size"] * frame["context_length"]
     flops = tokens * (frame["flops"] / frame["tokens"])
     frame = frame.assign(tokens=tokens, flops=flops, loss=frame["value"])
-    return pd.DataFrame(frame[list(CURVE_COLUMNS)]).reset_index(drop=True)
+    return pd.DataFrame(frame[_curve_columns(frame)]).reset_index(drop=True)
+
+
+def _curve_columns(frame: pd.DataFrame) -> list[str]:
+    more = [name for name in NOT_COMPARABLE if name in frame.columns and frame[name].notna().any()]
+    return [*CURVE_COLUMNS, *more]
 
 
 def kind_of(store: str | Path) -> tuple[str, str]:

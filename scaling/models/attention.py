@@ -176,6 +176,11 @@ class Cache:
         self._kept: dict[int, Tensor] = {}
         """(B, capacity + 1, 2, H, K) of each block: keys and values."""
 
+    def keep(self, texts: Tensor) -> None:
+        """Forget all other texts than these, (B,) bool; rows 0 to B - 1, and those of every further B."""
+        for block, kept in self._kept.items():
+            self._kept[block] = kept[texts.repeat(len(kept) // len(texts))]
+
     def reading(self, x: Tensor, slots: int | Tensor, until: Tensor | None, end: int | None) -> Reading:
         """A pass that reads tokens x (B, n, D).
 

@@ -30,7 +30,7 @@ WINDOW = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """When a text ends before its length.
+    """When a text ends before its length; the network reads it no more from then on.
 
     end: an id that ends a text where it stands for the `ends`-th time, given places included (published: 2,
     for its texts begin with it). least_entropy: a text also ends where the last `window` ids have less, in
@@ -76,11 +76,13 @@ def semi_autoregressive(
     group, calls = _plan(draft, family, page.free, first_hitting)
     uniforms = draft.noise.everywhere(0, Purpose.CLEAN, page.ids.shape[1])
     for number, start in enumerate(page.starts):
-        for call in range(calls[number]):
-            rows, columns = (group[:, start : start + size] == call).nonzero(as_tuple=True)
+        texts = page.texts
+        own = group[texts, start : start + size]
+        for call in range(int(calls[texts, number].amax())):
+            rows, columns = (own == call).nonzero(as_tuple=True)
             probs = page.read(start, rows, columns)
-            columns = start + columns
-            page.ids[rows, columns] = choose(probs, uniforms[rows, columns])
+            places = texts[rows], start + columns
+            page.ids[places] = choose(probs, uniforms[places])
             yield
         if page.ends_after(start + size):
             return
@@ -108,8 +110,8 @@ def by_threshold(
     page = _Page(draft, family, cache, Ending(end=end, ends=ends, least_entropy=least_entropy, window=window))
     yield
     for start in page.starts:
-        block = slice(start, start + size)
-        masked = page.free[:, block].clone()
+        texts = page.texts
+        masked = page.free[texts, start : start + size]
         while bool(masked.any()):
             rows, columns = masked.nonzero(as_tuple=True)
             plain = page.read(start, rows, columns, filtered=False)
@@ -117,7 +119,8 @@ def by_threshold(
             surety = torch.full(masked.shape, -torch.inf, dtype=plain.dtype, device=plain.device)
             surety[rows, columns] = confidence_of(plain, ids, "probability")
             here = above(surety, threshold)
-            page.ids[:, block][here] = ids[here[rows, columns]]
+            chosen, place = here.nonzero(as_tuple=True)
+            page.ids[texts[chosen], start + place] = ids[here[rows, columns]]
             masked &= ~here
             yield
         if page.ends_after(start + size):
@@ -130,7 +133,7 @@ def _block_of(draft: Draft) -> tuple[Block, int]:
 
 
 class _Page:
-    """The texts as whole blocks, what is read of them, and which have ended."""
+    """The texts as whole blocks, what is read of them, and which have not ended."""
 
     def __init__(self, draft: Draft, family: Block, cache: bool, ending: Ending) -> None:
         size, self.length = family.block_size, draft.ids.shape[1]
@@ -146,21 +149,27 @@ class _Page:
         self.draft, self.ending, self.mask_id = draft, ending, family.mask_id
         self.read = Reading(draft.reader, self.ids, family, cache)
         self.starts = range(0, self.length, size)
-        self.ended = torch.zeros(len(self.ids), dtype=torch.bool, device=self.ids.device)
+
+    @property
+    def texts(self) -> Tensor:
+        """Numbers of the texts that have not ended."""
+        return self.read.texts
 
     def ends_after(self, place: int) -> bool:
         """Whether all texts have ended, now that the places before this one are decoded."""
         ending = self.ending
         if ending.end is None and ending.least_entropy is None:
             return False
-        stop, kept, _ = text_ends(self.ids[:, : min(place, self.length)], ending)
-        now = stop & ~self.ended
-        self.draft.lengths[now] = kept[now]
-        self.ended |= now
-        if not bool(self.ended.all()):
+        texts = self.texts
+        stop, kept, _ = text_ends(self.ids[texts, : min(place, self.length)], ending)
+        if not bool(stop.any()):
             return False
-        self.ids[self.ids == self.mask_id] = 0 if ending.end is None else ending.end
-        return True
+        over = texts[stop]
+        self.draft.lengths[over] = kept[stop]
+        ids = self.ids[over]
+        self.ids[over] = ids.masked_fill(ids == self.mask_id, 0 if ending.end is None else ending.end)
+        self.read.keep(~stop)
+        return not len(self.texts)
 
 
 def text_ends(ids: Tensor, ending: Ending) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,8 +198,8 @@ def entropy_of(ids: Tensor) -> Tensor:
     return -(same.double() / ids.shape[1]).log().mean(dim=1)
 
 
-def _plan(draft: Draft, family: Block, free: Tensor, first_hitting: bool) -> tuple[Tensor, list[int]]:
-    """The call of its block (B, L) in which each place is decoded, and the number of calls of each block."""
+def _plan(draft: Draft, family: Block, free: Tensor, first_hitting: bool) -> tuple[Tensor, Tensor]:
+    """The call of its block (B, L) in which each place is decoded, and the calls of each block (B, N)."""
     size = family.block_size
     of_blocks = draft.noise.everywhere(0, Purpose.ORDER, free.shape[1]).view(-1, size)
     places = free.view(-1, size)
@@ -199,8 +208,8 @@ def _plan(draft: Draft, family: Block, free: Tensor, first_hitting: bool) -> tup
         group = groups_of(of_blocks, places, count)
     else:
         group = groups_by_time(of_blocks, places, family.noise_share(draft.times))[0]
-    calls = group.view(len(free), -1, size).amax(dim=(0, 2)) + 1
-    return group.view(free.shape), calls.tolist()
+    calls = group.view(len(free), -1, size).amax(dim=2) + 1
+    return group.view(free.shape), calls
 
 
 class Reading:
@@ -212,13 +221,22 @@ class Reading:
         self.cache = Cache(ids.shape[1]) if cache and self.transformer else None
         self.read = 0
         """Places that were read as finished."""
+        self.texts = torch.arange(len(ids), device=ids.device)
+        """Which of the texts are read."""
+
+    def keep(self, texts: Tensor) -> None:
+        """From now on read only these of the texts that are read, (B,) bool."""
+        self.texts = self.texts[texts]
+        if self.cache is not None:
+            self.cache.keep(texts)
 
     def __call__(self, start: int, rows: Tensor, columns: Tensor, *, filtered: bool = True) -> Tensor:
-        """(n, V) at the wanted places, rows and columns (n,) of the block at `start`."""
+        """(n, V) at the wanted places, rows of the texts that are read and columns (n,) of the block at
+        `start`."""
         size = self.family.block_size
         read = self.reader if filtered else self.reader.unfiltered
         if self.cache is None and not self.transformer:
-            ids = self.ids[:, : start + size]
+            ids = self.ids[self.texts, : start + size]
             if not start:
                 return read(ids, where=(rows, columns))
             both = torch.cat([ids, ids], dim=1)
@@ -230,7 +248,7 @@ class Reading:
             places = torch.arange(first, start + size, device=self.ids.device)
             until = (places // size + 1) * size - 1
         where = (rows, start - first + columns)
-        ids = self.ids[:, first : start + size]
+        ids = self.ids[self.texts, first : start + size]
         probs = read(ids, where=where, layout=FULL, cache=kept, slots=first, until=until)
         self.read = start
         return probs

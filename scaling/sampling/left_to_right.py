@@ -23,8 +23,8 @@ def left_to_right(draft: Draft, *, cache: bool = True, end: int | None = None) -
     """Each token given those before it. A beginning may be given, and is read in one call; no other places.
 
     cache: keep keys and values of what was read, if the model is a Transformer; the texts are the same. end:
-    an id that ends a text; it is the last that counts (`Draft.lengths`), and fills the places behind it.
-    UserError if `steps` is not the length, or `end` is no token.
+    an id that ends a text; it is the last that counts (`Draft.lengths`), and fills the places behind it,
+    which the network does not read. UserError if `steps` is not the length, or `end` is no token.
     """
     family, reader, length = draft.family, draft.reader, draft.ids.shape[1]
     assert isinstance(family, Autoregressive), "a sampler of this family"
@@ -39,32 +39,33 @@ def left_to_right(draft: Draft, *, cache: bool = True, end: int | None = None) -
     kept = Cache(length) if cache and isinstance(reader.model, Transformer) else None
     uniforms = draft.noise.everywhere(0, Purpose.CLEAN, length)
     rows = torch.arange(len(draft.ids), device=draft.ids.device)
-    last_column = (rows, torch.full_like(rows, -1))
-    ended = torch.zeros_like(rows, dtype=torch.bool)
+    """Texts that have not ended."""
     behind = 0  # tokens that the network has read
     yield
     for place in range(first, length):
         if kept is None or place == first:
-            inputs = family.inputs(draft.ids[:, :place])
+            inputs = family.inputs(draft.ids[rows, :place])
         else:
-            inputs = draft.ids[:, place - 1 : place]
+            inputs = draft.ids[rows, place - 1 : place]
         view: dict[str, Any] = {}
         if kept is not None:
             view = {"cache": kept, "slots": behind}
             if inputs.shape[1] > 1:
                 view["until"] = torch.arange(inputs.shape[1], device=inputs.device)
             behind += inputs.shape[1]
-        probs = reader(inputs, where=last_column, **view)
-        free = draft.free[:, place]
-        draft.ids[:, place] = choose(probs, uniforms[:, place]).where(free, draft.ids[:, place])
-        if end is not None:
-            draft.ids[:, place].masked_fill_(ended, end)
-            now = free & ~ended & (draft.ids[:, place] == end)
-            draft.lengths[now] = place + 1
-            ended |= now
+        last = torch.arange(len(rows), device=rows.device), torch.full_like(rows, -1)
+        probs = reader(inputs, where=last, **view)
+        free = draft.free[rows, place]
+        ids = choose(probs, uniforms[rows, place]).where(free, draft.ids[rows, place])
+        draft.ids[rows, place] = ids
+        if end is not None and bool((over := free & (ids == end)).any()):
+            draft.lengths[rows[over]] = place + 1
+            draft.ids[rows[over], place + 1 :] = end
+            rows = rows[~over]
+            if kept is not None:
+                kept.keep(~over)
         yield
-        if end is not None and bool(ended.all()):
-            draft.ids[:, place + 1 :] = end
+        if not len(rows):
             return
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scaling.evaluation import Bound, estimate_bound
+from scaling.evaluation.sequence_losses import sequence_record
 from scaling.training.labels import label_numbers
 from scaling.training.result import Replica, RunStatus, TrainResult
 from scaling.training.run import Log, Run
@@ -99,7 +100,7 @@ def evaluation_left_s(run: Run) -> float:
 
 def evaluate(run: Run, log: Log) -> TrainResult:
     """Evaluate every replica that is left; a bound that is not finite is a divergence."""
-    numbers = _final_numbers(run)
+    numbers, losses = _final_numbers(run)
     for i in list(numbers):
         if not math.isfinite(numbers[i]["bound"]):
             run.progress.lost[i] = "the bound on held-out text is not finite"
@@ -110,6 +111,9 @@ def evaluate(run: Run, log: Log) -> TrainResult:
     costs = {"evaluation_s": run.progress.evaluation_s, "evaluation_flops": run.progress.evaluation_flops}
     replicas = _replicas(run, numbers)
     each = {"replicas": [asdict(one) for one in replicas]} if replicas else {}
+    unknown = torch.full_like(run.heldout[:, 0], math.nan, dtype=torch.float64)
+    sequences = [losses[i] if i in numbers else unknown for i in range(run.spec.replicas)]
+    log(sequence_record(torch.stack(sequences) if replicas else sequences[0]))
     log({"kind": "bound", "step": run.progress.step, **mean, **costs, **each})
     kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
     if run.average is not None:
@@ -121,9 +125,10 @@ def evaluate(run: Run, log: Log) -> TrainResult:
     return replace(end(run, RunStatus.FINISHED, sentence), **mean, replicas=replicas)
 
 
-def _final_numbers(run: Run) -> dict[int, dict[str, Any]]:
-    """The numbers of `TrainResult` of each replica that is left."""
+def _final_numbers(run: Run) -> tuple[dict[int, dict[str, Any]], dict[int, Tensor]]:
+    """Of each replica that is left: the numbers of `TrainResult`, the bounds (n,) of held-out sequences."""
     numbers: dict[int, dict[str, Any]] = {}
+    losses: dict[int, Tensor] = {}
     bytes_per_token, labels = run.data.bytes_per_token, run.heldout_labels
     last = {i: _bound(run, i, run.heldout)[0] for i in run.progress.trained}
     averaged: dict[int, Bound] = {}
@@ -136,6 +141,8 @@ def _final_numbers(run: Run) -> dict[int, dict[str, Any]]:
             both = {"weights": "last", "bound_last": bound.value, "bound_average": averaged[i].value}
             if averaged[i].value < bound.value or not math.isfinite(bound.value):
                 bound, both["weights"] = averaged[i], "average"
+        assert bound.losses is not None, "a bound that was just estimated has its sequences'"
+        losses[i] = bound.losses
         bits = None if bytes_per_token is None else bound.bits_per_byte(bytes_per_token)
         numbers[i] = {"bound": bound.value, "bound_se": bound.se, "bits_per_byte": bits, **both}
     if run.clustering is not None:
@@ -150,7 +157,7 @@ def _final_numbers(run: Run) -> dict[int, dict[str, Any]]:
             numbers[i] |= label_numbers(run.spec, run.family, run.networks[i], run.heldout, labels)
         run.progress.evaluation_s += time.perf_counter() - started
         run.progress.evaluation_flops += 2 * run.spec.evaluation_flops(len(run.heldout))
-    return numbers
+    return numbers, losses
 
 
 def _mean_numbers(numbers: list[dict[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ DIGEST_BYTES = 32
 KEPT = 2
 LAST_STEP = 10**10 - 1
 BY_NAME = attrgetter("name")
+CHECKPOINTS = "checkpoint-*.pt"
+"""Pattern of their names."""
 
 
 class DamagedCheckpointError(Exception):
@@ -114,4 +116,4 @@ def newest_checkpoint(
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Newest first; names carry zero-padded steps."""
-    return sorted(folder.glob("checkpoint-*.pt"), key=BY_NAME, reverse=True)
+    return sorted(folder.glob(CHECKPOINTS), key=BY_NAME, reverse=True)

@@ -69,8 +69,8 @@ def train(
     folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
     furthest intact checkpoint in any of them (and in `folder`) is continued, those of a folder under
     `fences` up to that step only.
-    log: receives records of kind "resumed", "damaged", "train", "held_out", "checkpoint", "bound" and
-    "samples".
+    log: receives records of kind "resumed", "damaged", "train", "held_out", "checkpoint", "sequence_losses",
+    "bound" and "samples".
     during: held-out losses along the run, on `during_sequences` sequences; they change nothing else.
     samples: texts to draw from the trained network, for people to read; they change nothing else.
     should_stop: called after every step; a reason makes the run write a checkpoint and end as preempted.
@@ -208,6 +208,7 @@ def _prepare(
         spec=spec,
         family=family,
         model=model,
+        alone=[spec.alone(i) for i in range(spec.replicas)],
         networks=networks,
         optimizer=optimizer,
         progress=Progress.of(spec.replicas),
@@ -272,7 +273,7 @@ def _gradient(run: Run) -> tuple[list[float], list[float]]:
     """Of each replica the mean loss per token of the step's global batch, and the norm of its gradient (in
     the optimizer)."""
     spec, step = run.spec, run.progress.step
-    batches = [_batch(run, spec.alone(i), step) for i in range(spec.replicas)]
+    batches = [_batch(run, alone, step) for alone in run.alone]
     objective = run.distillation or run.family
     size, totals = len(batches[0]), [0.0] * spec.replicas
     for start in range(0, size, run.micro_batch_size):

@@ -95,6 +95,8 @@ class Run:
     family: Family
     model: Transformer
     """All replicas stacked as one."""
+    alone: list[RunSpec]
+    """The spec of each replica as a run of its own."""
     networks: list[Transformer]
     """Each replica by itself, over the same weights."""
     optimizer: FlatAdamW

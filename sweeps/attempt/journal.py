@@ -180,13 +180,18 @@ def read(path: Path) -> list[Record]:
 
 
 def last(path: Path, *, kind: str | None = None) -> Record | None:
-    """The last whole record of a journal (of `kind`), without reading all of it."""
+    """The last whole record of a journal (of `kind`), without reading all of it if it lies near the end."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         return None
-    records = Follower(path, max(0, size - TAIL_BYTES)).read()
-    return next((record for record in reversed(records) if kind in (None, record.kind)), None)
+    tail = TAIL_BYTES
+    while True:
+        records = Follower(path, max(0, size - tail)).read()
+        record = next((record for record in reversed(records) if kind in (None, record.kind)), None)
+        if record is not None or tail >= size:
+            return record
+        tail *= 8
 
 
 def fences(run: Path) -> dict[int, int]:

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from scaling.errors import UserError, unknown
+from scaling.families import family_name
 from sweeps.config.model import MAX_NAME, FamilyOverride, SweepConfig
 from sweeps.config.own_text import corpus_of, text_name
 
@@ -101,8 +102,12 @@ def find_name(sweep: str | None, config: Path | None, data: str | None, out: Pat
 
 def load_config(path: Path) -> SweepConfig:
     """Read and validate one YAML file; UserError in one sentence that starts with the file's name."""
+    return parse_config(_read(path), source=path.name, folder=path.parent)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
     except IsADirectoryError:
@@ -111,7 +116,6 @@ def load_config(path: Path) -> SweepConfig:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}; give a YAML file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return parse_config(text, source=path.name)
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -134,14 +138,48 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source}: not valid YAML: a value cannot be read ({error})") from None
 
 
-def parse_config(text: str, *, source: str) -> SweepConfig:
-    """A config from YAML text; `source` is its name in messages."""
+def _included(raw: dict[Any, Any], source: str, folder: Path) -> dict[Any, Any]:
+    """The file with the overrides of the files under `include`, whose paths start at `folder`.
+
+    UserError for a file with other keys, and for a value that stands twice.
+    """
+    names = [raw["include"]] if isinstance(raw["include"], str) else raw["include"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{source}: include is {names!r}: it must be the name of a file, or a list of them")
+    merged = _overrides(raw, source)
+    for name in names:
+        part = parse_yaml(_read(folder / name), name)
+        if not isinstance(part, dict) or set(part) != {"overrides"}:
+            raise UserError(f"{source}: include {name!r}: that file must have the key 'overrides' alone")
+        for family, own in _overrides(part, name).items():
+            if twice := sorted(merged.get(family, {}).keys() & own.keys(), key=str):
+                raise UserError(
+                    f"{source}: overrides.{family}.{twice[0]} stands in {name} and in the config or another "
+                    "include; leave it out of one of them"
+                )
+            merged[family] = {**merged.get(family, {}), **own}
+    return {**raw, "overrides": merged}
+
+
+def _overrides(raw: Mapping[Any, Any], source: str) -> dict[str, dict[Any, Any]]:
+    """Under the names of families that the program uses."""
+    overrides = raw.get("overrides") or {}
+    parts = overrides.values() if isinstance(overrides, Mapping) else [overrides]
+    if not all(isinstance(own, Mapping | None) for own in parts):
+        raise UserError(f"{source}: overrides must be a mapping of families, each with a mapping of keys")
+    return {family_name(str(name)): dict(own or {}) for name, own in overrides.items()}
+
+
+def parse_config(text: str, *, source: str, folder: Path = Path()) -> SweepConfig:
+    """A config from YAML text; `source` is its name in messages, `folder` where its includes are."""
     raw = parse_yaml(text, source)
     if not isinstance(raw, dict):
         kind = "nothing" if raw is None else f"a {type(raw).__name__}"
         raise UserError(f"{source}: must be a mapping of keys such as name, families, grid; it holds {kind}")
     if "source" in raw:
         raise UserError(f"{source}: unknown key 'source' under the top level")
+    if "include" in raw:
+        raw = _included(raw, source, folder)
     try:
         return SweepConfig.model_validate({**raw, "source": source})
     except ValidationError as error:

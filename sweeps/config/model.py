@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from scaling.errors import unknown
 from scaling.families import family_class, family_name
 from scaling.flops import Convention
 from scaling.labels import Labels
@@ -24,8 +25,8 @@ from scaling.spec import (
     RunSpec,
     distilled,
 )
+from sweeps.config.rules import BatchRule, LearningRateRule, Positive, Section
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 _Listed = BeforeValidator(lambda value: [value] if isinstance(value, str | int | float) else value)
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -36,11 +37,7 @@ MAX_NAME = 100
 """Letters of the name of a sweep."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FamilyChoice(_Section):
+class FamilyChoice(Section):
     """A family and the options it is built with, e.g. `masked: {objective: low_variance}`."""
 
     name: Annotated[str, AfterValidator(family_name)]
@@ -49,7 +46,7 @@ class FamilyChoice(_Section):
     """The family's own options, named in that table; its defaults by default."""
 
 
-class SizeRule(_Section):
+class SizeRule(Section):
     """Architectures by rule: one per hidden size, depth and heads in proportion to it.
 
     num_layers = round(hidden / hidden_per_layer), at least 1; num_heads = the divisor of hidden nearest to
@@ -68,7 +65,7 @@ class SizeRule(_Section):
     """As in `sizes`."""
 
 
-class Window(_Section):
+class Window(Section):
     """The sizes of the ladder for a budget: `count` of them around a guessed optimum.
 
     centre(C) = params * (C / at_flops) ** exponent, in non-embedding parameters; the sizes nearest to
@@ -108,7 +105,7 @@ def _by_budget(value: Any) -> Any:
     return value
 
 
-class Grid(_Section):
+class Grid(Section):
     """Budgets, and at each the sizes: a list for all, a list per budget, or a window."""
 
     budgets: Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -166,7 +163,7 @@ def _leaves(replicas: Any, key: float | str | None = None) -> Iterator[tuple[flo
         yield from _leaves(value, inner)
 
 
-def _check_budgets(name: str, mapping: Mapping[float, Any], budgets: tuple[float, ...]) -> None:
+def _check_budgets(name: str, mapping: Mapping[Any, Any], budgets: tuple[float, ...]) -> None:
     wrong = sorted(set(mapping) ^ set(budgets))
     if wrong:
         raise ValueError(
@@ -195,65 +192,7 @@ def _check_sizes(
         raise ValueError("sizes is an empty list; name at least one size per budget")
 
 
-class LearningRateRule(_Section):
-    """learning_rate = base * (params / at_params) ** exponent, kept within [smallest, largest].
-
-    `params` are non-embedding parameters. exponent 0 (the default) is one rate for all sizes.
-    """
-
-    base: Positive
-    """Peak learning rate at `at_params`."""
-    at_params: Positive = 1.0
-    """The size at which `base` holds."""
-    exponent: float = 0.0
-    """How the rate changes with size; -0.5 halves it at four times the parameters."""
-    smallest: Positive = 1e-6
-    """Lower limit of the rate."""
-    largest: Positive = 0.1
-    """Upper limit of the rate."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> LearningRateRule:
-        if self.smallest > self.largest:
-            raise ValueError(f"smallest {self.smallest:g} is above largest {self.largest:g}")
-        return self
-
-    def unclipped(self, params: float) -> float:
-        return float(self.base * (params / self.at_params) ** self.exponent)
-
-    def __call__(self, params: float) -> float:
-        return min(max(self.unclipped(params), self.smallest), self.largest)
-
-
-class BatchRule(_Section):
-    """batch tokens = base_tokens * (budget / at_flops) ** exponent, rounded to sequences, at least 1."""
-
-    base_tokens: Positive
-    """Tokens per optimizer step at `at_flops`."""
-    at_flops: Positive = 1.0
-    """The budget at which `base_tokens` holds."""
-    exponent: float = 0.0
-    """How the batch grows with compute; 0 is one batch for all budgets."""
-
-    def __call__(self, budget: float, context_length: int) -> int:
-        tokens = self.base_tokens * (budget / self.at_flops) ** self.exponent
-        return max(1, round(tokens / context_length))
-
-
-class FamilyOverride(_Section):
-    """Exceptions of one family: its own sizes or window, learning-rate or batch rule."""
-
-    sizes: tuple[str, ...] | SizesByBudget | None = None
-    """As `grid.sizes`."""
-    window: Window | None = None
-    """As `grid.window`."""
-    learning_rate: LearningRateRule | None = None
-    """As `learning_rate`."""
-    batch: BatchRule | None = None
-    """As `batch`."""
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """The training text of all runs, and its tokenizer; see docs/own-data.md."""
 
     corpus: str = "stdlib"
@@ -279,6 +218,41 @@ class OptimizerRule(OptimizerSettings):
         fraction = settings.pop("warmup_fraction")
         settings["warmup_steps"] = min(max(int(fraction * steps), self.warmup_steps), steps // 2)
         return OptimizerSpec(learning_rate=learning_rate, **settings)
+
+
+def _optimizer_changes(changes: Any) -> Any:
+    """Some settings of `OptimizerRule`, each as that reads it."""
+    if not isinstance(changes, Mapping):
+        return changes  # pydantic says what is wrong
+    names = [field.name for field in fields(OptimizerRule)]
+    for name in changes:
+        if name not in names:
+            raise unknown("key", name, names)
+    try:
+        read = TypeAdapter(OptimizerRule).validate_python(dict(changes))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        place = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"{place}: {message}" if place else message) from None
+    return {name: getattr(read, name) for name in changes}
+
+
+class FamilyOverride(Section):
+    """Exceptions of one family: its own sizes or window, rules, optimizer settings or seeds."""
+
+    sizes: tuple[str, ...] | SizesByBudget | None = None
+    """As `grid.sizes`."""
+    window: Window | None = None
+    """As `grid.window`."""
+    learning_rate: LearningRateRule | None = None
+    """As `learning_rate`."""
+    batch: BatchRule | None = None
+    """As `batch`."""
+    optimizer: Annotated[dict[str, Any], BeforeValidator(_optimizer_changes)] | None = None
+    """The settings of `optimizer` that differ: `{weight_decay: 0.01, warmup_fraction: 0.2}`."""
+    seeds: Seeds | None = None
+    """As `seeds`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,7 +306,7 @@ class DistillationRule(DistillationSettings):
         ]
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How a run is carried out. Nothing here changes a loss beyond rounding; nothing is part of its key."""
 
     micro_batch_size: Count | None = None
@@ -356,7 +330,7 @@ def _check_custom(custom: dict[str, float]) -> dict[str, float]:
     return custom
 
 
-class Resources(_Section):
+class Resources(Section):
     """The resources of the cluster that one run occupies."""
 
     cpus: Positive = 1.0
@@ -399,7 +373,7 @@ def _check_name(name: str) -> str:
     return name
 
 
-class SweepConfig(_Section):
+class SweepConfig(Section):
     """A whole sweep."""
 
     name: Annotated[
@@ -426,11 +400,13 @@ class SweepConfig(_Section):
     optimizer: OptimizerRule = OptimizerRule()
     """AdamW and its schedule."""
     learning_rate: LearningRateRule
-    """Peak learning rate as a function of size."""
+    """Peak learning rate as a function of size, and of length and batch if it says so."""
     batch: BatchRule
-    """Batch size as a function of budget."""
+    """Batch size as a function of budget, and of tokens and size if it says so."""
     overrides: Annotated[dict[str, FamilyOverride], BeforeValidator(_by_family)] = Field(default_factory=dict)
     """Exceptions by family name; a family needs no entry."""
+    include: Annotated[tuple[str, ...], _Listed] = Field(default=(), exclude=True)
+    """Files with further overrides, such as tuned rules; paths start at this file."""
     evaluation: EvaluationRule = EvaluationRule()
     """How the held-out loss is estimated."""
     distillation: DistillationRule | None = None
@@ -473,12 +449,23 @@ class SweepConfig(_Section):
             _check_sizes(override.sizes, override.window, self.grid.budgets, needed=False)
         return self
 
-    def seeds_at(self, budget: float) -> tuple[int, ...]:
-        return self.seeds if self.grid.seeds is None else self.grid.seeds[budget]
-
     def family(self, name: str) -> FamilyChoice:
         """The family as in the config, or with its defaults if the config does not list it."""
         return next((choice for choice in self.families if choice.name == name), FamilyChoice(name=name))
 
     def override(self, family: str) -> FamilyOverride:
         return self.overrides.get(family, FamilyOverride())
+
+    def rate_rule(self, family: str) -> LearningRateRule:
+        """The family's own rule, else the sweep's; so are the next three."""
+        return self.override(family).learning_rate or self.learning_rate
+
+    def batch_rule(self, family: str) -> BatchRule:
+        return self.override(family).batch or self.batch
+
+    def optimizer_rule(self, family: str) -> OptimizerRule:
+        return replace(self.optimizer, **self.override(family).optimizer or {})
+
+    def seeds_of(self, family: str, budget: float) -> tuple[int, ...]:
+        of_budget = self.seeds if self.grid.seeds is None else self.grid.seeds[budget]
+        return self.override(family).seeds or of_budget

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 from scaling.spec import RunSpec
 from sweeps.ledger.types import Entry, Needs
@@ -53,7 +54,7 @@ def sequence_bytes(spec: RunSpec) -> float:
 
 def size_key(spec: RunSpec) -> str:
     """Equal for runs that need the same memory for each sequence."""
-    parts = [spec.family, dict(spec.family_options), asdict(spec.size), spec.precision]
+    parts: list[Any] = [spec.family, dict(spec.family_options), asdict(spec.size), spec.precision]
     parts += [spec.replicas] if spec.replicas > 1 else []
     return json.dumps([*parts, spec.data.context_length], sort_keys=True)
 

@@ -14,13 +14,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from analysis.text import flops_text
+from analysis.text import count_text, flops_text
 from scaling.errors import UserError
 from scaling.families import FAMILIES, family_class, family_name, get_family
 from scaling.flops import sequence_flops, sequences_for
 from scaling.ladder import Size
 from scaling.spec import DataSpec, RunSpec
 from sweeps.config.model import Resources, SweepConfig
+from sweeps.config.rules import Extent, outside
 from sweeps.config.sizes import size_params, sizes_per_budget
 from sweeps.ledger.types import RETRIED, SETTLED, Entry, Needs, Run, State
 from sweeps.plan import memory, replicas, timing
@@ -182,7 +183,7 @@ def plan_specs(
         by_budget, off = sizes_per_budget(config, family, data.num_token_ids)
         notes += off
         cells += [
-            [_spec(config, data, family, size, budget, seed) for seed in config.seeds_at(budget)]
+            [_spec(config, data, family, size, budget, seed) for seed in config.seeds_of(family, budget)]
             for budget, sizes in by_budget.items()
             for size in sizes
         ]
@@ -193,7 +194,7 @@ def plan_specs(
 
 
 def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget: float, seed: int) -> RunSpec:
-    cls, options, override = family_class(family), config.family(family).options, config.override(family)
+    cls, options = family_class(family), config.family(family).options
     vocab_size = cls.vocab_size_for(data.num_token_ids, **options)
     convention, length = config.flop_convention, config.context_length
     try:
@@ -204,7 +205,9 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
         raise UserError(f"{config.source}: {error}") from None
     work = built.training_work(length)
     sequences = sequences_for(budget, size, vocab_size, length, convention, work=work)
-    batch_size = (override.batch or config.batch)(budget, length)
+    # in this order, so that no rule is circular: tokens, batch, steps, learning rate
+    extent = Extent(size_params(size, data.num_token_ids), sequences * length)
+    batch_size = config.batch_rule(family)(budget, length, extent)
     if sequences < batch_size:
         per_sequence = sequence_flops(size, vocab_size, length, convention, work=work)
         raise UserError(
@@ -212,8 +215,9 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
             f"small for one optimizer step of {batch_size} sequences, which costs "
             f"{flops_text(batch_size * per_sequence)} FLOPs"
         )
-    rate = override.learning_rate or config.learning_rate
-    learning_rate = float(f"{rate(size_params(size, data.num_token_ids)):.6g}")
+    steps = -(-sequences // batch_size)
+    extent = extent._replace(batch=batch_size * length, steps=steps)
+    learning_rate = float(f"{config.rate_rule(family)(extent):.6g}")
     try:
         return RunSpec(
             family=family,
@@ -224,7 +228,7 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
             sequences=sequences,
             batch_size=batch_size,
             data=DataSpec.of(data, length),
-            optimizer=config.optimizer.spec(learning_rate, -(-sequences // batch_size)),
+            optimizer=config.optimizer_rule(family).spec(learning_rate, steps),
             evaluation=config.evaluation.spec,
             precision=config.precision,
             seed=seed,
@@ -232,6 +236,13 @@ def _spec(config: SweepConfig, data: DataFacts, family: str, size: Size, budget:
         )
     except UserError as error:
         raise UserError(f"{config.source}: {error}") from None
+
+
+def extent_of(spec: RunSpec) -> Extent:
+    """The quantities of a run that the rules see."""
+    params = size_params(spec.size, spec.data.num_token_ids)
+    batch = spec.batch_size * spec.data.context_length
+    return Extent(params, spec.tokens, batch=batch, steps=spec.steps)
 
 
 def make_plan(
@@ -365,18 +376,27 @@ def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) 
                 f"evaluation asks for {config.evaluation.sequences} held-out sequences "
                 f"and the data has {windows}; the bound will use those"
             )
+    trained = [run for run in runs if run.spec.distillation is None]  # the others follow no rule
     clipped = []
-    for run in runs:
-        if run.spec.distillation is not None:  # its rate is not from the rule
-            continue
-        rule = config.override(run.spec.family).learning_rate or config.learning_rate
-        rate = rule.unclipped(size_params(run.spec.size, run.spec.data.num_token_ids))
-        if not rule.smallest <= rate <= rule.largest:
+    beyond: dict[tuple[str, str], list[PlannedRun]] = defaultdict(list)
+    for run in trained:
+        rate, batch = config.rate_rule(run.spec.family), config.batch_rule(run.spec.family)
+        extent = extent_of(run.spec)
+        if not rate.smallest <= rate.unclipped(extent) <= rate.largest:
             clipped.append(run)
+        for word, rule in (("learning-rate", rate), ("batch", batch)):
+            for name in outside(rule, extent):
+                low, high = (rule.tried or {})[name]
+                beyond[word, f"{name} from {count_text(low)} to {count_text(high)}"].append(run)
     if clipped:
         out.append(
             "the learning-rate rule leaves its range (and is held at its end) "
             f"for {len(clipped)} of {len(runs)} runs: {examples(clipped)}"
+        )
+    for (word, tried), some in beyond.items():
+        out.append(
+            f"the {word} rule was found at {tried} and is extrapolated "
+            f"for {len(some)} of {len(runs)} runs: {examples(some)}"
         )
     sizes = {b: {run.spec.size for run in runs if run.spec.budget == b} for b in config.grid.budgets}
     if thin := sorted(budget for budget, some in sizes.items() if 0 < len(some) < FEW_SIZES):

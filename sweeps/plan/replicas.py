@@ -143,8 +143,8 @@ def quickest(
         options.append(of_cell)
     longest_s = max(alone_s, sum(min(own)[0] for own in options) / slots)
     numbers = []
-    for own in options:
-        short = [one for one in own if one[1] <= longest_s or one[2] == 1]
+    for of_cell in options:
+        short = [one for one in of_cell if one[1] <= longest_s or one[2] == 1]
         least_s = min(short)[0]
         numbers.append(min(most for total_s, _, most in short if total_s <= least_s * (1 + WORTH_IT)))
     return numbers

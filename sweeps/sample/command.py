@@ -48,7 +48,9 @@ def sample(
     top_k: Annotated[int | None, option("Of a run: only so many likeliest tokens.")] = None,
     top_p: Annotated[float, option("Of a run: only the likeliest tokens that reach this probability.")] = 1.0,
     min_p: Annotated[float, option("Of a run: only tokens this likely, as a share of the likeliest.")] = 0.0,
-    label: Annotated[Text, option("Of a run with labels: texts of this one.", metavar="NAME")] = None,
+    label: Annotated[
+        Text, option("Of a run with labels: texts of this one, by name or number.", metavar="NAME")
+    ] = None,
     scale: Annotated[
         float | None, option("How strongly the label guides; above 1 more than it does.", show_default="1")
     ] = None,
@@ -62,7 +64,7 @@ def sample(
         option(
             "Of a sweep: a key of a run of ar, or a Hugging Face model.",
             metavar="NAME",
-            show_default="its best other ar run",
+            show_default="the largest ar run on its corpus",
         ),
     ] = None,
     rule: Annotated[

@@ -17,7 +17,8 @@ from sweeps.attempt.journal import run_folder
 from sweeps.driver.stopping import StopRequest
 from sweeps.pools.base import Handle, Pool
 from sweeps.sample.measure import WORK
-from sweeps.sample.points import Point, sampled_replica
+from sweeps.sample.judging import sampled_replica
+from sweeps.sample.points import Point
 
 ATTEMPTS = 3
 POLL_S = 0.5

@@ -62,7 +62,8 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
 
 
 def open_judge(judge: Mapping[str, Any], data: Dataset, device: str) -> Judge:
-    """The judge of a point: a finished run, or a Hugging Face model."""
+    """The judge of a point: a finished run, or a Hugging Face model. data: what the sampled run learned."""
+    from scaling.data import open_dataset
     from scaling.evaluation.judges import HubJudge, RunJudge
     from scaling.evaluation.perplexity import Vocabulary
     from scaling.training.finished import load_run
@@ -70,4 +71,5 @@ def open_judge(judge: Mapping[str, Any], data: Dataset, device: str) -> Judge:
     if not judge["folder"]:
         return HubJudge(judge["name"], device=device)
     run = load_run(Path(judge["folder"]), replica=judge.get("replica", 0), device=device)
-    return RunJudge(judge["name"], run.family, run.model, run.spec.data.context_length, Vocabulary.of(data))
+    words = Vocabulary.of(open_dataset(judge["data"]) if judge["data"] else data)
+    return RunJudge(judge["name"], run.family, run.model, run.spec.data.context_length, words)

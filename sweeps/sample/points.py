@@ -1,4 +1,4 @@
-"""Which samples to make: the best run of each family and budget, samplers, a ladder of steps, one judge."""
+"""Which samples to make: the best run of each family and budget, samplers, a ladder of steps."""
 
 from __future__ import annotations
 
@@ -10,33 +10,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.text import flops_text
 from scaling.errors import UserError, nearest
 from scaling.families import family_class
-from scaling.families.ar import Autoregressive
 from scaling.families.base import Family
 from scaling.spec import RunSpec
 from sweeps.attempt.job import read_outcome
-from sweeps.attempt.journal import run_folder
 from sweeps.ledger.types import Needs, Run, State
-from sweeps.plan.rows import replica_numbers
+from sweeps.sample.judging import Judge, is_plain
 
 FOLDER = "samples"
 """Below the sweep's: a folder for each point, with its result."""
 BATCH, REPEATS = 64, 5
 EVERY = "all"
 """In place of a sampler's name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
-    """Who judges the texts: a run of the sweep, or a Hugging Face model."""
-
-    name: str
-    folder: str = ""
-    """Of the run; "" for a model of the hub."""
-    replica: int = 0
-    """Of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,59 +89,18 @@ class Point:
 
 
 def best_runs(runs: Iterable[Run]) -> list[Run]:
-    """The finished run with the lowest loss of each family and budget, by family and budget."""
+    """The finished run with the lowest loss of each family and budget, by family and budget.
+
+    Labelled and distilled runs are no such runs, for their losses are others.
+    """
     best: dict[tuple[str, float], Run] = {}
     for run in runs:
-        if run.state == State.FINISHED and run.loss is not None and math.isfinite(run.loss):
+        finished = run.state == State.FINISHED and run.loss is not None and math.isfinite(run.loss)
+        if finished and is_plain(run):
             place = (run.family, run.budget)
-            if place not in best or run.loss < (best[place].loss or math.inf):
+            if place not in best or (run.loss or 0.0) < (best[place].loss or 0.0):
                 best[place] = run
     return sorted(best.values(), key=lambda run: (run.family, run.budget))
-
-
-def choose_judge(name: str | None, runs: Iterable[Run], sampled: Sequence[Run], folder: Path) -> Judge:
-    """The judge of all samples of a sweep.
-
-    name: the start of a run's key, or a Hugging Face model; None: of the finished ar runs that are not
-    sampled themselves the one with the largest budget, and of those with the lowest loss. UserError if there
-    is none, or if the named run is sampled or of another family.
-    """
-    finished = [run for run in runs if run.state == State.FINISHED and run.loss is not None]
-    able = [run for run in finished if issubclass(family_class(run.family), Autoregressive)]
-    keys = {run.key for run in sampled}
-    if name is not None:
-        called = [run for run in finished if len(name) >= 4 and run.key.startswith(name)]
-        if not called:
-            return Judge(name=name)
-        if called[0].key in keys:
-            raise UserError(f"--judge {name} is a run whose texts are judged; choose another one")
-        if called[0] not in able:
-            raise UserError(f"--judge {name} is a run of {called[0].family}; a judge must be one of ar")
-        return _run_judge(called[0], folder)
-    others = [run for run in able if run.key not in keys]
-    if not others:
-        raise UserError(
-            "there is no judge: the sweep has no finished run of ar beside the sampled ones; sweep ar, or "
-            "give a Hugging Face model, --judge NAME"
-        )
-    return _run_judge(min(others, key=lambda run: (-run.budget, run.loss)), folder)
-
-
-def _run_judge(run: Run, folder: Path) -> Judge:
-    return Judge(
-        name=f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({run.key[:8]})",
-        folder=str(run_folder(folder, run.family, run.key).absolute()),
-        replica=sampled_replica(run)[0],
-    )
-
-
-def sampled_replica(run: Run) -> tuple[int, float | None]:
-    """The first replica of a finished run that has not diverged, and its loss; 0 of a run of one network."""
-    numbers = replica_numbers(run)
-    if not numbers:
-        return 0, run.loss
-    first = min(numbers)
-    return first, numbers[first]["loss"]
 
 
 def choose_samplers(names: Sequence[str], runs: Iterable[Run]) -> dict[str, tuple[str, ...]]:

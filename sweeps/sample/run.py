@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,12 +17,12 @@ from rich.text import Text
 from torch import Tensor
 
 from analysis.text import count_text, duration, printable
-from scaling.data.shards import META
+from scaling.data import open_dataset
 from scaling.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer
 from scaling.errors import UserError
 from scaling.families.block import Block
 from scaling.families.gaussian import Gaussian
-from scaling.labels import KINDS
+from scaling.labels import KINDS, Labels
 from scaling.sampling import Draft, Filters, generate
 from scaling.sampling.guidance import Guidance
 from scaling.sampling.speed import finished, is_short_of_memory, text_seeds
@@ -33,6 +32,7 @@ from sweeps.attempt.journal import run_folder
 from sweeps.config.load import swept_names
 from sweeps.ledger.status import open_ledger
 from sweeps.ledger.types import Run, State
+from sweeps.sample.corpora import prepared_folder
 from sweeps.show.tables import console, short
 
 if TYPE_CHECKING:
@@ -78,14 +78,13 @@ def sample_run(
     folder = find_run(target, out, sweep)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     run = load_run(folder, replica=how.replica, device=device)
-    words = _Words.of(
-        run.spec.data, [*(parent / "data" for parent in folder.absolute().parents[3:4]), out / "data"]
-    )
+    places = [*(parent / "data" for parent in folder.absolute().parents[3:4]), out / "data"]
+    words = _Words.of(run.spec.data, places)
     length = _length(run, how.length)
     if how.count < 1:
         raise UserError(f"--count is {how.count}; it must be at least 1")
     prompt = None if how.prompt is None else words.encode(how.prompt)
-    guidance = _guidance(run, how)
+    guidance = _guidance(run, how, places)
     notes = console(stderr=True)
     batch, number, started, calls = min(BATCH, how.count), 0, time.perf_counter(), 0
     while number < how.count:
@@ -121,16 +120,37 @@ def sample_run(
     )  # fmt: skip
 
 
-def _guidance(run: FinishedRun, how: TextOptions) -> Guidance | None:
-    """By the label that `how` names; UserError for a scale without a label."""
+def _guidance(run: FinishedRun, how: TextOptions, places: Sequence[Path]) -> Guidance | None:
+    """By the label that `how` names; places: folders of prepared corpora. UserError for a scale without a
+    label, and for a name where labels have none."""
     if how.label is None:
         if how.scale is not None:
             raise UserError(f"--scale is {how.scale:g}, it says how strongly a label guides; add --label")
         return None
-    named = run.spec.labels is not None and run.spec.labels.of == "kind"
-    label = int(how.label) if how.label.isdecimal() else how.label
     scale = 1.0 if how.scale is None else how.scale
-    return Guidance(label=label, scale=scale, names=KINDS if named else ())
+    if how.label.isdecimal() or run.spec.labels is None:
+        return Guidance(label=int(how.label) if how.label.isdecimal() else how.label, scale=scale)
+    return Guidance(label=how.label, scale=scale, names=label_names(run.spec.labels, run.spec.data, places))
+
+
+def label_names(labels: Labels, data: DataSpec, places: Sequence[Path]) -> tuple[str, ...]:
+    """What the labels of a run are called; places: folders of prepared corpora.
+
+    UserError for labels that are numbers, and if the corpus that has the names is not there.
+    """
+    if labels.of == "kind":
+        return KINDS
+    if labels.of != "package":
+        raise UserError(
+            f"labels of {labels.of!r} have no names; give --label a number from 0 to {labels.classes - 1}"
+        )
+    folder = prepared_folder(data.fingerprint, places)
+    if folder is None:
+        raise UserError(
+            f"names of packages stand in the corpus that the run was trained on, {data.corpus}, and it is "
+            f"not below {' or '.join(map(str, places))}; give --label a number from 0 to {labels.classes - 1}"
+        )
+    return open_dataset(folder).label_names(labels)
 
 
 def find_run(target: str, out: Path, sweep: str | None = None) -> Path:
@@ -193,9 +213,9 @@ class _Words:
             return cls(None, data.num_token_ids)
         if data.tokenizer == "bytes":
             return cls(ByteTokenizer(), data.num_token_ids)
-        for meta in itertools.chain(*(place.glob(f"*/{META}") for place in places)):
-            if json.loads(meta.read_bytes()).get("fingerprint") == data.fingerprint:
-                return cls(open_tokenizer(data.tokenizer, meta.parent), data.num_token_ids)
+        folder = prepared_folder(data.fingerprint, places)
+        if folder is not None:
+            return cls(open_tokenizer(data.tokenizer, folder), data.num_token_ids)
         raise UserError(
             f"tokenizer {data.tokenizer} of the run is not there: the corpus that it was trained on is not "
             f"below {' or '.join(map(str, places))}; give --out, the folder of results"

@@ -24,6 +24,7 @@ from sweeps.ledger.types import Run
 from sweeps.pools.base import PoolOptions
 from sweeps.pools.start import start as start_pool
 from sweeps.sample.drive import Progress, drive, earlier
+from sweeps.sample.judging import choose_judge, finished_runs
 from sweeps.sample.points import (
     BATCH,
     FOLDER,
@@ -31,7 +32,6 @@ from sweeps.sample.points import (
     Point,
     Setting,
     best_runs,
-    choose_judge,
     choose_samplers,
     plan_points,
 )
@@ -85,20 +85,31 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
     contexts = {spec.data.context_length for spec in specs}
     if how.length is None and len(contexts) > 1:
         raise UserError(f"the runs have contexts of {sorted(contexts)} tokens; give one --length for all")
+    judge = choose_judge(how.judge, finished_runs(out, name), [run.key for run in best], specs[0].data,
+                         [out / "data"])  # fmt: skip
+    judged = [run for run in runs if run.key != judge.key]
+    if not judged:
+        raise UserError(
+            f"the only run to sample is the judge itself, {judge.name}; give another one, --judge NAME"
+        )
     setting = Setting(
         length=how.length or contexts.pop(), batch=how.batch, repeats=how.repeats, seed=how.seed,
-        judge=choose_judge(how.judge, everything, best, folder), rule=how.rule,
+        judge=judge, rule=how.rule,
     )  # fmt: skip
-    samplers = choose_samplers(how.samplers, runs)
-    points = plan_points(runs, samplers, how.steps, setting)
+    samplers = choose_samplers(how.samplers, judged)
+    points = plan_points(judged, samplers, how.steps, setting)
     with ExitStack() as stack:
         terminal = terminal or stack.enter_context(lasting_console())
         done = earlier(points, folder)
-        terminal.print(_plan_table(runs, points))
+        terminal.print(_plan_table(judged, points))
         terminal.print(
             f"{len(points)} points, {len(done)} of them done before; {setting.texts} texts of "
-            f"{setting.length} tokens each, judged by {setting.judge.name}"
+            f"{setting.length} tokens each, judged by {judge.name}"
         )
+        if len(judged) < len(runs):
+            terminal.print(
+                f"{judge.name} is not sampled, for no run judges its own texts; --judge takes another one"
+            )
         progress = Progress(points=points, done=done)
         stopped = False
         if len(done) < len(points):

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
+from analysis.table.fit_table import comparable
 
 NUM_BUDGETS = 60
 WARM_UP = 0.05
@@ -62,13 +63,15 @@ def read_curves(curves: pd.DataFrame) -> CurveGrid:
     """Smooth each run's curve and read it at NUM_BUDGETS log-spaced budgets.
 
     curves: one row per run and step, columns key, params, tokens, flops (both up to that step), loss, as
-    `table.runs.loss_curves` gives them. UserError for a missing column or values that are not positive.
+    `table.runs.loss_curves` gives them; those of labelled and distilled runs do not count. UserError for a
+    missing column or values that are not positive.
     """
     missing = [name for name in CURVES_NEEDED if name not in curves.columns]
     if missing:
         raise UserError(
             f"curves: column {', '.join(missing)} is missing; `analysis.table.runs.loss_curves` has all"
         )
+    curves = curves[comparable(curves)]
     if "held_out_loss" in curves.columns:  # in a row of its own where a family trains on something easier
         curves = curves[curves["loss"].notna() | curves["held_out_loss"].isna()]
     numbers = curves[["params", "tokens", "flops", "loss"]].to_numpy(dtype=np.float64)

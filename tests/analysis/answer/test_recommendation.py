@@ -44,6 +44,21 @@ def sahoo():
     return recommend(published.runs("sahoo2026"), 1e20)
 
 
+def test_labelled_and_distilled_runs_have_no_part_in_the_answer(two, answer):
+    """However low their losses."""
+    lower = two.assign(loss=two["loss"] / 2)
+    mixed = pd.concat([lower.assign(labels="3 kind"), two, lower.assign(distilled_from="0a1b")])
+    budget = float(max(BUDGETS))
+    both = recommend(mixed, budget)
+    pd.testing.assert_frame_equal(both.table, answer.table)
+    assert both.sentence == answer.sentence
+    assert (
+        analysis.compare(mixed, "ar", bootstrap=20)
+        .summary()
+        .equals(analysis.compare(two, "ar", bootstrap=20).summary())
+    )
+
+
 def test_on_a_known_world_family_size_loss_and_difference_are_right(answer):
     assert answer.best == "ar"
     assert answer.grade == RELIABLE

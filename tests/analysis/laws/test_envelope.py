@@ -120,6 +120,17 @@ def test_rows_with_a_held_out_loss_alone_are_no_points_of_the_objective():
     assert np.array_equal(read_curves(both).loss, read_curves(table).loss)
 
 
+def test_curves_of_labelled_and_distilled_runs_are_not_read():
+    table = curve_table(5)
+    lower = table.assign(loss=table["loss"] / 2)
+    others = [
+        lower.assign(key=lower["key"] + "l", labels="3 kind"),
+        lower.assign(key=lower["key"] + "d", distilled_from="0a1b"),
+    ]
+    both = pd.concat([table, *others], ignore_index=True)
+    assert np.array_equal(read_curves(both).loss, read_curves(table).loss)
+
+
 def test_curves_that_cannot_be_read():
     table = curve_table(5)
     with pytest.raises(UserError, match="column key is missing"):

@@ -36,6 +36,14 @@ def test_planted_laws_are_recovered():
     assert len(batch.optima) == 12
 
 
+def test_labelled_and_distilled_runs_have_no_part():
+    runs = sweep()
+    lower = runs.assign(loss=runs["loss"] - 0.5 * np.log(runs["learning_rate"] * 1e4) ** 2)
+    both = pd.concat([runs, lower.assign(labels="3 kind"), lower.assign(distilled_from="0a1b")])
+    law = fit_tuning_law(both, knob="learning_rate", bootstrap=0)
+    pd.testing.assert_frame_equal(law.optima, fit_tuning_law(runs, knob="learning_rate", bootstrap=0).optima)
+
+
 def test_noise_gives_intervals_that_hold_the_truth():
     law = fit_tuning_law(sweep(noise=0.002, seed=3), knob="learning_rate").law
     assert law.exponents["params"].low < -0.3 < law.exponents["params"].high

@@ -12,7 +12,7 @@ import pytest
 from analysis import compare, fit_law, published
 from analysis.errors import UserError
 from analysis.table.columns import typed
-from analysis.table.fit_table import prepare
+from analysis.table.fit_table import comparable, prepare
 from tests.analysis.planted import isoflop_table
 
 
@@ -53,6 +53,13 @@ def test_runs_with_labels_are_left_out_until_the_column_is_dropped() -> None:
         "trained with labels (3 kind); drop the column labels to fit it"
     }
     assert len(prepare(mixed.drop(columns="labels"))) == 2 * len(runs)
+
+
+def test_losses_compare_of_runs_that_trained_on_text_alone() -> None:
+    runs = pd.DataFrame({"loss": [1.0, 2, 3, 4], "labels": ["3 kind", None, "", None],
+                         "distilled_from": [None, "0a1b", None, None]}, index=[4, 5, 6, 7])  # fmt: skip
+    assert comparable(runs).to_dict() == {4: False, 5: False, 6: True, 7: True}
+    assert comparable(runs[["loss"]]).all()
 
 
 def test_distilled_runs_are_left_out() -> None:

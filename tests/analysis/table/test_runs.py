@@ -172,6 +172,9 @@ class TestCurves:
         pd.testing.assert_frame_equal(
             loss_curves(tmp_path / "curves.parquet"), curve, check_column_type=False
         )
+        curve.assign(labels="3 kind", distilled_from=None).to_csv(tmp_path / "labelled.csv", index=False)
+        labelled = loss_curves(tmp_path / "labelled.csv")
+        assert tuple(labelled.columns) == (*CURVE_COLUMNS, "labels"), "what an envelope does not read"
         pd.DataFrame([row("a")]).to_csv(tmp_path / "runs.csv")
         with pytest.raises(UserError, match=r"runs\.csv has no loss curves"):
             loss_curves(tmp_path / "runs.csv")

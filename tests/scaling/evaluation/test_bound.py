@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from scaling.evaluation import bound as bound_module
 from scaling.evaluation import estimate_bound
 from scaling.families import FAMILIES, family_class, get_family
 from scaling.families.base import Family
+from scaling.randomness import generator_for
 from scaling.spec import EvaluationSpec
+from scaling.training import load_run, train
 from tests.scaling.enumeration import (
     Planted,
     Predictor,
@@ -181,6 +184,53 @@ def test_more_levels_less_noise() -> None:
     best, x0 = best_predictor(family, source), texts(source, 300, 0)
     errors = [estimate(family, best, x0, noise_levels=n).se for n in (1, 4, 32)]
     assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("name", ["masked", "uniform"])
+def test_one_level_each_is_spread_over_the_sequences(name: str) -> None:
+    """Unbiased over 200 texts and noises, and `se` is their spread, which the usual one would overstate."""
+    source, family = planted(3, 2, 1), over(3, name)
+    predictor = arbitrary_predictor(family.vocab_size, 3)
+    exact = exact_bound(family, source, predictor) / source.length
+    estimates = [
+        estimate(family, predictor, texts(source, 512, s), noise_levels=1, seed=s) for s in range(200)
+    ]
+    values = torch.tensor([e.value for e in estimates], dtype=torch.float64)
+    claimed = torch.tensor([e.se for e in estimates], dtype=torch.float64)
+    usual = torch.tensor([float(e.losses.std()) / math.sqrt(512) for e in estimates])
+    assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / math.sqrt(len(values))
+    assert float(claimed.square().mean().sqrt()) == pytest.approx(float(values.std()), rel=0.2)
+    assert float(usual.median()) > float(claimed.median())
+
+
+def test_the_only_levels_of_n_sequences_are_one_in_each_nth_part() -> None:
+    places = bound_module._places(50, 0, EvaluationSpec(noise_levels=1, seed=3), torch.device("cpu"))
+    parts = (places * 50).ceil().long()
+    assert sorted(parts.tolist()) == list(range(1, 51))
+    assert parts.tolist() != sorted(parts.tolist()), "in no order of the text"
+    several = bound_module._places(50, 1, EvaluationSpec(noise_levels=2, seed=3), torch.device("cpu"))
+    generator = generator_for(3, "evaluation", 1, "cpu")
+    assert torch.equal(several, 1 - torch.rand(50, generator=generator, dtype=torch.float64)), "as ever"
+
+
+@pytest.mark.parametrize("name", ["masked", "uniform"])
+def test_many_sequences_at_one_level_say_more_than_few_at_eight(name: str, tmp_path: Path) -> None:
+    """A small trained network, at equal cost: the mean standard error over texts and noises."""
+    spec = toy_spec(name, sequences=32 * 150, batch_size=32, optimizer={"learning_rate": 1e-2})
+    train(spec, ToyData(), tmp_path, log=lambda _: None)
+    model, family = load_run(tmp_path, spec=spec).model, spec.build_family()
+    x0 = torch.from_numpy(ToyData().heldout(16 * 1024, spec.data.context_length))
+    errors = []
+    for sequences, levels in ((128, 8), (1024, 1)):
+        bounds = [
+            estimate_bound(
+                model, family, x0[1024 * s : 1024 * s + sequences],
+                EvaluationSpec(sequences=sequences, noise_levels=levels, seed=s),
+            )
+            for s in range(16)
+        ]  # fmt: skip
+        errors.append(sum(bound.se for bound in bounds) / len(bounds))
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_bits_per_byte() -> None:

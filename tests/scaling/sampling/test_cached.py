@@ -12,10 +12,12 @@ from torch import Tensor
 
 from scaling.errors import UserError
 from scaling.models import FULL, Cache, Doubled, Transformer
-from scaling.sampling import FREE, Texts, generate
+from scaling.sampling import FREE, Filters, Texts, generate
 from scaling.sampling.any_order import block_autoregressive_rank
 from scaling.sampling.blocks import Ending, Reading, entropy_of, text_ends
+from scaling.sampling.guidance import Guidance
 from scaling.sampling.reader import Reader
+from tests.scaling.sampling.test_guidance import labelled
 from tests.scaling.sampling.test_loop import LENGTH, VOCAB, family_and_model
 
 SEEDS = [3, 4, 5]
@@ -290,6 +292,7 @@ def test_block_texts_stop_at_an_end(sampler, ends):
     for row, length in enumerate(expected):
         assert torch.equal(texts.ids[row, :length], plain.ids[row, :length])
     assert not bool((texts.ids == family.mask_id).any())
+    assert texts.tokens < plain.tokens
     first = min(range(8), key=lambda row: expected[row])
     about["prompt"] = about["prompt"][first]
     early = generate(model, family, [first], 32, end=end, ends=ends, **about)
@@ -332,6 +335,37 @@ def test_ar_texts_stop_at_an_end_and_are_filled_with_it():
             assert torch.equal(texts.ids[row, :length], plain.ids[row, :length])
             assert (texts.ids[row, length:] == 2).all()
         assert texts.calls == max(expected)
+        read = expected if cache else [n * (n + 1) // 2 for n in expected]
+        assert texts.tokens == sum(read), "no token behind the end of its text"
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize(("name", "sampler"), [
+    ("ar", None), ("block", "semi_autoregressive"), ("block", "threshold"),
+])  # fmt: skip
+def test_texts_that_end_leave_the_batch_and_change_no_other_one(name, sampler, scale, cache):
+    """Guided too, where a pass reads every text twice; each alone takes as many tokens as in the batch, if
+    its blocks take as many calls."""
+    family, model = labelled(name)
+    about = {"sampler": sampler, "cache": cache, "guidance": Guidance(label=1, scale=scale),
+             "filters": Filters(temperature=3.0)}  # fmt: skip
+    about |= {} if sampler is None else {"steps": 1}
+    about |= {"threshold": 0.0} if sampler == "threshold" else {}
+    prompts = (torch.arange(8)[:, None] + torch.tensor([3, 1])) % 6
+    plain = generate(model, family, range(8), 32, prompt=prompts, **about)
+    end = max(range(6), key=lambda token: len(set(until_the_end(plain.ids, token))))
+    together = generate(model, family, range(8), 32, prompt=prompts, end=end, **about)
+    assert len(together.lengths.unique()) > 2, "they end at several places"
+    tokens = 0
+    for seed in range(8):
+        alone = generate(model, family, [seed], 32, prompt=prompts[seed], end=end, **about)
+        length = int(together.lengths[seed])
+        assert torch.equal(alone.lengths, together.lengths[seed : seed + 1])
+        assert torch.equal(alone.ids[0, :length], plain.ids[seed, :length])
+        assert torch.equal(together.ids[seed, :length], plain.ids[seed, :length])
+        tokens += alone.tokens
+    assert together.tokens == tokens < plain.tokens
 
 
 def test_given_tokens_end_no_ar_text():

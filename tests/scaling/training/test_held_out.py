@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from scaling.training import loop
+from scaling.training import bounds
 from tests.scaling.toys import toy_spec
 from tests.scaling.training.test_loop import ALL, FEW, Stopper, curve, run, spec_of, weights
 
@@ -60,7 +60,7 @@ def test_held_out_losses_are_paid_for_beside_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each evaluation takes a minute on this clock, everything else nothing to speak of."""
-    spec, real, now = toy_spec("masked"), loop.estimate_bound, 0.0
+    spec, real, now = toy_spec("masked"), bounds.estimate_bound, 0.0
 
     def slow(*args: Any, **options: Any) -> Any:
         nonlocal now
@@ -72,7 +72,7 @@ def test_held_out_losses_are_paid_for_beside_the_training(
         now += 1e-3
         return now
 
-    monkeypatch.setattr(loop, "estimate_bound", slow)
+    monkeypatch.setattr(bounds, "estimate_bound", slow)
     monkeypatch.setattr("scaling.training.loop.time.perf_counter", clock)
     result, records = run(spec, tmp_path, during=3, during_sequences=4)
     assert result.train_s < 1

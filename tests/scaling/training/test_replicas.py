@@ -20,8 +20,7 @@ from tests.scaling.training.test_loop import ALL, FEW, Stopper, run, spec_of, we
 
 
 def losses_and_gradients(spec: RunSpec, replicas: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """In float64 at random weights: the loss (R,) and the gradient (R, P) of these replicas of `spec`, stacked
-    if there are several."""
+    """In float64 at random weights: the loss (R,) and the gradient (R, P) of these replicas of `spec`."""
     family, alone = spec.build_family(), [spec.alone(i) for i in replicas]
     networks = [family.build_model(spec.size, generator_for(one.seed, "w")).double() for one in alone]
     flat = flatten(*networks)
@@ -65,9 +64,9 @@ def test_a_replica_ends_as_the_run_alone(name: str, tmp_path: Path) -> None:
         assert one.bound == pytest.approx(alone.bound, abs=1e-4)
         assert one.bound_last == pytest.approx(alone.bound_last, abs=1e-4)
         assert one.bound_se == pytest.approx(alone.bound_se, abs=1e-4)
-        # Adam turns the sign of a gradient that is all rounding into a whole step, so not each weight by itself
+        # Adam makes a whole step of a gradient that is all rounding, so not each weight by itself
         apart = weights(spec, tmp_path / "both")[i] - weights(spec.alone(i), tmp_path / f"{i}")
-        assert float(apart.abs().mean()) < 2e-5
+        assert float(apart.abs().mean()) < 1e-4
     bounds = [one.bound for one in result.replicas if one.bound is not None]
     assert result.bound == pytest.approx(sum(bounds) / 2)
     assert "mean of 2 replicas" in result.sentence

@@ -243,15 +243,3 @@ def test_finds_shipped_configs_by_name():
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configs_are_named_after_their_file(path):
     assert load_config(path).name == path.stem
-
-
-def test_rules():
-    config = parse(GOOD)
-    assert config.learning_rate(1e4) == pytest.approx(3e-3)
-    assert config.learning_rate(4e4) == pytest.approx(1.5e-3)
-    assert config.learning_rate(1.0) == 0.1  # clipped
-    assert config.batch(1e9, 32) == 8
-    assert config.batch(4e9, 32) == 16
-    assert config.batch(1.0, 32) == 1
-    warmup = {steps: config.optimizer.spec(1e-3, steps).warmup_steps for steps in (100_000, 2000, 10)}
-    assert warmup == {100_000: 1000, 2000: 100, 10: 5}

@@ -12,7 +12,8 @@ from sweeps.driver.stopping import StopRequest
 from sweeps.ledger.types import Needs, State
 from sweeps.pools.rack import Handle, Node, Rack
 from sweeps.sample.drive import ATTEMPTS, Progress, drive, earlier
-from sweeps.sample.points import Judge, Point, Setting
+from sweeps.sample.judging import Judge
+from sweeps.sample.points import Point, Setting
 from tests.sweeps.sample.test_points import run
 
 SETTING = Setting(length=16, judge=Judge(name="j"))

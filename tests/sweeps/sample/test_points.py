@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from scaling.errors import UserError
 from scaling.families import FAMILIES, family_class
 from sweeps.ledger.types import Needs, Run, State
-from sweeps.sample.points import (
-    Judge,
-    Point,
-    Setting,
-    best_runs,
-    choose_judge,
-    choose_samplers,
-    ladder,
-    plan_points,
-)
+from sweeps.sample.judging import Judge
+from sweeps.sample.points import Point, Setting, best_runs, choose_samplers, ladder, plan_points
 from tests.sweeps.simulation import SPEC
 
 SETTING = Setting(length=8, judge=Judge(name="j"))
@@ -40,32 +31,16 @@ RUNS = [
 ]  # fmt: skip
 
 
+def test_labelled_and_distilled_runs_are_never_the_best() -> None:
+    other = run("masked", 1e9, 0.1)
+    others = [other._replace(spec=other.spec | {"labels": {"of": "kind"}}),
+              other._replace(spec=other.spec | {"distillation": {"of": "1"}})]  # fmt: skip
+    assert best_runs([*others, *RUNS]) == best_runs(RUNS)
+
+
 def test_of_each_family_and_budget_the_lowest_loss_of_a_finished_run() -> None:
     best = [(each.family, each.budget, each.loss) for each in best_runs(RUNS)]
     assert best == [("ar", 1e9, 2.9), ("ar", 2e9, 2.5), ("masked", 1e9, 3.3), ("masked", 2e9, 3.1)]
-
-
-class TestJudge:
-    def test_the_best_ar_run_of_the_largest_budget_that_is_not_judged(self) -> None:
-        judge = choose_judge(None, RUNS, best_runs(RUNS), Path("sweep"))
-        assert judge.name == f"ar 4k at 2.0e9 FLOPs ({RUNS[3].key[:8]})"
-        assert judge.folder.endswith(f"sweep/ar/runs/{RUNS[3].key}")
-        assert judge.folder
-
-    def test_one_by_its_key_and_one_of_the_hub(self) -> None:
-        named = choose_judge(RUNS[0].key, RUNS, best_runs(RUNS), Path("sweep"))
-        assert named.folder.endswith(RUNS[0].key)
-        hub = choose_judge("gpt2-large", RUNS, best_runs(RUNS), Path("sweep"))
-        assert (hub.name, hub.folder) == ("gpt2-large", "")
-
-    def test_refusals(self) -> None:
-        best = best_runs(RUNS)
-        with pytest.raises(UserError, match="whose texts are judged"):
-            choose_judge(RUNS[1].key, RUNS, best, Path("sweep"))
-        with pytest.raises(UserError, match=r"is a run of masked; a judge must be one of ar"):
-            choose_judge(RUNS[5].key, RUNS, best[:2], Path("sweep"))
-        with pytest.raises(UserError, match="no finished run of ar beside the sampled ones"):
-            choose_judge(None, best, best, Path("sweep"))
 
 
 class TestSamplers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -13,19 +14,20 @@ import pytest
 import torch
 from rich.console import Console
 
+from scaling.data import open_dataset
 from scaling.data import prepare as prepare_data
 from scaling.errors import UserError
 from scaling.labels import Labels
 from scaling.sampling import Filters, generate
 from scaling.sampling.guidance import Guidance
 from scaling.sampling.speed import text_seeds
-from scaling.training import load_run
+from scaling.training import FinishedRun, load_run
 from sweeps.driver.caps import Caps
 from sweeps.launch import Launch, drive
 from sweeps.ledger.status import open_ledger
 from sweeps.ledger.types import Run
 from sweeps.plan import prepare, timing
-from sweeps.sample.run import HIDDEN, TextOptions, escaped, find_run, hidden_places, sample_run
+from sweeps.sample.run import HIDDEN, TextOptions, escaped, find_run, hidden_places, label_names, sample_run
 from tests.sweeps.command_line import refused, scaling
 
 CONFIG = """
@@ -101,10 +103,9 @@ def test_options_reach_the_sampler(out):
     assert len(printed(out, "block", length=96)) > 2 * len(printed(out, "block"))
 
 
-def test_a_label_guides_the_texts_of_a_run_that_reads_labels(out, monkeypatch):
-    """The same network with label vectors, as a run with labels would leave it."""
+def read_labels(out: Path, monkeypatch: pytest.MonkeyPatch, labels: Labels) -> FinishedRun:
+    """From now on the masked run has label vectors, as a run with labels would leave them."""
     run = load_run(find_run(run_of(out, "masked").key, out))
-    labels = Labels(of="kind")
     spec = replace(run.spec, labels=labels)
     family = spec.build_family()
     model = family.build_model(spec.size, torch.Generator().manual_seed(0))
@@ -113,16 +114,55 @@ def test_a_label_guides_the_texts_of_a_run_that_reads_labels(out, monkeypatch):
             parameter.add_(
                 0.15 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
             )
-    monkeypatch.setattr(
-        "sweeps.sample.run.load_run", lambda *_, **__: run._replace(spec=spec, family=family, model=model)
-    )
+    labelled = FinishedRun(spec, family, model)
+    monkeypatch.setattr("sweeps.sample.run.load_run", lambda *_, **__: labelled)
+    return labelled
+
+
+def test_a_label_guides_the_texts_of_a_run_that_reads_labels(out, monkeypatch):
+    run = read_labels(out, monkeypatch, Labels(of="kind"))
     texts = {label: printed(out, "masked", label=label, scale=3.0) for label in ("source", "0", "test")}
     assert texts["source"] == texts["0"] != texts["test"]
     guidance = Guidance(label=1, scale=3.0)
-    (ids,) = generate(model, family, text_seeds(0, 1), 32, guidance=guidance).ids.numpy()
+    (ids,) = generate(run.model, run.family, text_seeds(0, 1), 32, guidance=guidance).ids.numpy()
     assert texts["test"] == f"{decoded(out, ids)}\n"
     with pytest.raises(UserError, match="label 'poem'"):
         printed(out, "masked", label="poem")
+
+
+def test_packages_are_labels_by_the_names_that_training_saw(out, monkeypatch, tmp_path):
+    (folder,) = (path.parent for path in (out / "data").glob("*/documents.json"))
+    named = tmp_path / "data" / folder.name
+    shutil.copytree(folder, named)
+    documents = json.loads((folder / "documents.json").read_text())
+    for entries in documents.values():
+        entries[:] = [(end, f"{'json' if n else 'asyncio'}/{n}.py") for n, (end, _) in enumerate(entries)]
+    (named / "documents.json").write_text(json.dumps(documents))
+    labels = Labels(of="package", classes=3)
+    names = open_dataset(named).label_names(labels)
+    assert set(names) == {"asyncio", "json"}
+    data = read_labels(out, monkeypatch, labels).spec.data
+    assert label_names(labels, data, [tmp_path / "none", tmp_path / "data"]) == names
+    with pytest.raises(UserError, match="names of packages stand in the corpus that the run was trained on"):
+        label_names(labels, data, [tmp_path])
+    monkeypatch.setattr("sweeps.sample.run.prepared_folder", lambda *_: named)
+    texts = [printed(out, "masked", label=label, scale=3.0) for label in (*names, "0", "1")]
+    assert texts[:2] == texts[2:]
+    assert texts[0] != texts[1]
+    with pytest.raises(
+        UserError, match=f"unknown label 'jsn'; did you mean 'json'.*known: {', '.join(names)}"
+    ):
+        printed(out, "masked", label="jsn")
+
+
+@pytest.mark.parametrize("of", ["topic", "clusters"])
+def test_topics_and_clusters_are_numbers(out, monkeypatch, of):
+    read_labels(out, monkeypatch, Labels(of=of, classes=4))
+    assert printed(out, "masked", label="3")
+    with pytest.raises(UserError, match=f"labels of '{of}' have no names; give --label a number from 0 to 3"):
+        printed(out, "masked", label="sports")
+    with pytest.raises(UserError, match="label 4 is unknown: the network has labels 0 to 3"):
+        printed(out, "masked", label="4")
 
 
 def test_control_characters_are_shown_and_change_no_terminal():

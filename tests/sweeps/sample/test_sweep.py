@@ -17,9 +17,13 @@ import pytest
 from rich.console import Console
 
 import analysis
+from scaling.data import open_dataset, prepare
 from scaling.errors import UserError
+from sweeps.ledger.status import open_ledger
 from sweeps.plan import timing
 from sweeps.sample import sweep as sampling
+from sweeps.sample.measure import open_judge
+from sweeps.sample.points import best_runs
 from sweeps.sample.sweep import Sampling, sample_sweep
 from tests.sweeps.command_line import scaling
 
@@ -126,6 +130,27 @@ def test_what_is_refused_is_named_once(out: Path, tmp_path: Path) -> None:
     (line,) = (line for line in text.splitlines() if line.startswith("no samples of masked"))
     assert "and 3 more: judge" in line
     assert not (out / "tiny" / "samples.parquet").exists()
+
+
+def test_a_judge_never_reads_its_own_texts(out: Path) -> None:
+    with open_ledger(out / "tiny", "tiny") as ledger:
+        largest = best_runs(ledger.runs())[1]
+    assert (largest.family, largest.budget) == ("ar", 6e7)
+    code, text = sampled(out, replace(QUICK, judge=largest.key, steps=(2,)))
+    assert code == 0
+    assert f"({largest.key[:8]}) is not sampled, for no run judges its own texts" in text
+    table = analysis.load_samples(out / "tiny")
+    assert sorted(table["family"]) == ["ar", "masked", "masked"]
+    assert largest.key not in set(table["key"])
+
+
+def test_a_judge_of_another_corpus_reads_with_its_own_vocabulary(out: Path, tmp_path: Path) -> None:
+    (folder,) = (out / "data").iterdir()
+    other = prepare("synthetic:markov?vocab=8", "ids", tmp_path)
+    run = next((out / "tiny" / "ar" / "runs").iterdir())
+    judge = {"name": "j", "folder": str(run), "data": "", "key": run.name}
+    assert open_judge(judge, open_dataset(folder), "cpu").identity == "bytes"
+    assert "markov" in open_judge(judge | {"data": str(other.folder)}, open_dataset(folder), "cpu").identity
 
 
 def test_a_sampler_that_repeats_itself_gives_samples_but_no_front(out: Path) -> None:

@@ -46,8 +46,8 @@ function outlierTable() {
 
 function leftOutTable() {
   const { runs } = store;
-  const places = shownRuns().filter(at => !finished(at) && statusOf(at) !== "planned" && statusOf(at) !== "running");
-  if (!places.length) return el("p", { class: "muted" }, "None: every run that has ended finished, and none is marked to be left out.");
+  const places = shownRuns().filter(at => !(finished(at) && comparable(at)) && statusOf(at) !== "planned" && statusOf(at) !== "running");
+  if (!places.length) return el("p", { class: "muted" }, "None: every run that has ended finished, and none is labelled, distilled or marked to be left out.");
   const counts = {};
   for (const at of places) counts[reasonOf(at)] = (counts[reasonOf(at)] || 0) + 1;
   const columns = [{ title: "run" }, { title: "family" }, { title: "description" }, { title: "reason", class: "wrap" }];
@@ -58,6 +58,8 @@ function leftOutTable() {
 function reasonOf(at) {
   if (statusOf(at) !== "finished") return statusOf(at);
   if (store.runs.excluded && store.runs.excluded[at]) return store.runs.excluded[at];
+  if (store.runs.labels && store.runs.labels[at]) return "trained with labels";
+  if (!comparable(at)) return "distilled";
   return "finished without a finite loss";
 }
 

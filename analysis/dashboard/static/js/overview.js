@@ -39,7 +39,7 @@ function bestLosses() {
   const { nominal, loss } = store.runs;
   const byFamily = new Map((store.families.length ? shownFamilies() : [""]).map(family => [family, new Map()]));
   for (const at of shownRuns()) {
-    if (!finished(at) || !nominal || missing(nominal[at])) continue;
+    if (!finished(at) || !comparable(at) || !nominal || missing(nominal[at])) continue;
     const own = byFamily.get(familyOf(at));
     const before = own?.get(nominal[at]);
     if (own && (before === undefined || loss[at] < loss[before])) own.set(nominal[at], at);

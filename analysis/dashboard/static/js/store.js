@@ -27,6 +27,8 @@ const statusOf = at => (store.runs.status ? store.runs.status[at] : "finished");
 const familyOf = at => (store.runs.family ? store.runs.family[at] : "");
 const finished = at => statusOf(at) === "finished" && Number.isFinite(store.runs.loss[at]) && store.runs.loss[at] !== null
   && !(store.runs.excluded && store.runs.excluded[at]);
+// Trained to its family's bound of text alone: the loss of other runs is no family's best.
+const comparable = at => !["labels", "distilled_from"].some(name => store.runs[name] && store.runs[name][at]);
 
 // Columns under the conventions of the moment.
 const paramsColumn = () => store.runs[route.params] || store.runs.params;
