@@ -45,13 +45,7 @@ def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flo
     measures = {name: (name, "mean") for name in ("flops", "tokens", "loss")}
     points = means.agg(step=("step", "max"), **measures, points=("step", "size")).reset_index()
     of_run = ["key", "label", *(name for name in ("family", "budget") if name in runs.columns)]
-    labelled = parts.with_labels(runs[_have_curves(runs)])[of_run]
-    return points.drop(columns="_stretch").merge(labelled, on="key")
-
-
-def _have_curves(runs: pd.DataFrame) -> pd.Series:
-    """Which rows have a curve: of the replicas of a run, whose curve is the mean over them, the first."""
-    return runs["key"].isna() | ~runs["key"].duplicated()
+    return points.drop(columns="_stretch").merge(parts.with_labels(runs)[of_run], on="key")
 
 
 def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> go.Figure:
@@ -85,8 +79,7 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     )
     measured = None if measured is None or not len(measured) else measured
     curve_of = dict(tuple(table.groupby("key", sort=False)))
-    first = _have_curves(runs)
-    for run, spent in zip(runs[first].to_dict("records"), budgets[first], strict=True):
+    for run, spent in zip(runs.to_dict("records"), budgets, strict=True):
         budget = None if is_missing(spent) else spent
         group = parts.safe(run["family"]) if several else "unknown" if budget is None else flops_text(budget)
         owner: dict[str, Any] = {"family": run.get("family"), "budget": budget, "group": group}

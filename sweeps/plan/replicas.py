@@ -7,9 +7,11 @@ equals the network trained alone; unless it failed or cannot be scheduled.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from analysis.text import size_text
 from scaling.errors import UserError, unknown
@@ -26,6 +28,9 @@ Choose = Callable[[Sequence[Cell]], Sequence[int]]
 """Cells -> how many of their seeds share a process, for `auto`."""
 WORTH_IT = 0.05
 """A larger share of the time makes more replicas worth their memory and a longer run."""
+SOON = 0.01
+"""Of packings whose ends differ by this share, the one with the least work is best."""
+MANY_LIMITS = 32
 
 
 def one_each(cells: Sequence[Cell]) -> list[int]:
@@ -122,32 +127,54 @@ def quickest(
     slots: int,
     memory_bytes: float,
 ) -> list[int]:
-    """For each cell the fewest replicas that take the least time but for a share of WORTH_IT, within memory,
-    while no run lasts longer than the sweep would take anyhow.
+    """For each cell the number of replicas with which all of them together end soonest, on so many slots and
+    within memory.
 
-    That is the longest run of one network, or the quickest total time on so many slots. seconds: expected
-    times of runs. memory_bytes: that a run may take.
+    Stacking saves work and makes runs longer, so that the longest may end alone. Of numbers that take a cell
+    about as long, but for a share of WORTH_IT, the smallest. seconds: expected times of runs. memory_bytes:
+    that a run may take.
     """
-    options: list[list[tuple[float, float, int]]] = []
-    alone_s = 0.0
     packings = [[(most, stacked(cell, most)) for most in even(len(cell))] for cell in cells]
     expected = iter(seconds([spec for own in packings for _, runs in own for spec in runs]))
+    options: list[list[_Option]] = []
     for own in packings:
-        of_cell = []
-        for most, runs in own:
-            times = [next(expected) for _ in runs]
-            if most == 1:
-                alone_s = max([alone_s, *times])
-            if most == 1 or max(memory.memory_bytes(run) for run in runs) <= memory_bytes:
-                of_cell.append((sum(times), max(times), most))
-        options.append(of_cell)
-    longest_s = max(alone_s, sum(min(own)[0] for own in options) / slots)
-    numbers = []
-    for of_cell in options:
-        short = [one for one in of_cell if one[1] <= longest_s or one[2] == 1]
-        least_s = min(short)[0]
-        numbers.append(min(most for total_s, _, most in short if total_s <= least_s * (1 + WORTH_IT)))
-    return numbers
+        timed = [_Option(most, tuple(next(expected) for _ in runs)) for most, runs in own]
+        fits = [max(memory.memory_bytes(run) for run in runs) <= memory_bytes for _, runs in own]
+        options.append([one for one, fit in zip(timed, fits, strict=True) if fit or one.replicas == 1])
+    plans = [[_within(own, limit_s) for own in options] for limit_s in _limits(options)]
+    ends = [_end_s([time for one in plan for time in one.times_s], slots) for plan in plans]
+    soon = [plan for plan, end in zip(plans, ends, strict=True) if end <= min(ends) * (1 + SOON)]
+    return [one.replicas for one in min(soon, key=lambda plan: sum(sum(one.times_s) for one in plan))]
+
+
+class _Option(NamedTuple):
+    """A way to pack a cell."""
+
+    replicas: int
+    times_s: tuple[float, ...]
+    """Of its runs."""
+
+
+def _limits(options: Sequence[Sequence[_Option]]) -> list[float]:
+    """Times that the longest run may be allowed, from that of one network on: at most MANY_LIMITS of them."""
+    alone_s = max(max(one.times_s) for own in options for one in own if one.replicas == 1)
+    longest = {max(one.times_s) for own in options for one in own}
+    limits = [alone_s, *sorted(time for time in longest if time > alone_s)]
+    return [limits[round(i * (len(limits) - 1) / MANY_LIMITS)] for i in range(MANY_LIMITS + 1)]
+
+
+def _within(own: Sequence[_Option], limit_s: float) -> _Option:
+    short = [one for one in own if one.replicas == 1 or max(one.times_s) <= limit_s]
+    least_s = min(sum(one.times_s) for one in short)
+    return next(one for one in short if sum(one.times_s) <= least_s * (1 + WORTH_IT))
+
+
+def _end_s(times_s: Sequence[float], slots: int) -> float:
+    """When runs that start the longest first have all ended."""
+    ends = [0.0] * max(1, min(slots, len(times_s)))
+    for time in sorted(times_s, reverse=True):
+        heapq.heapreplace(ends, ends[0] + time)
+    return max(ends)
 
 
 def check_memory(config: SweepConfig, specs: Iterable[RunSpec], memory_bytes: float) -> None:

@@ -103,7 +103,7 @@ def run_rows(run: Run, sweep: str, *, run_id: str | None = None) -> list[dict[st
 
 def replica_numbers(run: Run) -> dict[int, dict[str, float]]:
     """Replica, from 0 -> its own values in the run table, of the replicas of a run that have finished."""
-    values = {"loss": "bound", **{name: name for name in OWN if name != "loss"}}
+    values = {name: name for name in OWN} | {"loss": "bound", "loss_se": "bound_se"}
     return {
         number: {column: float(one[name]) for column, name in values.items() if one.get(name) is not None}
         for number, one in enumerate(run.result.get("replicas") or ())

@@ -16,8 +16,8 @@ from sweeps.attempt.job import Job, Outcome, Trouble, read_outcome
 from sweeps.attempt.journal import run_folder
 from sweeps.driver.stopping import StopRequest
 from sweeps.pools.base import Handle, Pool
-from sweeps.sample.measure import WORK
 from sweeps.sample.judging import sampled_replica
+from sweeps.sample.measure import WORK
 from sweeps.sample.points import Point
 
 ATTEMPTS = 3

@@ -70,7 +70,7 @@ def test_options_are_as_reviewed():
         "sample": [
             *("--family", "--sweep", "--config", "--data", "--out", "target", "--prompt", "--steps"),
             *("--sampler", "--count", "--seed", "--length", "--temperature", "--top-k", "--top-p", "--min-p"),
-            *("--label", "--scale"),
+            *("--label", "--scale", "--replica"),
             *("--batch", "--repeats", "--judge", "--rule", "--pool", "--address"),
         ],
         "export": [*runs, "file"],
