@@ -131,8 +131,9 @@ def test_replicas_that_are_missing_or_differ_are_found(copy):
         copy / "mlflow.db",
         *(
             f"INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) SELECT "
-            f"'replica_{number}/loss', {loss}, timestamp, step, is_nan, run_uuid FROM latest_metrics WHERE "
-            "key = 'loss' AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'scaling.key' AND value = 'a')"
+            f"'replica_{number}/loss', {loss}, timestamp, step, is_nan, run_uuid FROM latest_metrics "
+            "WHERE key = 'loss' AND run_uuid IN "
+            "(SELECT run_uuid FROM tags WHERE key = 'scaling.key' AND value = 'a')"
             for number, loss in losses.items()
         ),
     )
