@@ -66,8 +66,8 @@ def load_runs(
     `family` are a name, several names, or None for all. From MLflow every column is there (missing values
     where a run has none). From a file, the columns it has; `columns` renames them, e.g. {"N": "params",
     "val_loss": "loss"}, and `params` is taken from `params_non_embedding` where only that is given. Where
-    MLflow holds a key twice in a sweep, the finished run, else the latest, is kept. Seeds are Int64, or texts
-    if one is larger. Control characters in texts are escaped.
+    MLflow holds a key (and replica) twice in a sweep, the finished run, else the latest, is kept. Seeds are
+    Int64, or texts if one is larger. Control characters in texts are escaped.
 
     UserError, in one sentence, for a store that does not exist, does not answer within seconds, is of a newer
     schema, is empty, lacks the columns params, tokens and loss, and for an unknown sweep or family; also for
@@ -210,13 +210,14 @@ def _selected(frame: pd.DataFrame, sweep: Names, family: Names, source: str) -> 
 
 
 def _without_duplicates(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per (sweep, key), or per replica of it: MLflow has no unique keys, two recorders can both have
-    made a run."""
+    """One row per (sweep, key), or per replica of a run that trained several. MLflow has no unique keys, so
+    two recorders can both have made a run."""
     frame = frame.sort_index(kind="stable").reset_index(drop=True)  # of the ids, which replicas share
     order = frame.assign(_finished=frame["status"] == "finished").sort_values(
         ["_finished", "started"], kind="stable", na_position="first"
     )
-    repeated = order.duplicated(["sweep", "key", "replica"], keep="last")
+    of_run = [name for name in ("sweep", "key", "replica") if name in order.columns]
+    repeated = order.duplicated(of_run, keep="last")
     if repeated.any():
         _log.warning(
             "%d run(s) are recorded twice; the finished or latest one is read: %s",

@@ -45,6 +45,38 @@ def isoflop_table(
     return table if family is None else table.assign(family=family)
 
 
+def repeated_isoflops(
+    repeats: int | Sequence[int] = 3,
+    *,
+    noise: float = 0.005,
+    misfit: float = 0.0,
+    cubic: float = 0.0,
+    sizes: int = 6,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Four budgets whose losses are parabolas, with a cubic part, in the log of size over 0.12 C^0.46.
+
+    repeats: of every size, or of each of the sizes, as replicas of one run; misfit: standard deviation of
+    what all repeats of a size have in common.
+    """
+    generator, rows = np.random.default_rng(seed), []
+    counts = [repeats] * sizes if isinstance(repeats, int) else repeats
+    for flops in BUDGETS[:4]:
+        for u, count in zip(np.linspace(-1.2, 1.2, len(counts)).tolist(), counts, strict=True):
+            params = 0.12 * flops**0.46 * np.exp(u)
+            loss = 3 * (flops / 1e17) ** -0.05 * (1 + 0.03 * u**2 + cubic * u**3)
+            loss *= np.exp(misfit * generator.standard_normal())
+            rows += [
+                {
+                    "budget": flops, "params": params, "tokens": flops / 6 / params, "replica": replica,
+                    "key": f"{flops:.0e} {u:.1f}", "seed": replica,
+                    "loss": loss * np.exp(noise * generator.standard_normal()),
+                }
+                for replica in range(count)
+            ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def samples_table(
     families: dict[str, tuple[float, float, float]],
     *,
