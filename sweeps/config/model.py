@@ -252,7 +252,7 @@ class FamilyOverride(Section):
     optimizer: Annotated[dict[str, Any], BeforeValidator(_optimizer_changes)] | None = None
     """The settings of `optimizer` that differ: `{weight_decay: 0.01, warmup_fraction: 0.2}`."""
     seeds: Seeds | None = None
-    """As `seeds`."""
+    """As `seeds`, at every budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

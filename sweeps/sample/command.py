@@ -102,7 +102,8 @@ def sample(
     """
     for_run = {"sweep": chosen.sweep, "config": chosen.config, "data": chosen.data, "prompt": prompt,
                "count": None if count == 1 else count, "top_k": top_k, "min_p": min_p or None,
-               "label": label, "scale": scale, "replica": replica or None, "wish": wish, "avoid": avoid, "wish_weight": wish_weight,
+               "label": label, "scale": scale, "replica": replica or None,
+               "wish": wish, "avoid": avoid, "wish_weight": wish_weight,
                "temperature": None if temperature == 1 else temperature,
                "top_p": None if top_p == 1 else top_p}  # fmt: skip
     for_sweep: dict[str, Any] = {"batch": batch, "repeats": repeats, "judge": judge, "rule": rule,

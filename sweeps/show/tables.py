@@ -246,8 +246,10 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def totals(plan: Plan, *, slots: int) -> Text:
     """The work in all and what is left of it; how long that takes with `slots` runs at once, and why so."""
     left = plan.to_do
+    number, networks = len(plan.runs), sum(run.spec.replicas for run in plan.runs)
+    all_runs = f"{number} runs" + (f" of {networks} networks" if networks > number else "")
     if not left:
-        return Text(f"{len(plan.runs)} runs, all of them done")
+        return Text(f"{all_runs}, all of them done")
     flops = sum(run.spec.replicas * run.spec.training_flops("exact") for run in left)
     times = [run.expected_s for run in left]
     wait_s = max(sum(times) / max(slots, 1), *times)
@@ -263,11 +265,9 @@ def totals(plan: Plan, *, slots: int) -> Text:
         source = "a guess from a quick measurement of this machine"
     else:
         source = f"a guess from the data sheet of one {device}"
-    number, done = len(plan.runs), len(plan.runs) - len(left)
-    networks = sum(run.spec.replicas for run in plan.runs)
-    of_networks = f" of {networks} networks" if networks > number else ""
+    done = number - len(left)
     return Text(
-        f"{number} runs{of_networks}, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
+        f"{all_runs}, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
         f"about {duration(wait_s)} {at_once} ({source})"
     )
 

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.errors import UserError as AnalysisError
 from analysis.table.runs import loss_curves
 from scaling.spec import RunSpec
 from scaling.training import load_run
@@ -90,12 +89,8 @@ def test_every_network_has_a_row_everywhere(config, capfd, monkeypatch) -> None:
 
     assert scaling("export", "all.parquet", "--config", str(config)) == 0
     assert len(pd.read_parquet("all.parquet")) == 28
-    try:
-        law = analysis.fit_law(pd.read_parquet("all.parquet"), "surface", bootstrap=0)
-        refusal = "" if law.num_runs == 28 else f"{law.num_runs} runs"
-    except AnalysisError as error:  # runs this small need not show a law
-        refusal = str(error)
-    assert not refusal or refusal.startswith("surface"), "and it has nothing against their keys"
+    law = analysis.fit_law(pd.read_parquet("all.parquet"), "surface", bootstrap=0)
+    assert len(law.runs) == 28
 
     # a finished sweep trains nothing again, whatever the config says now about processes
     config.write_text(config.read_text().replace("{1e8: 3, 2e8: 2, 4e8: auto}", "1"))
