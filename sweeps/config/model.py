@@ -26,9 +26,10 @@ from scaling.spec import (
     distilled,
 )
 from sweeps.config.rules import BatchRule, LearningRateRule, Positive, Section
+from sweeps.config.tuning import TuningRule, listed
 
 Count = Annotated[int, Field(ge=1)]
-_Listed = BeforeValidator(lambda value: [value] if isinstance(value, str | int | float) else value)
+_Listed = BeforeValidator(listed)
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """The whole numbers that run tables and tracking stores can hold."""
 Seeds = Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)]
@@ -406,11 +407,13 @@ class SweepConfig(Section):
     overrides: Annotated[dict[str, FamilyOverride], BeforeValidator(_by_family)] = Field(default_factory=dict)
     """Exceptions by family name; a family needs no entry."""
     include: Annotated[tuple[str, ...], _Listed] = Field(default=(), exclude=True)
-    """Files with further overrides, such as tuned rules; paths start at this file."""
+    """Files with further overrides, such as the rules of `scaling tune`; paths start at this file."""
     evaluation: EvaluationRule = EvaluationRule()
     """How the held-out loss is estimated."""
     distillation: DistillationRule | None = None
     """Distilled runs beside those of the grid: `{}` for one of each `uniform` run; null: none."""
+    tuning: TuningRule | None = None
+    """Where `scaling tune` tries settings, see docs/tuning.md; no part of the sweep itself."""
     seeds: Seeds = (1,)
     """One number or a list; every size is trained once per seed at every budget. `grid.seeds`: by budget."""
     labels: Labels | None = None
@@ -440,6 +443,12 @@ class SweepConfig(Section):
             raise ValueError(
                 "training.keep_weights is false, and 'distillation' needs the weights; leave it out"
             )
+        if self.tuning is not None:
+            used = {*self.seeds, *(seed for own in self.overrides.values() for seed in own.seeds or ())}
+            if shared := sorted(used & set(self.tuning.seeds)):
+                raise ValueError(
+                    f"tuning.seeds and seeds share {shared[0]}; tune on seeds that the sweep does not use"
+                )
         for family, override in self.overrides.items():
             if family not in names:
                 listed = ", ".join(names)

@@ -14,7 +14,7 @@ from sweeps.ledger.types import Run
 FACT = "config"
 _TRIED: dict[str, Any] = {rule: {"tried": True} for rule in ("learning_rate", "batch")}
 NO_OUTCOME: dict[str, Any] = {
-    **dict.fromkeys(("training", "resources", "families", "distillation"), True),
+    **dict.fromkeys(("training", "resources", "families", "distillation", "tuning"), True),
     "evaluation": {"during": True, "during_sequences": True},
     "grid": {"replicas": True},
     **_TRIED,

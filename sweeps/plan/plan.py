@@ -264,20 +264,35 @@ def make_plan(
     past = tuple(past)
     done = [run for run in past if run.state == State.FINISHED and run.device]
     kind = kind or timing.usual_kind(config.resources.gpus, [str(run.device) for run in done])
-    specs, notes = plan_specs(config, data, families, past=past)
-    by_key = {spec.key: spec for spec in specs}
-    experience = _experience(config, done, by_key)
     if config.resources.gpus:
         if math.isinf(memory_bytes) and (sheet := gpu(kind)):
             memory_bytes = sheet.memory_bytes
         memory_bytes *= _gpu_share(config.resources)
-
+    choose: replicas.Choose = replicas.one_each
     if config.grid.chooses_replicas:
-        seconds_of = partial(_expected_s, config, kind=kind, experience=experience)
-        choose = partial(replicas.quickest, seconds=seconds_of, slots=slots, memory_bytes=memory_bytes)
-        specs, _ = plan_specs(config, data, families, past=past, choose=choose)
-        by_key = {spec.key: spec for spec in specs}
-    replicas.check_memory(config, by_key.values(), memory_bytes)
+        seconds = partial(_expected_s, config, kind=kind, experience=_experience(config, done, {}))
+        choose = partial(replicas.quickest, seconds=seconds, slots=slots, memory_bytes=memory_bytes)
+    specs, notes = plan_specs(config, data, families, past=past, choose=choose)
+    replicas.check_memory(config, specs, memory_bytes)
+    return plan_of(config, data, families, specs, notes=notes, past=past, kind=kind)
+
+
+def plan_of(
+    config: SweepConfig,
+    data: DataFacts,
+    families: Sequence[str],
+    specs: Iterable[RunSpec],
+    *,
+    notes: Sequence[str] = (),
+    past: Iterable[Run] = (),
+    kind: str = "",
+) -> Plan:
+    """The plan of these runs, see `make_plan`."""
+    by_key = {spec.key: spec for spec in specs}
+    past = tuple(past)
+    done = [run for run in past if run.state == State.FINISHED and run.device]
+    kind = kind or timing.usual_kind(config.resources.gpus, [str(run.device) for run in done])
+    experience = _experience(config, done, by_key)
     seconds = dict(zip(by_key, _expected_s(config, list(by_key.values()), kind, experience), strict=True))
     states = {run.key: str(run.state) for run in past}
     resources, runs = config.resources, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -104,4 +105,41 @@ def samples_table(
                 "text_nats": list((length - 1) * nats), "text_tokens": [length - 1] * texts,
                 "text_entropy": list(4 + rng.normal(0, 0.02, texts)),
             })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+TUNING_POINTS = {"a": (2e3, 1.2e6), "b": (1.2e4, 3e5), "c": (6e3, 2e6), "d": (2.4e4, 5e5)}
+
+
+def best_rate(params, steps):
+    return 0.02 * (params / 8000) ** -0.4 * (steps / 1500) ** -0.25
+
+
+def best_batch(tokens):
+    return 512 * (tokens / 8e5) ** 0.3
+
+
+def tuning_trials(seed=0, per=16, seeds=2, noise=0.02, points=TUNING_POINTS, **changes):
+    """Trials of a paraboloid; the first at each point has settings of a rule that is off."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for point, (params, tokens) in points.items():
+        even = np.linspace(-1, 1, per - 1)  # a Latin hypercube
+        draws = np.stack([generator.permutation(even) for _ in range(3)], axis=1)
+        for trial in range(per):
+            wide = np.exp(draws[trial - 1]) if trial else np.ones(3)
+            batch = changes.get("batch", 512 * wide[0] ** 0.7)
+            rate = 0.014 * (params / 8000) ** -0.5 * wide[1] ** 1.4
+            decay = 0.1 * wide[2] ** 2
+            steps = tokens / batch
+            loss = 2.5 + 1e-5 * params + 0.05 * math.log(rate / best_rate(params, steps)) ** 2
+            loss += 0.06 * math.log(batch / best_batch(tokens)) ** 2 + changes.get("decay", 0.0) * math.log(
+                decay
+            )
+            for own in range(seeds):
+                rows.append(
+                    {"point": point, "trial": trial, "seed": own, "params": params, "tokens": tokens,
+                     "steps": steps, "learning_rate": rate, "batch": batch, "weight_decay": decay,
+                     "loss": loss + noise * generator.standard_normal()}
+                )  # fmt: skip
     return pd.DataFrame(rows)

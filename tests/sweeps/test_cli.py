@@ -55,6 +55,7 @@ def test_options_are_as_reviewed():
             *("--family", *which, *caps, "--address", "--pool", "--bootstrap"),
             *("--priority", "--extend", "--events", "--webhook", "--storage"),
         ],
+        "tune": [*which, *caps[:3], "family", "--trials", "--study", "--address", "--pool", "--bootstrap"],
         "status": ["--family", *which, "--watch", "-w", "--all"],
         **{name: ["--family", *which, "run"] for name in ("cancel", "retry", "resume")},
         "logs": [*which, "run", "--lines", "--follow", "-f"],
