@@ -39,7 +39,7 @@ KNOBS: dict[str, tuple[str, ...]] = {
 }
 """Settings, and the quantities that their best value is a power of."""
 QUANTITIES = ("params", "tokens", "steps")
-WITHIN = 0.3
+WITHIN = 0.2
 """Nats above its point's best from which a trial counts no more: a parabola only holds near its minimum."""
 FLAT_SHARE = 0.025
 """Share of resamples that may curve downwards before a setting counts as without effect."""

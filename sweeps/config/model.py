@@ -445,7 +445,7 @@ class SweepConfig(Section):
             )
         if self.tuning is not None:
             used = {*self.seeds, *(seed for own in self.overrides.values() for seed in own.seeds or ())}
-            if shared := sorted(used & set(self.tuning.seeds)):
+            if shared := sorted(used & set(self.tuning.every_seed)):
                 raise ValueError(
                     f"tuning.seeds and seeds share {shared[0]}; tune on seeds that the sweep does not use"
                 )

@@ -33,6 +33,8 @@ class TuningRule(Section):
     """Least and most weight decay tried, above 0; null: the optimizer's own."""
     seeds: Annotated[tuple[int, ...], BeforeValidator(listed), Field(min_length=1)] = (101, 102)
     """Every trial trains once per seed, and its loss is the mean; the sweep must not use them."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """Networks that each run trains stacked as one, of seeds s, s + 1, ...: cheaper than as many runs."""
     trials: Annotated[int, Field(ge=1)] = 16
     """Trials at every point; more may be added later."""
     generation: Annotated[int, Field(ge=1)] = 4
@@ -42,6 +44,11 @@ class TuningRule(Section):
 
     @model_validator(mode="after")
     def _sound(self) -> TuningRule:
+        if len(set(self.every_seed)) < len(self.every_seed):
+            raise ValueError(
+                f"seeds {list(self.seeds)} with {self.replicas} replicas each use one twice; "
+                "set them further apart"
+            )
         if not self.points:
             raise ValueError("points is empty; name sizes at one budget at least")
         for name, ends in self.ranges.items():
@@ -54,6 +61,11 @@ class TuningRule(Section):
         if self.warmup_fraction is not None and self.warmup_fraction[1] > 0.5:
             raise ValueError(f"warmup_fraction ends at {self.warmup_fraction[1]:g}; it must end by 0.5")
         return self
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """The seeds of a trial's networks."""
+        return tuple(seed + replica for seed in self.seeds for replica in range(self.replicas))
 
     @property
     def ranges(self) -> dict[str, Range]:

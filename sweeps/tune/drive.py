@@ -32,7 +32,7 @@ from sweeps.show.progress import Progress
 from sweeps.show.tables import RowsTable, lasting_console
 from sweeps.tune.space import Space
 from sweeps.tune.study import optuna_module, proposals, verdicts, write_studies
-from sweeps.tune.trials import Verdict, add_trials, check_space, read_trials, trial_table
+from sweeps.tune.trials import Verdict, add_trials, check_space, fact_name, read_trials, trial_table
 
 RULE, TRIALS, STUDIES, LAWS = "rule.yaml", "trials.csv", "optuna.db", "tuning.json"
 
@@ -90,7 +90,12 @@ def tune(request: prepare.Request, how: Tuning) -> int:
         def next_generation() -> list[Entry]:
             before = read_trials(ledger, space)
             if any(trial.verdict == Verdict.OPEN for trial in before):
-                return []  # cancelled runs, say
+                return []  # another driver's runs, say
+            if not ledger.hold(fact_name(family)):
+                terminal.print(
+                    f"another scaling tune of {family} proposes trials; this one leaves it to that"
+                )
+                return []
             new = []
             for number, point in enumerate(space.points):
                 own = [trial for trial in before if trial.point == point.name]
@@ -107,8 +112,9 @@ def tune(request: prepare.Request, how: Tuning) -> int:
 
         past = read_trials(ledger, space)
         terminal.print(
-            f"tuning {family} at {len(space.points)} points, {goal} trials each with {len(space.rule.seeds)} "
-            f"seeds; {len(past)} trials are there; recorded in {without_secrets(uri)}"
+            f"tuning {family} at {len(space.points)} points, {goal} trials each with "
+            f"{len(space.rule.every_seed)} seeds; {len(past)} trials are there; "
+            f"recorded in {without_secrets(uri)}"
         )
         report = run_generations(request, ledger, how, uri, entries(past), next_generation, terminal)
         terminal.print(report.sentence)

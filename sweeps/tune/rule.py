@@ -18,7 +18,7 @@ def rule_text(space: Space, response: Response, table: pd.DataFrame) -> str:
     laws, family = response.laws, space.family
     trials = table.groupby(["point", "trial"]).ngroups
     lines = [
-        f"# Rules of {family} by `scaling tune`: {trials} trials of {len(space.rule.seeds)} seeds at "
+        f"# Rules of {family} by `scaling tune`: {trials} trials of {len(space.rule.every_seed)} seeds at "
         f"{len(space.points)} points, text {space.data.corpus}.",
         "# With 95% intervals:",
         *(f"#   {law}" for law in laws.values()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis.text import flops_text
@@ -87,10 +87,10 @@ class Space:
         return next(point for point in self.points if point.name == name)
 
     def specs(self, point: Point, settings: Mapping[str, float]) -> tuple[RunSpec, ...]:
-        """The runs of a trial, one for each seed."""
-        return _specs(
-            self.config, self.family, self.data, self.rule.seeds, point.size, point.budget, settings
-        )
+        """The runs of a trial, one for each seed, each with the replicas of the config."""
+        rule, place = self.rule, (point.size, point.budget)
+        specs = _specs(self.config, self.family, self.data, rule.seeds, *place, settings)
+        return tuple(replace(spec, replicas=rule.replicas) for spec in specs)
 
     def facts(self) -> dict[str, Any]:
         """What makes this space another one, as plain data; more trials do not."""

@@ -43,7 +43,7 @@ class Trial:
     keys: tuple[str, ...]
     verdict: Verdict
     losses: list[float]
-    """Of its finished runs, nats per token."""
+    """Of its networks that finished, in the order of their seeds, nats per token."""
     value: float
     """The mean; of a diverged trial the loss of a network that knows nothing, ln of the vocabulary."""
 
@@ -85,19 +85,22 @@ def read_trials(ledger: Ledger, space: Space) -> list[Trial]:
     """All trials in the order of their proposals."""
     noted: list[dict[str, Any]] = ledger.fact(fact_name(space.family))["trials"]
     keys = [key for one in noted for key in one["keys"]]
-    runs = {run.key: run for run in ledger.runs(keys, whole=False)}
+    runs = {run.key: run for run in ledger.runs(keys)}
     vocabulary = space.specs(space.points[0], dict(space.points[0].start))[0].vocab_size
     return [_trial(one, runs, math.log(vocabulary)) for one in noted]
 
 
 def _trial(noted: Mapping[str, Any], runs: Mapping[str, Run], ignorance: float) -> Trial:
     states = [runs[key].state if key in runs else State.PLANNED for key in noted["keys"]]
-    losses = [loss for key in noted["keys"] if key in runs and (loss := _loss(runs[key])) is not None]
-    if State.DIVERGED in states:  # the other seeds' losses would praise what fails one time in two
+    networks = [loss for key in noted["keys"] if key in runs for loss in _losses(runs[key])]
+    losses = [loss for loss in networks if loss is not None]
+    if State.DIVERGED in states or len(losses) < len(
+        networks
+    ):  # the other seeds' losses would praise what fails one time in two
         verdict, value = Verdict.DIVERGED, ignorance
     elif any(state not in SETTLED for state in states):
         verdict, value = Verdict.OPEN, math.nan
-    elif len(losses) < len(states):
+    elif any(state != State.FINISHED for state in states):
         verdict, value = Verdict.FAILED, math.nan
     else:
         verdict, value = Verdict.DONE, sum(losses) / len(losses)
@@ -107,12 +110,16 @@ def _trial(noted: Mapping[str, Any], runs: Mapping[str, Run], ignorance: float) 
     )  # fmt: skip
 
 
-def _loss(run: Run) -> float | None:
-    return run.loss if run.state == State.FINISHED else None
+def _losses(run: Run) -> list[float | None]:
+    """Of each network of a finished run; None for a replica that diverged."""
+    if run.state != State.FINISHED:
+        return []
+    replicas = run.result.get("replicas")
+    return [one["bound"] for one in replicas] if replicas else [run.loss]
 
 
 def trial_table(ledger: Ledger, space: Space) -> pd.DataFrame:
-    """One row per run, for `analysis.laws.response`: point, trial, seed, key, quantities, settings, loss.
+    """One row per network, for `analysis.laws.response`: point, trial, seed, key, quantities, settings, loss.
 
     `loss` is missing for runs of diverged trials; open and failed trials are left out.
     """
@@ -125,15 +132,16 @@ def trial_table(ledger: Ledger, space: Space) -> pd.DataFrame:
             continue
         specs = space.specs(space.point(trial.point), trial.settings)
         diverged = trial.verdict == Verdict.DIVERGED
-        losses = [math.nan] * len(specs) if diverged else trial.losses
-        for spec, loss in zip(specs, losses, strict=True):
+        networks = [(spec, seed) for spec in specs for seed in spec.seeds]
+        losses = [math.nan] * len(networks) if diverged else trial.losses
+        for (spec, seed), loss in zip(networks, losses, strict=True):
             extent: Extent = extent_of(spec)
             settings = {name: value for name, value in trial.settings.items() if name != "batch_size"}
             row: dict[str, Any] = {
                 "family": space.family,
                 "point": trial.point,
                 "trial": number,
-                "seed": spec.seed,
+                "seed": seed,
                 "key": spec.key,
             }
             row |= {"diverged": diverged, **extent._asdict(), **settings, "loss": loss}

@@ -61,7 +61,7 @@ def test_diverged_trials_and_those_far_above_the_best_are_not_fitted():
     runs = tuning_trials(noise=0.001).drop(columns="weight_decay")
     runs.loc[(runs["trial"] == 5) & (runs["seed"] == 0), "loss"] = np.nan
     runs.loc[runs["trial"] == 6, "loss"] = 9.0
-    response = fit_response(runs, bootstrap=50)
+    response = fit_response(runs, bootstrap=50, within=0.5)
     assert response.trials.loc[~response.trials["fitted"], "trial"].tolist() == [5, 6] * 4
     assert response.laws["learning_rate"].exponents["steps"] == pytest.approx(-0.25, abs=0.03)
 
@@ -94,7 +94,7 @@ def test_bad_tables_get_one_sentence():
     with pytest.raises(
         UserError, match=r"12 trials that can be fitted for 14 coefficients; train at least 18"
     ):
-        fit_response(tuning_trials(per=3))
+        fit_response(tuning_trials(per=3), within=1)
     with pytest.raises(UserError, match="no law of learning_rate: the loss does not curve upwards"):
         fit_response(tuning_trials().assign(loss=np.random.default_rng(0).uniform(2, 2.1, size=128)))
     with pytest.raises(UserError, match="steps"):

@@ -176,3 +176,12 @@ def test_what_cannot_be_tuned_is_refused_before_anything_starts(config: Path, mo
     sentence = refused(capsys, "tune", "ar", "--config", str(config))
     assert sentence.strip().endswith("install it with: pip install -e '.[tune]'")
     assert not list(Path("runs").glob("*/ledger"))
+
+
+def test_while_another_command_proposes_this_one_adds_no_trials(config: Path, monkeypatch, capsys) -> None:
+    planted.simulate(monkeypatch)
+    with Ledger(Path("runs/small-tune/ledger")) as other, other.driving():
+        assert other.hold("tuning ar")
+        tune(config)
+        assert "another scaling tune of ar proposes trials" in capsys.readouterr().out
+    assert noted() == []

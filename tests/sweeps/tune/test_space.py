@@ -32,6 +32,15 @@ def test_a_trial_is_one_run_per_seed_with_its_settings_and_all_else_of_the_sweep
     assert len({spec.tokens for spec in specs}) == 1
 
 
+def test_replicas_are_part_of_each_run_and_their_seeds_are_counted():
+    space = space_of(text="  seeds: [101, 105]\n  replicas: 4\n")
+    specs = space.specs(space.points[0], dict(space.points[0].start))
+    assert [spec.seeds for spec in specs] == [(101, 102, 103, 104), (105, 106, 107, 108)]
+    assert space.rule.every_seed == tuple(range(101, 109))
+    assert "with 2 replicas each use one twice" in refused("trials: 12", "replicas: 2")
+    assert "tuning.seeds and seeds share 1" in refused("trials: 12", "seeds: 0\n  replicas: 2")
+
+
 def test_ranges_are_factors_of_what_the_rules_give_at_each_point():
     for point in space_of().points:
         rate, batch = point.start["learning_rate"], point.start["batch_size"]

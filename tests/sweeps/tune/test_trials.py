@@ -28,6 +28,30 @@ def settings(rate: float) -> dict[str, float]:
     return {"learning_rate": rate, "batch_size": 8.0}
 
 
+def test_replicas_are_networks_of_their_own_and_one_that_diverged_is_the_trials_end(tmp_path: Path) -> None:
+    space = space_of(text="  seeds: 101\n  replicas: 2\n")
+    with Ledger(tmp_path / "r" / "ledger") as ledger:
+        check_space(ledger, space, "r")
+        for rate, bounds in ((0.01, [2.0, 2.4]), (0.02, [2.0, None])):
+            add_trials(ledger, space, [(POINT.name, settings(rate))])
+            (spec,) = space.specs(POINT, settings(rate))
+            ledger.register([Entry(spec=spec, dataset="-", predicted_s=1.0)])
+            with ledger.driving():
+                claim = ledger.claim(spec.key)
+                assert claim is not None
+                replicas = [
+                    {"seed": seed, "bound": bound} for seed, bound in zip((101, 102), bounds, strict=True)
+                ]
+                result = {"bound": 2.0, "key": spec.key, "replicas": replicas}
+                ledger.end(claim, State.FINISHED, sentence="", result=result)
+        first, second = read_trials(ledger, space)
+        table = trial_table(ledger, space)
+    assert (first.verdict, first.value) == (Verdict.DONE, pytest.approx(2.2))
+    assert second.verdict == Verdict.DIVERGED
+    assert table["seed"].tolist() == [101, 102] * 2
+    assert table["loss"].tolist()[:2] == [2.0, 2.4]
+
+
 def end(ledger: Ledger, rate: float, *ends: tuple[State, float | None]) -> None:
     """The runs of a trial with these states and losses."""
     add_trials(ledger, SPACE, [(POINT.name, settings(rate))])
