@@ -27,6 +27,7 @@ from sweeps.options import (
     READ,
     RECORD,
     RUNS,
+    STORAGE,
     USUAL_STORE,
     WHICH,
     Bootstrap,
@@ -172,7 +173,6 @@ def sweeps(chosen: Chosen) -> None:
 # -- sweeps -------------------------------------------------------------------------------------
 
 CLUSTER = "Simulate it on these nodes: 8xH100:4 is four nodes of eight H100; 8xA100:2,16xCPU two kinds."
-STORAGE = "Where runs keep their files if workers cannot see --out: s3://, gs://, file://, ..."
 
 
 @command("family", "sweep", "config", "data", "out", *CAPS, "order")

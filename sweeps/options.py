@@ -44,6 +44,7 @@ RUNS = ("family", "sweep", "config", "data", "store", "columns", "out")
 SHIPPED = Path(__file__).parent / "configs"
 CAPS = ("max_flops", "max_gpu_hours", "max_hours")
 ORDER = "Which runs start first: cheapest (budgets, across families) or longest."
+STORAGE = "Where runs keep their files if workers cannot see --out: s3://, gs://, file://, ..."
 OWN_TEXT = "Text of your own instead of the sweep's: a .txt, .jsonl or .parquet file, or a folder of them."
 
 

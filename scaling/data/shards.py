@@ -215,9 +215,10 @@ def read_checked(folder: Path) -> dict[str, Any]:
 class Workshop:
     """The place to build one folder of a cache: a lock makes a second builder wait, temporaries vanish."""
 
-    def __init__(self, cache: Path, name: str) -> None:
+    def __init__(self, cache: Path, name: str, content: str = "tokens") -> None:
+        """content: what is built, for messages."""
         assert "." not in name, "a temporary folder is called NAME.OWNER"
-        self.cache, self.name = cache, name
+        self.cache, self.name, self.content = cache, name, content
         self.target = cache / name
         self._workshop = cache / _WORKSHOP
         self._alone = False  # whether a lock proves that this is the only builder of the name
@@ -230,7 +231,7 @@ class Workshop:
         may work side by side: publishing lets one win. Folders made on the way that stay empty are removed.
         """
         made = [folder for folder in (self._workshop, self.cache, *self.cache.parents) if not folder.exists()]
-        with _explained(self.cache):
+        with _explained(self.cache, self.content):
             lock = self._take_lock(on_wait)
         with lock:
             try:
@@ -256,7 +257,7 @@ class Workshop:
                     raise
                 if tries == _MOST_TRIES:  # /proc, an automount: no folder can be made there at all
                     why = "no folder can be made there"
-                    raise UserError(f"cannot write tokens to {self.cache}: {why}") from None
+                    raise UserError(f"cannot write {self.content} to {self.cache}: {why}") from None
                 continue  # the last builder tidied up in between
             taken = _flock(lock, wait=False)
             if taken is False:
@@ -280,7 +281,7 @@ class Workshop:
         self._sweep()
         owner = f"{socket.gethostname()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
         temporary = self._workshop / f"{self.name}.{owner}"
-        with _explained(self.cache):
+        with _explained(self.cache, self.content):
             try:
                 temporary.mkdir()
                 yield temporary
@@ -355,15 +356,15 @@ def _in_the_way(problem: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(cache: Path) -> Iterator[None]:
+def _explained(cache: Path, content: str) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into one sentence."""
     try:
         yield
     except OSError as problem:
         if problem.errno in _FULL:
-            sentence = f"{_FULL[problem.errno]} while writing tokens to {cache}; nothing was kept"
+            sentence = f"{_FULL[problem.errno]} while writing {content} to {cache}; nothing was kept"
             raise UserError(f"{sentence}: free some space or name a folder elsewhere") from problem
         if problem.errno in _REFUSED:
             why = _REFUSED[problem.errno]
-            raise UserError(f"cannot write tokens to {cache}: {why} ({problem.filename})") from problem
+            raise UserError(f"cannot write {content} to {cache}: {why} ({problem.filename})") from problem
         raise

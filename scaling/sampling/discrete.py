@@ -86,6 +86,11 @@ def _guided(draft: Draft, tail: str) -> Iterator[None]:
 
 def guided_posterior(draft: Draft, t: Tensor, s: Tensor) -> Tensor:
     """(n, V) of the free places, mixed or tilted by the draft's guidance."""
+    return guided_posteriors(draft, t, s)[0]
+
+
+def guided_posteriors(draft: Draft, t: Tensor, *ends: Tensor) -> list[Tensor]:
+    """`guided_posterior` for each of several times s, from one call at t."""
     reader, guidance = draft.reader, draft.reader.guidance
     assert guidance is not None, "a draft that is guided"
     if not reader.filters.neutral:
@@ -94,14 +99,13 @@ def guided_posterior(draft: Draft, t: Tensor, s: Tensor) -> Tensor:
             "leave temperature, top_k, top_p and min_p out"
         )
     if guidance.classifier is None:
-        first, second = (
-            _whole_posterior(draft, probs, t, s) for probs in reader.both(draft.ids, t, draft.free)
-        )
-        return mix(first, second, guidance.scale)
+        both = reader.both(draft.ids, t, draft.free)
+        pairs = [[_whole_posterior(draft, probs, t, s) for probs in both] for s in ends]
+        return [mix(first, second, guidance.scale) for first, second in pairs]
     probs = draft.family.restored(reader.logits(draft.ids, t, draft.free))
     times = t.expand(len(draft.ids))
     tilts = label_log_probs(guidance, draft.ids, times, draft.free, draft.family.vocab_size)
-    return tilt(_whole_posterior(draft, probs, t, s), tilts, guidance.scale)
+    return [tilt(_whole_posterior(draft, probs, t, s), tilts, guidance.scale) for s in ends]
 
 
 def start_from_noise(draft: Draft) -> None:

@@ -3,7 +3,8 @@
 Without classifier two predictions of one network are mixed, with the label and with the null label, by the
 rule of each process (arXiv 2412.10193). Masks and `ar` mix clean ids, p ~ p_label^scale p_null^(1 - scale),
 and step as ever, so that the chance of unmasking stays what it is. `uniform` and `hybrid` mix posteriors of
-that form, for there x_theta alone does not say what a place will hold. `gaussian` mixes the expected
+that form, for there x_theta alone does not say what a place will hold; a step of Psi mixes both of its
+posteriors so, and leaves its noise. `gaussian` mixes the expected
 embeddings, x = scale x_label + (1 - scale) x_null: the score is linear in them. The texts are not those of
 the law p(x | label)^scale p(x)^(1 - scale): every step is guided, the whole is not.
 

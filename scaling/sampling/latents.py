@@ -42,7 +42,8 @@ from scaling.sampling.noise import Purpose, choose
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenWish:
-    """A token that texts are pulled towards, or pushed away from, by the network's own prediction.
+    """A token, or a word of several, that texts are pulled towards, or pushed away from, by the network's own
+    prediction.
 
     x_hat gains (sigma^2 / alpha) times the gradient, over the latents, of weight times ln p(token) at a
     place, the sum of that over all places, or, "any", the logarithm of the sum of p over the places
@@ -56,17 +57,27 @@ class TokenWish:
     place: int | Literal["any", "all"] = "any"
     absent: bool = False
     """ln(1 - p) instead: "not this"."""
+    then: tuple[int, ...] = ()
+    """Tokens that follow it. The probability of the word is taken as the product of theirs, as the network
+    predicts each apart, and its place is that of the first."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return (self.token, *self.then)
 
     def check(self, family: Gaussian, length: int) -> None:
         """UserError for a value out of range."""
-        inside = isinstance(self.place, str) or 0 <= self.place < length
+        starts = length - len(self.then)
+        inside = isinstance(self.place, str) or 0 <= self.place < starts
+        word = f" and the wish {len(self.tokens)}" if self.then else ""
         for holds, rule in (
-            (
-                0 <= self.token < family.vocab_size,
-                f"token is {self.token}, ids are below {family.vocab_size}",
+            *(
+                (0 <= token < family.vocab_size, f"token is {token}, ids are below {family.vocab_size}")
+                for token in self.tokens
             ),
+            (starts > 0, f"it has {len(self.tokens)} tokens, the text has {length}"),
             (math.isfinite(self.weight), f"weight is {self.weight}, it must be finite"),
-            (inside, f"place is {self.place}, the text has {length} tokens"),
+            (inside, f"place is {self.place}, the text has {length} tokens{word}"),
             (
                 not isinstance(self.place, str) or self.place in ("any", "all"),
                 f"place is {self.place!r}, it must be a number, 'any' or 'all'",
@@ -76,13 +87,19 @@ class TokenWish:
 
     def log_chance(self, logits: Tensor) -> Tensor:
         """weight times the logarithm of the wish's probability, (B,), from logits (B, L, V)."""
-        whole = logits.logsumexp(-1)
-        if self.absent:
+        whole, starts = logits.logsumexp(-1), logits.shape[1] - len(self.then)
+        if self.absent and not self.then:
             others = logits.clone()
             others[..., self.token] = -math.inf
             chances = others.logsumexp(-1) - whole
         else:
-            chances = logits[..., self.token] - whole
+            each = [
+                (logits[..., token] - whole)[:, after : after + starts]
+                for after, token in enumerate(self.tokens)
+            ]
+            chances = torch.stack(each).sum(0)
+            if self.absent:  # of a word that is all but certain, as far as its gradient is finite
+                chances = (-torch.expm1(chances.clamp(max=-1e-9))).log()
         if self.place == "any":
             return self.weight * chances.logsumexp(-1)
         return self.weight * (chances.sum(-1) if self.place == "all" else chances[:, self.place])

@@ -66,7 +66,7 @@ class Reader:
             )
             raise UserError(
                 f"family {self.family.name!r}: this sampler does not draw from whole posteriors, and "
-                f"guidance {why}; families masked, uniform and hybrid have a sampler 'ancestral' that does"
+                f"guidance {why}; samplers 'ancestral' and 'psi' of masked, uniform and hybrid do"
             )
         if self.guidance is None or not self.guidance.mixes:
             return self.family.restored(self.logits(ids, t, where, **view))

@@ -23,7 +23,14 @@ from torch import Tensor
 
 from scaling.errors import UserError, nearest
 from scaling.families.base import Family
-from scaling.sampling.discrete import Predictions, ancestral, draw_parts, start_from_noise, time_at
+from scaling.sampling.discrete import (
+    Predictions,
+    ancestral,
+    draw_parts,
+    guided_posteriors,
+    start_from_noise,
+    time_at,
+)
 from scaling.sampling.loop import Draft
 from scaling.sampling.noise import Purpose, choose
 
@@ -217,7 +224,8 @@ def psi(
     the first for a share high_share of the times, the second for middle_share, the third for the rest.
     plateau: the time at which the middle ones stay; by default they go on evenly.
 
-    Published results also use the filter top_p = 0.9 (loop: 0.95). UserError for a value out of range.
+    Guidance acts on both posteriors, never on the noise. Published results also use the filter top_p = 0.9
+    (loop: 0.95). UserError for a value out of range.
     """
     family = draft.family
     if kappa is not None and not 0 <= kappa <= 1:
@@ -252,7 +260,10 @@ def psi(
     predictions = Predictions(draft)
     for step, (t, s) in enumerate(pairwise(times)):
         present = draft.ids[draft.free]
-        if family.masks_only:
+        if draft.reader.guides_posterior:
+            if t > s or kappas[step] < 1:
+                draw_guided(draft, step, t, s, kappas[step])
+        elif family.masks_only:
             nothing = torch.zeros_like(present, dtype=torch.float64)
             move_masks(draft, step, psi_weights(family, nothing, present, t, s, kappas[step]), t)
         elif t > s or kappas[step] < 1:
@@ -261,6 +272,19 @@ def psi(
             weights = psi_weights(family, at_present, present, t, s, kappas[step])
             draw_parts(draft, step, probs, weights, s)
         yield
+
+
+def draw_guided(draft: Draft, step: int, t: Tensor, s: Tensor, kappa: float) -> None:
+    """Draw the free places by a Psi step whose two posteriors, to s and to the text, are guided as those of
+    `ancestral` are. Fresh noise knows no label. With kappa = 1 it is that sampler's step, id for id."""
+    to_s, to_text = guided_posteriors(draft, t, s, torch.zeros_like(s))
+    alpha = draft.family.schedule(s)[0]
+    shares = torch.stack([torch.as_tensor(kappa).to(alpha), (1 - kappa) * alpha, (1 - kappa) * (1 - alpha)])
+    part = choose(shares.expand(len(to_s), 3), draft.noise.at(step, Purpose.PART, draft.free))
+    guess = torch.where((part == 0)[:, None], to_s, to_text)
+    ids = choose(guess, draft.noise.at(step, Purpose.CLEAN, draft.free))
+    fresh = draft.family.noise_ids(draft.noise.at(step, Purpose.FRESH, draft.free), s)
+    draft.ids[draft.free] = torch.where(part == 2, fresh, ids)
 
 
 def psi_weights(

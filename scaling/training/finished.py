@@ -18,7 +18,7 @@ from scaling.families.base import Family
 from scaling.models import Transformer
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
-from scaling.training.checkpoint import newest_checkpoint
+from scaling.training.checkpoint import CHECKPOINTS, checkpoint_name, newest_checkpoint
 from scaling.training.optimizer import flatten
 
 SPEC = "spec.json"
@@ -57,7 +57,7 @@ def load_run(
     if state is None:
         cause = f"{damaged[0]}" if damaged else (
             f"{folder} has no checkpoint of it: it has not finished, it was trained with "
-            "training.keep_weights: false, or its files are in a storage"
+            "training.keep_weights: false, or its files are in a storage (docs/storage.md: how to fetch them)"
         )  # fmt: skip
         raise UserError(f"{name} cannot be loaded: {cause}")
     if state["step"] < spec.steps:
@@ -76,6 +76,15 @@ def load_run(
     return FinishedRun(spec, family, model.to(device))
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether the run in `folder` (see `load_run`) has left the checkpoint of its last step there."""
+    try:
+        last = checkpoint_name(read_spec(folder).steps)
+    except UserError:
+        return False
+    return any(path.name >= last for place in _attempts(folder) for path in place.glob(CHECKPOINTS))
+
+
 def read_spec(folder: Path) -> RunSpec:
     """The spec of the run in `folder`, or in the folder around it; UserError if there is none."""
     for place in (folder, folder.parent):
@@ -85,7 +94,9 @@ def read_spec(folder: Path) -> RunSpec:
             continue
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise UserError(f"{place / SPEC} cannot be read as the spec of a run: {error}") from None
-    raise UserError(f"{folder} is no folder of a run: it has no {SPEC}")
+    raise UserError(
+        f"{folder} is no folder of a run: it has no {SPEC} (of a sweep with a storage it is there)"
+    )
 
 
 def _attempts(folder: Path) -> list[Path]:

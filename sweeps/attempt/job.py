@@ -56,6 +56,10 @@ class Job:
     stop_files: tuple[str, ...] = ()
     """Any of these files, once it exists, asks the attempt to stop; its text is the reason."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    runs: Mapping[str, str] = field(default_factory=dict)
+    """Folders of finished runs whose weights it reads, by what they are to it, such as "parent"."""
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    """Folders of datasets of such runs, by the same names, where they are others than the job's."""
     storage: str | None = None
     """URI of a storage through which worker and driver exchange files if they share no disk."""
     work: str = ""

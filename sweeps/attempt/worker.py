@@ -105,7 +105,7 @@ def _train(job: Job, folder: Path, should_stop: Callable[[], str | None], train:
             resume_from=[folders[number] for number in reversed(earlier)],
             fences={folders[n]: step for n, step in fences(folder.parent).items() if n in folders},
             device=device,
-            **{name: value for name, value in job.options.items() if name != "device"},
+            **{name: value for name, value in {**job.options, **job.runs}.items() if name != "device"},
         ).to_dict()
         result["code_version"] = code_version()
         batch = int(job.spec["batch_size"])

@@ -271,10 +271,10 @@ class Driver:
             self._set(entry.key, state=State.RUNNING)
             return
         folder = attempt_folder(run_folder(self.ledger.folder.parent, entry.family, entry.key), claim.attempt)
-        options = dict(entry.options)
+        runs = {}
         if entry.parent is not None:
             there = run_folder(self.ledger.folder.parent, entry.family, entry.parent)
-            options["parent"] = str(there.absolute())
+            runs["parent"] = str(there.absolute())
         job = Job(
             key=entry.key,
             family=entry.family,
@@ -285,7 +285,8 @@ class Driver:
             cpus=entry.needs.cpus,
             gpus=entry.needs.gpus,
             stop_files=self._files.watched_by(entry.key, claim.attempt),
-            options=options,
+            options=entry.options,
+            runs=runs,
         )
         handle = self.pool.submit(job, entry.needs, avoid_host=claim.last_host)
         flight = self.flights[handle] = Flight(

@@ -76,11 +76,6 @@ def request(
 
 def check_room(plan: Plan, out: Path, *, checkpoints_elsewhere: bool = False) -> None:
     """UserError unless `out` can be written and has room for the checkpoints and records still to come."""
-    if checkpoints_elsewhere and any(run.spec.distillation for run in plan.to_do):
-        raise UserError(
-            "distilled runs read the checkpoints of the runs they distil, which --storage keeps elsewhere: "
-            "leave out 'distillation' or --storage"
-        )
     nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{out} cannot be written to; choose another folder with --out")

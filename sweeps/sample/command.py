@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from scaling.errors import UserError
-from sweeps.options import Chosen, Text, option
+from sweeps.options import STORAGE, Chosen, Text, option
 
 
 def sample(
@@ -54,6 +54,17 @@ def sample(
     scale: Annotated[
         float | None, option("How strongly the label guides; above 1 more than it does.", show_default="1")
     ] = None,
+    wish: Annotated[
+        list[str] | None,
+        option("Of a run of gaussian: a word that its texts should have; again for more.", metavar="WORD"),
+    ] = None,
+    avoid: Annotated[
+        list[str] | None,
+        option("Of a run of gaussian: a word that they should not have; again for more.", metavar="WORD"),
+    ] = None,
+    wish_weight: Annotated[
+        float | None, option("How strong each wish is; 1 is Bayes' rule.", show_default="2")
+    ] = None,
     batch: Annotated[int | None, option("Of a sweep: texts made at once.", min=1, show_default="64")] = None,
     repeats: Annotated[
         int | None, option("Of a sweep: timed batches, all judged.", min=1, show_default="5")
@@ -80,6 +91,9 @@ def sample(
     address: Annotated[
         Text, option("A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine")
     ] = None,
+    storage: Annotated[
+        Text, option(STORAGE, metavar="URI", envvar="SCALING_STORAGE", show_default="the sweep's")
+    ] = None,
 ) -> None:
     """Print texts of a run as they come about, or measure speed against quality over a whole sweep.
 
@@ -87,7 +101,7 @@ def sample(
     """
     for_run = {"sweep": chosen.sweep, "config": chosen.config, "data": chosen.data, "prompt": prompt,
                "count": None if count == 1 else count, "top_k": top_k, "min_p": min_p or None,
-               "label": label, "scale": scale,
+               "label": label, "scale": scale, "wish": wish, "avoid": avoid, "wish_weight": wish_weight,
                "temperature": None if temperature == 1 else temperature,
                "top_p": None if top_p == 1 else top_p}  # fmt: skip
     for_sweep: dict[str, Any] = {"batch": batch, "repeats": repeats, "judge": judge, "rule": rule,
@@ -99,7 +113,7 @@ def sample(
         refuse_others(for_run, f"texts of one run, and {name} is a sweep")
         values = {name: value for name, value in for_sweep.items() if value is not None}
         how = Sampling(families=chosen.family, samplers=sampler or (), steps=steps or (), length=length,
-                       seed=seed, **values)  # fmt: skip
+                       seed=seed, storage=storage, **values)  # fmt: skip
         raise typer.Exit(sample_sweep(name, chosen.out, how))
     from scaling.sampling import Filters
     from sweeps.sample.run import TextOptions, one_of, sample_run
@@ -108,7 +122,8 @@ def sample(
                   f"a sweep, and {target} is none below {chosen.out}")  # fmt: skip
     options = TextOptions(
         prompt=prompt, steps=one_of(steps, "--steps"), sampler=one_of(sampler, "--sampler"), count=count,
-        seed=seed, length=length, label=label, scale=scale,
+        seed=seed, length=length, label=label, scale=scale, storage=storage,
+        wishes=wish or (), avoided=avoid or (), wish_weight=wish_weight,
         filters=Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
     )  # fmt: skip
     sample_run(target, chosen.out, chosen.named, options)

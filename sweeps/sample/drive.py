@@ -137,9 +137,11 @@ class _Driver:
         """Note how a point ended, or queue it again after trouble that may pass."""
         point, progress = self.flights.pop(handle), self.progress
         began = progress.running.pop(point.key)
-        if outcome.trouble in AGAIN and self.attempts[point.key] < ATTEMPTS and again:
+        preempted = outcome.status == "preempted"  # without a request to stop: its storage did not answer
+        passing = preempted or outcome.trouble in AGAIN
+        if passing and self.attempts[point.key] < ATTEMPTS and again:
             self.waiting.append(point)
-        elif outcome.status != "preempted":
+        elif again or not preempted:
             progress.done[point.key] = outcome
             progress.seconds[point.key] = self.clock() - began
             self.show(progress, point)
@@ -150,12 +152,12 @@ def _job(point: Point, folder: Path, dataset: str) -> Job:
     own.mkdir(parents=True, exist_ok=True)
     columns = {"family": run.family, "key": run.key, "size": run.size, "params": run.params,
                "budget": run.budget, "loss": run.loss}  # fmt: skip
-    needs = point.needs
+    needs, judge = point.needs, point.setting.judge
     return Job(
-        key=point.key, family=run.family, attempt=1, spec={}, dataset=dataset, folder=str(own.absolute()),
-        cpus=needs.cpus, gpus=needs.gpus, work=WORK,
-        options={
-            "point": point.identity, "columns": columns,
-            "run_folder": str(run_folder(folder, run.family, run.key).absolute()),
-        },
+        key=point.key, family=run.family, attempt=1, spec=run.spec, dataset=dataset,
+        folder=str(own.absolute()), cpus=needs.cpus, gpus=needs.gpus, work=WORK,
+        options={"point": point.identity, "columns": columns},
+        runs={"run": str(run_folder(folder, run.family, run.key).absolute()),
+              **({"judge": judge.folder} if judge.folder else {})},
+        datasets={"judge": judge.data} if judge.data else {},
     )  # fmt: skip

@@ -16,7 +16,7 @@ from scaling.errors import UserError
 from scaling.families import FAMILIES, family_class
 from scaling.families.ar import Autoregressive
 from scaling.spec import DataSpec
-from scaling.training.checkpoint import CHECKPOINTS
+from scaling.training.finished import has_weights
 from sweeps.attempt.journal import run_folder
 from sweeps.config.load import swept_names
 from sweeps.ledger.status import open_ledger
@@ -50,31 +50,28 @@ def is_plain(run: Run) -> bool:
     return run.spec.get("labels") is None and run.spec.get("distillation") is None
 
 
-def finished_runs(out: Path, sweep: str) -> list[Candidate]:
+def finished_runs(out: Path, sweep: str, storage: str | None = None) -> list[Candidate]:
     """The finished runs of all sweeps below `out`, those of `sweep` first and each run once.
 
-    A run of another sweep counts only where its weights are, and a sweep that cannot be read has none.
+    A run of another sweep counts only where its weights are: below `out`, or if `sweep` has its files in a
+    storage, in the same one, as the ledgers name it. A sweep that cannot be read has none.
     """
     runs_of: dict[str, Candidate] = {}
     for name in (sweep, *(other for other in swept_names(out) if other != sweep)):
         try:
             with open_ledger(out / name, name) as ledger:
                 keys = [run.key for run in ledger.runs(whole=False) if run.state == State.FINISHED]
-                runs = ledger.runs(keys)
+                runs, beside = ledger.runs(keys), storage is not None and ledger.fact("storage") == storage
         except UserError:
             if name == sweep:
                 raise
             continue
         for run in runs:
             folder = run_folder(out / name, run.family, run.key)
-            if run.loss is not None and math.isfinite(run.loss) and (name == sweep or has_weights(folder)):
+            there = name == sweep or (has_weights(folder) if storage is None else beside)
+            if run.loss is not None and math.isfinite(run.loss) and there:
                 runs_of.setdefault(run.key, Candidate(run, folder))
     return list(runs_of.values())
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether a checkpoint of the run in `folder` is there."""
-    return any(folder.glob(f"attempt-*/{CHECKPOINTS}"))
 
 
 def choose_judge(

@@ -20,8 +20,9 @@ WORK = "sweeps.sample.measure:measure"
 
 
 def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Outcome:
-    """Measure the point in `job.options` (see `sweeps.sample.points.Point.identity`, with the run's folder
-    and its columns); the outcome holds its row of the table of samples. UserError as the parts raise it."""
+    """Measure the point in `job.options` (see `sweeps.sample.points.Point.identity`, and the run's columns)
+    with the weights in `job.runs`; the outcome holds its row of the table of samples. UserError as the parts
+    raise it."""
     import torch
 
     from scaling.data import open_dataset
@@ -35,8 +36,10 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     point, columns = job.options["point"], job.options["columns"]
     device = "cuda" if job.gpus > 0 else "cpu"
     data = open_dataset(job.dataset)
-    judge = open_judge(point["judge"], data, device)  # first: one that is not there stops the point at once
-    run = load_run(Path(job.options["run_folder"]), device=device)
+    # first: one that is not there stops the point at once
+    places = {"folder": job.runs.get("judge", ""), "data": job.datasets.get("judge", "")}
+    judge = open_judge({**point["judge"], **places}, data, device)
+    run = load_run(Path(job.runs["run"]), device=device)
     speed, texts = measure_speed(
         run.model, run.family, point["length"], batch=point["batch"], repeats=point["repeats"],
         seed=point["seed"], device=device, sampler=point["sampler"], steps=point["steps"], **point["options"],

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from scaling.families.gaussian import Gaussian
 from scaling.labels import KINDS, Labels
 from scaling.sampling import Draft, Filters, generate
 from scaling.sampling.guidance import Guidance
+from scaling.sampling.latents import TokenWish
 from scaling.sampling.speed import finished, is_short_of_memory, text_seeds
 from scaling.spec import DataSpec
 from scaling.training import FinishedRun, load_run
@@ -33,6 +34,7 @@ from sweeps.config.load import swept_names
 from sweeps.ledger.status import open_ledger
 from sweeps.ledger.types import Run, State
 from sweeps.sample.corpora import prepared_folder
+from sweeps.sample.stored import folder_with_weights
 from sweeps.show.tables import console, short
 
 if TYPE_CHECKING:
@@ -62,6 +64,14 @@ class TextOptions:
     """By number, or by its name where the labels have some; None: texts of no label."""
     scale: float | None = None
     """How strongly a label guides; None: as the network reads it."""
+    storage: str | None = None
+    """URI of the storage with the run's weights; None: the one that its sweep names."""
+    wishes: Sequence[str] = ()
+    """Words that a text should have somewhere; of `gaussian`."""
+    avoided: Sequence[str] = ()
+    """Words that it should have nowhere."""
+    wish_weight: float | None = None
+    """Of each wish; None: the published one."""
 
 
 def sample_run(
@@ -75,13 +85,15 @@ def sample_run(
     terminal = terminal or console()
     folder = find_run(target, out, sweep)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = load_run(folder, device=device)
+    run = load_run(folder_with_weights(folder, how.storage), device=device)
     places = [*(parent / "data" for parent in folder.absolute().parents[3:4]), out / "data"]
     words = _Words.of(run.spec.data, places)
     length = _length(run, how.length)
     if how.count < 1:
         raise UserError(f"--count is {how.count}; it must be at least 1")
     prompt = None if how.prompt is None else words.encode(how.prompt)
+    wishes = _wishes(run, how, words)
+    options: dict[str, Any] = {"wishes": wishes} if wishes else {}
     guidance = _guidance(run, how, places)
     notes = console(stderr=True)
     batch, number, started, calls = min(BATCH, how.count), 0, time.perf_counter(), 0
@@ -93,6 +105,7 @@ def sample_run(
                     run.model, run.family, seeds, length, sampler=how.sampler, steps=how.steps,
                     prompt=prompt, filters=how.filters, guidance=guidance, device=device,
                     watch=picture.show if terminal.is_terminal else None,
+                    **options,
                 )  # fmt: skip
         except (MemoryError, RuntimeError) as error:
             if not is_short_of_memory(error) or batch == 1:
@@ -129,6 +142,33 @@ def _guidance(run: FinishedRun, how: TextOptions, places: Sequence[Path]) -> Gui
     if how.label.isdecimal() or run.spec.labels is None:
         return Guidance(label=int(how.label) if how.label.isdecimal() else how.label, scale=scale)
     return Guidance(label=how.label, scale=scale, names=label_names(run.spec.labels, run.spec.data, places))
+
+
+def _wishes(run: FinishedRun, how: TextOptions, words: _Words) -> list[TokenWish]:
+    """The words that `how` wishes for, and those it wishes away, in the run's tokens.
+
+    UserError for a family that has no such guidance, a word without tokens, and a weight without a word.
+    """
+    named = [("--wish", word) for word in how.wishes] + [("--avoid", word) for word in how.avoided]
+    if not named and how.wish_weight is None:
+        return []
+    if not named:
+        raise UserError(f"--wish-weight is {how.wish_weight:g}, it says how strong a wish is; add --wish")
+    if not isinstance(run.family, Gaussian):
+        raise UserError(
+            f"{named[0][0]} is for family gaussian, whose steps follow a gradient; "
+            f"run {short(run.spec.key)} is one of {run.spec.family}"
+        )
+    wishes = []
+    for name, word in named:
+        tokens = words.encode(word, name).tolist()
+        if not tokens:
+            raise UserError(f"{name} is {word!r}, it must be a word")
+        absent = name == "--avoid"
+        wish = TokenWish(token=tokens[0], then=tuple(tokens[1:]), absent=absent,
+                         place="all" if absent else "any")  # fmt: skip
+        wishes.append(wish if how.wish_weight is None else replace(wish, weight=how.wish_weight))
+    return wishes
 
 
 def label_names(labels: Labels, data: DataSpec, places: Sequence[Path]) -> tuple[str, ...]:
@@ -219,15 +259,15 @@ class _Words:
             f"below {' or '.join(map(str, places))}; give --out, the folder of results"
         )
 
-    def encode(self, prompt: str) -> Tensor:
-        """Ids of a beginning. UserError where ids are needed and it has something else."""
+    def encode(self, text: str, option: str = "--prompt") -> Tensor:
+        """Ids of a text. UserError where ids are needed and it has something else."""
         if self.tokenizer is not None:
-            (ids,) = self.tokenizer.encode([prompt.encode("utf-8", errors="replace")])
+            (ids,) = self.tokenizer.encode([text.encode("utf-8", errors="replace")])
             return torch.from_numpy(ids[:-1].astype(np.int64))  # without the end of the document
-        parts = prompt.split()
+        parts = text.split()
         if not all(part.isdecimal() and int(part) < self.num_ids for part in parts):
             raise UserError(
-                f"--prompt is {prompt!r}; this run was trained on ids without text, so give numbers below "
+                f"{option} is {text!r}; this run was trained on ids without text, so give numbers below "
                 f"{self.num_ids}, such as '3 1 2'"
             )
         return torch.tensor([int(part) for part in parts], dtype=torch.int64)

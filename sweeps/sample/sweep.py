@@ -21,8 +21,10 @@ from scaling.spec import RunSpec
 from sweeps.driver.stopping import stop_on_signals
 from sweeps.ledger.status import of_families, open_ledger
 from sweeps.ledger.types import Run
-from sweeps.pools.base import PoolOptions
+from sweeps.pools.base import Pool, PoolOptions
 from sweeps.pools.start import start as start_pool
+from sweeps.pools.storage.files import usable_storage
+from sweeps.pools.storage.pool import StoragePool
 from sweeps.sample.drive import Progress, drive, earlier
 from sweeps.sample.judging import choose_judge, finished_runs
 from sweeps.sample.points import (
@@ -35,6 +37,7 @@ from sweeps.sample.points import (
     choose_samplers,
     plan_points,
 )
+from sweeps.sample.stored import fetch_samples, storage_uri
 from sweeps.show.tables import RowsTable, lasting_console
 
 if TYPE_CHECKING:
@@ -65,6 +68,8 @@ class Sampling:
     rule: str = "attention_mask"
     pool: str = "ray"
     address: str | None = None
+    storage: str | None = None
+    """URI for the files of points and runs; None: the one that the sweep names, if it has one."""
 
 
 def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None = None) -> int:
@@ -79,14 +84,15 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
         everything = ledger.runs()
         best = best_runs(everything)
         runs = of_families(best, how.families) if best else []
+        recorded = ledger.fact("storage")
     if not runs:
         raise UserError(f"sweep {name!r} has no finished run to sample; see `scaling status --sweep {name}`")
     specs = [RunSpec.from_dict(run.spec) for run in runs]
     contexts = {spec.data.context_length for spec in specs}
     if how.length is None and len(contexts) > 1:
         raise UserError(f"the runs have contexts of {sorted(contexts)} tokens; give one --length for all")
-    judge = choose_judge(how.judge, finished_runs(out, name), [run.key for run in best], specs[0].data,
-                         [out / "data"])  # fmt: skip
+    judge = choose_judge(how.judge, finished_runs(out, name, recorded), [run.key for run in best],
+                         specs[0].data, [out / "data"])  # fmt: skip
     judged = [run for run in runs if run.key != judge.key]
     if not judged:
         raise UserError(
@@ -100,7 +106,11 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
     points = plan_points(judged, samplers, how.steps, setting)
     with ExitStack() as stack:
         terminal = terminal or stack.enter_context(lasting_console())
-        done = earlier(points, folder)
+        done, storage = earlier(points, folder), None
+        if len(done) < len(points) and (files := storage_uri(how.storage, recorded)):
+            storage = usable_storage(files)
+            fetch_samples(storage, points, folder)
+            done = earlier(points, folder)
         terminal.print(_plan_table(judged, points))
         terminal.print(
             f"{len(points)} points, {len(done)} of them done before; {setting.texts} texts of "
@@ -114,8 +124,14 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
         stopped = False
         if len(done) < len(points):
             data = prepare(specs[0].data.corpus, specs[0].data.tokenizer, out / "data")
-            options = PoolOptions(address=how.address, logs=folder, shared=out, sweep=name)
-            pool = stack.enter_context(closing(start_pool(how.pool, options)))
+            options = PoolOptions(
+                address=how.address, logs=folder, shared=None if storage else out, sweep=name
+            )
+            pool: Pool = stack.enter_context(closing(start_pool(how.pool, options)))
+            if storage is not None:
+                datasets = [data.folder, *(Path(folder) for folder in [judge.data] if folder)]
+                terminal.print(f"weights and results of points pass through {storage}")
+                pool = stack.enter_context(closing(StoragePool(pool, storage, datasets)))
             pool.ready()
             stop = stack.enter_context(stop_on_signals())
             with _Lines(terminal) as lines:

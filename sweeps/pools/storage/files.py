@@ -167,6 +167,15 @@ class Storage:
         self._read(name, content.extend)
         return bytes(content)
 
+    def end(self, name: str, count: int) -> bytes:
+        """The last `count` bytes of `name`, or all there are. FileNotFoundError if it does not exist."""
+        with self._as_storage_error(f"read {name}", but_absent=True):
+            path = f"{self._root}/{name}"
+            start = max(0, self._info(path).size - count)
+            with self._files.open_input_file(path) as file:
+                file.seek(start)
+                return bytes(file.read(count))
+
     def _read(self, name: str, write: Callable[[bytes], Any]) -> None:
         path, size = f"{self._root}/{name}", 0
         with self._as_storage_error(f"read {name}", but_absent=True):

@@ -2,7 +2,8 @@
 
 Files of the attempt are copied as they appear, the journal whole each time. Before it starts, the files of
 earlier attempts are fetched, and the dataset if the node does not have it. Files have the same names in the
-storage as below the driver's OUT: <sweep>/<family>/runs/<key>/attempt-001/...
+storage as below the driver's OUT: <sweep>/<family>/runs/<key>/attempt-001/..., or <sweep>/samples/<key>/...
+for a job that trains nothing. Weights of finished runs that a job reads are fetched, too, and kept.
 
 A storage that fails delays copies and stops no run. Each object shows by itself whether it is whole:
 checkpoints by their checksum, journals and results by being JSON, datasets by the hashes in `meta.json`,
@@ -11,12 +12,9 @@ which is put last.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -27,11 +25,13 @@ from pathlib import Path, PurePath
 
 from scaling.data.shards import META, Workshop, read_checked
 from scaling.errors import DataAwayError, UserError
-from scaling.files import private_folder, scratch_folder
+from scaling.files import scratch_folder
 from sweeps.attempt.job import RESULT, Job, Outcome, Trouble, failure, read_outcome
 from sweeps.attempt.journal import JOURNAL, fences
 from sweeps.attempt.worker import SPEC, Stop
 from sweeps.pools.storage.files import Storage, StorageError, open_storage, patiently
+from sweeps.pools.storage.node import node_folder
+from sweeps.pools.storage.weights import fetch_weights, is_whole
 
 WATCH_S = 4.0
 """How often the journal is copied and stop files are read."""
@@ -44,7 +44,6 @@ LAST_S = 120.0
 """How long the end of an attempt waits for a storage that fails."""
 STUCK_S = 3600.0
 """How long a copy that neither ends nor fails is waited for."""
-FOLDER_VARIABLE = "SCALING_SCRATCH"
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +52,22 @@ logger = logging.getLogger(__name__)
 
 
 def run_place(job: Job) -> str:
-    """The folder of the job's run in the storage."""
-    return "/".join(PurePath(job.folder).parts[-5:-1])
+    """The folder of the job's run in the storage; of a job that trains nothing the one around its own."""
+    return "/".join(_parts(job)[:-1])
 
 
 def attempt_place(job: Job) -> str:
-    return f"{run_place(job)}/{PurePath(job.folder).name}"
+    return "/".join(_parts(job))
 
 
 def stop_place(job: Job) -> str:
     """The folder of the stop files of the sweep's drivers."""
-    return f"{PurePath(job.folder).parts[-5]}/stop"
+    return f"{_parts(job)[0]}/stop"
+
+
+def _parts(job: Job) -> tuple[str, ...]:
+    """Of the name of the job's folder: <sweep>/<family>/runs/<key>/<attempt>, or <sweep>/samples/<key>."""
+    return PurePath(job.folder).parts[-3 if job.work else -5 :]
 
 
 def data_place(fingerprint: str) -> str:
@@ -107,6 +111,8 @@ def run_mirrored(job: Job, run: Callable[[Job], Outcome], stop: Stop) -> Outcome
 
 
 def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> Outcome:
+    from scaling.training.finished import read_spec
+
     assert job.storage is not None, "only jobs with a storage are mirrored"
     storage = patiently(partial(open_storage, job.storage), START_S, give_up=lambda: stop.reason)
     folder = scratch / PurePath(job.folder).name
@@ -115,8 +121,21 @@ def _run(job: Job, run: Callable[[Job], Outcome], stop: Stop, scratch: Path) -> 
     checkpoints = Repeated(CHECKPOINTS_S, copies.put_checkpoint)
     try:
         fetch_earlier(storage, job, scratch, give_up=lambda: stop.reason)
-        dataset = fetch_dataset(storage, job, give_up=lambda: stop.reason)
-        local = replace(job, folder=str(folder), dataset=str(dataset), stop_files=(), storage=None)
+        fingerprint = str(job.spec["data"]["fingerprint"])
+        dataset = fetch_dataset(storage, Path(job.dataset), fingerprint, give_up=lambda: stop.reason)
+        try:
+            runs = {name: str(fetch_weights(storage, Path(there), START_S, give_up=lambda: stop.reason))
+                    for name, there in job.runs.items()}  # fmt: skip
+        except UserError as error:
+            return failure(error)
+        datasets = {}
+        for name, there in job.datasets.items():
+            own = read_spec(Path(runs[name])).data.fingerprint
+            datasets[name] = str(fetch_dataset(storage, Path(there), own, give_up=lambda: stop.reason))
+        local = replace(
+            job, folder=str(folder), dataset=str(dataset), runs=runs, datasets=datasets, stop_files=(),
+            storage=None,
+        )  # fmt: skip
         outcome = run(local)
         if outcome.trouble == Trouble.USER and fingerprint_of(dataset) is None:
             outcome = replace(outcome, trouble=Trouble.DATA)  # this node's copy: the next attempt fetches it
@@ -270,29 +289,17 @@ def fetch_earlier(
             return
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint's content agrees with the checksum at its end."""
-    from scaling.training.checkpoint import DIGEST_BYTES
-
-    left = checkpoint.stat().st_size - DIGEST_BYTES
-    digest = hashlib.sha256()
-    with checkpoint.open("rb") as file:
-        while left > 0 and (chunk := file.read(min(left, 2**22))):
-            digest.update(chunk)
-            left -= len(chunk)
-        return left == 0 and file.read() == digest.digest()
-
-
-def fetch_dataset(storage: Storage, job: Job, *, give_up: Callable[[], object] = lambda: None) -> Path:
-    """The folder of the job's dataset on this node: the driver's if it is visible here, else a copy.
+def fetch_dataset(
+    storage: Storage, there: Path, fingerprint: str, *, give_up: Callable[[], object] = lambda: None
+) -> Path:
+    """The folder of a dataset on this node: the driver's, `there`, if it is visible here, else a copy.
 
     Once per node it is fetched and all its tokens are compared with their hashes. StorageError if the storage
     does not have it, or gives no answer for START_S; DataAwayError if the copy there is damaged; UserError if
     this node's disk has no room for it.
     """
-    fingerprint = str(job.spec["data"]["fingerprint"])
-    if fingerprint_of(Path(job.dataset)) == fingerprint:
-        return Path(job.dataset)
+    if fingerprint_of(there) == fingerprint:
+        return there
     shop, place = Workshop(node_folder() / "data", fingerprint), data_place(fingerprint)
     with shop.locked(lambda: None):
         if fingerprint_of(shop.target) == fingerprint:
@@ -338,12 +345,3 @@ def put_dataset(storage: Storage, folder: Path, *, patience_s: float = START_S) 
         same = there.get(name) == path.stat().st_size
         if not (same and patiently(partial(storage.holds, target, path), patience_s)):
             patiently(partial(storage.put, path, target), patience_s)
-
-
-# -- the node -----------------------------------------------------------------------------------
-
-
-def node_folder() -> Path:
-    """This node's folder of running attempts and datasets: SCALING_SCRATCH, else in TMPDIR."""
-    folder = os.environ.get(FOLDER_VARIABLE)
-    return Path(folder) if folder else private_folder(Path(tempfile.gettempdir()) / f"scaling-{os.getuid()}")

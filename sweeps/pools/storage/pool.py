@@ -132,7 +132,8 @@ class StoragePool:
         if outcome.journal is not None:
             try:
                 with followed.lock:
-                    _grow(folder / JOURNAL, outcome.journal.encode())
+                    if outcome.journal:  # jobs that train nothing have none
+                        _grow(folder / JOURNAL, outcome.journal.encode())
                     write_outcome(folder, replace(outcome, journal=None))
             except OSError:  # a full disk
                 if not overdue:

@@ -22,6 +22,7 @@ from tests.scaling.enumeration import (
     as_network,
     best_predictor,
     forward_probs,
+    noise_at,
     planted,
     told_the_time,
 )
@@ -192,23 +193,32 @@ class Exact:
         return (weights @ torch.stack(pairs)).clamp(min=1e-300).T.log().log_softmax(-1)
 
 
-def guided_law(family: Family, length: int, steps: int, scale: float, *, by_classifier: bool) -> Tensor:
-    """(N,) what the guided sampler makes of noise, pushed through all states."""
+def guided_law(
+    family: Family, length: int, steps: int, scale: float, *, by_classifier: bool, kappa: float = 1.0
+) -> Tensor:
+    """(N,) what the guided sampler makes of noise, pushed through all states. kappa below 1: Psi."""
     parts = sources(length)
     first, last = Chain(family, parts[0]), Chain(family, parts[2])
     states, probs = last.states, last.probs
     exact = Exact(family, length)
     everywhere = torch.ones_like(states, dtype=torch.bool)
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    for t, s in pairwise(times):
+
+    def guided_at(t: Tensor, s: Tensor) -> Tensor:
         many = (t.expand(len(states)), s.expand(len(states)))
         without = family.posterior(last.x_theta(t), states, *many)
         if by_classifier:
             guidance = Guidance(label=0, scale=scale, classifier=exact)
             tilts = label_log_probs(guidance, states, many[0], everywhere, family.vocab_size)
-            places = tilt(without, tilts.view_as(without), scale)
-        else:
-            places = mix(family.posterior(first.x_theta(t), states, *many), without, scale)
+            return tilt(without, tilts.view_as(without), scale).nan_to_num(0.0)
+        return mix(family.posterior(first.x_theta(t), states, *many), without, scale).nan_to_num(0.0)
+
+    for t, s in pairwise(times):
+        places = guided_at(t, s)
+        if kappa < 1:
+            alpha = family.schedule(s)[0]
+            text = alpha * guided_at(t, torch.zeros_like(s)) + (1 - alpha) * noise_at(family, s)
+            places = kappa * places + (1 - kappa) * text
         probs = probs @ together(places.nan_to_num(0.0), states)
     last.probs = probs
     return last.texts()
@@ -224,6 +234,36 @@ def test_uniform_and_hybrid_mix_posteriors(name: str, options: dict[str, Any], s
     assert p_value(texts.ids, sources(length)[2], law) > FALSE_ALARMS
     plain = guided_law(family, length, steps, 0.0, by_classifier=False)
     assert p_value(texts.ids, sources(length)[2], plain) < 1e-9
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.4])
+@pytest.mark.parametrize(("name", "options", "by_classifier"), [
+    ("uniform", {}, False), ("hybrid", {"p_u": 0.4}, False), ("uniform", {}, True), ("masked", {}, True),
+])  # fmt: skip
+def test_psi_guides_both_of_its_posteriors_and_leaves_its_noise(
+    name: str, options: dict[str, Any], by_classifier: bool, kappa: float
+) -> None:
+    length, steps, scale, family = 2, 4, 2.0, told_the_time(family_of(name, **options))
+    guidance = Guidance(label=0, scale=scale, classifier=Exact(family, length) if by_classifier else None)
+    about: dict[str, Any] = {"sampler": "psi", "kappa": kappa, "steps": steps, "guidance": guidance}
+    texts = generate(Perfect(family, length), family, range(COUNT), length, **about)
+    law = guided_law(family, length, steps, scale, by_classifier=by_classifier, kappa=kappa)
+    assert p_value(texts.ids, sources(length)[2], law) > FALSE_ALARMS
+    for other in ({"scale": scale}, {"scale": 1.0, "kappa": kappa}):  # ancestral, and less guided
+        wrong = guided_law(family, length, steps, by_classifier=by_classifier, **other)
+        assert p_value(texts.ids, sources(length)[2], wrong) < FALSE_ALARMS / 10
+
+
+@pytest.mark.parametrize("name", ["uniform", "hybrid"])
+def test_guided_psi_of_kappa_one_is_ancestral_id_for_id(name: str) -> None:
+    family, model = labelled(name)
+    about: dict[str, Any] = {"steps": 7, "guidance": Guidance(label=1, scale=0.3)}
+    plain = generate(model, family, SEEDS, LENGTH, **about)
+    psi = generate(model, family, SEEDS, LENGTH, sampler="psi", kappa=1.0, **about)
+    assert torch.equal(plain.ids, psi.ids)
+    assert (plain.calls, plain.tokens) == (psi.calls, psi.tokens)
+    loop = generate(model, family, SEEDS, LENGTH, sampler="psi", schedule="loop", **about)
+    assert not torch.equal(loop.ids, psi.ids)
 
 
 @pytest.mark.parametrize("name", ["masked", "uniform"])
@@ -352,7 +392,7 @@ def test_bad_guidance_is_refused(fields: dict[str, Any]) -> None:
 def test_samplers_that_draw_from_predictions_refuse_to_mix_posteriors() -> None:
     for name, sampler in variants():
         family, model = labelled(name)
-        if family.mixes_posteriors and sampler != "ancestral":
+        if family.mixes_posteriors and sampler not in ("ancestral", "psi"):
             with pytest.raises(UserError, match="this sampler"):
                 generate(
                     model, family, [1], LENGTH, sampler=sampler, steps=4, guidance=Guidance(label=0, scale=2)

@@ -117,6 +117,9 @@ WISHES = [
     TokenWish(token=0, weight=-0.7, place="any"),
     TokenWish(token=3, place="all", absent=True),
     TokenWish(token=2, place="any", absent=True),
+    TokenWish(token=2, then=(0,), weight=1.5, place=1),
+    TokenWish(token=0, then=(3, 3), place="any"),
+    TokenWish(token=1, then=(1,), place="all", absent=True),
 ]
 
 
@@ -131,7 +134,8 @@ def test_wishes_add_the_gradient_by_finite_differences(wishes: list[TokenWish]) 
         probs = model(latents, gamma[None], guess=guess)[0].softmax(-1)
         out = 0.0
         for wish in wishes:
-            p = probs[:, wish.token]
+            starts = range(3 - len(wish.then))
+            p = torch.stack([probs[range(n, n + len(wish.tokens)), wish.tokens].prod() for n in starts])
             p = 1 - p if wish.absent else p
             value = p.sum().log() if wish.place == "any" else p.log().sum()
             out += wish.weight * float(p[wish.place].log() if isinstance(wish.place, int) else value)
@@ -168,6 +172,16 @@ def test_a_wish_of_weight_1_at_one_place_is_bayes_rule() -> None:
     assert float(shares[(model.ids == 2).any(-1)].sum()) < 0.05
     shares = law(model, 1200, wishes=[TokenWish(token=2, weight=1.0)])
     assert float(shares[(model.ids == 2).any(-1)].sum()) > 0.9
+
+
+def test_a_word_is_wished_for_and_away() -> None:
+    model = pairs()
+    word = (model.ids == torch.tensor([1, 1])).all(-1)
+    plain = float(model.probs[word])
+    shares = law(model, 600, wishes=[TokenWish(token=1, then=(1,))])
+    assert float(shares[word]) > plain + 3 * (0.25 / 600) ** 0.5
+    shares = law(model, 600, wishes=[TokenWish(token=1, then=(1,), place="all", absent=True)])
+    assert float(shares[word]) < plain / 2
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
@@ -282,6 +296,9 @@ def test_filters_act_on_the_last_call() -> None:
         ({"prompt_weight": -1.0}, "prompt_weight is -1.0, it must be at least 0"),
         ({"sampler": "released", "steps": 1}, "needs at least 2"),
         ({"wishes": [TokenWish(token=3)]}, "wishes: token is 3, ids are below 3"),
+        ({"wishes": [TokenWish(token=0, then=(3,))]}, "wishes: token is 3, ids are below 3"),
+        ({"wishes": [TokenWish(token=0, then=(1, 1))]}, "wishes: it has 3 tokens, the text has 2"),
+        ({"wishes": [TokenWish(token=0, then=(1,), place=1)]}, "the text has 2 tokens and the wish 2"),
         ({"wishes": [TokenWish(token=0, place=2)]}, "wishes: place is 2, the text has 2 tokens"),
         ({"wishes": [TokenWish(token=0, place="some")]}, "place is 'some', it must be a number, 'any' or"),  # type: ignore[arg-type]
         ({"wishes": [TokenWish(token=0, weight=float("nan"))]}, "weight is nan, it must be finite"),

@@ -284,11 +284,11 @@ def test_a_run_is_distilled_from_the_folder_of_another(tmp_path, data):
     how = DistillationSettings(rounds=2, steps_per_round=3)
     spec = distilled(RunSpec.from_dict(parent.spec), how, batch_size=4)
     job = replace(parent, key=spec.key, spec=spec.to_dict(), folder=str(tmp_path / "child" / "attempt-001"))
-    outcome = run_job(replace(job, options={"parent": str(tmp_path / "parent")}))
+    outcome = run_job(replace(job, runs={"parent": str(tmp_path / "parent")}))
     assert outcome.status == "finished", outcome.traceback
     assert outcome.result["steps_done"] == 6
     assert outcome.result["bound_average"] > 0
-    nowhere = replace(job, folder=str(tmp_path / "again" / "attempt-001"), options={"parent": "nowhere"})
+    nowhere = replace(job, folder=str(tmp_path / "again" / "attempt-001"), runs={"parent": "nowhere"})
     outcome = run_job(nowhere)
     assert (outcome.status, outcome.trouble) == ("failed", Trouble.USER)
     assert (

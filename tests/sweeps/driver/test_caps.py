@@ -199,8 +199,8 @@ def test_a_run_that_distils_another_waits_until_that_is_settled(ledger, clock, e
     }
     starts = {key: time for time, event, key in pool.log if event == "start"}
     assert starts["child"] >= starts["parent"] + 10
-    assert jobs["child"].options["parent"] == str(tmp_path / "uniform" / "runs" / "parent")
-    assert "parent" not in jobs["other"].options
+    assert jobs["child"].runs["parent"] == str(tmp_path / "uniform" / "runs" / "parent")
+    assert not jobs["other"].runs
 
 
 def test_a_run_whose_parent_a_cap_keeps_from_starting_does_not_start_either(ledger, clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from scaling.data import prepare
 from scaling.errors import UserError
 from scaling.spec import DataSpec
+from scaling.training.checkpoint import checkpoint_name
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Run, State
 from sweeps.sample.judging import Candidate, Judge, choose_judge, finished_runs
@@ -97,7 +99,8 @@ def test_finished_runs_are_those_of_all_sweeps_that_can_be_read_and_have_weights
                 ledger.end(claim, State.FINISHED, sentence="done", result={"bound": 1.5})
     attempt = tmp_path / "theirs" / "uniform" / "runs" / ("c" * 16) / "attempt-001"
     attempt.mkdir(parents=True)
-    (attempt / "checkpoint-0000000010.pt").touch()
+    (attempt / checkpoint_name(SPEC.steps)).touch()
+    (attempt.parent / "spec.json").write_text(json.dumps(SPEC.to_dict()))
     (tmp_path / "broken" / "ledger").mkdir(parents=True)
     (tmp_path / "broken" / "ledger" / "ledger.db").write_bytes(b"no database" * 1000)
     runs = {each.run.key: each.folder for each in finished_runs(tmp_path, "mine")}
@@ -106,3 +109,9 @@ def test_finished_runs_are_those_of_all_sweeps_that_can_be_read_and_have_weights
         "b" * 16: tmp_path / "mine" / "uniform" / "runs" / ("b" * 16),
         "c" * 16: attempt.parent,
     }
+    for name, storage in (("mine", "s3://lab"), ("theirs", "s3://lab"), ("open", "s3://lab")):
+        with Ledger(tmp_path / name / "ledger") as ledger:
+            ledger.note_fact("storage", storage)
+    keys_there = {each.run.key[0] for each in finished_runs(tmp_path, "mine", "s3://lab")}
+    assert keys_there == {*"abcd"}, "those in the same storage, wherever their folders are"
+    assert {each.run.key[0] for each in finished_runs(tmp_path, "mine", "s3://other")} == {*"ab"}

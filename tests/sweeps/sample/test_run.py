@@ -165,6 +165,31 @@ def test_topics_and_clusters_are_numbers(out, monkeypatch, of):
         printed(out, "masked", label="4")
 
 
+def test_words_are_wished_for_and_away(out, monkeypatch):
+    """A wish reaches the sampler in the run's tokens, and makes the word likelier."""
+    calls = []
+
+    def noting(*arguments, **about):
+        calls.append(about.get("wishes"))
+        return generate(*arguments, **about)
+
+    monkeypatch.setattr("sweeps.sample.run.generate", noting)
+    plain = printed(out, "gaussian", count=8)
+    many = printed(out, "gaussian", count=8, wishes=["quick fox", "the"], avoided=["dog"], wish_weight=4.0)
+    run = run_of(out, "gaussian").spec["data"]
+    tokenizer = prepare_data(run["corpus"], run["tokenizer"], out / "data")
+    words = [(wish.token, *wish.then) for wish in calls[1]]
+    assert [tokenizer.decode(np.array(word)) for word in words] == ["quick fox", "the", "dog"]
+    assert [(wish.place, wish.absent, wish.weight) for wish in calls[1]] == [
+        ("any", False, 4.0), ("any", False, 4.0), ("all", True, 4.0),
+    ]  # fmt: skip
+    assert calls[0] is None
+    assert printed(out, "gaussian", wishes=["fox"])
+    assert calls[2][0].weight == 2.0
+    assert many.count("the") > plain.count("the")
+    assert many.count("dog") <= plain.count("dog")
+
+
 def test_control_characters_are_shown_and_change_no_terminal():
     assert escaped("a\x1b[2J\rb\n\tc") == "a\\x1b[2J\\rb\n        c"
 
@@ -219,8 +244,8 @@ def test_a_run_is_found_by_key_sweep_or_folder(out):
 
 def test_what_cannot_be_sampled_is_refused_in_a_sentence(out, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(out.parent)
-    ar, masked = (run_of(out, family).key for family in ("ar", "masked"))
-    planned = run_of(out, "ar", finished=False).key
+    ar, masked, gaussian = (run_of(out, family).key for family in ("ar", "masked", "gaussian"))
+    planned, short = run_of(out, "ar", finished=False).key, masked[:8]
     for arguments, sentence in [
         (("zzzz",), "there is no run 'zzzz': no folder of this name, and no run's key begins with it"),
         (("",), "runs' keys begin with ''"),
@@ -234,6 +259,11 @@ def test_what_cannot_be_sampled_is_refused_in_a_sentence(out, capsys, monkeypatc
         ((masked, "--temperature", "0"), "temperature is 0.0, it must be above 0"),
         ((masked, "--top-p", "2"), "top_p is 2.0, it must be in (0, 1]"),
         ((masked, "--label", "source"), "label 'source': the network was trained without labels"),
+        ((masked, "--wish", "fox"), f"family gaussian, whose steps follow a gradient; run {short}"),
+        ((gaussian, "--wish-weight", "1"), "--wish-weight is 1, it says how strong a wish is; add --wish"),
+        ((gaussian, "--avoid", ""), "--avoid is '', it must be a word"),
+        ((gaussian, "--wish", "fox " * 40), "wishes: it has "),
+        ((gaussian, "--wish", "fox", "--wish-weight", "nan"), "wishes: weight is nan, it must be finite"),
         ((masked, "--scale", "2"), "--scale is 2, it says how strongly a label guides; add --label"),
         (("texts",), "texts is no folder of a run: it has no spec.json"),
         ((ar, "--sweep", "nix"), "unknown sweep 'nix'"),

@@ -49,6 +49,8 @@ def test_what_is_put_can_be_read_listed_replaced_and_removed(storage, tmp_path):
     assert storage.size("run/attempt-001/journal.jsonl") == 6
     storage.get("run/attempt-002/checkpoint.pt", tmp_path / "there" / "copy")
     assert (tmp_path / "there" / "copy").read_bytes() == big
+    assert storage.end("run/attempt-002/checkpoint.pt", 1000) == big[-1000:]
+    assert storage.end("run/spec.json", 32) == b"three"
     storage.remove("run/spec.json")
     storage.remove("run/spec.json")
     assert "spec.json" not in storage.sizes("run")
@@ -57,7 +59,12 @@ def test_what_is_put_can_be_read_listed_replaced_and_removed(storage, tmp_path):
 
 def test_what_is_not_there_is_told_from_what_fails(storage, tmp_path):
     assert storage.sizes("nothing") == {}
-    for action in (storage.read, storage.size, lambda name: storage.get(name, tmp_path / "copy")):
+    for action in (
+        storage.read,
+        storage.size,
+        lambda name: storage.end(name, 4),
+        lambda name: storage.get(name, tmp_path / "copy"),
+    ):
         with pytest.raises(FileNotFoundError):
             action("nothing")
     assert not (tmp_path / "copy").exists()

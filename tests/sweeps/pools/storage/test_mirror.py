@@ -12,15 +12,18 @@ import pytest
 
 from scaling.data import open_dataset
 from scaling.errors import UserError
-from scaling.training import train
+from scaling.spec import DistillationSettings, RunSpec, distilled
+from scaling.training import load_run, train
 from scaling.training.checkpoint import load_checkpoint, save_checkpoint
 from sweeps.attempt import journal
 from sweeps.attempt.job import Job, Outcome, Trouble
+from sweeps.attempt.worker import Stop
 from sweeps.pools.entry import run as run_job
 from sweeps.pools.storage import files as storage
 from sweeps.pools.storage import mirror
 from sweeps.pools.storage.files import StorageError, open_storage
-from sweeps.pools.storage.mirror import fetch_dataset, is_whole, put_dataset
+from sweeps.pools.storage.mirror import fetch_dataset, put_dataset
+from sweeps.pools.storage.weights import fetch_weights
 from tests.sweeps import bucket
 from tests.sweeps.attempt.test_worker import fake
 from tests.sweeps.bucket import Bucket
@@ -222,20 +225,60 @@ def _records(tmp_path, outcome: Outcome) -> list[journal.Record]:
     return journal.read(path)
 
 
-def test_whole_and_damaged_checkpoints_are_told_apart(tmp_path):
-    path = save_checkpoint(tmp_path, 1, {"key": "k"})
-    content = path.read_bytes()
-    assert is_whole(path)
-    for damaged in (b"", content[:31], content[:-1], content + b"x", b"x" + content[1:]):
-        path.write_bytes(damaged)
-        assert not is_whole(path)
-
-
 def test_what_an_earlier_attempt_finished_is_not_trained_again(data, there):
     first = run_job(far_job(data, there), train=fake())
     again = run_job(far_job(data, there, attempt=2), train=fake(error=AssertionError("trained twice")))
     assert again.status == "finished"
     assert again.result == first.result
+
+
+# -- runs that read the weights of others -------------------------------------------------------
+
+FAR = Path("/nowhere") / RUN
+
+
+@pytest.fixture
+def finished(data, there):
+    """A run whose weights are in the storage, as its worker leaves them."""
+    assert run_job(far_job(data, there)).status == "finished"
+    return RunSpec.from_dict(far_job(data, there).spec)
+
+
+def distilling(data, there, finished: RunSpec, **values) -> Job:
+    spec = distilled(finished, DistillationSettings(rounds=2, steps_per_round=3), batch_size=4)
+    job = far_job(data, there)
+    folder = str(FAR.with_name("CHILD") / "attempt-001")
+    return replace(job, key=spec.key, spec=spec.to_dict(), folder=folder, runs={"parent": str(FAR)}, **values)
+
+
+def test_a_run_is_distilled_from_weights_in_the_storage(tmp_path, data, there, finished):
+    outcome = run_job(distilling(data, there, finished))
+    assert outcome.status == "finished", outcome.traceback
+    parent = fetch_weights(there, FAR, 1.0)
+    near = distilling(data, there, finished, storage=None, dataset=str(data.folder), stop_files=())
+    near = replace(near, folder=str(tmp_path / "near" / "attempt-001"), runs={"parent": str(parent)})
+    assert outcome.result["bound_average"] == run_job(near).result["bound_average"]
+
+
+def test_a_run_whose_parent_has_no_weights_is_not_tried_again(data, there, finished):
+    (name,) = checkpoints(there)
+    there.remove(f"{RUN}/attempt-001/{name}")
+    outcome = run_job(distilling(data, there, finished))
+    assert (outcome.status, outcome.trouble) == ("failed", Trouble.USER)
+    assert "has no weights of run KEY" in outcome.sentence
+
+
+def test_another_dataset_of_such_a_run_is_fetched_too(data, there, finished):
+    job = replace(far_job(data, there), runs={"judge": str(FAR)}, datasets={"judge": "/nowhere/other"})
+    jobs: list[Job] = []
+
+    def run(local: Job) -> Outcome:
+        jobs.append(local)
+        return Outcome(status="finished", sentence="")
+
+    assert mirror.run_mirrored(job, run, Stop()).status == "finished"
+    assert load_run(Path(jobs[0].runs["judge"])).spec == finished
+    assert mirror.fingerprint_of(Path(jobs[0].datasets["judge"])) == data.fingerprint
 
 
 # -- stopping -----------------------------------------------------------------------------------
@@ -278,7 +321,7 @@ def test_the_storage_is_asked_every_few_seconds_at_most(data, there, monkeypatch
 
 def test_a_dataset_that_is_seen_is_not_fetched(tmp_path, data, there):
     job = replace(far_job(data, there), dataset=str(data.folder))
-    assert fetch_dataset(there, job) == data.folder
+    assert fetch_dataset(there, Path(job.dataset), data.fingerprint) == data.folder
     assert not (tmp_path / "node").exists()
 
 
@@ -286,7 +329,12 @@ def test_workers_at_once_fetch_a_dataset_once(tmp_path, data, there):
     job = far_job(data, there)
     Bucket.calls.clear()
     folders: list[Path] = []
-    threads = [threading.Thread(target=lambda: folders.append(fetch_dataset(there, job))) for _ in range(4)]
+    threads = [
+        threading.Thread(
+            target=lambda: folders.append(fetch_dataset(there, Path(job.dataset), data.fingerprint))
+        )
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -312,14 +360,14 @@ def test_a_dataset_is_announced_last_and_half_of_one_is_not_used(data):
     assert len([call for call in Bucket.calls if call.startswith("put ")]) == len(puts)  # once
     there.remove(f"data/{data.fingerprint}/meta.json")
     with pytest.raises(StorageError, match="has no dataset"):
-        fetch_dataset(there, far_job(data, there))
+        fetch_dataset(there, Path(far_job(data, there).dataset), data.fingerprint)
 
 
 def test_a_damaged_copy_on_the_node_is_fetched_again(data, there):
     job = far_job(data, there)
-    folder = fetch_dataset(there, job)
+    folder = fetch_dataset(there, Path(job.dataset), data.fingerprint)
     (folder / "train-00000.bin").write_bytes(b"cut")
-    assert fetch_dataset(there, job) == folder
+    assert fetch_dataset(there, Path(job.dataset), data.fingerprint) == folder
     assert (folder / "train-00000.bin").read_bytes() == (data.folder / "train-00000.bin").read_bytes()
 
 
@@ -330,7 +378,7 @@ def test_a_damaged_copy_in_the_storage_is_not_used_and_the_next_put_mends_it(dat
     content[content.find(b'"sha256"') + 12 if name == "meta.json" else len(content) // 2] ^= 1
     there.put(bytes(content), place)
     with pytest.raises(UserError, match=r"the copy of the data in .* is damaged"):
-        fetch_dataset(there, far_job(data, there))
+        fetch_dataset(there, Path(far_job(data, there).dataset), data.fingerprint)
     outcome = run_job(far_job(data, there))
     assert (outcome.status, outcome.trouble) == ("failed", Trouble.DATA)
     put_dataset(there, data.folder)
@@ -340,7 +388,7 @@ def test_a_damaged_copy_in_the_storage_is_not_used_and_the_next_put_mends_it(dat
 
 def test_a_copy_on_the_node_with_a_changed_byte_is_fetched_again(data, there):
     job = far_job(data, there)
-    shard = fetch_dataset(there, job) / "heldout-00000.bin"
+    shard = fetch_dataset(there, Path(job.dataset), data.fingerprint) / "heldout-00000.bin"
     content, times = shard.read_bytes(), shard.stat()
     shard.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a bad disk does
@@ -357,7 +405,7 @@ def test_a_copy_on_the_node_with_a_changed_byte_is_fetched_again(data, there):
 def test_the_folder_for_data_is_this_users_alone(tmp_path, data, there, monkeypatch):
     monkeypatch.delenv("SCALING_SCRATCH")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = fetch_dataset(there, far_job(data, there)).parents[1]
+    folder = fetch_dataset(there, Path(far_job(data, there).dataset), data.fingerprint).parents[1]
     assert folder == tmp_path / f"scaling-{os.getuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o755)
