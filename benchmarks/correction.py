@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks import options, save
-from benchmarks.judged import RANGES, Desk, add_options, compare, head, matching, row
+from benchmarks.judged import RANGES, Desk, add_options, at_equal_entropy, compare, head, matching, row
 from scaling.training import load_run
 
 LADDER = (8, 16, 32)
@@ -41,27 +41,24 @@ def main() -> None:
     torch.set_num_threads(1)
     run, desk = load_run(arguments.run), Desk.of(arguments.judge, arguments.texts)
     numbers: dict[str, Any] = {"spec": run.spec.to_dict(), "judge": desk.judge.name}
-    others = [f"ancestral of its entropy by {name}" for name in FILTERS]
     print(f"judge {desk.judge.name}, {desk.texts} texts")
-    print(head("ancestral", *others))
-    print(row("held-out text", desk.heldout(run.spec.data.context_length), None, None, None), flush=True)
+    print(head("ancestral", *FILTERS))
+    print(row("held-out text", desk.heldout(run.spec.data.context_length)), flush=True)
     for steps in map(int, arguments.steps.split(",")):
         plain = desk.sample(run, steps=steps)
-        print(row(f"ancestral, {steps} steps", plain, None, None, None), flush=True)
+        print(row(f"ancestral, {steps} steps", plain), flush=True)
         numbers[str(steps)] = {"ancestral": plain.summary()}
         samples = {name: cache(partial(desk.filtered, run, name, steps=steps)) for name in FILTERS}
         for way in arguments.ways.split(","):
             texts = desk.sample(run, steps=steps, **WAYS[way])
             entropy = float(texts.entropy.mean())
-            same = {name: matching(samples[name], entropy, *RANGES[name]) for name in FILTERS}
-            values = ", ".join(f"{name} {value:.2f}" for name, (value, _) in same.items())
-            sets = [plain, *(matched for _, matched in same.values())]
-            print(row(f"{way}, {steps} steps ({values})", texts, *sets), flush=True)
+            matches = {name: matching(samples[name], entropy, *RANGES[name]) for name in FILTERS}
+            print(row(f"{way}, {steps} steps", texts, plain, *matches.values()), flush=True)
             numbers[str(steps)][way] = {
                 "texts": texts.summary(), "passes": texts.passes, "to_ancestral": compare(texts, plain),
-                "matched": {
-                    name: {"value": value, "texts": other.summary(), "compared": compare(texts, other)}
-                    for name, (value, other) in same.items()
+                "at_equal_entropy": {
+                    name: {"value": match.value, "ratio": at_equal_entropy(texts, match)}
+                    for name, match in matches.items()
                 },
             }  # fmt: skip
     save(arguments.out, numbers)

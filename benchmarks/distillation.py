@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks import options, save
-from benchmarks.judged import RANGES, Desk, add_options, compare, head, matching, row
+from benchmarks.judged import RANGES, Desk, add_options, at_equal_entropy, compare, head, matching, row
 from scaling.data import open_dataset, prepare
 from scaling.data.synthetic import Source, parse_source
 from scaling.ladder import Size
@@ -46,6 +46,8 @@ CORPORA = {
 SIZE = Size(name="48x1", hidden=48, num_layers=1, num_heads=6, cond_dim=128, time_features=256)
 LENGTH, BATCH = 32, 32
 LADDER, LADDER_ON_TEXT = (4, 8, 64), (4, 8, 16, 32)
+MATCHED = (4, 8)
+"""Steps at which the teacher is also read at the student's entropy."""
 RESAMPLES = 1000
 
 
@@ -126,20 +128,20 @@ def on_text(
     numbers: dict[str, Any] = {"spec": spec.to_dict(), "bound": result.bound, "judge": desk.judge.name}
     heldout = desk.heldout(spec.data.context_length)
     print(f"judge {desk.judge.name}, {desk.texts} texts, bound of the student {result.bound:.3f}")
-    print(head("teacher", "teacher of its entropy"))
-    print(row("held-out text", heldout, None, None), flush=True)
+    print(head("teacher", "temperature"))
+    print(row("held-out text", heldout), flush=True)
     for steps in LADDER_ON_TEXT:
         before, after = (desk.sample(run, steps=steps) for run in (teacher, student))
-        sample = partial(desk.filtered, teacher, "temperature", steps=steps)
-        temperature, same = matching(sample, float(after.entropy.mean()), *RANGES["temperature"])
-        print(row(f"teacher, {steps} steps", before, None, None))
-        print(row(f"student, {steps} steps", after, before, same))
-        print(row(f"teacher, {steps} steps, temperature {temperature:.2f}", same, before, None), flush=True)
-        numbers[str(steps)] = {
-            "teacher": before.summary(), "student": after.summary(), "matched": same.summary(),
-            "temperature": temperature, "to_teacher": compare(after, before),
-            "to_matched": compare(after, same),
-        }  # fmt: skip
+        print(row(f"teacher, {steps} steps", before), flush=True)
+        numbers[str(steps)] = {"teacher": before.summary(), "student": after.summary()}
+        numbers[str(steps)]["to_teacher"] = compare(after, before)
+        matches = []
+        if steps in MATCHED:
+            sample = partial(desk.filtered, teacher, "temperature", steps=steps)
+            matches.append(matching(sample, float(after.entropy.mean()), *RANGES["temperature"]))
+            equal = at_equal_entropy(after, matches[0])
+            numbers[str(steps)] |= {"temperature": matches[0].value, "at_equal_entropy": equal}
+        print(row(f"student, {steps} steps", after, before, *matches), flush=True)
     return numbers
 
 

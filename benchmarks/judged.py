@@ -11,6 +11,7 @@ N texts of L ids, V ids in all.
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,10 +32,9 @@ from scaling.training.finished import FinishedRun
 RESAMPLES = 2000
 BATCH = 500
 """Texts made at once; a text does not depend on it."""
-HALVINGS = 7
-"""Of a range of temperatures, to one whose texts have a given entropy: 0.01 is then the last digit."""
-
-RANGES = {"temperature": (0.3, 1.7), "top_p": (0.1, 1.0)}
+LINES = 4
+"""Straight lines drawn to find the value of a filter whose texts have a given entropy."""
+RANGES = {"temperature": (0.6, 1.1), "top_p": (0.6, 1.0)}
 """Where the values of filters are looked for."""
 
 Interval = tuple[float, float, float]
@@ -112,20 +112,48 @@ class Desk:
         return self.sample(run, filters=filters, **about)
 
 
-def matching(
-    sample: Callable[[float], Judged], entropy: float, low: float, high: float
-) -> tuple[float, Judged]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Texts with about a given entropy."""
+
+    value: float
+    """Of the filter that gives it."""
+    texts: Judged
+    slope: float
+    """d ln(perplexity) / d entropy of a text around them, by which what the entropies are apart is allowed
+    for."""
+
+
+def matching(sample: Callable[[float], Judged], entropy: float, low: float, high: float) -> Match:
     """The value between low and high, and its texts, whose mean entropy, which rises with the value, is
-    nearest to a given one, by bisection."""
-    tried = []
-    for _ in range(HALVINGS):
-        value = (low + high) / 2
+    nearest to a given one: by straight lines between the values around it, or an end where it lies beyond."""
+    ends = [(value, sample(value)) for value in (low, high)]
+    tried = list(ends)
+    for _ in range(LINES):
+        (left, less), (right, more) = ends
+        below, above = (float(texts.entropy.mean()) - entropy for texts in (less, more))
+        if below >= 0 or above <= 0:
+            break
+        value = left - below * (right - left) / (above - below)
         tried.append((value, sample(value)))
-        if tried[-1][1].entropy.mean() > entropy:
-            high = value
-        else:
-            low = value
-    return min(tried, key=lambda pair: abs(float(pair[1].entropy.mean()) - entropy))
+        ends[int(tried[-1][1].entropy.mean() > entropy)] = tried[-1]
+    value, texts = min(tried, key=lambda pair: abs(float(pair[1].entropy.mean()) - entropy))
+    less, more = (texts for _, texts in ends)
+    rise = math.log(_pooled(more) / _pooled(less)) / float(more.entropy.mean() - less.entropy.mean())
+    return Match(value=value, texts=texts, slope=rise)
+
+
+def _pooled(texts: Judged) -> float:
+    return math.exp(texts.nats.sum() / texts.tokens.sum())
+
+
+def at_equal_entropy(one: Judged, match: Match) -> Interval:
+    """The ratio of the perplexity of one to that of its match, at the entropy of one: in each resample what
+    the entropies are apart is allowed for along the match's slope."""
+    weights = draws(len(one.nats))
+    apart = _entropy(one, weights) - _entropy(match.texts, weights)
+    there = _perplexity(match.texts, weights) * np.exp(match.slope * apart)
+    return interval(_perplexity(one, weights) / there)
 
 
 Measure = Callable[[Judged, np.ndarray], np.ndarray]
@@ -181,30 +209,28 @@ def compare(one: Judged, other: Judged) -> dict[str, Interval]:
     return out
 
 
-def row(label: str, texts: Judged, *others: Judged | None) -> str:
-    """A line of a table: the measures, then for each other set the ratio of perplexities to it and the
-    difference of the entropies of a text; nothing where there is none."""
+def row(label: str, texts: Judged, plain: Judged | None = None, *matches: Match) -> str:
+    """A line of a table: the measures, and beside plain texts the ratio of perplexities and the difference of
+    the entropies of a text, and the ratio to each match at equal entropy."""
     own = texts.summary()
     cells = [label, f"{texts.passes:.1f}", f"{own['gen_ppl'][0]:.1f}", f"{own['entropy'][0]:.3f}",
              f"{own['entropy_of_all'][0]:.3f}", f"{own['distinct_2'][0]:.3f}"]  # fmt: skip
-    for other in others:
-        if other is None:
-            cells += ["", ""]
-            continue
-        apart = compare(texts, other)
-        ratio, entropy = apart["gen_ppl"], apart["entropy"]
-        cells += [
-            f"{ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}]",
-            f"{entropy[0]:+.3f} [{entropy[1]:+.3f}, {entropy[2]:+.3f}]",
-        ]
+    if plain is not None:
+        apart = compare(texts, plain)
+        cells += [_cell(apart["gen_ppl"]), _cell(apart["entropy"])]
+    cells += [_cell(at_equal_entropy(texts, match)) + f" at {match.value:.2f}" for match in matches]
     return "| " + " | ".join(cells) + " |"
 
 
-def head(*others: str) -> str:
+def _cell(values: Interval) -> str:
+    return f"{values[0]:.3f} [{values[1]:.3f}, {values[2]:.3f}]"
+
+
+def head(plain: str, *matches: str) -> str:
     """The head of a table of `row`s."""
     names = ["texts", "passes", "gen-PPL", "entropy of a text", "of all", "distinct-2"]
-    for other in others:
-        names += [f"gen-PPL / {other}", f"entropy - {other}"]
+    names += [f"gen-PPL / {plain}", f"entropy - {plain}"]
+    names += [f"at equal entropy, by {match}" for match in matches]
     return "| " + " | ".join(names) + " |\n|" + "---|" * len(names)
 
 

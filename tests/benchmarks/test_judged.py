@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.judged import Judged, compare, head, matching, row
+from benchmarks.judged import Judged, Match, at_equal_entropy, compare, head, matching, row
 
 TEXTS, LENGTH, IDS = 200, 16, 8
 
@@ -51,12 +51,43 @@ def test_entropy_of_all_texts_is_that_of_their_ids_together(texts: Judged) -> No
 @pytest.mark.parametrize("entropy", [0.9, 1.5, 2.1])
 def test_the_entropy_is_met(texts: Judged, entropy: float) -> None:
     def sample(value: float) -> Judged:
-        return replace(texts, entropy=np.full(TEXTS, 2 * value))
+        return replace(texts, entropy=np.full(TEXTS, 2 * np.sqrt(value)))
 
-    value, same = matching(sample, entropy, 0.3, 1.7)
-    assert 2 * value == pytest.approx(entropy, abs=0.02)
-    assert same.entropy.mean() == pytest.approx(2 * value)
+    match = matching(sample, entropy, 0.1, 1.7)
+    assert 2 * np.sqrt(match.value) == pytest.approx(entropy, abs=0.03)
+    assert match.texts.entropy.mean() == pytest.approx(2 * np.sqrt(match.value))
+
+
+@pytest.mark.parametrize(("entropy", "end"), [(0.2, 0.3), (9.0, 1.7)])
+def test_an_entropy_that_no_value_gives_has_the_nearest_end(
+    texts: Judged, entropy: float, end: float
+) -> None:
+    def sample(value: float) -> Judged:
+        return replace(texts, entropy=np.full(TEXTS, value))
+
+    assert matching(sample, entropy, 0.3, 1.7).value == end
+
+
+def test_likelier_by_temperature_alone_is_nothing_at_equal_entropy(texts: Judged) -> None:
+    def sample(value: float) -> Judged:
+        return replace(texts, entropy=value * texts.entropy, nats=(1 + value) * texts.nats)
+
+    one = sample(0.83)
+    assert compare(one, sample(1.0))["gen_ppl"][2] < 0.9
+    match = matching(sample, float(one.entropy.mean()), 0.5, 1.2)
+    assert at_equal_entropy(one, match) == pytest.approx((1, 1, 1), abs=0.01)
+    better = replace(one, nats=one.nats - 0.1 * one.tokens)
+    assert at_equal_entropy(better, match) == pytest.approx((np.exp(-0.1),) * 3, rel=0.02)
+
+
+def test_what_the_entropies_are_apart_is_allowed_for(texts: Judged) -> None:
+    slope = 2.0
+    duller = replace(texts, entropy=texts.entropy - 0.05, nats=texts.nats - 0.05 * slope * texts.tokens)
+    match = Match(value=1.0, texts=texts, slope=slope)
+    assert at_equal_entropy(duller, match) == pytest.approx((1, 1, 1))
 
 
 def test_a_line_fits_its_head(texts: Judged) -> None:
-    assert head("a", "b").splitlines()[0].count("|") == row("it", texts, texts, texts).count("|")
+    match = Match(value=0.9, texts=texts, slope=1.0)
+    first, _ = head("a", "b").splitlines()
+    assert first.count("|") == row("it", texts, texts, match).count("|")
