@@ -63,13 +63,17 @@ def main() -> None:
     parser.add_argument("--first-step", type=float, default=1 / 512)
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of the student")
     parser.add_argument("--ema-decay", type=float, default=0.99, help="of the student")
+    parser.add_argument("--forward-kl", action="store_true", help="the other divergence")
     parser.add_argument("--texts", type=int, default=1000)
     arguments = parser.parse_args()
     if (arguments.run is None) != (arguments.judge is None):
         parser.error("--run and --judge go together")
     torch.set_num_threads(1)
     how = DistillationSettings(
-        rounds=arguments.rounds, steps_per_round=arguments.steps_per_round, first_step=arguments.first_step
+        rounds=arguments.rounds,
+        steps_per_round=arguments.steps_per_round,
+        first_step=arguments.first_step,
+        forward_kl=arguments.forward_kl,
     )
     about: dict[str, Any] = {
         "batch_size": arguments.batch_size, "warmup_steps": 100, "ema_decay": arguments.ema_decay,
