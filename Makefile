@@ -31,11 +31,10 @@ ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep plan fit compare ask report dashboard notebook docs test test-all bench lint format clean run-ready dev-ready notebook-ready docs-ready
+.PHONY: help setup sweep plan tune fit compare ask report dashboard notebook docs test test-all bench lint format clean run-ready tune-ready dev-ready notebook-ready docs-ready
 
 help: ## list these targets
 	@echo "usage: make TARGET [NAME=value ...]"
-	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  FAMILY=uniform|ar|masked|esoteric|block|hybrid|gaussian, or several: FAMILY='ar masked'"
@@ -50,6 +49,9 @@ plan: run-ready ## show FAMILY's runs, their cost and what is already done
 
 sweep: run-ready ## train FAMILY's runs, fit the law, draw the figures; again: carries on
 	$(SCALING) sweep $(WHICH) $(FAMILIES) $(if $(ADDRESS),--address $(call quoted,$(ADDRESS))) $(ARGS)
+
+tune: tune-ready ## try rates and batches for FAMILY by Optuna, and write the rule for sweeps to use
+	$(SCALING) tune $(call quoted,$(firstword $(FAMILY))) $(WHICH) $(if $(ADDRESS),--address $(call quoted,$(ADDRESS))) $(ARGS)
 
 fit: run-ready ## fit FAMILY's law again from the runs that are there
 	$(SCALING) fit $(WHICH) $(FAMILIES) $(FROM) $(ARGS)
@@ -98,6 +100,8 @@ clean: ## remove caches and build outputs; never runs/, nor .venv
 
 run-ready:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh run
+tune-ready:
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh tune
 notebook-ready:
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh notebook
 docs-ready:

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from analysis.checks.heldout import rollout as rollout
     from analysis.checks.selection import select as select
     from analysis.comparison.multipliers import compare as compare
+    from analysis.comparison.pairwise import compare_sequences as compare_sequences
+    from analysis.comparison.pairwise import load_sequence_losses as load_sequence_losses
+    from analysis.comparison.pairwise import paired_difference as paired_difference
     from analysis.estimate import Estimate as Estimate
     from analysis.laws import fit_law as fit_law
     from analysis.laws.groups import fit_laws as fit_laws
     from analysis.laws.powerfit import fit_power_law as fit_power_law
+    from analysis.laws.response import fit_response as fit_response
     from analysis.laws.saved import load_law as load_law
     from analysis.laws.tuning import fit_tuning_law as fit_tuning_law
     from analysis.speed.comparison import speed_quality as speed_quality
@@ -34,15 +38,19 @@ _HOMES = {
     "Estimate": "analysis.estimate",
     "budget_for": "analysis.answer.recommendation",
     "compare": "analysis.comparison.multipliers",
+    "compare_sequences": "analysis.comparison.pairwise",
     "counted": "analysis.table.counts",
     "diagnose": "analysis.checks.diagnostics",
     "fit_law": "analysis.laws",
     "fit_laws": "analysis.laws.groups",
     "fit_power_law": "analysis.laws.powerfit",
+    "fit_response": "analysis.laws.response",
     "fit_tuning_law": "analysis.laws.tuning",
     "load_law": "analysis.laws.saved",
     "load_runs": "analysis.table.runs",
     "load_samples": "analysis.speed.samples",
+    "load_sequence_losses": "analysis.comparison.pairwise",
+    "paired_difference": "analysis.comparison.pairwise",
     "recommend": "analysis.answer.recommendation",
     "rollout": "analysis.checks.heldout",
     "select": "analysis.checks.selection",

@@ -1,17 +1,18 @@
 #!/bin/sh
-# Makes .venv hold what one part of the work needs: scripts/setup.sh run | notebook | docs | dev
+# Makes .venv hold what one part of the work needs: scripts/setup.sh run | tune | notebook | docs | dev
 #
 # Done before, it answers at once: .venv/ready-PART, written last, names this folder and a checksum of what was
 # asked for. An interrupted set-up therefore leaves no such file, and the next call carries on. Two calls at once
 # take turns. PYTHON=... chooses the interpreter of a new environment.
 set -eu
-part=${1:?which part: run, notebook, docs or dev}
+part=${1:?which part: run, tune, notebook, docs or dev}
 case $part in
   run) extras= what="the run-time packages" ;;
+  tune) extras="[tune]" what="what tuning needs" ;;
   notebook) extras="[notebook]" what="what the notebooks need" ;;
   docs) extras="[docs]" what="what the documentation site needs" ;;
   dev) extras="[dev]" what="what the tests and linters need" ;;
-  *) echo "setup: there is no part '$part'; it is run, notebook, docs or dev" >&2; exit 2 ;;
+  *) echo "setup: there is no part '$part'; it is run, tune, notebook, docs or dev" >&2; exit 2 ;;
 esac
 cd "$(dirname "$0")/.."
 
@@ -70,5 +71,5 @@ wait $!
 
 echo "$wanted" >".venv/ready-run"
 echo "$wanted" >".venv/ready-$part"
-if [ "$part" = dev ]; then echo "$wanted" >.venv/ready-notebook; fi
+if [ "$part" = dev ]; then echo "$wanted" | tee .venv/ready-notebook >.venv/ready-tune; fi
 echo "setup: .venv is ready ($(($(date +%s) - start)) s)"

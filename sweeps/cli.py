@@ -287,6 +287,38 @@ def audit(chosen: Chosen) -> None:
 command("family", "sweep", "config", "data", "out")(sample)
 
 
+@command(*WHICH, *CAPS, store=RECORD, otherwise=USUAL_STORE)
+def tune(
+    chosen: Chosen,
+    family: Annotated[str, typer.Argument(help="The family to tune.", metavar="FAMILY")],
+    trials: Annotated[
+        int | None, option("Trials at every point.", min=1, show_default="as in the config")
+    ] = None,
+    study: Annotated[
+        Text, option("Another study, for another search space.", metavar="NAME", show_default="SWEEP-tune")
+    ] = None,
+    address: Annotated[
+        Text, option("A Ray cluster.", metavar="RAY", show_default="RAY_ADDRESS, else this machine")
+    ] = None,
+    pool: Annotated[
+        str, option("Where trials run: ray, or local for plain processes.", metavar="NAME")
+    ] = "ray",
+    bootstrap: Bootstrap = 1000,
+) -> None:
+    """Try learning rates, batches and more at small sizes by Optuna, and write rules for sweeps to use.
+
+    Where, which and how often says the config, under tuning. Again: carries on, adds trials, fits anew.
+    """
+    from dataclasses import replace
+
+    from sweeps.tune.drive import Tuning
+    from sweeps.tune.drive import tune as run_study
+
+    how = Tuning(study=study, trials=trials, store=chosen.store, address=address, pool=pool,
+                 caps=chosen.caps, bootstrap=bootstrap)  # fmt: skip
+    sys.exit(run_study(replace(chosen, family=[family]).request(), how))
+
+
 # -- laws ---------------------------------------------------------------------------------------
 
 

@@ -3,17 +3,17 @@
     print(analysis.diagnose(law))           # the table and the verdict
     analysis.diagnose(law).plot("delta")    # the figure behind a check
 
-Checks of any law: windows of tokens per parameter, conventions of counting (columns params_total,
-params_body, flops_6nd, ... if the table has them), the approach, and the law's own warnings. Of a surface
-also: E against the lowest loss, exponents whose interval touches 0, bounds, starts, condition number,
-leverage, leave-one-out influence, outliers, and the threshold delta. Leave-one-out uses the resampling
-solver: a few Newton steps a run.
+Checks of any law: lack of fit by repeated runs (`solver.lack_of_fit`), windows of tokens per parameter,
+conventions of counting (columns params_total, params_body, flops_6nd, ... if the table has them), the
+approach, and the law's own warnings. Of a surface also: E against the lowest loss, exponents whose interval
+touches 0, bounds, starts, condition number, leverage, leave-one-out influence, outliers, and the threshold
+delta. Leave-one-out uses the resampling solver: a few Newton steps a run.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,12 +25,11 @@ from analysis.estimate import Estimate
 from analysis.frontier import frontier_exponents
 from analysis.laws.predicting import FEW_STARTS
 from analysis.laws.result import FitStatus, Law
+from analysis.laws.solver.lack_of_fit import LackOfFit
 from analysis.laws.surface import TOUCHES_ZERO, SurfaceLaw
 from analysis.plotted import Plotted
+from analysis.table.fit_table import prepare
 from analysis.text import number_text
-
-if TYPE_CHECKING:
-    pass
 
 STABLE = 0.05
 """Variants of the exponent of N* within this of each other are called stable; 0.05 is a factor 2 in N* over
@@ -87,6 +86,7 @@ class Diagnosis(Plotted):
             "E": "E lies at or above the lowest loss" if "E" in broken else "E may be 0",
             "exponents": "alpha or beta may be 0",
             "fit": "its warnings say why",
+            "lack of fit": "its curve does not describe the means of repeated runs",
             "outliers": "outliers move the exponent of N*",
         }
         reasons, differences = [], []
@@ -153,6 +153,8 @@ def diagnose(law: Law) -> Diagnosis:
     else:
         note = "; ".join((law.sentence, *law.warnings))
         checks = {"fit": (CONCERN if law.warnings else FINE, None, note)}
+    if hasattr(law, "lack_of_fit"):
+        checks["lack of fit"] = _lack_of_fit(law)
     own = law.exponents.get("params")
     for check in ("delta", "window", "convention", "approach"):
         rows = others[others["check"] == check]
@@ -182,6 +184,20 @@ def diagnose(law: Law) -> Diagnosis:
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"value": "Float64"})
     verdict = _verdict(law, checks, others, influence)
     return Diagnosis(law=law, table=table, variants=others, influence=influence, verdict=verdict)
+
+
+def _lack_of_fit(law: Any) -> Finding:
+    """Whether the means of repeated runs lie on the curve, of a law with that field."""
+    lack: LackOfFit | None = law.lack_of_fit
+    if lack is None and prepare(law.runs).repeats is None:
+        return NOTE, None, "not testable: no run is repeated with another seed"
+    if lack is None:
+        return NOTE, None, "not testable: repeats alike, no size to spare, or a curve that is no plain fit"
+    means = f"means of repeats lie {lack.pooled.lack:.2%} off the curve, repeats scatter by "
+    means += f"{lack.pooled.error:.2%} ({lack.sentence})"
+    if not lack.fails:
+        return FINE, lack.p, f"{means}: as far as noise explains"
+    return CONCERN, lack.p, f"{means}: the curve misses them"
 
 
 def _surface_checks(law: SurfaceLaw, influence: pd.DataFrame) -> dict[str, Finding]:
@@ -224,14 +240,18 @@ def _surface_checks(law: SurfaceLaw, influence: pd.DataFrame) -> dict[str, Findi
     checks["condition"] = (NOTE if number > ILL_CONDITIONED else FINE), number, note
 
     a = law.exponents["params"]
-    highest, leverage = influence["leverage"].idxmax(), float(influence["leverage"].max())
+    # of a run and its repeats together
+    shares = influence.groupby("cell")["leverage"].transform("sum").to_numpy()
+    highest, leverage = influence.index[int(shares.argmax())], float(shares.max())
     note = f"highest leverage {leverage:.2f} (row {highest}); 1 is a run fitted by itself"
     checks["leverage"] = (NOTE if leverage > 0.8 else FINE, leverage, note)
 
-    most = influence["exponent_change"].abs().idxmax()
-    change = float(influence.loc[most, "exponent_change"])
+    place = int(influence["exponent_change"].abs().to_numpy().argmax())
+    most, change = influence.index[place], float(influence["exponent_change"].iloc[place])
+    repeats = int((influence["cell"] == influence["cell"].iloc[place]).sum()) - 1
     half = None if a.low is None or a.high is None else (a.high - a.low) / 2
-    note = f"without row {most} the exponent of N* moves most, by {change:+.3f}"
+    also = f" and its {repeats} repeat{'s' * (repeats > 1)}" if repeats else ""
+    note = f"without row {most}{also} the exponent of N* moves most, by {change:+.3f}"
     if half and half > 1e-6:
         note += f" ({abs(change) / half:.0%} of its half interval)"
     heavy = abs(change) > max(half or STABLE, 1e-6)

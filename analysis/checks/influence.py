@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.frontier import frontier_exponents, surface_loss
 from analysis.laws.solver.bootstrap import leave_one_out
 from analysis.laws.surface import SurfaceLaw, refit_surface
+from analysis.table.fit_table import prepare
 
 OUTLIER = 4.0
 """Runs further than this many robust standard deviations from the surface count as outliers."""
@@ -16,14 +17,16 @@ OUTLIER = 4.0
 
 def influence_table(law: SurfaceLaw) -> pd.DataFrame:
     """The runs with leverage (0 to 1; they sum to the number of parameters), residual_percent (of log loss),
-    outlier, and the law without each run: exponent_without, exponent_change, E_without.
+    outlier, and the law without each run and its repeats: exponent_without, exponent_change, E_without. cell
+    numbers the designs: rows of one cell are repeats with other seeds.
 
     Leverage is that of the robust fit: the hat matrix of the weighted Jacobian of log loss, weights
     min(1, delta / |residual|) at the optimum, scaled by their mean so that clipped runs still count.
     """
     runs = law.runs
     theta = law.thetas[0]
-    thetas, _ = refit_surface(law, weights=leave_one_out(np.arange(len(runs))))
+    cells = prepare(runs).cells
+    thetas = refit_surface(law, weights=leave_one_out(cells))[0][cells]
     residual = _log_residuals(law)
     delta = float(law.options["delta"])
     _, jacobian = _jacobian(law)
@@ -34,6 +37,7 @@ def influence_table(law: SurfaceLaw) -> pd.DataFrame:
     left, singular, _ = np.linalg.svd(weighted / np.sqrt(np.sum(weighted**2, axis=0)), full_matrices=False)
     leverage = np.sum(left[:, singular > 1e-12 * singular[0]] ** 2, axis=1)
     return runs.assign(
+        cell=cells,
         leverage=leverage,
         residual_percent=100 * residual,
         outlier=outliers(law),

@@ -133,19 +133,19 @@ def fit_shared_E(
 
     # every family is resampled on its own, all of them are refitted together
     tables = [prepare(law.runs) for law in laws]
-    resample = choose_resampling(resample, min(map(len, tables)), None)
+    resample = choose_resampling(resample, min(int(table.cells.max()) + 1 for table in tables), None)
     weights, losses = [], []
     for k, (part, table, seed) in enumerate(
         zip(problems, tables, map(seeds.__getitem__, separate), strict=True)
     ):
         if resample == "rows":
-            chunks = resample_weights(len(table), bootstrap, seed)
+            chunks = resample_weights(len(table), bootstrap, seed, table.repeats)
             weights.append(np.concatenate([np.empty((0, len(table))), *chunks]))
             losses.append(np.broadcast_to(part.z, weights[-1].shape))
         else:
             spread, fitted = spread_about_surface(part, objective.own(best, k), table)
             generator = np.random.default_rng(seed)
-            drawn = draw_losses(table, spread, resample, bootstrap, generator, about=fitted)
+            drawn = draw_losses(table, spread, resample, bootstrap, generator, table.repeats, about=fitted)
             losses.append(np.log(drawn) - part.means[2])
             weights.append(np.ones_like(drawn))
     weight_Rn, z_Rn = np.concatenate(weights, axis=1), np.concatenate(losses, axis=1)

@@ -23,6 +23,7 @@ from analysis.errors import UserError
 from analysis.laws import METHODS, standard_methods
 from analysis.table.counts import FLOPS, PARAMS
 from analysis.table.counts import counted as count_runs
+from analysis.text import is_missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,7 +216,14 @@ def fit_family(runs: pd.DataFrame, bootstrap: int) -> tuple[dict[str, Law], dict
     laws: dict[str, Law] = {}
     summary: dict[str, Any] = {"laws": {}, "refused": {}, "runs": len(runs)}
     # rows called by the key of their run, so that a law names the runs it left out
-    keyed = runs.set_axis(runs["key"].tolist(), axis=0) if "key" in runs else runs
+    keyed = runs
+    if "key" in runs:
+        replicas = runs["replica"] if "replica" in runs else [None] * len(runs)
+        names = [
+            str(key) if is_missing(number) else f"{key}, replica {number}"
+            for key, number in zip(runs["key"], replicas, strict=True)
+        ]
+        keyed = runs.set_axis(names, axis=0)
     for method in standard_methods():
         try:
             law = analysis.fit_law(keyed, method, bootstrap=bootstrap)

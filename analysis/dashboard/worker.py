@@ -107,9 +107,8 @@ class Reader:
 
         rows = change.rows
         if not change.whole and self.frame is not None and "key" in self.frame:
-            names = ["sweep", "key"]
-            changed = pd.MultiIndex.from_frame(rows[names])
-            kept = self.frame[~pd.MultiIndex.from_frame(self.frame[names]).isin(changed)]
+            changed = _places(rows)
+            kept = self.frame[~_places(self.frame).isin(changed)]
             rows = pd.concat([kept, rows], ignore_index=True)
         self.frame, self.mark, self.note = with_keys(rows), change.mark, change.note
         self.tracking = change.tracking
@@ -186,6 +185,14 @@ class Reader:
         curves = columns_of(next(self.source.curves(rows.tail(1))))
         row = rows.iloc[-1]
         yield {**curves, "story": self.source.story(row), "texts": self.source.texts(row), "end": True}
+
+
+def _places(rows: pd.DataFrame) -> pd.MultiIndex:
+    """What tells a row from the others: sweep, key, and the replica of a run that trained several."""
+    import pandas as pd
+
+    replica = rows["replica"].fillna(-1) if "replica" in rows else -1
+    return pd.MultiIndex.from_frame(rows[["sweep", "key"]].assign(replica=replica))
 
 
 def with_keys(rows: pd.DataFrame) -> pd.DataFrame:

@@ -52,6 +52,7 @@ from analysis.figures.residuals import surface_residuals, surface_residuals_tabl
 from analysis.figures.rollouts import rollout, rollout_table
 from analysis.figures.saving import page, save
 from analysis.figures.schedules import schedule
+from analysis.figures.settings.rates import tuning, tuning_table
 from analysis.figures.speeds import speed_quality, speed_quality_table
 from analysis.figures.theme import set_theme
 
@@ -64,7 +65,7 @@ __all__ = [
     "frontier_table", "influence", "influence_table", "isoflop", "isoflop_table", "loss_curves",
     "loss_curves_table", "measured", "measured_table", "page", "rollout", "rollout_table", "save",
     "schedule", "set_theme", "speed_quality", "speed_quality_table", "surface_residuals",
-    "surface_residuals_table", "variants", "variants_table",
+    "surface_residuals_table", "tuning", "tuning_table", "variants", "variants_table",
 ]  # fmt: skip
 
 
@@ -104,6 +105,8 @@ FIGURES: dict[str, Kind] = {
     ),
     "speed_quality": Kind(draw=speed_quality, of="speed", in_report=True,
         shows="perplexity and entropy of samples over the speed at which they are made"),
+    "tuning": Kind(draw=tuning, of="tuning",
+        shows="loss against learning rate of tuning trials, and the law of the best rate"),
     "schedule": Kind(draw=schedule, of="schedule", shows="which run of a sweep runs on which GPU, and when"),
 }  # fmt: skip
 

@@ -45,7 +45,13 @@ def loss_curves_table(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flo
     measures = {name: (name, "mean") for name in ("flops", "tokens", "loss")}
     points = means.agg(step=("step", "max"), **measures, points=("step", "size")).reset_index()
     of_run = ["key", "label", *(name for name in ("family", "budget") if name in runs.columns)]
-    return points.drop(columns="_stretch").merge(parts.with_labels(runs)[of_run], on="key")
+    named = _one_per_key(parts.with_labels(runs))[of_run]
+    return points.drop(columns="_stretch").merge(named, on="key")
+
+
+def _one_per_key(runs: pd.DataFrame) -> pd.DataFrame:
+    """The first of the replicas of each run: they have one curve together."""
+    return runs[~runs["key"].duplicated() | runs["key"].isna()]
 
 
 def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -> go.Figure:
@@ -59,6 +65,7 @@ def loss_curves(runs: pd.DataFrame, curves: pd.DataFrame, *, x: str = "flops") -
     runs = parts.with_labels(runs)
     finished = runs["status"] == "finished" if "status" in runs.columns else True
     ended = runs[runs["loss"].notna() & finished]
+    runs = _one_per_key(runs)
     families = theme.family_order(runs["family"].dropna().unique()) if "family" in runs.columns else []
     several = len(families) > 1
     budgets = runs["budget" if "budget" in runs.columns else "flops"].astype(float)

@@ -19,7 +19,7 @@ from analysis.estimate import Estimate, Rule, estimate_of
 from analysis.frontier import Cost, Optimum, as_flops, complete_run, optimal_logs, positive_numbers
 from analysis.laws.predicting import build_law
 from analysis.laws.result import interval_columns
-from analysis.laws.solver.bootstrap import check_options, group_numbers
+from analysis.laws.solver.bootstrap import check_options, resampling_units
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.objective import Derivatives, Problem
 from analysis.laws.solver.repeats import (
@@ -282,7 +282,7 @@ def fit_constrained(
     terms = RepeatTerms.of(form, problem, table.tokens, unique_tokens)
     objective = LogSum(terms, problem.z, space)
     best, share = best_of(objective, np.concatenate(starts), len(table), delta)
-    groups = None if cluster is None else group_numbers(table.rows, cluster)
+    groups = resampling_units(table, cluster)
     start_Rp = np.repeat(best, bootstrap, axis=0)
     if base is not None and len(bases) > 1:
         start_Rp[:, :5] = bases[1 + np.arange(bootstrap) % (len(bases) - 1)]

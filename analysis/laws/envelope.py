@@ -4,7 +4,8 @@ Hoffmann et al. 2022 (arXiv 2203.15556, section 3.1) take the minimum over loss 
 if it is given curves (a table with a column step, see `laws.solver.curves`). From a table of finished runs
 the envelope is the lower convex hull of (log flops, log loss), as in Gemstones (arXiv 2502.06857): the runs
 that no mixture of cheaper and more expensive runs improves on. Few runs lie on it, so its intervals,
-percentiles over resamples of the runs, are wide. Prefer the surface and IsoFLOP laws, which use all runs.
+percentiles over resamples of the runs, are wide. Repeats of a run, with other seeds, count as their mean.
+Prefer the surface and IsoFLOP laws, which use all runs.
 """
 
 from __future__ import annotations
@@ -81,13 +82,18 @@ def fit_envelope(
                 f"runs: all {len(table)} runs spend one budget ({flops_text(table.flops_range[0])} FLOPs); "
                 "an envelope needs several"
             )
-        log_flops, log_loss = np.log(table.flops), np.log(table.loss)
+        # of repeats the mean: the luckiest of many seeds is no better run
+        cells, count = table.cells, np.bincount(table.cells)
+        means = {name: np.bincount(cells, weights=getattr(table, name)) / count for name in columns}
+        if len(count) == len(table):
+            means = {name: getattr(table, name) for name in columns}
+        log_flops, log_loss = np.log(means["flops"]), np.log(means["loss"])
 
         def points(chosen: np.ndarray) -> dict[str, np.ndarray]:
             vertices = hull(log_flops, log_loss, chosen)
-            return {name: getattr(table, name)[vertices] for name in columns}
+            return {name: means[name][vertices] for name in columns}
 
-        num_runs = len(table)
+        num_runs = len(means["loss"])
         lowest = pd.DataFrame(points(np.arange(num_runs)))
         if len(lowest) < MIN_VERTICES:
             raise UserError(
@@ -95,6 +101,8 @@ def fit_envelope(
                 f"law needs {MIN_VERTICES}; add budgets"
             )
         sentence, caution = f"{len(lowest)} of {num_runs} runs lie on the envelope", []
+        if num_runs < len(table):
+            sentence = f"{len(lowest)} of {num_runs} means of repeats lie on the envelope"
 
     reference = float(np.log(table.flops).mean())
 

@@ -24,7 +24,7 @@ import pandas as pd
 from analysis.estimate import Estimate, estimate_of
 from analysis.frontier import Curve
 from analysis.laws.predicting import PredictingLaw, build_law
-from analysis.laws.solver.bootstrap import check_options, group_numbers
+from analysis.laws.solver.bootstrap import check_options, resampling_units
 from analysis.laws.solver.logsum import LogSum
 from analysis.laws.solver.objective import LOWER, UPPER, Derivatives, Problem, Space
 from analysis.laws.solver.search import best_of, golden_section, grid_starts, refit_resamples
@@ -153,7 +153,7 @@ def fit_interaction(
     problem = Problem.of(table.params, table.tokens, table.loss, E=held_E, on_loss=on_loss)
     space = interaction_space(problem)
     check_identified(table, space.num_free)
-    groups = None if cluster is None else group_numbers(table.rows, cluster)
+    groups = resampling_units(table, cluster)
     threshold = delta / problem.unit
 
     # the law contains the separable surface, so its search starts there, for several kappas

@@ -4,7 +4,12 @@ Hoffmann et al. 2022 (arXiv 2203.15556, section 3.2); the form used by Sahoo et 
 an unweighted parabola of the raw loss in log N, and N*, D*, L* as powers of compute without an offset. A
 parabola is biased if the sizes are wide or off centre (arXiv 2603.22339): exponents survive that,
 coefficients do not. correct_bias=True takes the bias out, shape="akima" (Porian et al. 2024, arXiv
-2406.19146) does not have it.
+2406.19146) does not have it. Where runs are repeated with other seeds, an F test says whether their means lie
+on parabolas (`solver.lack_of_fit`); shape="cubic" is the curve for sizes over which they do not.
+
+Repeats of a size are rows of their own, whether replicas of one run or runs apart. Parametric noise then has
+two parts: that of the seeds, and what the curve misses, which all repeats of a size have in common; each cell
+counts by the inverse variance of its mean. A size repeated often so promises no more than its misfit allows.
 
 The law of the loss has no offset, so it must not be read far beyond the budgets: in simulated sweeps its 95%
 interval at ten times the largest budget held the truth in 0 to 5% (docs/coverage.md). The surface has E.
@@ -20,15 +25,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.special import fdtrc
 
 from analysis.errors import UserError
-from analysis.estimate import Estimate, Rule, spread
+from analysis.estimate import Estimate, Rule
 from analysis.frontier import number_column
-from analysis.laws.powerlaws import PowerLaw, PowerLawFrontier
+from analysis.laws.powerlaws import PowerLawFrontier
 from analysis.laws.result import FitStatus, common_fields, interval_columns
 from analysis.laws.solver.akima import solve_splines
-from analysis.laws.solver.bootstrap import check_options, draw_weights, group_numbers, leave_one_out
+from analysis.laws.solver.bootstrap import check_options, draw_weights, leave_one_out, resampling_units
 from analysis.laws.solver.budget import (
     FEWEST_SIZES,
     BudgetFit,
@@ -37,20 +41,21 @@ from analysis.laws.solver.budget import (
     read_budget,
     too_few_sizes,
 )
-from analysis.laws.solver.noise import Spread, draw_losses, spread_about_budgets
+from analysis.laws.solver.cubic import solve_cubics
+from analysis.laws.solver.lack_of_fit import LackOfFit, budgets_lack_of_fit
+from analysis.laws.solver.minima import power_law, widen
+from analysis.laws.solver.noise import Spread, draw_losses, split_scatter, spread_about_budgets
 from analysis.laws.solver.parabola import Parabolas, correct, solve_parabolas
 from analysis.laws.surface import fit_surface, refit_surface
 from analysis.table.fit_table import SAME_BUDGET, RunTable, prepare
 from analysis.text import flops_text
 
 RESAMPLINGS = ("parametric", "residuals", "rows")
-SHAPES = ("parabola", "akima")
+SHAPES = ("parabola", "cubic", "akima")
 FEWEST_BUDGETS = 2
 BARELY_BRACKETED = 0.95
 GRID_POINTS = 101
 WIDE_RESIDUALS = 0.02
-ONE_SIGMA = 0.682689
-BENT = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -69,6 +74,8 @@ class IsoflopLaw(PowerLawFrontier):
     """Which of params, tokens, loss have minima farther from their power law than noise explains."""
     plain: tuple[BudgetFit, ...] = ()
     """The uncorrected parabolas of correct_bias=True, budget by budget."""
+    lack_of_fit: LackOfFit | None = None
+    """Whether the curves describe the means of repeated runs; None if that cannot be tested."""
 
     @property
     def budget_rule(self) -> Rule:
@@ -198,8 +205,9 @@ def fit_isoflop(
     wholes from the whole table, with "residuals" they change sign as wholes.
     interval: "form", percentiles of the resamples, or "bca", which refits once more without each run (or
     group).
-    shape: "parabola" of the loss in log N, or "akima", the interpolant of log loss in log N through all runs;
-    its spread is that about a polynomial of degree 4 (6 sizes or more), 3 (5) or 2 (4).
+    shape: "parabola" of the loss in log N, "cubic" (budgets of 4 sizes or more), or "akima", the interpolant
+    of log loss in log N through all runs; its spread is that about a polynomial of degree 4 (6 sizes or
+    more), 3 (5) or 2 (4).
     correct_bias: replace each parabola by the curve with the shape of a surface (its alpha and beta q,
     refitted for every resample to the same runs) of which that parabola is the least-squares image, and take
     its minimum, see `analysis.laws.solver.parabola.correct`; `law.bias` and the summary give the amount.
@@ -215,8 +223,9 @@ def fit_isoflop(
             'shape = "akima" passes through every run, so runs cannot be redrawn; choose '
             'resample = "parametric" or "residuals"'
         )
-    if shape == "akima" and correct_bias:
-        raise UserError('correct_bias is for shape = "parabola"; an Akima interpolant has no such bias')
+    if shape != "parabola" and correct_bias:
+        curve = "an Akima interpolant" if shape == "akima" else "a cubic"
+        raise UserError(f'correct_bias is for shape = "parabola"; {curve} has no such bias')
     if noise is not None and not (noise > 0 and np.isfinite(noise)):
         raise UserError(
             f"noise = {noise!r}: the standard deviation of the losses is above 0, in nats, e.g. 0.002"
@@ -226,8 +235,8 @@ def fit_isoflop(
     if cluster is not None and resample == "parametric":
         raise UserError('cluster needs resample = "rows" or "residuals"; parametric noise has no groups')
     table = prepare(runs)
-    check_budgets(table)
-    groups = None if cluster is None else group_numbers(table.rows, cluster)
+    check_budgets(table, shape)
+    groups = resampling_units(table, cluster)
 
     # losses and weights (1 + R + J, n): the table, its resamples, then (bca) the table less one run or group
     noise_of_runs = spread_about_budgets(table, shape, noise)
@@ -237,12 +246,13 @@ def fit_isoflop(
     generator = np.random.default_rng(seed)
     if resample == "rows":
         weights = np.ones((1 + bootstrap, len(table)))
-        if groups is not None:
+        if cluster is not None:
             weights[1:] = draw_weights(len(table), bootstrap, generator, groups)
         else:
             # within each budget: a budget that lost its runs would have no minimum
             for _, members in table.budgets():
-                weights[1:, members] = draw_weights(len(members), bootstrap, generator)
+                of_budget = None if groups is None else np.unique(groups[members], return_inverse=True)[1]
+                weights[1:, members] = draw_weights(len(members), bootstrap, generator, of_budget)
         losses = np.broadcast_to(table.loss, weights.shape)
     else:
         draws = draw_losses(table, noise_of_runs, resample, bootstrap, generator, groups)
@@ -253,6 +263,8 @@ def fit_isoflop(
         without = leave_one_out(np.arange(len(table)) if groups is None else groups)
         losses = np.concatenate([losses, np.broadcast_to(table.loss, without.shape)])
         weights = np.concatenate([weights, without])
+    if noise_of_runs.parts is not None:
+        weights = weights * noise_of_runs.parts.weights()
 
     # one curve per budget and row of losses, and its minimum
     plain = [_fit_budget(table, *budget, losses, weights, shape) for budget in table.budgets()]
@@ -271,18 +283,20 @@ def fit_isoflop(
     }
     enough = inside.sum(axis=1) >= 2
     power_laws = {
-        name: _power_law(log_flops, np.stack(values, axis=1)[enough], inside[enough])
+        name: power_law(log_flops, np.stack(values, axis=1)[enough], inside[enough])
         for name, values in columns.items()
     }
     dropped, leave_outs = int(np.sum(~enough[:last])), int(np.sum(enough[last:]))
-    power_laws, bent = _widen(usable, power_laws, noise_of_runs.freedom, last, fixed_noise=noise is not None)
+    power_laws, bent = widen(usable, power_laws, noise_of_runs.freedom, last, fixed_noise=noise is not None)
 
     # the verdict, and what a reader must know
-    sd = noise_of_runs.sd
+    sd, parts = noise_of_runs.sd, noise_of_runs.parts
     sentence = f"{len(usable)} of {len(budgets)} budgets have their minimum inside their sizes"
     if sd is not None:
         curves = "parabolas" if shape == "parabola" and not correct_bias else "curves"
         sentence += f"; runs lie {sd:.2%} about the {curves}"
+    if parts is not None:
+        sentence += f", repeats {parts.within:.2%} about their means"
     if correct_bias:
         pairs = [(fit, was) for fit, was in zip(budgets, plain, strict=True) if fit in usable]
         off = [float(_biases(fit, was)[0][0]) for fit, was in pairs]
@@ -300,6 +314,9 @@ def fit_isoflop(
                 f"the minimum at {flops_text(fit.flops)} FLOPs is barely bracketed: "
                 f"{1 - bracketed.mean():.0%} of the resamples put it outside the sizes"
             )
+    lack = None if correct_bias else budgets_lack_of_fit(table, shape)
+    if lack is not None and lack.fails:
+        caveats.append(_not_described(runs, shape, lack, bootstrap, seed, level))
     if len(usable) == 2:
         caveats.append("only two usable budgets: the power laws pass through both minima, unchecked")
     if last == 1:
@@ -326,10 +343,11 @@ def fit_isoflop(
         leave_outs=leave_outs,
         budget_leave_outs=len(losses) - last,
         plain=tuple(plain) if correct_bias else (),
+        lack_of_fit=lack,
     )
 
 
-def check_budgets(table: RunTable) -> None:
+def check_budgets(table: RunTable, shape: str = "parabola") -> None:
     """UserError unless enough budgets have the sizes of a curve; only losses say whether it has a minimum."""
     if table.one_budget:
         raise UserError(
@@ -337,9 +355,33 @@ def check_budgets(table: RunTable) -> None:
             f"power laws need at least {FEWEST_BUDGETS} budgets"
         )
     budgets = [(flops, len(np.unique(table.params[members]))) for flops, members in table.budgets()]
-    thin = [too_few_sizes(count, flops) for flops, count in budgets if count < FEWEST_SIZES]
+    fewest = _fewest_sizes(shape)
+    thin = [too_few_sizes(count, flops, fewest) for flops, count in budgets if count < fewest]
     if len(budgets) - len(thin) < FEWEST_BUDGETS:
         raise _too_few_minima(len(budgets), thin)
+
+
+def _fewest_sizes(shape: str) -> int:
+    return FEWEST_SIZES + (shape == "cubic")
+
+
+def _not_described(
+    runs: pd.DataFrame, shape: str, lack: LackOfFit, bootstrap: int, seed: int, level: float
+) -> str:
+    """The warning that the curves do not describe the cell means, with what a cubic gives instead."""
+    words = (
+        f"no {shape} describes the means of repeated runs, which lie {lack.pooled.lack:.2%} off it "
+        f"(repeats scatter by {lack.pooled.error:.2%}; {lack.sentence})"
+    )
+    if shape != "parabola":
+        return f"{words}; leave out the sizes far from the minima"
+    try:
+        other = fit_isoflop(runs, shape="cubic", bootstrap=bootstrap, seed=seed, level=level)
+    except UserError as problem:
+        cannot = f'shape = "cubic" cannot be fitted: {problem}'
+        return f"{words}; leave out the sizes far from the minima ({cannot})"
+    misses = "misses them too and " if other.lack_of_fit is not None and other.lack_of_fit.fails else ""
+    return f'{words}; shape = "cubic" {misses}gives an exponent of N* of {other.exponents["params"]}'
 
 
 def _too_few_minima(num_budgets: int, reasons: list[str]) -> UserError:
@@ -361,11 +403,14 @@ def _fit_budget(
     curves: Curves | None = None
     if len(np.unique(x)) >= FEWEST_SIZES and shape == "akima":
         curves = solve_splines(x, *of_budget)
+    elif shape == "cubic":
+        enough = len(np.unique(x)) >= _fewest_sizes(shape)
+        curves = solve_cubics(x, *of_budget) if enough else None
     elif len(np.unique(x)) >= FEWEST_SIZES:
         centre = float(x.mean())
         curves = Parabolas(centre, solve_parabolas(x, *of_budget, centre))
     log_cost = np.log(table.flops[members]) - np.log(table.tokens[members])
-    return read_budget(flops, members, x, log_cost, curves)
+    return read_budget(flops, members, x, log_cost, curves, _fewest_sizes(shape))
 
 
 def _corrected(
@@ -387,20 +432,6 @@ def _corrected(
     return budgets
 
 
-def _power_law(log_flops: np.ndarray, log_values: np.ndarray, usable: np.ndarray) -> PowerLaw:
-    """Least squares of log_values (1 + R, B) on log_flops (B,), each row over its usable budgets (two or
-    more) alone."""
-    reference = float(log_flops.mean())
-    weight = usable.astype(np.float64)
-    count = weight.sum(axis=1)
-    centred = log_flops - reference
-    mean_x = weight @ centred / count
-    mean_y = np.sum(weight * log_values, axis=1) / count
-    dx = centred[None, :] - mean_x[:, None]
-    exponent = np.sum(weight * dx * log_values, axis=1) / np.sum(weight * dx**2, axis=1)
-    return PowerLaw(middle=mean_y - exponent * mean_x, exponent=exponent, log_reference=reference)
-
-
 def _spread_about_corrected(table: RunTable) -> Spread:
     """How far runs lie about the corrected curves."""
     measured = table.loss[None], np.ones((1, len(table)))
@@ -411,11 +442,12 @@ def _spread_about_corrected(table: RunTable) -> Spread:
             fitted[fit.members] = fit.curves.at(np.log(table.params[fit.members]))[0]
             freedom += fit.num_runs - 3
     deviations = table.loss / fitted - 1
+    parts = split_scatter(deviations, table.repeats, len(table) - freedom)
     if freedom < 1:
         return Spread(fitted=fitted, deviations=deviations, sd=None, freedom=0)
     sd = float(np.sqrt(np.sum(deviations**2) / freedom))
     enlarge = np.sqrt(len(table) / freedom)
-    return Spread(fitted=fitted, deviations=deviations * enlarge, sd=sd, freedom=freedom)
+    return Spread(fitted=fitted, deviations=deviations * enlarge, sd=sd, freedom=freedom, parts=parts)
 
 
 def _biases(fit: BudgetFit, was: BudgetFit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -428,47 +460,3 @@ def _biases(fit: BudgetFit, was: BudgetFit) -> tuple[np.ndarray, np.ndarray, np.
     with np.errstate(over="ignore"):
         params, tokens = (100 * np.expm1(shift) for shift in logs)
     return params, tokens, np.where(both, was.loss - fit.loss, 0.0)
-
-
-def _widen(
-    usable: list[BudgetFit], laws: dict[str, PowerLaw], freedom: float, last: int, *, fixed_noise: bool
-) -> tuple[dict[str, PowerLaw], dict[str, str]]:
-    """Widen a power law whose minima lie farther from it than their noise explains.
-
-    Noise within the budgets says nothing about a bent frontier. If an F test at 1% finds the minima too far
-    off, the resamples are stretched about the estimate by the ratio of the observed distance to the expected
-    one; if the user has given the noise, only the warning is given.
-    """
-    widened = dict(laws)
-    warnings: dict[str, str] = {}
-    spare = len(usable) - 2
-    if spare < 1 or not all(fit.convex[1:last].any() for fit in usable):
-        return widened, warnings
-    flops = np.array([fit.flops for fit in usable])
-    for name, law in laws.items():
-        fitted = law.log_at(flops)[0]
-        rows = [
-            fit.loss / np.exp(at) if name == "loss" else getattr(fit, f"log_{name}") - at
-            for fit, at in zip(usable, fitted.tolist(), strict=True)
-        ]
-        off = np.array([row[0] for row in rows]) - (name == "loss")
-        ends = [
-            spread(row[1:last][fit.convex[1:last]], ONE_SIGMA) for row, fit in zip(rows, usable, strict=True)
-        ]
-        sd = np.array([(high - low) / 2 for low, high in ends])
-        if not np.all((sd > 0) & np.isfinite(sd)):
-            continue
-        # about the line that fits these noises best: a noisy budget must not make its neighbours look far off
-        x = np.log(flops / flops[0])
-        off -= np.polyval(np.polyfit(x, off, 1, w=1 / sd), x)
-        ratio = float(np.sum((off / sd) ** 2) / spare)
-        if fdtrc(spare, freedom or 1e6, ratio) < BENT:
-            stretch = float(np.sqrt(ratio))
-            if not fixed_noise:
-                widened[name] = law.stretched(stretch)
-            warnings[name] = (
-                f"the minima lie farther from the power law of {name} than their noise explains (most at "
-                f"{flops_text(flops[np.argmax(np.abs(off / sd))])} FLOPs); its intervals "
-                f"are {f'{stretch:.1f} times too narrow' if fixed_noise else f'multiplied by {stretch:.1f}'}"
-            )
-    return widened, warnings

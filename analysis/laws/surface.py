@@ -32,8 +32,9 @@ from analysis.frontier import (
 )
 from analysis.laws.predicting import PredictingLaw, build_law
 from analysis.laws.result import Law
-from analysis.laws.solver.bootstrap import INTERVALS, check_options, group_numbers, leave_one_out
+from analysis.laws.solver.bootstrap import INTERVALS, check_options, leave_one_out, resampling_units
 from analysis.laws.solver.deviation import OUTLIER, Deviation, fit_deviation
+from analysis.laws.solver.lack_of_fit import LackOfFit, lack_of_fit
 from analysis.laws.solver.noise import (
     NEW_RUN,
     SHARED_TEXT,
@@ -59,6 +60,8 @@ much finer than the reach of the deviation."""
 DECADES = 10.0
 """With a deviation, exponents are slopes from this factor below the largest budget to that above it."""
 RESIDUALS = ("log", "loss")
+LEAST_SQUARES = 1e3
+"""A Huber threshold that no residual exceeds."""
 
 
 class SurfaceFrontier(PredictingLaw):
@@ -95,6 +98,8 @@ class SurfaceLaw(SurfaceFrontier):
     symbols: ClassVar[tuple[str, ...]] = SYMBOLS
     deviation: Deviation | None = None
     """Smooth deviation from the form, which estimates and intervals allow for; None: they trust the form."""
+    lack_of_fit: LackOfFit | None = None
+    """Whether a surface describes the means of repeated runs; None if that cannot be tested."""
 
     @property
     def num_free(self) -> int:
@@ -236,14 +241,15 @@ def fit_surface(
     fit's efficiency on normal noise (Huber 1981), and gives narrower intervals. tied: alpha =
     beta (the base law of Muennighoff et al. 2023, arXiv 2305.16264). E: None (fitted), "none" (no such term)
     or a number of nats (held there, e.g. the same for two families). bootstrap: number of resamples of the
-    runs, 0 for no
-    intervals. cluster: a column whose values are resampled as wholes, e.g. "size" or "seed". resample: "rows"
-    draws runs (or groups) again; "parametric" simulates losses about the fitted surface with the runs'
-    scatter, its own uncertainty, and their loss_se as one shift; "residuals" with the runs' own deviations
-    (with cluster: their signs, group by group); None: "rows" for 100 runs or more and with cluster, else
-    "parametric", see docs/coverage.md. interval: "form" trusts the form of the law, and takes percentiles of
-    the resamples; "bca" too, refitted once more without each run (or group); "allowance" allows for a smooth
-    deviation from the form, see `SurfaceLaw.allowance`. UserError for a table that cannot be fitted, see
+    runs, 0 for no intervals. Repeats of one design with other seeds (replicas of a run, or runs apart) are
+    drawn as wholes, and simulated losses have noise of their own and what the surface misses in common.
+    cluster: a column whose values are resampled as wholes, e.g. "size" or "seed". resample: "rows" draws runs
+    (or groups) again; "parametric" simulates losses about the fitted surface with the runs' scatter, its own
+    uncertainty, and their loss_se as one shift; "residuals" with the runs' own deviations (with cluster:
+    their signs, group by group); None: "rows" for 100 runs or more and with cluster, else "parametric", see
+    docs/coverage.md. interval: "form" trusts the form of the law, and takes percentiles of the resamples;
+    "bca" too, refitted once more without each run (or group); "allowance" allows for a smooth deviation from
+    the form, see `SurfaceLaw.allowance`. UserError for a table that cannot be fitted, see
     `analysis.table.fit_table.prepare`.
     """
     interval = check_options(bootstrap, seed, level, interval, (*INTERVALS, "allowance"))
@@ -258,7 +264,7 @@ def fit_surface(
     on_loss = residual == "loss"
     problem = Problem.of(table.params, table.tokens, table.loss, tied=tied, E=held_E, on_loss=on_loss)
     check_identified(table, problem.space.num_free)
-    groups = None if cluster is None else group_numbers(table.rows, cluster)
+    groups = resampling_units(table, cluster)
     threshold = delta / problem.unit
 
     # the optimum: the best end of many starts, for the objective may have several basins
@@ -267,7 +273,7 @@ def fit_surface(
     terms = derivatives.terms(best[0], threshold)
 
     # its uncertainty: the same fit to runs drawn again, or to losses as another sweep would have had them
-    resample = choose_resampling(resample, len(table), cluster)
+    resample = choose_resampling(resample, len(table) if groups is None else int(groups.max()) + 1, cluster)
     if resample == "rows":
         draws, unfinished = refit_resamples(
             derivatives, best, len(table), bootstrap, seed, groups, threshold, terms
@@ -294,16 +300,33 @@ def fit_surface(
         "delta": delta, "bootstrap": bootstrap, "seed": seed, "level": level, "cluster": cluster,
         "residual": residual, "tied": tied, "E": E, "resample": resample, "interval": interval,
     }  # fmt: skip
+    lack = _lack_of_fit(table, problem, best)
     law = build_law(
         SurfaceLaw, table, options, derivatives, best, share, thetas, unfinished,
-        delta=threshold, unit=problem.unit, vanished=vanished, leave_outs=len(left_out),
+        delta=threshold, unit=problem.unit, vanished=vanished, leave_outs=len(left_out), lack_of_fit=lack,
         advice="look at outliers first, then at whether params and tokens vary independently",
     )  # fmt: skip
     caveats = [*law.warnings, *touching_zero(law)]
     if E is None and len(draws) and np.mean(draws[:, 0] <= LOWER[0]) > (1 - level) / 2:
         caveats.append("these runs put no lower limit on E")
+    if lack is not None and lack.fails:
+        caveats.append(
+            f"no surface describes the means of repeated runs, which lie {lack.pooled.lack:.2%} off it "
+            f"(repeats scatter by {lack.pooled.error:.2%}; {lack.sentence}); law.allowance allows for "
+            "what it misses"
+        )
     law = replace(law, warnings=tuple(caveats))
     return law.allowance if interval == "allowance" else law
+
+
+def _lack_of_fit(table: RunTable, problem: Problem, best: np.ndarray) -> LackOfFit | None:
+    """The test about the least-squares surface, found from the robust optimum `best` (1, p)."""
+    cells = table.repeats
+    if cells is None:
+        return None
+    least, _ = refit(Derivatives(problem), best, LEAST_SQUARES, np.ones((1, len(table))), None)
+    fitted = surface_loss(problem.natural(least)[0], table.params, table.tokens)
+    return lack_of_fit(table.loss / fitted - 1, cells, problem.space.num_free)
 
 
 def check_terms(residual: str, E: float | str | None, delta: float | str) -> float | None:

@@ -36,6 +36,8 @@ thousandth or a thousand times as much is another unit."""
 FEWEST_TOKENS = 1e-6
 """Per parameter, the median of a table: published tables have 9 to 100, tokens in billions 1e-7 or less."""
 REPEATED = "repeats "
+SAME_DESIGN = ("budget", "unique_tokens", "batch_size", "learning_rate")
+"""Beside params and tokens: what repeats of a run, with other seeds, have in common where the table says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,19 @@ class RunTable:
     def one_budget(self) -> bool:
         smallest, largest = self.flops_range
         return largest <= smallest * (1 + SAME_BUDGET)
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Numbers 0, 1, ... (n,) of the cells of the design: runs of one cell have the same size and training
+        and differ by their seed alone, whether they were trained as replicas of one run or apart."""
+        names = ["params", "tokens", *(name for name in SAME_DESIGN if _has(self.rows, name))]
+        return self.rows.groupby(names, sort=True, dropna=False).ngroup().to_numpy()
+
+    @property
+    def repeats(self) -> np.ndarray | None:
+        """`cells` if any of them has more than one run, else None."""
+        cells = self.cells
+        return cells if cells.max() + 1 < len(cells) else None
 
     def budgets(self) -> list[tuple[float, np.ndarray]]:
         """(FLOPs, indices of its runs) per budget, ascending: equal planned budgets, else FLOPs alike."""
@@ -155,9 +170,10 @@ def prepare(runs: pd.DataFrame | Mapping[str, Any]) -> RunTable:
     Left out and listed: rows whose status is not "finished" (in any tool's words), whose column `excluded`
     gives a reason, whose loss is not that of others (`NOT_COMPARABLE`), that repeat another row (the same key
     and result, or equal in every column), and rows without a family if others have one; a table of such rows
-    alone is one unnamed family. UserError names column and rows for anything that cannot be fitted: a missing
-    column, missing, non-numeric, infinite or non-positive values, one key with several results, several
-    families or conventions in one table, or numbers whose units do not belong together.
+    alone is one unnamed family. Replicas of one run share a key, and each is a run of its own. UserError
+    names column and rows for anything that cannot be fitted: a missing column, missing, non-numeric, infinite
+    or non-positive values, one key with several results, several families or conventions in one table, or
+    numbers whose units do not belong together.
     """
     runs = as_table(runs)
     refuse_repeated_columns(runs.columns, "runs")
@@ -272,7 +288,9 @@ def _leave_out(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Excluded, ...]]:
     keyed = "key" in runs.columns
     for i in np.flatnonzero(alike).tolist():
         row = runs.iloc[i]
-        run = row["key"] if keyed and not pd.isna(row["key"]) else tuple(map(str, row))
+        run = tuple(map(str, row))
+        if keyed and not pd.isna(row["key"]):
+            run = (str(row["key"]), str(row.get("replica")))
         if (run, *row[numbers]) in first:
             reasons[i] = f"{REPEATED}row {first[run, *row[numbers]]}"
         first.setdefault((run, *row[numbers]), labels[i])
@@ -295,7 +313,8 @@ def _one_kind(runs: pd.DataFrame) -> str | None:
                 advice = f"select one, {example if name == 'family' else f'or drop the column {name}'}"
                 raise UserError(f"{name}: one fit holds {len(values)} kinds ({', '.join(values)}); {advice}")
     if "key" in runs.columns:
-        twice = runs["key"].notna() & runs["key"].duplicated(keep=False)
+        of_run = [name for name in ("key", "replica") if name in runs.columns]
+        twice = runs["key"].notna() & runs.duplicated(of_run, keep=False)
         if twice.any():
             raise UserError(
                 f"key: the same run is listed more than once, with different results "

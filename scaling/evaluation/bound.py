@@ -64,7 +64,7 @@ def estimate_bound(
     means = sequence_bounds(model, family, x0, spec, autocast=autocast)
     return Bound(
         value=float(means.mean()),
-        se=_standard_error(means, _places(len(x0), 0, spec, x0.device) if _one_level(family, spec) else None),
+        se=_standard_error(means, only_levels(family, spec, x0)),
         sequences=len(means),
         noise_levels=noise_levels(family, spec),
         losses=means,
@@ -77,6 +77,11 @@ def _standard_error(means: Tensor, places: Tensor | None) -> float:
         return float(means.std()) / math.sqrt(len(means))
     steps = means[places.argsort()].diff()
     return math.sqrt(float(steps.square().mean()) / 2 / len(means))
+
+
+def only_levels(family: Family, spec: EvaluationSpec, x0: Tensor) -> Tensor | None:
+    """The level (n,) in (0, 1] of each sequence of x0 (n, L), if it is scored at one and there are more."""
+    return _places(len(x0), 0, spec, x0.device) if _one_level(family, spec) else None
 
 
 def _one_level(family: Family, spec: EvaluationSpec) -> bool:

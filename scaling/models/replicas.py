@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +35,42 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.ndim == 2:
         return F.linear(x, weight, bias)
     rows = x.reshape(len(weight), -1, x.shape[-1])
-    out = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
+    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        out = _Affine.apply(rows, weight, bias)
+    elif bias is None:
+        out = torch.bmm(rows, weight.mT)
+    else:
+        out = torch.baddbmm(bias[:, None], rows, weight.mT)
     return out.view(*x.shape[:-1], weight.shape[1])
+
+
+NARROW = 16
+"""A CPU computes the transpose of a product with fewer columns than this up to four times as fast."""
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a (R, M, K) times b (R, K, N), contiguous."""
+    narrow = b.shape[2] < min(NARROW, a.shape[1])
+    return torch.bmm(b.mT, a.mT).mT.contiguous() if narrow else torch.bmm(a, b)
+
+
+class _Affine(torch.autograd.Function):
+    """Rows (R, n, I) times weight (R, O, I) plus bias (R, O), each product in the orientation that is fast on
+    a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        ctx.biased = bias is not None
+        out = _product(rows, weight.mT)
+        return out if bias is None else out.add_(bias[:, None])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        (grad,) = grads
+        to_rows = _product(grad, weight) if ctx.needs_input_grad[0] else None
+        return to_rows, _product(grad.mT, rows), grad.sum(1) if ctx.biased else None
 
 
 def look_up(ids: Tensor, table: Tensor) -> Tensor:

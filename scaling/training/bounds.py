@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scaling.evaluation import Bound, estimate_bound
+from scaling.evaluation.bound import only_levels
 from scaling.evaluation.sequence_losses import sequence_record
 from scaling.training.labels import label_numbers
 from scaling.training.result import Replica, RunStatus, TrainResult
@@ -113,7 +114,8 @@ def evaluate(run: Run, log: Log) -> TrainResult:
     each = {"replicas": [asdict(one) for one in replicas]} if replicas else {}
     unknown = torch.full_like(run.heldout[:, 0], math.nan, dtype=torch.float64)
     sequences = [losses[i] if i in numbers else unknown for i in range(run.spec.replicas)]
-    log(sequence_record(torch.stack(sequences) if replicas else sequences[0]))
+    levels = only_levels(run.family, run.spec.evaluation, run.heldout)
+    log(sequence_record(torch.stack(sequences) if replicas else sequences[0], levels))
     log({"kind": "bound", "step": run.progress.step, **mean, **costs, **each})
     kind = "exact likelihood" if run.family.bound == "exact" else "upper bound"
     if run.average is not None:

@@ -55,10 +55,13 @@ class Spent:
 class Meter:
     """What a sweep has spent, held against its caps."""
 
-    def __init__(self, caps: Caps, entries: Iterable[Entry], ledger: Ledger) -> None:
+    def __init__(
+        self, caps: Caps, entries: Iterable[Entry], ledger: Ledger, *, began: float | None = None
+    ) -> None:
+        """began: the ledger's uptime from which hours count; None: now."""
         self.caps, self.ledger = caps, ledger
         self._entries = {entry.key: entry for entry in entries}
-        self._began = ledger.uptime()
+        self._began = ledger.uptime() if began is None else began
         self._earlier_s: dict[str, float] = {}
         """Key -> GPU-seconds of the attempts before the present one."""
         self._own_s = self._others_s = 0.0

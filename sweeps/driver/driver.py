@@ -61,13 +61,14 @@ class Driver:
         order: str | None = None,
         priority: int = 0,
         disk: Disk | None = None,
+        began: float | None = None,
         poll_s: float = POLL_S,
         look_s: float = LOOK_S,
     ) -> None:
         """ledger: has all of `entries`, and this process among its drivers. show: called every round.
 
         order: see `choose_order`. priority: a sweep of higher priority that waits for the same pool goes
-        first.
+        first. began: see `Meter`.
         """
         arrange = ORDERS[choose_order(order, capped=bool(caps))]
         entries = memory.within_limits(entries, ledger.micro_batches())
@@ -78,7 +79,7 @@ class Driver:
         self._filled = False
         self.ledger, self.pool, self.show = ledger, pool, show
         self.stop, self.retries = stop or StopRequest(), retries or Retries()
-        self.meter = Meter(caps or Caps(), self.order, ledger)
+        self.meter = Meter(caps or Caps(), self.order, ledger, began=began)
         self.priority, self.disk = priority, disk or Disk(ledger.folder)
         self.poll_s, self.look_s = poll_s, look_s
         self.flights: dict[Handle, Flight] = {}

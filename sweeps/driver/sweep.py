@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -85,21 +85,27 @@ def run_sweep(
     order: str | None = None,
     priority: int = 0,
     grace_s: float = GRACE_S,
+    following: Callable[[], Sequence[Entry]] = tuple,
 ) -> Report:
     """Run the `entries` that are not done; those that failed before are tried again, cancelled ones are not.
 
     pool: closed at the end; None: no run starts. tracking: a store's URI. watchers: show the sweep while it
     runs. order: see `driver.order`. grace_s: how long the end of the sweep may wait for the tracking store.
+    following: called when all runs are settled, for further ones; the sweep ends when there are none.
     Ctrl-C and SIGTERM stop it cleanly: `Report.interrupted`. UserError if the pool is not ready.
     """
     began = time.monotonic()
-    keys = [entry.key for entry in entries]
+    uptime, entries = ledger.uptime(), list(entries)
     with ExitStack() as stack:
         if pool is not None:
             stack.callback(pool.close)
-        ledger.register(entries)
-        take_over(ledger, entries)
-        ledger.reopen(keys)
+
+        def open_again(entries: Sequence[Entry]) -> None:
+            ledger.register(entries)
+            take_over(ledger, entries)
+            ledger.reopen(entry.key for entry in entries)
+
+        open_again(entries)
         if not ledger.driven():
             ledger.relax_micro_batches()
         stop = stack.enter_context(stop_on_signals())
@@ -117,28 +123,41 @@ def run_sweep(
                         failed.add(watcher)
                         logger.exception("the sweep goes on, but cannot be shown")
 
+        def entries_follow() -> bool:
+            new = list(following())
+            open_again(new)
+            entries.extend(new)
+            return bool(new)
+
+        def left() -> bool:
+            keys = [entry.key for entry in entries]
+            return any(run.state not in SETTLED for run in ledger.runs(keys, whole=False))
+
         capped = None
-        if pool is not None and any(run.state not in SETTLED for run in ledger.runs(keys, whole=False)):
+        if pool is not None and (left() or entries_follow()):
             pool.warm(len(entries))
-            driver = Driver(
-                entries, ledger, pool, stop=stop, show=show, retries=retries, caps=caps, order=order,
-                priority=priority,
-            )  # fmt: skip
             pool.ready()
             try:
-                driver.run()
+                while True:
+                    driver = Driver(
+                        entries, ledger, pool, stop=stop, show=show, retries=retries, caps=caps, order=order,
+                        priority=priority, began=uptime,
+                    )  # fmt: skip
+                    driver.run()
+                    capped = driver.capped
+                    if stop.asked or capped or not entries_follow():
+                        break
             finally:
                 for watcher in watchers:
                     with suppress(Exception):
                         watcher.close()
-            capped = driver.capped
             # Ray takes a second to end; the recorder catches up meanwhile
             closing = threading.Thread(target=pool.close, name="pool closes", daemon=True)
             closing.start()
             stack.callback(closing.join)
         waiting = recorder.close(give_up=lambda: stop.count > 1)
         return Report(
-            runs=ledger.runs(keys),
+            runs=ledger.runs([entry.key for entry in entries]),
             stopped_by=stop.reason,
             interrupted=stop.asked and not stop.planned,
             capped=capped,

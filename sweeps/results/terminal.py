@@ -13,9 +13,11 @@ from rich.console import Console
 
 from analysis.checks.diagnostics import MOST_DIAGNOSED, diagnose
 from analysis.comparison.multipliers import Comparison
+from analysis.comparison.pairwise import compare_sequences, pairwise_text
 from analysis.estimate import Estimate
 from analysis.laws import METHODS
 from analysis.text import MISSING, flops_text, interval_text, number_text, value_text
+from scaling.families import family_name
 from sweeps.plan.prepare import Request
 from sweeps.results.laws import (
     Fits,
@@ -25,10 +27,12 @@ from sweeps.results.laws import (
     curves,
     fit_each,
     folder_name,
+    save_table,
     write_comparison,
     write_law,
     write_report,
 )
+from sweeps.results.sequences import FILE, sequence_losses
 from sweeps.show.steps import Steps
 from sweeps.show.tables import RowsTable, console
 
@@ -161,8 +165,22 @@ def compare_all(
         comparison, refused = compare(table, reference, bootstrap=bootstrap, report=step)
         show_comparison(comparison, out)
         step("drawing the comparison")
-        show_files(write_comparison(comparison, folder), out)
+        files = _compare_sequences(table, folder, reference, out)
+        show_files([*write_comparison(comparison, folder), *files], out)
     return refused
+
+
+def _compare_sequences(table: RunTable, folder: Path, reference: str, out: Console) -> list[Path]:
+    """Print the families at equal compute, sequence by sequence of the held-out text, and write the losses
+    behind it; the files written. Nothing where the runs have kept none."""
+    losses = sequence_losses(table.frame, folder)
+    pairs = compare_sequences(losses, family_name(reference, table.families))
+    if not len(pairs):
+        return []
+    out.print("\nLosses at equal compute, sequence by sequence of the same text (nats per token)\n")
+    out.print(str(pairwise_text(pairs)), highlight=False)
+    save_table(losses, folder / FILE)
+    return [folder / FILE]
 
 
 def report_all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,6 +46,38 @@ def isoflop_table(
     return table if family is None else table.assign(family=family)
 
 
+def repeated_isoflops(
+    repeats: int | Sequence[int] = 3,
+    *,
+    noise: float = 0.005,
+    misfit: float = 0.0,
+    cubic: float = 0.0,
+    sizes: int = 6,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Four budgets whose losses are parabolas, with a cubic part, in the log of size over 0.12 C^0.46.
+
+    repeats: of every size, or of each of the sizes, as replicas of one run; misfit: standard deviation of
+    what all repeats of a size have in common.
+    """
+    generator, rows = np.random.default_rng(seed), []
+    counts = [repeats] * sizes if isinstance(repeats, int) else repeats
+    for flops in BUDGETS[:4]:
+        for u, count in zip(np.linspace(-1.2, 1.2, len(counts)).tolist(), counts, strict=True):
+            params = 0.12 * flops**0.46 * np.exp(u)
+            loss = 3 * (flops / 1e17) ** -0.05 * (1 + 0.03 * u**2 + cubic * u**3)
+            loss *= np.exp(misfit * generator.standard_normal())
+            rows += [
+                {
+                    "budget": flops, "params": params, "tokens": flops / 6 / params, "replica": replica,
+                    "key": f"{flops:.0e} {u:.1f}", "seed": replica,
+                    "loss": loss * np.exp(noise * generator.standard_normal()),
+                }
+                for replica in range(count)
+            ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def samples_table(
     families: dict[str, tuple[float, float, float]],
     *,
@@ -72,4 +105,41 @@ def samples_table(
                 "text_nats": list((length - 1) * nats), "text_tokens": [length - 1] * texts,
                 "text_entropy": list(4 + rng.normal(0, 0.02, texts)),
             })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+TUNING_POINTS = {"a": (2e3, 1.2e6), "b": (1.2e4, 3e5), "c": (6e3, 2e6), "d": (2.4e4, 5e5)}
+
+
+def best_rate(params, steps):
+    return 0.02 * (params / 8000) ** -0.4 * (steps / 1500) ** -0.25
+
+
+def best_batch(tokens):
+    return 512 * (tokens / 8e5) ** 0.3
+
+
+def tuning_trials(seed=0, per=16, seeds=2, noise=0.02, points=TUNING_POINTS, **changes):
+    """Trials of a paraboloid; the first at each point has settings of a rule that is off."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for point, (params, tokens) in points.items():
+        even = np.linspace(-1, 1, per - 1)  # a Latin hypercube
+        draws = np.stack([generator.permutation(even) for _ in range(3)], axis=1)
+        for trial in range(per):
+            wide = np.exp(draws[trial - 1]) if trial else np.ones(3)
+            batch = changes.get("batch", 512 * wide[0] ** 0.7)
+            rate = 0.014 * (params / 8000) ** -0.5 * wide[1] ** 1.4
+            decay = 0.1 * wide[2] ** 2
+            steps = tokens / batch
+            loss = 2.5 + 1e-5 * params + 0.05 * math.log(rate / best_rate(params, steps)) ** 2
+            loss += 0.06 * math.log(batch / best_batch(tokens)) ** 2 + changes.get("decay", 0.0) * math.log(
+                decay
+            )
+            for own in range(seeds):
+                rows.append(
+                    {"point": point, "trial": trial, "seed": own, "params": params, "tokens": tokens,
+                     "steps": steps, "learning_rate": rate, "batch": batch, "weight_decay": decay,
+                     "loss": loss + noise * generator.standard_normal()}
+                )  # fmt: skip
     return pd.DataFrame(rows)

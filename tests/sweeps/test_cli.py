@@ -55,6 +55,7 @@ def test_options_are_as_reviewed():
             *("--family", *which, *caps, "--address", "--pool", "--bootstrap"),
             *("--priority", "--extend", "--events", "--webhook", "--storage"),
         ],
+        "tune": [*which, *caps[:3], "family", "--trials", "--study", "--address", "--pool", "--bootstrap"],
         "status": ["--family", *which, "--watch", "-w", "--all"],
         **{name: ["--family", *which, "run"] for name in ("cancel", "retry", "resume")},
         "logs": [*which, "run", "--lines", "--follow", "-f"],
@@ -70,7 +71,7 @@ def test_options_are_as_reviewed():
         "sample": [
             *("--family", "--sweep", "--config", "--data", "--out", "target", "--prompt", "--steps"),
             *("--sampler", "--count", "--seed", "--length", "--temperature", "--top-k", "--top-p", "--min-p"),
-            *("--label", "--scale", "--wish", "--avoid", "--wish-weight"),
+            *("--label", "--scale", "--replica", "--wish", "--avoid", "--wish-weight"),
             *("--batch", "--repeats", "--judge", "--rule", "--pool", "--address", "--storage"),
         ],
         "export": [*runs, "file"],

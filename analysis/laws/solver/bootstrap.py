@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analysis.errors import UserError
+
+if TYPE_CHECKING:
+    from analysis.table.fit_table import RunTable
 
 INTERVALS = ("form", "bca")
 CHUNK_ELEMENTS = 61_440
@@ -65,6 +69,16 @@ def group_numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
             f"cluster = {column!r} has {numbers.max() + 1} distinct values; resampling needs at least 3"
         )
     return np.asarray(numbers)
+
+
+def resampling_units(table: RunTable, cluster: str | None) -> np.ndarray | None:
+    """The groups (n,) that are drawn as wholes: values of the column `cluster`, else the cells of the design
+    if some of them were repeated, else None, for runs one by one.
+
+    Repeats differ by their seeds and those are independent, but what a curve misses at a size it misses in
+    all of that size's repeats: drawn one by one they would promise that this averages out.
+    """
+    return table.repeats if cluster is None else group_numbers(table.rows, cluster)
 
 
 def check_options(

@@ -99,21 +99,26 @@ class BudgetFit:
         return low, high
 
 
-def too_few_sizes(count: int, flops: float) -> str:
+def too_few_sizes(count: int, flops: float, fewest: int = FEWEST_SIZES) -> str:
     """Why a budget with `count` sizes has no minimum."""
     sizes = f"{count} size{'s' * (count > 1)} at {flops_text(flops)} FLOPs"
-    return f"{sizes}, a parabola needs at least {FEWEST_SIZES}"
+    return f"{sizes}, a {'cubic' if fewest > FEWEST_SIZES else 'parabola'} needs at least {fewest}"
 
 
 def read_budget(
-    flops: float, members: np.ndarray, log_params: np.ndarray, log_cost: np.ndarray, curves: Curves | None
+    flops: float,
+    members: np.ndarray,
+    log_params: np.ndarray,
+    log_cost: np.ndarray,
+    curves: Curves | None,
+    fewest: int = FEWEST_SIZES,
 ) -> BudgetFit:
-    """Minimum and verdict from curves (None: fewer than FEWEST_SIZES); log_cost: of a token at each run."""
+    """Minimum and verdict from curves (None: less than `fewest` sizes); log_cost: of a token at each run."""
     sizes, place = np.unique(log_params, return_inverse=True)
     at = f"at {flops_text(flops)} FLOPs"
     of_budget: dict[str, Any] = {"flops": flops, "members": members, "sizes": sizes, "curves": curves}
     if curves is None:
-        reason = too_few_sizes(len(sizes), flops)
+        reason = too_few_sizes(len(sizes), flops, fewest)
         nowhere: dict[str, Any] = {name: np.empty(0) for name in ("log_params", "log_tokens", "loss")}
         never: dict[str, Any] = {name: np.empty(0, dtype=bool) for name in ("convex", "inside")}
         return BudgetFit(status=BudgetStatus.TOO_FEW, reason=reason, **of_budget, **nowhere, **never)

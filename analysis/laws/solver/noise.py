@@ -34,6 +34,8 @@ SHARED_TEXT = 20260215
 SMALLEST_SHARE = 1e-3
 """A drawn loss stays above this share of the measured one: logs are taken of it."""
 RESAMPLINGS = ("rows", "parametric", "residuals")
+DEGREES = {"parabola": 2, "cubic": 3}
+"""Curves of an IsoFLOP law that are polynomials."""
 MANY_RUNS = 100
 """Tables with this many runs or more draw runs again by default; smaller ones simulate losses."""
 
@@ -100,17 +102,98 @@ def _normal_moments(cut: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The scatter of runs of which some are repeats, in two parts: between repeats, and of cells.
+
+    A cell's mean over r repeats lies off the curve by the noise of its seeds, which falls as 1 / sqrt(r), and
+    by what the curve misses there, which does not fall. Mean squares of the two (an analysis of variance)
+    tell them apart: within cells the noise alone, of cell means about the curve the noise and `repeats` times
+    the misfit.
+    """
+
+    cells: np.ndarray
+    """The cell of each run, numbered 0, 1, ..., (n,)."""
+    within: float
+    """Standard deviation between repeats, in the units of `Spread.sd`."""
+    within_freedom: float
+    about: float
+    """Root mean square of cell means about the curve times the root of their repeats; 0 if no cell is to
+    spare."""
+    about_freedom: float
+    repeats: float
+    """Effective number of repeats of a cell."""
+
+    @property
+    def misfit(self) -> float:
+        """Standard deviation of what the curve misses, from cell to cell; 0 if noise explains it."""
+        return math.sqrt(max(self.about**2 - self.within**2, 0.0) / self.repeats)
+
+    def draw(self, draws: int, generator: np.random.Generator) -> np.ndarray:
+        """Noise of runs (draws, n): every draw takes the two mean squares as uncertain as they are."""
+        within = self.within**2 * self._over_chi(self.within_freedom, draws, generator)
+        about = self.about**2 * self._over_chi(self.about_freedom, draws, generator)
+        misfit = np.maximum(about - within, 0.0) / self.repeats
+        of_cells = generator.standard_normal((draws, int(self.cells.max()) + 1))[:, self.cells]
+        of_runs = generator.standard_normal((draws, len(self.cells)))
+        return np.asarray(np.sqrt(misfit)[:, None] * of_cells + np.sqrt(within)[:, None] * of_runs)
+
+    @staticmethod
+    def _over_chi(freedom: float, draws: int, generator: np.random.Generator) -> np.ndarray:
+        return freedom / generator.chisquare(freedom, size=draws) if freedom else np.ones(draws)
+
+    def weights(self) -> np.ndarray:
+        """Of each run (n,) in a least-squares fit: the inverse variance of its cell's mean, shared by its
+        repeats, so that a size that was repeated often counts no more than its misfit allows."""
+        count = np.bincount(self.cells)[self.cells]
+        variance = self.within**2 + count * self.misfit**2
+        weights = 1 / variance if self.within > 0 else 1.0 / count
+        return np.asarray(weights / weights.mean())
+
+
+def split_scatter(
+    deviations: np.ndarray, cells: np.ndarray | None, num_parameters: int, *, robust: bool = False
+) -> Parts | None:
+    """The parts of deviations (n,) of runs from a curve with so many fitted parameters; None without repeats.
+
+    robust: mean squares by `scatter`, which outliers hardly widen.
+    """
+    if cells is None:
+        return None
+    count = np.bincount(cells)
+    means = np.bincount(cells, weights=deviations) / count
+    apart, off = deviations - means[cells], np.sqrt(count) * means
+    freedom, spare = len(cells) - len(count), len(count) - num_parameters
+    sizes: list[tuple[float, float]] = []
+    for values, free, fitted in ((apart, freedom, len(count)), (off, spare, num_parameters)):
+        if free < 1:
+            sizes.append((0.0, 0.0))
+        elif robust:
+            size = scatter(values, fitted)
+            sizes.append((size.sd, size.freedom))
+        else:
+            sizes.append((math.sqrt(float(np.sum(values**2)) / free), float(free)))
+    repeats = (len(cells) - float(np.sum(count**2)) / len(cells)) / max(len(count) - 1, 1)
+    (within, within_freedom), (about, about_freedom) = sizes
+    return Parts(
+        cells=cells, within=within, within_freedom=within_freedom, about=about,
+        about_freedom=about_freedom, repeats=repeats,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
     """How far runs lie from the curve they are held against, relative to the loss."""
 
     fitted: np.ndarray
     """The curve at each run, nats per token, (n,)."""
     deviations: np.ndarray
-    """(loss - fitted) / fitted, enlarged for the fitted terms, (n,)."""
+    """(loss - fitted) / fitted, enlarged for the terms fitted to the cells, (n,)."""
     sd: float | None
     """Standard deviation, pooled over all runs; None if no run is to spare."""
     freedom: float
     """Degrees of freedom of sd; 0 if it was given, not estimated."""
+    parts: Parts | None = None
+    """Noise and misfit apart, where runs were repeated."""
 
 
 def spread_about_surface(problem: Problem, best: np.ndarray, table: RunTable) -> tuple[Spread, np.ndarray]:
@@ -120,9 +203,14 @@ def spread_about_surface(problem: Problem, best: np.ndarray, table: RunTable) ->
     num_free = problem.space.num_free
     off = table.loss - fitted if problem.on_loss else np.log(table.loss / fitted)
     size = scatter(off, num_free, on_loss=problem.on_loss)
-    enlarge = np.sqrt(len(table) / (len(table) - num_free))
+    units = int(table.cells.max()) + 1
+    enlarge = np.sqrt(units / (units - num_free))
     unit = np.ones_like(fitted) if problem.on_loss else fitted
-    return Spread(fitted=unit, deviations=enlarge * off, sd=size.sd, freedom=size.freedom), fitted
+    parts = split_scatter(off, table.repeats, num_free, robust=True)
+    spread = Spread(
+        fitted=unit, deviations=enlarge * off, sd=size.sd, freedom=size.freedom, parts=parts
+    )  # fmt: skip
+    return spread, fitted
 
 
 def spread_about_budgets(table: RunTable, shape: str, noise: float | None) -> Spread:
@@ -130,14 +218,14 @@ def spread_about_budgets(table: RunTable, shape: str, noise: float | None) -> Sp
     if noise is not None:
         ones = np.ones(len(table))
         return Spread(fitted=ones, deviations=0 * ones, sd=noise, freedom=0)
-    log_params = np.log(table.params)
+    log_params, cells = np.log(table.params), table.cells
     fitted, enlarge = table.loss.copy(), np.ones(len(table))
-    squares, freedom = 0.0, 0
+    squares, freedom, num_parameters = 0.0, 0, 0
     for _, members in table.budgets():
         x, loss = log_params[members], table.loss[members]
         sizes = len(np.unique(x))
-        if shape == "parabola":
-            degree = 2 if sizes >= 3 else 0
+        if shape in DEGREES:
+            degree = DEGREES[shape] if sizes > DEGREES[shape] else 0
         else:
             # an interpolant leaves no residuals, so its noise is read from a polynomial with sizes to spare
             degree = {4: 2, 5: 3}.get(sizes, 4 if sizes > 5 else 0)
@@ -146,11 +234,23 @@ def spread_about_budgets(table: RunTable, shape: str, noise: float | None) -> Sp
             fitted[members] = np.polyval(np.polyfit(u, loss, degree), u)
             squares += float(np.sum((loss / fitted[members] - 1) ** 2))
             freedom += len(x) - degree - 1
-            enlarge[members] = np.sqrt(len(x) / max(len(x) - degree - 1, 1))
+            num_parameters += degree + 1
+            units = len(np.unique(cells[members]))
+            enlarge[members] = np.sqrt(units / max(units - degree - 1, 1))
+        else:
+            num_parameters += sizes  # a mean each: no deviation
+            fitted[members] = _means(x, loss)
     # relative, as in the surface's log loss: large budgets have lower losses and lower noise
     deviations = (table.loss / fitted - 1) * enlarge
     sd = float(np.sqrt(squares / freedom)) if freedom else None
-    return Spread(fitted=fitted, deviations=deviations, sd=sd, freedom=freedom)
+    parts = None if sd is None else split_scatter(table.loss / fitted - 1, table.repeats, num_parameters)
+    return Spread(fitted=fitted, deviations=deviations, sd=sd, freedom=freedom, parts=parts)
+
+
+def _means(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """The mean loss of each run's size."""
+    place = np.unique(x, return_inverse=True)[1]
+    return np.asarray((np.bincount(place, weights=loss) / np.bincount(place))[place])
 
 
 def draw_losses(
@@ -185,10 +285,13 @@ def draw_losses(
         noise = generator.standard_normal((draws if loss_se.any() else 0, num_runs)) * loss_se
     else:
         scale = np.ones((draws, 1))
-        if spread.freedom:
+        if spread.parts is None and spread.freedom:
             # the scale varies between draws as an estimated scale does: percentiles become t intervals
             scale = np.sqrt(spread.freedom / generator.chisquare(spread.freedom, size=(draws, 1)))
-        noise = spread.fitted * spread.sd * (scale * generator.standard_normal((draws, num_runs)))
+        if spread.parts is None:
+            noise = spread.fitted * spread.sd * (scale * generator.standard_normal((draws, num_runs)))
+        else:
+            noise = spread.fitted * spread.parts.draw(draws, generator)
         # the held-out text is the same in every fit, and so is its error
         shared = np.random.default_rng(SHARED_TEXT).standard_normal(draws)
         noise += loss_se * shared[:, None]

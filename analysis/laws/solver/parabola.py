@@ -94,15 +94,23 @@ def solve_parabolas(
 
     Rows whose weights leave fewer than 3 distinct sizes get a flat line, which has no minimum.
     """
-    design = design_matrix(log_params, centre)
+    return solve_polynomials(log_params, loss, weight, centre, degree=2)
+
+
+def solve_polynomials(
+    log_params: np.ndarray, loss: np.ndarray, weight: np.ndarray, centre: float, *, degree: int
+) -> np.ndarray:
+    """`solve_parabolas` for any degree: coefficients (r, degree + 1), zeros where sizes are too few."""
+    terms = degree + 1
+    design = np.vander(log_params - centre, terms, increasing=True)
     gram = np.einsum("rn,ni,nj->rij", weight, design, design)
     right = np.einsum("rn,rn,ni->ri", weight, loss, design)
     sizes = np.unique(log_params, return_inverse=True)[1]
     present = np.zeros((len(weight), sizes.max() + 1), dtype=bool)
     for i, size in enumerate(sizes.tolist()):
         present[:, size] |= weight[:, i] > 0
-    enough = present.sum(axis=1) >= 3
-    gram[~enough] = np.eye(3)
+    enough = present.sum(axis=1) >= terms
+    gram[~enough] = np.eye(terms)
     right[~enough] = 0.0
     return np.asarray(np.linalg.solve(gram, right[..., None])[..., 0])
 

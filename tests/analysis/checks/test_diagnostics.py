@@ -32,7 +32,7 @@ def test_a_good_table_is_called_good(good):
     assert "E is identified" in good.verdict
     assert "no check speaks against it" in good.verdict
     assert good.advice == "reliable"
-    assert len(good.summary()) == 11
+    assert len(good.summary()) == 12
 
 
 def test_porian_all_rows_are_a_wrong_form(porian):

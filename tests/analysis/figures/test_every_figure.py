@@ -17,9 +17,10 @@ import analysis
 from analysis import figures
 from analysis.figures.static import draw
 from analysis.laws.isoflop import IsoflopLaw
+from analysis.laws.response import fit_response
 from analysis.laws.surface import SurfaceLaw
 from analysis.text import flops_text
-from tests.analysis.planted import samples_table
+from tests.analysis.planted import samples_table, tuning_trials
 
 BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20)
 
@@ -51,6 +52,7 @@ def drawn(
         "diagnosis": analysis.diagnose(surface),
         "rollout": analysis.rollout(surface.runs, bootstrap=20),
         "answer": analysis.recommend(runs, 1e21, draws=40),
+        "tuning": fit_response(tuning_trials().assign(family="ar"), bootstrap=20),
         "speed": analysis.speed_quality(samples_table({"ar": (20, 9, 1e5), "masked": (25, 4, 1e5)})),
     }
     figure = figures.schedule(table, [("a", 1)], title="Sweep x", note="simulated")

@@ -405,7 +405,7 @@ def test_runs_that_err_together_are_drawn_together():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"shape": "spline"}, "shape = 'spline'; choose one of parabola, akima"),
+        ({"shape": "spline"}, "shape = 'spline'; choose one of parabola, cubic, akima"),
         ({"shape": "akima", "resample": "rows"}, "runs cannot be redrawn"),
         ({"shape": "akima", "correct_bias": True}, "an Akima interpolant has no such bias"),
         ({"noise": -1.0}, "noise = -1.0"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scaling.evaluation import sequence_losses
-from scaling.evaluation.sequence_losses import read_sequence_record, sequence_record
+from scaling.evaluation.sequence_losses import read_levels, read_sequence_record, sequence_record
 from sweeps.attempt.journal import JOURNAL, Journal, last, read
 from tests.scaling.toys import toy_spec
 from tests.scaling.training.test_loop import run
@@ -35,6 +35,18 @@ def test_a_record_longer_than_the_tail_hides_nothing_before_it(tmp_path: Path) -
     assert train.step == 7
     assert newest is not None
     assert newest.kind == sequence_losses.KIND
+
+
+def test_the_only_level_of_each_sequence_comes_along(tmp_path: Path) -> None:
+    spec = toy_spec("masked", evaluation={"noise_levels": 1})
+    _, records = run(spec, tmp_path)
+    (record,) = (r for r in records if r["kind"] == sequence_losses.KIND)
+    levels = read_levels(record)
+    assert levels is not None
+    assert sorted(np.ceil(16 * levels)) == list(range(1, 17))
+    with pytest.raises(ValueError, match="damaged"):
+        read_levels({**record, "shape": [15]})
+    assert read_levels(sequence_record(torch.rand(3))) is None
 
 
 @pytest.mark.parametrize("values", [{}, {"shape": [3], "float32": "AAAA"}, {"shape": [1], "float32": "!"}])

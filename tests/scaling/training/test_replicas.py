@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from scaling.families.base import Noised
 from scaling.models import head
-from scaling.models.replicas import padded_positions, stack
+from scaling.models.replicas import affine, padded_positions, stack
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec
 from scaling.training import RunStatus, load_run, loop
@@ -145,3 +146,35 @@ def test_the_key_says_how_many() -> None:
 def test_positions_are_filled_up_to_the_largest_share() -> None:
     chosen = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
     assert padded_positions(chosen, 3).view(3, 2).tolist() == [[0, 2], [4, 3], [6, 7]]
+
+
+@pytest.mark.parametrize(("rows", "inner", "outer"), [(5, 3, 40), (40, 3, 5), (7, 30, 30), (1, 2, 2)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_an_affine_map_of_replicas_is_one_of_each(rows: int, inner: int, outer: int, biased: bool) -> None:
+    """Values and gradients, whichever orientation its products are computed in."""
+    draw = torch.Generator().manual_seed(rows)
+    shapes = [(3 * rows, inner), (3, outer, inner), (3, outer)]
+    inputs = [torch.randn(s, generator=draw, dtype=torch.float64, requires_grad=True) for s in shapes]
+    x, weight, bias = inputs
+
+    def alone() -> torch.Tensor:
+        parts = zip(x.chunk(3), weight, bias, strict=True)
+        return torch.cat([F.linear(own, w, b if biased else None) for own, w, b in parts])
+
+    stacked = affine(x, weight, bias if biased else None)
+    torch.testing.assert_close(stacked, alone(), rtol=1e-12, atol=1e-12)
+    used = inputs if biased else inputs[:2]
+    for one, other in zip(
+        torch.autograd.grad(stacked.sin().sum(), used),
+        torch.autograd.grad(alone().sin().sum(), used),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_replicas_are_close(tmp_path: Path) -> None:
+    bounds = []
+    for precision in ("float32", "bfloat16"):
+        result, _ = run(spec_of("uniform", replicas=2, precision=precision), tmp_path / precision)
+        bounds.append([one.bound for one in result.replicas])
+    assert bounds[1] == pytest.approx(bounds[0], rel=0.03)

@@ -1,0 +1,1 @@
+"""Figures of tuning: which settings are best, at which size and length."""

@@ -1,0 +1,1 @@
+"""Tuning: `scaling tune` tries settings by Optuna, and writes the rules that the trials teach."""
