@@ -18,6 +18,7 @@ from scaling.errors import UserError
 from scaling.families import family_class, family_name, get_family
 from scaling.labels import Labels
 from scaling.ladder import Size
+from scaling.models.parametrization import Base
 
 if TYPE_CHECKING:
     from scaling.families.base import Family
@@ -27,6 +28,7 @@ RESULT_REVISION = 1
 
 Schedule = Literal["cosine", "constant", "wsd"]
 Precision = Literal["float32", "bfloat16"]
+ParametrizationName = Literal["standard", "completep"]
 
 
 def _require(holds: bool, sentence: str) -> None:
@@ -74,6 +76,9 @@ class DataSpec:
         return cls(context_length=context_length, **{name: getattr(data, name) for name in names})
 
 
+BASE_FIELDS = ("base_hidden", "base_layers", "base_head_dim")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSettings:
     """AdamW and the shape of its schedule, common to the runs of a sweep."""
@@ -95,6 +100,16 @@ class OptimizerSettings:
     ema_decay: float | None = None
     """Decay of a moving average of the weights, min(decay, (1 + n) / (10 + n)) after n steps, from which
     samples are drawn; the lower of both bounds is reported. Null: none."""
+    parametrization: ParametrizationName = "standard"
+    """How initial values, rates and outputs go with a network's size: as in the published study, or by
+    CompleteP, with which the learning rate is that of the base size and holds for all. Weight decay then
+    leaves vectors and embeddings alone."""
+    base_hidden: int | None = None
+    """Width of the base size (completep)."""
+    base_layers: int | None = None
+    """Transformer blocks of the base size (completep)."""
+    base_head_dim: int | None = None
+    """Dimensions of an attention head of the base size (completep); null: those of each size."""
 
     def __post_init__(self) -> None:
         _as_floats(self, "final_lr_fraction", "decay_fraction", "eps", "weight_decay")
@@ -116,6 +131,27 @@ class OptimizerSettings:
             _as_floats(self, "ema_decay")
             fine = 0 < self.ema_decay < 1
             _require(fine, f"ema_decay is {self.ema_decay}, it must lie in (0, 1) or be null")
+        _require_one_of(get_args(ParametrizationName), self, "parametrization")
+        for name in BASE_FIELDS:
+            self._check_base(name, getattr(self, name))
+
+    def _check_base(self, name: str, value: Any) -> None:
+        if self.parametrization == "standard":
+            only = f"{name} is {value!r}, but only parametrization 'completep' has a base size"
+            _require(value is None, only)
+        elif value is None:
+            missing = f"parametrization 'completep' needs {name}, of the size at which rates are tuned"
+            _require(name == "base_head_dim", missing)
+        else:
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            _require(whole, f"{name} is {value!r}, it must be a positive integer")
+
+    @property
+    def base(self) -> Base | None:
+        """The size from which CompleteP goes on; None with the standard parametrization."""
+        if self.base_hidden is None or self.base_layers is None:
+            return None
+        return Base(self.base_hidden, self.base_layers, self.base_head_dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +306,7 @@ class RunSpec:
 
     def build_family(self) -> Family:
         family = get_family(self.family, vocab_size=self.vocab_size, **self.family_options)
-        family.labels = self.labels
+        family.labels, family.base = self.labels, self.optimizer.base
         if self.labels is not None and self.labels.clustered:
             family.require(family.clusterable, "it reads latents and has no labels of clusters")
         return family
@@ -361,6 +397,9 @@ class RunSpec:
         # options that came later are left out where they are off, so that the keys of older runs stay
         if self.optimizer.ema_decay is None:
             del out["optimizer"]["ema_decay"]
+        if self.optimizer.base is None:
+            for name in ("parametrization", *BASE_FIELDS):
+                del out["optimizer"][name]
         if self.replicas == 1:
             del out["replicas"]
         del out["distillation"]

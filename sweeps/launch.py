@@ -89,7 +89,8 @@ def drive(request: prepare.Request, how: Launch | None = None) -> int:
 
         # a refused sweep leaves no ledger behind
         ledger = open_ledger() if Ledger.exists(request.ledger_folder) else None
-        plan = prepare.plan(request, DataFacts.of(dataset), ledger=ledger)
+        nodes = pool.rack.nodes if pool is not None else ()
+        plan = prepare.plan(request, DataFacts.of(dataset), ledger=ledger, nodes=nodes)
         prepare.check_room(plan, out, checkpoints_elsewhere=storage is not None)
         events = Events(how.events, name) if how.events else None
         ledger = ledger or open_ledger()

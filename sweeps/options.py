@@ -147,6 +147,7 @@ class Chosen:
         the present config (all_runs: to earlier ones, too). also: a family beside those of --family.
         """
         from sweeps.config.load import shipped_names, swept_names
+        from sweeps.ledger.ledger import Ledger
         from sweeps.plan import prepare
         from sweeps.plan.plan import plan_specs
         from sweeps.results import laws as results
@@ -164,10 +165,12 @@ class Chosen:
         if self.sweep in only_ledger:  # its config is not known, so all of its runs count
             return results.ledger_table(self.out / self.sweep, self.sweep, None, families), self.sweep
         request, keys = self.request(), None
-        if not all_runs and request.ledger_folder.exists():
+        if not all_runs and Ledger.exists(request.ledger_folder):
             facts = prepare.facts_for_plan(request, console(stderr=True))
+            with Ledger(request.ledger_folder) as ledger:  # which knows how seeds share processes
+                past = ledger.runs(whole=False)
             # every family: one that the config does not list may have been swept with its own defaults
-            keys = [spec.key for spec in plan_specs(request.config, facts, tuple(FAMILIES))[0]]
+            keys = [spec.key for spec in plan_specs(request.config, facts, tuple(FAMILIES), past=past)[0]]
         return results.ledger_table(request.folder, request.config.name, keys, families), request.config.name
 
 

@@ -68,6 +68,7 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("key", "str", "", "hash of everything that determines the run's outcome", "tag"),
     Column("seed", "Int64", "", "seed of every random draw of the run"),
     Column("replica", "Int64", "", "number from 0 of the network, where one run trains several"),
+    Column("replicas", "Int64", "", "networks that the run of this key trained side by side, each a row"),
     Column("status", "str", "", "one of " + ", ".join(STATUSES), "tag"),
     Column("budget", "float64", "FLOPs", "planned training compute, in flop_convention"),
     Column("flop_convention", "str", "", "convention of budget and flops: exact, 6nd or sahoo2026"),

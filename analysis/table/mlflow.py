@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from analysis.errors import UserError
 from analysis.table.columns import CURVE_METRICS, KEY_TAG, RUN_COLUMNS, TAG_PREFIX, parse_text
+from analysis.table.replicas import ALL_METRICS, LOSS_METRICS, numbers_of, with_replicas
 from analysis.text import without_secrets
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ class Database:
         select = "SELECT run_uuid AS run_id, key, value"
         params = self._query(f"{select} FROM params WHERE key IN :keys", texts)
         tags = self._query(f"{select} FROM tags WHERE key IN :keys", [TAG_PREFIX + name for name in texts])
-        metrics = self._query(f"{select}, is_nan FROM latest_metrics WHERE key IN :keys", numbers)
+        metrics = self._query(
+            f"{select}, is_nan FROM latest_metrics WHERE key IN :keys OR key LIKE '{ALL_METRICS}'", numbers
+        )
         parts = (params, tags.assign(key=tags["key"].str.removeprefix(TAG_PREFIX)), _true_values(metrics))
         wide = [part.pivot(index="run_id", columns="key", values="value") for part in parts]
         return assemble(self.keys().set_index("run_id"), *wide)
@@ -125,6 +128,11 @@ class Database:
         metrics = text("SELECT count(*), coalesce(max(timestamp), 0) FROM latest_metrics")
         rows = [self.connection.execute(query).one() for query in (runs, metrics)]
         return [int(number) for row in rows for number in row]
+
+    def replica_losses(self) -> pd.DataFrame:
+        """The final loss of every replica: run_id, key, value."""
+        select = "SELECT run_uuid AS run_id, key, value, is_nan FROM latest_metrics "
+        return _true_values(self._query(select + f"WHERE key LIKE '{LOSS_METRICS}'"))
 
     def points(self, metrics: list[str]) -> pd.DataFrame:
         """Every value of `metrics`: run_id, key, step, timestamp, value."""
@@ -176,7 +184,8 @@ def _true_values(points: pd.DataFrame) -> pd.DataFrame:
 def assemble(
     heads: pd.DataFrame, params: pd.DataFrame, tags: pd.DataFrame, metrics: pd.DataFrame
 ) -> pd.DataFrame:
-    """The run table from MLflow's parts, its values not yet checked (see `run_columns.typed`).
+    """The run table from MLflow's parts, its values not yet checked (see `run_columns.typed`), with a row for
+    each replica of a run.
 
     A column is taken from its home, or else from another place that has it.
     """
@@ -200,7 +209,9 @@ def assemble(
     table = pd.DataFrame(columns).assign(mlflow_run_id=heads.index, **times)
     table["sweep"] = table["sweep"].where(table["sweep"].notna(), heads["sweep"])
     table["params"] = table["params"].where(table["params"].notna(), table["params_non_embedding"])
-    return table
+    own = [name for name in metrics.columns if numbers_of({name: 0.0})]
+    numbers = {str(run_id): numbers_of(row) for run_id, row in metrics[own].to_dict("index").items()}
+    return with_replicas(table, numbers)
 
 
 def _check_schema(connection: Connection, store: str) -> None:

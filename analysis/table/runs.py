@@ -59,7 +59,8 @@ Names = str | Sequence[str] | None
 def load_runs(
     store: str | Path, sweep: Names = None, family: Names = None, *, columns: Columns | None = None
 ) -> pd.DataFrame:
-    """One row per run: the columns of `RUN_COLUMNS`, counts and losses as float64, whatever their status.
+    """One row per run, or per replica of one that trained several networks: the columns of `RUN_COLUMNS`,
+    counts and losses as float64, whatever their status.
 
     `store` is sqlite:///PATH, postgresql://..., http(s)://..., or a .parquet or .csv file; `sweep` and
     `family` are a name, several names, or None for all. From MLflow every column is there (missing values
@@ -151,11 +152,12 @@ def loss_curves(store: str | Path, sweep: Names = None, family: Names = None) ->
         return _selected(frame[names], sweep, family, str(path))[names]
     runs = load_runs(store, sweep, family)
     with open_store(store) as source:
-        points = source.curves(runs["mlflow_run_id"].tolist())
+        points = source.curves(runs["mlflow_run_id"].drop_duplicates().tolist())
     step = ["run_id", "step"]
     latest = points.sort_values([*step, "timestamp"]).drop_duplicates([*step, "key"], keep="last")
     by_step = latest.pivot(index=step, columns="key", values="value").reindex(columns=CURVE_METRICS)
     by_step = by_step.set_axis(["value", *CURVE_COLUMNS[-2:]], axis="columns").reset_index()
+    runs = runs.drop_duplicates("mlflow_run_id")  # replicas share a curve
     frame = by_step.merge(runs, left_on="run_id", right_on="mlflow_run_id", suffixes=("", "_final"))
     tokens = frame["step"] * frame["batch_size"] * frame["context_length"]
     flops = tokens * (frame["flops"] / frame["tokens"])
@@ -210,6 +212,7 @@ def _selected(frame: pd.DataFrame, sweep: Names, family: Names, source: str) -> 
 def _without_duplicates(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per (sweep, key), or per replica of a run that trained several. MLflow has no unique keys, so
     two recorders can both have made a run."""
+    frame = frame.sort_index(kind="stable").reset_index(drop=True)  # of the ids, which replicas share
     order = frame.assign(_finished=frame["status"] == "finished").sort_values(
         ["_finished", "started"], kind="stable", na_position="first"
     )

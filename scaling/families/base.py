@@ -29,6 +29,7 @@ from scaling.families.schedules import SHAPES, Schedule
 from scaling.labels import Labels
 from scaling.ladder import Size
 from scaling.models import Transformer, build_model, head_loss
+from scaling.models.parametrization import Base, Parametrization
 
 Denoiser = Callable[..., Tensor]
 """(ids (B, L), conditioning (B,), the family's view by name) -> logits (B, L, V)."""
@@ -124,6 +125,8 @@ class Family(ABC):
     """Whether the last id is the mask unless `mask_id` says otherwise; False: there is none by default."""
     objectives: ClassVar[tuple[str, ...]] = ("nelbo",)
     """Training objectives, the default first; the reported bound is the same for all of them."""
+    base: Base | None = None
+    """The size from which the network's scales go on by CompleteP; None: the standard ones."""
     labels: Labels | None = None
     """What label the network reads beside a text; set by `RunSpec.build_family`."""
     distillable: ClassVar[bool] = False
@@ -247,7 +250,12 @@ class Family(ABC):
         return build_model(
             size, self.vocab_size, causal=self.causal, generator=generator, classes=self.classes,
             clustered=self.labels is not None and self.labels.clustered,
+            parametrization=self.parametrization(size),
         )  # fmt: skip
+
+    def parametrization(self, size: Size) -> Parametrization:
+        """How the network's scales go with its size."""
+        return Parametrization.of(size, self.base)
 
     @property
     def classes(self) -> int:

@@ -184,6 +184,7 @@ class Gaussian(Family):
             schedule_units=self.schedule_units,
             auxiliary_rate=self.auxiliary_learning_rate,
             classes=self.classes,
+            parametrization=self.parametrization(size),
             generator=generator,
         )
 

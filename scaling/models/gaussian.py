@@ -5,8 +5,8 @@ vector per token, which takes the place of the input embedding, and the noise sc
 negative log of the signal-to-noise ratio: alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma).
 
 The network is the one all families share, so that families compare: adaLN (on gamma) stays, and Plaid's
-own input maps stand before it. Plaid's RMSNorm, its residual branches divided by sqrt(layers) and muP are
-left out.
+own input maps stand before it. Plaid's RMSNorm and its residual branches divided by sqrt(layers) are left
+out, and so is its muP for the option that all families share (`scaling.models.parametrization`).
 
 B batch, L length, E embedding width, D hidden size, V vocabulary, n positions, U units of the schedule.
 """
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from scaling.ladder import Size
 from scaling.models import head
+from scaling.models.parametrization import STANDARD, Parametrization
 from scaling.models.replicas import Linear, per_row
 from scaling.models.transformer import Transformer, build_model
 
@@ -91,8 +92,9 @@ class GaussianTransformer(Transformer):
         schedule_units: int,
         auxiliary_rate: float,
         classes: int = 0,
+        parametrization: Parametrization = STANDARD,
     ) -> None:
-        super().__init__(size, vocab_size, classes=classes)
+        super().__init__(size, vocab_size, classes=classes, parametrization=parametrization)
         self.embed_dim = embed_dim
         self.embedding = nn.Parameter(torch.empty(vocab_size, embed_dim))
         self.input_linear = Linear(embed_dim, size.hidden, bias=False)
@@ -194,7 +196,9 @@ def build_gaussian_model(
     """
     with torch.random.fork_rng(devices=[]):  # PyTorch fills fresh layers from its own generator
         model = GaussianTransformer(size, vocab_size, **options)
-        plain = build_model(size, 1, causal=False, generator=generator).state_dict()
+        plain = build_model(
+            size, 1, causal=False, generator=generator, parametrization=model.parametrization
+        ).state_dict()
     own = model.state_dict()
     with torch.no_grad():
         for name, value in own.items():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from scaling.ladder import Size
 from scaling.models.attention import CAUSAL, FULL, Cache, Layout
 from scaling.models.clusters import ClusterHead
+from scaling.models.parametrization import STANDARD, Parametrization
 from scaling.models.replicas import Linear, affine, look_up, per_row
 
 LAYER_NORM_EPS = 1e-5
@@ -36,10 +37,10 @@ end. Each is (B, 1, D), or (1, 1, D) for all texts."""
 class Block(nn.Module):
     """Attention and MLP, each behind a LayerNorm; modulation comes from outside."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, query_factor: float = 1.0) -> None:
         super().__init__()
         hidden = size.hidden
-        self.num_heads = size.num_heads
+        self.num_heads, self.query_factor = size.num_heads, query_factor
         self.norm_attention = nn.Parameter(torch.empty(hidden))
         self.qkv = Linear(hidden, 3 * hidden, bias=False)
         self.out = Linear(hidden, hidden, bias=False)
@@ -61,6 +62,8 @@ class Block(nn.Module):
     def attention(self, x: Tensor, attend: Attend, outputs: int) -> Tensor:
         batch, length, hidden = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, hidden // self.num_heads)
+        if self.query_factor != 1:
+            qkv = qkv * qkv.new_tensor([self.query_factor, 1, 1])[:, None, None]
         mixed = attend(qkv, outputs)
         return self.out(mixed.transpose(1, 2).reshape(batch, outputs, hidden))
 
@@ -78,10 +81,18 @@ class Transformer(nn.Module):
     """Networks that are stacked in this one."""
 
     def __init__(
-        self, size: Size, vocab_size: int, *, causal: bool = False, classes: int = 0, clustered: bool = False
+        self,
+        size: Size,
+        vocab_size: int,
+        *,
+        causal: bool = False,
+        classes: int = 0,
+        clustered: bool = False,
+        parametrization: Parametrization = STANDARD,
     ) -> None:
         super().__init__()
         self.size, self.vocab_size, self.classes = size, vocab_size, classes
+        self.parametrization = parametrization
         self.layout: Layout = CAUSAL if causal else FULL
         hidden, cond = size.hidden, size.cond_dim
         self.embedding = nn.Parameter(torch.empty(vocab_size, hidden))
@@ -91,7 +102,7 @@ class Transformer(nn.Module):
         self.time_out = Linear(cond, cond)
         # Every adaLN projection in one matrix: six rows of D per block, then shift and scale of the end.
         self.modulation = Linear(cond, (6 * size.num_layers + 2) * hidden)
-        self.blocks = nn.ModuleList(Block(size) for _ in range(size.num_layers))
+        self.blocks = nn.ModuleList(Block(size, parametrization.query) for _ in range(size.num_layers))
         self.norm_final = nn.Parameter(torch.empty(hidden))
         self.head = Linear(hidden, vocab_size)
         self.clusters = ClusterHead(hidden, classes) if clustered else None
@@ -151,7 +162,8 @@ class Transformer(nn.Module):
         return _modulated_norm(x, self.norm_final, *ending)
 
     def modulate(self, noise: Tensor, labels: Tensor | None = None) -> Modulation:
-        """What the noise level (B,) and the label do to every block. Where the network is told neither, one
+        """What the noise level (B,) and the label do to every block, times the parametrization's factors of
+        residual branches and of the features that the head reads. Where the network is told neither, one
         call with a single 0 serves all texts and all passes.
 
         labels: (B,), each below `classes` or that number, the null label; by default null.
@@ -162,11 +174,15 @@ class Transformer(nn.Module):
             condition = condition + self._label(labels, len(noise))
         assert labels is None or self.classes, "a network without labels is given none"
         parts = self.modulation(condition)[:, None].chunk(6 * self.size.num_layers + 2, dim=-1)
+        branch, head = self.parametrization.branch, self.parametrization.head
         out: Modulation = []
         for i in range(self.size.num_layers):
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts[6 * i : 6 * i + 6]
+            if branch != 1:
+                gate_a, gate_m = gate_a * branch, gate_m * branch
             out.append((shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m))
-        return [*out, (parts[-2], 1 + parts[-1])]
+        ending = (parts[-2], 1 + parts[-1])
+        return [*out, ending if head == 1 else (ending[0] * head, ending[1] * head)]
 
     def _label(self, labels: Tensor | None, rows: int) -> Tensor:
         """The vectors of labels (B,), or the null label's, as `modulate` adds them."""
@@ -277,13 +293,17 @@ def build_model(
     generator: torch.Generator,
     classes: int = 0,
     clustered: bool = False,
+    parametrization: Parametrization = STANDARD,
 ) -> Transformer:
     """A Transformer with fresh weights drawn from `generator` (a CPU generator) in a fixed order.
 
     Initial values as in the published code: embeddings and linear maps uniform within 1/sqrt(fan-in),
-    norm gains 1, modulation, head and labels 0.
+    norm gains 1, modulation, head and labels 0; times the parametrization's factor of each.
     """
-    model = Transformer(size, vocab_size, causal=causal, classes=classes, clustered=clustered)
+    model = Transformer(
+        size, vocab_size, causal=causal, classes=classes, clustered=clustered,
+        parametrization=parametrization,
+    )  # fmt: skip
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             owner = name.rpartition(".")[0]
@@ -294,5 +314,6 @@ def build_model(
             else:
                 linear = model.get_submodule(owner) if owner else None
                 bound = 1 / math.sqrt(linear.in_features if isinstance(linear, nn.Linear) else size.hidden)
+                bound *= parametrization.factors(name).init
                 parameter.uniform_(-bound, bound, generator=generator)
     return model

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from scaling.models.parametrization import STANDARD, Parametrization
 from scaling.spec import OptimizerSpec
 
 
@@ -43,6 +44,9 @@ class FlatAdamW:
     The vector of a model that stacks several networks has a row for each: (R, P). A row is updated as it
     would be alone, clipped by its own norm.
 
+    A model's `parametrization` may give parameters shares of the run's rate, weight decay and eps. Those of
+    equal shares stand together in the vector; all are clipped by the norm of all.
+
     A model may give some parameters rates of their own: `own_rates`, a mapping from the beginning of a
     parameter's name to (peak learning rate, weight decay or None for the run's). They follow the course of
     the run's rate, stand behind the others in the vector, and each such group, one per entry, is clipped by
@@ -52,16 +56,15 @@ class FlatAdamW:
     def __init__(self, model: nn.Module, spec: OptimizerSpec, flat: Tensor | None = None) -> None:
         """flat: what `flatten` made of the networks that `model` stacks; by default that of `model`."""
         self.spec = spec
-        own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
-        members = _members(model, own_rates)
-        self._parameters = [p for group in members for p in group]
+        groups = _groups(model, spec)
+        self._parameters = [p for group in groups for p in group.members]
         flat = flatten(model) if flat is None else flat
         self.flat = nn.Parameter(flat)
         self.flat.grad = torch.zeros_like(flat)
         self.replicas = len(flat) if flat.ndim == 2 else 1
         # slices of the vector and its gradient as parameters, by group and replica
-        counts = [sum(p.numel() for p in group) // self.replicas for group in members]
-        self._parts: list[list[nn.Parameter]] = [[] for _ in members]
+        counts = [sum(p.numel() for p in group.members) // self.replicas for group in groups]
+        self._parts: list[list[nn.Parameter]] = [[] for _ in groups]
         rows = (x.view(self.replicas, -1).unbind() for x in (flat, self.flat.grad))
         for values, gradient in zip(*rows, strict=True):
             for group, own, slope in zip(
@@ -69,17 +72,19 @@ class FlatAdamW:
             ):
                 group.append(nn.Parameter(own))
                 group[-1].grad = slope
-        rates = [(spec.learning_rate, None), *own_rates.values()]
+        # slices of the gradient that are clipped together: all at shares of the run's rate, each other group
+        clipped = [sum(counts[: len(counts) - sum(g.is_own for g in groups)])]
+        clipped += [count for count, group in zip(counts, groups, strict=True) if group.is_own]
+        self._clipped = [row.split(clipped) for row in self.flat.grad.view(self.replicas, -1)]
         self._adamw = torch.optim.AdamW(
             [
-                {"params": parts, "lr": rate, "weight_decay": spec.weight_decay if decay is None else decay}
-                for parts, (rate, decay) in zip(self._parts, rates, strict=True)
+                {"params": parts, "lr": group.rate, "weight_decay": group.decay, "eps": group.eps}
+                for parts, group in zip(self._parts, groups, strict=True)
             ],
             betas=spec.betas,
-            eps=spec.eps,
             fused=True,
         )
-        self._rate_shares = [rate / spec.learning_rate for rate, _ in rates]
+        self._rate_shares = [group.rate / spec.learning_rate for group in groups]
 
     def add_gradient(self, loss: Tensor, *, first: bool) -> None:
         """Backpropagate `loss` into the flat gradient, replacing it where `first`."""
@@ -109,16 +114,12 @@ class FlatAdamW:
         """Clip to `clip_norm` and update. gradient_norms: of the whole gradient of each replica."""
         limit = self.spec.clip_norm
         if limit is not None and max(gradient_norms) > limit:
-            for part, norm in self._with_norms(gradient_norms):
-                _clip(part, norm, limit, whole=len(self._parts) == 1)
+            for parts, norm in zip(self._clipped, gradient_norms, strict=True):
+                for part in parts:
+                    _clip(part, norm, limit, whole=len(parts) == 1)
         for group, share in zip(self._adamw.param_groups, self._rate_shares, strict=True):
             group["lr"] = learning_rate * share
         self._adamw.step()
-
-    def _with_norms(self, norms: list[float]) -> Iterator[tuple[nn.Parameter, float]]:
-        """Every part with the number of `norms` that belongs to its replica."""
-        for parts in self._parts:
-            yield from zip(parts, norms, strict=True)
 
     def state(self) -> dict[str, Any]:
         """Parameters and moments, each as one vector, on the CPU."""
@@ -149,16 +150,15 @@ class FlatAdamW:
                 offset = own.stop
 
 
-def _clip(part: nn.Parameter, gradient_norm: float, limit: float, *, whole: bool) -> None:
-    """Shrink the gradient of a part to `limit` if that of all parts is longer, and its own.
+def _clip(gradient: Tensor, whole_norm: float, limit: float, *, whole: bool) -> None:
+    """Shrink a part of the gradient to `limit` if the whole one is longer, and this.
 
     whole: it is the only part, whose norm is known.
     """
-    assert part.grad is not None, "every part's gradient is a slice of the flat one"
-    if gradient_norm > limit:
-        norm = gradient_norm if whole else float(torch.linalg.vector_norm(part.grad))
+    if whole_norm > limit:
+        norm = whole_norm if whole else float(torch.linalg.vector_norm(gradient))
         if norm > limit:
-            part.grad *= limit / norm
+            gradient *= limit / norm
 
 
 class WeightAverage:
@@ -204,20 +204,44 @@ def flatten(*networks: nn.Module) -> Tensor:
 
 
 def _in_order(model: nn.Module) -> list[nn.Parameter]:
-    own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
-    return [p for group in _members(model, own_rates) for p in group]
+    return [p for group in _groups(model, None) for p in group.members]
 
 
-def _members(
-    model: nn.Module, own_rates: Mapping[str, tuple[float, float | None]]
-) -> list[list[nn.Parameter]]:
-    """The model's parameters by group: first those without a rate of their own, then entry by entry.
+class _Group(NamedTuple):
+    """Parameters of one peak learning rate, weight decay and eps."""
 
-    A name belongs to the first entry that it begins with.
+    members: list[nn.Parameter]
+    rate: float
+    decay: float
+    eps: float
+    is_own: bool
+    """Whether the rate is the model's own, not a share of the run's."""
+
+
+def _groups(model: nn.Module, spec: OptimizerSpec | None) -> list[_Group]:
+    """The model's parameters by group: those at shares of the run's rate, then by entry of `own_rates`.
+
+    A name belongs to the first entry that it begins with. spec: None for the order of parameters alone.
     """
-    groups: list[list[nn.Parameter]] = [[] for _ in range(1 + len(own_rates))]
+    spec = spec or OptimizerSpec(learning_rate=1.0)
+    own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
+    parametrization: Parametrization = getattr(model, "parametrization", STANDARD)
+    shared: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+    own: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in own_rates}
     for name, parameter in model.named_parameters():
-        entries = (i for i, prefix in enumerate(own_rates, 1) if name.startswith(prefix))
-        groups[next(entries, 0)].append(parameter)
-    assert all(groups), f"{list(own_rates)} must each name parameters, and leave some to the run's rate"
+        entry = next((prefix for prefix in own_rates if name.startswith(prefix)), None)
+        if entry is None:
+            factors = parametrization.factors(name)
+            shared.setdefault((factors.rate, factors.decay, factors.eps), []).append(parameter)
+        else:
+            own[entry].append(parameter)
+    assert shared, "some parameters must be left to the run's rate"
+    assert all(own.values()), f"{list(own_rates)} must each name parameters"
+    groups = [
+        _Group(members, spec.learning_rate * rate, spec.weight_decay * decay, spec.eps * eps, is_own=False)
+        for (rate, decay, eps), members in shared.items()
+    ]
+    for prefix, (rate, decay) in own_rates.items():
+        own_decay = spec.weight_decay if decay is None else decay
+        groups.append(_Group(own[prefix], rate, own_decay, spec.eps, is_own=True))
     return groups

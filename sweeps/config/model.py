@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
@@ -32,6 +32,8 @@ Count = Annotated[int, Field(ge=1)]
 _Listed = BeforeValidator(listed)
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """The whole numbers that run tables and tracking stores can hold."""
+Seeds = Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)]
+Replicas = int | Literal["auto"]
 MAX_NAME = 100
 """Letters of the name of a sweep."""
 
@@ -86,6 +88,24 @@ class Window(Section):
 SizesByBudget = dict[float, tuple[str, ...]]
 
 
+def _check_replicas(value: Any) -> Any:
+    """Numbers from 1, or `auto`, anywhere in it."""
+    if isinstance(value, Mapping) and len({isinstance(key, str) for key in value}) > 1:
+        raise ValueError("its keys must be all budgets or all names of sizes")
+    for inside in value.values() if isinstance(value, Mapping) else ():
+        _check_replicas(inside)
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not (value is None or value == "auto" or number or isinstance(value, Mapping)):
+        raise ValueError(f"{value!r} is neither a number of networks, 1 or more, nor 'auto'")
+    return value
+
+
+def _by_budget(value: Any) -> Any:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError("it must be a mapping from each budget to its seeds; 'seeds' at the top is for all")
+    return value
+
+
 class Grid(Section):
     """Budgets, and at each the sizes: a list for all, a list per budget, or a window."""
 
@@ -95,13 +115,62 @@ class Grid(Section):
     """Names of sizes: one list for every budget, or a mapping from each budget to its list."""
     window: Window | None = None
     """Choose the sizes of each budget by rule, instead of `sizes`."""
+    seeds: Annotated[dict[float, Seeds] | None, BeforeValidator(_by_budget)] = None
+    """The seeds of each budget, instead of one list in `seeds`: a mapping from each budget to its list."""
+    replicas: Annotated[
+        Replicas | dict[str, Replicas] | dict[float, Replicas | dict[str, Replicas]] | None,
+        BeforeValidator(_check_replicas),
+    ] = None
+    """How many consecutive seeds share a process, as one stacked network: a number, `auto`, or a mapping from
+    each budget, from sizes, or from each budget to such a mapping of sizes. Null, and sizes not named: 1."""
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> Grid:
         if len(set(self.budgets)) != len(self.budgets):
             raise ValueError(f"budgets {list(self.budgets)} name one twice; each must appear once")
         _check_sizes(self.sizes, self.window, self.budgets, needed=True)
+        for name, mapping in (("seeds", self.seeds), ("replicas", self.replicas)):
+            if isinstance(mapping, dict) and not any(isinstance(key, str) for key in mapping):
+                _check_budgets(name, mapping, self.budgets)
         return self
+
+    def replicas_of(self, budget: float, size: str) -> Replicas:
+        """How many networks of that size share a process."""
+        chosen: Any = self.replicas
+        if isinstance(chosen, dict) and budget in chosen:
+            chosen = chosen[budget]
+        if isinstance(chosen, dict):
+            chosen = chosen.get(size)
+        return 1 if chosen is None else chosen
+
+    @property
+    def sizes_with_replicas(self) -> tuple[str, ...]:
+        """Names of sizes in `replicas`."""
+        names = (key for key, _ in _leaves(self.replicas) if isinstance(key, str))
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def chooses_replicas(self) -> bool:
+        """Whether any of `replicas` is `auto`."""
+        return any(number == "auto" for _, number in _leaves(self.replicas))
+
+
+def _leaves(replicas: Any, key: float | str | None = None) -> Iterator[tuple[float | str | None, Any]]:
+    """Each number of `replicas` with the innermost key over it."""
+    if not isinstance(replicas, dict):
+        yield key, replicas
+        return
+    for inner, value in replicas.items():
+        yield from _leaves(value, inner)
+
+
+def _check_budgets(name: str, mapping: Mapping[Any, Any], budgets: tuple[float, ...]) -> None:
+    wrong = sorted(set(mapping) ^ set(budgets))
+    if wrong:
+        raise ValueError(
+            f"{name} by budget must have the same budgets as 'budgets'; "
+            f"{', '.join(f'{b:g}' for b in wrong)} is in one of the two only"
+        )
 
 
 def _check_sizes(
@@ -118,12 +187,7 @@ def _check_sizes(
             "neither sizes nor window is given; one of them must choose the sizes of each budget"
         )
     if isinstance(sizes, dict):
-        wrong = sorted(set(sizes) ^ set(budgets))
-        if wrong:
-            raise ValueError(
-                f"sizes by budget must have the same budgets as 'budgets'; "
-                f"{', '.join(f'{b:g}' for b in wrong)} is in one of the two only"
-            )
+        _check_budgets("sizes", sizes, budgets)
     lists = sizes.values() if isinstance(sizes, dict) else [sizes] if sizes is not None else []
     if any(len(names) == 0 for names in lists):
         raise ValueError("sizes is an empty list; name at least one size per budget")
@@ -188,8 +252,8 @@ class FamilyOverride(Section):
     """As `batch`."""
     optimizer: Annotated[dict[str, Any], BeforeValidator(_optimizer_changes)] | None = None
     """The settings of `optimizer` that differ: `{weight_decay: 0.01, warmup_fraction: 0.2}`."""
-    seeds: Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)] | None = None
-    """As `seeds`."""
+    seeds: Seeds | None = None
+    """As `seeds`, at every budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,8 +414,8 @@ class SweepConfig(Section):
     """Distilled runs beside those of the grid: `{}` for one of each `uniform` run; null: none."""
     tuning: TuningRule | None = None
     """Where `scaling tune` tries settings, see docs/tuning.md; no part of the sweep itself."""
-    seeds: Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)] = (1,)
-    """One number or a list; every size is trained once per seed at every budget."""
+    seeds: Seeds = (1,)
+    """One number or a list; every size is trained once per seed at every budget. `grid.seeds`: by budget."""
     labels: Labels | None = None
     """The label that networks read beside a text, for guided sampling: `{of: kind}`."""
     precision: Precision = "float32"
@@ -373,6 +437,8 @@ class SweepConfig(Section):
         labels = [size.name for size in self.sizes or ()]
         if len(set(labels)) != len(labels):
             raise ValueError(f"sizes {labels} name one twice; names must differ")
+        if self.grid.seeds is not None and "seeds" in self.model_fields_set:
+            raise ValueError("seeds and grid.seeds are both given; give one of them")
         if self.distillation is not None and not self.training.keep_weights:
             raise ValueError(
                 "training.keep_weights is false, and 'distillation' needs the weights; leave it out"
@@ -409,5 +475,6 @@ class SweepConfig(Section):
     def optimizer_rule(self, family: str) -> OptimizerRule:
         return replace(self.optimizer, **self.override(family).optimizer or {})
 
-    def seeds_of(self, family: str) -> tuple[int, ...]:
-        return self.override(family).seeds or self.seeds
+    def seeds_of(self, family: str, budget: float) -> tuple[int, ...]:
+        of_budget = self.seeds if self.grid.seeds is None else self.grid.seeds[budget]
+        return self.override(family).seeds or of_budget

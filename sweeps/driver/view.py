@@ -58,6 +58,7 @@ class View:
 
 
 def label(entry: Entry) -> str:
-    """The name of a run in messages: family, size and budget, and whether it distils another."""
+    """The name of a run in messages: family, size, budget, number of replicas, whether it distils another."""
     name = f"{entry.family} {entry.spec.size.name} {flops_text(entry.spec.budget)}"
+    name += f" ({entry.spec.replicas} replicas)" if entry.spec.replicas > 1 else ""
     return name if entry.parent is None else f"{name} (distilled)"

@@ -35,6 +35,7 @@ _STATE = """key, family, state, attempt, CAST(changed AS INTEGER), owner, not_be
     CAST(json_extract(spec, '$.budget') AS REAL),
     json_extract(columns, '$.params'),
     json_extract(spec, '$.seed'),
+    COALESCE(json_extract(spec, '$.replicas'), 1),
     json_extract(result, '$.bound'),
     json_extract(result, '$.bound_se'),
     json_extract(result, '$.bits_per_byte'),

@@ -14,11 +14,11 @@ from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import Run, State
 
 BRIEF = (
-    *("key", "family", "size", "budget", "params", "seed", "loss", "loss_se", "bits_per_byte", "worked_s"),
-    *("state", "attempt", "share", "left_s", "host", "sentence"),
+    *("key", "family", "size", "budget", "params", "seed", "replicas", "loss", "loss_se", "bits_per_byte"),
+    *("worked_s", "state", "attempt", "share", "left_s", "host", "sentence"),
 )
 """Fields of a run in the status that the tracking store shows; another list is another BRIEF_VERSION."""
-BRIEF_VERSION = 1
+BRIEF_VERSION = 2
 
 
 def open_ledger(sweep_folder: Path, sweep: str) -> Ledger:
@@ -50,7 +50,7 @@ def runs_with_progress(ledger: Ledger) -> list[Run]:
                 loss=run.loss if record.loss is None else record.loss,
                 worked_s=record.numbers.get("elapsed_s", run.worked_s),
                 share=done / tokens,
-                left_s=max(0.0, tokens - done) / speed + evaluation_s if speed else None,
+                left_s=run.replicas * max(0.0, tokens - done) / speed + evaluation_s if speed else None,
             )
     return sorted(runs, key=lambda run: (run.budget, run.params or 0.0))
 

@@ -109,8 +109,8 @@ class Entry:
 
     @property
     def flops(self) -> float:
-        """Training FLOPs, exact count."""
-        return float(self.columns.get("flops_exact") or 0.0)
+        """Training FLOPs of all its replicas, exact count."""
+        return float(self.columns.get("flops_exact") or 0.0) * self.spec.replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +151,8 @@ class Run(NamedTuple):
     budget: float = 0.0
     params: float | None = None
     seed: int | None = None
+    replicas: int = 1
+    """Networks that it trains, with this seed and the next ones; each number is a mean over them."""
     loss: float | None = None
     """The bound of a finished run; of a running one, its latest training loss. Nats per token."""
     loss_se: float | None = None

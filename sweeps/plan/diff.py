@@ -16,11 +16,12 @@ _TRIED: dict[str, Any] = {rule: {"tried": True} for rule in ("learning_rate", "b
 NO_OUTCOME: dict[str, Any] = {
     **dict.fromkeys(("training", "resources", "families", "distillation", "tuning"), True),
     "evaluation": {"during": True, "during_sequences": True},
+    "grid": {"replicas": True},
     **_TRIED,
     "overrides": {"__all__": _TRIED},
 }
 """What changes no result: how runs train, which families or distilled runs come next, held-out losses on the
-way, where a rule was found."""
+way, how many seeds share a process, where a rule was found."""
 MOST_CONFIG, MOST_RUN, EXAMPLES = 6, 4, 2
 """Differences that a sentence names, of a config and of runs, and pairs of values of each."""
 

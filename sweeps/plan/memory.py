@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 from scaling.spec import RunSpec
 from sweeps.ledger.types import Entry, Needs
@@ -24,31 +25,37 @@ arXiv 2205.05198, section 4.1, without dropout masks and without attention score
 
 
 def memory_bytes(spec: RunSpec, micro_batch_size: int | None = None) -> float:
-    """Estimated memory of a run: process, weights, and activations of a micro-batch (None: of a batch).
+    """Estimated memory of a run: process, weights, and activations of a micro-batch (None: of a batch), all
+    but the process once for each replica.
 
     Weights come with their gradient, two moments, and what else `RunSpec.weight_copies` counts; the logits of
     a token with two copies. Families that read the text twice keep twice the activations; the full curriculum
     of `uniform` keeps a weight per id for every token of the batch.
     """
     work = spec.build_family().work(spec.data.context_length)
-    weights = 4 * (1 + spec.weight_copies) * spec.param_count()
+    weights = spec.replicas * 4 * (1 + spec.weight_copies) * spec.param_count()
     sequences = min(spec.batch_size, micro_batch_size or spec.batch_size)
-    batch_tokens = spec.batch_size * spec.data.context_length
+    batch_tokens = spec.replicas * spec.batch_size * spec.data.context_length
     soft_inputs = 4 * spec.vocab_size * batch_tokens if work.heads else 0
     return PROCESS_BYTES + weights + sequences * sequence_bytes(spec) + soft_inputs
 
 
 def sequence_bytes(spec: RunSpec) -> float:
-    """Memory that each sequence of a micro-batch adds to `memory_bytes`."""
+    """Memory that each sequence of a micro-batch adds to `memory_bytes`: one of every replica."""
     size, length = spec.size, spec.data.context_length
     width = 4 if spec.precision == "float32" else 2
     inputs = spec.build_family().work(length).inputs
-    return length * (width * BLOCK_VALUES * size.num_layers * size.hidden * inputs + 12 * spec.vocab_size)
+    return (
+        spec.replicas
+        * length
+        * (width * BLOCK_VALUES * size.num_layers * size.hidden * inputs + 12 * spec.vocab_size)
+    )
 
 
 def size_key(spec: RunSpec) -> str:
     """Equal for runs that need the same memory for each sequence."""
-    parts = [spec.family, dict(spec.family_options), asdict(spec.size), spec.precision]
+    parts: list[Any] = [spec.family, dict(spec.family_options), asdict(spec.size), spec.precision]
+    parts += [spec.replicas] if spec.replicas > 1 else []
     return json.dumps([*parts, spec.data.context_length], sort_keys=True)
 
 

@@ -6,10 +6,11 @@ changed under the same name plans new keys, and the runs under the old keys stay
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from sweeps.config.model import Resources, SweepConfig
 from sweeps.config.rules import Extent, outside
 from sweeps.config.sizes import size_params, sizes_per_budget
 from sweeps.ledger.types import RETRIED, SETTLED, Entry, Needs, Run, State
-from sweeps.plan import memory, timing
+from sweeps.plan import memory, replicas, timing
 from sweeps.plan.diff import why_new
 from sweeps.plan.distilled import distilled_specs
 from sweeps.plan.rows import spec_columns
-from sweeps.pools.devices import is_cpu, kind_of
+from sweeps.pools.devices import gpu, is_cpu, kind_of
 
 FEW_STEPS = 200
 """Below this a run says more about warm-up and batch size than about its size."""
@@ -137,8 +138,9 @@ class Plan:
 
     def seconds_on(self, kind: str) -> dict[str, float]:
         """Key -> expected seconds on another kind of device."""
-        specs = {run.key: run.spec for run in self.runs}
-        return _expected_s(self.config, specs, kind, self.experience)
+        specs = [run.spec for run in self.runs]
+        seconds = _expected_s(self.config, specs, kind, self.experience)
+        return {run.key: expected_s for run, expected_s in zip(self.runs, seconds, strict=True)}
 
 
 def choose_families(config: SweepConfig, only: Sequence[str] = ()) -> tuple[str, ...]:
@@ -157,11 +159,17 @@ def choose_families(config: SweepConfig, only: Sequence[str] = ()) -> tuple[str,
 
 
 def plan_specs(
-    config: SweepConfig, data: DataFacts, families: Sequence[str]
+    config: SweepConfig,
+    data: DataFacts,
+    families: Sequence[str],
+    *,
+    past: Iterable[Run] = (),
+    choose: replicas.Choose = replicas.one_each,
 ) -> tuple[tuple[RunSpec, ...], list[str]]:
     """Every run's spec, by family, budget, size and seed, with sentences about windows off the ladder.
 
-    UserError for a budget that does not pay for one optimizer step, and for a context longer than the data.
+    past, choose: see `replicas.pack`. UserError for a budget that does not pay for one optimizer step, and
+    for a context longer than the data.
     """
     for split, tokens in (("training", data.train_tokens), ("held-out", data.heldout_tokens)):
         if tokens is not None and tokens < config.context_length:
@@ -169,17 +177,17 @@ def plan_specs(
                 f"{config.source}: context_length is {config.context_length} and the {split} text of "
                 f"{data.corpus!r} has {tokens} tokens; it must fit at least once"
             )
-    specs: list[RunSpec] = []
+    cells: list[list[RunSpec]] = []
     notes: list[str] = []
     for family in families:
         by_budget, off = sizes_per_budget(config, family, data.num_token_ids)
         notes += off
-        specs += [
-            _spec(config, data, family, size, budget, seed)
+        cells += [
+            [_spec(config, data, family, size, budget, seed) for seed in config.seeds_of(family, budget)]
             for budget, sizes in by_budget.items()
             for size in sizes
-            for seed in config.seeds_of(family)
         ]
+    specs = replicas.pack(config, cells, past, choose)
     if config.distillation is not None:
         specs += distilled_specs(config, specs)
     return tuple(specs), list(dict.fromkeys(notes))
@@ -238,13 +246,34 @@ def extent_of(spec: RunSpec) -> Extent:
 
 
 def make_plan(
-    config: SweepConfig, data: DataFacts, families: Sequence[str], *, past: Iterable[Run] = (), kind: str = ""
+    config: SweepConfig,
+    data: DataFacts,
+    families: Sequence[str],
+    *,
+    past: Iterable[Run] = (),
+    kind: str = "",
+    slots: int = 1,
+    memory_bytes: float = math.inf,
 ) -> Plan:
     """The whole plan. `past`: the ledger's runs, with their states and times.
 
-    kind: of device, for which times are expected; "": see `timing.usual_kind`. UserError: see `plan_specs`.
+    kind: of device, for which times are expected; "": see `timing.usual_kind`. slots: how many runs go at
+    once. memory_bytes: of the largest node, or of its GPUs; infinite: those of the kind. UserError: see
+    `plan_specs`, and for replicas that do not fit into memory.
     """
-    specs, notes = plan_specs(config, data, families)
+    past = tuple(past)
+    done = [run for run in past if run.state == State.FINISHED and run.device]
+    kind = kind or timing.usual_kind(config.resources.gpus, [str(run.device) for run in done])
+    if config.resources.gpus:
+        if math.isinf(memory_bytes) and (sheet := gpu(kind)):
+            memory_bytes = sheet.memory_bytes
+        memory_bytes *= _gpu_share(config.resources)
+    choose: replicas.Choose = replicas.one_each
+    if config.grid.chooses_replicas:
+        seconds = partial(_expected_s, config, kind=kind, experience=_experience(config, done, {}))
+        choose = partial(replicas.quickest, seconds=seconds, slots=slots, memory_bytes=memory_bytes)
+    specs, notes = plan_specs(config, data, families, past=past, choose=choose)
+    replicas.check_memory(config, specs, memory_bytes)
     return plan_of(config, data, families, specs, notes=notes, past=past, kind=kind)
 
 
@@ -264,7 +293,7 @@ def plan_of(
     done = [run for run in past if run.state == State.FINISHED and run.device]
     kind = kind or timing.usual_kind(config.resources.gpus, [str(run.device) for run in done])
     experience = _experience(config, done, by_key)
-    seconds = _expected_s(config, by_key, kind, experience)
+    seconds = dict(zip(by_key, _expected_s(config, list(by_key.values()), kind, experience), strict=True))
     states = {run.key: str(run.state) for run in past}
     resources, runs = config.resources, []
     for key, spec in by_key.items():
@@ -304,14 +333,13 @@ def _gpu_share(resources: Resources) -> float:
 
 
 def _expected_s(
-    config: SweepConfig, specs: Mapping[str, RunSpec], kind: str, experience: timing.Experience
-) -> dict[str, float]:
-    resources = config.resources
-    guesses = _guesses_s(config, list(specs.values()), kind, resources.cpus, resources.gpus)
-    return {
-        key: experience.seconds(guess, spec.family, spec.param_count("non_embedding"), kind)
-        for (key, spec), guess in zip(specs.items(), guesses, strict=True)
-    }
+    config: SweepConfig, specs: Sequence[RunSpec], kind: str, experience: timing.Experience
+) -> list[float]:
+    guesses = _guesses_s(config, specs, kind, config.resources.cpus, config.resources.gpus)
+    return [
+        experience.seconds(guess, spec.family, spec.param_count("non_embedding"), kind)
+        for spec, guess in zip(specs, guesses, strict=True)
+    ]
 
 
 def _guesses_s(

@@ -5,6 +5,7 @@ Cheap checks come first; nothing is written before everything that can be checke
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,9 +23,10 @@ from scaling.errors import UserError
 from sweeps.config.load import find_config, swept_names
 from sweeps.config.model import SweepConfig
 from sweeps.ledger.ledger import Ledger
-from sweeps.ledger.types import Run
+from sweeps.ledger.types import Needs, Run
 from sweeps.plan import timing
 from sweeps.plan.plan import DataFacts, Plan, choose_families, make_plan
+from sweeps.pools.rack import Node, Rack
 
 SPARE_BYTES = 200e6
 """Room that stays free on the disk."""
@@ -80,7 +83,9 @@ def check_room(plan: Plan, out: Path, *, checkpoints_elsewhere: bool = False) ->
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{out} cannot be written to; choose another folder with --out")
     # Weights and two moments, and what else there is, in float32; two checkpoints kept until a run has ended.
-    copies = [2 * 4 * run.spec.weight_copies * run.spec.param_count() for run in plan.to_do]
+    copies = [
+        run.spec.replicas * 2 * 4 * run.spec.weight_copies * run.spec.param_count() for run in plan.to_do
+    ]
     checkpoints = 0 if checkpoints_elsewhere else sum(copies)
     needed = checkpoints + RUN_BYTES * len(plan.to_do) + SPARE_BYTES
     free = shutil.disk_usage(nearest).free
@@ -156,13 +161,30 @@ def local_slots(config: SweepConfig) -> int:
     return max(1, slots)
 
 
-def plan(request: Request, data: DataFacts, kind: str = "", *, ledger: Ledger | None = None) -> Plan:
+def plan(
+    request: Request,
+    data: DataFacts,
+    kind: str = "",
+    *,
+    ledger: Ledger | None = None,
+    nodes: Sequence[Node] = (),
+) -> Plan:
     """The plan with the states of the sweep's ledger, and times corrected by its finished runs.
 
-    kind: see `make_plan`. ledger: the sweep's, if it is open already.
+    kind: see `make_plan`. ledger: the sweep's, if it is open already. nodes: that the runs will have; none:
+    this machine.
     """
+    needs = request.config.resources
+    slots, memory_bytes = local_slots(request.config), float(psutil.virtual_memory().total)
+    if nodes:
+        slots = max(1, Rack(nodes).slots(Needs(cpus=needs.cpus, gpus=needs.gpus)))
+        memory_bytes = max(node.gpu_memory_bytes if needs.gpus else node.memory_bytes for node in nodes)
+    elif needs.gpus:  # the planned kind's memory, which may be of another machine
+        memory_bytes = math.inf
     past: list[Run] = []
     if data.prepared and (ledger is not None or Ledger.exists(request.ledger_folder)):
         with nullcontext(ledger) if ledger is not None else Ledger(request.ledger_folder) as opened:
             past = opened.runs()
-    return make_plan(request.config, data, request.families, past=past, kind=kind)
+    return make_plan(
+        request.config, data, request.families, past=past, kind=kind, slots=slots, memory_bytes=memory_bytes
+    )

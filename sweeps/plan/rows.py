@@ -1,4 +1,4 @@
-"""The row of the run table for a run of the ledger."""
+"""The rows of the run table for a run of the ledger: one, or one for each of its replicas."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from analysis.table.replicas import OWN, metric, rows_of
 from scaling.spec import RunSpec
 from sweeps.ledger.types import Run, State
 
@@ -20,7 +21,8 @@ _FLOP_NAMES = {"2nd": "6nd"}
 
 
 def spec_columns(spec: RunSpec, *, unique_tokens: float | None = None) -> dict[str, Any]:
-    """Columns of the run table that the spec alone determines, for a run that meets its budget.
+    """Columns of the run table that the spec alone determines, for a run that meets its budget; FLOPs, params
+    and tokens are those of one network, however many replicas it trains.
 
     unique_tokens: tokens of the training text; None for an endless source, of which all are different.
     """
@@ -55,18 +57,21 @@ def spec_columns(spec: RunSpec, *, unique_tokens: float | None = None) -> dict[s
         "tokenizer": spec.data.tokenizer,
         "data_fingerprint": spec.data.fingerprint,
         **labels,
+        **({} if spec.replicas == 1 else {"replicas": spec.replicas}),
         **({} if spec.distillation is None else {"distilled_from": spec.distillation.of}),
     }
 
 
 def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any]:
-    """The row of `run`, with the names of `analysis.table.columns`; unknown values are left out.
+    """The row of `run`, with the names of `analysis.table.columns`; unknown values are left out. Of several
+    replicas it has the means of losses and the sums of times.
 
     Only finished runs have losses. Tokens and FLOPs are those of the whole run, even if it ended before: the
     journal says how far a diverged run got.
     """
     result: Mapping[str, Any] = run.result
     columns = dict(run.columns) or spec_columns(RunSpec.from_dict(run.spec))
+    columns |= {} if run.replicas == 1 else {"replicas": run.replicas}
     row = {"sweep": sweep, **columns, "status": _STATUS.get(run.state, str(run.state))}
     if run.state == State.FINISHED:
         row |= {
@@ -88,3 +93,28 @@ def run_row(run: Run, sweep: str, *, run_id: str | None = None) -> dict[str, Any
         **{name: None if at is None else datetime.fromtimestamp(at, UTC) for name, at in times.items()},
     }
     return {name: value for name, value in row.items() if value is not None}
+
+
+def run_rows(run: Run, sweep: str, *, run_id: str | None = None) -> list[dict[str, Any]]:
+    """As `run_row`, but a row for each replica, see `analysis.table.replicas`."""
+    row = run_row(run, sweep, run_id=run_id)
+    return [row] if run.replicas == 1 else rows_of(row, replica_numbers(run))
+
+
+def replica_numbers(run: Run) -> dict[int, dict[str, float]]:
+    """Replica, from 0 -> its own values in the run table, of the replicas of a run that have finished."""
+    values = {name: name for name in OWN} | {"loss": "bound", "loss_se": "bound_se"}
+    return {
+        number: {column: float(one[name]) for column, name in values.items() if one.get(name) is not None}
+        for number, one in enumerate(run.result.get("replicas") or ())
+        if one["status"] == State.FINISHED
+    }
+
+
+def replica_metrics(run: Run) -> dict[str, float]:
+    """The same as metrics of a tracking store."""
+    return {
+        metric(number, column): value
+        for number, own in replica_numbers(run).items()
+        for column, value in own.items()
+    }

@@ -26,9 +26,14 @@ from sweeps.pools.devices import GPUS, gpu, is_cpu, kind_of
 
 MATMUL_SHARE = 0.5
 """Share of matmul speed that a training step reaches (0.3-0.7 measured for such models on CPU cores)."""
-OPERATION_S = {"cpu": 75e-6, "gpu": 20e-6}
-"""Cost of one network operation, forward and backward, beyond its matrix products: 7 to 10 ms for a step of
-450 to 640 tokens on desk sizes 4x1 to 16x1, on one core of a 2.5 GHz Xeon (November 2026)."""
+OPERATION_S = {"cpu": 20e-6, "gpu": 20e-6}
+"""Cost of one network operation, forward and backward, beyond its matrix products: 1.8 to 3 ms for a step of
+450 tokens on desk sizes 4x1 to 16x1, on one core of a 2.5 GHz Xeon (November 2026)."""
+OWN_SHARE = {"cpu": (0.25, 32e3), "gpu": (0.0, 1e7)}
+"""The part of that cost which every replica of a stacked network pays for itself, the rest is paid once: a
+share, and one more for so many values (tokens x width); at most all of it. Four replicas so take 2.0 times
+the time of one at size 4x1 and 2.7 at 16x1, where 2.1 to 2.2 and 2.4 to 2.5 were measured on that core, and
+from 48x1 on four times. Of a GPU it is a guess."""
 OPERATIONS = (60, 45)
 """Operations of a step: outside the blocks (optimizer and loss included), and per block."""
 START_S = 0.5
@@ -137,9 +142,12 @@ def roofline_s(spec: RunSpec, flops_per_s: float, kind: str = "cpu", during_sequ
     """Seconds of a run whose matrix products run at `flops_per_s`; kind: "cpu" or "gpu"."""
     outside, per_block = OPERATIONS
     operations = outside + per_block * spec.size.num_layers
-    training = spec.training_flops("exact") / flops_per_s + spec.steps * operations * OPERATION_S[kind]
+    share, values = OWN_SHARE[kind]
+    own = min(1.0, share + spec.batch_size * spec.data.context_length * spec.size.hidden / values)
+    operations_s = operations * OPERATION_S[kind] * (1 + own * (spec.replicas - 1))
+    training = spec.replicas * spec.training_flops("exact") / flops_per_s + spec.steps * operations_s
     evaluated = spec.final_bounds * spec.evaluation.sequences + during_sequences
-    evaluation = spec.evaluation_flops(evaluated) / flops_per_s
+    evaluation = spec.replicas * spec.evaluation_flops(evaluated) / flops_per_s
     return START_S + training + evaluation
 
 

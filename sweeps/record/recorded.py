@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.table.columns import BIASED_LOSS, HELD_OUT_LOSS, KEY_TAG, TRAIN_LOSS
+from analysis.table.replicas import numbers_of
 from sweeps.record.tracking import all_runs, client, experiment_of
 
 LOSSES = (TRAIN_LOSS, BIASED_LOSS, HELD_OUT_LOSS)
@@ -28,7 +30,9 @@ class RecordedRun:
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     """Metric -> step -> value, of the losses along the run."""
     loss: float | None = None
-    """The final bound."""
+    """The final bound, of replicas the mean."""
+    replica_losses: dict[int, float] = field(default_factory=dict)
+    """Replica, from 0 -> its final bound, of a run that trained several."""
 
 
 def recorded_runs(uri: str, sweep: str | None = None) -> list[RecordedRun]:
@@ -82,6 +86,9 @@ def _from_database(uri: str, sweep: str | None) -> list[RecordedRun]:
                 runs[row.run_id].loss = float(row.value)
             else:
                 runs[row.run_id].curves.setdefault(row.key, {})[int(row.step)] = float(row.value)
+        for row in database.replica_losses().itertuples():
+            if row.run_id in runs:
+                runs[row.run_id].replica_losses |= _losses({row.key: row.value})
     return list(runs.values())
 
 
@@ -96,4 +103,10 @@ def _with_history(api: Any, run: Any, sweep: str) -> RecordedRun:
         if name in LOSSES:
             recorded.curves[name] = {point.step: point.value for point in history}
     recorded.loss = run.data.metrics.get(FINAL)
+    recorded.replica_losses = _losses(run.data.metrics)
     return recorded
+
+
+def _losses(metrics: Mapping[str, float]) -> dict[int, float]:
+    """The final losses of replicas among metrics."""
+    return {replica: own[FINAL] for replica, own in numbers_of(metrics).items() if FINAL in own}

@@ -29,7 +29,7 @@ from sweeps.attempt import journal
 from sweeps.attempt.journal import JOURNAL, Follower, Record, attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger, LedgerUnavailableError, Run, State
 from sweeps.ledger.types import Shipped
-from sweeps.plan.rows import run_row
+from sweeps.plan.rows import replica_metrics, run_row
 from sweeps.record.board import Board
 from sweeps.record.store import GoneError, Point, Store
 from sweeps.record.tracking import MlflowStore
@@ -42,6 +42,8 @@ SLOW = 3
 ROLE = "recorder"
 RECORDS_PER_BATCH = 100
 """MLflow takes 1000 points, parameters and tags at once, all or none, so a run in the store has no gaps."""
+METRICS_PER_BATCH = 800
+"""Final values of replicas at once."""
 
 METRICS = ("learning_rate", "grad_norm", "tokens", "flops", "tokens_per_s", "flops_per_s", "mfu")
 """Of a training record, beside the loss; sent as train_..., for the run table has columns of these names."""
@@ -218,12 +220,18 @@ class Recorder:
         last = journal.last([*journals.values()][-1]) if journals else None
         ended = last.at if last else run.ended or self.ledger.now()
         step = int(run.result.get("steps_done", shipped.step))
-        there = self._store.steps(run_id, metrics) if metrics and not created else {}
-        points += [
-            Point(name=name, value=value, at=ended, step=step)
-            for name, value in metrics.items()
+        of_replicas = replica_metrics(run) if run.state == State.FINISHED else {}
+        names = [*metrics, *of_replicas]
+        there = self._store.steps(run_id, names) if names and not created else {}
+        points_of = {
+            name: Point(name=name, value=value, at=ended, step=step)
+            for name, value in (metrics | of_replicas).items()
             if math.isfinite(value) and step not in there.get(name, ())
-        ]
+        }
+        own = [points_of[name] for name in of_replicas if name in points_of]
+        for start in range(0, len(own), METRICS_PER_BATCH):
+            self._store.log(run_id, own[start : start + METRICS_PER_BATCH])
+        points += [points_of[name] for name in metrics if name in points_of]
         extra = {"scaling.attempt": str(run.attempt), "scaling.sentence": run.sentence[:5000]}
         if run.traceback:
             extra["scaling.traceback"] = run.traceback[-5000:]

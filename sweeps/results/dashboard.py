@@ -18,7 +18,7 @@ from scaling.errors import UserError
 from scaling.families import family_name
 from sweeps.attempt.journal import JOURNAL, attempt_folders, last, merged, run_folder
 from sweeps.ledger.ledger import Ledger, LedgerLostError
-from sweeps.plan.rows import run_row
+from sweeps.plan.rows import run_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,8 +72,9 @@ class LedgerSource:
             return empty if since is None else None
         rows = []
         for run in runs:
-            row = run_row(run, self.sweep, run_id=recorded.get(run.key)) | {"attempt": float(run.attempt)}
-            rows.append(row | {"sentence": run.sentence} if run.sentence else row)
+            about: dict[str, Any] = {"attempt": float(run.attempt)}
+            about |= {"sentence": run.sentence} if run.sentence else {}
+            rows += [row | about for row in run_rows(run, self.sweep, run_id=recorded.get(run.key))]
         self._last |= {run.key: (run.changed, run.state) for run in runs}
         newest = max(since or 0, *(run.changed for run in runs))
         return Change(

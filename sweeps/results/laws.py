@@ -38,7 +38,8 @@ from scaling.files import write_whole
 from sweeps.attempt.journal import merged, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.status import of_families, open_ledger
-from sweeps.plan.rows import run_row
+from sweeps.ledger.types import State
+from sweeps.plan.rows import run_rows
 from sweeps.show.status import summary
 
 FOLDER_NAME = re.compile(
@@ -110,15 +111,13 @@ def ledger_table(
     with nullcontext(ledger) if ledger is not None else open_ledger(sweep_folder, sweep) as opened:
         recorded = opened.run_ids()
         runs = of_families(opened.runs(), families)
-    rows = [run_row(run, sweep, run_id=recorded.get(run.key)) for run in runs]
+    rows = [row for run in runs for row in run_rows(run, sweep, run_id=recorded.get(run.key))]
     present = {run.key for run in runs} if keys is None else set(keys)
     chosen = [row for row in rows if row["key"] in present]
-    older = Counter(
-        row["family"] for row in rows if row["status"] == "finished" and row["key"] not in present
-    )
+    older = Counter(run.family for run in runs if run.state == State.FINISHED and run.key not in present)
     if not chosen:
         raise UserError(
-            f"none of the {len(rows)} runs under {sweep_folder} belongs to the present config of sweep "
+            f"none of the {len(runs)} runs under {sweep_folder} belongs to the present config of sweep "
             f"{sweep!r}; run `scaling sweep` again, or fit the old ones with --store"
         )
     return RunTable(
@@ -236,7 +235,8 @@ def _written(path: Path) -> Iterator[Path]:
 def curves(frame: pd.DataFrame, sweep_folder: Path, sweep: str) -> pd.DataFrame:
     """Losses along the runs of `frame`, from their journals: columns `table.runs.CURVE_COLUMNS`."""
     points = []
-    for family, size, key, params in frame[["family", "size", "key", "params"]].itertuples(index=False):
+    of_runs = frame.drop_duplicates("key")[["family", "size", "key", "params"]]  # replicas share a curve
+    for family, size, key, params in of_runs.itertuples(index=False):
         about = {"sweep": sweep, "family": family, "size": size, "key": key, "params": params}
         by_step: dict[int, dict[str, Any]] = {}
         story = merged(run_folder(sweep_folder, family, key))

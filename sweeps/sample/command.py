@@ -54,6 +54,7 @@ def sample(
     scale: Annotated[
         float | None, option("How strongly the label guides; above 1 more than it does.", show_default="1")
     ] = None,
+    replica: Annotated[int, option("Of a run of several networks: which one, from 0.", min=0)] = 0,
     wish: Annotated[
         list[str] | None,
         option("Of a run of gaussian: a word that its texts should have; again for more.", metavar="WORD"),
@@ -101,7 +102,8 @@ def sample(
     """
     for_run = {"sweep": chosen.sweep, "config": chosen.config, "data": chosen.data, "prompt": prompt,
                "count": None if count == 1 else count, "top_k": top_k, "min_p": min_p or None,
-               "label": label, "scale": scale, "wish": wish, "avoid": avoid, "wish_weight": wish_weight,
+               "label": label, "scale": scale, "replica": replica or None,
+               "wish": wish, "avoid": avoid, "wish_weight": wish_weight,
                "temperature": None if temperature == 1 else temperature,
                "top_p": None if top_p == 1 else top_p}  # fmt: skip
     for_sweep: dict[str, Any] = {"batch": batch, "repeats": repeats, "judge": judge, "rule": rule,
@@ -122,7 +124,7 @@ def sample(
                   f"a sweep, and {target} is none below {chosen.out}")  # fmt: skip
     options = TextOptions(
         prompt=prompt, steps=one_of(steps, "--steps"), sampler=one_of(sampler, "--sampler"), count=count,
-        seed=seed, length=length, label=label, scale=scale, storage=storage,
+        seed=seed, length=length, label=label, scale=scale, storage=storage, replica=replica,
         wishes=wish or (), avoided=avoid or (), wish_weight=wish_weight,
         filters=Filters(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from sweeps.attempt.job import Job, Outcome, Trouble, read_outcome
 from sweeps.attempt.journal import run_folder
 from sweeps.driver.stopping import StopRequest
 from sweeps.pools.base import Handle, Pool
+from sweeps.sample.judging import sampled_replica
 from sweeps.sample.measure import WORK
 from sweeps.sample.points import Point
 
@@ -150,13 +151,14 @@ class _Driver:
 def _job(point: Point, folder: Path, dataset: str) -> Job:
     run, own = point.run, point.folder(folder)
     own.mkdir(parents=True, exist_ok=True)
+    replica, loss = sampled_replica(run)
     columns = {"family": run.family, "key": run.key, "size": run.size, "params": run.params,
-               "budget": run.budget, "loss": run.loss}  # fmt: skip
+               "budget": run.budget, "loss": loss}  # fmt: skip
     needs, judge = point.needs, point.setting.judge
     return Job(
         key=point.key, family=run.family, attempt=1, spec=run.spec, dataset=dataset,
         folder=str(own.absolute()), cpus=needs.cpus, gpus=needs.gpus, work=WORK,
-        options={"point": point.identity, "columns": columns},
+        options={"point": point.identity, "columns": columns, "replica": replica},
         runs={"run": str(run_folder(folder, run.family, run.key).absolute()),
               **({"judge": judge.folder} if judge.folder else {})},
         datasets={"judge": judge.data} if judge.data else {},

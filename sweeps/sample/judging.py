@@ -21,6 +21,7 @@ from sweeps.attempt.journal import run_folder
 from sweeps.config.load import swept_names
 from sweeps.ledger.status import open_ledger
 from sweeps.ledger.types import Run, State
+from sweeps.plan.rows import replica_numbers
 from sweeps.sample.corpora import prepared_folder
 
 
@@ -35,6 +36,8 @@ class Judge:
     """Folder of the corpus that the run was trained on; "": that of the sampled runs."""
     key: str = ""
     """Of the run, whose own texts it does not judge."""
+    replica: int = 0
+    """Of a run that trained several networks."""
 
 
 class Candidate(NamedTuple):
@@ -48,6 +51,15 @@ def is_plain(run: Run) -> bool:
     """Whether the run was trained on text alone, by its family's bound: neither labelled nor distilled.
     Only the losses of such runs compare."""
     return run.spec.get("labels") is None and run.spec.get("distillation") is None
+
+
+def sampled_replica(run: Run) -> tuple[int, float | None]:
+    """The first replica of a finished run that has not diverged, and its loss; 0 of a run of one network."""
+    numbers = replica_numbers(run)
+    if not numbers:
+        return 0, run.loss
+    first = min(numbers)
+    return first, numbers[first]["loss"]
 
 
 def finished_runs(out: Path, sweep: str, storage: str | None = None) -> list[Candidate]:
@@ -134,6 +146,7 @@ def _run_judge(candidate: Candidate, corpus: str) -> Judge:
     return Judge(
         name=f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs ({run.key[:8]})",
         folder=str(candidate.folder.absolute()), data=corpus, key=run.key,
+        replica=sampled_replica(run)[0],
     )  # fmt: skip
 
 

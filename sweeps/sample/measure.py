@@ -39,7 +39,7 @@ def measure(job: Job, folder: Path, should_stop: Callable[[], str | None]) -> Ou
     # first: one that is not there stops the point at once
     places = {"folder": job.runs.get("judge", ""), "data": job.datasets.get("judge", "")}
     judge = open_judge({**point["judge"], **places}, data, device)
-    run = load_run(Path(job.runs["run"]), device=device)
+    run = load_run(Path(job.runs["run"]), replica=job.options.get("replica", 0), device=device)
     speed, texts = measure_speed(
         run.model, run.family, point["length"], batch=point["batch"], repeats=point["repeats"],
         seed=point["seed"], device=device, sampler=point["sampler"], steps=point["steps"], **point["options"],
@@ -72,6 +72,6 @@ def open_judge(judge: Mapping[str, Any], data: Dataset, device: str) -> Judge:
 
     if not judge["folder"]:
         return HubJudge(judge["name"], device=device)
-    run = load_run(Path(judge["folder"]), device=device)
+    run = load_run(Path(judge["folder"]), replica=judge.get("replica", 0), device=device)
     words = Vocabulary.of(open_dataset(judge["data"]) if judge["data"] else data)
     return RunJudge(judge["name"], run.family, run.model, run.spec.data.context_length, words)

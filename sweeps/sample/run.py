@@ -64,6 +64,8 @@ class TextOptions:
     """By number, or by its name where the labels have some; None: texts of no label."""
     scale: float | None = None
     """How strongly a label guides; None: as the network reads it."""
+    replica: int = 0
+    """Of a run that trained several networks."""
     storage: str | None = None
     """URI of the storage with the run's weights; None: the one that its sweep names."""
     wishes: Sequence[str] = ()
@@ -85,7 +87,7 @@ def sample_run(
     terminal = terminal or console()
     folder = find_run(target, out, sweep)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = load_run(folder_with_weights(folder, how.storage), device=device)
+    run = load_run(folder_with_weights(folder, how.storage), replica=how.replica, device=device)
     places = [*(parent / "data" for parent in folder.absolute().parents[3:4]), out / "data"]
     words = _Words.of(run.spec.data, places)
     length = _length(run, how.length)

@@ -18,6 +18,7 @@ from sweeps.attempt import journal
 from sweeps.attempt.journal import attempt_folders, run_folder
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.types import State
+from sweeps.plan.rows import replica_numbers
 from sweeps.record.recorded import RecordedRun
 from sweeps.show.tables import short
 
@@ -41,11 +42,13 @@ class Check:
 def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None) -> list[Check]:
     """All checks of a sweep. recorded: the runs in its tracking store, None without a store."""
     from scaling.data.shards import check_tokens, read_meta
+    from scaling.spec import RunSpec
 
     with Ledger(sweep_folder / "ledger") as ledger:
         runs = ledger.runs()
         attempts = {run.key: ledger.attempts(run.key) for run in runs}
     finished = [run for run in runs if run.state == State.FINISHED]
+    networks = sum(run.replicas for run in finished)
 
     # each run was claimed by one attempt at a time, and ended once
     gaps, endings = [], []
@@ -61,6 +64,11 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
             endings.append(f"run {short(run.key)}: finished by attempts {ended} of {run.attempt}")
         if run.result.get("key", run.key) != run.key:
             endings.append(f"run {short(run.key)}: its result is of run {short(run.result['key'])}")
+        seeds = [one["seed"] for one in run.result.get("replicas", ())]
+        if run.replicas > 1 and seeds != list(RunSpec.from_dict(run.spec).seeds):
+            endings.append(
+                f"run {short(run.key)}: its result has replicas of seeds {seeds} of {run.replicas}"
+            )
 
     # each training step is in a run's curve once, up to the end of the run
     curves: dict[str, dict[Point, float]] = {}
@@ -100,10 +108,12 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
         except UserError as error:
             changed.append(str(error))
 
+    ended_text = f"{len(finished)} finished runs"
+    ended_text += f" of {networks} networks" if networks > len(finished) else ""
     number = f"{sum(map(len, attempts.values()))} attempts of {len(runs)} runs"
     checks = [
         Check("attempts are numbered without a gap, the last one is the run's", number, gaps),
-        Check("each run ended once, by its last attempt", f"{len(finished)} finished runs", endings),
+        Check("each run ended once, by its last attempt", ended_text, endings),
         Check("each run's curve has every point once, up to its end", examined, broken),
         Check("the prepared data matches the hashes made when it was written", f"{tokens} tokens", changed),
     ]
@@ -137,6 +147,12 @@ def audit(sweep_folder: Path, sweep: str, recorded: Sequence[RecordedRun] | None
             if bound is not None and store.loss != bound:
                 differences.append(
                     f"run {short(run.key)}: its loss is {bound!r} and the store has {store.loss!r}"
+                )
+            losses = {number: own["loss"] for number, own in replica_numbers(run).items()}
+            if losses != store.replica_losses:
+                differences.append(
+                    f"run {short(run.key)}: the losses of its replicas are {losses} and the store has "
+                    f"{store.replica_losses}"
                 )
         compared = [run.key for run in finished if run.key in own]
         examined = f"{len(compared)} finished runs, {sum(len(curves[key]) for key in compared)} points"

@@ -63,10 +63,10 @@ def show_log(ledger: Ledger, run: Run, *, lines: int = LINES, follow: bool = Fal
 
 
 def heading(run: Run) -> Text:
-    """Key, family, size, budget and state in a line."""
-    text = Text(
-        f"{short(run.key)}  {run.family} {run.size} at {flops_text(run.budget)} FLOPs: ", style="bold"
-    )
+    """Key, family, size, budget, number of networks and state in a line."""
+    several = f", {run.replicas} replicas" if run.replicas > 1 else ""
+    name = f"{run.family} {run.size} at {flops_text(run.budget)} FLOPs{several}"
+    text = Text(f"{short(run.key)}  {name}: ", style="bold")
     return text.append_text(state_text(run.state))
 
 
@@ -108,10 +108,16 @@ def record_line(record: Record) -> str | None:
         "damaged": f"passed over: {values.get('sentence')}",
         "held_out": f"step {record.step:>7}  held-out loss {numbers.get('held_out_loss', nan):.4f} "
         f"± {numbers.get('held_out_loss_se', nan):.4f}",
-        "bound": f"bound {bound:.4f} ± {error:.4f} nats per token",
+        "bound": f"bound {bound:.4f} ± {error:.4f} nats per token{_each(values.get('replicas', ()))}",
         "end": f"ended: {values.get('status')}",
     }.get(record.kind)
     return f"{at}  {text}" if text else None
+
+
+def _each(replicas: Sequence[Mapping[str, Any]]) -> str:
+    """The bound of each replica."""
+    bounds = [one["status"] if one["bound"] is None else f"{one['bound']:.4f}" for one in replicas]
+    return f", mean of {', '.join(bounds)}" if bounds else ""
 
 
 def show_recorded(run: Run, recorded: RecordedRun | None, *, lines: int = LINES) -> None:

@@ -76,7 +76,8 @@ class Forecast:
         done, speed = record.numbers.get("tokens", 0.0), record.numbers.get("tokens_per_s", 0.0)
         if not speed > 0 or not done >= MEASURED_SHARE * total:
             return None
-        return max(0.0, total - done) / speed + record.numbers.get("evaluation_left_s", 0.0)
+        left = flight.entry.spec.replicas * max(0.0, total - done)  # the speed is that of all replicas
+        return left / speed + record.numbers.get("evaluation_left_s", 0.0)
 
     def pace(self, view: View) -> float:
         """Real seconds per predicted second, over runs that ended or are running.

@@ -55,12 +55,14 @@ def summary(states: Iterable[str]) -> str:
 
 
 def status_table(runs: Sequence[Run], title: str) -> list[RowsTable | Text]:
-    """One row per run: state, attempts, loss, time, where it ran; below them what went wrong."""
+    """One row per run: state, attempts, loss (of replicas the mean), time, where it ran; below them what went
+    wrong."""
     cells: list[dict[str, str | Text]] = [
         {
             "budget": flops_text(run.budget),
             "size": run.size,
             "key": short(run.key),
+            "replicas": str(run.replicas) if run.replicas > 1 else "",
             "state": state_text(run.state),
             "attempts": str(run.attempt),
             "loss": _loss(run),
@@ -72,7 +74,7 @@ def status_table(runs: Sequence[Run], title: str) -> list[RowsTable | Text]:
         }
         for run in runs
     ]
-    right = ("budget", "attempts", "loss", "bits/byte", "time", "done", "left")
+    right = ("budget", "replicas", "attempts", "loss", "bits/byte", "time", "done", "left")
     spare = ("bits/byte", "where", "attempts", "time")
     table = RowsTable(title=title, rows=cells, right=right, once="budget", spare=spare)
     troubles = [run for run in runs if run.sentence and run.state in TROUBLED]

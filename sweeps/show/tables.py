@@ -210,20 +210,23 @@ def plan_view(plan: Plan, *, slots: int = 1, brief: bool = False) -> RenderableT
 
 
 def plan_table(runs: Sequence[PlannedRun], title: str) -> RowsTable:
-    """One row per run, by budget and size. FLOPs are the exact count, whatever the budgets mean."""
-    seeds = len({run.spec.seed for run in runs}) > 1
+    """One row per run, by budget and size. FLOPs are the exact count, whatever the budgets mean, of all its
+    replicas; tokens and steps are those of each.
+    """
+    seeds = len({seed for run in runs for seed in run.spec.seeds}) > 1
     rows: list[dict[str, str | Text]] = [
         {
             "budget": flops_text(run.spec.budget),
-            "size": run.spec.size.name + (f" #{run.spec.seed}" if seeds else ""),
+            "size": run.spec.size.name + (f" #{seeds_text(run.spec.seeds)}" if seeds else ""),
             "key": short(run.key),
+            "replicas": str(run.spec.replicas) if run.spec.replicas > 1 else "",
             "params": count_text(run.params),
             "tokens": count_text(run.spec.tokens),
             "tokens/param": count_text(run.spec.tokens / run.params),
             "steps": str(run.spec.steps),
             "batch": count_text(run.spec.batch_size * run.spec.data.context_length),
             "learning\nrate": number_text(run.spec.optimizer.learning_rate, 2),
-            "FLOPs": flops_text(run.spec.training_flops("exact")),
+            "FLOPs": flops_text(run.spec.replicas * run.spec.training_flops("exact")),
             "memory": size_text(run.memory_bytes),
             "time": duration(run.expected_s) if run.state != "finished" else "",
             "state": state_text(run.state),
@@ -235,12 +238,19 @@ def plan_table(runs: Sequence[PlannedRun], title: str) -> RowsTable:
     return RowsTable(title=title, rows=rows, right=right, once="budget", spare=spare)
 
 
+def seeds_text(seeds: Sequence[int]) -> str:
+    """1, or 1-4."""
+    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
+
+
 def totals(plan: Plan, *, slots: int) -> Text:
     """The work in all and what is left of it; how long that takes with `slots` runs at once, and why so."""
     left = plan.to_do
+    number, networks = len(plan.runs), sum(run.spec.replicas for run in plan.runs)
+    all_runs = f"{number} runs" + (f" of {networks} networks" if networks > number else "")
     if not left:
-        return Text(f"{len(plan.runs)} runs, all of them done")
-    flops = sum(run.spec.training_flops("exact") for run in left)
+        return Text(f"{all_runs}, all of them done")
+    flops = sum(run.spec.replicas * run.spec.training_flops("exact") for run in left)
     times = [run.expected_s for run in left]
     wait_s = max(sum(times) / max(slots, 1), *times)
     at_once = "one at a time" if slots == 1 else f"{slots} at a time"
@@ -255,9 +265,9 @@ def totals(plan: Plan, *, slots: int) -> Text:
         source = "a guess from a quick measurement of this machine"
     else:
         source = f"a guess from the data sheet of one {device}"
-    number, done = len(plan.runs), len(plan.runs) - len(left)
+    done = number - len(left)
     return Text(
-        f"{number} runs, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
+        f"{all_runs}, {done} done, {len(left)} to do: {flops_text(flops)} FLOPs, "
         f"about {duration(wait_s)} {at_once} ({source})"
     )
 

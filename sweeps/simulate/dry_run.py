@@ -15,7 +15,7 @@ from sweeps.ledger.types import Entry
 from sweeps.plan import prepare
 from sweeps.plan.plan import Plan
 from sweeps.pools.rack import Node, Rack
-from sweeps.show.tables import console, places, plan_view
+from sweeps.show.tables import console, places, plan_view, seeds_text
 from sweeps.simulate.bought import bought_lines
 from sweeps.simulate.cluster import describe, parse_cluster
 from sweeps.simulate.simulator import Schedule, simulate
@@ -63,7 +63,7 @@ def show_plan(
     fastest = max(nodes, key=lambda node: node.gpu_speed).gpu_kind if nodes and resources.gpus else ""
     out = console()
     facts = prepare.facts_for_plan(request, out)
-    plan = prepare.plan(request, facts, kind=fastest)
+    plan = prepare.plan(request, facts, kind=fastest, nodes=nodes)
     slots = prepare.local_slots(request.config)
     if nodes:
         slots = max((Rack(nodes).slots(run.needs) for run in plan.to_do), default=1)
@@ -160,7 +160,9 @@ def schedule_table(schedule: Schedule) -> pd.DataFrame:
             "family": stay.entry.family,
             "size": stay.entry.spec.size.name,
             "budget": stay.entry.spec.budget,
-            "seed": stay.entry.spec.seed,
+            "seed": stay.entry.spec.seed
+            if stay.entry.spec.replicas == 1
+            else seeds_text(stay.entry.spec.seeds),
             "key": stay.entry.key,
         }
         for stay in schedule.stays

@@ -124,6 +124,37 @@ def test_options_that_are_off_leave_the_keys_of_older_runs() -> None:
     assert keys == ["7ddd287e52494ab2", "faf0a6a6578122a4", "c586d9e4346c2e78"]
 
 
+BASE_SIZE = {"parametrization": "completep", "base_hidden": 8, "base_layers": 2}
+
+
+def test_completep_is_part_of_the_key_with_its_base() -> None:
+    specs = [toy_spec(optimizer=one) for one in (
+        {}, BASE_SIZE, BASE_SIZE | {"base_hidden": 4}, BASE_SIZE | {"base_layers": 1},
+        BASE_SIZE | {"base_head_dim": 4},
+    )]  # fmt: skip
+    assert len({spec.key for spec in specs}) == len(specs)
+    assert "parametrization" not in specs[0].to_dict()["optimizer"]
+    assert [RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) for spec in specs] == specs
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"parametrization": "mup"}, "parametrization is 'mup', it must be one of standard, completep"),
+        ({"base_hidden": 64}, "base_hidden is 64, but only parametrization 'completep' has a base size"),
+        (
+            {"parametrization": "completep", "base_hidden": 64},
+            "parametrization 'completep' needs base_layers, of the size at which rates are tuned",
+        ),
+        (BASE_SIZE | {"base_hidden": 0}, "base_hidden is 0, it must be a positive integer"),
+        (BASE_SIZE | {"base_layers": 1.5}, "base_layers is 1.5, it must be a positive integer"),
+    ],
+)
+def test_a_base_size_that_makes_no_sense_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        OptimizerSpec(learning_rate=1e-3, **changes)
+
+
 def test_a_teacher_costs_a_pass_and_two_copies_of_the_weights_more() -> None:
     plain = replace(DISTILLED, distillation=None)
     assert DISTILLED.training_flops("exact") == pytest.approx(plain.training_flops("exact") * 4 / 3)

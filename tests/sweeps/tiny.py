@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import tiny_data as tiny_data
@@ -12,8 +13,10 @@ from sweeps.ledger.types import Entry
 from sweeps.plan.rows import spec_columns
 
 
-def tiny_entry(data: Dataset, *, seed: int = 0, steps: int = 20, **options: object) -> Entry:
-    spec = tiny_spec(data, seed=seed, steps=steps)
+def tiny_entry(
+    data: Dataset, *, seed: int = 0, steps: int = 20, replicas: int = 1, **options: object
+) -> Entry:
+    spec = replace(tiny_spec(data, seed=seed, steps=steps), replicas=replicas)
     return Entry(
         spec=spec,
         dataset=str(data.folder),

@@ -1,4 +1,4 @@
-"""A whole sweep of runs that take a second, as a command.
+"""A whole sweep of runs that take a second, every other one of two replicas, as a command.
 
 `python toy_sweep.py DATA OUT POOL RUNS STEPS [STORAGE]`; with a storage its workers see nothing of OUT.
 """
@@ -40,7 +40,8 @@ def main() -> None:
     data_folder, out, pool, runs, steps, *storage = sys.argv[1:]
     data = tiny_data(Path(data_folder))
     entries = [
-        tiny_entry(data, seed=seed, steps=int(steps), checkpoint_every_s=0.2) for seed in range(int(runs))
+        tiny_entry(data, seed=10 * seed, replicas=1 + seed % 2, steps=int(steps), checkpoint_every_s=0.2)
+        for seed in range(int(runs))
     ]
     out = Path(out)
     runners = FarPool(PoolOptions(logs=out)) if storage else start(pool)

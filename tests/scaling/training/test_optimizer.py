@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from scaling.models import build_model
+from scaling.models.parametrization import Base, Parametrization
 from scaling.spec import OptimizerSpec
 from scaling.training.optimizer import FlatAdamW, learning_rate_at
+from tests.scaling.toys import toy_size
 
 
 def rates(steps: int, **options: object) -> list[float]:
@@ -181,6 +184,42 @@ def test_groups_equal_torch_groups_on_the_same_course(clip_norm: float | None) -
         for group, rate, options in zip(groups, rates, plain.param_groups, strict=True):
             torch.nn.utils.clip_grad_norm_(group, math.inf if clip_norm is None else clip_norm)
             options["lr"] = rate * share
+        plain.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05, 1e6])
+def test_shares_of_rate_decay_and_eps_equal_torch_groups_clipped_together(clip_norm: float | None) -> None:
+    """A network of CompleteP, every parameter as a group of its own with what its factors say."""
+    size = toy_size(hidden=16, num_layers=4)
+    parametrization = Parametrization.of(size, Base(4, 2))
+    ours, theirs = (
+        build_model(
+            size, 7, causal=True, generator=torch.Generator().manual_seed(0), parametrization=parametrization
+        )
+        for _ in range(2)
+    )
+    spec = OptimizerSpec(learning_rate=0.1, weight_decay=0.3, clip_norm=clip_norm, eps=1e-3)
+    flat = FlatAdamW(ours, spec)
+    factors = {name: parametrization.factors(name) for name, _ in theirs.named_parameters()}
+    plain = torch.optim.AdamW(
+        [
+            {"params": [p], "weight_decay": 0.3 * factors[name].decay, "eps": 1e-3 * factors[name].eps}
+            for name, p in theirs.named_parameters()
+        ],
+        betas=(0.9, 0.95),
+    )
+    generator = torch.Generator().manual_seed(1)
+    for step in range(10):
+        ids, rate = torch.randint(7, (4, 6), generator=generator), 0.02 / (step + 1)
+        flat.add_gradient(ours(ids, torch.zeros(4)).log_softmax(-1)[..., 2].mean(), first=True)
+        flat.step(rate, flat.gradient_norms())
+        plain.zero_grad()
+        theirs(ids, torch.zeros(4)).log_softmax(-1)[..., 2].mean().backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), math.inf if clip_norm is None else clip_norm)
+        for group, factor in zip(plain.param_groups, factors.values(), strict=True):
+            group["lr"] = rate * factor.rate
         plain.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

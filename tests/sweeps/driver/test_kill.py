@@ -52,7 +52,7 @@ def table(out: Path) -> dict[str, tuple]:
     """What a fit would see of each run, floats and all."""
     with Ledger(out / "toy" / "ledger") as ledger:
         runs = ledger.runs()
-    losses = ("bound", "bound_se", "bits_per_byte", "steps_done")
+    losses = ("bound", "bound_se", "bits_per_byte", "steps_done", "replicas")
     return {run.key: (str(run.state), *(run.result.get(name) for name in losses)) for run in runs}
 
 
@@ -106,6 +106,7 @@ def assert_equal_to(undisturbed, out: Path) -> None:
     assert table(out) == undisturbed
     assert all(row[0] == "finished" for row in undisturbed.values())
     assert len(undisturbed) == RUNS
+    assert sum(len(row[-1] or [None]) for row in undisturbed.values()) == RUNS + 1, "one run has two replicas"
     for key, points in curves(out).items():
         assert [step for step, _ in points] == recorded_steps(out)[key]
         assert len({step for step, _ in points}) == len(points)

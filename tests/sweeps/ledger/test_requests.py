@@ -191,9 +191,8 @@ def test_the_version_of_a_status_tells_whether_it_can_be_read(ledger):
     pins = Pins()
     Board(ledger, pins).attend()
     head = json.loads(pins.pinned[STATUS])
-    earlier = {name: value for name, value in head.items() if name != "version"}
-    pins.pinned[STATUS] = json.dumps(earlier)
-    assert len(read_status(pins, "s")[0]) == 7, "the first version wrote no number and the same fields"
-    pins.pinned[STATUS] = json.dumps(head | {"version": head["version"] + 1})
-    with pytest.raises(UserError, match="not of this version of the program"):
-        read_status(pins, "s")
+    first = {name: value for name, value in head.items() if name != "version"}  # it wrote no number
+    for other in (first, head | {"version": head["version"] + 1}):
+        pins.pinned[STATUS] = json.dumps(other)
+        with pytest.raises(UserError, match="not of this version of the program"):
+            read_status(pins, "s")

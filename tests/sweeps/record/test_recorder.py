@@ -6,6 +6,7 @@ import itertools
 import math
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,11 @@ class Sweep:
         self.ledger = Ledger(folder / "ledger", now=clock, uptime=clock, owner=other_owner(driver))
         self.ledger.enlist()
 
-    def attempt(self, key, steps, *, resumed=0, state=State.FINISHED, loss=1.0, measured=()):
-        self.ledger.register([entry(key)])
+    def attempt(self, key, steps, *, resumed=0, state=State.FINISHED, loss=1.0, measured=(), bounds=()):
+        """bounds: of its replicas; None of one that has diverged."""
+        planned = entry(key)
+        planned = replace(planned, spec=replace(planned.spec, replicas=max(1, len(bounds))))
+        self.ledger.register([planned])
         claim = self.ledger.claim(key)
         path = attempt_folder(run_folder(self.folder, "uniform", key), claim.attempt) / JOURNAL
         with Journal(path, now=self._tick) as lines:
@@ -137,6 +141,10 @@ class Sweep:
             lines.append({"kind": "end"})
         if state != State.RUNNING:
             result = {"bound": 1.5, "bound_se": 0.1, "steps_done": max(steps, default=0), "train_s": 3.0}
+            result["replicas"] = [
+                {"status": "diverged" if bound is None else "finished", "bound": bound, "bound_se": 0.2}
+                for bound in bounds
+            ]
             facts = {"host": "h", "device": "cpu"}
             self.ledger.end(claim, state, sentence="as told", result=result, facts=facts)
         return claim
@@ -273,7 +281,7 @@ def test_a_store_that_fails_at_any_calls_ends_with_each_record_once(tmp_path_fac
     sweep = Sweep(tmp_path_factory.mktemp("sweep") / "desk", Clock())
     sweep.attempt("a", range(1, 8), state=State.PREEMPTED, measured=(2, 6))
     sweep.attempt("a", range(5, 12), resumed=4, measured=(6, 11))
-    sweep.attempt("b", range(1, 130))
+    sweep.attempt("b", range(1, 130), bounds=(1.25, None, 1.75))
     perfect, store = MemoryStore(), MemoryStore(lambda call: call in failing)
     for _ in range(len(failing) + 1):
         try:
@@ -284,11 +292,18 @@ def test_a_store_that_fails_at_any_calls_ends_with_each_record_once(tmp_path_fac
     again = Sweep(tmp_path_factory.mktemp("other") / "desk", Clock())
     again.attempt("a", range(1, 8), state=State.PREEMPTED, measured=(2, 6))
     again.attempt("a", range(5, 12), resumed=4, measured=(6, 11))
-    again.attempt("b", range(1, 130))
+    again.attempt("b", range(1, 130), bounds=(1.25, None, 1.75))
     Recorder(again.ledger, "desk", perfect).pass_once()
     again.ledger.close()
     for key in "ab":
         assert store.of(key) == perfect.of(key)
+    assert store.of("b")["params"]["replicas"] == "3"
+    finals = {name: value for name, _, _, value in store.of("b")["points"] if name.startswith("replica_")}
+    assert {name: value for name, value in finals.items() if name.endswith("/loss")} == {
+        "replica_0/loss": 1.25,
+        "replica_2/loss": 1.75,
+    }
+    for key in "ab":
         assert [step for step, _, _ in store.curve(key)] == list(range(1, 12 if key == "a" else 130))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import pytest
@@ -115,6 +116,30 @@ def test_a_loss_that_differs_is_found(copy):
     sql(copy / "mlflow.db", "DELETE FROM metrics WHERE key = 'held_out_loss' AND step = 33")
     assert "1 points are not in the store" in problems(copy)
     assert "its loss is 7.5 and the store has 1.5" in problems(copy)
+
+
+def test_replicas_that_are_missing_or_differ_are_found(copy):
+    ledger, losses = copy / "s" / "ledger" / "ledger.db", {0: 1.25, 1: 1.75}
+    replicas = [{"seed": seed, "status": "finished", "bound": loss} for seed, loss in losses.items()]
+    sql(
+        ledger,
+        "UPDATE runs SET spec = json_set(spec, '$.replicas', 2), "
+        f"result = json_set(result, '$.replicas', json('{json.dumps(replicas)}')) WHERE key = 'a'",
+    )
+    assert f"run a: the losses of its replicas are {losses} and the store has {{}}" in problems(copy)
+    sql(
+        copy / "mlflow.db",
+        *(
+            f"INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) SELECT "
+            f"'replica_{number}/loss', {loss}, timestamp, step, is_nan, run_uuid FROM latest_metrics "
+            "WHERE key = 'loss' AND run_uuid IN "
+            "(SELECT run_uuid FROM tags WHERE key = 'scaling.key' AND value = 'a')"
+            for number, loss in losses.items()
+        ),
+    )
+    assert problems(copy) == ""
+    sql(ledger, "UPDATE runs SET result = json_set(result, '$.replicas[1].seed', 7) WHERE key = 'a'")
+    assert "run a: its result has replicas of seeds [0, 7] of 2" in problems(copy)
 
 
 def test_a_run_that_ended_twice_or_lost_an_attempt_is_found(copy):

@@ -34,7 +34,7 @@ function matchingRuns() {
 
 // -- rows: each one run, or the runs that differ by their seed alone
 
-const SEED_ONLY = new Set(["key", "seed", "replica", "loss", "loss_se", "bits_per_byte", "wall_s", "evaluation_s", "evaluation_flops", "tokens_per_s", "micro_batch", "device", "host",
+const SEED_ONLY = new Set(["key", "seed", "replica", "replicas", "loss", "loss_se", "bits_per_byte", "wall_s", "evaluation_s", "evaluation_flops", "tokens_per_s", "micro_batch", "device", "host",
   "code_version", "mlflow_run_id", "started", "ended", "status", "sentence", "excluded", "attempt"]);
 
 function listRows(places) {
@@ -155,9 +155,10 @@ function listTable(places, columns, set, choose) {
   const isStarred = canWrite() || Object.values(store.notes.runs).some(({ star }) => star);
   if (isStarred && !phone.matches) heads.unshift({ title: "" });
   const isMany = chosen.length >= MOST_CURVES;
-  const pickOf = row => {
+  const pickOf = line => {
+    const row = [...new Set(line.map(at => store.place.get(store.runs.key[at])))];  // replicas share a curve
     const isOn = row.every(at => chosen.includes(at)), names = row.map(at => `${labelOf(at)}, run ${shortKey(store.runs.key[at])}`).join("; ");
-    const box = el("input", { type: "checkbox", id: `curve-${store.runs.key[row[0]]}`, "aria-label": `Curve of ${names}`, disabled: isMany && !isOn,
+    const box = el("input", { type: "checkbox", id: `curve-${store.runs.key[row[0]]}${store.runs.replica?.[line[0]] ? `-${store.runs.replica[line[0]]}` : ""}`, "aria-label": `Curve of ${names}`, disabled: isMany && !isOn,
       on: { change: () => choose(box.checked ? [...chosen, ...row.filter(at => !chosen.includes(at))] : chosen.filter(at => !row.includes(at))) } });
     box.checked = isOn;
     return box;

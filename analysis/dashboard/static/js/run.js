@@ -33,8 +33,19 @@ function showRun(view, root, at) {
   return [];
 }
 
+// The networks that the run of this row trained side by side: seed and loss of each.
+function replicasSentence(at) {
+  const { runs } = store, rows = [];
+  for (let one = 0; one < store.rows; one++) if (runs.key[one] === runs.key[at]) rows.push(one);
+  const losses = rows.filter(finished).map(one => runs.loss[one]), mean = losses.reduce((sum, x) => sum + x, 0) / losses.length;
+  const each = rows.map(one => `seed ${runs.seed?.[one] ?? "?"} ${finished(one) ? runs.loss[one].toFixed(4) : statusOf(one)}`).join(", ");
+  const all = losses.length > 1 ? `; mean ${mean.toFixed(4)} ± ${spreadOf(losses).toFixed(4)} (one network's spread)` : "";
+  return `${rows.length} replicas: ${each}${all}. Their curve is the mean; times below are one's share.`;
+}
+
 function runSentence(at) {
   const { runs } = store;
+  if (runs.replicas?.[at] > 1) return replicasSentence(at);
   if (finished(at)) {
     const bits = runs.bits_per_byte && !missing(runs.bits_per_byte[at]) ? `, ${runs.bits_per_byte[at].toFixed(4)} bits per byte` : "";
     return `Finished: ${runs.loss[at].toFixed(4)} nats per token${bits}.`;
@@ -76,7 +87,7 @@ const SPEC = [["sweep", "sweep"], ["key", "key"], ["objective", "objective"], ["
   ["params_non_embedding", "without embeddings", countText], ["params_body", "of the blocks", countText], ["params", "parameters", countText],
   ["tokens", "tokens", countText], ["unique_tokens", "unique tokens", countText], ["budget", "budget (FLOPs)", flopsText],
   ["flops_exact", "FLOPs, exact", flopsText], ["flops_6nd", "FLOPs, 6 N D", flopsText], ["flops_sahoo2026", "FLOPs, Sahoo et al. 2026", flopsText],
-  ["context_length", "context length"], ["batch_size", "batch size"], ["steps", "steps"], ["learning_rate", "learning rate", x => String(Number(x.toPrecision(4)))], ["seed", "seed"],
+  ["context_length", "context length"], ["batch_size", "batch size"], ["steps", "steps"], ["learning_rate", "learning rate", x => String(Number(x.toPrecision(4)))], ["seed", "seed"], ["replicas", "replicas"],
   ["vocab_size", "vocabulary"], ["corpus", "text"], ["tokenizer", "tokenizer"], ["data_fingerprint", "data fingerprint"], ["notes", "notes"], ["tags", "tags"]];
 const OUTCOME = [["status", "status"], ["sentence", "details"], ["excluded", "left out of fits"], ["loss", "held-out loss (nats per token)", x => x.toFixed(5)],
   ["loss_se", "its standard error", x => sig(x, 3)], ["bits_per_byte", "bits per byte", x => x.toFixed(5)], ["bound", "kind of bound"], ["wall_s", "time", durationText],

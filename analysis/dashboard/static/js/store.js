@@ -7,7 +7,7 @@ function takeRuns(facts) {
   store.facts = facts;
   store.runs = {};
   for (const [name, column] of Object.entries(facts.columns)) store.runs[name] = expand(column, facts.rows);
-  store.place = new Map((store.runs.key || []).map((key, at) => [key, at]));
+  store.place = new Map((store.runs.key || []).map((key, at) => [key, at]).reverse());  // of replicas, the first
   store.families = store.runs.family ? Object.keys(facts.families || {}) : [];
   store.budgets = (facts.budgets || []).map(([budget]) => budget);
   store.budgetColour = new Map(facts.budgets || []);
