@@ -240,8 +240,10 @@ def _optimizer_changes(changes: Any) -> Any:
 
 
 class FamilyOverride(Section):
-    """Exceptions of one family: its own sizes or window, rules, optimizer settings or seeds."""
+    """Exceptions of one family: its own budgets, sizes or window, rules, optimizer settings or seeds."""
 
+    budgets: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """As `grid.budgets`; what goes by budget for this family then names these."""
     sizes: tuple[str, ...] | SizesByBudget | None = None
     """As `grid.sizes`."""
     window: Window | None = None
@@ -252,8 +254,26 @@ class FamilyOverride(Section):
     """As `batch`."""
     optimizer: Annotated[dict[str, Any], BeforeValidator(_optimizer_changes)] | None = None
     """The settings of `optimizer` that differ: `{weight_decay: 0.01, warmup_fraction: 0.2}`."""
-    seeds: Seeds | None = None
-    """As `seeds`, at every budget."""
+    seeds: dict[float, Seeds] | Seeds | None = None
+    """As `seeds`, at every budget, or as `grid.seeds`, by budget."""
+
+    def check(self, family: str, grid: Grid) -> None:
+        """ValueError if it does not go together with the sweep's grid."""
+        budgets = self.budgets or grid.budgets
+        if len(set(budgets)) != len(budgets):
+            raise ValueError(f"budgets {list(budgets)} name one twice; each must appear once")
+        _check_sizes(self.sizes, self.window, budgets, needed=False)
+        if isinstance(self.seeds, dict):
+            _check_budgets("seeds", self.seeds, budgets)
+        own_sizes = self.sizes is not None or self.window is not None
+        for name, by_budget, own in (
+            ("sizes", isinstance(grid.sizes, dict), own_sizes),
+            ("seeds", grid.seeds is not None, self.seeds is not None),
+        ):
+            if by_budget and not own and set(budgets) - set(grid.budgets):
+                raise ValueError(
+                    f"overrides.{family}.budgets needs {name} of its own: grid.{name} has other budgets"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,19 +463,20 @@ class SweepConfig(Section):
             raise ValueError(
                 "training.keep_weights is false, and 'distillation' needs the weights; leave it out"
             )
-        if self.tuning is not None:
-            used = {*self.seeds, *(seed for own in self.overrides.values() for seed in own.seeds or ())}
-            if shared := sorted(used & set(self.tuning.every_seed)):
-                raise ValueError(
-                    f"tuning.seeds and seeds share {shared[0]}; tune on seeds that the sweep does not use"
-                )
         for family, override in self.overrides.items():
             if family not in names:
                 listed = ", ".join(names)
                 raise ValueError(
                     f"overrides name family {family!r}, which is not under 'families' ({listed})"
                 )
-            _check_sizes(override.sizes, override.window, self.grid.budgets, needed=False)
+            override.check(family, self.grid)
+        if self.tuning is not None:
+            places = [(name, budget) for name in names for budget in self.budgets_of(name)]
+            used = {seed for place in places for seed in self.seeds_of(*place)}
+            if shared := sorted(used & set(self.tuning.every_seed)):
+                raise ValueError(
+                    f"tuning.seeds and seeds share {shared[0]}; tune on seeds that the sweep does not use"
+                )
         return self
 
     def family(self, name: str) -> FamilyChoice:
@@ -464,6 +485,10 @@ class SweepConfig(Section):
 
     def override(self, family: str) -> FamilyOverride:
         return self.overrides.get(family, FamilyOverride())
+
+    def budgets_of(self, family: str) -> tuple[float, ...]:
+        """The family's own budgets, else the sweep's."""
+        return self.override(family).budgets or self.grid.budgets
 
     def rate_rule(self, family: str) -> LearningRateRule:
         """The family's own rule, else the sweep's; so are the next three."""
@@ -476,5 +501,7 @@ class SweepConfig(Section):
         return replace(self.optimizer, **self.override(family).optimizer or {})
 
     def seeds_of(self, family: str, budget: float) -> tuple[int, ...]:
-        of_budget = self.seeds if self.grid.seeds is None else self.grid.seeds[budget]
-        return self.override(family).seeds or of_budget
+        own = self.override(family).seeds
+        if own is None:
+            own = self.seeds if self.grid.seeds is None else self.grid.seeds
+        return own[budget] if isinstance(own, dict) else own

@@ -69,7 +69,7 @@ def sizes_per_budget(
     chosen = override if own else config.grid
     by_budget: dict[float, tuple[Size, ...]] = {}
     notes: list[str] = []
-    for budget in sorted(config.grid.budgets):
+    for budget in sorted(config.budgets_of(family)):
         if chosen.window is not None:
             sizes, note = window_sizes(chosen.window, budget, list(available.values()), num_token_ids)
             place = f"{family} at" if own else "at"
