@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +43,8 @@ WITHIN = 0.2
 """Nats above its point's best from which a trial counts no more: a parabola only holds near its minimum."""
 FLAT_SHARE = 0.025
 """Share of resamples that may curve downwards before a setting counts as without effect."""
+WIDEST = 1.0
+"""Width of an exponent's 95% interval from which the trials count as silent about it."""
 SPARE_TRIALS = 4
 """Trials there must be beyond the number of coefficients."""
 POOR_FIT = 0.01
@@ -59,6 +61,8 @@ class SettingLaw:
     """(1 + R, 1 + quantities): log value at the reference, exponents; the estimate first."""
     tried: Mapping[str, tuple[float, float]]
     """Smallest and largest of each quantity, and of the setting itself, among the trials."""
+    kept: tuple[str, ...] = ()
+    """Quantities whose exponent the trials do not determine: it is the one that was to be kept then."""
     level: float = 0.95
 
     @property
@@ -80,7 +84,9 @@ class SettingLaw:
 
     def __str__(self) -> str:
         factors = [
-            f"({name} / {number_text(at, 3)})^{self.exponents[name]}" for name, at in self.reference.items()
+            f"({name} / {number_text(at, 3)})^"
+            + (f"{self.exponents[name]:.3g} (kept)" if name in self.kept else str(self.exponents[name]))
+            for name, at in self.reference.items()
         ]
         return f"{self.knob} = {' x '.join([str(self.value), *factors])}"
 
@@ -115,6 +121,7 @@ class Response(Plotted):
                 "value": law.value.to_dict(),
                 "reference": dict(law.reference),
                 "exponents": {name: exponent.to_dict() for name, exponent in law.exponents.items()},
+                "kept": list(law.kept),
                 "tried": {name: [float(end) for end in ends] for name, ends in law.tried.items()},
             }
             for knob, law in self.laws.items()
@@ -137,14 +144,21 @@ class Response(Plotted):
 
 
 def fit_response(
-    runs: pd.DataFrame, *, bootstrap: int = 1000, seed: int = 0, level: float = 0.95, within: float = WITHIN
+    runs: pd.DataFrame,
+    *,
+    exponents: Mapping[str, Mapping[str, float]] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    within: float = WITHIN,
 ) -> Response:
     """Laws of the best learning rate and batch, and the best of further settings, from trials.
 
     runs: one row per run: point (a name), trial (a number; 0 has the settings of the sweep's rules), params,
     tokens, steps, learning_rate, those of batch (tokens per step), warmup_fraction and weight_decay that were
-    varied, loss, and perhaps family; a trial with a missing loss has diverged and is not fitted. UserError if
-    the trials are too few, or the rate has no law.
+    varied, loss, and perhaps family; a trial with a missing loss has diverged and is not fitted. exponents:
+    setting -> quantity -> the exponent to keep if the trials do not determine it (an interval wider than
+    `WIDEST`); 0 by default. UserError if the trials are too few, or the rate has no law.
     """
     check_options(bootstrap, seed, level)
     several = runs.groupby("point").nunique().max()
@@ -153,17 +167,30 @@ def fit_response(
         raise UserError("learning_rate: the trials have one rate only; a law needs several at every point")
     trials = _means(runs, knobs, within)
     surface = _Surface(trials[trials["fitted"]], knobs, bootstrap=bootstrap, seed=seed)
-    # a setting without a minimum keeps a slope, and the others are fitted again beside it
-    refused: dict[str, str] = {}
-    while reasons := surface.refusals():
-        knob, reason = next(iter(reasons.items()))
-        refused[knob] = reason
-        surface = surface.flattened(knob)
+    # an exponent that is not determined is kept, a setting without a minimum keeps a slope; each time the
+    # others are fitted again beside it
+    refused, warnings = dict[str, str](), list[str]()
+    while True:
+        if silent := surface.undetermined():
+            knob, name = silent
+            exponent = float((exponents or {}).get(knob, {}).get(name, 0.0))
+            warnings.append(
+                f"the trials do not determine how the best {knob} changes with {name}: "
+                f"the exponent {exponent:g} is kept"
+            )
+            fixed = {**surface.fixed, knob: {**surface.fixed.get(knob, {}), name: exponent}}
+            surface = replace(surface, fixed=fixed)
+        elif reasons := surface.refusals():
+            knob, reason = next(iter(reasons.items()))
+            refused[knob] = reason
+            surface = replace(surface, flat=(*surface.flat, knob))
+        else:
+            break
     if "learning_rate" in refused:
         raise UserError(f"no law of learning_rate: {refused['learning_rate']}")
     laws = {knob: surface.law(knob, level) for knob in knobs if knob not in refused}
     noise, misfit = _misfit(runs, trials, surface)
-    warnings = []
+    warnings = [warning for warning in warnings if not any(f"best {knob} " in warning for knob in refused)]
     if misfit < POOR_FIT:
         warnings.append(
             f"the trials scatter about the parabolas by more than their seeds do (p = {misfit:.1g}): "
@@ -209,6 +236,9 @@ class _Surface:
     bootstrap: int
     seed: int
     flat: tuple[str, ...] = ()
+    """Settings without a minimum."""
+    fixed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Setting -> quantity -> an exponent that is not fitted."""
     per_point: bool = False
     """Whether each point has a best rate of its own, instead of one law."""
     means: dict[str, float] = field(init=False)
@@ -241,13 +271,18 @@ class _Surface:
         object.__setattr__(self, "draws", draws)
 
     def log(self, table: pd.DataFrame | Mapping[str, Any], name: str) -> np.ndarray:
-        """The log of a quantity or setting, about its mean over the trials."""
-        return np.log(np.asarray(table[name], dtype=np.float64)) - self.means[name]
+        """The log of a quantity or setting, about its mean; of a setting, over its fixed powers."""
+        logs = np.log(np.asarray(table[name], dtype=np.float64)) - self.means[name]
+        for quantity, exponent in self.fixed.get(name, {}).items():
+            logs = logs - exponent * self.log(table, quantity)
+        return np.asarray(logs)
 
     def powers(self, knob: str) -> tuple[str, ...]:
         """The quantities that the best value of a setting is a power of, as far as they vary on their own."""
         columns, names = [np.ones(len(self.trials))], list[str]()
         for name in KNOBS[knob]:
+            if name in self.fixed.get(knob, {}):
+                continue
             wider = [*columns, self.log(self.trials, name)]
             if np.linalg.matrix_rank(np.stack(wider), tol=1e-6 * len(self.trials)) == len(wider):
                 columns, names = wider, [*names, name]
@@ -302,6 +337,19 @@ class _Surface:
         best[:, 0] += self.means[knob]
         return best
 
+    def undetermined(self) -> tuple[str, str] | None:
+        """The setting and quantity of the exponent with the widest interval; None if all are narrow."""
+        widths = {}
+        for knob in self.knobs:
+            draws = self.law_draws(knob)[1:] if knob not in self.flat else np.zeros((0, 0))
+            draws = draws[~np.isnan(draws).any(axis=1)]
+            for column, name in enumerate(self.powers(knob), start=1):
+                if knob not in self.flat and self.bootstrap:
+                    low, high = np.quantile(draws[:, column], (0.025, 0.975)) if len(draws) else (0, np.inf)
+                    widths[knob, name] = float(high - low)
+        widest = max(widths, key=lambda place: widths[place], default=None)
+        return widest if widest is not None and widths[widest] > WIDEST else None
+
     def refusals(self) -> dict[str, str]:
         """Setting -> why the trials show no best value of it; those with a law are left out."""
         reasons: dict[str, str] = {}
@@ -315,7 +363,8 @@ class _Surface:
             for point, rows in self.trials.groupby("point", sort=False):
                 logs = [self.log(rows, name).mean() for name in self.powers(knob)]
                 middle = math.exp(best[0, 0] + best[0, 1:] @ np.array(logs))
-                low, high = rows[knob].min(), rows[knob].max()
+                settings = np.exp(self.log(rows, knob) + self.means[knob])
+                low, high = settings.min(), settings.max()
                 if not low <= middle <= high:
                     end = "smallest" if middle < low else "largest"
                     tried = number_text(low if middle < low else high, 3)
@@ -323,17 +372,20 @@ class _Surface:
                     break
         return reasons
 
-    def flattened(self, knob: str) -> _Surface:
-        return _Surface(self.trials, self.knobs, self.bootstrap, self.seed, flat=(*self.flat, knob))
-
     def law(self, knob: str, level: float) -> SettingLaw:
         draws = self.law_draws(knob)
         draws = np.concatenate([draws[:1], draws[1:][~np.isnan(draws[1:]).any(axis=1)]])
-        names = self.powers(knob)
+        fixed, free = self.fixed.get(knob, {}), self.powers(knob)
+        names = [name for name in KNOBS[knob] if name in fixed or name in free]
+        columns = [
+            np.full(len(draws), fixed[name]) if name in fixed else draws[:, 1 + free.index(name)]
+            for name in names
+        ]
         return SettingLaw(
             knob=knob,
             reference={name: math.exp(self.means[name]) for name in names},
-            draws=draws,
+            draws=np.stack([draws[:, 0], *columns], axis=1),
+            kept=tuple(fixed),
             tried={name: (self.trials[name].min(), self.trials[name].max()) for name in (*names, knob)},
             level=level,
         )
@@ -379,9 +431,7 @@ def _misfit(runs: pd.DataFrame, trials: pd.DataFrame, surface: _Surface) -> tupl
 
 def _own_optima(surface: _Surface, level: float) -> tuple[pd.DataFrame, pd.Series]:
     """The best rate at each point by a parabola of its own, and losses adjusted for the other settings."""
-    own = _Surface(
-        surface.trials, surface.knobs, surface.bootstrap, surface.seed, flat=surface.flat, per_point=True
-    )
+    own = replace(surface, per_point=True)
     trials, curve = own.trials, own.of("learning_rate squared")
     columns = own.design(trials)
     others = [name for name in columns if not name.startswith(("level", "learning_rate"))]
@@ -394,6 +444,8 @@ def _own_optima(surface: _Surface, level: float) -> tuple[pd.DataFrame, pd.Serie
         with np.errstate(divide="ignore", invalid="ignore"):
             best = -slope / (2 * curve)
         draws = np.concatenate([best[:1], best[1:][curve[1:] > 0]]) + own.means["learning_rate"]
+        for name, exponent in own.fixed.get("learning_rate", {}).items():
+            draws = draws + exponent * own.log(part, name).mean()
         best_rate = estimate_of(np.exp(draws), Rule(level=level))
         row: dict[str, Any] = {"point": point} | {
             name: math.exp(float(np.log(part[name]).mean())) for name in QUANTITIES

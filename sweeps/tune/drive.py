@@ -165,7 +165,7 @@ def conclude(space: Space, ledger: Ledger, folder: Path, bootstrap: int, out: Co
     from analysis.files import write_whole
     from analysis.laws.response import fit_response
     from sweeps.results.laws import save_figures, save_table
-    from sweeps.tune.rule import rule_text, summary_rows
+    from sweeps.tune.rule import own_exponents, rule_text, summary_rows
 
     table = trial_table(ledger, space)
     if table.empty:
@@ -173,7 +173,7 @@ def conclude(space: Space, ledger: Ledger, folder: Path, bootstrap: int, out: Co
         return False
     save_table(table, folder / TRIALS)
     try:
-        response = fit_response(table, bootstrap=bootstrap)
+        response = fit_response(table, exponents=own_exponents(space), bootstrap=bootstrap)
     except AnalysisError as error:
         out.print(f"no law: {error}", style="red")
         return False

@@ -40,12 +40,19 @@ def rule_text(space: Space, response: Response, table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def own_exponents(space: Space) -> dict[str, dict[str, float]]:
+    """Exponents of the sweep's own rule, which stay where the trials are silent about them."""
+    rule = space.config.rate_rule(space.family)
+    steps = rule.steps.exponent if rule.steps is not None else 0.0
+    return {"learning_rate": {"params": rule.exponent, "steps": steps}}
+
+
 def _rate(space: Space, law: SettingLaw) -> dict[str, Any]:
     own = space.config.rate_rule(space.family)
     rule: dict[str, Any] = {"base": float(law.value)}
     if "params" in law.reference:
         rule |= {"at_params": law.reference["params"], "exponent": float(law.exponents["params"])}
-    if "steps" in law.reference:
+    if float(law.exponents.get("steps", 0.0)) != 0:
         rule["steps"] = {"at": law.reference["steps"], "exponent": float(law.exponents["steps"])}
     largest = law.tried["learning_rate"][1]  # nothing is known of higher rates
     return rule | {"smallest": min(own.smallest, largest), "largest": largest, "tried": _tried(law)}
@@ -53,7 +60,7 @@ def _rate(space: Space, law: SettingLaw) -> dict[str, Any]:
 
 def _batch(law: SettingLaw) -> dict[str, Any]:
     rule: dict[str, Any] = {"base_tokens": float(law.value)}
-    if "tokens" in law.reference:
+    if float(law.exponents.get("tokens", 0.0)) != 0:
         rule["tokens"] = {"at": law.reference["tokens"], "exponent": float(law.exponents["tokens"])}
     return rule | ({"tried": _tried(law)} if law.reference else {})
 

@@ -70,7 +70,8 @@ def tuning(response: Response) -> go.Figure:
     if response.family:
         parts.legend_entry(figure, style, family=response.family)
     owner: dict[str, Any] = {"family": response.family}
-    rates = axes.log_axis(RATE, [*table["learning_rate"], *table["low"], *table["high"]], number_text, room=5)
+    # the rates tried; an interval that goes on ends in an arrow
+    rates = axes.log_axis(RATE, table["learning_rate"], number_text, room=5)
     for panel, point in enumerate(points, start=1):
         part = table[table["point"] == point]
         visible = part[part["kind"].isin(["trial", "minimum"])]

@@ -99,3 +99,21 @@ def test_bad_tables_get_one_sentence():
         fit_response(tuning_trials().assign(loss=np.random.default_rng(0).uniform(2, 2.1, size=128)))
     with pytest.raises(UserError, match="steps"):
         fit_response(tuning_trials().drop(columns="steps"))
+
+
+def test_an_exponent_that_the_trials_do_not_determine_is_kept():
+    """Two points of nearly one size, and steps that vary little: the rule's exponents stay."""
+    near = {"a": (5e3, 4e5), "b": (5.5e3, 5e5)}
+    runs = tuning_trials(points=near, per=24, noise=0.03, batch=512.0).drop(columns="weight_decay")
+    response = fit_response(runs, exponents={"learning_rate": {"params": -0.5, "steps": -0.1}}, bootstrap=200)
+    law = response.laws["learning_rate"]
+    assert law.kept
+    kept = {"params": -0.5, "steps": -0.1}
+    for name in law.kept:
+        assert law.exponents[name] == kept[name]
+        assert f"the exponent {kept[name]:g} is kept" in "".join(response.warnings)
+        assert f"^{kept[name]:g} (kept)" in str(law)
+    # the rate itself is found all the same
+    assert law.best(params=5.2e3, steps=900) == pytest.approx(best_rate(5.2e3, 900), rel=0.25)
+    for row in response.optima.to_dict("records"):
+        assert row["learning_rate"] == pytest.approx(best_rate(row["params"], row["steps"]), rel=0.35)
