@@ -9,7 +9,8 @@ from analysis.text import count_text, flops_text
 from scaling.errors import UserError, unknown
 from scaling.flops import param_count
 from scaling.ladder import LADDERS, Size
-from sweeps.config.model import SizeRule, SweepConfig, Window
+from sweeps.config.grid import Window
+from sweeps.config.model import SizeRule, SweepConfig
 
 SHORTFALL = 1.5
 """A window point whose nearest size is further off than this factor counts as outside the ladder."""
