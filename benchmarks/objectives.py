@@ -1,11 +1,12 @@
 """masked: does the low-variance objective train better than the bound itself, and by how much compute?
 
 Both objectives train the same size from the same weights on the same batches and noise (equal seed), at
-three budgets and five seeds. Reported: the difference in bound at equal FLOPs, paired over seeds, and the
-compute ratio at equal bound from power laws L = a C^-g through each objective's runs, each with a 95%
-interval from Student's t over seeds. arXiv 2602.15014 reports low variance "about 12% more FLOPs-efficient".
+three budgets of two scales and 32 seeds, eight of them stacked in a process. Reported: the difference in
+bound at equal FLOPs, paired over seeds, and the compute ratio at equal bound from power laws L = a C^-g through
+each objective's runs, each with a 95% interval from Student's t over seeds. arXiv 2602.15014 reports low
+variance "about 12% more FLOPs-efficient".
 
-    python -m benchmarks.objectives [--seeds 5] [--workers 2]
+    python -m benchmarks.objectives [--scale small desk] [--seeds 32] [--workers 2]
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,17 +27,23 @@ from scaling.data import open_dataset, prepare
 from scaling.families import family_class
 from scaling.ladder import LADDERS
 from scaling.spec import EvaluationSpec, OptimizerSpec
+from sweeps.pools.base import WORKER_ENVIRONMENT
 
-BUDGETS = {3e10: "16x1", 9e10: "24x1", 2.7e11: "32x1"}
+SCALES = {
+    "small": {5e9: "8x1", 1.2e10: "8x1", 3e10: "16x1"},
+    "desk": {3e10: "16x1", 9e10: "24x1", 2.7e11: "32x1"},
+}
 """Training FLOPs and a size near the optimum there."""
 OBJECTIVES = ("low_variance", "nelbo")
+STACKED = 8
+"""Seeds that one process trains as one stacked network."""
 CONTEXT_LENGTH, BATCH_SIZE, LEARNING_RATE = 32, 16, 8e-3
 
 
-def bound_of(objective: str, budget: float, seed: int, dataset_folder: str) -> float:
-    """Held-out bound, nats per token, of one run."""
-    data = open_dataset(dataset_folder)
-    size = LADDERS["desk"][BUDGETS[budget]]
+def bounds_of(objective: str, budget: float, name: str, seed: int, count: int, folder: str) -> list[float]:
+    """Held-out bounds, nats per token, of the runs of seeds seed, seed + 1, ..."""
+    data = open_dataset(folder)
+    size = LADDERS["desk"][name]
     vocab_size = family_class("masked").vocab_size_for(data.num_token_ids)
     sequences = flops.sequences_for(budget, size, vocab_size, CONTEXT_LENGTH)
     steps = -(-sequences // BATCH_SIZE)
@@ -48,22 +57,28 @@ def bound_of(objective: str, budget: float, seed: int, dataset_folder: str) -> f
         sequences=sequences,
         batch_size=BATCH_SIZE,
         optimizer=OptimizerSpec(learning_rate=LEARNING_RATE, warmup_steps=max(20, steps // 20)),
-        evaluation=EvaluationSpec(sequences=512, noise_levels=8),
+        evaluation=EvaluationSpec(sequences=4096, noise_levels=1),
         seed=seed,
+        replicas=count,
     )
-    assert result.bound is not None, "or an error was raised"
-    return result.bound
+    bounds = [one.bound for one in result.replicas] or [result.bound]
+    if None in bounds:
+        raise RuntimeError(f"{objective} at {budget:.0e} FLOPs: a seed from {seed} on has diverged")
+    return [bound for bound in bounds if bound is not None]
 
 
-def run_all(seeds: int, workers: int) -> Iterator[tuple[str, float, int, float]]:
-    """(objective, budget, seed, bound) of every run, as they finish."""
+def run_all(scale: str, seeds: int, workers: int) -> Iterator[tuple[str, float, int, list[float]]]:
+    """(objective, budget, first seed, bounds) of every stack of runs, as they finish."""
+    budgets = SCALES[scale]
     with tempfile.TemporaryDirectory() as cache:
         folder = str(prepare("stdlib", "bytes", Path(cache)).folder)
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             waiting = {
-                pool.submit(bound_of, objective, budget, seed, folder): (objective, budget, seed)
-                for budget in sorted(BUDGETS, reverse=True)
-                for seed in range(seeds)
+                pool.submit(
+                    bounds_of, objective, budget, budgets[budget], seed, min(STACKED, seeds - seed), folder
+                ): (objective, budget, seed)
+                for budget in sorted(budgets, reverse=True)
+                for seed in range(0, seeds, STACKED)
                 for objective in OBJECTIVES
             }
             for future in as_completed(waiting):
@@ -89,33 +104,42 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(half)
 
 
-def main() -> None:
-    parser = options(__doc__, "objectives")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args()
-
-    budgets = np.array(sorted(BUDGETS))
-    bounds = np.full((2, len(budgets), arguments.seeds), np.nan)
-    total = bounds.size
-    for done, (objective, budget, seed, bound) in enumerate(run_all(arguments.seeds, arguments.workers), 1):
-        bounds[OBJECTIVES.index(objective), int(np.flatnonzero(budgets == budget)[0]), seed] = bound
-        print(f"{done}/{total}  {budget:.1e} FLOPs  seed {seed}  {objective:12s}  {bound:.4f}", flush=True)
+def compare(scale: str, seeds: int, workers: int) -> dict[str, Any]:
+    """Run one scale, print what it says, and return its numbers."""
+    budgets = np.array(sorted(SCALES[scale]))
+    bounds = np.full((2, len(budgets), seeds), np.nan)
+    for objective, budget, seed, some in run_all(scale, seeds, workers):
+        bounds[OBJECTIVES.index(objective), budgets == budget, seed : seed + len(some)] = some
+        done = int(np.isfinite(bounds).sum())
+        print(f"{done}/{bounds.size}  {budget:.1e} FLOPs  {objective:12s}  {np.mean(some):.4f}", flush=True)
 
     print("\nbound of low_variance minus bound of nelbo, nats per token, paired over seeds")
     for i, budget in enumerate(budgets):
         mean, half = mean_interval(bounds[0, i] - bounds[1, i])
-        print(f"  {budget:.1e} FLOPs  {BUDGETS[budget]:5s}  {mean:+.4f} +- {half:.4f}")
-    logs = np.array([log_compute_ratio(bounds[..., seed], budgets) for seed in range(arguments.seeds)])
+        print(f"  {budget:.1e} FLOPs  {SCALES[scale][budget]:5s}  {mean:+.4f} +- {half:.4f}")
+    logs = np.array([log_compute_ratio(bounds[..., seed], budgets) for seed in range(seeds)])
     mean, half = mean_interval(logs)
     low, ratio, high = np.exp([mean - half, mean, mean + half])
     middle = float(np.exp(np.log(budgets).mean()))
     print(
-        f"\ncompute of low_variance over nelbo at equal bound, near {middle:.1e} FLOPs: "
-        f"{ratio:.3f} [{low:.3f}, {high:.3f}]; the published 12% would be about 0.88"
+        f"\n{scale}: compute of low_variance over nelbo at equal bound, near {middle:.1e} FLOPs, "
+        f"{seeds} seeds: {ratio:.3f} [{low:.3f}, {high:.3f}]; the published 12% would be about 0.88\n"
     )
-    numbers = {"budgets": budgets.tolist(), "bounds": bounds.tolist(), "objectives": OBJECTIVES}
-    save(arguments.out, numbers)
+    return {"budgets": budgets.tolist(), "bounds": bounds.tolist(), "objectives": OBJECTIVES}
+
+
+def main() -> None:
+    parser = options(__doc__, "objectives")
+    parser.add_argument("--scale", nargs="*", default=list(SCALES), choices=SCALES)
+    parser.add_argument("--seeds", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    # the allocator reads its settings when a process starts, and workers are started with these
+    os.environ.update(WORKER_ENVIRONMENT)
+    save(
+        arguments.out,
+        {scale: compare(scale, arguments.seeds, arguments.workers) for scale in arguments.scale},
+    )
 
 
 if __name__ == "__main__":
