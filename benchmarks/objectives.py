@@ -3,8 +3,8 @@
 Both objectives train the same size from the same weights on the same batches and noise (equal seed), at
 three budgets of two scales and 32 seeds, eight of them stacked in a process. Reported: the difference in
 bound at equal FLOPs, paired over seeds, and the compute ratio at equal bound from power laws L = a C^-g
-through each objective's runs, each with a 95% interval from Student's t over seeds. arXiv 2602.15014 reports low
-variance "about 12% more FLOPs-efficient".
+through each objective's runs, each with a 95% interval from Student's t over seeds. arXiv 2602.15014
+reports low variance "about 12% more FLOPs-efficient".
 
     python -m benchmarks.objectives [--scale small desk] [--seeds 32] [--workers 2]
 """
