@@ -1,8 +1,8 @@
 """Muon against AdamW, and averaged weights against the last ones: paired over seeds, with what they cost.
 
-Every optimizer trains the same networks (replicas: the same seeds, initial weights, text and noise) at several
-learning rates; each is compared at the rate with the lowest mean bound of its own. The rate is chosen on the
-seeds that are compared, which favours none. Intervals are Student's over the paired differences.
+Every optimizer trains the same networks (replicas: the same seeds, initial weights, text and noise) at
+several learning rates; each is compared at the rate with the lowest mean bound of its own. The rate is chosen
+on the seeds that are compared, which favours none. Intervals are Student's over the paired differences.
 
     python -m benchmarks.optimizers [--families ar,masked,uniform] [--size 32x1] [--steps 400] [--seeds 4]
 

@@ -292,16 +292,23 @@ def spread(rows: Sequence[dict[str, Any]], complete: bool) -> float:
     return math.log2(max(best) / min(best))
 
 
+def regret(bounds: dict[float, float], rate: float) -> float:
+    """How much is lost with this rate instead of the best one of the grid, in nats."""
+    return bounds[rate] - min(bounds.values())
+
+
 def print_rates(rows: Sequence[dict[str, Any]]) -> None:
-    print("| network | parametrization | " + " | ".join(f"{rate:.4f}" for rate in RATES) + " | best rate |")
-    print("|---" * (3 + len(RATES)) + "|")
+    heads = " | ".join(f"{rate:.4f}" for rate in RATES)
+    print(f"| network | parametrization | {heads} | best rate | lost at the base's |")
+    print("|---" * (4 + len(RATES)) + "|")
     for size in sizes_of(WIDTHS, DEPTHS, BASE):
         for complete, name in NAMES.items():
             bounds = mean_bounds(rows, *size, complete)
             least = min(bounds.values())
             cells = [f"**{bound:.3f}**" if bound == least else f"{bound:.3f}" for bound in bounds.values()]
             best = f"{optimum(bounds)[1]:.4f}"
-            print(f"| {size[0]}x{size[1]} | {name} | " + " | ".join(cells) + f" | {best} |")
+            lost = regret(bounds, optimum(mean_bounds(rows, *BASE, complete))[0])
+            print(f"| {size[0]}x{size[1]} | {name} | " + " | ".join(cells) + f" | {best} | {lost:.3f} |")
     for complete, name in NAMES.items():
         print(f"{name}: optima of all sizes within {spread(rows, complete):.0f} steps of the grid")
 
