@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,20 +28,20 @@ from scaling.training import train
 from scaling.training.muon import flops_per_step
 
 CONTEXT_LENGTH, BATCH_SIZE = 64, 16
-RATES = (0.005, 0.01, 0.02, 0.04)
-VARIANTS: dict[str, dict[str, Any]] = {
-    "AdamW": {},
-    "AdamW, averaged": {"ema_decay": 0.97},
-    "Muon": {"method": "muon"},
-}
+RATES = (0.01, 0.02, 0.04)
+METHODS: dict[str, Literal["adamw", "muon"]] = {"AdamW": "adamw", "Muon": "muon"}
+AVERAGED = 0.02
+"""Share of the steps over which the weights are averaged: 1 - decay times the steps is its inverse."""
 
 
 def bounds(
-    family: str, size: str, steps: int, seeds: int, rate: float, optimizer: dict[str, Any]
+    family: str, size: str, steps: int, seeds: int, rate: float, method: Literal["adamw", "muon"]
 ) -> dict[str, Any]:
-    """The bound of every seed, seconds, and the FLOPs of the counted products of one step and of Muon's."""
+    """Bounds of every seed, of its last and of its averaged weights; seconds; the FLOPs of one step that are
+    counted, and of Muon's."""
     torch.set_num_threads(1)
     data = prepare("stdlib", "bytes", Path("build/benchmarks/data"))
+    decay = 1 - 1 / (AVERAGED * steps)
     spec = RunSpec(
         family=family,
         size=LADDERS["desk"][size],
@@ -49,19 +49,19 @@ def bounds(
         sequences=BATCH_SIZE * steps,
         batch_size=BATCH_SIZE,
         data=DataSpec.of(data, CONTEXT_LENGTH),
-        optimizer=OptimizerSpec(learning_rate=rate, warmup_steps=steps // 10, **optimizer),
-        evaluation=EvaluationSpec(sequences=4096, noise_levels=1),
+        optimizer=OptimizerSpec(learning_rate=rate, warmup_steps=steps // 10, method=method, ema_decay=decay),
+        evaluation=EvaluationSpec(sequences=2048, noise_levels=1),
         replicas=seeds,
     )
     with tempfile.TemporaryDirectory() as folder:
         result = train(spec, data, Path(folder), log=lambda _: None, keep_weights=False)
-    kind = "bound_average" if "ema_decay" in optimizer else "bound"
     each = result.replicas or (result,)
     return {
-        "bounds": [getattr(one, kind) for one in each],
+        "bounds": [one.bound_last for one in each],
+        "averaged": [one.bound_average for one in each],
         "train_s": result.train_s,
         "step_flops": spec.training_flops() / steps,
-        "muon_flops": flops_per_step(spec.size) if "method" in optimizer else 0.0,
+        "muon_flops": flops_per_step(spec.size) if method == "muon" else 0.0,
     }
 
 
@@ -87,30 +87,34 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=4)
     arguments = parser.parse_args()
+    families = arguments.families.split(",")
     rows = []
-    for family in arguments.families.split(","):
-        for name, optimizer in VARIANTS.items():
+    for family in families:
+        for name, method in METHODS.items():
             for rate in RATES:
-                run = bounds(family, arguments.size, arguments.steps, arguments.seeds, rate, optimizer)
+                run = bounds(family, arguments.size, arguments.steps, arguments.seeds, rate, method)
                 rows.append({"family": family, "optimizer": name, "rate": rate} | run)
                 print(rows[-1], flush=True)
                 save(arguments.out, rows)
-    print("| family | optimizer | best rate | bound | minus AdamW's | time of a step | FLOPs of a step |")
-    print("|---|---|---|---|---|---|---|")
-    for family in arguments.families.split(","):
-        own = [row for row in rows if row["family"] == family]
-        reference = best([row for row in own if row["optimizer"] == "AdamW"])
-        for name in VARIANTS:
-            run = best([row for row in own if row["optimizer"] == name])
-            seconds = [
-                sum(row["train_s"] for row in own if row["optimizer"] == one) for one in (name, "AdamW")
-            ]
-            mean, half = paired(run["bounds"], reference["bounds"])
-            print(
-                f"| `{family}` | {name} | {run['rate']:g} | {fmean(run['bounds']):.3f} | "
-                f"{f'{mean:+.3f} ± {half:.3f}' if run is not reference else ''} | "
-                f"{seconds[0] / seconds[1]:.2f} | {1 + run['muon_flops'] / run['step_flops']:.2f} |"
-            )
+    print_table(families, rows)
+
+
+def print_table(families: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Of each optimizer its best rate; Muon minus AdamW, averaged minus last weights, and what Muon costs."""
+    print("| family | AdamW | rate | Muon | rate | Muon - AdamW | averaged - last (AdamW) | time | FLOPs |")
+    print("|---" * 9 + "|")
+    for family in families:
+        own = {name: [r for r in rows if (r["family"], r["optimizer"]) == (family, name)] for name in METHODS}
+        adamw, muon = (best(own[name]) for name in METHODS)
+        seconds = [sum(run["train_s"] for run in runs) for runs in own.values()]
+        cells = [
+            *(f"{fmean(run['bounds']):.3f} | {run['rate']:g}" for run in (adamw, muon)),
+            "{:+.3f} ± {:.3f}".format(*paired(muon["bounds"], adamw["bounds"])),
+            "{:+.3f} ± {:.3f}".format(*paired(adamw["averaged"], adamw["bounds"])),
+            f"{seconds[1] / seconds[0]:.2f}",
+            f"{1 + muon['muon_flops'] / muon['step_flops']:.2f}",
+        ]
+        print(f"| `{family}` | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

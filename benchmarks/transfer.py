@@ -293,8 +293,8 @@ def spread(rows: Sequence[dict[str, Any]], complete: bool) -> float:
 
 
 def regret(bounds: dict[float, float], rate: float) -> float:
-    """How much is lost with this rate instead of the best one of the grid, in nats."""
-    return bounds[rate] - min(bounds.values())
+    """Nats lost with this rate instead of the best one of the grid; nan if it was not tried."""
+    return bounds.get(rate, math.nan) - min(bounds.values())
 
 
 def print_rates(rows: Sequence[dict[str, Any]]) -> None:
@@ -305,7 +305,10 @@ def print_rates(rows: Sequence[dict[str, Any]]) -> None:
         for complete, name in NAMES.items():
             bounds = mean_bounds(rows, *size, complete)
             least = min(bounds.values())
-            cells = [f"**{bound:.3f}**" if bound == least else f"{bound:.3f}" for bound in bounds.values()]
+            cells = [
+                "" if bound is None else f"**{bound:.3f}**" if bound == least else f"{bound:.3f}"
+                for bound in map(bounds.get, RATES)
+            ]
             best = f"{optimum(bounds)[1]:.4f}"
             lost = regret(bounds, optimum(mean_bounds(rows, *BASE, complete))[0])
             print(f"| {size[0]}x{size[1]} | {name} | " + " | ".join(cells) + f" | {best} | {lost:.3f} |")
