@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
@@ -25,15 +25,12 @@ from scaling.spec import (
     RunSpec,
     distilled,
 )
+from sweeps.config.grid import Grid, Seeds, SizesByBudget, Window, check_budgets, check_sizes
 from sweeps.config.rules import BatchRule, LearningRateRule, Positive, Section
 from sweeps.config.tuning import TuningRule, listed
 
 Count = Annotated[int, Field(ge=1)]
 _Listed = BeforeValidator(listed)
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""The whole numbers that run tables and tracking stores can hold."""
-Seeds = Annotated[tuple[Seed, ...], _Listed, Field(min_length=1)]
-Replicas = int | Literal["auto"]
 MAX_NAME = 100
 """Letters of the name of a sweep."""
 
@@ -64,133 +61,6 @@ class SizeRule(Section):
     """As in `sizes`."""
     time_features: Count = 256
     """As in `sizes`."""
-
-
-class Window(Section):
-    """The sizes of the ladder for a budget: `count` of them around a guessed optimum.
-
-    centre(C) = params * (C / at_flops) ** exponent, in non-embedding parameters; the sizes nearest to
-    `count` log-spaced points from centre / span to centre * span.
-    """
-
-    params: Positive
-    """Guessed compute-optimal size at `at_flops`, in non-embedding parameters."""
-    at_flops: Positive
-    """The budget at which the guess is made."""
-    exponent: float = 0.5
-    """How the guess grows with compute."""
-    span: Annotated[float, Field(gt=1)] = 4.0
-    """The window reaches from a `span`-th of the guess to `span` times the guess."""
-    count: Annotated[int, Field(ge=2)] = 6
-    """Sizes per budget."""
-
-
-SizesByBudget = dict[float, tuple[str, ...]]
-
-
-def _check_replicas(value: Any) -> Any:
-    """Numbers from 1, or `auto`, anywhere in it."""
-    if isinstance(value, Mapping) and len({isinstance(key, str) for key in value}) > 1:
-        raise ValueError("its keys must be all budgets or all names of sizes")
-    for inside in value.values() if isinstance(value, Mapping) else ():
-        _check_replicas(inside)
-    number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not (value is None or value == "auto" or number or isinstance(value, Mapping)):
-        raise ValueError(f"{value!r} is neither a number of networks, 1 or more, nor 'auto'")
-    return value
-
-
-def _by_budget(value: Any) -> Any:
-    if value is not None and not isinstance(value, Mapping):
-        raise ValueError("it must be a mapping from each budget to its seeds; 'seeds' at the top is for all")
-    return value
-
-
-class Grid(Section):
-    """Budgets, and at each the sizes: a list for all, a list per budget, or a window."""
-
-    budgets: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    """Training FLOPs of a run; every budget is one IsoFLOP curve."""
-    sizes: tuple[str, ...] | SizesByBudget | None = None
-    """Names of sizes: one list for every budget, or a mapping from each budget to its list."""
-    window: Window | None = None
-    """Choose the sizes of each budget by rule, instead of `sizes`."""
-    seeds: Annotated[dict[float, Seeds] | None, BeforeValidator(_by_budget)] = None
-    """The seeds of each budget, instead of one list in `seeds`: a mapping from each budget to its list."""
-    replicas: Annotated[
-        Replicas | dict[str, Replicas] | dict[float, Replicas | dict[str, Replicas]] | None,
-        BeforeValidator(_check_replicas),
-    ] = None
-    """How many consecutive seeds share a process, as one stacked network: a number, `auto`, or a mapping from
-    each budget, from sizes, or from each budget to such a mapping of sizes. Null, and sizes not named: 1."""
-
-    @model_validator(mode="after")
-    def _one_way_to_choose(self) -> Grid:
-        if len(set(self.budgets)) != len(self.budgets):
-            raise ValueError(f"budgets {list(self.budgets)} name one twice; each must appear once")
-        _check_sizes(self.sizes, self.window, self.budgets, needed=True)
-        for name, mapping in (("seeds", self.seeds), ("replicas", self.replicas)):
-            if isinstance(mapping, dict) and not any(isinstance(key, str) for key in mapping):
-                _check_budgets(name, mapping, self.budgets)
-        return self
-
-    def replicas_of(self, budget: float, size: str) -> Replicas:
-        """How many networks of that size share a process."""
-        chosen: Any = self.replicas
-        if isinstance(chosen, dict) and budget in chosen:
-            chosen = chosen[budget]
-        if isinstance(chosen, dict):
-            chosen = chosen.get(size)
-        return 1 if chosen is None else chosen
-
-    @property
-    def sizes_with_replicas(self) -> tuple[str, ...]:
-        """Names of sizes in `replicas`."""
-        names = (key for key, _ in _leaves(self.replicas) if isinstance(key, str))
-        return tuple(dict.fromkeys(names))
-
-    @property
-    def chooses_replicas(self) -> bool:
-        """Whether any of `replicas` is `auto`."""
-        return any(number == "auto" for _, number in _leaves(self.replicas))
-
-
-def _leaves(replicas: Any, key: float | str | None = None) -> Iterator[tuple[float | str | None, Any]]:
-    """Each number of `replicas` with the innermost key over it."""
-    if not isinstance(replicas, dict):
-        yield key, replicas
-        return
-    for inner, value in replicas.items():
-        yield from _leaves(value, inner)
-
-
-def _check_budgets(name: str, mapping: Mapping[Any, Any], budgets: tuple[float, ...]) -> None:
-    wrong = sorted(set(mapping) ^ set(budgets))
-    if wrong:
-        raise ValueError(
-            f"{name} by budget must have the same budgets as 'budgets'; "
-            f"{', '.join(f'{b:g}' for b in wrong)} is in one of the two only"
-        )
-
-
-def _check_sizes(
-    sizes: tuple[str, ...] | SizesByBudget | None,
-    window: Window | None,
-    budgets: tuple[float, ...],
-    *,
-    needed: bool,
-) -> None:
-    if sizes is not None and window is not None:
-        raise ValueError("sizes and window are both given; give one of them")
-    if needed and sizes is None and window is None:
-        raise ValueError(
-            "neither sizes nor window is given; one of them must choose the sizes of each budget"
-        )
-    if isinstance(sizes, dict):
-        _check_budgets("sizes", sizes, budgets)
-    lists = sizes.values() if isinstance(sizes, dict) else [sizes] if sizes is not None else []
-    if any(len(names) == 0 for names in lists):
-        raise ValueError("sizes is an empty list; name at least one size per budget")
 
 
 class DataConfig(Section):
@@ -240,8 +110,10 @@ def _optimizer_changes(changes: Any) -> Any:
 
 
 class FamilyOverride(Section):
-    """Exceptions of one family: its own sizes or window, rules, optimizer settings or seeds."""
+    """Exceptions of one family: its own budgets, sizes or window, rules, optimizer settings or seeds."""
 
+    budgets: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """As `grid.budgets`; what goes by budget for this family then names these."""
     sizes: tuple[str, ...] | SizesByBudget | None = None
     """As `grid.sizes`."""
     window: Window | None = None
@@ -252,8 +124,26 @@ class FamilyOverride(Section):
     """As `batch`."""
     optimizer: Annotated[dict[str, Any], BeforeValidator(_optimizer_changes)] | None = None
     """The settings of `optimizer` that differ: `{weight_decay: 0.01, warmup_fraction: 0.2}`."""
-    seeds: Seeds | None = None
-    """As `seeds`, at every budget."""
+    seeds: dict[float, Seeds] | Seeds | None = None
+    """As `seeds`, at every budget, or as `grid.seeds`, by budget."""
+
+    def check(self, family: str, grid: Grid) -> None:
+        """ValueError if it does not go together with the sweep's grid."""
+        budgets = self.budgets or grid.budgets
+        if len(set(budgets)) != len(budgets):
+            raise ValueError(f"budgets {list(budgets)} name one twice; each must appear once")
+        check_sizes(self.sizes, self.window, budgets, needed=False)
+        if isinstance(self.seeds, dict):
+            check_budgets("seeds", self.seeds, budgets)
+        own_sizes = self.sizes is not None or self.window is not None
+        for name, by_budget, own in (
+            ("sizes", isinstance(grid.sizes, dict), own_sizes),
+            ("seeds", grid.seeds is not None, self.seeds is not None),
+        ):
+            if by_budget and not own and set(budgets) - set(grid.budgets):
+                raise ValueError(
+                    f"overrides.{family}.budgets needs {name} of its own: grid.{name} has other budgets"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,19 +333,20 @@ class SweepConfig(Section):
             raise ValueError(
                 "training.keep_weights is false, and 'distillation' needs the weights; leave it out"
             )
-        if self.tuning is not None:
-            used = {*self.seeds, *(seed for own in self.overrides.values() for seed in own.seeds or ())}
-            if shared := sorted(used & set(self.tuning.every_seed)):
-                raise ValueError(
-                    f"tuning.seeds and seeds share {shared[0]}; tune on seeds that the sweep does not use"
-                )
         for family, override in self.overrides.items():
             if family not in names:
                 listed = ", ".join(names)
                 raise ValueError(
                     f"overrides name family {family!r}, which is not under 'families' ({listed})"
                 )
-            _check_sizes(override.sizes, override.window, self.grid.budgets, needed=False)
+            override.check(family, self.grid)
+        if self.tuning is not None:
+            places = [(name, budget) for name in names for budget in self.budgets_of(name)]
+            used = {seed for place in places for seed in self.seeds_of(*place)}
+            if shared := sorted(used & set(self.tuning.every_seed)):
+                raise ValueError(
+                    f"tuning.seeds and seeds share {shared[0]}; tune on seeds that the sweep does not use"
+                )
         return self
 
     def family(self, name: str) -> FamilyChoice:
@@ -464,6 +355,10 @@ class SweepConfig(Section):
 
     def override(self, family: str) -> FamilyOverride:
         return self.overrides.get(family, FamilyOverride())
+
+    def budgets_of(self, family: str) -> tuple[float, ...]:
+        """The family's own budgets, else the sweep's."""
+        return self.override(family).budgets or self.grid.budgets
 
     def rate_rule(self, family: str) -> LearningRateRule:
         """The family's own rule, else the sweep's; so are the next three."""
@@ -476,5 +371,7 @@ class SweepConfig(Section):
         return replace(self.optimizer, **self.override(family).optimizer or {})
 
     def seeds_of(self, family: str, budget: float) -> tuple[int, ...]:
-        of_budget = self.seeds if self.grid.seeds is None else self.grid.seeds[budget]
-        return self.override(family).seeds or of_budget
+        own = self.override(family).seeds
+        if own is None:
+            own = self.seeds if self.grid.seeds is None else self.grid.seeds
+        return own[budget] if isinstance(own, dict) else own

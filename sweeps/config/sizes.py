@@ -9,7 +9,8 @@ from analysis.text import count_text, flops_text
 from scaling.errors import UserError, unknown
 from scaling.flops import param_count
 from scaling.ladder import LADDERS, Size
-from sweeps.config.model import SizeRule, SweepConfig, Window
+from sweeps.config.grid import Window
+from sweeps.config.model import SizeRule, SweepConfig
 
 SHORTFALL = 1.5
 """A window point whose nearest size is further off than this factor counts as outside the ladder."""
@@ -69,7 +70,7 @@ def sizes_per_budget(
     chosen = override if own else config.grid
     by_budget: dict[float, tuple[Size, ...]] = {}
     notes: list[str] = []
-    for budget in sorted(config.grid.budgets):
+    for budget in sorted(config.budgets_of(family)):
         if chosen.window is not None:
             sizes, note = window_sizes(chosen.window, budget, list(available.values()), num_token_ids)
             place = f"{family} at" if own else "at"

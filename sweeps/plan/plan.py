@@ -413,7 +413,10 @@ def _warnings(config: SweepConfig, data: DataFacts, runs: Sequence[PlannedRun]) 
             f"the {word} rule was found at {tried} and is extrapolated "
             f"for {len(some)} of {len(runs)} runs: {examples(some)}"
         )
-    sizes = {b: {run.spec.size for run in runs if run.spec.budget == b} for b in config.grid.budgets}
+    sizes = {
+        b: {run.spec.size for run in runs if run.spec.budget == b}
+        for b in {run.spec.budget for run in trained}
+    }
     if thin := sorted(budget for budget, some in sizes.items() if 0 < len(some) < FEW_SIZES):
         budgets = ", ".join(map(flops_text, thin))
         out.append(f"fewer than {FEW_SIZES} sizes at {budgets} FLOPs; a parabola needs more")

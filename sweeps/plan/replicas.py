@@ -17,7 +17,8 @@ from analysis.text import size_text
 from scaling.errors import UserError, unknown
 from scaling.families import family_class
 from scaling.spec import RunSpec
-from sweeps.config.model import Replicas, SweepConfig
+from sweeps.config.grid import Replicas
+from sweeps.config.model import SweepConfig
 from sweeps.config.sizes import available_sizes
 from sweeps.ledger.types import RETRIED, Run, State
 from sweeps.plan import memory

@@ -14,7 +14,8 @@ from typing import Any
 from analysis.text import flops_text
 from scaling.errors import UserError
 from scaling.spec import RunSpec
-from sweeps.config.model import FamilyOverride, Grid, SweepConfig
+from sweeps.config.grid import Grid
+from sweeps.config.model import FamilyOverride, SweepConfig
 from sweeps.config.rules import BatchRule, LearningRateRule
 from sweeps.config.tuning import TuningRule
 from sweeps.plan.plan import DataFacts, extent_of, plan_specs

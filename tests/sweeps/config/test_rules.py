@@ -149,6 +149,31 @@ def test_a_family_changes_single_settings_of_the_optimizer_and_its_seeds():
     assert [spec.key for spec in masked] == [spec.key for spec in plain]
 
 
+def test_a_family_may_have_budgets_of_its_own():
+    own = "budgets: [1e8, 1e9], sizes: {1e8: [8x1], 1e9: [8x1, 12x1]}, seeds: {1e8: [1, 2], 1e9: 3}"
+    config = parse(GOOD + f"overrides: {{ar: {{{own}}}}}\n")
+    specs, _ = plan_specs(config, FACTS, ["ar", "masked"])
+    runs = {(spec.family, spec.budget, spec.size.name, spec.seed) for spec in specs}
+    others = {("masked", budget, size, 1) for budget in (1e9, 4e9) for size in ("8x1", "12x1")}
+    assert runs == others | {
+        ("ar", 1e8, "8x1", 1), ("ar", 1e8, "8x1", 2), ("ar", 1e9, "8x1", 3), ("ar", 1e9, "12x1", 3)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        ("{budgets: [1e8, 1e8]}", "budgets [100000000.0, 100000000.0] name one twice"),
+        ("{budgets: [1e8], sizes: {1e9: [8x1]}}", "sizes by budget must have the same budgets as 'budgets'"),
+        ("{budgets: [1e8], seeds: {1e9: 1}}", "seeds by budget must have the same budgets as 'budgets'"),
+        ("{budgets: [1e8]}", "overrides.ar.budgets needs seeds of its own: grid.seeds has other budgets"),
+    ],
+)
+def test_budgets_of_a_family_that_do_not_fit_are_one_sentence(own: str, sentence: str):
+    text = GOOD.replace("12x1]}", "12x1], seeds: {1e9: 1, 4e9: 1}}") if "of its own" in sentence else GOOD
+    assert sentence in refused(text + f"overrides: {{ar: {own}}}\n")
+
+
 @pytest.mark.parametrize(
     ("own", "sentence"),
     [
