@@ -292,16 +292,26 @@ def spread(rows: Sequence[dict[str, Any]], complete: bool) -> float:
     return math.log2(max(best) / min(best))
 
 
+def regret(bounds: dict[float, float], rate: float) -> float:
+    """Nats lost with this rate instead of the best one of the grid; nan if it was not tried."""
+    return bounds.get(rate, math.nan) - min(bounds.values())
+
+
 def print_rates(rows: Sequence[dict[str, Any]]) -> None:
-    print("| network | parametrization | " + " | ".join(f"{rate:.4f}" for rate in RATES) + " | best rate |")
-    print("|---" * (3 + len(RATES)) + "|")
+    heads = " | ".join(f"{rate:.4f}" for rate in RATES)
+    print(f"| network | parametrization | {heads} | best rate | lost at the base's |")
+    print("|---" * (4 + len(RATES)) + "|")
     for size in sizes_of(WIDTHS, DEPTHS, BASE):
         for complete, name in NAMES.items():
             bounds = mean_bounds(rows, *size, complete)
             least = min(bounds.values())
-            cells = [f"**{bound:.3f}**" if bound == least else f"{bound:.3f}" for bound in bounds.values()]
+            cells = [
+                "" if bound is None else f"**{bound:.3f}**" if bound == least else f"{bound:.3f}"
+                for bound in map(bounds.get, RATES)
+            ]
             best = f"{optimum(bounds)[1]:.4f}"
-            print(f"| {size[0]}x{size[1]} | {name} | " + " | ".join(cells) + f" | {best} |")
+            lost = regret(bounds, optimum(mean_bounds(rows, *BASE, complete))[0])
+            print(f"| {size[0]}x{size[1]} | {name} | " + " | ".join(cells) + f" | {best} | {lost:.3f} |")
     for complete, name in NAMES.items():
         print(f"{name}: optima of all sizes within {spread(rows, complete):.0f} steps of the grid")
 
@@ -323,14 +333,15 @@ def rates_figure(rows: Sequence[dict[str, Any]]) -> Any:
     for size, colour in colours.items():
         style = theme.Style(colour=colour, symbol=symbols[size])
         parts.legend_entry(figure, style, dash="solid", group=f"{size[0]}x{size[1]}")
-    bounds = {
-        (size, complete): mean_bounds(rows, *size, complete) for complete, sizes in panels for size in sizes
-    }
+    trained_sizes = {(row["hidden"], row["layers"], row["complete"]) for row in rows}
+    bounds = {(size[:2], size[2]): mean_bounds(rows, *size) for size in trained_sizes}
     least = min(min(one.values()) for one in bounds.values())
-    ceiling = max(min(one.values()) for one in bounds.values()) + 0.7
+    ceiling = max(min(one.values()) for one in bounds.values()) + 0.3
     for panel, (complete, sizes) in enumerate(panels, 1):
         lines = []
         for size in sizes:
+            if (size, complete) not in bounds:
+                continue
             points = [(rate, bound) for rate, bound in bounds[size, complete].items() if bound <= ceiling]
             x, y = zip(*points, strict=True)
             group, mark = f"{size[0]}x{size[1]}", (colours[size], symbols[size], 7)
@@ -338,8 +349,8 @@ def rates_figure(rows: Sequence[dict[str, Any]]) -> Any:
             texts = [f"{group} at {rate:.4g}: {bound:.3f}" for rate, bound in points]
             lines.append(parts.scatter("points", x, y, mark=mark, text=texts, group=group))
             best = optimum(bounds[size, complete])[0]
-            ring = {"color": "rgba(0, 0, 0, 0)", "size": 15, "line": {"width": 2, "color": colours[size]}}
-            lines.append(parts.scatter("minimum", [best], [min(y)], marker=ring, group=group))
+            ring = (colours[size], "circle-open", 16)
+            lines.append(parts.scatter("minimum", [best], [min(y)], mark=ring, group=group))
         x_axis = axes.log_axis("Learning rate", RATES, number_text, room=6) | {
             "tickvals": RATES, "ticktext": [f"{rate:.3f}" for rate in RATES]
         }  # fmt: skip

@@ -29,6 +29,7 @@ RESULT_REVISION = 1
 Schedule = Literal["cosine", "constant", "wsd"]
 Precision = Literal["float32", "bfloat16"]
 ParametrizationName = Literal["standard", "completep"]
+Method = Literal["adamw", "muon"]
 
 
 def _require(holds: bool, sentence: str) -> None:
@@ -100,6 +101,8 @@ class OptimizerSettings:
     ema_decay: float | None = None
     """Decay of a moving average of the weights, min(decay, (1 + n) / (10 + n)) after n steps, from which
     samples are drawn; the lower of both bounds is reported. Null: none."""
+    method: Method = "adamw"
+    """AdamW for all parameters, or Muon for the matrices of blocks and AdamW for the rest, at one rate."""
     parametrization: ParametrizationName = "standard"
     """How initial values, rates and outputs go with a network's size: as in the published study, or by
     CompleteP, with which the learning rate is that of the base size and holds for all. Weight decay then
@@ -131,6 +134,7 @@ class OptimizerSettings:
             _as_floats(self, "ema_decay")
             fine = 0 < self.ema_decay < 1
             _require(fine, f"ema_decay is {self.ema_decay}, it must lie in (0, 1) or be null")
+        _require_one_of(get_args(Method), self, "method")
         _require_one_of(get_args(ParametrizationName), self, "parametrization")
         for name in BASE_FIELDS:
             self._check_base(name, getattr(self, name))
@@ -307,6 +311,7 @@ class RunSpec:
     def build_family(self) -> Family:
         family = get_family(self.family, vocab_size=self.vocab_size, **self.family_options)
         family.labels, family.base = self.labels, self.optimizer.base
+        family.muon = self.optimizer.method == "muon"
         if self.labels is not None and self.labels.clustered:
             family.require(family.clusterable, "it reads latents and has no labels of clusters")
         return family
@@ -397,6 +402,8 @@ class RunSpec:
         # options that came later are left out where they are off, so that the keys of older runs stay
         if self.optimizer.ema_decay is None:
             del out["optimizer"]["ema_decay"]
+        if self.optimizer.method == "adamw":
+            del out["optimizer"]["method"]
         if self.optimizer.base is None:
             for name in ("parametrization", *BASE_FIELDS):
                 del out["optimizer"][name]

@@ -127,6 +127,8 @@ class Family(ABC):
     """Training objectives, the default first; the reported bound is the same for all of them."""
     base: Base | None = None
     """The size from which the network's scales go on by CompleteP; None: the standard ones."""
+    muon: bool = False
+    """Whether Muon trains the blocks' matrices."""
     labels: Labels | None = None
     """What label the network reads beside a text; set by `RunSpec.build_family`."""
     distillable: ClassVar[bool] = False
@@ -255,7 +257,7 @@ class Family(ABC):
 
     def parametrization(self, size: Size) -> Parametrization:
         """How the network's scales go with its size."""
-        return Parametrization.of(size, self.base)
+        return Parametrization.of(size, self.base, muon=self.muon)
 
     @property
     def classes(self) -> int:

@@ -44,6 +44,8 @@ class Factors:
     rate: float = 1.0
     decay: float = 1.0
     eps: float = 1.0
+    muon: bool = False
+    """Whether it is updated by Muon, not AdamW."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +60,17 @@ class Parametrization:
     """Times the queries."""
     spares_vectors: bool = False
     """Whether weight decay leaves vectors and the embedding alone."""
+    muon: bool = False
+    """Whether Muon updates the blocks' matrices. Of its update an entry grows with 1, what it does to an
+    activation with the root of the width, not with the width: factors are the roots of AdamW's."""
 
     @classmethod
-    def of(cls, size: Size, base: Base | None) -> Parametrization:
+    def of(cls, size: Size, base: Base | None, *, muon: bool = False) -> Parametrization:
         """CompleteP's at a size; the standard one without a base."""
         if base is None:
-            return STANDARD
+            return cls(muon=muon)
         return cls(
+            muon=muon,
             width=size.hidden / base.hidden,
             depth=size.num_layers / base.num_layers,
             query=math.sqrt((base.head_dim or size.head_dim) / size.head_dim),
@@ -83,8 +89,11 @@ class Parametrization:
 
     def factors(self, name: str) -> Factors:
         """Those of the parameter of this name in `Transformer` and what is built on it."""
+        muon = self.muon and name.startswith("blocks.") and BLOCK_MATRIX.fullmatch(name) is not None
         if not self.spares_vectors:
-            return Factors()
+            return Factors(muon=muon)
+        if muon:
+            return Factors(rate=1 / math.sqrt(self.width), decay=math.sqrt(self.width), muon=True)
         width, fixed = 1 / self.width, math.sqrt(self.width)
         in_block = name.startswith(("blocks.", "modulation."))
         eps = width / self.depth if in_block else width

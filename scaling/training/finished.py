@@ -92,7 +92,7 @@ def read_spec(folder: Path) -> RunSpec:
             return RunSpec.from_dict(json.loads((place / SPEC).read_text()))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError, LookupError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise UserError(f"{place / SPEC} cannot be read as the spec of a run: {error}") from None
     raise UserError(
         f"{folder} is no folder of a run: it has no {SPEC} (of a sweep with a storage it is there)"

@@ -1,4 +1,4 @@
-"""AdamW over one flat vector of all parameters, the course of its learning rate, and an average of weights.
+"""AdamW or Muon over one flat vector of all parameters, the course of its rate, an average of weights.
 
 Holding parameters, gradients and moments as single vectors makes clipping, the update and a checkpoint
 one operation each, however many layers there are.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from scaling.models.parametrization import STANDARD, Parametrization
+from scaling.models.parametrization import STANDARD, Factors, Parametrization
 from scaling.spec import OptimizerSpec
+from scaling.training.muon import Muon
 
 
 def learning_rate_at(step: int, steps: int, spec: OptimizerSpec) -> float:
@@ -51,6 +53,8 @@ class FlatAdamW:
     parameter's name to (peak learning rate, weight decay or None for the run's). They follow the course of
     the run's rate, stand behind the others in the vector, and each such group, one per entry, is clipped by
     its own norm, so that a noisy one does not shrink the steps of the rest.
+
+    Where the parametrization says so, Muon updates the blocks' matrices (`scaling.training.muon`).
     """
 
     def __init__(self, model: nn.Module, spec: OptimizerSpec, flat: Tensor | None = None) -> None:
@@ -64,14 +68,18 @@ class FlatAdamW:
         self.replicas = len(flat) if flat.ndim == 2 else 1
         # slices of the vector and its gradient as parameters, by group and replica
         counts = [sum(p.numel() for p in group.members) // self.replicas for group in groups]
-        self._parts: list[list[nn.Parameter]] = [[] for _ in groups]
-        rows = (x.view(self.replicas, -1).unbind() for x in (flat, self.flat.grad))
-        for values, gradient in zip(*rows, strict=True):
-            for group, own, slope in zip(
-                self._parts, values.split(counts), gradient.split(counts), strict=True
-            ):
-                group.append(nn.Parameter(own))
-                group[-1].grad = slope
+        self._parts: list[list[nn.Parameter]] = []
+        self._muon: Muon | None = None
+        slices = (x.view(self.replicas, -1).split(counts, dim=1) for x in (flat, self.flat.grad))
+        for group, values, gradient in zip(groups, *slices, strict=True):
+            if group.muon:
+                self._muon = Muon([p.shape for p in group.members], values, gradient, group.decay)
+                self._muon_share = group.rate / spec.learning_rate
+                continue
+            self._parts.append([nn.Parameter(own) for own in values])
+            for part, slope in zip(self._parts[-1], gradient, strict=True):
+                part.grad = slope
+        adamw = [group for group in groups if not group.muon]
         # slices of the gradient that are clipped together: all at shares of the run's rate, each other group
         clipped = [sum(counts[: len(counts) - sum(g.is_own for g in groups)])]
         clipped += [count for count, group in zip(counts, groups, strict=True) if group.is_own]
@@ -79,12 +87,12 @@ class FlatAdamW:
         self._adamw = torch.optim.AdamW(
             [
                 {"params": parts, "lr": group.rate, "weight_decay": group.decay, "eps": group.eps}
-                for parts, group in zip(self._parts, groups, strict=True)
+                for parts, group in zip(self._parts, adamw, strict=True)
             ],
             betas=spec.betas,
             fused=True,
         )
-        self._rate_shares = [group.rate / spec.learning_rate for group in groups]
+        self._rate_shares = [group.rate / spec.learning_rate for group in adamw]
 
     def add_gradient(self, loss: Tensor, *, first: bool) -> None:
         """Backpropagate `loss` into the flat gradient, replacing it where `first`."""
@@ -120,12 +128,14 @@ class FlatAdamW:
         for group, share in zip(self._adamw.param_groups, self._rate_shares, strict=True):
             group["lr"] = learning_rate * share
         self._adamw.step()
+        if self._muon is not None:
+            self._muon.step(learning_rate * self._muon_share)
 
     def state(self) -> dict[str, Any]:
-        """Parameters and moments, each as one vector, on the CPU."""
+        """Parameters, AdamW's moments and Muon's momentum, each as one vector, on the CPU."""
         rows = [[self._adamw.state[part] for part in parts] for parts in zip(*self._parts, strict=True)]
         joined = {
-            name: torch.cat([state[name] for row in rows for state in row]).view(self.flat.shape)
+            name: torch.cat([state[name] for row in rows for state in row]).view(*self.flat.shape[:-1], -1)
             if value.ndim
             else value
             for name, value in rows[0][0].items()
@@ -133,12 +143,14 @@ class FlatAdamW:
         return {
             "parameters": self.flat.detach().cpu(),
             "moments": {name: value.cpu() for name, value in joined.items()},
-        }
+        } | ({} if self._muon is None else {"momentum": self._muon.momentum.cpu()})
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         with torch.no_grad():
             self.flat.copy_(state["parameters"])
+        if self._muon is not None:
+            self._muon.momentum.copy_(state["momentum"])
         device, offset = self.flat.device, 0
         for parts in zip(*self._parts, strict=True):
             for part in parts:
@@ -216,6 +228,7 @@ class _Group(NamedTuple):
     eps: float
     is_own: bool
     """Whether the rate is the model's own, not a share of the run's."""
+    muon: bool = False
 
 
 def _groups(model: nn.Module, spec: OptimizerSpec | None) -> list[_Group]:
@@ -226,20 +239,27 @@ def _groups(model: nn.Module, spec: OptimizerSpec | None) -> list[_Group]:
     spec = spec or OptimizerSpec(learning_rate=1.0)
     own_rates: Mapping[str, tuple[float, float | None]] = getattr(model, "own_rates", {})
     parametrization: Parametrization = getattr(model, "parametrization", STANDARD)
-    shared: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+    shared: dict[Factors, list[nn.Parameter]] = {}
     own: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in own_rates}
     for name, parameter in model.named_parameters():
         entry = next((prefix for prefix in own_rates if name.startswith(prefix)), None)
         if entry is None:
-            factors = parametrization.factors(name)
-            shared.setdefault((factors.rate, factors.decay, factors.eps), []).append(parameter)
+            factors = replace(parametrization.factors(name), init=1.0)
+            shared.setdefault(factors, []).append(parameter)
         else:
             own[entry].append(parameter)
     assert shared, "some parameters must be left to the run's rate"
     assert all(own.values()), f"{list(own_rates)} must each name parameters"
     groups = [
-        _Group(members, spec.learning_rate * rate, spec.weight_decay * decay, spec.eps * eps, is_own=False)
-        for (rate, decay, eps), members in shared.items()
+        _Group(
+            members,
+            spec.learning_rate * share.rate,
+            spec.weight_decay * share.decay,
+            spec.eps * share.eps,
+            is_own=False,
+            muon=share.muon,
+        )
+        for share, members in shared.items()
     ]
     for prefix, (rate, decay) in own_rates.items():
         own_decay = spec.weight_decay if decay is None else decay

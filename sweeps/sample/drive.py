@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweeps.attempt.job import Job, Outcome, Trouble, read_outcome
+from sweeps.attempt.job import Job, Outcome, Trouble, read_outcome, write_outcome
 from sweeps.attempt.journal import run_folder
 from sweeps.driver.stopping import StopRequest
 from sweeps.pools.base import Handle, Pool
@@ -138,6 +138,7 @@ class _Driver:
         """Note how a point ended, or queue it again after trouble that may pass."""
         point, progress = self.flights.pop(handle), self.progress
         began = progress.running.pop(point.key)
+        outcome = self._kept(point, outcome)
         preempted = outcome.status == "preempted"  # without a request to stop: its storage did not answer
         passing = preempted or outcome.trouble in AGAIN
         if passing and self.attempts[point.key] < ATTEMPTS and again:
@@ -146,6 +147,19 @@ class _Driver:
             progress.done[point.key] = outcome
             progress.seconds[point.key] = self.clock() - began
             self.show(progress, point)
+
+    def _kept(self, point: Point, outcome: Outcome) -> Outcome:
+        """The outcome, which is no result unless the table finds it in the point's folder: a worker on a full
+        disk could write nothing."""
+        place = point.folder(self.folder)
+        if outcome.status != "finished" or read_outcome(place) is not None:
+            return outcome
+        try:
+            write_outcome(place, outcome)
+        except OSError as error:
+            sentence = f"its result cannot be written below {self.folder}: {error.strerror or error}"
+            return Outcome(status="failed", sentence=sentence)
+        return outcome
 
 
 def _job(point: Point, folder: Path, dataset: str) -> Job:

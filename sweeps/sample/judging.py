@@ -6,6 +6,7 @@ One judge reads all texts, for perplexities of two judges do not compare.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def choose_judge(
     if name is not None:
         called = [each for each in candidates if len(name) >= 4 and each.run.key.startswith(name)]
         if not called:
-            return Judge(name=name)
+            return _hub(name)
         if len(called) > 1:
             raise UserError(f"--judge {name}: {len(called)} runs' keys begin with it; give more of it")
         return _named(name, called[0], data, places)
@@ -124,6 +125,18 @@ def choose_judge(
         f"there is no judge: no sweep has a finished run of ar on {data.corpus}; sweep ar, or give a Hugging "
         "Face model, --judge NAME"
     )
+
+
+def _hub(name: str) -> Judge:
+    """A model of the hub or of a folder; UserError for what is rather a key that no run has."""
+    if not name.strip():
+        raise UserError(f"--judge is {name!r}; give a run of ar by its key, or a Hugging Face model")
+    if re.fullmatch("[0-9a-f]{4,16}", name) and not Path(name).is_dir():
+        raise UserError(
+            f"--judge {name}: no finished run's key begins with it in the sweeps below --out, and it is no "
+            "name of a Hugging Face model"
+        )
+    return Judge(name=name)
 
 
 def _named(name: str, candidate: Candidate, data: DataSpec, places: Sequence[Path]) -> Judge:

@@ -110,8 +110,10 @@ def sample_run(
                     **options,
                 )  # fmt: skip
         except (MemoryError, RuntimeError) as error:
-            if not is_short_of_memory(error) or batch == 1:
+            if not is_short_of_memory(error):
                 raise
+            if batch == 1:
+                raise UserError(f"too little memory for one text of {length} tokens; free some") from error
             batch = batch // 2
             notes.print(f"too little memory: {batch} texts at once from here on", style="yellow")
             continue

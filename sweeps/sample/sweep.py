@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,7 +24,7 @@ from scaling.files import write_whole
 from scaling.spec import RunSpec
 from sweeps.driver.stopping import stop_on_signals
 from sweeps.ledger.status import of_families, open_ledger
-from sweeps.ledger.types import Run
+from sweeps.ledger.types import Run, State
 from sweeps.pools.base import Pool, PoolOptions
 from sweeps.pools.start import start as start_pool
 from sweeps.pools.storage.files import usable_storage
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 TABLE = "samples.parquet"
 LINE_S = 10.0
 """Without a terminal, a line at most this often."""
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 
 
@@ -86,7 +91,12 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
         runs = of_families(best, how.families) if best else []
         recorded = ledger.fact("storage")
     if not runs:
-        raise UserError(f"sweep {name!r} has no finished run to sample; see `scaling status --sweep {name}`")
+        finished = any(run.state == State.FINISHED for run in everything)
+        what = "finished run without labels" if finished else "finished run"
+        raise UserError(
+            f"sweep {name!r} has no {what} to sample; see `scaling status --sweep {name}`"
+            + (", and `scaling sample KEY --label NAME` for texts of one run" if finished else "")
+        )
     specs = [RunSpec.from_dict(run.spec) for run in runs]
     contexts = {spec.data.context_length for spec in specs}
     if how.length is None and len(contexts) > 1:
@@ -105,12 +115,18 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
     samplers = choose_samplers(how.samplers, judged)
     points = plan_points(judged, samplers, how.steps, setting)
     with ExitStack() as stack:
+        stack.enter_context(_writing_below(folder))
         terminal = terminal or stack.enter_context(lasting_console())
         done, storage = earlier(points, folder), None
         if len(done) < len(points) and (files := storage_uri(how.storage, recorded)):
             storage = usable_storage(files)
             fetch_samples(storage, points, folder)
             done = earlier(points, folder)
+        if len(done) < len(points) and not judge.folder and find_spec("transformers") is None:
+            raise UserError(
+                f"--judge {judge.name} is no run, and Hugging Face models need the package transformers: "
+                "pip install -c constraints.txt -e '.[judge]'"
+            )
         terminal.print(_plan_table(judged, points))
         terminal.print(
             f"{len(points)} points, {len(done)} of them done before; {setting.texts} texts of "
@@ -144,6 +160,21 @@ def sample_sweep(name: str, out: Path, how: Sampling, terminal: Console | None =
             terminal.print("stopped; the same command goes on with the points that are left", style="yellow")
             return INTERRUPTED
         return DONE if compared and not failed else INCOMPLETE
+
+
+@contextmanager
+def _writing_below(folder: Path) -> Iterator[None]:
+    """UserError where no file can be made, or the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        sys.stdout.flush()  # raises where it is standard output that cannot be written
+        raise UserError(
+            f"results cannot be written below {folder}: {os.strerror(error.errno)}; those that stand there "
+            "are kept, and the same command goes on"
+        ) from error
 
 
 def _check(how: Sampling) -> None:

@@ -20,6 +20,7 @@ from benchmarks.transfer import (
     moved,
     optimum,
     rates_figure,
+    regret,
     sizes_of,
     spread,
 )
@@ -85,6 +86,7 @@ def test_optima_are_those_that_were_planted() -> None:
 def test_an_optimum_at_an_end_or_beside_a_diverged_run_is_that_of_the_grid() -> None:
     assert optimum({0.1: 1.0, 0.2: 2.0, 0.4: 3.0}) == (0.1, 0.1)
     assert optimum({0.1: 2.0, 0.2: 1.0, 0.4: math.inf}) == (0.2, 0.2)
+    assert regret({0.1: 2.0, 0.2: 1.0, 0.4: math.inf}, 0.1) == 1
     rows = planted({(16, 2, True): 0.02})
     rows[-1]["bound"] = None
     assert mean_bounds(rows, 16, 2, complete=True)[RATES[-1]] == math.inf

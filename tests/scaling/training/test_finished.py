@@ -51,9 +51,10 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     run_in(tmp_path, spec, keep_weights=False)
     with pytest.raises(UserError, match=rf"run {spec.key} \(masked toy\) cannot be loaded: .* no checkpoint"):
         load_run(tmp_path)
-    (tmp_path / "spec.json").write_text("{")
-    with pytest.raises(UserError, match=r"spec\.json cannot be read as the spec of a run"):
-        load_run(tmp_path)
+    for text in ("{", "[1]"):
+        (tmp_path / "spec.json").write_text(text)
+        with pytest.raises(UserError, match=r"spec\.json cannot be read as the spec of a run"):
+            load_run(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sweeps.ledger.types import Needs, State
 from sweeps.pools.rack import Handle, Node, Rack
 from sweeps.sample.drive import ATTEMPTS, Progress, drive, earlier
 from sweeps.sample.judging import Judge
-from sweeps.sample.points import Point, Setting
+from sweeps.sample.points import FOLDER, Point, Setting
 from tests.sweeps.sample.test_points import run
 
 SETTING = Setting(length=16, judge=Judge(name="j"))
@@ -105,6 +106,30 @@ def test_what_was_refused_or_failed_is_tried_in_the_next_call(tmp_path: Path) ->
     again = FakePool(good)
     driven(again, tmp_path)
     assert again.submitted == [point.key for point in POINTS[:2]]
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_result_that_its_worker_could_not_write_is_written_here_or_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool
+) -> None:
+    def full(folder: Path, outcome: Outcome) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Workers(FakePool):
+        def wait(self, timeout_s: float) -> list[tuple[Handle, Outcome]]:
+            ended = super().wait(timeout_s)
+            for place in (tmp_path / FOLDER).glob("*/result.json"):
+                place.unlink()
+            return ended
+
+    if not room:
+        monkeypatch.setattr("sweeps.sample.drive.write_outcome", full)
+    progress = driven(Workers(good), tmp_path)
+    last = progress.done[POINTS[-1].key]
+    assert last.status == ("finished" if room else "failed")
+    assert len(earlier(POINTS[-1:], tmp_path)) == room
+    if not room:
+        assert last.sentence == f"its result cannot be written below {tmp_path}: No space left on device"
 
 
 def test_a_stop_loses_the_running_points_alone(tmp_path: Path) -> None:

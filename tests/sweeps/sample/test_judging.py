@@ -84,6 +84,10 @@ def test_refusals() -> None:
         chosen(RUNS[5].key, RUNS, BEST)
     with pytest.raises(UserError, match="--judge ar2e: 3 runs' keys begin with it"):
         chosen("ar2e", RUNS, BEST)
+    with pytest.raises(UserError, match="--judge deadbeef: no finished run's key begins with it"):
+        chosen("deadbeef", RUNS, BEST)
+    with pytest.raises(UserError, match="--judge is ''; give a run of ar by its key"):
+        chosen("", RUNS, BEST)
     with pytest.raises(UserError, match="no sweep has a finished run of ar on -; sweep ar, or give"):
         chosen(None, RUNS[5:], BEST)
 

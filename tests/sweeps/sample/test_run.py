@@ -234,6 +234,15 @@ def test_many_texts_are_made_in_smaller_batches_if_memory_is_short(out, monkeypa
     assert "too little memory: 2 texts at once from here on" in capsys.readouterr().err
 
 
+def test_too_little_memory_for_a_single_text_is_one_sentence(out, monkeypatch):
+    def short(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("sweeps.sample.run.generate", short)
+    with pytest.raises(UserError, match="too little memory for one text of 32 tokens"):
+        printed(out, "masked", count=1)
+
+
 def test_a_run_is_found_by_key_sweep_or_folder(out):
     run = run_of(out, "ar")
     folder = out / "little" / "ar" / "runs" / run.key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -124,7 +125,8 @@ def test_a_second_call_measures_nothing_and_more_steps_add_their_points(
     assert len(analysis.load_samples(out / "tiny")) == POINTS + 2, "earlier samples stay in the table"
 
 
-def test_what_is_refused_is_named_once(out: Path, tmp_path: Path) -> None:
+def test_what_is_refused_is_named_once(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "find_spec", lambda name: name)  # this machine has what workers lack
     code, text = sampled(out, replace(QUICK, judge=str(tmp_path / "no judge"), families=("masked",)))
     assert code == 1
     (line,) = (line for line in text.splitlines() if line.startswith("no samples of masked"))
@@ -206,14 +208,34 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(out: Path, monkeypatch: pytest.M
     (Sampling(steps=(4, 0)), "--steps is 0; it must be at least 1"),
     (Sampling(rule="attention"), "unknown rule 'attention'"),
     (Sampling(samplers=("x",)), "--sampler x: no sampled family has it"),
+    (Sampling(judge="gpt2"), "--judge gpt2 is no run, and Hugging Face models need the package transformers"),
+    (Sampling(judge="deadbeef"), "--judge deadbeef: no finished run's key begins with it"),
     (Sampling(families=("block",)), "'block' has no runs in this sweep"),
 ])  # fmt: skip
 def test_bad_input_starts_nothing(
     trained: Path, monkeypatch: pytest.MonkeyPatch, how: Sampling, sentence: str
 ) -> None:
     monkeypatch.setattr(sampling, "start_pool", lambda *_: pytest.fail("nothing may start"))
+    monkeypatch.setattr(sampling, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=sentence):
         sample_sweep("tiny", trained, how)
     with pytest.raises(UserError, match="sweep 'none' has no runs"):
         sample_sweep("none", trained, Sampling())
     assert not (trained / "tiny" / "samples").exists()
+
+
+def test_a_sweep_of_labelled_runs_alone_is_told_from_an_unfinished_one(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "best_runs", lambda runs: [])
+    with pytest.raises(UserError, match="no finished run without labels to sample"):
+        sample_sweep("tiny", trained, QUICK)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sampling, "drive", full)
+    with pytest.raises(UserError, match=r"results cannot be written below .*tiny: No space left on device"):
+        sampled(out)
