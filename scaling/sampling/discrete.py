@@ -187,8 +187,9 @@ def first_hitting(draft: Draft) -> Iterator[None]:
 
     ceil(free places / steps) a call. One a call is exact for a network that knows every token given any
     others: the order is random and the times at which tokens appear never enter. Several are drawn apart, as
-    in any few steps, but no step is idle and their number does not vary.
+    in any few steps, but no step is idle and their number does not vary. UserError for more than tokens.
     """
+    draft.check_steps(draft.ids.shape[1])
     start_from_noise(draft)
     yield
     size = (draft.free.sum(dim=1, keepdim=True) / draft.steps).ceil().long().clamp(min=1)

@@ -47,6 +47,11 @@ class Draft:
     lengths: Tensor
     """(B,) tokens of each text, L unless the sampler stops earlier."""
 
+    def check_steps(self, most: int) -> None:
+        """UserError if there are more steps than `most`, what the sampler can use."""
+        if self.steps > most:
+            raise UserError(f"sampling steps is {self.steps}, for these tokens it must be at most {most}")
+
     @property
     def times(self) -> Tensor:
         """(steps + 1,) float64 times from 1 down to 0."""

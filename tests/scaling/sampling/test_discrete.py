@@ -29,15 +29,24 @@ def test_every_sampler_counts_its_calls(steps):
     assert calls_and_tokens("uniform", SEEDS, steps=steps, sampler="psi")[0] == steps
     assert calls_and_tokens("gaussian", SEEDS, steps=steps)[0] == steps + 1
     assert calls_and_tokens("ar", SEEDS, steps=LENGTH) == (LENGTH, 4 * LENGTH)
-    size = math.ceil(LENGTH / steps)
+    usable = min(steps, LENGTH)
+    size = math.ceil(LENGTH / usable)
     calls = math.ceil(LENGTH / size)
-    assert calls_and_tokens("masked", SEEDS, steps=steps, sampler="first_hitting") == (
+    assert calls_and_tokens("masked", SEEDS, steps=usable, sampler="first_hitting") == (
         calls,
         4 * calls * LENGTH,
     )
     for schedule in ("cap", "rescale", "loop", "conf", "forward_backward"):
         about = {"sampler": "remasking", "schedule": schedule, "steps": steps}
         assert calls_and_tokens("masked", SEEDS, **about)[0] <= steps
+
+
+@pytest.mark.parametrize("sampler", ["first_hitting", "confidence"])
+def test_more_steps_than_tokens_are_refused_where_each_decodes_one(sampler):
+    with pytest.raises(
+        UserError, match=f"steps is {LENGTH + 1}, but {LENGTH} tokens take at most {LENGTH} calls"
+    ):
+        calls_and_tokens("masked", SEEDS, steps=LENGTH + 1, sampler=sampler)
 
 
 def test_masked_steps_that_decode_nothing_cost_nothing():
