@@ -43,9 +43,7 @@ def test_every_sampler_counts_its_calls(steps):
 
 @pytest.mark.parametrize("sampler", ["first_hitting", "confidence"])
 def test_more_steps_than_tokens_are_refused_where_each_decodes_one(sampler):
-    with pytest.raises(
-        UserError, match=f"steps is {LENGTH + 1}, but {LENGTH} tokens take at most {LENGTH} calls"
-    ):
+    with pytest.raises(UserError, match=f"steps is {LENGTH + 1}, .* at most {LENGTH}"):
         calls_and_tokens("masked", SEEDS, steps=LENGTH + 1, sampler=sampler)
 
 
