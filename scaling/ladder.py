@@ -50,6 +50,18 @@ class Size:
         return self.hidden // self.num_heads
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The size at which rates are tuned, for `scaling.models.parametrization`.
+
+    head_dim: of its attention; None: that of every size.
+    """
+
+    hidden: int
+    num_layers: int
+    head_dim: int | None = None
+
+
 def _published() -> dict[str, Size]:
     """28 sizes of arXiv 2602.15014 (configs/model of s-sahoo/scaling-dllms), by growing parameter count."""
     rows = [

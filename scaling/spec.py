@@ -17,8 +17,7 @@ from scaling import flops
 from scaling.errors import UserError
 from scaling.families import family_class, family_name, get_family
 from scaling.labels import Labels
-from scaling.ladder import Size
-from scaling.models.parametrization import Base
+from scaling.ladder import Base, Size
 
 if TYPE_CHECKING:
     from scaling.families.base import Family

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 from analysis.figures import axes, parts, theme
-from analysis.table.fit_table import comparable
 from analysis.text import count_text
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ def measured_table(runs: pd.DataFrame) -> pd.DataFrame:
     """What `measured` shows: the finished runs that count in fits, with a label, and with nominal, the budget
     they belong to (NaN: none); a column nominal of the table is kept."""
     import pandas as pd
+
+    from analysis.table.fit_table import comparable
 
     done = runs["loss"].notna()
     if "status" in runs:

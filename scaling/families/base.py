@@ -27,9 +27,9 @@ from scaling import flops
 from scaling.errors import UserError
 from scaling.families.schedules import SHAPES, Schedule
 from scaling.labels import Labels
-from scaling.ladder import Size
+from scaling.ladder import Base, Size
 from scaling.models import Transformer, build_model, head_loss
-from scaling.models.parametrization import Base, Parametrization
+from scaling.models.parametrization import Parametrization
 
 Denoiser = Callable[..., Tensor]
 """(ids (B, L), conditioning (B,), the family's view by name) -> logits (B, L, V)."""

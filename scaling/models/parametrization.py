@@ -22,18 +22,9 @@ import math
 import re
 from dataclasses import dataclass
 
-from scaling.ladder import Size
+from scaling.ladder import Base, Size
 
 BLOCK_MATRIX = re.compile(r"blocks\.\d+\.(qkv|out|up|down)\.weight|clusters\.(inner|outer)\.weight")
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The size at which rates are tuned; head_dim: of its attention, None: that of every size."""
-
-    hidden: int
-    num_layers: int
-    head_dim: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from scaling.ladder import Size
-from scaling.models.parametrization import STANDARD, Base, Factors, Parametrization
+from scaling.ladder import Base, Size
+from scaling.models.parametrization import STANDARD, Factors, Parametrization
 from scaling.models.transformer import build_model
 from scaling.randomness import generator_for
 from scaling.spec import RunSpec

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from scaling.ladder import Base
 from scaling.models import build_model
-from scaling.models.parametrization import Base, Parametrization
+from scaling.models.parametrization import Parametrization
 from scaling.spec import OptimizerSpec, RunSpec
 from scaling.training.muon import Muon, flops_per_step, orthogonal
 from scaling.training.optimizer import FlatAdamW

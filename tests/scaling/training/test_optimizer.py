@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from scaling.ladder import Base
 from scaling.models import build_model
-from scaling.models.parametrization import Base, Parametrization
+from scaling.models.parametrization import Parametrization
 from scaling.spec import OptimizerSpec
 from scaling.training.optimizer import FlatAdamW, learning_rate_at
 from tests.scaling.toys import toy_size
