@@ -46,7 +46,7 @@ def confidence(
     entropy. filtered: judge by the filtered distribution (Dream, SDAR) instead of the network's own (LLaDA).
     greedy: take the likeliest ids (published) instead of drawing them.
 
-    UserError for a name that is unknown, `steps` that the blocks cannot share, and more of them than tokens.
+    UserError for a name that is unknown or `steps` that the blocks cannot share. Steps beyond the tokens idle.
     """
     _check("order", order, ORDERS)
     yield from _decode(draft, block_size, order, kind, filtered, greedy, surest)
@@ -109,8 +109,6 @@ def _decode(
         raise UserError(
             f"{blocks} blocks share the steps evenly: steps is {draft.steps}, it must be a multiple of that"
         )
-    if counted:
-        draft.check_steps(blocks * size)
     calls = draft.steps // blocks if counted else length
     start_from_noise(draft)
     yield

@@ -96,7 +96,7 @@ TABLE = [0.5, 0.9, 0.6, 0.95, 0.7, 0.8]
     [
         ({"sampler": "confidence", "steps": 3}, [[1, 3], [4, 5], [0, 2]]),
         ({"sampler": "confidence", "steps": 4}, [[1, 3], [4, 5], [2], [0]]),
-        ({"sampler": "confidence", "steps": 6}, [[3], [1], [5], [4], [2], [0]]),
+        ({"sampler": "confidence", "steps": 64}, [[3], [1], [5], [4], [2], [0]]),
         ({"sampler": "confidence", "steps": 4, "block_size": 3}, [[1, 2], [0], [3, 5], [4]]),
         ({"sampler": "confidence", "steps": 3, "order": "left_to_right"}, [[0, 1], [2, 3], [4, 5]]),
         ({"sampler": "threshold", "threshold": 0.75, "steps": 1}, [[1, 3, 5], [4], [2], [0]]),
