@@ -46,7 +46,7 @@ def confidence(
     entropy. filtered: judge by the filtered distribution (Dream, SDAR) instead of the network's own (LLaDA).
     greedy: take the likeliest ids (published) instead of drawing them.
 
-    UserError for a name that is unknown or `steps` that the blocks cannot share. Steps beyond the tokens idle.
+    UserError for a name that is unknown or `steps` that the blocks cannot share. Further steps idle.
     """
     _check("order", order, ORDERS)
     yield from _decode(draft, block_size, order, kind, filtered, greedy, surest)
