@@ -63,8 +63,8 @@ def train(
 ) -> TrainResult:
     """Train `spec` on `data`, evaluate its bound, and return how it ended.
 
-    Replicas are trained as one stacked network; curves are means over them. One that diverges is left as it
-    is while the others go on.
+    Replicas are trained as one stacked network; curves are means over them. One that diverges counts no more
+    while the others go on.
 
     folder: where this attempt writes its checkpoints. resume_from: folders of earlier attempts; the
     furthest intact checkpoint in any of them (and in `folder`) is continued, those of a folder under

@@ -16,36 +16,10 @@ class RunStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replica:
-    """How one of a run's replicas ended; numbers as of `TrainResult`."""
+class Losses:
+    """The numbers of one network that has ended, nats per token; one that did not finish has no bound."""
 
-    seed: int
     status: RunStatus
-    bound: float | None = None
-    bound_se: float | None = None
-    bits_per_byte: float | None = None
-    weights: Literal["last", "average"] = "last"
-    bound_last: float | None = None
-    bound_average: float | None = None
-    loss_with_label: float | None = None
-    label_leak: float | None = None
-    label_leak_se: float | None = None
-    label_cost: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """How a run ended. Losses are nats per token; a run that did not finish has no bound.
-
-    Of a run with several replicas each number is the mean over those that finished, `replicas` has each one's
-    own; it has finished if one of them has. Seconds are those of all, rates (tokens/s, FLOP/s) count them
-    all.
-    """
-
-    key: str
-    status: RunStatus
-    sentence: str
-    steps_done: int
     bound: float | None = None
     bound_se: float | None = None
     bits_per_byte: float | None = None
@@ -62,6 +36,27 @@ class TrainResult:
     label_leak_se: float | None = None
     label_cost: float | None = None
     """Entropy of the labels per token: `loss_with_label` and this make a bound of text, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica(Losses):
+    """How one of a run's replicas ended."""
+
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult(Losses):
+    """How a run ended.
+
+    Of a run with several replicas each number is the mean over those that finished, `replicas` has each one's
+    own; it has finished if one of them has. Seconds are those of all, rates (tokens/s, FLOP/s) count them
+    all.
+    """
+
+    key: str
+    sentence: str
+    steps_done: int
     train_s: float = 0.0
     """Seconds in the training loop over all attempts, data and checkpoints included, evaluation not."""
     evaluation_s: float = 0.0

@@ -22,6 +22,8 @@ from scaling.spec import DataSpec, DistillationSpec, EvaluationSpec, OptimizerSp
 from tests.scaling.toys import toy_size, toy_spec
 
 BASE = toy_spec("masked")
+BEFORE = {"masked": "ea50e5f8f21e3404", "ar": "556e40eae9ffbd69"}
+"""Keys of runs scored at one level, when those levels were independent draws."""
 
 CHANGES: dict[str, Any] = {
     "family": "uniform",
@@ -125,6 +127,13 @@ def test_options_that_are_off_leave_the_keys_of_older_runs() -> None:
 
 
 BASE_SIZE = {"parametrization": "completep", "base_hidden": 8, "base_layers": 2}
+
+
+def test_a_bound_of_one_level_counts_as_another_since_its_levels_are_slices() -> None:
+    """Its losses changed; an exact likelihood has no levels, and keeps its key."""
+    keys = [toy_spec(family, evaluation={"noise_levels": 1}).key for family in ("masked", "ar")]
+    assert keys[0] != BEFORE["masked"]
+    assert keys[1] == BEFORE["ar"]
 
 
 def test_completep_is_part_of_the_key_with_its_base() -> None:
