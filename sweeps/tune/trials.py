@@ -94,9 +94,8 @@ def _trial(noted: Mapping[str, Any], runs: Mapping[str, Run], ignorance: float) 
     states = [runs[key].state if key in runs else State.PLANNED for key in noted["keys"]]
     networks = [loss for key in noted["keys"] if key in runs for loss in _losses(runs[key])]
     losses = [loss for loss in networks if loss is not None]
-    if State.DIVERGED in states or len(losses) < len(
-        networks
-    ):  # the other seeds' losses would praise what fails one time in two
+    if State.DIVERGED in states or len(losses) < len(networks):
+        # the other seeds' losses would praise what fails one time in two
         verdict, value = Verdict.DIVERGED, ignorance
     elif any(state not in SETTLED for state in states):
         verdict, value = Verdict.OPEN, math.nan

@@ -21,12 +21,11 @@ import analysis
 from scaling.data import open_dataset, prepare
 from scaling.errors import UserError
 from sweeps.ledger.status import open_ledger
-from sweeps.plan import timing
 from sweeps.sample import sweep as sampling
 from sweeps.sample.measure import open_judge
 from sweeps.sample.points import best_runs
 from sweeps.sample.sweep import Sampling, sample_sweep
-from tests.sweeps.command_line import scaling
+from tests.sweeps.sample.finished import finish_sweep
 
 CONFIG = """
 name: tiny
@@ -47,18 +46,7 @@ POINTS = 2 + 2 * 2  # ar takes its one number of steps, masked both
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """OUT of a finished sweep `tiny`."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "texts").mkdir()
-    for name in ("a", "b", "c"):
-        (folder / "texts" / f"{name}.txt").write_text(f"{name} quick brown fox jumps over the dog\n" * 200)
-    (folder / "tiny.yaml").write_text(CONFIG.format(texts=folder / "texts"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "matmul_flops_per_s", lambda shapes, threads: dict.fromkeys(shapes, 1e10))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        code = scaling("sweep", "--config", str(folder / "tiny.yaml"), "--out", str(folder / "runs"),
-                       "--pool", "local", "--bootstrap", "0")  # fmt: skip
-    assert code == 1, "the runs are too few for a law"
-    return folder / "runs"
+    return finish_sweep(tmp_path_factory.mktemp("tiny"), CONFIG)
 
 
 @pytest.fixture
