@@ -24,8 +24,9 @@ FROM = $(if $(STORE),--store $(call quoted,$(STORE)))
 
 # Some containers forbid Python to keep its compiled files; every start then takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
-# What has a main; the others are parts of these. coverage.py, beyond.py and gaps.py measure no speed and are run by hand.
-BENCHMARKS = $(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py | grep -v -e /steps -e /coverage -e /beyond -e /gaps)))
+# What has a main and takes no arguments; the others are parts of these, or measure no speed and are run by hand.
+BY_HAND = coverage beyond gaps repeats correction entropy rules transfer
+BENCHMARKS = $(filter-out steps $(BY_HAND),$(basename $(notdir $(shell grep -l '__main__' benchmarks/*.py))))
 # Tests run several processes on few cores: one thread each, or they wait for each other.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
