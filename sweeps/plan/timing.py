@@ -27,13 +27,13 @@ from sweeps.pools.devices import GPUS, gpu, is_cpu, kind_of
 MATMUL_SHARE = 0.5
 """Share of matmul speed that a training step reaches (0.3-0.7 measured for such models on CPU cores)."""
 OPERATION_S = {"cpu": 20e-6, "gpu": 20e-6}
-"""Cost of one network operation, forward and backward, beyond its matrix products: 1.8 to 3 ms for a step of
-450 tokens on desk sizes 4x1 to 16x1, on one core of a 2.5 GHz Xeon (November 2026)."""
-OWN_SHARE = {"cpu": (0.25, 32e3), "gpu": (0.0, 1e7)}
+"""Cost of one network operation, forward and backward, beyond its matrix products: 1.9 to 3.3 ms for a
+step of 512 tokens on desk sizes 4x1 to 16x1, on one core of an AMD EPYC (November 2026)."""
+OWN_SHARE = {"cpu": (0.1, 200e3), "gpu": (0.0, 1e7)}
 """The part of that cost which every replica of a stacked network pays for itself, the rest is paid once: a
-share, and one more for so many values (tokens x width); at most all of it. Four replicas so take 2.0 times
-the time of one at size 4x1 and 2.7 at 16x1, where 2.1 to 2.2 and 2.4 to 2.5 were measured on that core, and
-from 48x1 on four times. Of a GPU it is a guess."""
+share, and one more for so many values (tokens x width); at most all of it. Four replicas so take 1.5 times
+the time of one at size 4x1, 1.9 at 16x1 and 2.8 at 48x1, where `benchmarks.replicas` measured 1.6 to 1.9,
+1.9 to 2.0 and 2.7 to 2.8 on that core. Of a GPU it is a guess."""
 OPERATIONS = (60, 45)
 """Operations of a step: outside the blocks (optimizer and loss included), and per block."""
 START_S = 0.5
