@@ -212,8 +212,9 @@ def _selected(frame: pd.DataFrame, sweep: Names, family: Names, source: str) -> 
 def _without_duplicates(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per (sweep, key), or per replica of a run that trained several. MLflow has no unique keys, so
     two recorders can both have made a run."""
-    frame = frame.sort_index(kind="stable").reset_index(drop=True)  # of the ids, which replicas share
-    order = frame.assign(_finished=frame["status"] == "finished").sort_values(
+    frame = frame.sort_index(kind="stable")
+    numbered = frame.reset_index(drop=True)  # for replicas share the id of their run
+    order = numbered.assign(_finished=numbered["status"] == "finished").sort_values(
         ["_finished", "started"], kind="stable", na_position="first"
     )
     of_run = [name for name in ("sweep", "key", "replica") if name in order.columns]
@@ -224,7 +225,7 @@ def _without_duplicates(frame: pd.DataFrame) -> pd.DataFrame:
             repeated.sum(),
             ", ".join(order.loc[repeated, "key"].head(5)),
         )
-    return frame.loc[order.index[~repeated].sort_values()]
+    return frame.iloc[order.index[~repeated].sort_values()]
 
 
 def _read_table(path: Path) -> pd.DataFrame:
